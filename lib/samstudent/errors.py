@@ -1,0 +1,22 @@
+"""Errors that are a user's to mend. The command line prints them, the server answers them as 4xx.
+
+Each message names the file, key or value that is wrong and says what would be right.
+"""
+
+
+class UserError(ValueError):
+    """Something the user gave is wrong (HTTP 400)."""
+
+    status = 400
+
+
+class NotFound(UserError):
+    """A case, label, model, round or file that does not exist (HTTP 404)."""
+
+    status = 404
+
+
+class Conflict(UserError):
+    """Right in itself, but not now: a job is running, nothing to train on (HTTP 409)."""
+
+    status = 409

@@ -1,0 +1,304 @@
+"""The task file: which structures, in what kind of image, learned and refined how.
+
+A task is one YAML file. Everything but ``name``, ``dimension`` and ``structures`` has a default, so a new anatomy takes
+about ten lines. Unknown keys are refused: a misspelt key must not silently mean its default.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from samstudent.errors import NotFound, UserError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,63}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+PromptKind = Literal["box", "positive", "negative", "logits", "mask"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ImageSection(_Section):
+    """How stored values become the intensities that student and SAM see."""
+
+    #: ``auto``: the DICOM window where the file has one, else percentiles. ``window``: from ``low`` to ``high`` in the
+    #: file's own units (Hounsfield for CT). ``percentile``: from the ``low``-th to the ``high``-th percentile.
+    intensity: Literal["auto", "window", "percentile"] = "auto"
+    low: float = 0.5
+    high: float = 99.5
+    #: 1: the student sees luminance; 3: it sees red, green, blue (grey images are repeated). SAM always sees three.
+    channels: Literal[1, 3] = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ImageSection:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.intensity == "percentile" and not 0 <= self.low < self.high <= 100:
+            raise ValueError("percentiles lie between 0 and 100")
+        return self
+
+
+class StudentSection(_Section):
+    """The small network that is trained and served."""
+
+    network: Literal["unet", "segresnet", "basicunet"] = "unet"
+    #: What the network sees, array order: (y, x) or (z, y, x). 2D images are fitted into it, keeping their aspect;
+    #: volumes are resampled to ``spacing`` and seen through a sliding window of this size.
+    size: tuple[int, ...] = (256, 256)
+    #: Voxel size in mm, array order (z, y, x); 3D only.
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    #: Feature channels of each level of the network.
+    channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(v < 16 or v % 16 for v in value):
+            raise ValueError(f"every side of size must be a multiple of 16, at least 16, not {list(value)}")
+        return value
+
+
+class SamSection(_Section):
+    """Which Segment Anything Model redraws the structures."""
+
+    backend: Literal["lite_medsam", "vit_b", "vit_l", "vit_h", "medsam"] = "lite_medsam"
+    #: Weights of every backend but ``lite_medsam``, which comes embedded.
+    checkpoint: Path | None = None
+    #: Expected SHA-256 of the checkpoint; refused when it differs. None: not checked.
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> SamSection:
+        if self.backend != "lite_medsam" and self.checkpoint is None:
+            raise ValueError(f"backend {self.backend} needs 'checkpoint', the path of its weights")
+        return self
+
+
+class Stage(_Section):
+    """One call of SAM's decoder for each structure."""
+
+    prompts: tuple[PromptKind, ...]
+
+    @field_validator("prompts")
+    @classmethod
+    def _sensible(cls, value: tuple[PromptKind, ...]) -> tuple[PromptKind, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("prompts must be a list without repeats, e.g. [box] or [positive, negative, logits]")
+        if not {"box", "positive"} & set(value):
+            raise ValueError("a stage needs a box or a positive point: SAM only echoes a mask given alone")
+        if {"logits", "mask"} <= set(value):
+            raise ValueError("SAM takes one mask input: 'logits' or 'mask', not both")
+        return value
+
+
+#: Paper, section 2.2: a box first, then points with the logits of the first stage.
+PAPER_STAGES = (Stage(prompts=("box",)), Stage(prompts=("positive", "negative", "logits")))
+#: For models that were trained with boxes only (LiteMedSAM, MedSAM): their point prompts were never trained.
+BOX_STAGES = (Stage(prompts=("box",)),)
+
+
+class Recipe(_Section):
+    """From a coarse mask to prompts, and through which stages."""
+
+    #: A pixel belongs to the coarse mask from this probability on.
+    threshold: Share = 0.5
+    #: Which connected component survives: the one of highest mean probability (the paper's), the largest, or all.
+    component: Literal["probable", "largest", "all"] = "probable"
+    morphology: Literal["none", "dilate", "erode", "open", "close"] = "none"
+    #: Side of the square footprint, in pixels of the image.
+    morphology_size: int = Field(default=8, ge=1, le=200)
+    #: Components below this many pixels count as noise.
+    min_size: int = Field(default=4, ge=1)
+    #: Widens the box on every side, as a share of its own side.
+    box_margin: float = Field(default=0.0, ge=0, le=1)
+    #: None: what suits the backend (``stages_for``).
+    stages: tuple[Stage, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _logits_come_from_somewhere(self) -> Recipe:
+        if self.stages and "logits" in self.stages[0].prompts:
+            raise ValueError("the first stage has no earlier logits; use 'mask' to feed the coarse mask")
+        return self
+
+    def stages_for(self, backend: str) -> tuple[Stage, ...]:
+        """The stages to run: the task's own, else the paper's two, or the box alone where only boxes were trained."""
+        if self.stages:
+            return self.stages
+        return BOX_STAGES if backend in ("lite_medsam", "medsam") else PAPER_STAGES
+
+
+class TrainingSection(_Section):
+    """How a student is trained. Steps, not epochs: equal work whatever the number of cases."""
+
+    steps: int = Field(default=600, ge=1)
+    batch_size: int = Field(default=6, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    #: Share of every batch that is human-labelled while pseudo labels are used.
+    human_share: float = Field(default=0.5, gt=0, le=1)
+    #: ``scratch``: fresh weights every round. ``champion``: go on from the served model.
+    start: Literal["scratch", "champion"] = "scratch"
+    seed: int = 0
+    #: Augmentation: largest rotation in degrees, zoom and shift as shares, axes (array order) that may be mirrored.
+    rotate: float = Field(default=15.0, ge=0, le=180)
+    zoom: Share = 0.1
+    shift: Share = 0.05
+    mirror: tuple[Literal["x", "y", "z"], ...] = ()
+    #: Strength of contrast, brightness, blur and noise changes; 0 switches them off.
+    intensity: Share = 0.2
+
+
+class PseudoLabelSection(_Section):
+    """Which refined masks are good enough to train on."""
+
+    #: Lowest quality for a structure to be used: one number, or one per structure (others take the default 0.6).
+    threshold: Share | dict[str, Share] = 0.6
+    #: True: pseudo labels weigh as much as their quality says; False: as much as a human's.
+    weight_by_quality: bool = True
+
+
+class HoldOutSection(_Section):
+    #: Share of all cases that is kept to compare models and never trains.
+    fraction: float = Field(default=0.2, ge=0, lt=1)
+
+
+class ActiveLearningSection(_Section):
+    #: The strategy that also answers to ``random``, the only one OHIF asks for.
+    strategy: Literal["uniform", "entropy", "disagreement", "diversity", "mixed"] = "mixed"
+    #: A case given to one client is not given to another for this long.
+    reserve_minutes: float = Field(default=30.0, ge=0)
+
+
+class ScheduleSection(_Section):
+    """When a round starts by itself. Both may be set; neither: never."""
+
+    #: After this many new human labels.
+    every_labels: int | None = Field(default=None, ge=1)
+    #: At this time of day, "HH:MM" in the server's time zone, if there is any new human label.
+    at: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+
+
+class Task(_Section):
+    """One checked task file. ``load_task`` makes it; ``structures`` maps names to label values from 1 without gaps."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$")
+    description: str = ""
+    dimension: Literal[2, 3]
+    structures: dict[Name, int] = Field(min_length=1, max_length=250)
+    #: True where structures may share pixels, as bones on a projection do: one sigmoid each instead of a softmax.
+    overlap: bool = False
+    image: ImageSection = ImageSection()
+    student: StudentSection = StudentSection()
+    sam: SamSection = SamSection()
+    recipe: Recipe = Recipe()
+    training: TrainingSection = TrainingSection()
+    pseudo_labels: PseudoLabelSection = PseudoLabelSection()
+    holdout: HoldOutSection = HoldOutSection()
+    active_learning: ActiveLearningSection = ActiveLearningSection()
+    schedule: ScheduleSection = ScheduleSection()
+
+    @field_validator("structures", mode="before")
+    @classmethod
+    def _names_may_be_listed(cls, value: object) -> object:
+        """``[radius, ulna]`` is short for ``{radius: 1, ulna: 2}``."""
+        if isinstance(value, list):
+            if len(set(map(str, value))) != len(value):
+                raise ValueError("a structure is listed twice")
+            return {name: i for i, name in enumerate(value, 1)}
+        return value
+
+    @field_validator("structures")
+    @classmethod
+    def _contiguous(cls, value: dict[str, int]) -> dict[str, int]:
+        if sorted(value.values()) != list(range(1, len(value) + 1)):
+            # OHIF paints value i with the i-th name, so a gap would show wrong names (monailabel.md, OHIF infer).
+            raise ValueError(f"label values must be 1 to {len(value)}, each once, not {sorted(value.values())}")
+        if any(re.fullmatch("background|ignore", name, re.IGNORECASE) for name in value):
+            raise ValueError("'background' and 'ignore' are no structures")
+        return dict(sorted(value.items(), key=lambda item: item[1]))
+
+    @model_validator(mode="after")
+    def _fits_dimension(self) -> Task:
+        if len(self.student.size) != self.dimension:
+            raise ValueError(f"student.size needs {self.dimension} numbers, not {list(self.student.size)}")
+        threshold = self.pseudo_labels.threshold
+        if isinstance(threshold, dict) and (unknown := set(threshold) - set(self.structures)):
+            raise ValueError(f"pseudo_labels.threshold names unknown structures {sorted(unknown)}")
+        if self.dimension == 2 and "z" in self.training.mirror:
+            raise ValueError("training.mirror: a 2D image has no axis z")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """Structure names in the order of their label values; the first axis of every stack of masks."""
+        return list(self.structures)
+
+    def threshold_of(self, structure: str) -> float:
+        """Lowest quality at which a pseudo label of this structure is used."""
+        threshold = self.pseudo_labels.threshold
+        return threshold.get(structure, 0.6) if isinstance(threshold, dict) else threshold
+
+
+def shipped_tasks() -> list[str]:
+    """Names of the task files that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in _shipped().iterdir() if p.name.endswith(".yaml"))
+
+
+def load_task(name_or_path: str | Path) -> Task:
+    """Read and check a task file.
+
+    Args:
+        name_or_path: a shipped task's name ("wrist"), or the path of a YAML file.
+
+    Raises:
+        NotFound: there is no such file and no such shipped task.
+        UserError: the file is no YAML mapping, or a key or value in it is not allowed; all faults are listed.
+    """
+    text = str(name_or_path)
+    if Path(text).is_file():
+        path = Path(text)
+    elif text in shipped_tasks():
+        path = Path(str(_shipped() / f"{text}.yaml"))
+    else:
+        raise NotFound(f"task {text!r}: no such file, and not one of the shipped tasks {', '.join(shipped_tasks())}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a task file is a mapping with name, dimension and structures")
+    if isinstance(sam := content.get("sam"), dict) and isinstance(checkpoint := sam.get("checkpoint"), str):
+        # A relative checkpoint is meant relative to the task file, wherever the server was started.
+        sam["checkpoint"] = str((path.parent / Path(checkpoint).expanduser()).resolve())
+    try:
+        return Task.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(_fault(e) for e in error.errors())
+        raise UserError(f"{path}: {faults}") from error
+
+
+def _shipped() -> Path:
+    """The folder of task files: inside the installed package, or beside lib/ in a source checkout."""
+    package = Path(str(resources.files("samstudent")))
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parents[1] / "configs"
+
+
+def _fault(error: object) -> str:
+    """One pydantic error as "key: what is wrong, what is allowed"."""
+    assert isinstance(error, dict)
+    key = ".".join(str(part) for part in error["loc"]) or "task"
+    if error["type"] == "extra_forbidden":
+        section: type[BaseModel] = Task
+        for part in error["loc"][:-1]:
+            annotation = section.model_fields[part].annotation if part in section.model_fields else None
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                section = annotation
+        return f"{key}: unknown key; allowed here: {', '.join(section.model_fields)}"
+    return f"{key}: {error['msg']} (got {error.get('input')!r})" if error["type"] != "missing" else f"{key}: missing"
