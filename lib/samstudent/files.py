@@ -25,8 +25,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes 0600; a study folder is shared between users, so what is put there follows the umask.
-        os.chmod(temporary, 0o666 & ~_umask())
+        # mkstemp makes 0600; a study folder is read by other users of the machine.
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -40,15 +40,8 @@ def atomic_write(path: Path, content: bytes | str) -> None:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file.read())
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
