@@ -1,0 +1,147 @@
+"""The command line. Each command is a thin layer: it reads arguments, calls one function, prints the result."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from samstudent import __version__
+from samstudent.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From a handful of annotated images to a segmentation model trained on all of them.",
+)
+rounds_app = typer.Typer(no_args_is_help=True, help="The rounds of a study: list, promote, roll back.")
+app.add_typer(rounds_app, name="rounds")
+
+Studies = Annotated[str, typer.Option("--studies", "-s", help="Study folder (or DICOMweb URL).")]
+TaskOption = Annotated[str, typer.Option("--task", "-t", help="Shipped task name or path of a task file.")]
+
+
+@app.command()
+def serve(
+    studies: Studies,
+    task: TaskOption,
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    app_dir: Annotated[Optional[Path], typer.Option("--app", help="App folder; default: in the study folder.")] = None,
+) -> None:
+    """Start the MONAI Label server with the samstudent app."""
+    from samstudent.serving.command import serve as run
+
+    run(studies, task, host, port, app_dir)
+
+
+@app.command()
+def demo(
+    studies: Annotated[Optional[Path], typer.Option(help="Folder with images/ and labels/; default: phantoms.")] = None,
+    task: Annotated[str, typer.Option("--task", "-t", help="Shipped task name or task file.")] = "phantom",
+    output: Annotated[Path, typer.Option(help="Folder for the study, the logs and report.html.")] = Path("demo"),
+    labels: Annotated[int, typer.Option(min=1, help="How many cases the annotator labels first.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many training cases are used.")] = 30,
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Training steps; default: the task's.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the server running at the end.")] = False,
+) -> None:
+    """Walk the whole loop through a real server, and write report.html."""
+    from samstudent.demo import DemoOptions, run_demo
+
+    run_demo(DemoOptions(studies, task, output, labels, limit, steps, seed, keep))
+
+
+@app.command()
+def refine(
+    images: Annotated[Path, typer.Option(help="Folder of images, or one image.")],
+    masks: Annotated[Path, typer.Option(help="Folder of coarse masks named like the images, or one mask.")],
+    task: TaskOption,
+    output: Annotated[Path, typer.Option(help="Folder for refined masks and quality.csv.")],
+    extension: Annotated[str, typer.Option(help="Format of the refined masks.")] = ".seg.nrrd",
+) -> None:
+    """Redraw coarse masks with SAM, without a server: refined masks and a table of their quality."""
+    from samstudent.commands import refine_folder
+
+    refine_folder(images, masks, task, output, extension)
+
+
+@app.command("pseudo-label")
+def pseudo_label(studies: Studies, task: TaskOption) -> None:
+    """Make pseudo labels for all unlabelled cases with the served student and SAM."""
+    from samstudent.serving.command import pseudo_label as run
+
+    run(studies, task)
+
+
+@app.command()
+def train(
+    studies: Studies,
+    task: TaskOption,
+    pseudo_labels: Annotated[str, typer.Option(help="renew, use, raw or off.")] = "renew",
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Training steps; default: the task's.")] = None,
+    promote: Annotated[bool, typer.Option(help="Serve the new student if it is not worse.")] = True,
+) -> None:
+    """Run one round: pseudo-label, train a challenger, compare it with the champion, promote it or not."""
+    from samstudent.serving.command import train as run
+
+    run(studies, task, pseudo_labels, steps, promote)
+
+
+@rounds_app.command("list")
+def rounds_list(studies: Studies, task: TaskOption) -> None:
+    """All rounds with their figures; the served one is marked."""
+    from samstudent.serving.command import list_rounds
+
+    list_rounds(studies, task)
+
+
+@rounds_app.command("promote")
+def rounds_promote(round_id: Annotated[str, typer.Argument(help="e.g. r0003")], studies: Studies, task: TaskOption) -> None:
+    """Serve the student of this round."""
+    from samstudent.serving.command import promote_round
+
+    promote_round(studies, task, round_id)
+
+
+@rounds_app.command("rollback")
+def rounds_rollback(studies: Studies, task: TaskOption) -> None:
+    """Serve the student that was served before."""
+    from samstudent.serving.command import roll_back
+
+    roll_back(studies, task)
+
+
+@app.command()
+def doctor(
+    studies: Annotated[Optional[str], typer.Option("--studies", "-s", help="Study folder to examine.")] = None,
+    task: Annotated[Optional[str], typer.Option("--task", "-t", help="Task to examine.")] = None,
+) -> None:
+    """What is installed, which SAM, which device, and what is wrong with a study folder. Exit code 1 if anything is."""
+    from samstudent.commands import doctor as run
+
+    raise typer.Exit(0 if run(studies, task) else 1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Entry point: a user's mistake becomes one line and exit code 2, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"samstudent: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The demo, step by step: label a few, train, pseudo-label, train again, let the schedule run a round, report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from samstudent.demo.server import Annotator, Server
+from samstudent.demo.study import DemoStudy, check_empty, make_phantom_study, prepare_study, task_with
+from samstudent.demo.summary import show_table, write_demo_report
+from samstudent.task import Task, load_task
+
+#: The schedule of the demo starts a round after this many new labels.
+SCHEDULED_LABELS = 3
+console = Console()
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    studies: Path | None
+    task: str
+    output: Path
+    labels: int
+    limit: int
+    steps: int | None
+    seed: int
+    keep: bool
+
+
+def run_demo(options: DemoOptions) -> None:
+    """Run the demo and write ``<output>/report.html``.
+
+    Raises:
+        UserError: the task, the study folder or the output folder is not usable.
+        RuntimeError: the server answered with an error or did not start.
+    """
+    started = time.monotonic()
+    task = task_with(load_task(options.task), options.steps, SCHEDULED_LABELS)
+    check_empty(options.output)
+    study = _study(options, task)
+    labels = min(options.labels, len(study.train) - SCHEDULED_LABELS - 1)
+    task_file = options.output / "task.yaml"
+    task_file.write_text(yaml.safe_dump(task.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    server = Server(study.folder, task_file, options.output / "server.log")
+    keep = False
+    try:
+        with console.status(f"starting the server at {server.url}"):
+            server.wait_until_up()
+        annotator = Annotator(server, study, task)
+        rounds = _walk(annotator, labels)
+        arms = dict(zip(("labels only", "+ raw pseudo labels", "+ SAM pseudo labels", "scheduled round"), rounds))
+        show_table(console, task, arms)
+        report = options.output / "report.html"
+        command = shlex.join(["samstudent", *sys.argv[1:]])
+        write_demo_report(report, annotator, arms, command, time.monotonic() - started)
+        console.print(f"report: {report.resolve()}   ({time.monotonic() - started:.0f} s in all)")
+        keep = options.keep
+    finally:
+        if not keep:
+            server.stop()
+    if keep:
+        _explain_keep(server)
+
+
+def _study(options: DemoOptions, task: Task) -> DemoStudy:
+    if options.studies is None:
+        with console.status("drawing synthetic wrist radiographs"):
+            return make_phantom_study(options.output, options.limit, options.seed)
+    return prepare_study(options.studies, options.output, options.limit)
+
+
+def _walk(annotator: Annotator, labels: int) -> list[dict[str, Any]]:
+    """The loop over HTTP. Returns the records of its four rounds."""
+    study = annotator.study
+    # Held until the three compared trainings are done: the same labels for all of them.
+    annotator.put("samstudent/schedule", {"paused": True})
+    with _progress() as bar:
+        for case in bar.track(study.holdout, description="hold-out: labels submitted"):
+            annotator.submit(case)
+    _label(annotator, labels, "annotator labels the cases offered")
+    first = _train(annotator, "training on labels only", {"pseudo_labels": "off"})
+    _pseudo_label(annotator)
+    raw = _train(annotator, "training, plus raw pseudo labels", {"pseudo_labels": "raw", "promote": False})
+    sam = _train(annotator, "training, plus SAM pseudo labels", {"pseudo_labels": "use"})
+    _label(annotator, SCHEDULED_LABELS, "annotator labels more")
+    annotator.put("samstudent/schedule", {"paused": False})
+    scheduled = _wait_for_round(annotator, "the schedule runs a round by itself", after=sam["id"])
+    return [first, raw, sam, scheduled]
+
+
+def _label(annotator: Annotator, count: int, description: str) -> None:
+    """Label until ``count`` cases outside of the hold-out are done; asked-for hold-out cases are done already."""
+    with _progress() as bar:
+        for _ in bar.track(range(count), description=description):
+            case = annotator.ask()
+            if case is None:
+                return
+            annotator.submit(case)
+
+
+def _train(annotator: Annotator, description: str, params: dict[str, Any]) -> dict[str, Any]:
+    before = _last_round(annotator)
+    annotator.client.train_start("student", params)
+    return _wait_for_round(annotator, description, after=before)
+
+
+def _last_round(annotator: Annotator) -> str:
+    rounds = annotator.get("samstudent/rounds")["rounds"]
+    return str(rounds[-1]["id"]) if rounds else ""
+
+
+def _wait_for_round(annotator: Annotator, description: str, after: str) -> dict[str, Any]:
+    """Wait until a round later than ``after`` is done; show its steps. Raises RuntimeError when it failed."""
+    with _progress() as bar:
+        job = bar.add_task(description, total=None)
+        while True:
+            newer = [r for r in annotator.get("samstudent/rounds")["rounds"] if r["id"] > after]
+            if newer:
+                record: dict[str, Any] = newer[-1]
+                bar.update(job, total=record["steps"], completed=record.get("step", 0))
+                if record["status"] == "done":
+                    bar.update(job, completed=record["steps"])
+                    return record
+                if record["status"] != "running":
+                    raise RuntimeError(f"round {record['id']} {record['status']}: {record['decision']}")
+            else:
+                _raise_if_training_failed(annotator)
+            time.sleep(1)
+
+
+def _raise_if_training_failed(annotator: Annotator) -> None:
+    try:
+        status = annotator.client.train_status()
+    except Exception:  # the host answers 404 before the first training; its client raises a bare exception for it
+        return
+    if status.get("status") == "ERROR":
+        raise RuntimeError("training failed: " + "\n".join(status.get("details", [])[-5:]))
+
+
+def _pseudo_label(annotator: Annotator) -> None:
+    """Ask for pseudo labels of all unlabelled cases and wait for them."""
+    cases = len(annotator.study.train) - annotator.client.info()["datastore"]["completed"]
+    annotator.post("batch/infer/student+sam?images=unlabeled", {})
+    with _progress() as bar:
+        job = bar.add_task("pseudo labels by student and SAM", total=cases + len(annotator.study.holdout))
+        while True:
+            status = annotator.get("batch/infer")
+            tags = annotator.client.info()["datastore"]["label_tags"]
+            bar.update(job, completed=tags.get("pseudo", 0))
+            if status["status"] in ("DONE", "ERROR", "STOPPED"):
+                if status["status"] != "DONE":
+                    raise RuntimeError("pseudo-labelling failed: " + "\n".join(status["details"][-5:]))
+                bar.update(job, total=tags.get("pseudo", 0))
+                return
+            time.sleep(1)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description:40}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    return Progress(*columns, TimeElapsedColumn(), console=console)
+
+
+def _explain_keep(server: Server) -> None:
+    console.print(
+        f"The server goes on at {server.url} (process {server.process.pid}; stop it with: kill {server.process.pid}).\n"
+        f"In 3D Slicer: install the extension MONAILabel, open the module 'MONAI Label', enter {server.url} as server,\n"
+        "press the refresh button, then 'Next Sample', correct, 'Submit Label'. docs/how-to/slicer.md shows it in steps."
+    )

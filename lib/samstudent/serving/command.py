@@ -1,0 +1,123 @@
+"""Commands that need the app: start the server, or do one of its jobs in this process."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from samstudent.errors import NotFound, UserError
+from samstudent.task import load_task
+
+if TYPE_CHECKING:
+    from samstudent.rounds.ledger import Ledger
+    from samstudent.serving.app import SamstudentApp
+
+HOST_PATH = Path("monailabel") / "sample-apps" / "samstudent"
+
+
+def serve(studies: str, task: str, host: str, port: int, app_dir: Path | None) -> None:
+    """Start the host's server with our app folder; does not return until the server ends."""
+    from monailabel.main import Main
+
+    conf_task = _task_argument(task)
+    folder = _app_folder(studies, app_dir)
+    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
+        raise NotFound(f"--studies {studies}: no such folder")
+    sys.argv = ["monailabel", "start_server", "--app", str(folder), "--studies", studies]
+    sys.argv += ["--conf", "task", conf_task, "--host", host, "--port", str(port)]
+    Main().run()
+
+
+def pseudo_label(studies: str, task: str) -> None:
+    result = _app(studies, task).batch_infer({"model": "student+sam", "images": "unlabeled"})
+    for key, value in result.items():
+        typer.echo(f"{key}: {value}")
+
+
+def train(studies: str, task: str, pseudo_labels: str, steps: int | None, promote: bool) -> None:
+    request: dict[str, Any] = {"model": "student", "pseudo_labels": pseudo_labels, "promote": promote}
+    if steps is not None:
+        request["steps"] = steps
+    _app(studies, task).train(request)
+    list_rounds(studies, task)
+
+
+def list_rounds(studies: str, task: str) -> None:
+    ledger = _ledger(studies, task)
+    champion = ledger.champion()
+    table = Table("round", "status", "served", "labels", "pseudo", "hold-out Dice", "champion then", "decision")
+    for r in ledger.rounds():
+        dice = r.dice.get("challenger") or {}
+        before = r.dice.get("champion") or {}
+        table.add_row(
+            r.id,
+            r.status,
+            "<-" if champion and champion.id == r.id else "",
+            str(len(r.labels)),
+            str(r.pseudo.n if r.pseudo else 0),
+            _percent(dice.get("mean")),
+            _percent(before.get("mean")),
+            r.decision or "",
+        )
+    Console().print(table)
+
+
+def promote_round(studies: str, task: str, round_id: str) -> None:
+    _ledger(studies, task).promote(round_id, reason="command line")
+    typer.echo(f"{round_id} is served now")
+
+
+def roll_back(studies: str, task: str) -> None:
+    typer.echo(f"{_ledger(studies, task).rollback()} is served now")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _ledger(studies: str, task: str) -> Ledger:
+    from samstudent.serving.study import Study
+
+    return Study(studies, str(_app_folder(studies, None)), load_task(task)).ledger
+
+
+def _app(studies: str, task: str) -> SamstudentApp:
+    from samstudent.serving.app import SamstudentApp
+
+    folder = str(_app_folder(studies, None))
+    return SamstudentApp(app_dir=folder, studies=str(studies), conf={"task": _task_argument(task)})
+
+
+def _task_argument(task: str) -> str:
+    """The task as children of the server find it, too: a path is made absolute."""
+    load_task(task)
+    return str(Path(task).resolve()) if Path(task).is_file() else task
+
+
+def _app_folder(studies: str, app_dir: Path | None) -> Path:
+    """The app folder: the one given, else one inside the study folder, so that a study keeps its own logs."""
+    if app_dir is not None:
+        if not (app_dir / "main.py").is_file():
+            raise NotFound(f"--app {app_dir}: no main.py in it; apps/samstudent of the project is one")
+        return app_dir
+    if studies.startswith(("http://", "https://")):
+        raise UserError("a DICOMweb study needs --app, a folder for models and logs (monailabel apps --download makes it)")
+    if not Path(studies).is_dir():
+        raise NotFound(f"--studies {studies}: no such folder")
+    folder = Path(studies) / ".samstudent" / "app"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_shipped_app() / "main.py", folder / "main.py")
+    return folder
+
+
+def _shipped_app() -> Path:
+    installed = Path(sysconfig.get_path("data")) / HOST_PATH
+    checkout = Path(__file__).parents[3] / "apps" / "samstudent"
+    return installed if (installed / "main.py").is_file() else checkout

@@ -1,0 +1,57 @@
+"""The server's own endpoints, under /samstudent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Depends
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC, User
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from samstudent.serving.app import SamstudentApp
+
+
+class ScheduleChange(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    #: True: no round starts by itself until it is set to False again. Triggers are kept.
+    paused: bool
+
+
+def router(app: SamstudentApp) -> APIRouter:
+    """Endpoints bound to one app. Reading is for every user, what changes the served model for administrators."""
+    routes = APIRouter(prefix="/samstudent", tags=["samstudent"])
+    reader = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
+    admin = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+
+    # Plain functions, not coroutines: they read files, and the server's one event loop must not wait for that.
+    @routes.get("/schedule", summary="What is pending, running, the last round, the next time")
+    def get_schedule(user: User = reader) -> dict[str, Any]:
+        return app.scheduler.status()
+
+    @routes.put("/schedule", summary="Hold or release the schedule")
+    def put_schedule(change: ScheduleChange, user: User = admin) -> dict[str, Any]:
+        app.scheduler.pause(change.paused)
+        return app.scheduler.status()
+
+    @routes.get("/rounds", summary="All rounds with their figures, and which is served")
+    def get_rounds(user: User = reader) -> dict[str, Any]:
+        ledger = app.study.ledger
+        champion = ledger.champion()
+        return {
+            "champion": champion.id if champion else None,
+            "rounds": [record.model_dump(mode="json") for record in ledger.rounds()],
+        }
+
+    @routes.post("/rounds/{round_id}/promote", summary="Serve the student of this round")
+    def post_promote(round_id: str, user: User = admin) -> dict[str, Any]:
+        app.study.ledger.promote(round_id, reason=f"by {user.username}")
+        return {"champion": round_id}
+
+    @routes.post("/rollback", summary="Serve the student that was served before")
+    def post_rollback(user: User = admin) -> dict[str, Any]:
+        return {"champion": app.study.ledger.rollback(reason=f"by {user.username}")}
+
+    return routes
