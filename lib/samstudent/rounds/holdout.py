@@ -1,0 +1,234 @@
+"""Which cases are kept to compare models and never train.
+
+A case's fate is decided when it is first seen, before anybody labels it. Were it decided later, when its label arrives,
+a pseudo label of it might already have trained a model, and the comparison would flatter that model.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from samstudent.errors import UserError
+from samstudent.files import atomic_write
+
+#: From this many labels at first sight on, at least one of them is reserved: without it, a study that comes fully
+#: labelled and small would never compare anything.
+MIN_LABELLED = 5
+SPLITS = ("train", "val", "test")
+#: A row may name a file ("0001.png") where the datastore's id is "0001". Known endings only: ids of DICOM series
+#: contain dots too.
+_ENDING = re.compile(r"\.(nii\.gz|nii|nrrd|png|jpe?g|tiff?|dcm)$", re.IGNORECASE)
+
+
+class _Group(BaseModel):
+    """Cases that were alike (labelled or not) when first seen."""
+
+    model_config = ConfigDict(extra="forbid")
+    seen: list[str] = []
+    reserved: list[str] = []
+    #: Sum over the cases seen of the fraction then in force; ``round(quota)`` of them are reserved. Kept, because a
+    #: fraction that is changed later holds for later cases only.
+    quota: float = 0.0
+
+
+class _State(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    labelled: _Group = _Group()
+    unlabelled: _Group = _Group()
+    #: Validation rows of split.csv.
+    listed: list[str] = []
+
+
+class HoldOut:
+    """The reserved cases of one study, in ``holdout.json``. Any number of processes may use the same file at once.
+
+    Rules:
+        - Cases are ranked by the SHA-256 of their id; the first ``round(fraction * n)`` are reserved, but never all of
+          them. Cases that have a human's label at first sight and cases that do not are counted apart; of five or more
+          labelled ones at least one is reserved.
+        - Cases that come later extend the hold-out by the same share. Nothing is ever un-reserved, and nothing that
+          was once free to train is ever reserved.
+        - With a ``split.csv`` (columns ``id``, ``split`` and maybe ``train_order``) its ``val`` rows are the hold-out,
+          its ``test`` rows are ``excluded`` from training, pseudo labels and selection, and everything else trains,
+          also cases that it does not list. It should be there before the first round; a row that becomes ``val``
+          after it has trained is reserved from then on, but models have seen it.
+    """
+
+    def __init__(self, path: Path, fraction: float, split_file: Path | None = None) -> None:
+        """Open or begin a hold-out.
+
+        Args:
+            path: the study's ``holdout.json``; made by the first ``extend``.
+            fraction: share of the cases to reserve, 0 <= fraction < 1; 0 reserves none.
+            split_file: the study's ``split.csv``; need not exist.
+        """
+        if not 0 <= fraction < 1:
+            raise UserError(f"holdout.fraction must be at least 0 and below 1, not {fraction}")
+        self.path = path
+        self.fraction = fraction
+        self.split_file = split_file
+        self._cached: tuple[object, _State] = (None, _State())
+        self._cached_rows: tuple[object, dict[str, str]] = (None, {})
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The reserved cases, by the datastore's ids."""
+        state = self._load()
+        return frozenset(state.labelled.reserved + state.unlabelled.reserved + state.listed) - self.excluded
+
+    @property
+    def excluded(self) -> frozenset[str]:
+        """Test rows of split.csv: no training, no pseudo labels, no selection. As written there, and without ending."""
+        return self._listed("test")
+
+    def extend(self, all_ids: Iterable[str], labelled_ids: Iterable[str]) -> None:
+        """Decide about every case that was not seen before. Cheap when there is none.
+
+        Args:
+            all_ids: every case of the datastore.
+            labelled_ids: those with a human's label.
+
+        Raises:
+            UserError: holdout.json or split.csv cannot be understood; the text names file and line.
+        """
+        labelled = set(labelled_ids)
+        every = (set(all_ids) | labelled) - self.excluded
+        listed = self._listed("val") & every
+        if self._is_settled(self._load(), every, listed):
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(self.path) + ".lock"):
+            state = self._load().model_copy(deep=True)
+            state.listed = sorted({*state.listed, *listed})
+            new = every - self._seen(state) - listed
+            # A study with a split.csv has its hold-out; its other cases train.
+            fraction = 0.0 if self._rows() else self.fraction
+            _extend(state.labelled, new & labelled, fraction, at_least_one=True)
+            _extend(state.unlabelled, new - labelled, fraction, at_least_one=False)
+            atomic_write(self.path, state.model_dump_json(indent=1))
+
+    def split(self, labelled_ids: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Part human-labelled cases into (those that train, those of the hold-out), each sorted.
+
+        Excluded cases are in neither. Cases never seen before are decided here, so that none trains undecided.
+        """
+        labelled = sorted(set(labelled_ids))
+        self.extend(labelled, labelled)
+        reserved, excluded = self.ids, self.excluded
+        train = [case for case in labelled if case not in reserved and case not in excluded]
+        return train, [case for case in labelled if case in reserved]
+
+    def trainable(self, ids: Iterable[str]) -> list[str]:
+        """The cases, sorted, that may train, with a human's label or a pseudo label: neither reserved nor excluded.
+
+        Cases never seen before are left out: ``extend`` with the whole datastore first.
+        """
+        allowed = self._seen(self._load()) - self.ids - self.excluded
+        return sorted(set(ids) & allowed)
+
+    @staticmethod
+    def _seen(state: _State) -> set[str]:
+        return {*state.labelled.seen, *state.unlabelled.seen, *state.listed}
+
+    def _is_settled(self, state: _State, every: set[str], listed: frozenset[str] | set[str]) -> bool:
+        return listed <= set(state.listed) and every <= self._seen(state)
+
+    def _load(self) -> _State:
+        key = _stamp(self.path)
+        if key is None:
+            return _State()
+        if self._cached[0] != key:
+            try:
+                state = _State.model_validate_json(self.path.read_bytes())
+            except ValidationError as error:
+                raise UserError(
+                    f"{self.path}: not a hold-out file ({error.errors()[0]['msg']}). Restore it from a backup: without "
+                    "it nobody knows which cases must not train"
+                ) from error
+            self._cached = (key, state)
+        return self._cached[1]
+
+    def _rows(self) -> dict[str, str]:
+        """Case id -> train, val or test; empty without a split.csv."""
+        key = _stamp(self.split_file) if self.split_file else None
+        if self._cached_rows[0] != key:
+            self._cached_rows = (key, read_split(self.split_file) if key and self.split_file else {})
+        return self._cached_rows[1]
+
+    def _listed(self, split: str) -> frozenset[str]:
+        rows = self._rows()
+        exact = {case for case, value in rows.items() if value == split}
+        # An id that is a row of its own is that row, whatever a row with an ending says.
+        return frozenset(exact | {_ENDING.sub("", case) for case in exact} - (set(rows) - exact))
+
+
+def _extend(group: _Group, new: set[str], fraction: float, at_least_one: bool) -> None:
+    """Reserve the due share of the new cases, those of lowest hash."""
+    if not new:
+        return
+    group.seen = sorted({*group.seen, *new})
+    # Rounded, because 0.1 added ten times is not 1.
+    group.quota = round(group.quota + fraction * len(new), 9)
+    target = round(group.quota)
+    if at_least_one and fraction > 0 and len(group.seen) >= MIN_LABELLED:
+        target = max(target, 1)
+    due = min(target, len(group.seen) - 1) - len(group.reserved)
+    ranked = sorted(new, key=lambda case: hashlib.sha256(case.encode()).digest())
+    group.reserved = sorted({*group.reserved, *ranked[: max(due, 0)]})
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when a file is replaced; None when it is not there."""
+    try:
+        stat = path.stat() if path else None
+    except FileNotFoundError:
+        return None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat else None
+
+
+def read_split(path: Path) -> dict[str, str]:
+    """Read a ``split.csv``: case id -> ``train``, ``val`` or ``test``.
+
+    Raises:
+        UserError: naming the line (the header is line 1) and what would be right.
+    """
+    wanted = "expected the columns id,split and optionally train_order, separated by commas"
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark in front
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text; {wanted}") from error
+    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    if not {"id", "split"} <= set(reader.fieldnames or ()):
+        raise UserError(f"{path}, line 1: {wanted}, not {reader.fieldnames}")
+    rows: dict[str, str] = {}
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        case, split = _checked_row(row, where)
+        if rows.setdefault(case, split) != split:
+            raise UserError(f"{where}: {case!r} is listed as {rows[case]} before and as {split} here; keep one row")
+    for case, split in rows.items():
+        if (other := rows.get(_ENDING.sub("", case), split)) != split:
+            raise UserError(f"{path}: {case!r} is {split}, but {_ENDING.sub('', case)!r} is {other}; keep one row")
+    return rows
+
+
+def _checked_row(row: dict[str, Any], where: str) -> tuple[str, str]:
+    if None in row or None in row.values():
+        raise UserError(f"{where}: not as many values as the header has columns: {json.dumps(list(row.values()))}")
+    case, split, order = row["id"].strip(), row["split"].strip(), row.get("train_order", "").strip()
+    if not case:
+        raise UserError(f"{where}: the id is empty")
+    if split not in SPLITS:
+        raise UserError(f"{where}: split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if order and not order.isdecimal():
+        raise UserError(f"{where}: train_order must be a whole number or empty, not {order!r}")
+    return case, split

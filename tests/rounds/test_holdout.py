@@ -1,0 +1,174 @@
+"""The hold-out: decided at first sight, never undone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samstudent.errors import UserError
+from samstudent.rounds.holdout import HoldOut, read_split
+
+
+def by_hash(ids):
+    return sorted(ids, key=lambda case: hashlib.sha256(case.encode()).digest())
+
+
+def cases(n, prefix="case"):
+    return [f"{prefix}{i}" for i in range(n)]
+
+
+def test_the_first_of_the_hash_order_are_reserved(tmp_path: Path):
+    holdout = HoldOut(tmp_path / "holdout.json", 0.2)
+    holdout.extend(cases(20), [])
+    assert holdout.ids == set(by_hash(cases(20))[:4])
+
+
+def test_labelled_and_unlabelled_are_counted_apart(tmp_path: Path):
+    holdout = HoldOut(tmp_path / "holdout.json", 0.1)
+    labelled, rest = cases(5, "l"), cases(30, "u")
+    holdout.extend(labelled + rest, labelled)
+    assert holdout.ids == {by_hash(labelled)[0], *by_hash(rest)[:3]}
+    train, test = holdout.split(labelled)
+    assert train == sorted(set(labelled) - holdout.ids) and test == [by_hash(labelled)[0]]
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "expected"), [(4, 0.1, 0), (5, 0.1, 1), (5, 0.0, 0), (1, 0.9, 0), (2, 0.9, 1)]
+)
+def test_few_labels(tmp_path: Path, n: int, fraction: float, expected: int):
+    holdout = HoldOut(tmp_path / "holdout.json", fraction)
+    holdout.extend(cases(n), cases(n))
+    assert len(holdout.ids) == expected
+
+
+def test_a_fraction_changed_later_holds_for_later_cases_only(tmp_path: Path):
+    HoldOut(tmp_path / "holdout.json", 0.0).extend(cases(100), [])
+    holdout = HoldOut(tmp_path / "holdout.json", 0.2)
+    holdout.extend(cases(100), [])
+    assert not holdout.ids
+    holdout.extend(cases(110), [])
+    assert len(holdout.ids) == 2 and holdout.ids <= set(cases(110)[100:])
+
+
+batches = st.lists(st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=15), min_size=1, max_size=8)
+
+
+@given(batches=batches, fraction=st.sampled_from([0.0, 0.1, 0.2, 0.35, 0.5]))
+def test_whatever_arrives(tmp_path_factory, batches, fraction):
+    """Nothing is un-reserved, nothing once free is reserved, the share is kept, and labels that come do not matter."""
+    path = tmp_path_factory.mktemp("holdout") / "holdout.json"
+    seen: set[str] = set()
+    labelled: set[str] = set()
+    reserved: set[str] = set()
+    for batch in batches:
+        seen_before = set(seen)
+        seen |= {str(i) for i, _ in batch}
+        labelled |= {str(i) for i, is_labelled in batch if is_labelled}
+        holdout = HoldOut(path, fraction)
+        holdout.extend(seen, labelled)
+        assert reserved <= holdout.ids
+        assert not (holdout.ids - reserved) & seen_before
+        reserved = set(holdout.ids)
+        again = HoldOut(path, fraction)
+        again.extend(seen, seen)
+        assert again.ids == reserved
+        assert set(again.trainable(seen)) == seen - reserved
+    # Each of the two groups is rounded, has at least one if it is big enough, and is never taken whole.
+    assert abs(len(reserved) - fraction * len(seen)) <= 2
+    train, test = HoldOut(path, fraction).split(labelled)
+    assert set(train) | set(test) == labelled and not set(train) & reserved and set(test) <= reserved
+
+
+def test_split_decides_about_cases_it_never_saw(tmp_path: Path):
+    holdout = HoldOut(tmp_path / "holdout.json", 0.2)
+    assert holdout.trainable(["new"]) == []
+    train, test = holdout.split(cases(10))
+    assert len(test) == 2 and len(train) == 8
+    assert HoldOut(tmp_path / "holdout.json", 0.2).ids == set(test)
+
+
+def test_processes_extend_at_once_and_agree(tmp_path: Path):
+    path = tmp_path / "holdout.json"
+    code = (
+        "import sys; from pathlib import Path; from samstudent.rounds.holdout import HoldOut\n"
+        "for i in range(10): HoldOut(Path(sys.argv[1]), 0.5).extend([f'{sys.argv[2]}-{i}', f'both-{i}'], [])"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in "abc"]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    state = json.loads(path.read_text())
+    assert len(state["unlabelled"]["seen"]) == 40 and len(state["unlabelled"]["reserved"]) == 20
+
+
+def test_a_damaged_file_is_named(tmp_path: Path):
+    path = tmp_path / "holdout.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match="holdout.json.*backup"):
+        _ = HoldOut(path, 0.2).ids
+    with pytest.raises(UserError, match="fraction"):
+        HoldOut(path, 1.0)
+
+
+class TestSplitFile:
+    def holdout(self, tmp_path: Path, text: str, fraction: float = 0.5) -> HoldOut:
+        (tmp_path / "split.csv").write_text(text)
+        return HoldOut(tmp_path / "state" / "holdout.json", fraction, tmp_path / "split.csv")
+
+    def test_val_is_the_hold_out_and_test_is_excluded(self, tmp_path: Path):
+        holdout = self.holdout(tmp_path, "id,split,train_order\na,val,\nb,test,\nc,train,0\nd,train,1\n")
+        holdout.extend(["a", "b", "c", "d", "e", "f", "g"], ["a", "b", "c"])
+        assert holdout.ids == {"a"} and holdout.excluded == {"b"}
+        assert holdout.split(["a", "b", "c"]) == (["c"], ["a"])
+        assert holdout.trainable("abcdefg") == ["c", "d", "e", "f", "g"]
+
+    def test_endings_match_the_datastores_ids(self, tmp_path: Path):
+        holdout = self.holdout(tmp_path, "id,split\nx.nii.gz,val\n1.2.840.55,val\nbone.PNG,test\n")
+        holdout.extend(["x", "1.2.840.55", "1.2.840", "bone"], [])
+        assert holdout.ids == {"x", "1.2.840.55"} and "bone" in holdout.excluded
+        assert holdout.trainable(["x", "1.2.840", "bone"]) == ["1.2.840"]
+
+    def test_a_split_that_comes_later_un_reserves_nothing(self, tmp_path: Path):
+        HoldOut(tmp_path / "state" / "holdout.json", 0.5).extend(cases(10), [])
+        first = by_hash(cases(10))
+        holdout = self.holdout(tmp_path, f"id,split\n{first[0]},train\n{first[1]},test\n{first[9]},val\n")
+        holdout.extend(cases(12), [])
+        assert holdout.ids == {first[0], *first[2:5], first[9]}
+        (tmp_path / "split.csv").unlink()
+        assert first[9] in holdout.ids
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "line 1: expected the columns id,split"),
+            ("id;split\na;val\n", "line 1: expected the columns id,split"),
+            ("id,split\na,val\nb,validation\n", "line 3: split must be one of train, val, test, not 'validation'"),
+            ("id,split\n,val\n", "line 2: the id is empty"),
+            ("id,split\na\n", "line 2: not as many values"),
+            ("id,split\na,val,3\n", "line 2: not as many values"),
+            ("id,split\na,val\na,train\n", "line 3: 'a' is listed as val before and as train"),
+            ("id,split\na,val\na.png,train\n", "'a.png' is train, but 'a' is val"),
+            ("id,split,train_order\na,train,first\n", "line 2: train_order must be a whole number"),
+        ],
+    )
+    def test_faults_are_named_by_line(self, tmp_path: Path, text: str, message: str):
+        with pytest.raises(UserError, match=f"split.csv.*{message}"):
+            self.holdout(tmp_path, text).extend(["a"], [])
+
+    def test_not_text(self, tmp_path: Path):
+        (tmp_path / "split.csv").write_bytes(b"id,split\n\xff\xfe,val\n")
+        with pytest.raises(UserError, match="UTF-8"):
+            read_split(tmp_path / "split.csv")
+
+    def test_real(self, shared_data: Path):
+        rows = read_split(shared_data / "ultrasound" / "split.csv")
+        assert {split: list(rows.values()).count(split) for split in ("train", "val", "test")} == {
+            "train": 184,
+            "val": 20,
+            "test": 40,
+        }
