@@ -1,0 +1,220 @@
+"""Image files as arrays with their geometry, exactly as stored. What becomes of the values: ``images.py``, ``labels.py``.
+
+The format is told from the file's first bytes, its name is not trusted. Sizes are checked in the header, before pixels are
+decoded, so that a small file which claims to be huge costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from PIL import Image, UnidentifiedImageError
+
+from samstudent.errors import NotFound, UserError
+from samstudent.geometry import LPS_TO_RAS
+
+EXTENSIONS = [".nii.gz", ".nii", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"]
+_FORMATS = "PNG, JPEG, TIFF, DICOM, NIfTI or NRRD"
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a file holds.
+
+    Attributes:
+        pixels: (*shape) or (*shape, channels), slowest axis first, the file's own data type where it can be.
+        shape: (j, i) or (k, j, i).
+        affine: float64 (4, 4), file index (i, j, k) -> RAS mm.
+        has_geometry: False where the affine is only an assumption (PNG, JPEG, TIFF, NIfTI without a coded transform).
+        nifti: header, where the file is NIfTI.
+        window: (low, high), the VOI window of a DICOM file.
+        metadata: the fields of a NRRD header.
+    """
+
+    pixels: np.ndarray
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    has_geometry: bool = True
+    nifti: Any = None
+    window: tuple[float, float] | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def max_pixels() -> int:
+    """The largest image that is decoded, in pixels: environment variable ``SAMSTUDENT_MAX_PIXELS``, else 2^28."""
+    text = os.environ.get("SAMSTUDENT_MAX_PIXELS", "")
+    if text and not text.isdigit():
+        raise UserError(f"SAMSTUDENT_MAX_PIXELS={text!r}: expected a whole number of pixels")
+    return int(text) if text else 1 << 28
+
+
+def check_size(path: Path, sizes: tuple[int, ...]) -> None:
+    """Refuse what a header announces if it is more than ``max_pixels``; Python's integers do not overflow."""
+    count = 1
+    for size in sizes:
+        count *= int(size)
+    if count > max_pixels():
+        raise UserError(
+            f"{path}: {' x '.join(map(str, sizes))} pixels are more than the limit of {max_pixels()};"
+            " set SAMSTUDENT_MAX_PIXELS to allow more"
+        )
+
+
+def kind_of(path: Path) -> str:
+    """The format by the first bytes: png, jpeg, tiff, dicom, nrrd or nifti.
+
+    Raises:
+        NotFound: there is no such file.
+        UserError: the file is empty or of no known format.
+    """
+    if not path.is_file():
+        raise NotFound(f"{path}: there is no such file")
+    with path.open("rb") as file:
+        head = file.read(400)
+    if not head:
+        raise UserError(f"{path}: the file is empty (0 bytes)")
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "tiff"
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if head.startswith(b"NRRD"):
+        return "nrrd"
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return "nifti"
+    raise UserError(f"{path}: not an image that can be read, or corrupt; expected {_FORMATS}")
+
+
+def read_nifti(path: Path) -> Stored:
+    """NIfTI through nibabel, which keeps sheared affines and refuses truncated files."""
+    try:
+        image: Any = nibabel.load(path)
+        shape = tuple(int(n) for n in image.shape)
+        check_size(path, shape)
+        pixels = np.asanyarray(image.dataobj)
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, zlib.error, MemoryError, nibabel.filebasedimages.ImageFileError) as error:
+        raise UserError(f"{path}: cannot be read as NIfTI: {error}") from error
+    if pixels.dtype.names:  # RGB24 and RGBA32 are structured types.
+        pixels = np.stack([pixels[name] for name in pixels.dtype.names], axis=-1)
+        spatial, channels = shape, pixels.shape[-1:]
+    elif len(shape) == 5 and shape[3] == 1 and shape[4] in (3, 4):  # How ITK stores colour as a vector.
+        spatial, channels = shape[:3], shape[4:]
+    else:
+        spatial, channels = shape, ()
+    while len(spatial) > 3 and spatial[-1] == 1:
+        spatial = spatial[:-1]
+    if len(spatial) not in (2, 3):
+        raise UserError(f"{path}: has {len(spatial)} axes {spatial}; expected one image or one volume")
+    pixels = pixels.reshape(*spatial, *channels)
+    axes = list(range(len(spatial)))[::-1] + list(range(len(spatial), pixels.ndim))
+    coded = int(image.header.get("sform_code", 0)) or int(image.header.get("qform_code", 0)) if _codes(image) else 0
+    header = image.header.copy() if _codes(image) else None
+    return Stored(pixels.transpose(axes), spatial[::-1], np.asarray(image.affine), bool(coded), header)
+
+
+def _codes(image: Any) -> bool:
+    """Whether the header is NIfTI's; a .nii may hold the older Analyze format, which knows no transforms."""
+    return isinstance(image.header, nibabel.Nifti1Header)
+
+
+def read_nrrd(path: Path) -> Stored:
+    """NRRD through ITK. The layers of a .seg.nrrd come as channels.
+
+    Raises:
+        UserError: cannot be read, or its pixels are in another file: a header must not make the server open any path.
+    """
+    with path.open("rb") as file:
+        header = re.split(rb"\r?\n\r?\n", file.read(1 << 20), maxsplit=1)[0]
+    if re.search(rb"(?mi)^data ?file\s*:", header):
+        raise UserError(f"{path}: its pixels are in another file; save it with an attached header")
+    return read_itk(path, "NrrdImageIO")
+
+
+def read_itk(path: Path, image_io: str) -> Stored:
+    """Any format of ITK, by the name of its reader."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(image_io)
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        check_size(path, tuple(reader.GetSize()))
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise UserError(f"{path}: cannot be read as {image_io.removesuffix('ImageIO')}: {_reason(error)}") from error
+    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    return from_itk(image, path, metadata, has_geometry=image_io == "NrrdImageIO")
+
+
+def from_itk(image: Any, path: Path, metadata: dict[str, str], has_geometry: bool = True) -> Stored:
+    """A SimpleITK image of two or three axes (a fourth may be a singleton) with its geometry."""
+    sizes = tuple(image.GetSize())
+    if len(sizes) > 3 and any(size > 1 for size in sizes[3:]):
+        raise UserError(f"{path}: has {len(sizes)} axes {sizes}; expected one image or one volume")
+    pixels = sitk.GetArrayFromImage(image)
+    if np.iscomplexobj(pixels):
+        raise UserError(f"{path}: holds complex numbers; expected their magnitude")
+    shape = sizes[:3][::-1]
+    pixels = pixels.reshape(*shape, *((image.GetNumberOfComponentsPerPixel(),) if "vector" in _type(image) else ()))
+    dimension, axes = len(sizes), len(shape)
+    affine = np.eye(4)
+    direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:axes, :axes]
+    affine[:axes, :axes] = direction * np.array(image.GetSpacing()[:axes])
+    affine[:axes, 3] = image.GetOrigin()[:axes]
+    return Stored(pixels, shape, LPS_TO_RAS @ affine, has_geometry, metadata=metadata)
+
+
+def read_raster(path: Path, kind: str) -> Stored:
+    """PNG, JPEG or TIFF, palettes resolved to colours, grey with alpha to grey."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    grey_alpha = kind == "png" and head[25:26] == b"\x04"  # Colour type in IHDR; ITK cannot read this one.
+    if kind != "jpeg" and not grey_alpha:
+        return read_itk(path, {"png": "PNGImageIO", "tiff": "TIFFImageIO"}[kind])
+    # ITK reads a truncated JPEG without a word; Pillow refuses it.
+    mode = "L" if grey_alpha else None
+    pixels = read_pillow(path, mode)
+    return Stored(pixels, pixels.shape[:2], LPS_TO_RAS.copy(), has_geometry=False)
+
+
+def read_pillow(path: Path, mode: str | None = None) -> np.ndarray:
+    """(y, x) or (y, x, channels) of one page; indices, not colours, of an image with palette.
+
+    Args:
+        path: PNG, JPEG or TIFF.
+        mode: Pillow's name of the mode to convert to; None: RGB where Pillow's mode is a colour space other than RGB.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Our own limit follows.
+            with Image.open(path) as image:
+                check_size(path, image.size)
+                if mode is None and image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+                    mode = "RGB"
+                return np.asarray(image.convert(mode) if mode else image)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: too large: {error}") from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise UserError(f"{path}: cannot be read, perhaps truncated or corrupt: {error}") from error
+
+
+def _type(image: Any) -> str:
+    return str(image.GetPixelIDTypeAsString())
+
+
+def _reason(error: Exception) -> str:
+    """The last line of ITK's long message."""
+    return str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")

@@ -1,0 +1,168 @@
+"""Where the pixels of a file lie, and the way between the file's grid and the arrays that are worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from samstudent.errors import UserError
+
+#: Flips between the patient coordinates of DICOM, NRRD and ITK (x to the left, y to the back) and of NIfTI (right, front).
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where a file's pixels lie.
+
+    Attributes:
+        shape: the file's array shape, slowest axis first, as (j, i) or (k, j, i); singleton axes are kept.
+        affine: float64 (4, 4), file index (i, j, k) -> patient coordinates RAS in mm. Files without geometry (PNG, JPEG)
+            have the one that ITK and with it 3D Slicer give them: spacing 1, axes to the left and to the back.
+        dropped: the axis of ``shape`` that the canonical 2D array does not have, None where there is none.
+        nifti: header of a NIfTI source, so that both its transforms and their codes go into what is written back.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    dropped: int | None = None
+    nifti: Any = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, shape: Sequence[int], affine: np.ndarray, nifti: Any = None, path: Path | None = None) -> Grid:
+        """The grid of a file's array; an array with a singleton axis counts as 2D.
+
+        Args:
+            shape: two or three axes, slowest first.
+            affine: (4, 4), file index (i, j, k) -> RAS mm.
+            nifti: header of a NIfTI source.
+            path: for the error's text.
+
+        Raises:
+            UserError: the number of axes is neither 2 nor 3, an axis is empty, or the affine cannot be inverted.
+        """
+        shape = tuple(int(n) for n in shape)
+        if len(shape) not in (2, 3) or 0 in shape:
+            raise UserError(f"{path}: a case is an image or a volume, not an array of shape {shape}")
+        affine = np.array(affine, dtype=np.float64)
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise UserError(f"{path}: its geometry cannot be used, the affine has no inverse: {affine.tolist()}")
+        singletons = [axis for axis, size in enumerate(shape) if size == 1]
+        # The slowest singleton: (1, 1, W) is one slice with one row.
+        dropped = singletons[0] if len(shape) == 3 and singletons else None
+        return cls(shape, affine, dropped, nifti)
+
+    @property
+    def dimension(self) -> int:
+        """2 or 3."""
+        return len(self._axes)
+
+    @property
+    def spatial_shape(self) -> tuple[int, ...]:
+        """Shape of canonical arrays: (y, x) or (z, y, x)."""
+        return tuple(self.shape[axis] for axis in self._axes)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Distance between pixel centres in mm, in the order of canonical arrays."""
+        lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return tuple(float(lengths[len(self.shape) - 1 - axis]) for axis in self._axes)
+
+    @cached_property
+    def _orientation(self) -> np.ndarray:
+        """(3, 2): for file axis i, j, k the canonical axis x, y, z it becomes, and 1 or -1 for its direction."""
+        return np.asarray(nibabel.orientations.io_orientation(self.affine)).astype(int)
+
+    @cached_property
+    def _axes(self) -> tuple[int, ...]:
+        """For each axis of canonical arrays the axis of file arrays that it is."""
+        if len(self.shape) == 2 or self.dropped is not None:
+            # Radiographs and photographs have no canonical orientation: they stay as their makers meant them to be seen.
+            return tuple(axis for axis in range(len(self.shape)) if axis != self.dropped)
+        file_axis_of = np.argsort(self._orientation[:, 0])
+        return tuple(2 - int(file_axis_of[2 - axis]) for axis in range(3))
+
+    @cached_property
+    def _flipped(self) -> tuple[bool, ...]:
+        """For each axis of canonical arrays whether it runs against its file axis."""
+        if self.dimension == 2:
+            return (False, False)
+        return tuple(bool(self._orientation[2 - axis, 1] < 0) for axis in self._axes)
+
+    def from_file(self, array: np.ndarray) -> np.ndarray:
+        """File array to canonical array, as a view.
+
+        Args:
+            array: (*lead, *shape), any number of leading axes.
+
+        Raises:
+            UserError: the trailing axes are not this grid's ``shape``.
+        """
+        self._check(array, self.shape)
+        lead = array.ndim - len(self.shape)
+        if self.dropped is not None:
+            array = np.squeeze(array, axis=lead + self.dropped)
+        kept = sorted(self._axes)
+        order = [lead + kept.index(axis) for axis in self._axes]
+        return self._flip(array.transpose([*range(lead), *order]))
+
+    def to_file(self, array: np.ndarray) -> np.ndarray:
+        """Canonical array to file array, the reverse of ``from_file``, as a view.
+
+        Args:
+            array: (*lead, *spatial_shape), any number of leading axes.
+
+        Raises:
+            UserError: the trailing axes are not this grid's ``spatial_shape``.
+        """
+        self._check(array, self.spatial_shape)
+        lead = array.ndim - self.dimension
+        order = [lead + int(position) for position in np.argsort(self._axes)]
+        array = self._flip(array).transpose([*range(lead), *order])
+        return array if self.dropped is None else np.expand_dims(array, lead + self.dropped)
+
+    def index_from_file(self, ijk: Sequence[float]) -> tuple[float, ...]:
+        """A client's point to canonical array index.
+
+        Args:
+            ijk: index base 0, in the file's own axes (i is the fastest); for a 2D case i, j or, as Slicer sends, i, j, k.
+
+        Returns:
+            (y, x) or (z, y, x), pixel centres at integers.
+
+        Raises:
+            UserError: a wrong number of coordinates.
+        """
+        point = [float(value) for value in ijk]
+        if self.dimension == 2 and len(point) == 2:
+            return point[1], point[0]
+        if len(point) != 3:
+            raise UserError(f"point {list(ijk)}: expected {'i, j or ' if self.dimension == 2 else ''}i, j, k")
+        by_axis = point[: len(self.shape)][::-1]
+        return tuple(
+            self.shape[axis] - 1 - by_axis[axis] if flipped else by_axis[axis]
+            for axis, flipped in zip(self._axes, self._flipped, strict=True)
+        )
+
+    def index_to_file(self, index: Sequence[float]) -> tuple[float, ...]:
+        """Canonical array index, (y, x) or (z, y, x), to the file's i, j[, k]; one number per axis of the file."""
+        if len(index) != self.dimension:
+            raise UserError(f"index {list(index)}: expected {self.dimension} numbers")
+        by_axis = [0.0] * len(self.shape)
+        for value, axis, flipped in zip(index, self._axes, self._flipped, strict=True):
+            by_axis[axis] = float(self.shape[axis] - 1 - value if flipped else value)
+        return tuple(by_axis[::-1])
+
+    def _flip(self, array: np.ndarray) -> np.ndarray:
+        steps = [slice(None, None, -1 if flipped else 1) for flipped in self._flipped]
+        return array[(..., *steps)]
+
+    def _check(self, array: np.ndarray, shape: tuple[int, ...]) -> None:
+        if array.shape[max(array.ndim - len(shape), 0) :] != shape:
+            raise UserError(f"an array of shape {array.shape} does not end with this grid's {shape}")

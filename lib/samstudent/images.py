@@ -1,0 +1,156 @@
+"""Reading a case's image, and what student and SAM see of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from samstudent import task
+from samstudent.dicom import read_dicom
+from samstudent.errors import NotFound, UserError
+from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nifti, read_nrrd, read_raster
+from samstudent.geometry import Grid
+
+__all__ = ["CaseImage", "Grid", "for_sam", "for_student", "image_extensions", "read_image"]
+
+#: Luminance of red, green and blue, ITU-R BT.601.
+_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+#: Percentiles of larger images are taken from an evenly spaced part of about this many pixels.
+_PERCENTILE_SAMPLE = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class CaseImage:
+    """One case.
+
+    Attributes:
+        pixels: float32 (C, *spatial) in canonical orientation, C = 1 or 3 (red, green, blue), in the file's own units.
+        grid: where the pixels lie in the file.
+        window: (low, high) of the VOI window, where a DICOM file has one.
+        path: the file or folder.
+    """
+
+    pixels: np.ndarray
+    grid: Grid
+    window: tuple[float, float] | None = None
+    path: Path | None = None
+
+
+def image_extensions() -> list[str]:
+    """Extensions of files that can be a case, lower case with the dot; a DICOM series may also be a folder."""
+    return list(EXTENSIONS)
+
+
+def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
+    """Read a file, or a folder with the files of one DICOM series.
+
+    Alpha is left out. Of a floating-point image NaN and -infinity become its smallest finite value, +infinity its largest:
+    tools write NaN outside of what was measured, where an image is black.
+
+    Args:
+        path: PNG, JPEG, TIFF, DICOM, NIfTI or NRRD.
+        dimension: 2 or 3 as the task needs, None for either. A volume of one slice is 2D.
+
+    Raises:
+        NotFound: there is no such file.
+        UserError: empty, corrupt, truncated, too large, no finite value, several frames, or of the other dimension.
+    """
+    path = Path(path)
+    stored = read_stored(path)
+    grid = Grid.of(stored.shape, stored.affine, stored.nifti, path)
+    if dimension is not None and grid.dimension != dimension:
+        found = "a 2D image" if grid.dimension == 2 else f"a volume of {min(grid.spatial_shape)} or more slices"
+        raise UserError(f"{path}: {found} (shape {grid.shape}), but the task's dimension is {dimension}")
+    pixels = stored.pixels if stored.pixels.ndim > len(stored.shape) else stored.pixels[..., None]
+    if pixels.shape[-1] not in (1, 2, 3, 4):
+        raise UserError(f"{path}: has {pixels.shape[-1]} channels; expected grey, RGB or RGBA")
+    pixels = pixels[..., : 1 if pixels.shape[-1] < 3 else 3]
+    canonical = grid.from_file(np.moveaxis(pixels, -1, 0))
+    return CaseImage(_finite_float32(canonical, path), grid, stored.window, path)
+
+
+def read_stored(path: Path) -> Stored:
+    """The file or folder as it is, by its kind."""
+    if path.is_dir():
+        return read_dicom(path)
+    if not path.exists():
+        raise NotFound(f"{path}: there is no such file")
+    kind = kind_of(path)
+    if kind == "dicom":
+        return read_dicom(path)
+    if kind == "nifti":
+        return read_nifti(path)
+    return read_nrrd(path) if kind == "nrrd" else read_raster(path, kind)
+
+
+def _finite_float32(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """A contiguous float32 copy without NaN and infinities, by the rule of ``read_image``."""
+    if pixels.dtype.kind != "f":
+        return np.ascontiguousarray(pixels, dtype=np.float32)
+    finite = np.isfinite(pixels)
+    if not finite.any():
+        raise UserError(f"{path}: no pixel has a finite value (all are NaN or infinite)")
+    largest = float(np.finfo(np.float32).max)
+    low, high = (float(np.clip(v, -largest, largest)) for v in (pixels.min(where=finite, initial=np.inf), pixels.max(
+        where=finite, initial=-np.inf)))
+    filled = np.where(np.isnan(pixels), low, np.clip(pixels, low, high))
+    return np.ascontiguousarray(filled, dtype=np.float32)
+
+
+def for_student(image: CaseImage, section: task.ImageSection) -> np.ndarray:
+    """What the student sees.
+
+    Returns:
+        float32 (section.channels, *spatial) in [0, 1]. A constant image is 0 everywhere.
+
+    Raises:
+        UserError: ``low`` and ``high`` are no percentiles where the section's intensity needs them to be.
+    """
+    grey = luminance(image.pixels)
+    low, high = _bounds(grey, image, section)
+    if section.channels == 1:
+        return _scaled(grey, low, high)
+    scaled = _scaled(image.pixels, low, high)
+    return np.ascontiguousarray(np.broadcast_to(scaled, (3, *scaled.shape[1:])))
+
+
+def for_sam(image: CaseImage, section: task.ImageSection) -> np.ndarray:
+    """What SAM sees: uint8 (*spatial, 3), red, green, blue, by the same bounds as the student's."""
+    low, high = _bounds(luminance(image.pixels), image, section)
+    scaled = np.rint(_scaled(image.pixels, low, high) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1))
+
+
+def luminance(pixels: np.ndarray) -> np.ndarray:
+    """(1, *spatial) of (1 or 3, *spatial)."""
+    return pixels if len(pixels) == 1 else np.tensordot(_LUMINANCE, pixels, axes=1)[None]
+
+
+def _scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """[low, high] to [0, 1], clipped; all 0 where there is no range."""
+    if not low < high:
+        return np.zeros_like(pixels)
+    # In float64 a range wider than float32's largest number cannot overflow.
+    scale = 1.0 / (np.float64(high) - np.float64(low))
+    return np.clip((pixels.astype(np.float64) - low) * scale, 0, 1).astype(np.float32)
+
+
+def _bounds(grey: np.ndarray, image: CaseImage, section: task.ImageSection) -> tuple[float, float]:
+    """The values that become black and white; of a colour image those of its luminance, so that hues stay."""
+    if section.intensity == "window":
+        return section.low, section.high
+    if section.intensity == "auto" and image.window:
+        return image.window
+    if not 0 <= section.low < section.high <= 100:
+        raise UserError(
+            f"image.low and image.high must be percentiles from 0 to 100, not {section.low} and {section.high},"
+            f" where image.intensity is {section.intensity} and {image.path} has no window"
+        )
+    values = grey.ravel()[:: max(1, grey.size // _PERCENTILE_SAMPLE)]
+    low, high = (float(v) for v in np.percentile(values, [section.low, section.high]))
+    if low < high:
+        return low, high
+    # A structure smaller than the percentiles leave out, on an otherwise constant image.
+    return float(grey.min()), float(grey.max())

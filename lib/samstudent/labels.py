@@ -1,0 +1,268 @@
+"""Label files: stacks of masks of a task's structures, read from and written to what Slicer, OHIF and others use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from PIL import Image
+
+from samstudent import resample, segnrrd
+from samstudent.errors import UserError
+from samstudent.files import atomic_path
+from samstudent.formats import Stored, kind_of, read_nifti, read_nrrd, read_pillow
+from samstudent.geometry import LPS_TO_RAS, Grid
+from samstudent.images import read_stored
+from samstudent.task import Task
+
+#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's.
+IGNORE = "ignore:"
+_LABEL_EXTENSIONS = ".seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .tiff"
+#: Slicer leaves these out of the label map that it submits (MONAILabel.py, onSaveLabel).
+_NOT_EXPORTED = ("background", "foreground_scribbles", "background_scribbles")
+
+
+def read_masks(
+    path: str | Path, task: Task, grid: Grid, *, names: Sequence[str] | None = None, bits: bool = False
+) -> np.ndarray:
+    """The structures of a label file, on the image's grid.
+
+    A file that names its segments (.seg.nrrd) is read by these names, whatever the other arguments say. Any other is a label
+    map. A label on another grid of the same space is resampled to the nearest pixel.
+
+    Args:
+        path: .seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .dcm.
+        task: whose structures to look for.
+        grid: the image's.
+        names: ``names[v - 1]`` is what value v of a label map means (``names_from_label_info``); names that the task does not
+            have are left out. None: the task's own values.
+        bits: bit v - 1 of a label map's pixel says whether structure v is there, for structures that overlap.
+
+    Returns:
+        bool (S, *spatial), canonical.
+
+    Raises:
+        NotFound: there is no such file.
+        UserError: cannot be read; a value that is no structure; names without any of the task's; a grid that does not fit.
+    """
+    path = Path(path)
+    stored = _read(path)
+    segments = segnrrd.segments_of(stored, path)
+    masks = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
+    if segments:
+        layers = _on_grid(stored, grid, path)
+        _require_known([s.name for s in segments], task, path, bool(layers.any()))
+        for segment in segments:
+            if segment.name in task.structures:
+                masks[task.structures[segment.name] - 1] |= layers[segment.layer] == segment.value
+        return masks
+    values = _on_grid(stored, grid, path)
+    if len(values) > 1:
+        raise UserError(f"{path}: has {len(values)} channels without names; expected a label map of one")
+    highest = 2 ** len(task.names) - 1 if bits else len(task.names if names is None else names)
+    _check_values(values, highest, path)
+    if bits:
+        for value in range(1, len(masks) + 1):
+            masks[value - 1] = values[0].astype(np.int64) >> (value - 1) & 1
+        return masks
+    meaning = list(task.names if names is None else names)
+    _require_known(meaning, task, path, bool(values.any()))
+    for value, name in enumerate(meaning, 1):
+        if name in task.structures:
+            masks[task.structures[name] - 1] |= values[0] == value
+    return masks
+
+
+def read_ignore(path: str | Path, task: Task, grid: Grid) -> np.ndarray:
+    """Where structures are unknown: the segments ``ignore:<structure>`` of a pseudo label's .seg.nrrd.
+
+    Returns:
+        bool (S, *spatial), canonical; all False for files that have no such segments.
+
+    Raises:
+        NotFound, UserError: as ``read_masks``.
+    """
+    path = Path(path)
+    stored = _read(path)
+    ignore = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
+    segments = [s for s in segnrrd.segments_of(stored, path) if s.name.startswith(IGNORE)]
+    if segments:
+        layers = _on_grid(stored, grid, path)
+        for segment in segments:
+            if (name := segment.name.removeprefix(IGNORE)) in task.structures:
+                ignore[task.structures[name] - 1] |= layers[segment.layer] == segment.value
+    return ignore
+
+
+def write_masks(
+    path: str | Path,
+    masks: np.ndarray,
+    task: Task,
+    grid: Grid,
+    *,
+    ignore: np.ndarray | None = None,
+    compress: bool = True,
+) -> None:
+    """Write masks on the file grid of their image, in the format that the path's extension says.
+
+    A 2D case becomes one slice in NRRD and NIfTI, the form in which Slicer and OHIF hold it.
+
+    Args:
+        path: .seg.nrrd keeps overlaps; .nrrd, .nii.gz, .nii, .png and .tif hold ``label_map``; written atomically.
+        masks: bool (S, *spatial), canonical.
+        task: names and values.
+        grid: the image's.
+        ignore: bool (S, *spatial), only for .seg.nrrd.
+        compress: False: raw NRRD, as OHIF needs it. The other formats follow their extension.
+
+    Raises:
+        UserError: another extension, a stack of another shape, a volume as PNG or TIFF, ``ignore`` where it has no place.
+    """
+    path, masks = Path(path), np.asarray(masks, dtype=bool)
+    expected = (len(task.names), *grid.spatial_shape)
+    for stack in (masks, ignore):
+        if stack is not None and stack.shape != expected:
+            raise UserError(f"{path}: masks of shape {stack.shape}, but task and image need {expected}")
+    extension = _extension(path)
+    if ignore is not None and extension != ".seg.nrrd":
+        raise UserError(f"{path}: only .seg.nrrd can hold regions to ignore")
+    with atomic_path(path) as temporary:
+        if extension == ".seg.nrrd":
+            _write_segments(temporary, masks, task, grid, ignore, compress)
+        elif extension == ".nrrd":
+            segnrrd.write_nrrd(temporary, _volume(label_map(masks), grid), grid.affine, {}, compress)
+        elif extension in (".nii", ".nii.gz"):
+            _write_nifti(temporary, label_map(masks), grid)
+        elif grid.dimension == 3:
+            raise UserError(f"{path}: a volume needs .seg.nrrd, .nrrd or .nii.gz")
+        else:
+            Image.fromarray(label_map(masks)).save(temporary, format="PNG" if extension == ".png" else "TIFF")
+
+
+def label_map(masks: np.ndarray) -> np.ndarray:
+    """One image of all structures: uint8 (*spatial), 0 background, i + 1 for ``masks[i]``.
+
+    Where structures overlap the smaller one lies on top, so that a small bone before a large one does not vanish.
+    """
+    values = np.zeros(masks.shape[1:], dtype=np.uint8)
+    sizes = masks.reshape(len(masks), -1).sum(axis=1)
+    for index in np.argsort(-sizes, kind="stable"):
+        values[masks[index]] = index + 1
+    return values
+
+
+def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
+    """What the values of a submitted label map mean: value v is the v-th name of the answer.
+
+    Slicer exports its segments without background and scribbles and numbers the exported ones from 1 in the order of this
+    list, while ``idx`` counts the skipped ones too: the position tells, not ``idx``. Where the indices are 1 to n in
+    another order, which Slicer never sends, a client meant them, and they tell.
+
+    Args:
+        info: a label's info, ``{"label_info": [{"name": "radius", "idx": 1}, ...], ...}``.
+
+    Returns:
+        The names by value, or None where the info has no ``label_info``.
+
+    Raises:
+        UserError: ``label_info`` is not such a list.
+    """
+    entries = info.get("label_info")
+    if not entries:
+        return None
+    if not isinstance(entries, list) or not all(isinstance(e, dict) and isinstance(e.get("name"), str) for e in entries):
+        raise UserError(f'label_info: expected a list like [{{"name": "radius", "idx": 1}}], not {entries!r}')
+    entries = [entry for entry in entries if entry["name"] not in _NOT_EXPORTED]
+    indices = [entry.get("idx") for entry in entries]
+    if all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(1, len(entries) + 1)):
+        entries = sorted(entries, key=lambda entry: int(entry["idx"]))
+    return [entry["name"] for entry in entries]
+
+
+def _read(path: Path) -> Stored:
+    """A label file with its values as stored: no palette is resolved, no JPEG taken."""
+    kind = kind_of(path)
+    if kind == "jpeg":
+        raise UserError(f"{path}: JPEG changes label values; expected {_LABEL_EXTENSIONS}")
+    if kind in ("png", "tiff"):
+        pixels = read_pillow(path)
+        if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():  # Grey, saved as colour.
+            pixels = pixels[..., 0]
+        return Stored(pixels.astype(np.uint8) if pixels.dtype == bool else pixels, pixels.shape[:2], LPS_TO_RAS, False)
+    if kind == "nifti":
+        return read_nifti(path)
+    return read_nrrd(path) if kind == "nrrd" else read_stored(path)
+
+
+def _on_grid(stored: Stored, grid: Grid, path: Path) -> np.ndarray:
+    """(layers, *spatial), canonical, of what the file holds."""
+    layers = stored.pixels if stored.pixels.ndim > len(stored.shape) else stored.pixels[..., None]
+    return resample.to_grid(np.moveaxis(layers, -1, 0), stored, grid, path)
+
+
+def _check_values(values: np.ndarray, highest: int, path: Path) -> None:
+    wrong = values[~((values >= 0) & (values <= highest) & (values == np.floor(values)))]
+    if wrong.size:
+        raise UserError(f"{path}: value {wrong.flat[0]} is no structure; allowed are whole numbers from 0 to {highest}")
+
+
+def _require_known(names: Sequence[str], task: Task, path: Path, marked: bool) -> None:
+    """Some names may be others', but a file with pixels and none of the task's names is a mistake."""
+    if marked and not set(names) & set(task.structures):
+        raise UserError(f"{path}: none of its structures {list(names)} is in the task, which has {task.names}")
+
+
+def _extension(path: Path) -> str:
+    name = path.name.lower()
+    for extension in (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".png", ".tiff", ".tif"):
+        if name.endswith(extension):
+            return extension
+    raise UserError(f"{path}: labels are written as {_LABEL_EXTENSIONS}")
+
+
+def _volume(array: np.ndarray, grid: Grid) -> np.ndarray:
+    """(*lead, *spatial) on the file's grid, always with three axes (k, j, i)."""
+    array = grid.to_file(array)
+    return np.expand_dims(array, -3) if len(grid.shape) == 2 else array
+
+
+def _write_segments(
+    path: Path, masks: np.ndarray, task: Task, grid: Grid, ignore: np.ndarray | None, compress: bool
+) -> None:
+    count = len(task.names)
+    layers = segnrrd.into_layers(masks)
+    segments = [segnrrd.Segment(n, layer, v) for (n, v), layer in zip(task.structures.items(), layers, strict=True)]
+    if ignore is not None:
+        # In layers of their own: readers that know nothing of them find the structures where they always are.
+        marked = [index for index in range(count) if ignore[index].any()]
+        further = segnrrd.into_layers([ignore[index] for index in marked])
+        first = max(layers) + 1
+        segments += [
+            segnrrd.Segment(IGNORE + task.names[index], first + layer, index + 1)
+            for index, layer in zip(marked, further, strict=True)
+        ]
+        masks = np.concatenate([masks, ignore[marked]])
+    stack = np.zeros((max(s.layer for s in segments) + 1, *grid.spatial_shape), dtype=np.uint8)
+    for segment, mask in zip(segments, masks, strict=True):
+        stack[segment.layer][mask] = segment.value
+    array = _volume(stack, grid)
+    fields = segnrrd.fields_of(segments, [s.value - 1 for s in segments], array.shape[1:])
+    segnrrd.write_nrrd(path, array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), grid.affine, fields, compress)
+
+
+def _write_nifti(path: Path, values: np.ndarray, grid: Grid) -> None:
+    data = _volume(values, grid).transpose(2, 1, 0)
+    image: Any = nibabel.Nifti1Image(data, grid.affine)
+    image.header.set_xyzt_units("mm")
+    if grid.nifti is None:
+        image.set_sform(grid.affine, 1)
+        # A quaternion has no shear; code 0 says that it is not to be used.
+        sheared = not np.allclose(image.header.get_qform(), grid.affine, atol=1e-3)
+        image.set_qform(grid.affine, 0 if sheared else 1)
+    else:
+        image.set_sform(grid.nifti.get_sform(), int(grid.nifti["sform_code"]))
+        image.set_qform(grid.nifti.get_qform(), int(grid.nifti["qform_code"]))
+    nibabel.save(image, path)
