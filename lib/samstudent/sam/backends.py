@@ -1,0 +1,271 @@
+"""Segment Anything models behind one interface: embed an image once, decode any number of prompts.
+
+numpy outside, torch inside. What differs between the models is how an image is prepared; the prompt encoder and the
+mask decoder are the same architecture in all of them, so both live in ``SamModel``.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from samstudent.errors import UserError
+from samstudent.sam.prompts import Mask, Prompt
+from samstudent.task import SamSection
+
+Float = NDArray[np.float32]
+Size = tuple[int, int]
+
+#: Probability that a pixel inside a mask prompt gets, and 1 minus that outside: logits of about +-7, SAM's own range.
+_SURE = 0.999
+#: Prompts decoded at once on a GPU; bounds the memory (about 60 MB each in float32).
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """An image as SAM's encoder sees it.
+
+    Attributes:
+        features: float32 (1, 256, h, w).
+        image_size: (y, x) of the original image.
+        input_size: (y, x) of the image after resizing, before padding.
+        side: the square that the model looks at, padding included, in pixels of the resized image.
+    """
+
+    features: Float
+    image_size: Size
+    input_size: Size
+    side: int
+
+    def pooled(self) -> Float:
+        """The mean feature vector float32 (256,) of the image without its padding."""
+        per_pixel = self.features.shape[-1] / self.side
+        height, width = (max(1, round(size * per_pixel)) for size in self.input_size)
+        return np.asarray(self.features[0, :, :height, :width].mean(axis=(1, 2)), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """SAM's answer to one prompt.
+
+    Attributes:
+        low_res: float32 (L, L) logits in the model's padded frame; may be fed back as ``Prompt.mask_input``.
+        predicted_iou: the model's own guess of the overlap of its mask with the truth; near 0 to 1.
+        embedding: of the image it belongs to.
+    """
+
+    low_res: Float
+    predicted_iou: float
+    embedding: Embedding
+
+    @property
+    def logits(self) -> Float:
+        """float32 (y, x) at the image's size; the mask is where they are above 0. Computed at every access, because
+        those of earlier stages are never needed and those of a large radiograph are."""
+        side = self.embedding.side
+        height, width = self.embedding.input_size
+        with torch.inference_mode():
+            logits = torch.from_numpy(self.low_res)[None, None]
+            logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)[..., :height, :width]
+            logits = F.interpolate(logits, self.embedding.image_size, mode="bilinear", align_corners=False)
+        return np.asarray(logits[0, 0].numpy())
+
+
+class SamBackend(Protocol):
+    """What refinement, cache and the interactive tasks need of a SAM.
+
+    Attributes:
+        name: the task file's word for it, e.g. "lite_medsam".
+        digest: SHA-256 of the weights' file, hex.
+        preprocessing: name and version of the image's preparation; changes when embeddings would.
+    """
+
+    name: str
+    digest: str
+    preprocessing: str
+
+    def embed(self, image: NDArray[np.uint8]) -> Embedding:
+        """Embed an image, uint8 (y, x, 3)."""
+
+    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+        """Answer one prompt."""
+
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+        """Answer several prompts about one image, in their order."""
+
+
+class SamModel(ABC):
+    """The part that all SAMs share; a ``SamBackend``.
+
+    The model is built at first use and guarded by a lock, so one object serves all threads of a server.
+
+    One mask is decoded for each prompt, except for a single positive point with nothing else, which may mean a part or
+    the whole: then the best by predicted IoU of the three masks that SAM offers for this case, if it was trained so.
+
+    Args:
+        name: see ``SamBackend``.
+        digest: SHA-256 of the weights, hex.
+        build: makes the model in evaluation mode, with ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``.
+        device: a torch device; None: cuda where there is one, else cpu.
+    """
+
+    preprocessing: ClassVar[str]
+    #: Whether the three outputs for ambiguous prompts were trained.
+    ambiguous_points: ClassVar[bool] = True
+
+    def __init__(self, name: str, digest: str, build: Callable[[], Any], device: str | None = None) -> None:
+        self.name = name
+        self.digest = digest
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._build = build
+        self._model: Any = None
+        self._dense_pe: torch.Tensor | None = None
+        self._lock = threading.RLock()
+
+    def load(self) -> Any:
+        """Build the model now rather than at first use, e.g. to see at start that its file is right."""
+        with self._lock:
+            if self._model is None:
+                model = self._build().to(self.device).eval()
+                with torch.inference_mode():
+                    self._dense_pe = model.prompt_encoder.get_dense_pe()
+                self._model = model
+            return self._model
+
+    def embed(self, image: NDArray[np.uint8]) -> Embedding:
+        """Embed an image.
+
+        Args:
+            image: uint8 (y, x, 3).
+
+        Raises:
+            UserError: another dtype or shape.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise UserError(f"SAM needs a uint8 image (y, x, 3), not {image.dtype} {image.shape}")
+        with self._lock, torch.inference_mode():
+            model = self.load()
+            prepared, input_size = self._prepare(image)
+            features = model.image_encoder(prepared.to(self.device)).float().cpu().numpy()
+        return Embedding(features, (image.shape[0], image.shape[1]), input_size, prepared.shape[-1])
+
+    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+        """Answer one prompt."""
+        return self.decode_many(embedding, [prompt])[0]
+
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+        """Answer several prompts about one image, in their order.
+
+        On a CPU one after the other, which is faster there (docs/reference/recipe.md); on a GPU one form at once.
+
+        Raises:
+            UserError: a prompt with neither box nor point.
+        """
+        groups: dict[object, list[int]] = defaultdict(list)
+        for index, prompt in enumerate(prompts):
+            if prompt.box is None and not prompt.positive and not prompt.negative:
+                raise UserError("a prompt needs a box or a point")
+            alone = self.device.type == "cpu" and index
+            groups[alone, _form(prompt)].append(index)
+        answers: dict[int, Decoded] = {}
+        with self._lock, torch.inference_mode():
+            self.load()
+            features = torch.from_numpy(embedding.features).to(self.device)
+            for members in groups.values():
+                for start in range(0, len(members), _BATCH):
+                    batch = members[start : start + _BATCH]
+                    decoded = self._decode_alike(embedding, features, [prompts[i] for i in batch])
+                    answers.update(zip(batch, decoded, strict=True))
+        return [answers[i] for i in range(len(prompts))]
+
+    def _decode_alike(self, embedding: Embedding, features: torch.Tensor, prompts: list[Prompt]) -> list[Decoded]:
+        """Decode prompts with the same number of points, all or none with box, all or none with mask."""
+        first = prompts[0]
+        points = boxes = masks = None
+        if first.positive or first.negative:
+            coords = self._scale([[*p.positive, *p.negative] for p in prompts], embedding)
+            signs = [[1] * len(first.positive) + [0] * len(first.negative)] * len(prompts)
+            points = (coords, torch.tensor(signs, dtype=torch.int, device=self.device))
+        if first.box is not None:
+            corners = [[(p.box[0], p.box[1]), (p.box[2], p.box[3])] for p in prompts if p.box is not None]
+            boxes = self._scale(corners, embedding).reshape(-1, 4)
+        if first.mask_input is not None:
+            stack = np.stack([np.asarray(p.mask_input, dtype=np.float32)[None] for p in prompts])
+            masks = torch.from_numpy(stack).to(self.device)
+        sparse, dense = self._model.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        low_res, iou = self._model.mask_decoder(
+            image_embeddings=features,
+            image_pe=self._dense_pe,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=self.ambiguous_points and _form(first) == (1, 0, False, False),
+        )
+        best = iou.argmax(dim=1)
+        rows = torch.arange(len(prompts), device=best.device)
+        chosen, quality = low_res[rows, best].float().cpu().numpy(), iou[rows, best].float().cpu().tolist()
+        return [Decoded(mask, value, embedding) for mask, value in zip(chosen, quality, strict=True)]
+
+    def _scale(self, points: list[list[tuple[float, float]]], embedding: Embedding) -> torch.Tensor:
+        """Points (B, N, 2) x, y from pixels of the image to pixels of the resized image.
+
+        Pixel 0 stays pixel 0, as in segment-anything's ``ResizeLongestSide.apply_coords``; its prompt encoder adds the
+        half pixel.
+        """
+        (height, width), (new_height, new_width) = embedding.image_size, embedding.input_size
+        scaled = np.asarray(points, dtype=np.float64) * [new_width / width, new_height / height]
+        return torch.as_tensor(scaled, dtype=torch.float, device=self.device)
+
+    @abstractmethod
+    def _prepare(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Size]:
+        """The encoder's input float32 (1, 3, side, side), and the (y, x) of the image in its upper left corner."""
+
+
+def mask_input(mask: Mask, embedding: Embedding) -> Float:
+    """A mask as the logits that SAM takes as mask prompt.
+
+    Args:
+        mask: bool (y, x) at the image's size.
+        embedding: of that image.
+
+    Returns:
+        float32 (L, L), in the model's padded frame, L being four times the side of the features.
+    """
+    side, low = embedding.side, 4 * embedding.features.shape[-1]
+    height, width = embedding.input_size
+    with torch.inference_mode():
+        inside = torch.from_numpy(mask.astype(np.float32))[None, None]
+        inside = F.interpolate(inside, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        inside = F.adaptive_avg_pool2d(F.pad(inside, (0, side - width, 0, side - height)), low)
+        return np.asarray(torch.logit(inside.clamp(1 - _SURE, _SURE))[0, 0].numpy())
+
+
+def load_backend(section: SamSection, device: str | None = None) -> SamModel:
+    """The SAM that a task file names. Its file is checked now, the model is built at first use (or by ``load``).
+
+    Raises:
+        NotFound: no such checkpoint, or the package that brings the embedded weights is missing.
+        UserError: the file is not what its digest says, or (at first use) holds another model's weights.
+    """
+    # Late: each import takes seconds, and only one is needed.
+    if section.backend == "lite_medsam":
+        from samstudent.sam import lite_medsam
+
+        return lite_medsam.load(device)
+    from samstudent.sam import segment_anything
+
+    return segment_anything.load(section, device)
+
+
+def _form(prompt: Prompt) -> tuple[int, int, bool, bool]:
+    """Prompts of one form can be decoded in one batch."""
+    return len(prompt.positive), len(prompt.negative), prompt.box is not None, prompt.mask_input is not None

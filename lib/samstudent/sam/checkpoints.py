@@ -1,0 +1,62 @@
+"""Reading the weights of a SAM: from a file that is what it should be, never running code from it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samstudent.errors import NotFound, UserError
+from samstudent.files import sha256_file
+
+
+def checked_digest(path: Path, expected: str | None = None) -> str:
+    """SHA-256 of a checkpoint's bytes, hex.
+
+    Raises:
+        NotFound: there is no such file.
+        UserError: its digest is not ``expected``.
+    """
+    if not path.is_file():
+        raise NotFound(f"{path}: no such file; sam.checkpoint must be the path of the model's weights (.pth)")
+    digest = sha256_file(path)
+    if expected is not None and digest != expected:
+        raise UserError(f"{path}: its SHA-256 is {digest}, expected {expected}: a damaged download or another file")
+    return digest
+
+
+def load_weights(model: torch.nn.Module, path: Path, what: str) -> None:
+    """Fill a model with a checkpoint's weights; every weight of the model must be there, and no other.
+
+    Args:
+        model: changed in place.
+        path: a ``torch.save``d state dict, bare or under the key "model" (as training scripts save it).
+        what: the model's name, for the message.
+
+    Raises:
+        UserError: no such checkpoint, or weights of another model. Names the file.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a PyTorch checkpoint of plain weights: {reason}") from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}, not the weights of {what}")
+    own = model.state_dict()
+    missing, foreign = sorted(own.keys() - state.keys()), sorted(map(str, state.keys() - own.keys()))
+    if missing or foreign:
+        examples = ", ".join((missing or foreign)[:3])
+        raise UserError(
+            f"{path}: not the weights of {what}: {len(missing)} missing, {len(foreign)} unknown "
+            f"({'missing' if missing else 'unknown'}: {examples})"
+        )
+    for key, value in own.items():
+        if not isinstance(state[key], torch.Tensor) or state[key].shape != value.shape:
+            found = tuple(getattr(state[key], "shape", ()))
+            raise UserError(f"{path}: not the weights of {what}: {key} is {found}, should be {tuple(value.shape)}")
+    model.load_state_dict(state)

@@ -1,0 +1,207 @@
+"""From a student's probabilities to a coarse mask, and from coarse masks to what SAM is asked.
+
+Pure functions on arrays. Masks are bool ``(y, x)`` (``(z, y, x)`` where noted); points and boxes are ``x, y`` in
+pixels, pixel centres at integers, boxes inclusive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from samstudent.errors import UserError
+from samstudent.task import Recipe
+
+Mask = NDArray[np.bool_]
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What SAM is asked about one structure in one call of its decoder.
+
+    Attributes:
+        box: x0, y0, x1, y1, inclusive pixels.
+        positive: points (x, y) on the structure.
+        negative: points (x, y) that are not on it.
+        mask_input: float32 (L, L) low-resolution logits in the model's own frame: an earlier ``Decoded.low_res``, or a
+            mask through ``backends.mask_input``.
+    """
+
+    box: Box | None = None
+    positive: tuple[Point, ...] = ()
+    negative: tuple[Point, ...] = ()
+    mask_input: NDArray[np.float32] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Box and points, rounded to a hundredth of a pixel; parts that are not used are left out."""
+        content: dict[str, Any] = {}
+        if self.box is not None:
+            content["box"] = [round(v, 2) for v in self.box]
+        if self.positive:
+            content["positive"] = [[round(v, 2) for v in point] for point in self.positive]
+        if self.negative:
+            content["negative"] = [[round(v, 2) for v in point] for point in self.negative]
+        return content
+
+
+def coarse_mask(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
+    """Threshold one structure's probabilities and keep the components that the recipe asks for.
+
+    Pixels that touch at a corner belong together (8 neighbours in 2D, 26 in 3D), so that thin oblique structures stay
+    whole. Of equally probable components the larger wins.
+
+    Args:
+        probability: (y, x) or (z, y, x), values 0 to 1. NaN counts as below the threshold.
+        recipe: ``threshold``, ``component`` and ``min_size`` are used.
+
+    Returns:
+        bool mask of the same shape, all False where the structure is absent. ``recipe.morphology`` is not applied: see
+        ``reshape``.
+    """
+    mask = np.zeros(probability.shape, dtype=np.bool_)
+    above = probability >= recipe.threshold
+    window = _window(above)
+    if window is None:
+        return mask
+    labels, count = ndimage.label(above[window], structure=np.ones((3,) * mask.ndim, dtype=np.bool_))
+    flat = labels.ravel()
+    sizes = np.bincount(flat, minlength=count + 1)
+    sizes[0] = 0
+    keep = sizes >= recipe.min_size
+    if recipe.component != "all" and keep.any():
+        rank = sizes.astype(np.float64)
+        if recipe.component == "probable":
+            rank = np.bincount(flat, weights=probability[window].ravel(), minlength=count + 1) / np.maximum(sizes, 1)
+        candidates = np.flatnonzero(keep)
+        best = max(candidates, key=lambda label: (rank[label], sizes[label]))
+        keep = np.arange(count + 1) == best
+    mask[window] = keep[labels]
+    return mask
+
+
+def coarse_masks(probabilities: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
+    """``coarse_mask`` of every structure: float (S, *spatial) -> bool (S, *spatial)."""
+    masks = np.zeros(probabilities.shape, dtype=np.bool_)
+    for mask, probability in zip(masks, probabilities, strict=True):
+        mask[...] = coarse_mask(probability, recipe)
+    return masks
+
+
+def reshape(mask: Mask, recipe: Recipe) -> Mask:
+    """Apply the recipe's morphology with a square footprint of ``morphology_size`` pixels.
+
+    It shapes the mask that box and mask prompt are drawn from, e.g. a more generous box by dilation. A mask that
+    erosion or opening would wipe out is returned unchanged: the structure is there, only thin.
+    """
+    window = _window(mask)
+    if recipe.morphology == "none" or window is None:
+        return mask
+    size = recipe.morphology_size
+    # Room for the growth, inside the image and beyond it: closing at the image's edge must not eat the mask.
+    padded = np.pad(mask[window], size)
+    change = {
+        "dilate": ndimage.binary_dilation,
+        "erode": ndimage.binary_erosion,
+        "open": ndimage.binary_opening,
+        "close": ndimage.binary_closing,
+    }[recipe.morphology]
+    changed = change(padded, structure=np.ones((size,) * mask.ndim, dtype=np.bool_))
+    result = np.zeros_like(mask)
+    source, target = [], []
+    for part, length in zip(window, mask.shape, strict=True):
+        start, stop = max(part.start - size, 0), min(part.stop + size, length)
+        target.append(slice(start, stop))
+        source.append(slice(start - part.start + size, stop - part.start + size))
+    result[tuple(target)] = changed[tuple(source)]
+    return result if result.any() else mask
+
+
+def box_of(mask: Mask, margin: float = 0.0) -> Box:
+    """The box around a mask, clipped to the image.
+
+    Args:
+        mask: bool (y, x), not empty.
+        margin: widens each side by this share of the box's own width or height.
+
+    Returns:
+        x0, y0, x1, y1 of the outermost pixels, both inclusive.
+    """
+    window = _window(mask)
+    if window is None:
+        raise UserError("an empty mask has no box")
+    rows, columns = window
+    height, width = mask.shape
+    grow_x, grow_y = margin * (columns.stop - columns.start), margin * (rows.stop - rows.start)
+    return (
+        max(0.0, columns.start - grow_x),
+        max(0.0, rows.start - grow_y),
+        min(width - 1.0, columns.stop - 1 + grow_x),
+        min(height - 1.0, rows.stop - 1 + grow_y),
+    )
+
+
+def inner_point(mask: Mask) -> Point:
+    """The pixel of a mask that lies deepest inside it: the maximum of its distance transform, as x, y.
+
+    Not the centroid of the paper: that of a concave mask (a hook, a ring) may lie outside, and one that barely lies
+    inside sits on an edge, where a click is ambiguous. The deepest point is always inside, and as far from every
+    edge as can be; SAM's own evaluation clicks there too (Segment Anything, arXiv 2304.02643, section 7.1). Of equally
+    deep pixels the one nearest to the centroid is taken, then the topmost, then the leftmost: on a disk or a rectangle
+    the two rules agree.
+    """
+    window = _window(mask)
+    if window is None:
+        raise UserError("an empty mask has no inner point")
+    rows, columns = window
+    # One pixel of background around: the image's edge bounds the mask too.
+    depth = ndimage.distance_transform_edt(np.pad(mask[window], 1))[1:-1, 1:-1]
+    deepest = np.argwhere(depth >= depth.max() - 1e-9)
+    off_centre = ((deepest - np.argwhere(mask[window]).mean(axis=0)) ** 2).sum(axis=1)
+    y, x = deepest[np.argmin(off_centre)]
+    return float(columns.start + x), float(rows.start + y)
+
+
+def negative_points(masks: Sequence[Mask], inner: Sequence[Point]) -> list[tuple[Point, ...]]:
+    """For every structure the inner points of all others.
+
+    Where structures overlap, another's inner point may lie on this structure. Then the deepest pixel of the other
+    outside this one is taken instead, and none where the other lies wholly within this one.
+
+    Args:
+        masks: the masks of the present structures, bool (y, x), none empty.
+        inner: their inner points.
+
+    Returns:
+        One tuple of points (x, y) per structure, in the order of ``masks``.
+    """
+    result = []
+    for i, own in enumerate(masks):
+        points = []
+        for j, other in enumerate(masks):
+            if j == i:
+                continue
+            x, y = inner[j]
+            if not own[int(y), int(x)]:
+                points.append((x, y))
+            elif (rest := other & ~own).any():
+                points.append(inner_point(rest))
+        result.append(tuple(points))
+    return result
+
+
+def _window(mask: Mask) -> tuple[slice, ...] | None:
+    """The slices around a mask's True pixels; None if there are none."""
+    slices = []
+    for axis in range(mask.ndim):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if not len(hit):
+            return None
+        slices.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return tuple(slices)
