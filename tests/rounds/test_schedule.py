@@ -1,0 +1,284 @@
+"""The schedule: a pending trigger is kept, survives a restart, and is not doubled."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.schedule import Scheduler, due, next_time
+from samstudent.task import ScheduleSection
+
+BERLIN = ZoneInfo("Europe/Berlin")
+EVERY_3 = ScheduleSection(every_labels=3)
+AT_2 = ScheduleSection(at="02:00")
+
+
+def stamp(text: str, fold: int = 0) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=BERLIN, fold=fold).timestamp()
+
+
+class TestDue:
+    def test_neither_set_is_never(self):
+        assert due(ScheduleSection(), 100, [1, 2, 3], None, 0) is None
+
+    def test_after_n_labels(self):
+        assert due(EVERY_3, 100, [10, 20], None, 0) is None
+        assert due(EVERY_3, 100, [10, 20, 30], None, 0) == "3 new labels (every 3)"
+        assert due(EVERY_3, 100, [10, 20, 30], 15, 0) is None
+        # The first is saved again, corrected.
+        assert due(EVERY_3, 100, [40, 20, 30], 15, 0) == "3 new labels (every 3)"
+        assert due(EVERY_3, 100, [40, 20, 30], 40, 0) is None
+
+    def test_labels_of_the_future_wait(self):
+        assert due(EVERY_3, 100, [10, 20, 101], None, 0) is None
+        assert due(EVERY_3, 101, [10, 20, 101], None, 0)
+
+    @given(times=st.lists(st.floats(0, 1000), max_size=20), every=st.integers(1, 5))
+    def test_a_concluded_round_settles_everything_before_it(self, times, every):
+        section = ScheduleSection(every_labels=every, at="02:00")
+        assert due(section, 1e6, times, 1000, 0, BERLIN) is None
+        assert bool(due(ScheduleSection(every_labels=every), 1e6, times, None, 0)) == (len(times) >= every)
+
+    def test_once_a_day_if_there_is_a_new_label(self):
+        created, label = stamp("2026-05-01 12:00"), stamp("2026-05-01 15:00")
+        before, after = stamp("2026-05-02 01:59"), stamp("2026-05-02 02:00")
+        assert due(AT_2, before, [label], None, created, BERLIN) is None
+        assert due(AT_2, after, [label], None, created, BERLIN) == "02:00 o'clock, 1 new label"
+        assert due(AT_2, after, [], None, created, BERLIN) is None
+        # The round has run; a label that comes later in the day waits for the next night.
+        late = stamp("2026-05-02 09:00")
+        assert due(AT_2, late + 60, [label, late], after + 1, created, BERLIN) is None
+        assert due(AT_2, stamp("2026-05-03 02:00"), [label, late], after + 1, created, BERLIN)
+
+    def test_a_night_that_the_server_was_down_is_made_up_for(self):
+        created, label = stamp("2026-05-01 12:00"), stamp("2026-05-01 15:00")
+        assert due(AT_2, stamp("2026-05-02 08:00"), [label], None, created, BERLIN)
+        assert due(AT_2, stamp("2026-05-09 08:00"), [label], None, created, BERLIN)
+
+    def test_times_before_the_schedule_are_not_made_up_for(self):
+        assert due(AT_2, stamp("2026-05-02 08:00"), [0.0], None, stamp("2026-05-02 07:00"), BERLIN) is None
+
+    def test_spring_skips_the_hour_but_not_the_day(self):
+        section, label = ScheduleSection(at="02:30"), stamp("2026-03-28 12:00")
+        assert due(section, stamp("2026-03-29 01:59"), [label], stamp("2026-03-28 02:30"), 0, BERLIN) is None
+        assert due(section, stamp("2026-03-29 03:30"), [label], stamp("2026-03-28 02:30"), 0, BERLIN)
+        assert next_time(section, stamp("2026-03-29 00:00"), BERLIN).timestamp() == stamp("2026-03-29 03:30")
+
+    def test_midnight_after_the_spring_change(self):
+        midnight = stamp("2028-03-27 00:00")
+        assert next_time(ScheduleSection(at="00:00"), midnight - 1, BERLIN).timestamp() == midnight
+
+    def test_autumn_repeats_the_hour_but_not_the_round(self):
+        section, first = ScheduleSection(at="02:30"), stamp("2026-10-25 02:30")
+        label = first + 60
+        assert next_time(section, first - 60, BERLIN).timestamp() == first
+        second = stamp("2026-10-25 02:30", fold=1)
+        assert second == first + 3600
+        assert due(section, second + 60, [label], first, 0, BERLIN) is None
+        assert next_time(section, first, BERLIN).timestamp() == stamp("2026-10-26 02:30")
+
+    @given(st.integers(1_700_000_000, 1_900_000_000), st.integers(0, 23), st.integers(0, 59))
+    def test_the_next_time_is_within_a_day_and_says_what_the_clock_says(self, now, hour, minute):
+        at = next_time(ScheduleSection(at=f"{hour:02}:{minute:02}"), now, BERLIN)
+        assert 0 < at.timestamp() - now <= 25 * 3600
+        wall = datetime.fromtimestamp(at.timestamp(), BERLIN)
+        assert (wall.hour, wall.minute) == (hour, minute) or (hour == 2 and wall.hour == 3)
+
+
+class World:
+    """A study with a clock in hand, and a host that runs one training at a time."""
+
+    def __init__(self, folder: Path, section: ScheduleSection = EVERY_3) -> None:
+        self.now, self.times, self.busy = 1000.0, [], False
+        self.started: list[str] = []
+        self.ledger, self.section = Ledger(folder), section
+        self.restart()
+
+    def restart(self) -> None:
+        self.scheduler = Scheduler(
+            self.section,
+            self.ledger,
+            lambda: list(self.times),
+            lambda: self.busy,
+            self.start,
+            poll_seconds=10,
+            clock=lambda: self.now,
+            zone=BERLIN,
+        )
+
+    def start(self, reason: str) -> None:
+        self.started.append(reason)
+        self.ledger.new_round(reason, started=self.now)
+
+    def label(self, n: int) -> None:
+        for _ in range(n):
+            self.now += 1
+            self.times.append(self.now)
+
+    def look(self, after: float = 1) -> int:
+        self.now += after
+        self.scheduler.look()
+        return len(self.started)
+
+    def end(self, status: str = "done") -> None:
+        self.ledger.update(self.ledger.rounds()[-1].id, status=status)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_rounds_follow_labels(world: World):
+    world.label(2)
+    assert world.look() == 0 and world.scheduler.status()["new_labels"] == 2
+    world.label(1)
+    assert world.look() == 1 and world.started == ["3 new labels (every 3)"]
+    status = world.scheduler.status()
+    assert status["running"]["id"] == "r0001" and status["pending"] is None and status["new_labels"] == 0
+    world.end()
+    assert world.look() == 1
+    assert world.scheduler.status()["last_round"]["status"] == "done"
+
+
+def test_a_trigger_while_a_training_runs_is_kept_and_not_doubled(world: World):
+    world.label(3)
+    assert world.look() == 1
+    world.label(7)
+    assert world.look() == 1
+    status = world.scheduler.status()
+    assert status["pending"] == "7 new labels (every 3)" and status["waiting"] == "a training runs"
+    world.end()
+    world.busy = True  # another job of the host
+    assert world.look() == 1
+    world.busy = False
+    assert world.look() == 2
+    world.end()
+    assert world.look() == 2
+
+
+def test_a_restart_keeps_a_pending_trigger_and_does_not_double_it(world: World):
+    world.busy = True
+    world.label(4)
+    assert world.look() == 0
+    world.restart()
+    assert world.scheduler.status()["pending"]
+    world.busy = False
+    assert world.look() == 1
+    world.restart()  # while the round runs
+    assert world.look() == 1
+    world.end()
+    world.restart()
+    assert world.look() == 1 and world.scheduler.status()["pending"] is None
+
+
+def test_a_time_of_day_survives_a_restart(tmp_path: Path):
+    world = World(tmp_path, AT_2)
+    world.now = stamp("2026-05-01 12:00")
+    world.label(1)
+    assert world.look() == 0
+    assert world.scheduler.status()["next_time"] == "2026-05-02T02:00:00+02:00"
+    world.now = stamp("2026-05-02 07:00")
+    world.restart()
+    assert world.look() == 1
+    world.end()
+    assert world.look() == 1
+
+
+def test_an_interrupted_round_leaves_its_trigger_a_failed_one_does_not(world: World):
+    world.label(3)
+    assert world.look() == 1
+    world.end("interrupted")
+    assert world.look(after=10) == 2
+    world.end("interrupted")
+    assert world.look(after=10) == 2  # the wait has doubled
+    assert "2 start(s) led to no finished round" in world.scheduler.status()["waiting"]
+    assert world.look(after=10) == 3
+    world.end("failed")
+    assert world.look(after=1000) == 3
+    world.label(3)
+    assert world.look() == 4
+
+
+def test_a_failing_start_is_told_and_does_not_stop_the_next(world: World):
+    def broken(reason: str) -> None:
+        raise OSError("no memory")
+
+    world.scheduler._start = broken
+    world.label(3)
+    assert world.look() == 0
+    assert world.scheduler.status()["last_error"] == "OSError: no memory"
+    world.scheduler._start = world.start
+    assert world.look(after=9) == 0  # not hammered
+    assert world.look(after=1) == 1
+    assert world.scheduler.status()["last_error"] is None
+
+
+def test_a_start_that_opens_no_round_is_told_and_waits_longer_each_time(world: World):
+    attempts: list[float] = []
+    world.scheduler._start = lambda reason: attempts.append(world.now)
+    world.label(3)
+    for _ in range(200):
+        world.look(after=1)
+    assert [b - a for a, b in zip(attempts, attempts[1:], strict=False)] == [10, 20, 40, 80]
+    assert "no round was opened" in world.scheduler.status()["last_error"]
+
+
+def test_an_error_in_a_look_does_not_stop_the_next(world: World):
+    def broken() -> list[float]:
+        raise ValueError("datastore is away")
+
+    world.scheduler._label_times, healthy = broken, world.scheduler._label_times
+    world.label(3)
+    assert world.look() == 0 and world.scheduler.last_error == "ValueError: datastore is away"
+    world.scheduler._label_times = healthy
+    assert world.look() == 1
+
+
+def test_held_schedules_keep_their_trigger_over_a_restart(world: World):
+    world.scheduler.pause(True)
+    world.label(3)
+    assert world.look() == 0
+    world.restart()
+    assert world.look() == 0
+    status = world.scheduler.status()
+    assert status["paused"] and status["pending"] and status["waiting"] == "the schedule is held"
+    world.scheduler.pause(False)
+    assert world.look() == 1
+
+
+def test_asking_for_the_status_writes_nothing(tmp_path: Path):
+    world = World(tmp_path / "state")
+    assert world.scheduler.status()["last_round"] is None
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_thread_polls_and_goes_on_after_an_error(tmp_path: Path):
+    ledger, looked = Ledger(tmp_path), threading.Semaphore(0)
+
+    def label_times() -> list[float]:
+        looked.release()
+        raise ValueError("always")
+
+    scheduler = Scheduler(EVERY_3, ledger, label_times, lambda: False, lambda reason: None, poll_seconds=0.02)
+    scheduler.run()
+    try:
+        assert all(looked.acquire(timeout=30) for _ in range(3))
+    finally:
+        scheduler.stop()
+    assert scheduler.last_error == "ValueError: always"
+
+
+def test_without_a_schedule_no_thread_runs(tmp_path: Path):
+    scheduler = Scheduler(ScheduleSection(), Ledger(tmp_path), list, lambda: False, lambda reason: None)
+    before = threading.active_count()
+    scheduler.run()
+    assert threading.active_count() == before and scheduler.status()["next_time"] is None
+    scheduler.stop()
