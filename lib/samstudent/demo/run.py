@@ -130,7 +130,7 @@ def _wait_for_round(annotator: Annotator, description: str, after: str) -> dict[
                     bar.update(job, completed=record["steps"])
                     return record
                 if record["status"] != "running":
-                    raise RuntimeError(f"round {record['id']} {record['status']}: {record['decision']}")
+                    raise RuntimeError(f"round {record['id']} {record['status']}: {record['error'] or record['decision']}")
             else:
                 _raise_if_training_failed(annotator)
             time.sleep(1)

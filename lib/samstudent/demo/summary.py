@@ -24,7 +24,7 @@ def scores(record: dict[str, Any]) -> dict[str, float]:
 
 def show_table(console: Console, task: Task, arms: Arms) -> None:
     """Print Dice on the hold-out: a row a structure, a column a student."""
-    table = Table(title=f"Dice on the hold-out ({len(next(iter(arms.values()))['holdout'])} cases), in %")
+    table = Table(title=f"Dice on the hold-out ({len(next(iter(arms.values()))['holdout_ids'])} cases), in %")
     table.add_column("structure")
     for arm in arms:
         table.add_column(arm, justify="right")

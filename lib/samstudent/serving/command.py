@@ -60,22 +60,22 @@ def list_rounds(studies: str, task: str) -> None:
             r.id,
             r.status,
             "<-" if champion and champion.id == r.id else "",
-            str(len(r.labels)),
-            str(r.pseudo.n if r.pseudo else 0),
+            str(len(r.labels_used)),
+            str(r.pseudo_used.n),
             _percent(dice.get("mean")),
             _percent(before.get("mean")),
-            r.decision or "",
+            r.error or r.decision,
         )
     Console().print(table)
 
 
 def promote_round(studies: str, task: str, round_id: str) -> None:
-    _ledger(studies, task).promote(round_id, reason="command line")
+    _ledger(studies, task).promote(round_id, who="command line")
     typer.echo(f"{round_id} is served now")
 
 
 def roll_back(studies: str, task: str) -> None:
-    typer.echo(f"{_ledger(studies, task).rollback()} is served now")
+    typer.echo(f"{_ledger(studies, task).rollback(who='command line')} is served now")
 
 
 def _percent(value: float | None) -> str:

@@ -47,11 +47,11 @@ def router(app: SamstudentApp) -> APIRouter:
 
     @routes.post("/rounds/{round_id}/promote", summary="Serve the student of this round")
     def post_promote(round_id: str, user: User = admin) -> dict[str, Any]:
-        app.study.ledger.promote(round_id, reason=f"by {user.username}")
+        app.study.ledger.promote(round_id, who=user.username)
         return {"champion": round_id}
 
     @routes.post("/rollback", summary="Serve the student that was served before")
     def post_rollback(user: User = admin) -> dict[str, Any]:
-        return {"champion": app.study.ledger.rollback(reason=f"by {user.username}")}
+        return {"champion": app.study.ledger.rollback(who=user.username)}
 
     return routes

@@ -44,7 +44,7 @@ class Study:
 
     @cached_property
     def holdout(self) -> HoldOut:
-        return HoldOut(self.folder / "holdout.json", self.task.holdout.fraction, split_csv=self.split_csv)
+        return HoldOut(self.folder / "holdout.json", self.task.holdout.fraction, self.split_csv)
 
     @cached_property
     def selection(self) -> SelectionState:
