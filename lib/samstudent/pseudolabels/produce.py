@@ -1,0 +1,160 @@
+"""Pseudo labels of all cases of a datastore that no human has labelled."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from samstudent.errors import UserError
+from samstudent.images import CaseImage, read_image
+from samstudent.labels import write_masks
+from samstudent.pseudolabels.case import Predictor, PseudoLabel, own_masks, pseudo_label_case
+from samstudent.pseudolabels.provenance import Provenance, is_current, provenance_of
+from samstudent.sam.backends import SamBackend
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.task import Task
+
+logger = logging.getLogger(__name__)
+
+HUMAN_TAG = "final"
+REFINED_TAG = "pseudo"
+RAW_TAG = "pseudo_raw"
+
+
+class Store(Protocol):
+    """What is needed of a MONAI Label datastore."""
+
+    def get_image_uri(self, image_id: str) -> str: ...
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]: ...
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]: ...
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str: ...
+    def remove_label(self, label_id: str, label_tag: str) -> None: ...
+
+
+@dataclass
+class Counts:
+    """What ``produce`` did, in cases."""
+
+    made: int = 0
+    current: int = 0
+    #: Labelled by a human, held out or excluded.
+    skipped: int = 0
+    #: Case id -> what was wrong with it.
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        text = f"{self.made} made, {self.current} up to date, {self.skipped} labelled by a human or held out"
+        return text + (f", {len(self.failed)} failed: {', '.join(self.failed)}" if self.failed else "")
+
+
+#: Called after each case with its number from 1, the number of all cases, and its id.
+Progress = Callable[[int, int, str], None]
+#: Called with each case made anew: its id, the image, and the pseudo label.
+OnCase = Callable[[str, CaseImage, PseudoLabel], None]
+
+
+def produce(
+    datastore: Store,
+    student: Predictor,
+    backend: SamBackend | None,
+    task: Task,
+    cache: EmbeddingCache | None,
+    case_ids: Iterable[str],
+    progress: Progress | None = None,
+    *,
+    exclude: Collection[str] = (),
+    on_case: OnCase | None = None,
+) -> Counts:
+    """Make the pseudo labels that are missing or stale, under the tags ``pseudo`` and ``pseudo_raw``.
+
+    A case that a human has labelled, or that is in ``exclude`` (hold-out, test), gets none and loses those it had. A
+    case that fails is reported and does not stop the others.
+
+    Args:
+        backend: None: only the student's own masks (``pseudo_raw``).
+    """
+    job = _Job(datastore, student, backend, task, cache, exclude, on_case)
+    counts = Counts()
+    ids = sorted(set(case_ids))
+    for number, case_id in enumerate(ids, 1):
+        try:
+            done = job.run(case_id)
+            setattr(counts, done, getattr(counts, done) + 1)
+        except Exception as error:  # one case must not cost the others; it is counted and told
+            # A user's broken file needs no stack trace in the log; a bug does.
+            logger.warning("no pseudo label for %s: %s", case_id, error, exc_info=not isinstance(error, UserError))
+            counts.failed[case_id] = f"{type(error).__name__}: {error}"
+        if progress is not None:
+            progress(number, len(ids), case_id)
+    return counts
+
+
+@dataclass
+class _Job:
+    datastore: Store
+    student: Predictor
+    backend: SamBackend | None
+    task: Task
+    cache: EmbeddingCache | None
+    exclude: Collection[str]
+    on_case: OnCase | None
+
+    def __post_init__(self) -> None:
+        self.expected = {RAW_TAG: provenance_of(self.student.version, None, self.task)}
+        if self.backend is not None:
+            self.expected[REFINED_TAG] = provenance_of(self.student.version, self.backend, self.task)
+
+    def run(self, case_id: str) -> str:
+        """Do one case; returns the field of ``Counts`` that it belongs to."""
+        labels = self.datastore.get_labels_by_image_id(case_id)
+        if HUMAN_TAG in labels or case_id in self.exclude:
+            self._drop(labels, (RAW_TAG, REFINED_TAG))
+            return "skipped"
+        if all(self._is_current(labels, tag, wanted) for tag, wanted in self.expected.items()):
+            return "current"
+        # Stale ones go first: should this case fail now, no label of an old student is left to train on.
+        self._drop(labels, self.expected)
+        image = read_image(self.datastore.get_image_uri(case_id), self.task.dimension)
+        if self.backend is None:
+            raw = own_masks(self.student.predict(image), self.task)
+        else:
+            label = pseudo_label_case(image, self.student, self.backend, self.task, self.cache)
+            raw = label.raw
+            self._save(case_id, REFINED_TAG, image, label.masks, label.info(), label.ignore)
+            if self.on_case is not None:
+                self.on_case(case_id, image, label)
+        self._save(case_id, RAW_TAG, image, raw, _raw_info(raw, self.expected[RAW_TAG], self.task))
+        return "made"
+
+    def _is_current(self, labels: dict[str, str], tag: str, wanted: Provenance) -> bool:
+        return tag in labels and is_current(self.datastore.get_label_info(labels[tag], tag), wanted)
+
+    def _drop(self, labels: dict[str, str], tags: Iterable[str]) -> None:
+        for tag in tags:
+            if tag in labels:
+                self.datastore.remove_label(labels[tag], tag)
+
+    def _save(
+        self,
+        case_id: str,
+        tag: str,
+        image: CaseImage,
+        masks: NDArray[Any],
+        info: dict[str, Any],
+        ignore: NDArray[Any] | None = None,
+    ) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "label.seg.nrrd"
+            write_masks(path, masks, self.task, image.grid, ignore=ignore)
+            self.datastore.save_label(case_id, str(path), tag, info)
+
+
+def _raw_info(raw: NDArray[Any], provenance: Provenance, task: Task) -> dict[str, Any]:
+    status = {name: "accepted" if mask.any() else "absent" for name, mask in zip(task.names, raw, strict=True)}
+    return {"provenance": provenance.as_json(), "structures": {n: {"status": s} for n, s in status.items()}}

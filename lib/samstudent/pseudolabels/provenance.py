@@ -1,0 +1,57 @@
+"""What a pseudo label was made with; it is stale as soon as any of it changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time as clock
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from samstudent.sam.backends import SamBackend
+from samstudent.task import Task
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Versions of all that shapes a pseudo label; of the student's own masks SAM's and the recipe's are empty."""
+
+    #: SHA-256 of the student's model file.
+    student: str
+    #: Name of the SAM backend and SHA-256 of its weights.
+    sam_backend: str
+    sam_digest: str
+    recipe_digest: str
+    task_digest: str
+    #: Seconds since 1970; does not count for ``is_current``.
+    time: float = field(default=0.0, compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def provenance_of(student_version: str, backend: SamBackend | None, task: Task) -> Provenance:
+    """Of a pseudo label made now; ``backend`` None: of the student's own masks."""
+    # All of the task that changes a pseudo label; its schedule, say, does not.
+    relevant = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "student"})
+    if backend is None:
+        return Provenance(student_version, "", "", "", _digest(relevant), clock.time())
+    relevant["thresholds"] = {name: task.threshold_of(name) for name in task.names}
+    # The stages that run, because a recipe may leave them to the backend.
+    stages = [stage.model_dump(mode="json") for stage in task.recipe.stages_for(backend.name)]
+    recipe = task.recipe.model_dump(mode="json") | {"stages": stages}
+    return Provenance(student_version, backend.name, backend.digest, _digest(recipe), _digest(relevant), clock.time())
+
+
+def is_current(info: Mapping[str, Any], expected: Provenance) -> bool:
+    """Whether a label with this info was made with just what ``expected`` says."""
+    found = info.get("provenance")
+    if not isinstance(found, Mapping):
+        return False
+    wanted = expected.as_json()
+    return all(found.get(key) == value for key, value in wanted.items() if key != "time")
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""How far a refined mask can be trusted, and which are good enough to train on.
+
+Quality of a structure = sqrt(predicted IoU x agreement): the geometric mean of what SAM thinks of its own mask and of
+the Dice of the student's coarse mask and SAM's. Both are in [0, 1] and each sees what the other misses: SAM is content
+with a sharp mask of the wrong thing, and the agreement is high where SAM only echoes a bad prompt. One of them near
+zero takes the quality to zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.sam.refine import StructureResult
+from samstudent.task import Task
+
+Status = Literal["accepted", "rejected", "absent"]
+
+
+def structure_quality(result: StructureResult) -> float:
+    """Quality in [0, 1] of one refined structure; 0 if it is not there or SAM drew nothing."""
+    if not result.present or result.agreement is None or not math.isfinite(result.agreement):
+        return 0.0
+    agreement = min(max(result.agreement, 0.0), 1.0)
+    if result.predicted_iou is None or not math.isfinite(result.predicted_iou):
+        return agreement
+    # SAM's estimate is a regression and may leave [0, 1].
+    return math.sqrt(min(max(result.predicted_iou, 0.0), 1.0) * agreement)
+
+
+@dataclass(frozen=True)
+class Gated:
+    """One structure of one case after the gate. ``quality`` is None for an absent one."""
+
+    name: str
+    status: Status
+    quality: float | None
+    #: Of an absent structure: how sure the student is of that, 1 - its highest probability anywhere.
+    absence: float | None = None
+    predicted_iou: float | None = None
+    agreement: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For the label's info."""
+        numbers = {"quality": self.quality, "absence": self.absence}
+        numbers |= {"predicted_iou": self.predicted_iou, "agreement": self.agreement}
+        return {"status": self.status} | {k: round(float(v), 4) for k, v in numbers.items() if v is not None}
+
+
+def gate(results: Sequence[StructureResult], probabilities: NDArray[Any], task: Task) -> list[Gated]:
+    """Judge each structure by ``task.threshold_of``.
+
+    Args:
+        results: of ``refine``, in the order of ``task.names``.
+        probabilities: the student's, float (S, *spatial).
+    """
+    gated = []
+    for result, probability in zip(results, probabilities, strict=True):
+        if not result.present:
+            gated.append(Gated(result.name, "absent", None, absence=float(1 - probability.max())))
+            continue
+        quality = structure_quality(result)
+        status: Status = "accepted" if quality >= task.threshold_of(result.name) else "rejected"
+        numbers = {"predicted_iou": result.predicted_iou, "agreement": result.agreement}
+        gated.append(Gated(result.name, status, quality, **numbers))
+    return gated
+
+
+def training_weights(structures: Mapping[str, Mapping[str, Any]], task: Task) -> NDArray[Any]:
+    """Weights float32 (S,) for the loss, from the ``structures`` in a pseudo label's info.
+
+    Accepted structures weigh their quality, absent ones how sure their absence is (both 1 without
+    ``weight_by_quality``); rejected ones, and those the label does not tell of, 0: nothing is known of them.
+    """
+    weights = np.zeros(len(task.names), dtype=np.float32)
+    for index, name in enumerate(task.names):
+        record = structures.get(name, {})
+        if record.get("status") in ("accepted", "absent"):
+            sure = record.get("quality" if record["status"] == "accepted" else "absence")
+            weights[index] = 1.0 if sure is None or not task.pseudo_labels.weight_by_quality else sure
+    return weights

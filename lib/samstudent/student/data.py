@@ -1,0 +1,198 @@
+"""Training cases in the student's grid, their augmentation, and how batches are drawn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import radians
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.transforms.compose import Compose
+from monai.transforms.croppad.dictionary import RandCropByPosNegLabeld, SpatialPadd
+from monai.transforms.intensity.dictionary import (
+    RandAdjustContrastd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+)
+from monai.transforms.spatial.dictionary import RandAffined, RandFlipd
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from samstudent.errors import UserError
+from samstudent.images import CaseImage, for_student
+from samstudent.student.grid import masks_to_student_grid, place, to_student_grid
+from samstudent.task import Task
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """One case as the student sees it. Human labels: weights 1, nothing ignored.
+
+    A weight of 0 means that nothing is known of that structure in this case (see ``student.loss``).
+    """
+
+    id: str
+    image: NDArray[Any]  # float32 (C, *grid)
+    masks: NDArray[Any]  # bool (S, *grid)
+    ignore: NDArray[Any]  # bool (S, *grid)
+    weights: NDArray[Any]  # float32 (S,)
+    human: bool
+
+
+def prepare_case(
+    id: str,
+    image: CaseImage,
+    masks: NDArray[Any],
+    task: Task,
+    *,
+    ignore: NDArray[Any] | None = None,
+    weights: NDArray[Any] | None = None,
+    human: bool = True,
+) -> TrainingCase:
+    """Bring one case to the student's grid; masks and ignore are bool (S, *spatial) on the image's canonical grid."""
+    placement = place(image.grid.spatial_shape, image.grid.spacing, task)
+    shown = to_student_grid(for_student(image, task.image), placement)
+    if ignore is None or not ignore.any():
+        ignored = np.zeros((len(masks), *placement.outer), dtype=bool)
+    else:
+        # Ignore regions of several structures may share pixels whatever the task says of the structures.
+        ignored = masks_to_student_grid(ignore, placement, overlap=True)
+    hard = masks_to_student_grid(masks, placement, task.overlap)
+    given = np.ones(len(masks), dtype=np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
+    return TrainingCase(id, shown, hard, ignored, given, human)
+
+
+class Draw(NamedTuple):
+    """One place in a batch: which case, and the seed of its augmentation.
+
+    The seed travels with the index, so that a run is the same with any number of loading threads.
+    """
+
+    case: int
+    seed: int
+
+
+class MixedBatchSampler(Sampler[list[Draw]]):
+    """Batches that hold a set share of human-labelled cases, whatever the numbers of both kinds.
+
+    Every case of a kind is drawn once before any is drawn again. Each ``iter`` gives the next ``steps`` batches of one
+    endless seeded sequence.
+    """
+
+    def __init__(
+        self, human: Sequence[int], pseudo: Sequence[int], batch_size: int, human_share: float, steps: int, seed: int
+    ) -> None:
+        """Args: indices of human- and pseudo-labelled cases, cases a batch, share of human ones, batches an epoch.
+
+        Raises:
+            UserError: there is no human-labelled case.
+        """
+        if not human:
+            raise UserError("there is no human-labelled case to train on")
+        self.steps = steps
+        self.human_count = batch_size
+        if pseudo:
+            self.human_count = min(batch_size, max(1, round(human_share * batch_size)))
+        self.pseudo_count = batch_size - self.human_count
+        self._rng = np.random.default_rng(seed)
+        self._human = _endless(human, self._rng)
+        self._pseudo = _endless(pseudo, self._rng)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for _ in range(self.steps):
+            cases = [next(self._human) for _ in range(self.human_count)]
+            cases += [next(self._pseudo) for _ in range(self.pseudo_count)]
+            yield [Draw(case, int(self._rng.integers(2**32))) for case in cases]
+
+
+def _endless(indices: Sequence[int], rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from (int(i) for i in rng.permutation(indices))
+
+
+class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
+    """Cases held in memory; ``[Draw]`` gives one augmented item of tensors: image, masks, ignore, weights."""
+
+    def __init__(self, cases: Sequence[TrainingCase], task: Task) -> None:
+        self.cases = cases
+        self.augment = augmentation(task)
+
+    def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
+        case = self.cases[draw.case]
+        structures = len(case.masks)
+        # Masks and ignore regions in one array: they go through the same geometry, interpolated once.
+        targets = np.concatenate([case.masks, case.ignore]).astype(np.float32)
+        item: dict[str, Any] = {"image": torch.from_numpy(case.image), "targets": torch.from_numpy(targets)}
+        if len(case.image.shape) == 4:
+            item["foreground"] = torch.from_numpy(case.masks.any(axis=0, keepdims=True).astype(np.float32))
+        self.augment.set_random_state(seed=draw.seed)
+        augmented = self.augment(item)
+        # The cropping transform of volumes answers with a list of crops.
+        item = augmented[0] if isinstance(augmented, list) else augmented
+        targets = torch.as_tensor(item["targets"])
+        return {
+            "image": torch.as_tensor(item["image"]).float(),
+            "masks": targets[:structures],
+            "ignore": targets[structures:],
+            "weights": torch.from_numpy(case.weights),
+        }
+
+
+def augmentation(task: Task) -> Compose:
+    """MONAI transforms by ``task.training``; 3D cases are padded and cropped to ``student.size`` first.
+
+    Crops are centred on a structure every second time: most of a volume is background.
+    """
+    training, size, dimension = task.training, task.student.size, task.dimension
+    both = ["image", "targets"]
+    steps: list[Any] = []
+    if dimension == 3:
+        every = [*both, "foreground"]
+        steps += [
+            SpatialPadd(every, spatial_size=size),
+            RandCropByPosNegLabeld(every, label_key="foreground", spatial_size=size, pos=1, neg=1, num_samples=1),
+        ]
+    if training.rotate or training.zoom or training.shift:
+        angle = radians(training.rotate)
+        steps.append(
+            RandAffined(
+                both,
+                prob=0.9,
+                # In 3D in the plane of the slices only (about z, array axis 0): the planes in which it is labelled.
+                rotate_range=angle if dimension == 2 else (angle, 0.0, 0.0),
+                scale_range=[training.zoom] * dimension,
+                translate_range=[training.shift * side for side in size],
+                mode=["bilinear", "nearest"],
+                padding_mode="zeros",
+            )
+        )
+    axes = "yx" if dimension == 2 else "zyx"
+    steps += [RandFlipd(both, prob=0.5, spatial_axis=axes.index(axis)) for axis in training.mirror]
+    if strength := training.intensity:
+        sigma = (0.25, 0.25 + 4 * strength)
+        steps += [
+            RandAdjustContrastd("image", prob=0.3, gamma=(1 / (1 + strength), 1 + strength)),
+            RandScaleIntensityd("image", prob=0.3, factors=strength),
+            RandShiftIntensityd("image", prob=0.3, offsets=strength / 2),
+            RandGaussianSmoothd("image", sigma, sigma, sigma, prob=0.2),
+            RandGaussianNoised("image", prob=0.3, std=strength / 4),
+        ]
+    return Compose(steps)
+
+
+def make_loader(
+    cases: Sequence[TrainingCase], task: Task, steps: int, seed: int
+) -> DataLoader[dict[str, torch.Tensor]]:
+    """Batches for one epoch of ``steps``; iterating again goes on with fresh ones."""
+    human = [i for i, case in enumerate(cases) if case.human]
+    pseudo = [i for i, case in enumerate(cases) if not case.human]
+    training = task.training
+    sampler = MixedBatchSampler(human, pseudo, training.batch_size, training.human_share, steps, seed)
+    return DataLoader(AugmentedCases(cases, task), batch_sampler=sampler)

@@ -1,0 +1,62 @@
+"""The student: a small MONAI network, as the task file describes it."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.nets.basic_unet import BasicUNet
+from monai.networks.nets.segresnet import SegResNet
+from monai.networks.nets.unet import UNet
+
+from samstudent.errors import UserError
+from samstudent.task import Task
+
+
+def output_channels(task: Task) -> int:
+    """One channel for each structure where they may overlap (sigmoid), else background in front (softmax)."""
+    return len(task.names) + (0 if task.overlap else 1)
+
+
+def build_network(task: Task) -> torch.nn.Module:
+    """A network with fresh weights, drawn from torch's global generator (fork and seed it for repeatable ones).
+
+    Input float32 (B, task.image.channels, *task.student.size); output logits (B, ``output_channels``, *size).
+    ``unet`` and ``basicunet`` take ``student.channels`` level by level; ``segresnet`` doubles ``channels[0]`` at each
+    of as many levels.
+
+    Raises:
+        UserError: channels or size do not suit the network.
+    """
+    section = task.student
+    channels = section.channels
+    _check(task)
+    dimension, inputs, outputs = task.dimension, task.image.channels, output_channels(task)
+    if section.network == "unet":
+        return UNet(dimension, inputs, outputs, channels, strides=(2,) * (len(channels) - 1), num_res_units=2)
+    if section.network == "basicunet":
+        return BasicUNet(dimension, inputs, outputs, features=(*channels, channels[0]))
+    return SegResNet(
+        spatial_dims=dimension,
+        in_channels=inputs,
+        out_channels=outputs,
+        init_filters=channels[0],
+        blocks_down=(1, *(2 for _ in channels[1:])),
+        blocks_up=tuple(1 for _ in channels[1:]),
+    )
+
+
+def _check(task: Task) -> None:
+    section = task.student
+    levels = len(section.channels)
+    if levels < 2 or any(c < 1 for c in section.channels):
+        raise UserError(f"student.channels needs two or more positive numbers, not {list(section.channels)}")
+    if section.network == "basicunet" and levels != 5:
+        raise UserError(f"student.channels: basicunet has exactly 5 levels, not {levels}")
+    if section.network == "segresnet" and section.channels[0] % 8:
+        raise UserError(f"student.channels: segresnet needs a first number divisible by 8, not {section.channels[0]}")
+    reduction = 2 ** (levels - 1)
+    # Instance norm cannot normalise a single pixel, so the deepest level keeps at least two along each axis.
+    if any(side % reduction or side < 2 * reduction for side in section.size):
+        raise UserError(
+            f"student.size {list(section.size)}: with {levels} levels in student.channels every side must be a "
+            f"multiple of {reduction}, at least {2 * reduction}"
+        )

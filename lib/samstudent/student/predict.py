@@ -1,0 +1,105 @@
+"""A trained student on one image."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.inferers.inferer import SlidingWindowInferer
+from numpy.typing import NDArray
+
+from samstudent.errors import NotFound, UserError
+from samstudent.files import atomic_write
+from samstudent.images import CaseImage, for_student
+from samstudent.student.device import autocast, pick_device
+from samstudent.student.grid import from_student_grid, place, to_student_grid
+from samstudent.student.network import build_network
+from samstudent.task import Task
+
+#: What a model depends on; a task that differs here needs another model.
+_FIXED = ("dimension", "structures", "overlap", "image", "student")
+
+
+class Student:
+    """A network with its weights, ready to predict; several threads may use it at once."""
+
+    def __init__(self, network: torch.nn.Module, task: Task, version: str, device: torch.device) -> None:
+        self.network = network.eval().to(device)
+        self.task = task
+        #: SHA-256, in hex, of the model file's bytes.
+        self.version = version
+        self.device = device
+
+    @classmethod
+    def load(cls, path: Path, task: Task, device: str | None = None) -> Student:
+        """Read a model file that ``save_model`` wrote.
+
+        Raises:
+            NotFound: no such file.
+            UserError: no model file, or made for a task that differs in what a model depends on.
+        """
+        target = pick_device(device)
+        network = build_network(task)
+        version = load_weights(network, path, task)
+        return cls(network, task, version, target)
+
+    def predict(self, image: CaseImage) -> NDArray[Any]:
+        """Probabilities float32 (S, *spatial) in [0, 1] on the image's canonical grid."""
+        placement = place(image.grid.spatial_shape, image.grid.spacing, self.task)
+        shown = to_student_grid(for_student(image, self.task.image), placement)
+        with torch.inference_mode():
+            tensor = torch.from_numpy(shown)[None].to(self.device)
+            if self.task.dimension == 2:
+                probabilities = self._probabilities(tensor)
+            else:
+                window = SlidingWindowInferer(self.task.student.size, sw_batch_size=2, overlap=0.5, mode="gaussian")
+                probabilities = torch.as_tensor(window(tensor, self._probabilities))
+        return from_student_grid(probabilities[0].float().cpu().numpy(), placement)
+
+    def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
+        with autocast(self.device):
+            logits = self.network(batch)
+        logits = logits.float()
+        return torch.sigmoid(logits) if self.task.overlap else torch.softmax(logits, dim=1)[:, 1:]
+
+
+def save_model(path: Path, network: torch.nn.Module, task: Task) -> str:
+    """Write weights and task to one file, at once or not at all. Returns its SHA-256, the model's version."""
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    buffer = io.BytesIO()
+    torch.save({"model": state, "task": task.model_dump_json()}, buffer)
+    atomic_write(path, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def load_weights(network: torch.nn.Module, path: Path, task: Task) -> str:
+    """Fill a network from a model file, on the CPU. Returns the file's SHA-256. Raises as ``Student.load``."""
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}: no such model file") from error
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        weights, made_for = loaded["model"], json.loads(loaded["task"])
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a model file of samstudent, or damaged") from error
+    _check_fit(path, made_for, task)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path}: its weights do not fit the network of task {task.name!r}") from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_fit(path: Path, made_for: dict[str, object], task: Task) -> None:
+    wanted = task.model_dump(mode="json")
+    if differing := [key for key in _FIXED if made_for.get(key) != wanted[key]]:
+        raise UserError(
+            f"{path}: this model was trained for a task with other {', '.join(differing)} than task {task.name!r} has; "
+            "train a new one, or restore the task file"
+        )

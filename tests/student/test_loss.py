@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from samstudent.student.loss import StudentLoss
+
+
+def targets(masks: torch.Tensor, ignore: torch.Tensor | None = None, weights: torch.Tensor | None = None):
+    return {
+        "masks": masks,
+        "ignore": torch.zeros_like(masks) if ignore is None else ignore,
+        "weights": torch.ones(masks.shape[:2]) if weights is None else weights,
+    }
+
+
+def test_sigmoid_known_number() -> None:
+    # Four pixels at probability 1/2, one of them the structure: BCE = ln 2, Dice = 2 * 0.5 / (2 + 1).
+    masks = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    loss = StudentLoss(overlap=True)(torch.zeros(1, 1, 2, 2), targets(masks))
+    assert loss.item() == pytest.approx(math.log(2) + 1 - 1 / 3, abs=1e-5)
+
+
+def test_softmax_known_number() -> None:
+    # Three channels at probability 1/3 each; structure 0 has one of four pixels, structure 1 none: only 0 has a Dice.
+    masks = torch.zeros(1, 2, 2, 2)
+    masks[0, 0, 0, 0] = 1
+    loss = StudentLoss(overlap=False)(torch.zeros(1, 3, 2, 2), targets(masks))
+    assert loss.item() == pytest.approx(math.log(3) + 1 - (2 / 3) / (4 / 3 + 1), abs=1e-5)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_perfect_answer_costs_nothing(overlap: bool) -> None:
+    masks = (torch.rand(2, 2, 8, 8) > 0.7).float()
+    masks[:, 1] *= 1 - masks[:, 0]
+    logits = 40 * masks - 20
+    if not overlap:
+        logits = torch.cat([20 - 40 * masks.amax(1, keepdim=True), logits], dim=1)
+    assert StudentLoss(overlap)(logits, targets(masks)).item() == pytest.approx(0, abs=1e-4)
+
+
+def gradient(overlap: bool, masks, ignore=None, weights=None) -> torch.Tensor:
+    torch.manual_seed(0)
+    channels = masks.shape[1] + (0 if overlap else 1)
+    logits = torch.randn(masks.shape[0], channels, *masks.shape[2:], requires_grad=True)
+    StudentLoss(overlap)(logits, targets(masks, ignore, weights)).backward()
+    return logits.grad
+
+
+def two_cases() -> torch.Tensor:
+    masks = torch.zeros(2, 2, 8, 8)
+    masks[:, 0, 1:4, 1:4] = 1
+    masks[:, 1, 5:7, 5:7] = 1
+    return masks
+
+
+def test_sigmoid_ignores_its_region_in_its_channel_alone() -> None:
+    ignore = torch.zeros(2, 2, 8, 8)
+    ignore[0, 1, 4:, 4:] = 1
+    grad = gradient(True, two_cases(), ignore)
+    assert (grad[0, 1, 4:, 4:] == 0).all()
+    assert (grad[0, 1, :4] != 0).all()
+    assert (grad[0, 0] != 0).all() and (grad[1] != 0).all()
+
+
+def test_sigmoid_an_unknown_structure_takes_no_part() -> None:
+    weights = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    grad = gradient(True, two_cases(), weights=weights)
+    assert (grad[0, 1] == 0).all()
+    assert (grad[0, 0] != 0).all() and (grad[1, 1] != 0).all()
+
+
+def test_softmax_ignored_pixels_teach_nothing() -> None:
+    ignore = torch.zeros(2, 2, 8, 8)
+    ignore[0, 1, 4:, 4:] = 1
+    grad = gradient(False, two_cases(), ignore, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    assert (grad[0, :, 4:, 4:] == 0).all()
+    assert (grad[0, :, :4, :4] != 0).any()
+
+
+def test_softmax_does_not_push_an_unknown_structure_down_where_background_is_labelled() -> None:
+    masks = torch.zeros(1, 2, 4, 4)
+    logits = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    known = targets(masks, weights=torch.tensor([[1.0, 0.0]]))
+    StudentLoss(overlap=False)(logits, known).backward()
+    # "Background or structure 1" is taught: both rise (the gradient is negative) and only structure 0 falls.
+    assert (logits.grad[0, 0] < 0).all() and (logits.grad[0, 2] < 0).all() and (logits.grad[0, 1] > 0).all()
+    # ln(3/2): the probability of the two together is 2/3.
+    assert StudentLoss(overlap=False)(torch.zeros(1, 3, 4, 4), known).item() == pytest.approx(math.log(1.5), abs=1e-5)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_weight_scales_a_cases_part(overlap: bool) -> None:
+    masks = two_cases()
+    full = gradient(overlap, masks)
+    low = gradient(overlap, masks, weights=torch.tensor([[1.0, 1.0], [0.1, 0.1]]))
+    assert low[1].abs().sum() < 0.5 * full[1].abs().sum()
+    assert low[0].abs().sum() > full[0].abs().sum()
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_nothing_known_is_no_loss_and_no_gradient(overlap: bool) -> None:
+    grad = gradient(overlap, torch.zeros(1, 2, 8, 8), torch.ones(1, 2, 8, 8), torch.zeros(1, 2))
+    assert torch.isfinite(grad).all() and (grad == 0).all()

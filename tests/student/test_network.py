@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from drawn import small_task
+
+from samstudent.errors import UserError
+from samstudent.student.network import build_network, output_channels
+from samstudent.task import load_task, shipped_tasks
+
+
+@pytest.mark.parametrize("network", ["unet", "segresnet", "basicunet"])
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_logits_lie_on_the_input_grid(network: str, dimension: int) -> None:
+    size = [32] * dimension
+    task = small_task(dimension=dimension, student={"network": network, "size": size, "channels": [8, 8, 8, 8, 8]})
+    logits = build_network(task)(torch.rand(2, 1, *size))
+    assert logits.shape == (2, 3, *size)
+
+
+def test_one_channel_each_where_structures_overlap() -> None:
+    assert output_channels(small_task(overlap=True)) == 2
+    assert output_channels(small_task(overlap=False)) == 3
+
+
+@pytest.mark.parametrize(
+    ("student", "says"),
+    [
+        ({"size": [48, 64], "channels": [8, 16, 32, 64, 128, 256]}, "multiple of 32"),
+        ({"size": [16, 16], "channels": [8, 16, 32, 64, 128]}, "at least 32"),
+        ({"size": [64, 64], "channels": [8]}, "two or more"),
+        ({"size": [64, 64], "channels": [8, 16], "network": "basicunet"}, "exactly 5"),
+        ({"size": [64, 64], "channels": [12, 16], "network": "segresnet"}, "divisible by 8"),
+    ],
+)
+def test_impossible_networks_are_refused(student: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        build_network(small_task(student=student))
+
+
+@pytest.mark.parametrize("name", shipped_tasks())
+def test_every_shipped_task_has_a_network(name: str) -> None:
+    assert sum(p.numel() for p in build_network(load_task(name)).parameters()) > 10_000

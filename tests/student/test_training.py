@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawn import case_image, dice, shapes, small_task, training_cases
+
+from samstudent.errors import NotFound, UserError
+from samstudent.pseudolabels.case import own_masks
+from samstudent.student.data import prepare_case
+from samstudent.student.device import half_precision, pick_device
+from samstudent.student.predict import Student, save_model
+from samstudent.student.training import new_network, rate_factor, split_steps, train_student
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_student_learns_disks_and_squares(tmp_path: Path, overlap: bool) -> None:
+    task = small_task(overlap=overlap)
+    version = train_student(training_cases(6, task), task, tmp_path / "model.pt", seed=1, steps=100)
+    student = Student.load(tmp_path / "model.pt", task)
+    assert student.version == version
+    for seed in (100, 101):
+        # Another size than the training images', not square: the answer still lies on the image's own grid.
+        pixels, masks = shapes(seed, (96, 80), overlap)
+        probabilities = student.predict(case_image(pixels))
+        assert probabilities.shape == (2, 96, 80) and probabilities.dtype == np.float32
+        assert probabilities.min() >= 0 and probabilities.max() <= 1
+        answer = own_masks(probabilities, task)
+        assert dice(answer[0], masks[0]) > 0.85
+        assert dice(answer[1], masks[1]) > 0.85
+
+
+def test_one_label_is_enough_to_train(tmp_path: Path) -> None:
+    task = small_task()
+    train_student(training_cases(1, task), task, tmp_path / "model.pt")
+    pixels, masks = shapes(0)
+    answer = own_masks(Student.load(tmp_path / "model.pt", task).predict(case_image(pixels)), task)
+    assert dice(answer[0], masks[0]) > 0.8
+
+
+def test_a_volume_is_learnt_and_seen_through_a_window(tmp_path: Path) -> None:
+    task = small_task(
+        dimension=3,
+        structures=["ball"],
+        student={"size": [16, 16, 16], "channels": [8, 16], "spacing": [1, 1, 1]},
+        training={"steps": 60, "batch_size": 2, "learning_rate": 0.01, "rotate": 0},
+    )
+
+    def ball(centre: tuple[int, int, int], shape: tuple[int, int, int]) -> np.ndarray:
+        grid = np.mgrid[tuple(slice(n) for n in shape)]
+        return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) <= 25
+
+    def scan(mask: np.ndarray) -> np.ndarray:
+        return 150.0 * mask + np.random.default_rng(0).normal(40, 10, mask.shape)
+
+    mask = ball((9, 12, 10), (20, 24, 18))
+    case = prepare_case("v", case_image(scan(mask)), mask[None], task)
+    train_student([case], task, tmp_path / "model.pt")
+    other = ball((10, 14, 24), (18, 26, 34))
+    answer = Student.load(tmp_path / "model.pt", task).predict(case_image(scan(other)))
+    assert answer.shape == (1, 18, 26, 34)
+    assert dice(answer[0] > 0.5, other) > 0.8
+
+
+def test_same_seed_same_weights_other_seed_others(tmp_path: Path) -> None:
+    task = small_task()
+    cases = training_cases(3, task)
+    first, again, other = (
+        train_student(cases, task, tmp_path / f"{i}.pt", steps=4, seed=seed) for i, seed in enumerate((5, 5, 6))
+    )
+    assert first == again
+    assert first != other
+
+
+def test_training_goes_on_from_a_model(tmp_path: Path) -> None:
+    task = small_task()
+    train_student(training_cases(4, task), task, tmp_path / "a.pt", seed=1)
+    losses: list[float] = []
+    train_student(
+        training_cases(4, task), task, tmp_path / "b.pt", steps=1, start=tmp_path / "a.pt",
+        on_step=lambda step, steps, loss: losses.append(loss),
+    )  # fmt: skip
+    fresh: list[float] = []
+    train_student(
+        training_cases(4, task), task, tmp_path / "c.pt", steps=1, on_step=lambda step, steps, loss: fresh.append(loss)
+    )
+    assert losses[0] < 0.5 * fresh[0]
+
+
+def test_global_randomness_is_left_alone() -> None:
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    new_network(small_task(), seed=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_killed_training_leaves_no_model_and_harms_none(tmp_path: Path) -> None:
+    task = small_task(training={"steps": 5000, "batch_size": 4})
+    champion = tmp_path / "champion.pt"
+    version = save_model(champion, new_network(task, 0), task)
+    script = (
+        "import sys; sys.path[:0] = [sys.argv[1]]\n"
+        "from pathlib import Path\n"
+        "from drawn import small_task, training_cases\n"
+        "from samstudent.student.training import train_student\n"
+        "task = small_task(training={'steps': 5000, 'batch_size': 4})\n"
+        "out = Path(sys.argv[2])\n"
+        "train_student(training_cases(2, task), task, out / 'challenger.pt', start=out / 'champion.pt',\n"
+        "              on_step=lambda step, steps, loss: (out / 'step').write_text(str(step)))\n"
+    )
+    tests = str(Path(__file__).resolve().parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, tests, str(tmp_path)]
+    )
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "step").exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        assert process.poll() is None, "the training ended by itself"
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "step").exists()
+    assert not (tmp_path / "challenger.pt").exists()
+    assert Student.load(champion, task).version == version
+
+
+def test_half_precision_answers_as_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if half_precision(torch.device("cpu")) is None:
+        pytest.skip("this CPU has no fast bfloat16")
+    task = small_task()
+    train_student(training_cases(6, task), task, tmp_path / "model.pt", seed=1)
+    student = Student.load(tmp_path / "model.pt", task, "cpu")
+    image = case_image(shapes(50)[0])
+    half = student.predict(image)
+    monkeypatch.setenv("SAMSTUDENT_PRECISION", "float32")
+    full = student.predict(image)
+    assert np.abs(half - full).mean() < 0.01
+    assert dice(half > 0.5, full > 0.5) > 0.98
+
+
+@pytest.mark.parametrize(("steps", "epochs", "each"), [(1, 1, 1), (50, 1, 50), (51, 2, 26), (600, 12, 50)])
+def test_steps_are_split_into_epochs(steps: int, epochs: int, each: int) -> None:
+    assert split_steps(steps) == (epochs, each)
+
+
+def test_the_learning_rate_rises_shortly_and_falls_to_nearly_nothing() -> None:
+    rates = [rate_factor(step, 100) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert 0 < rates[-1] < 0.01
+
+
+def test_files_that_are_no_fitting_model_are_refused(tmp_path: Path) -> None:
+    task = small_task()
+    model = tmp_path / "model.pt"
+    with pytest.raises(NotFound, match="no such model file"):
+        Student.load(model, task)
+    model.write_bytes(b"no model")
+    with pytest.raises(UserError, match="not a model file"):
+        Student.load(model, task)
+    torch.save({"model": {}}, model)
+    with pytest.raises(UserError, match="not a model file"):
+        Student.load(model, task)
+    save_model(model, new_network(task, 0), task)
+    model.write_bytes(model.read_bytes()[:-200])
+    with pytest.raises(UserError, match="damaged"):
+        Student.load(model, task)
+    save_model(model, new_network(task, 0), task)
+    for change in ({"structures": ["square", "disk"]}, {"overlap": True}, {"image": {"channels": 3}}):
+        with pytest.raises(UserError, match=f"other {next(iter(change))}"):
+            Student.load(model, small_task(**change))
+    # What a model does not depend on may change.
+    Student.load(model, small_task(description="new", training={"steps": 7}))
+
+
+def test_devices_are_checked() -> None:
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="use cpu, cuda"):
+        pick_device("tpu")
+    with pytest.raises(UserError, match="CUDA devices"):
+        pick_device("cuda:99")
