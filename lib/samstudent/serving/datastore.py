@@ -1,0 +1,366 @@
+"""The host's datastore of a study folder, made safe for several processes, crashes and a human's work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from monailabel.config import settings
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+
+from samstudent.errors import Conflict, NotFound, UserError
+from samstudent.files import atomic_path, sha256_file
+from samstudent.serving.datastore_file import DatastoreFile
+from samstudent.serving.history import History
+from samstudent.serving.names import MACHINE_TAGS, PSEUDO_TAGS, check_image_id, check_name
+from samstudent.serving.reconcile import Reconciler, about
+
+logger = logging.getLogger(__name__)
+
+FINAL = "final"
+#: What the host's own list lacks.
+MORE_EXTENSIONS = ("*.jpeg", "*.tiff", "*.dcm", "*.seg.nrrd")
+#: Files that lie beside images but are none.
+LABELS_ONLY = frozenset({".seg.nrrd", ".xml"})
+#: Info that the datastore sets and nobody else.
+RESERVED = frozenset({"ts", "time", "name", "sha256", "mtime_ns"})
+#: Files copied into the folder come as a burst of events; one look after this many seconds takes them all in.
+SETTLE_SECONDS = 0.5
+
+#: Called with image id, file, tag and info before a label is taken; raises UserError where it is no good.
+LabelCheck = Callable[[str, Path, str, dict[str, Any]], None]
+
+
+class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
+    """A study folder: images in it, or in its ``images/``; labels in ``labels/<tag>/<image id><extension>``.
+
+    Differs from the host's: a change is lock, read, change, write to a temporary file, replace, so that no process
+    undoes another's; the list in memory is never changed in place, so that other threads read a whole one; the list is
+    read again when another process has written it; a torn one is recovered; labels of humans keep earlier versions.
+
+    Args:
+        path: the study folder.
+        extensions: globs of files to take in; default ``MONAI_LABEL_DATASTORE_FILE_EXT`` and ``MORE_EXTENSIONS``.
+        auto_reload: watch the folder for files that come and go.
+        read_only: take nothing in at the start.
+        check_label: may refuse a label.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        extensions: list[str] | None = None,
+        auto_reload: bool = False,
+        read_only: bool = False,
+        check_label: LabelCheck | None = None,
+    ) -> None:
+        folder = Path(path)
+        self.check_label = check_label
+        #: What is wrong with the folder, as of the last look at it: same names, loose files, labels without image.
+        self.problems: list[str] = []
+        # The host's constructor below already reads and reconciles, so these come first.
+        self._file = DatastoreFile(folder / "datastore_v2.json")
+        self._model = LocalDatastoreModel(name="", description="")
+        self._lock = FileLock(folder / ".lock")
+        self._mutex = threading.RLock()
+        self._local = threading.local()
+        self._timer: threading.Timer | None = None
+        self._history = History(folder / "labels")
+        globs = list(dict.fromkeys([*(extensions or settings.MONAI_LABEL_DATASTORE_FILE_EXT), *MORE_EXTENSIONS]))
+        # Longest first: "a.nii.gz" is not "a.nii" and ".gz".
+        self._suffixes = sorted((g.lstrip("*").lower() for g in globs), key=len, reverse=True)
+        images = "images" if self._holds_images_in_subfolder(folder) else "."
+        super().__init__(str(folder), images, extensions=globs, auto_reload=auto_reload, read_only=read_only)
+        if auto_reload:
+            self._handler.on_moved = self._on_any_event  # rsync and careful writers rename into place
+
+    # ---- the list: a snapshot that is replaced, never changed ----
+
+    @property
+    def _datastore(self) -> LocalDatastoreModel:
+        """What is known now. All methods of the host read through this, so all see other processes' changes."""
+        draft: LocalDatastoreModel | None = getattr(self._local, "draft", None)
+        if draft is not None:
+            return draft
+        if self._file.changed():
+            with self._mutex:
+                try:
+                    self._publish(self._file.read())
+                except ValueError:  # only a writer that is not ours leaves it so; the next change recovers it
+                    logger.warning("%s is unreadable at the moment", self._file.path)
+        return self._model
+
+    @_datastore.setter
+    def _datastore(self, model: LocalDatastoreModel) -> None:
+        self._model = model
+
+    def _publish(self, model: LocalDatastoreModel | None) -> None:
+        if model is not None:
+            model.base_path = self._datastore_path
+            self._model = model
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[LocalDatastoreModel]:
+        """Change the list: gives a draft to work on, written when the block ends without an error.
+
+        Replace entries of ``objects``, do not change them: other threads read them. Blocks may be nested, the outermost
+        writes, so that many changes cost one write of the whole list.
+        """
+        if (outer := getattr(self._local, "draft", None)) is not None:
+            yield outer
+            return
+        with self._lock:
+            self._init_from_datastore_file()
+            self._local.written = self._model
+            draft = _shallow_copy(self._model)
+            self._local.draft = draft
+            try:
+                yield draft
+                self._write(draft)
+            except BaseException:
+                self._file.forget()  # what was written before the error is read back
+                raise
+            finally:
+                self._local.draft = None
+
+    def _write(self, draft: LocalDatastoreModel) -> None:
+        """Write what a transaction has changed so far."""
+        if draft != self._local.written:
+            with self._mutex:
+                self._file.write(draft)
+                self._model = self._local.written = _shallow_copy(draft)
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        """Read the file if it changed, and mend it if it is unreadable. The host's constructor calls this, too."""
+        with self._lock, self._mutex:
+            if not self._file.changed():
+                return
+            try:
+                self._publish(self._file.read())
+            except ValueError:
+                self._publish(self._file.recover() or self._model.model_copy(update={"objects": {}}))
+                self._model.objects = self._reconciler(adopted_at=None).objects(self._model)
+                self._file.write(self._model)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        raise NotImplementedError("a change outside of transaction() would undo other processes' changes")
+
+    def _reconcile_datastore(self) -> None:
+        """Take in what came into the folder, drop what is gone. One pass, one write."""
+        with self.transaction() as model:
+            reconciler = self._reconciler(adopted_at=time.time())
+            model.objects = reconciler.objects(model)
+        for problem in set(reconciler.problems) - set(self.problems):
+            logger.warning("%s: %s", self._datastore_path, problem)
+        self.problems = reconciler.problems
+
+    def _reconciler(self, adopted_at: float | None) -> Reconciler:
+        return Reconciler(self._image_split, self._to_id, self._history, adopted_at)
+
+    # ---- names ----
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        """(name without extension, extension as written); the extension is "" where it is none that is taken in."""
+        for suffix in self._suffixes:
+            if file.lower().endswith(suffix) and len(file) > len(suffix):
+                return file[: -len(suffix)], file[-len(suffix) :]
+        return file, ""
+
+    def _image_split(self, file: str) -> tuple[str, str]:
+        case, ext = self._to_id(file)
+        return (file, "") if ext.lower() in LABELS_ONLY else (case, ext)
+
+    def _holds_images_in_subfolder(self, folder: Path) -> bool:
+        """True for the layout ``images/`` and ``labels/``, where no image lies in the folder itself."""
+        if not (folder / "images").is_dir():
+            return False
+        return not any(self._image_split(p.name)[1] and p.is_file() for p in folder.iterdir())
+
+    def _entry(self, image_id: str) -> ImageLabelModel:
+        """A copy of an image's entry, to be changed and put back."""
+        entry = self._datastore.objects.get(image_id)
+        if entry is None:
+            raise NotFound(f"image {image_id!r} is not in the study")
+        return entry.model_copy(deep=True)
+
+    # ---- changes ----
+
+    def set_name(self, name: str) -> None:
+        with self.transaction() as model:
+            model.name = name
+
+    def set_description(self, description: str) -> None:
+        with self.transaction() as model:
+            model.description = description
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any] | None) -> str:
+        """Copy an image into the study; its id, or the file's name without extension, becomes its id.
+
+        Raises:
+            UserError: no id that can be used, or not an image's extension.
+            Conflict: the id belongs to another image; labels drawn on that one would be wrong on this one.
+        """
+        case, ext = self._image_split(os.path.basename(image_filename))
+        case = check_image_id(image_id or case)
+        if not ext or self._image_split(case + ext) != (case, ext):
+            file, allowed = os.path.basename(image_filename), sorted(set(self._suffixes) - LABELS_ONLY)
+            raise UserError(f"image {case!r} from file {file!r}: the file must be one of {' '.join(allowed)}")
+        with self.transaction() as model:
+            if case in model.objects:
+                present = Path(self.get_image_uri(case))
+                if present.is_file() and sha256_file(present) == sha256_file(Path(image_filename)):
+                    return case
+                raise Conflict(f"another image {case!r} is in the study already; remove it first or choose another id")
+            destination = Path(model.image_path()) / (case + ext)
+            with atomic_path(destination) as temporary:
+                shutil.copyfile(image_filename, temporary)
+            info = {**(image_info or {}), "ts": int(time.time()), "name": destination.name}
+            model.objects[case] = ImageLabelModel(image=DataModel(info=info, ext=ext))
+        return case
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image and its labels; a human's labels go to the history."""
+        with self.transaction() as model:
+            for tag in self._entry(image_id).labels:
+                self.remove_label(image_id, tag)
+            Path(self.get_image_uri(image_id)).unlink(missing_ok=True)
+            del model.objects[image_id]
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any] | None) -> str:
+        """Take a label for an image; a human's earlier one goes to the history. Returns the image's id.
+
+        Raises:
+            NotFound: no such image.
+            UserError: tag or file extension is not allowed, or ``check_label`` refuses the file.
+        """
+        check_name(label_tag, "tag")
+        _, ext = self._to_id(os.path.basename(label_filename))
+        if not ext:
+            allowed = " ".join(reversed(self._suffixes))
+            raise UserError(f"label of {image_id!r}: {os.path.basename(label_filename)!r} is none of {allowed}")
+        self._entry(image_id)
+        info = dict(label_info or {})
+        if self.check_label:
+            self.check_label(image_id, Path(label_filename), label_tag, info)
+        with self.transaction() as model:
+            entry = self._entry(image_id)
+            previous = self._previous(image_id, label_tag, entry)
+            destination = Path(model.label_path(label_tag)) / (image_id + ext)
+            with atomic_path(destination) as temporary:
+                shutil.copyfile(label_filename, temporary)
+                entry.labels[label_tag] = DataModel(info={**info, **about(temporary, destination.name)}, ext=ext)
+                model.objects[image_id] = entry
+                if label_tag not in MACHINE_TAGS:
+                    # Listed first, put in place after. Killed between the two, the list names a file that is not
+                    # there, and the next start gives the file that is there its own info back from the history.
+                    self._write(model)
+            if previous is not None and previous != destination:
+                previous.unlink(missing_ok=True)
+        return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label; a human's goes to the history."""
+        with self.transaction() as model:
+            entry = self._entry(label_id)
+            if label_tag not in entry.labels:
+                raise NotFound(f"image {label_id!r} has no label {label_tag!r}")
+            previous = self._previous(label_id, label_tag, entry)
+            del entry.labels[label_tag]
+            model.objects[label_id] = entry
+            if previous is not None:
+                previous.unlink(missing_ok=True)
+
+    def _previous(self, image_id: str, tag: str, entry: ImageLabelModel) -> Path | None:
+        """The label file that is about to go; kept in the history if a human drew it."""
+        label = entry.labels.get(tag)
+        file = Path(self.get_label_uri(image_id, tag)) if label else None
+        if label is None or file is None or not file.is_file():
+            return None
+        if tag not in MACHINE_TAGS:
+            info = label.info if "sha256" in label.info else {**label.info, "sha256": sha256_file(file)}
+            self._history.keep(tag, image_id, info, file, label.ext)
+        return file
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        with self.transaction() as model:
+            entry = self._entry(image_id)
+            entry.image.info.update(_unreserved(info))
+            model.objects[image_id] = entry
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        with self.transaction() as model:
+            entry = self._entry(label_id)
+            if label_tag not in entry.labels:
+                raise NotFound(f"image {label_id!r} has no label {label_tag!r}")
+            entry.labels[label_tag].info.update(_unreserved(info))
+            model.objects[label_id] = entry
+
+    # ---- reading ----
+
+    def label_times(self) -> list[tuple[str, float]]:
+        """(image id, seconds since the epoch) of every final label, for the retraining schedule."""
+        finals = ((case, entry.labels.get(FINAL)) for case, entry in self._datastore.objects.items())
+        return [(case, float(x.info.get("time", x.info.get("ts", 0)))) for case, x in finals if x]
+
+    def label_history(self, image_id: str, tag: str = FINAL) -> list[Path]:
+        """Earlier versions of a human's label, oldest first."""
+        return self._history.versions(tag, image_id)
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = super().status()
+        return {**status, "label_tags": {t: n for t, n in status["label_tags"].items() if t not in PSEUDO_TAGS}}
+
+    def json(self) -> dict[str, Any]:
+        """The list for viewers, without pseudo labels: those are the trainer's, and no viewer should offer them."""
+        content: dict[str, Any] = super().json()
+        for entry in content["objects"].values():
+            entry["labels"] = {tag: label for tag, label in entry["labels"].items() if tag not in PSEUDO_TAGS}
+        return content
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Path of a new ZIP file with images, final labels and the list; the caller deletes it."""
+        cases = self.datalist()[: limit_cases or None]
+        if not cases:
+            raise Conflict("no case has a final label, so there is nothing to export")
+        handle, path = tempfile.mkstemp(suffix=".zip")
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            for case in cases:
+                for kind, source in case.items():
+                    archive.write(source, f"{kind}/{os.path.basename(source)}")
+            archive.writestr("metadata.json", json.dumps(self.json(), default=str))
+        return path
+
+    # ---- the watcher ----
+
+    def _on_any_event(self, event: Any) -> None:
+        """Look at the folder once after a burst of events; the host looks, and writes its list, for every file."""
+        name = os.path.basename(getattr(event, "dest_path", "") or event.src_path)
+        if name.startswith(".") or name == self._file.path.name:
+            return  # our own temporary files; the list itself is looked at whenever it is read
+        with self._mutex:
+            if self._timer is None or not self._timer.is_alive():
+                self._timer = threading.Timer(SETTLE_SECONDS, self.refresh)
+                self._timer.daemon = True
+                self._timer.start()
+
+    _on_modify_event = _on_any_event
+
+
+def _shallow_copy(model: LocalDatastoreModel) -> LocalDatastoreModel:
+    copy: LocalDatastoreModel = model.model_copy(update={"objects": dict(model.objects)})
+    return copy
+
+
+def _unreserved(info: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key not in RESERVED}

@@ -1,0 +1,45 @@
+"""Earlier versions of labels that humans drew: nothing a human drew is ever deleted or overwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from samstudent.files import atomic_path, atomic_write
+
+
+class History:
+    """``<labels>/.history/<tag>/<id>/<time>-<digest><ext>``, each with its label info beside it as ``.json``."""
+
+    def __init__(self, labels: Path) -> None:
+        self.folder = labels / ".history"
+
+    def keep(self, tag: str, case: str, info: dict[str, Any], file: Path, ext: str) -> Path:
+        """Keep a label file and its info (key ``sha256`` set); returns the kept file. Equal content is kept once."""
+        name = f"{info['sha256'][:12]}{ext}"
+        for kept in self.versions(tag, case):
+            if kept.name.endswith(name):
+                return kept
+        kept = self.folder / tag / case / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}"
+        # The info first: a label file without it could be misread, its voxel values are the client's own.
+        atomic_write(kept.with_name(kept.name + ".json"), json.dumps(info, default=str))
+        with atomic_path(kept) as temporary:
+            shutil.copyfile(file, temporary)
+        return kept
+
+    def info_of(self, tag: str, case: str, sha256: str) -> dict[str, Any] | None:
+        """The info that belonged to a label of exactly this content, if it was ever kept."""
+        for kept in reversed(self.versions(tag, case)):
+            info: dict[str, Any] = json.loads(kept.with_name(kept.name + ".json").read_text(encoding="utf-8"))
+            if info["sha256"] == sha256:
+                return info
+        return None
+
+    def versions(self, tag: str, case: str) -> list[Path]:
+        """Kept label files of a case, oldest first."""
+        folder = self.folder / tag / case
+        files = folder.iterdir() if folder.is_dir() else iter(())
+        return sorted(p for p in files if p.suffix != ".json" and not p.name.startswith("."))
