@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.formats import Stored, check_size, from_itk
+from samstudent.formats import Stored, check_size, from_itk, itk_reader, itk_reason
 from samstudent.geometry import LPS_TO_RAS
 
 #: Slices may lie this share of their distance beside where even spacing would put them.
 _POSITION_TOLERANCE = 0.1
+_PHOTOMETRIC = "0028|0004"
 
 
 def read_dicom(path: Path) -> Stored:
     """Pixels in the units of the rescale (Hounsfield for CT), MONOCHROME1 inverted, so that more is always brighter.
 
     Raises:
-        UserError: no or several series in the folder, several frames in a file, slices of different sizes, missing slices.
+        UserError: no or several series in the folder, several frames in a file, slices of different sizes, missing
+            slices, nothing that can be decoded.
     """
     if path.is_file():
         return _read_file(path)
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path))
+    finder: Any = sitk.ImageSeriesReader
+    series = finder.GetGDCMSeriesIDs(str(path))
     if len(series) != 1:
         found = f"{len(series)} series" if series else "no DICOM image"
         raise UserError(f"{path}: {found} in this folder; expected the files of one series")
-    files = [Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path), series[0])]
+    files = [Path(name) for name in finder.GetGDCMSeriesFileNames(str(path), series[0])]
+    _require_all(path, files)
     return _read_file(files[0]) if len(files) == 1 else _read_series(path, files)
 
 
 def _read_file(path: Path) -> Stored:
     reader = _header(path)
     check_size(path, tuple(reader.GetSize()))
+    fields = [_fields(reader)]
     reader.SetOutputPixelType(_float_type(reader))
-    return _finish(_execute(path, reader), path, [_fields(reader)])
+    with _never_inverted([path], fields) as (same,):
+        reader.SetFileName(str(same))
+        return _finish(_execute(path, reader), path, fields)
 
 
 def _read_series(folder: Path, files: list[Path]) -> Stored:
@@ -47,21 +59,48 @@ def _read_series(folder: Path, files: list[Path]) -> Stored:
         raise UserError(f"{folder}: slices of different sizes {sorted(sizes)}; expected the files of one volume")
     check_size(folder, (*sizes.pop(), len(files)))
     step = _slice_step(folder, files, fields)
-    reader = sitk.ImageSeriesReader()
+    reader: Any = sitk.ImageSeriesReader()  # type: ignore[no-untyped-call]
     reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(file) for file in files])
     # Each slice may have its own rescale (PET); integers would cut it.
     reader.SetOutputPixelType(_float_type(headers[0]))
-    stored = _finish(_execute(folder, reader), folder, fields)
+    with _never_inverted(files, fields) as same:
+        reader.SetFileNames([str(file) for file in same])
+        stored = _finish(_execute(folder, reader), folder, fields)
     # A tilted gantry shears the volume; ITK only knows the normal of the slices.
     stored.affine[:, 2] = LPS_TO_RAS @ np.append(step, 0.0)
     return stored
 
 
+def _require_all(folder: Path, files: list[Path]) -> None:
+    """GDCM leaves out what it cannot read without a word; a volume that lacks its middle slice must not pass."""
+    listed = {file.name for file in files} | {"DICOMDIR"}
+    for file in sorted(folder.iterdir()):
+        if file.name not in listed and file.is_file():
+            with file.open("rb") as content:
+                if content.read(132).endswith(b"DICM"):
+                    raise UserError(f"{file}: no image of this folder's series, or corrupt")
+
+
+@contextmanager
+def _never_inverted(files: list[Path], fields: list[dict[str, str]]) -> Iterator[list[Path]]:
+    """The files, those of MONOCHROME1 as copies that say MONOCHROME2.
+
+    Whether GDCM inverts MONOCHROME1 depends on its version, and it refuses signed pixels: it is not to know of it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        same = []
+        for i, (file, its) in enumerate(zip(files, fields, strict=True)):
+            if its.get(_PHOTOMETRIC) == "MONOCHROME1":
+                dataset = pydicom.dcmread(file)
+                dataset.PhotometricInterpretation = "MONOCHROME2"
+                file = Path(folder) / f"{i}.dcm"
+                dataset.save_as(file)
+            same.append(file)
+        yield same
+
+
 def _header(path: Path) -> Any:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
+    reader = itk_reader(path, "GDCMImageIO")
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
@@ -75,8 +114,7 @@ def _execute(path: Path, reader: Any) -> Any:
     try:
         return reader.Execute()
     except RuntimeError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path}: its pixels cannot be decoded, perhaps truncated or corrupt: {last}") from error
+        raise UserError(f"{path}: cannot be decoded, perhaps truncated or corrupt: {itk_reason(error)}") from error
 
 
 def _fields(reader: Any) -> dict[str, str]:
@@ -87,16 +125,17 @@ def _float_type(reader: Any) -> int:
     return int(sitk.sitkFloat32 if reader.GetNumberOfComponents() == 1 else sitk.sitkVectorFloat32)
 
 
-def _slice_step(folder: Path, files: list[Path], fields: list[dict[str, str]]) -> np.ndarray:
+def _slice_step(folder: Path, files: list[Path], fields: list[dict[str, str]]) -> NDArray[Any]:
     """The vector from slice to slice in LPS mm.
 
     Raises:
         UserError: slices have no position, or do not lie at even distances.
     """
-    positions = np.array([_numbers(f.get("0020|0032", "")) for f in fields if len(_numbers(f.get("0020|0032", ""))) == 3])
-    if len(positions) < len(files):
+    found = [_numbers(f.get("0020|0032", "")) for f in fields]
+    if any(len(position) != 3 for position in found):
         raise UserError(f"{folder}: {len(files)} images without positions in space; give each one as a file")
-    step: np.ndarray = (positions[-1] - positions[0]) / (len(files) - 1)
+    positions = np.array(found)
+    step: NDArray[Any] = (positions[-1] - positions[0]) / (len(files) - 1)
     expected = positions[0] + np.arange(len(files))[:, None] * step
     off = np.linalg.norm(positions - expected, axis=1)
     if not off.max() <= _POSITION_TOLERANCE * np.linalg.norm(step) or not step.any():
@@ -109,13 +148,12 @@ def _finish(image: Any, path: Path, fields: list[dict[str, str]]) -> Stored:
     stored = from_itk(image, path, {})
     windows = [window for f in fields if (window := _window(f))]
     # Scanners may set each slice's own window; the median keeps odd end slices out.
-    window = tuple(float(v) for v in np.median(windows, axis=0)) if windows else None
+    low, high = np.median(windows, axis=0).tolist() if windows else (0.0, 0.0)
     pixels = stored.pixels
-    if fields[0].get("0028|0004") == "MONOCHROME1":
+    if fields[0].get(_PHOTOMETRIC) == "MONOCHROME1":
         total = sum(_stored_range(fields[0]))
-        pixels = total - pixels
-        window = (total - window[1], total - window[0]) if window else None
-    return Stored(pixels, stored.shape, stored.affine, True, window=window)  # type: ignore[arg-type]
+        pixels, low, high = total - pixels, total - high, total - low
+    return Stored(pixels, stored.shape, stored.affine, window=(low, high) if windows else None)
 
 
 def _window(fields: dict[str, str]) -> tuple[float, float] | None:

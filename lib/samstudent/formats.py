@@ -1,7 +1,7 @@
-"""Image files as arrays with their geometry, exactly as stored. What becomes of the values: ``images.py``, ``labels.py``.
+"""Image files as arrays with their geometry, exactly as stored; ``images`` and ``labels`` make something of the values.
 
-The format is told from the file's first bytes, its name is not trusted. Sizes are checked in the header, before pixels are
-decoded, so that a small file which claims to be huge costs nothing.
+The format is told from the file's first bytes, its name is not trusted. Sizes are checked in the header, before pixels
+are decoded, so that a small file which claims to be huge costs nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from samstudent.errors import NotFound, UserError
@@ -40,9 +41,9 @@ class Stored:
         metadata: the fields of a NRRD header.
     """
 
-    pixels: np.ndarray
+    pixels: NDArray[Any]
     shape: tuple[int, ...]
-    affine: np.ndarray
+    affine: NDArray[Any]
     has_geometry: bool = True
     nifti: Any = None
     window: tuple[float, float] | None = None
@@ -146,17 +147,23 @@ def read_nrrd(path: Path) -> Stored:
 
 def read_itk(path: Path, image_io: str) -> Stored:
     """Any format of ITK, by the name of its reader."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO(image_io)
-    reader.SetFileName(str(path))
+    reader = itk_reader(path, image_io)
     try:
         reader.ReadImageInformation()
         check_size(path, tuple(reader.GetSize()))
         image = reader.Execute()
     except RuntimeError as error:
-        raise UserError(f"{path}: cannot be read as {image_io.removesuffix('ImageIO')}: {_reason(error)}") from error
+        raise UserError(f"{path}: cannot be read as {image_io.removesuffix('ImageIO')}: {itk_reason(error)}") from error
     metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
     return from_itk(image, path, metadata, has_geometry=image_io == "NrrdImageIO")
+
+
+def itk_reader(path: Path, image_io: str) -> Any:
+    """A reader that takes the file for this format and no other."""
+    reader: Any = sitk.ImageFileReader()  # type: ignore[no-untyped-call]
+    reader.SetImageIO(image_io)
+    reader.SetFileName(str(path))
+    return reader
 
 
 def from_itk(image: Any, path: Path, metadata: dict[str, str], has_geometry: bool = True) -> Stored:
@@ -190,7 +197,7 @@ def read_raster(path: Path, kind: str) -> Stored:
     return Stored(pixels, pixels.shape[:2], LPS_TO_RAS.copy(), has_geometry=False)
 
 
-def read_pillow(path: Path, mode: str | None = None) -> np.ndarray:
+def read_pillow(path: Path, mode: str | None = None) -> NDArray[Any]:
     """(y, x) or (y, x, channels) of one page; indices, not colours, of an image with palette.
 
     Args:
@@ -215,6 +222,6 @@ def _type(image: Any) -> str:
     return str(image.GetPixelIDTypeAsString())
 
 
-def _reason(error: Exception) -> str:
+def itk_reason(error: Exception) -> str:
     """The last line of ITK's long message."""
     return str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")

@@ -10,10 +10,11 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 
-#: Flips between the patient coordinates of DICOM, NRRD and ITK (x to the left, y to the back) and of NIfTI (right, front).
+#: From the patient coordinates of DICOM, NRRD and ITK (left, back, up) to those of NIfTI (right, front, up), and back.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -23,19 +24,19 @@ class Grid:
 
     Attributes:
         shape: the file's array shape, slowest axis first, as (j, i) or (k, j, i); singleton axes are kept.
-        affine: float64 (4, 4), file index (i, j, k) -> patient coordinates RAS in mm. Files without geometry (PNG, JPEG)
-            have the one that ITK and with it 3D Slicer give them: spacing 1, axes to the left and to the back.
+        affine: float64 (4, 4), file index (i, j, k) -> patient coordinates RAS in mm. Files without geometry (PNG,
+            JPEG) have the one that ITK and with it 3D Slicer give them: spacing 1, axes to the left and to the back.
         dropped: the axis of ``shape`` that the canonical 2D array does not have, None where there is none.
         nifti: header of a NIfTI source, so that both its transforms and their codes go into what is written back.
     """
 
     shape: tuple[int, ...]
-    affine: np.ndarray
+    affine: NDArray[Any]
     dropped: int | None = None
     nifti: Any = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, shape: Sequence[int], affine: np.ndarray, nifti: Any = None, path: Path | None = None) -> Grid:
+    def of(cls, shape: Sequence[int], affine: NDArray[Any], nifti: Any = None, path: Path | None = None) -> Grid:
         """The grid of a file's array; an array with a singleton axis counts as 2D.
 
         Args:
@@ -75,15 +76,16 @@ class Grid:
         return tuple(float(lengths[len(self.shape) - 1 - axis]) for axis in self._axes)
 
     @cached_property
-    def _orientation(self) -> np.ndarray:
+    def _orientation(self) -> NDArray[Any]:
         """(3, 2): for file axis i, j, k the canonical axis x, y, z it becomes, and 1 or -1 for its direction."""
-        return np.asarray(nibabel.orientations.io_orientation(self.affine)).astype(int)
+        orientations: Any = nibabel.orientations
+        return np.asarray(orientations.io_orientation(self.affine)).astype(int)
 
     @cached_property
     def _axes(self) -> tuple[int, ...]:
         """For each axis of canonical arrays the axis of file arrays that it is."""
         if len(self.shape) == 2 or self.dropped is not None:
-            # Radiographs and photographs have no canonical orientation: they stay as their makers meant them to be seen.
+            # Radiographs and photographs have no canonical orientation: they stay as they are meant to be seen.
             return tuple(axis for axis in range(len(self.shape)) if axis != self.dropped)
         file_axis_of = np.argsort(self._orientation[:, 0])
         return tuple(2 - int(file_axis_of[2 - axis]) for axis in range(3))
@@ -95,7 +97,7 @@ class Grid:
             return (False, False)
         return tuple(bool(self._orientation[2 - axis, 1] < 0) for axis in self._axes)
 
-    def from_file(self, array: np.ndarray) -> np.ndarray:
+    def from_file(self, array: NDArray[Any]) -> NDArray[Any]:
         """File array to canonical array, as a view.
 
         Args:
@@ -112,7 +114,7 @@ class Grid:
         order = [lead + kept.index(axis) for axis in self._axes]
         return self._flip(array.transpose([*range(lead), *order]))
 
-    def to_file(self, array: np.ndarray) -> np.ndarray:
+    def to_file(self, array: NDArray[Any]) -> NDArray[Any]:
         """Canonical array to file array, the reverse of ``from_file``, as a view.
 
         Args:
@@ -131,7 +133,8 @@ class Grid:
         """A client's point to canonical array index.
 
         Args:
-            ijk: index base 0, in the file's own axes (i is the fastest); for a 2D case i, j or, as Slicer sends, i, j, k.
+            ijk: index base 0, in the file's own axes (i is the fastest); for a 2D case i, j or, as Slicer sends it,
+                i, j, k.
 
         Returns:
             (y, x) or (z, y, x), pixel centres at integers.
@@ -159,10 +162,10 @@ class Grid:
             by_axis[axis] = float(self.shape[axis] - 1 - value if flipped else value)
         return tuple(by_axis[::-1])
 
-    def _flip(self, array: np.ndarray) -> np.ndarray:
-        steps = [slice(None, None, -1 if flipped else 1) for flipped in self._flipped]
-        return array[(..., *steps)]
+    def _flip(self, array: NDArray[Any]) -> NDArray[Any]:
+        axes = [axis for axis, flipped in enumerate(self._flipped, -self.dimension) if flipped]
+        return np.flip(array, axes)
 
-    def _check(self, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    def _check(self, array: NDArray[Any], shape: tuple[int, ...]) -> None:
         if array.shape[max(array.ndim - len(shape), 0) :] != shape:
             raise UserError(f"an array of shape {array.shape} does not end with this grid's {shape}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samstudent import task
 from samstudent.dicom import read_dicom
@@ -32,7 +34,7 @@ class CaseImage:
         path: the file or folder.
     """
 
-    pixels: np.ndarray
+    pixels: NDArray[Any]
     grid: Grid
     window: tuple[float, float] | None = None
     path: Path | None = None
@@ -46,8 +48,8 @@ def image_extensions() -> list[str]:
 def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     """Read a file, or a folder with the files of one DICOM series.
 
-    Alpha is left out. Of a floating-point image NaN and -infinity become its smallest finite value, +infinity its largest:
-    tools write NaN outside of what was measured, where an image is black.
+    Alpha is left out. Of a floating-point image NaN and -infinity become its smallest finite value, +infinity its
+    largest: tools write NaN outside of what was measured, where an image is black.
 
     Args:
         path: PNG, JPEG, TIFF, DICOM, NIfTI or NRRD.
@@ -85,7 +87,7 @@ def read_stored(path: Path) -> Stored:
     return read_nrrd(path) if kind == "nrrd" else read_raster(path, kind)
 
 
-def _finite_float32(pixels: np.ndarray, path: Path) -> np.ndarray:
+def _finite_float32(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
     """A contiguous float32 copy without NaN and infinities, by the rule of ``read_image``."""
     if pixels.dtype.kind != "f":
         return np.ascontiguousarray(pixels, dtype=np.float32)
@@ -93,13 +95,13 @@ def _finite_float32(pixels: np.ndarray, path: Path) -> np.ndarray:
     if not finite.any():
         raise UserError(f"{path}: no pixel has a finite value (all are NaN or infinite)")
     largest = float(np.finfo(np.float32).max)
-    low, high = (float(np.clip(v, -largest, largest)) for v in (pixels.min(where=finite, initial=np.inf), pixels.max(
-        where=finite, initial=-np.inf)))
+    low = max(float(pixels.min(where=finite, initial=np.inf)), -largest)
+    high = min(float(pixels.max(where=finite, initial=-np.inf)), largest)
     filled = np.where(np.isnan(pixels), low, np.clip(pixels, low, high))
     return np.ascontiguousarray(filled, dtype=np.float32)
 
 
-def for_student(image: CaseImage, section: task.ImageSection) -> np.ndarray:
+def for_student(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
     """What the student sees.
 
     Returns:
@@ -116,28 +118,28 @@ def for_student(image: CaseImage, section: task.ImageSection) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(scaled, (3, *scaled.shape[1:])))
 
 
-def for_sam(image: CaseImage, section: task.ImageSection) -> np.ndarray:
+def for_sam(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
     """What SAM sees: uint8 (*spatial, 3), red, green, blue, by the same bounds as the student's."""
     low, high = _bounds(luminance(image.pixels), image, section)
     scaled = np.rint(_scaled(image.pixels, low, high) * 255).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1))
 
 
-def luminance(pixels: np.ndarray) -> np.ndarray:
+def luminance(pixels: NDArray[Any]) -> NDArray[Any]:
     """(1, *spatial) of (1 or 3, *spatial)."""
     return pixels if len(pixels) == 1 else np.tensordot(_LUMINANCE, pixels, axes=1)[None]
 
 
-def _scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+def _scaled(pixels: NDArray[Any], low: float, high: float) -> NDArray[Any]:
     """[low, high] to [0, 1], clipped; all 0 where there is no range."""
     if not low < high:
         return np.zeros_like(pixels)
-    # In float64 a range wider than float32's largest number cannot overflow.
-    scale = 1.0 / (np.float64(high) - np.float64(low))
-    return np.clip((pixels.astype(np.float64) - low) * scale, 0, 1).astype(np.float32)
+    # Halves: the range of values near float32's largest number must not overflow.
+    scaled = (np.clip(pixels, low, high) / 2 - np.float32(low / 2)) / np.float32(high / 2 - low / 2)
+    return np.clip(scaled, 0, 1).astype(np.float32)
 
 
-def _bounds(grey: np.ndarray, image: CaseImage, section: task.ImageSection) -> tuple[float, float]:
+def _bounds(grey: NDArray[Any], image: CaseImage, section: task.ImageSection) -> tuple[float, float]:
     """The values that become black and white; of a colour image those of its luminance, so that hues stay."""
     if section.intensity == "window":
         return section.low, section.high

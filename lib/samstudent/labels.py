@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from samstudent import resample, segnrrd
@@ -27,18 +28,18 @@ _NOT_EXPORTED = ("background", "foreground_scribbles", "background_scribbles")
 
 def read_masks(
     path: str | Path, task: Task, grid: Grid, *, names: Sequence[str] | None = None, bits: bool = False
-) -> np.ndarray:
+) -> NDArray[Any]:
     """The structures of a label file, on the image's grid.
 
-    A file that names its segments (.seg.nrrd) is read by these names, whatever the other arguments say. Any other is a label
-    map. A label on another grid of the same space is resampled to the nearest pixel.
+    A file that names its segments (.seg.nrrd) is read by these names, whatever the other arguments say. Any other is a
+    label map. A label on another grid of the same space is resampled to the nearest pixel.
 
     Args:
         path: .seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .dcm.
         task: whose structures to look for.
         grid: the image's.
-        names: ``names[v - 1]`` is what value v of a label map means (``names_from_label_info``); names that the task does not
-            have are left out. None: the task's own values.
+        names: ``names[v - 1]`` is what value v of a label map means (``names_from_label_info``); names that the task
+            does not have are left out. None: the task's own values.
         bits: bit v - 1 of a label map's pixel says whether structure v is there, for structures that overlap.
 
     Returns:
@@ -46,7 +47,8 @@ def read_masks(
 
     Raises:
         NotFound: there is no such file.
-        UserError: cannot be read; a value that is no structure; names without any of the task's; a grid that does not fit.
+        UserError: cannot be read; a value that is no structure; names without any of the task's; a grid that does not
+            fit.
     """
     path = Path(path)
     stored = _read(path)
@@ -76,7 +78,7 @@ def read_masks(
     return masks
 
 
-def read_ignore(path: str | Path, task: Task, grid: Grid) -> np.ndarray:
+def read_ignore(path: str | Path, task: Task, grid: Grid) -> NDArray[Any]:
     """Where structures are unknown: the segments ``ignore:<structure>`` of a pseudo label's .seg.nrrd.
 
     Returns:
@@ -99,11 +101,11 @@ def read_ignore(path: str | Path, task: Task, grid: Grid) -> np.ndarray:
 
 def write_masks(
     path: str | Path,
-    masks: np.ndarray,
+    masks: NDArray[Any],
     task: Task,
     grid: Grid,
     *,
-    ignore: np.ndarray | None = None,
+    ignore: NDArray[Any] | None = None,
     compress: bool = True,
 ) -> None:
     """Write masks on the file grid of their image, in the format that the path's extension says.
@@ -119,7 +121,8 @@ def write_masks(
         compress: False: raw NRRD, as OHIF needs it. The other formats follow their extension.
 
     Raises:
-        UserError: another extension, a stack of another shape, a volume as PNG or TIFF, ``ignore`` where it has no place.
+        UserError: another extension, a stack of another shape, a volume as PNG or TIFF, ``ignore`` where it has no
+            place.
     """
     path, masks = Path(path), np.asarray(masks, dtype=bool)
     expected = (len(task.names), *grid.spatial_shape)
@@ -142,7 +145,7 @@ def write_masks(
             Image.fromarray(label_map(masks)).save(temporary, format="PNG" if extension == ".png" else "TIFF")
 
 
-def label_map(masks: np.ndarray) -> np.ndarray:
+def label_map(masks: NDArray[Any]) -> NDArray[Any]:
     """One image of all structures: uint8 (*spatial), 0 background, i + 1 for ``masks[i]``.
 
     Where structures overlap the smaller one lies on top, so that a small bone before a large one does not vanish.
@@ -157,9 +160,9 @@ def label_map(masks: np.ndarray) -> np.ndarray:
 def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
     """What the values of a submitted label map mean: value v is the v-th name of the answer.
 
-    Slicer exports its segments without background and scribbles and numbers the exported ones from 1 in the order of this
-    list, while ``idx`` counts the skipped ones too: the position tells, not ``idx``. Where the indices are 1 to n in
-    another order, which Slicer never sends, a client meant them, and they tell.
+    Slicer exports its segments without background and scribbles and numbers the exported ones from 1 in the order of
+    this list, while ``idx`` counts the skipped ones too: the position tells, not ``idx``. Where the indices are 1 to n
+    in another order, which Slicer never sends, a client meant them, and they tell.
 
     Args:
         info: a label's info, ``{"label_info": [{"name": "radius", "idx": 1}, ...], ...}``.
@@ -173,13 +176,13 @@ def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
     entries = info.get("label_info")
     if not entries:
         return None
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and isinstance(e.get("name"), str) for e in entries):
+    if not isinstance(entries, list) or any(not isinstance(e, dict) or "name" not in e for e in entries):
         raise UserError(f'label_info: expected a list like [{{"name": "radius", "idx": 1}}], not {entries!r}')
-    entries = [entry for entry in entries if entry["name"] not in _NOT_EXPORTED]
+    entries = [entry for entry in entries if str(entry["name"]) not in _NOT_EXPORTED]
     indices = [entry.get("idx") for entry in entries]
     if all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(1, len(entries) + 1)):
         entries = sorted(entries, key=lambda entry: int(entry["idx"]))
-    return [entry["name"] for entry in entries]
+    return [str(entry["name"]) for entry in entries]
 
 
 def _read(path: Path) -> Stored:
@@ -197,13 +200,13 @@ def _read(path: Path) -> Stored:
     return read_nrrd(path) if kind == "nrrd" else read_stored(path)
 
 
-def _on_grid(stored: Stored, grid: Grid, path: Path) -> np.ndarray:
+def _on_grid(stored: Stored, grid: Grid, path: Path) -> NDArray[Any]:
     """(layers, *spatial), canonical, of what the file holds."""
     layers = stored.pixels if stored.pixels.ndim > len(stored.shape) else stored.pixels[..., None]
     return resample.to_grid(np.moveaxis(layers, -1, 0), stored, grid, path)
 
 
-def _check_values(values: np.ndarray, highest: int, path: Path) -> None:
+def _check_values(values: NDArray[Any], highest: int, path: Path) -> None:
     wrong = values[~((values >= 0) & (values <= highest) & (values == np.floor(values)))]
     if wrong.size:
         raise UserError(f"{path}: value {wrong.flat[0]} is no structure; allowed are whole numbers from 0 to {highest}")
@@ -223,17 +226,17 @@ def _extension(path: Path) -> str:
     raise UserError(f"{path}: labels are written as {_LABEL_EXTENSIONS}")
 
 
-def _volume(array: np.ndarray, grid: Grid) -> np.ndarray:
+def _volume(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
     """(*lead, *spatial) on the file's grid, always with three axes (k, j, i)."""
     array = grid.to_file(array)
     return np.expand_dims(array, -3) if len(grid.shape) == 2 else array
 
 
 def _write_segments(
-    path: Path, masks: np.ndarray, task: Task, grid: Grid, ignore: np.ndarray | None, compress: bool
+    path: Path, masks: NDArray[Any], task: Task, grid: Grid, ignore: NDArray[Any] | None, compress: bool
 ) -> None:
     count = len(task.names)
-    layers = segnrrd.into_layers(masks)
+    layers = segnrrd.into_layers(list(masks))
     segments = [segnrrd.Segment(n, layer, v) for (n, v), layer in zip(task.structures.items(), layers, strict=True)]
     if ignore is not None:
         # In layers of their own: readers that know nothing of them find the structures where they always are.
@@ -253,9 +256,9 @@ def _write_segments(
     segnrrd.write_nrrd(path, array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), grid.affine, fields, compress)
 
 
-def _write_nifti(path: Path, values: np.ndarray, grid: Grid) -> None:
+def _write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
     data = _volume(values, grid).transpose(2, 1, 0)
-    image: Any = nibabel.Nifti1Image(data, grid.affine)
+    image: Any = nibabel.Nifti1Image(data, grid.affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")
     if grid.nifti is None:
         image.set_sform(grid.affine, 1)

@@ -1,7 +1,7 @@
 """Segmentations as 3D Slicer writes and reads them: NRRD with fields ``Segment0_Name`` and so on.
 
-Format: Slicer's developer guide, Segmentations, "Segmentation labelmap file format (.seg.nrrd)"; what its reader makes of the
-fields: vtkMRMLSegmentationStorageNode::ReadBinaryLabelmapRepresentation.
+Format: Slicer's developer guide, Segmentations, "Segmentation labelmap file format (.seg.nrrd)"; what its reader makes
+of the fields: vtkMRMLSegmentationStorageNode::ReadBinaryLabelmapRepresentation.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import nrrd
 import numpy as np
+from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.formats import Stored
@@ -36,7 +37,7 @@ def segments_of(stored: Stored, path: Path) -> list[Segment]:
         UserError: a field is not a number, or names a layer that the file does not have.
     """
     layers = 1 if stored.pixels.ndim == len(stored.shape) else stored.pixels.shape[-1]
-    found = []
+    found: list[Segment] = []
     while f"Segment{len(found)}_ID" in stored.metadata or f"Segment{len(found)}_Name" in stored.metadata:
         prefix = f"Segment{len(found)}_"
         name = stored.metadata.get(prefix + "Name") or stored.metadata[prefix + "ID"]
@@ -52,9 +53,9 @@ def segments_of(stored: Stored, path: Path) -> list[Segment]:
     return found
 
 
-def into_layers(masks: Sequence[np.ndarray]) -> list[int]:
+def into_layers(masks: Sequence[NDArray[Any]]) -> list[int]:
     """For each mask the first layer in which it meets no earlier mask; one layer where nothing overlaps."""
-    occupied: list[np.ndarray] = []
+    occupied: list[NDArray[Any]] = []
     layers = []
     for mask in masks:
         layer = next((i for i, taken in enumerate(occupied) if not (taken & mask).any()), len(occupied))
@@ -97,7 +98,7 @@ def fields_of(segments: Sequence[Segment], colors: Sequence[int], shape: Sequenc
     return fields
 
 
-def write_nrrd(path: Path, array: np.ndarray, affine: np.ndarray, fields: dict[str, str], compress: bool) -> None:
+def write_nrrd(path: Path, array: NDArray[Any], affine: NDArray[Any], fields: dict[str, str], compress: bool) -> None:
     """NRRD in patient space, raw where ``compress`` is False: OHIF reads no other encoding.
 
     Args:
