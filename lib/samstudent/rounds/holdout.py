@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from samstudent.errors import UserError
 from samstudent.files import atomic_write
+from samstudent.images import image_extensions
 
 #: From this many labels at first sight on, at least one of them is reserved: without it, a study that comes fully
 #: labelled and small would never compare anything.
@@ -26,7 +27,7 @@ MIN_LABELLED = 5
 SPLITS = ("train", "val", "test")
 #: A row may name a file ("0001.png") where the datastore's id is "0001". Known endings only: ids of DICOM series
 #: contain dots too.
-_ENDING = re.compile(r"\.(nii\.gz|nii|nrrd|png|jpe?g|tiff?|dcm)$", re.IGNORECASE)
+_ENDING = re.compile(f"({'|'.join(map(re.escape, image_extensions()))})$", re.IGNORECASE)
 
 
 class _Group(BaseModel):

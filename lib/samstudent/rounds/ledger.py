@@ -103,7 +103,8 @@ class _Champion(BaseModel):
 
 
 class Ledger:
-    """The rounds of one study. Several processes may use the same folder at once."""
+    """The rounds of one study. Several processes of one machine may use the same folder at once; another machine cannot
+    see whether their rounds still run, and takes them for interrupted."""
 
     def __init__(self, folder: Path) -> None:
         """Use the study's state folder (it holds ``rounds/`` and ``champion.json``); nothing is written yet."""

@@ -1,0 +1,58 @@
+"""How little sure a student is of a case. Pure functions; higher: a human's label would teach more."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def entropy_score(probabilities: NDArray[np.float32], overlap: bool) -> float:
+    """Entropy of the student's pixels, averaged with the probability of foreground as weight.
+
+    Without the weight, the sure background that fills most of an image hides everything else, and images score by the
+    size of their structures. A blank prediction is therefore no sign of uncertainty: it scores low, and diversity has
+    to find such a case.
+
+    Args:
+        probabilities: float32 (S, *spatial) in [0, 1].
+        overlap: True: each structure is a yes-or-no of its own (sigmoid); False: structures exclude each other
+            (softmax) and what is missing to 1 is the background.
+
+    Returns:
+        Share of the largest possible entropy, in [0, 1].
+    """
+    p = np.clip(probabilities.reshape(len(probabilities), -1).astype(np.float64), 0, 1)
+    if overlap:
+        entropy = (_surprise(p) + _surprise(1 - p)) / np.log(2)
+        weight = p
+    else:
+        foreground = p.sum(axis=0)
+        entropy = (_surprise(p).sum(axis=0) + _surprise(np.clip(1 - foreground, 0, 1))) / np.log(len(p) + 1)
+        weight = foreground
+    total = float(weight.sum())
+    return float(np.clip((weight * entropy).sum() / total, 0, 1)) if total > 0 else 0.0
+
+
+def disagreement_score(coarse: NDArray[np.bool_], refined: NDArray[np.bool_]) -> float | None:
+    """1 - mean Dice of the student's masks and SAM's, over the structures that either has.
+
+    Args:
+        coarse: bool (S, *spatial), the student's cleaned masks.
+        refined: bool (S, *spatial), SAM's.
+
+    Returns:
+        In [0, 1]; None when no structure is there: SAM was asked nothing, so there is nothing to disagree about.
+    """
+    a, b = (mask.reshape(len(mask), -1).astype(bool) for mask in (coarse, refined))
+    size = a.sum(axis=1) + b.sum(axis=1)
+    present = size > 0
+    if not present.any():
+        return None
+    dice = 2 * (a & b).sum(axis=1)[present] / size[present]
+    return float(1 - dice.mean())
+
+
+def _surprise(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """-p log p, 0 at 0."""
+    surprise: NDArray[np.float64] = -p * np.log(np.where(p > 0, p, 1))
+    return surprise

@@ -1,0 +1,222 @@
+"""Active learning as the host knows it: strategies that read tables, scoring methods that fill them.
+
+A strategy runs in the server's only event loop, so it computes nothing but the choice. Scoring runs in a child process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from numpy.typing import NDArray
+from rich.progress import track
+
+from samstudent.errors import UserError
+from samstudent.rounds.holdout import HoldOut
+from samstudent.selection.scores import disagreement_score, entropy_score
+from samstudent.selection.state import SelectionState
+from samstudent.selection.strategies import STRATEGIES, choose
+from samstudent.task import ActiveLearningSection, Task
+
+logger = logging.getLogger(__name__)
+
+#: Path of an image -> the student's probabilities, float32 (S, *spatial); its cleaned masks and SAM's, bool likewise.
+Examine = Callable[[str], tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]]
+#: Path of an image -> its SAM embedding, averaged over the image (and the slices of a volume), float32 (D,).
+Embed = Callable[[str], NDArray[np.float32]]
+
+#: A client may ask for another time, but not keep a case from everybody for ever.
+LONGEST_RESERVATION = 24 * 60.0
+DESCRIPTIONS = {
+    "uniform": "Any unlabelled case, each as likely",
+    "entropy": "The case that the student is least sure of",
+    "disagreement": "The case where student and SAM agree least",
+    "diversity": "The case least like those labelled; needs no student",
+    "mixed": "Uncertain and unlike those labelled",
+}
+
+
+class SelectionStrategy(Strategy):  # type: ignore[misc]
+    """One strategy of ``selection.strategies`` behind the host's interface; reserves what it gives.
+
+    Args:
+        name: which strategy.
+        state: the study's tables.
+        holdout: the study's hold-out.
+        section: the task's; for how long a case is reserved.
+        rng: for all that is drawn; None: from the system.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        state: SelectionState,
+        holdout: HoldOut,
+        section: ActiveLearningSection,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        super().__init__(DESCRIPTIONS[name])
+        self.name = name
+        self.state, self.holdout, self.section = state, holdout, section
+        self.rng = rng or np.random.default_rng()
+
+    def info(self) -> dict[str, Any]:
+        """With ``config``, which Slicer shows as options and sends back."""
+        return {**super().info(), "config": {"reserve_minutes": self.section.reserve_minutes}}
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """The next case for a client, reserved for it.
+
+        Args:
+            request: ``client_id`` (or ``user``) tells clients apart, those without one count as one;
+                ``reserve_minutes`` overrides the task's.
+            datastore: the host's.
+
+        Returns:
+            ``id``, ``selected_by`` (the strategy, what it fell back to, or ``hold-out``) and ``score``; None when every
+            case is labelled, excluded, or another client's.
+        """
+        client = str(request.get("client_id") or request.get("user") or "")
+        minutes = _minutes(request.get("reserve_minutes", self.section.reserve_minutes))
+        unlabelled, labelled = _cases(datastore, self.holdout)
+        tables = self.state.tables()
+        lost: set[str] = set()
+        while True:
+            reserved = self.state.reserved()
+            allowed = {case for case in unlabelled - lost if reserved.get(case, client) == client}
+            # Asking again is asking for another; a client's own cases come again when nothing else is left.
+            candidates = allowed - reserved.keys() or allowed
+            # What somebody has on screen will be labelled: the next one should be unlike it, too.
+            covered = (labelled | (unlabelled & reserved.keys())) - candidates
+            choice = choose(
+                self.name, candidates, covered, tables, self.rng, self.holdout.ids, self.holdout.fraction
+            )
+            if choice is None:
+                return None
+            if self.state.reserve(choice.case, client, minutes):
+                logger.info("Next sample for %r: %s, by %s", client, choice.case, choice.by)
+                return {"id": choice.case, "selected_by": choice.by, "score": choice.score}
+            lost.add(choice.case)  # somebody was faster
+
+
+def strategies(task: Task, state: SelectionState, holdout: HoldOut) -> dict[str, Strategy]:
+    """All strategies by their names, and the task's own as ``random``, the only one that OHIF asks for."""
+    section = task.active_learning
+    by_name: dict[str, Strategy] = {name: SelectionStrategy(name, state, holdout, section) for name in STRATEGIES}
+    return {**by_name, "random": by_name[section.strategy]}
+
+
+class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]
+    """Entropy and disagreement of the unlabelled cases that may train, unless the present ones are up to date.
+
+    Args:
+        state: the study's tables.
+        holdout: the study's hold-out; its cases are drawn, not chosen, and need no score.
+        version: what the scores would be computed with (the champion's digest, and SAM's and the recipe's where they
+            may change); None: there is no student yet.
+        examine: the student and SAM on one image.
+        overlap: the task's; see ``entropy_score``.
+    """
+
+    def __init__(
+        self,
+        state: SelectionState,
+        holdout: HoldOut,
+        version: Callable[[], str | None],
+        examine: Examine,
+        overlap: bool,
+    ) -> None:
+        super().__init__("Entropy of the student, and its disagreement with SAM, for each unlabelled case")
+        self.state, self.holdout, self.version = state, holdout, version
+        self.examine, self.overlap = examine, overlap
+
+    def info(self) -> dict[str, Any]:
+        return {**super().info(), "config": {}}
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Score; each case is stored at once, so a kill loses one case's work.
+
+        Returns:
+            ``scored`` and ``current``: numbers of cases; ``failed``: case -> why.
+        """
+        version = self.version()
+        if version is None:
+            return {"scored": 0, "current": 0, "failed": {}, "note": "no student is served yet"}
+
+        def score(case: str) -> None:
+            probabilities, coarse, refined = self.examine(datastore.get_image_uri(case))
+            self.state.put_scores("entropy", {case: entropy_score(probabilities, self.overlap)}, version)
+            # Last: a case counts as done when it has this one.
+            self.state.put_scores("disagreement", {case: disagreement_score(coarse, refined)}, version)
+
+        unlabelled, _ = _cases(datastore, self.holdout)
+        cases = self.holdout.trainable(unlabelled)
+        return _for_each(cases, self.state.scored("disagreement", version), score, "uncertainty")
+
+
+class DiversityScoring(ScoringMethod):  # type: ignore[misc]
+    """The SAM embedding, averaged over the image, of every case that may train, labelled or not.
+
+    Args:
+        state: the study's tables.
+        holdout: the study's hold-out.
+        version: what the vectors would be computed with: the backend's digest.
+        embed: the averaged embedding of one image; best through the embedding cache, where refinement finds it again.
+    """
+
+    def __init__(self, state: SelectionState, holdout: HoldOut, version: Callable[[], str], embed: Embed) -> None:
+        super().__init__("SAM embedding of each case, for choosing cases unlike those labelled")
+        self.state, self.holdout, self.version, self.embed = state, holdout, version, embed
+
+    def info(self) -> dict[str, Any]:
+        return {**super().info(), "config": {}}
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Embed; stored at once and returned as by ``UncertaintyScoring``."""
+        version = self.version()
+
+        def score(case: str) -> None:
+            self.state.put_vectors({case: self.embed(datastore.get_image_uri(case))}, version)
+
+        unlabelled, labelled = _cases(datastore, self.holdout)
+        cases = self.holdout.trainable(unlabelled | labelled)
+        return _for_each(cases, self.state.vectored(version), score, "diversity")
+
+
+def _cases(datastore: Datastore, holdout: HoldOut) -> tuple[set[str], set[str]]:
+    """(unlabelled, labelled) cases, without the excluded ones; the hold-out decides about new ones."""
+    unlabelled = set(datastore.get_unlabeled_images())
+    labelled = set(datastore.list_images()) - unlabelled
+    holdout.extend(unlabelled | labelled, labelled)
+    return unlabelled - holdout.excluded, labelled - holdout.excluded
+
+
+def _for_each(
+    cases: Iterable[str], current: set[str], score: Callable[[str], None], name: str
+) -> dict[str, Any]:
+    """Score what is not up to date. A case that fails, a broken image perhaps, is told and does not stop the others."""
+    cases = list(cases)
+    todo = [case for case in cases if case not in current]
+    failed: dict[str, str] = {}
+    for case in track(todo, description=f"scoring: {name}"):
+        try:
+            score(case)
+        except Exception as error:
+            logger.exception("Case %s could not be scored (%s)", case, name)
+            failed[case] = f"{type(error).__name__}: {error}"
+    return {"scored": len(todo) - len(failed), "current": len(cases) - len(todo), "failed": failed}
+
+
+def _minutes(value: object) -> float:
+    try:
+        minutes = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        minutes = float("nan")
+    if not 0 <= minutes <= LONGEST_RESERVATION:
+        raise UserError(f"reserve_minutes must be a number from 0 to {LONGEST_RESERVATION:.0f}, not {value!r}")
+    return minutes
