@@ -4,11 +4,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from drawn import case_image, dice, shapes, small_task, training_cases
+from numpy.typing import NDArray
 
 from samstudent.errors import NotFound, UserError
 from samstudent.pseudolabels.case import own_masks
@@ -21,7 +23,7 @@ from samstudent.student.training import new_network, rate_factor, split_steps, t
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_student_learns_disks_and_squares(tmp_path: Path, overlap: bool) -> None:
     task = small_task(overlap=overlap)
-    version = train_student(training_cases(6, task), task, tmp_path / "model.pt", seed=1, steps=100)
+    version = train_student(training_cases(6, task), task, tmp_path / "model.pt", seed=1)
     student = Student.load(tmp_path / "model.pt", task)
     assert student.version == version
     for seed in (100, 101):
@@ -51,14 +53,14 @@ def test_a_volume_is_learnt_and_seen_through_a_window(tmp_path: Path) -> None:
         training={"steps": 60, "batch_size": 2, "learning_rate": 0.01, "rotate": 0},
     )
 
-    def ball(centre: tuple[int, int, int], shape: tuple[int, int, int]) -> np.ndarray:
+    def ball(centre: tuple[int, int, int], shape: tuple[int, int, int]) -> NDArray[Any]:
         grid = np.mgrid[tuple(slice(n) for n in shape)]
         return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) <= 25
 
-    def scan(mask: np.ndarray) -> np.ndarray:
+    def scan(mask: NDArray[Any]) -> NDArray[Any]:
         return 150.0 * mask + np.random.default_rng(0).normal(40, 10, mask.shape)
 
-    mask = ball((9, 12, 10), (20, 24, 18))
+    mask = ball((9, 12, 10), (20, 44, 40))
     case = prepare_case("v", case_image(scan(mask)), mask[None], task)
     train_student([case], task, tmp_path / "model.pt")
     other = ball((10, 14, 24), (18, 26, 34))
@@ -114,9 +116,7 @@ def test_killed_training_leaves_no_model_and_harms_none(tmp_path: Path) -> None:
         "              on_step=lambda step, steps, loss: (out / 'step').write_text(str(step)))\n"
     )
     tests = str(Path(__file__).resolve().parents[1])
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, tests, str(tmp_path)]
-    )
+    process = subprocess.Popen([sys.executable, "-c", script, tests, str(tmp_path)])
     try:
         until = time.monotonic() + 60
         while not (tmp_path / "step").exists() and process.poll() is None and time.monotonic() < until:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from monai.networks.layers.factories import Conv
 from monai.networks.nets.basic_unet import BasicUNet
 from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.unet import UNet
@@ -31,7 +32,11 @@ def build_network(task: Task) -> torch.nn.Module:
     _check(task)
     dimension, inputs, outputs = task.dimension, task.image.channels, output_channels(task)
     if section.network == "unet":
-        return UNet(dimension, inputs, outputs, channels, strides=(2,) * (len(channels) - 1), num_res_units=2)
+        # A head of its own: MONAI's UNet normalises each image's last maps, of which there would be one a structure, so
+        # that a structure which is not in the image would be blown up from noise.
+        body = UNet(dimension, inputs, channels[0], channels, strides=(2,) * (len(channels) - 1), num_res_units=2)
+        head = Conv[Conv.CONV, dimension](channels[0], outputs, kernel_size=1)
+        return torch.nn.Sequential(body, torch.nn.PReLU(), head)
     if section.network == "basicunet":
         return BasicUNet(dimension, inputs, outputs, features=(*channels, channels[0]))
     return SegResNet(
