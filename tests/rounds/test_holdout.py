@@ -109,7 +109,7 @@ def test_processes_extend_at_once_and_agree(tmp_path: Path):
 def test_a_damaged_file_is_named(tmp_path: Path):
     path = tmp_path / "holdout.json"
     path.write_text("{")
-    with pytest.raises(UserError, match="holdout.json.*backup"):
+    with pytest.raises(UserError, match=r"holdout\.json.*backup"):
         _ = HoldOut(path, 0.2).ids
     with pytest.raises(UserError, match="fraction"):
         HoldOut(path, 1.0)

@@ -187,7 +187,7 @@ class TestChampion:
 
     def test_a_broken_pointer_is_named(self, tmp_path: Path):
         (tmp_path / "champion.json").write_text("{")
-        with pytest.raises(UserError, match="champion.json"):
+        with pytest.raises(UserError, match=r"champion\.json"):
             Ledger(tmp_path).champion()
 
     def test_killed_while_promoting(self, tmp_path: Path):

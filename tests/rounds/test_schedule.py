@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -227,7 +228,7 @@ def test_a_start_that_opens_no_round_is_told_and_waits_longer_each_time(world: W
     world.label(3)
     for _ in range(200):
         world.look(after=1)
-    assert [b - a for a, b in zip(attempts, attempts[1:], strict=False)] == [10, 20, 40, 80]
+    assert [b - a for a, b in pairwise(attempts)] == [10, 20, 40, 80]
     assert "no round was opened" in world.scheduler.status()["last_error"]
 
 

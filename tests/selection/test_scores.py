@@ -31,9 +31,7 @@ def test_sure_background_does_not_dilute(overlap: bool):
     assert entropy_score(large, overlap) > 0.9
 
 
-@given(
-    st.lists(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), min_size=1, max_size=3), st.booleans()
-)
+@given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), min_size=1, max_size=3), st.booleans())
 def test_entropy_is_a_share(values, overlap):
     assert 0 <= entropy_score(np.array(values, dtype=np.float32), overlap) <= 1
 

@@ -113,7 +113,7 @@ def test_falling_back(strategy: str, tables: Tables, by: str):
     assert choose(strategy, "abc", [], tables, rng()).by == by
 
 
-@pytest.mark.parametrize("tables", [Tables(), Tables({c: 0.5 for c in "abcd"})])
+@pytest.mark.parametrize("tables", [Tables(), Tables(dict.fromkeys("abcd", 0.5))])
 def test_ties_are_drawn_evenly(tables: Tables):
     draws = Counter(choose("entropy", "abcd", [], tables, rng(seed)).case for seed in range(400))
     assert set(draws) == set("abcd") and min(draws.values()) > 60
@@ -139,5 +139,5 @@ def test_following_the_choices_keeps_the_hold_outs_share():
 
 
 def test_an_unknown_strategy_is_named():
-    with pytest.raises(UserError, match="'best'.*uniform, entropy"):
+    with pytest.raises(UserError, match=r"'best'.*uniform, entropy"):
         choose("best", "a", [], Tables(), rng())

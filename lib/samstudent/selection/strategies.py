@@ -97,9 +97,7 @@ def choose(
     return Choice(str(rng.choice(ties)), by, best)
 
 
-def _figures(
-    strategy: str, pool: list[str], labelled: set[str], tables: Tables
-) -> tuple[str, dict[str, float]] | None:
+def _figures(strategy: str, pool: list[str], labelled: set[str], tables: Tables) -> tuple[str, dict[str, float]] | None:
     """What was applied, and each case's figure by it; None: nothing to go by."""
     entropy, disagreement = _known(tables.entropy, pool), _known(tables.disagreement, pool)
     if strategy == "entropy" and entropy:

@@ -93,9 +93,7 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
             candidates = allowed - reserved.keys() or allowed
             # What somebody has on screen will be labelled: the next one should be unlike it, too.
             covered = (labelled | (unlabelled & reserved.keys())) - candidates
-            choice = choose(
-                self.name, candidates, covered, tables, self.rng, self.holdout.ids, self.holdout.fraction
-            )
+            choice = choose(self.name, candidates, covered, tables, self.rng, self.holdout.ids, self.holdout.fraction)
             if choice is None:
                 return None
             if self.state.reserve(choice.case, client, minutes):
@@ -196,9 +194,7 @@ def _cases(datastore: Datastore, holdout: HoldOut) -> tuple[set[str], set[str]]:
     return unlabelled - holdout.excluded, labelled - holdout.excluded
 
 
-def _for_each(
-    cases: Iterable[str], current: set[str], score: Callable[[str], None], name: str
-) -> dict[str, Any]:
+def _for_each(cases: Iterable[str], current: set[str], score: Callable[[str], None], name: str) -> dict[str, Any]:
     """Score what is not up to date. A case that fails, a broken image perhaps, is told and does not stop the others."""
     cases = list(cases)
     todo = [case for case in cases if case not in current]
