@@ -1,0 +1,200 @@
+"""The MONAI Label app: wires the study's parts into the host's tasks."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import schedule
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.async_tasks.task import AsyncTask
+
+from samstudent import __version__
+from samstudent.errors import UserError
+from samstudent.images import read_image
+from samstudent.labels import names_from_label_info, read_masks
+from samstudent.rounds.schedule import Scheduler
+from samstudent.serving import children, guards, host_fixes
+from samstudent.serving.datastore import FINAL, SafeLocalDatastore
+from samstudent.serving.examine import Examiner
+from samstudent.serving.interactive import SamInteractiveTask
+from samstudent.serving.selection import DiversityScoring, UncertaintyScoring, strategies
+from samstudent.serving.study import Study
+from samstudent.task import load_task, shipped_tasks
+
+logger = logging.getLogger(__name__)
+host_fixes.apply()
+
+#: How often the schedule looks, and the scores are checked; seconds.
+POLL_SECONDS = 5.0
+
+
+class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
+    """From a handful of labels to a model trained on all images.
+
+    Args:
+        app_dir: the app folder.
+        studies: study folder, or URL of a DICOMweb server.
+        conf: ``task``: name of a shipped task or path of a task file (required).
+
+    Raises:
+        UserError: the task or the study cannot be used. In a process of the host's it is printed and the process ends:
+            the host would print a traceback.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        try:
+            self.task = load_task(_required_task(conf))
+            self.study = Study(studies, app_dir, self.task)
+            super().__init__(
+                app_dir,
+                studies,
+                conf,
+                name=f"samstudent - {self.task.name}",
+                description=self.task.description or f"Student and SAM for {', '.join(self.task.names)}",
+                version=__version__,
+            )
+            self._extend_holdout()
+        except UserError as error:
+            _end_host(error)
+            raise
+        self._scored_for: object = None
+
+    # ---- the host asks for the parts ----
+
+    def init_datastore(self) -> Datastore:
+        if self.study.is_remote:
+            return super().init_datastore()
+        return SafeLocalDatastore(
+            self.studies,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+            check_label=self._check_label,
+        )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        return {"sam": SamInteractiveTask(self.task, self.study.sam, self.study.embeddings)}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        return {}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return strategies(self.task, self.study.selection, self.study.holdout)
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        examiner, state, holdout = Examiner(self.study), self.study.selection, self.study.holdout
+        return {
+            "diversity": DiversityScoring(state, holdout, examiner.vector_version, examiner.embed),
+            "uncertainty": UncertaintyScoring(
+                state, holdout, examiner.version, examiner.examine, self.task.overlap
+            ),
+        }
+
+    # ---- jobs; the host runs them in child processes, the command line in its own ----
+
+    def train(self, request: dict[str, Any]) -> Any:
+        _settle_child()
+        return super().train(request)
+
+    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        _settle_child()
+        return super().batch_infer(request, datastore)
+
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
+        _settle_child()
+        return super().scoring(request, datastore)
+
+    # ---- the server ----
+
+    def on_init_complete(self) -> None:
+        """Called by the host when the server is about to take requests."""
+        from monailabel.app import app as http  # only exists in the server
+
+        from samstudent.serving.routes import router
+
+        http.include_router(router(self))
+        guards.install(http, self)
+        super().on_init_complete()
+        self.scheduler = Scheduler(
+            self.task.schedule,
+            self.study.ledger,
+            self.label_times,
+            busy=lambda: children.is_busy("train"),
+            start=self._start_round,
+            poll_seconds=POLL_SECONDS,
+        )
+        self.scheduler.run()
+        schedule.every(POLL_SECONDS).seconds.do(self._refresh_scores)
+        atexit.register(children.stop_all)
+
+    def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
+        """Scores are asked for by name, or by the host after every sample and training (method None).
+
+        The latter starts a process each time, though mostly nothing changed: then ``_refresh_scores`` decides. In a
+        child it would be an HTTP call back to the server, which fails behind TLS, a login or another address.
+        """
+        if method is None:
+            return self._refresh_scores() if self._server_mode else {}
+        return super().async_scoring(method, params)
+
+    def label_times(self) -> list[float]:
+        """When each case's human label was last saved, seconds since 1970."""
+        datastore = self.datastore()
+        if isinstance(datastore, SafeLocalDatastore):
+            return [time for _, time in datastore.label_times()]
+        ids = datastore.get_labeled_images()
+        return [float(datastore.get_label_info(case, FINAL).get("ts", 0)) for case in ids]
+
+    def _start_round(self, reason: str) -> None:
+        AsyncTask.run("train", request={"model": "student", "reason": reason})
+
+    def _refresh_scores(self) -> dict[str, Any]:
+        """Have the tables of active learning filled again when the served student or the set of cases changed."""
+        try:
+            champion = self.study.ledger.champion()
+            present = (champion.id if champion else None, len(self.datastore().list_images()))
+            if present == self._scored_for or children.is_busy("scoring", "train"):
+                return {}
+            self._scored_for = present
+            return {name: self.async_scoring(name) for name in self._scoring_methods}
+        except Exception:  # the host's timer thread dies of an exception, and with it all its jobs
+            logger.exception("The scores of active learning could not be refreshed")
+            return {}
+
+    def _extend_holdout(self) -> None:
+        datastore = self.datastore()
+        self.study.holdout.extend(datastore.list_images(), datastore.get_labeled_images())
+
+    def _check_label(self, image_id: str, file: Path, tag: str, info: dict[str, Any]) -> None:
+        """Refuse a human's label that could not be trained on later: the annotator is still there to mend it."""
+        if tag == FINAL:
+            grid = read_image(self.datastore().get_image_uri(image_id), self.task.dimension).grid
+            read_masks(file, self.task, grid, names=names_from_label_info(info))
+
+
+def _settle_child() -> None:
+    if children.is_child():
+        children.settle()
+
+
+def _required_task(conf: dict[str, str]) -> str:
+    if "task" not in conf:
+        raise UserError(f"add --conf task NAME: one of {', '.join(shipped_tasks())}, or the path of a task file")
+    return conf["task"]
+
+
+def _end_host(error: UserError) -> None:
+    """In a process of the host's, say what is wrong and end; elsewhere (command line, tests) do nothing."""
+    if settings.MONAI_LABEL_APP_DIR:
+        print(f"samstudent: {error}", file=sys.stderr, flush=True)
+        os._exit(2)

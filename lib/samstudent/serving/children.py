@@ -1,0 +1,49 @@
+"""The host's child processes (training, batch inference, scoring): polite to the server, gone when it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+
+from monailabel.utils.async_tasks.utils import background_tasks, processes, stop_background_task
+
+#: What the host runs in child processes.
+METHODS = ("train", "batch_infer", "scoring")
+PR_SET_PDEATHSIG = 1
+
+
+def is_child() -> bool:
+    """Whether this process was started by the host's server to do one job."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name == "monailabel.interfaces.utils.app"
+
+
+def settle() -> None:
+    """Called in a child: lower priority, and an end with the server.
+
+    The host leaves a training running when the server ends; after a restart the same trigger would start a second one
+    beside it. Linux only; elsewhere the orphan runs to its end.
+    """
+    with contextlib.suppress(OSError):
+        os.nice(10)
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended between the two calls
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_busy(*methods: str) -> bool:
+    """Whether a job of these kinds runs or waits in this server."""
+    tasks = [task for method in methods for task in background_tasks.get(method, [])]
+    return any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks)
+
+
+def stop_all() -> None:
+    """Kill all children and their children; for the server's end."""
+    for method in METHODS:
+        while processes(method):
+            stop_background_task(method)

@@ -1,0 +1,61 @@
+"""The student and SAM on one image, for the scoring methods of active learning."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.images import CaseImage, for_sam, read_image
+from samstudent.sam.refine import refine
+from samstudent.serving.study import Study
+from samstudent.student.predict import Student
+
+
+class Examiner:
+    """Loads the champion and SAM once, when first needed. Used in the host's scoring child."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._student: Student | None = None
+
+    def version(self) -> str | None:
+        """What entropy and disagreement depend on: champion, SAM's settings, recipe; None without a champion."""
+        champion = self.study.ledger.champion()
+        if champion is None:
+            return None
+        task = self.study.task
+        settings = f"{champion.model_digest} {task.sam.model_dump_json()} {task.recipe.model_dump_json()}"
+        return hashlib.sha256(settings.encode()).hexdigest()
+
+    def vector_version(self) -> str:
+        """What the embeddings depend on."""
+        return self.study.sam().digest
+
+    def examine(self, path: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Probabilities float32 (S, *spatial), cleaned coarse masks and SAM's masks, bool likewise."""
+        image = self._read(path)
+        probabilities = self._champion().predict(image)
+        task = self.study.task
+        result = refine(probabilities, for_sam(image, task.image), self.study.sam(), task, self.study.embeddings)
+        return probabilities, result.coarse, result.masks
+
+    def embed(self, path: str) -> NDArray[np.float32]:
+        """SAM's embedding averaged over the image, float32 (D,); of a volume over every eighth slice and the image."""
+        pixels = for_sam(self._read(path), self.study.task.image)
+        # Neighbouring slices look alike, and an encoder run is the dear part.
+        slices = [pixels] if pixels.ndim == 3 else list(pixels[len(pixels) // 16 :: 8])
+        sam, cache = self.study.sam(), self.study.embeddings
+        vectors = [cache.embed(sam, np.ascontiguousarray(s)).pooled() for s in slices]
+        return np.mean(vectors, axis=0, dtype=np.float32)
+
+    def _champion(self) -> Student:
+        if self._student is None:
+            path = self.study.ledger.champion_path()
+            assert path is not None  # version() said that there is one
+            self._student = Student.load(path, self.study.task)
+        return self._student
+
+    def _read(self, path: str) -> CaseImage:
+        return read_image(path, self.study.task.dimension)
