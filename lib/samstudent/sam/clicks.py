@@ -1,0 +1,135 @@
+"""From a human's box and clicks to a mask.
+
+SAM was trained with points; LiteMedSAM and MedSAM with boxes alone, and to them a point means nothing. Measured with
+LiteMedSAM, one click well inside the structure, mean Dice (34 nerves and vessels of 14 ultrasound training images / 15
+drawn shapes): the click as SAM's point prompt 0.00 / 0.00; a box from that mask 0.01 / 0.00; square boxes of several
+sizes around the click, the answer of the highest predicted IoU 0.64 / 0.85, of the most stable mask 0.52 / 0.88; the
+same boxes with the click added as a point 0.54 / 0.71. A true box: 0.87 / 0.97, with a point added 0.68 / 0.86.
+
+So for these models clicks choose between boxes and shape the answer, and never become point prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from samstudent.sam.backends import Decoded, Embedding, SamBackend
+from samstudent.sam.prompts import Box, Mask, Point, Prompt
+
+#: Models whose point prompts were never trained; those for which ``Recipe.stages_for`` takes boxes alone.
+BOX_ONLY = ("lite_medsam", "medsam")
+#: Sides of the boxes around a click, as shares of the image's longer side.
+SCALES = (0.09, 0.13, 0.19, 0.28, 0.4)
+#: Boxes around several clicks reach this much further than the outermost, as a share of their extent.
+_BEYOND = 0.1
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A structure as SAM draws it for a human.
+
+    Attributes:
+        mask: bool (y, x) at the image's size; may be empty.
+        prompt: what SAM was asked for this mask. Its points are the human's only where SAM was given them.
+        predicted_iou: SAM's own guess of the overlap with the truth.
+    """
+
+    mask: Mask
+    prompt: Prompt
+    predicted_iou: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "present": bool(self.mask.any()),
+            "prompts": [self.prompt.as_json()],
+            "predicted_iou": round(self.predicted_iou, 4),
+        }
+
+
+def draw(backend: SamBackend, embedding: Embedding, prompt: Prompt) -> Drawing:
+    """Draw one structure.
+
+    A model that was trained with points gets the prompt as it is. One that was not gets the box, or boxes of several
+    sizes around the positive points (``boxes_around``): the answer counts that holds most positive and fewest negative
+    points, of equal ones that of the highest predicted IoU. Then what lies nearer to a negative than to every positive
+    point is cut off (``respect``).
+
+    Args:
+        backend: which SAM.
+        embedding: of the image.
+        prompt: a box or at least one positive point; any negative points.
+    """
+    if backend.name not in BOX_ONLY:
+        decoded = backend.decode(embedding, prompt)
+        return Drawing(decoded.logits > 0, prompt, decoded.predicted_iou)
+    boxes = [prompt.box] if prompt.box else boxes_around(prompt.positive, embedding.image_size)
+    prompts = [Prompt(box=box) for box in boxes]
+    answers = list(zip(prompts, backend.decode_many(embedding, prompts), strict=True))
+    asked, decoded = max(answers, key=lambda answer: _merit(answer[1], prompt))
+    mask = respect(decoded.logits > 0, prompt.positive, prompt.negative)
+    return Drawing(mask, asked, decoded.predicted_iou)
+
+
+def boxes_around(points: Sequence[Point], image_size: tuple[int, int]) -> list[Box]:
+    """Boxes of several sizes that hold all points, smallest first, cut to the image; at least one.
+
+    Args:
+        points: (x, y), at least one, inside the image.
+        image_size: (y, x).
+    """
+    height, width = image_size
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    middle, reach = (low + high) / 2, (high - low) / 2 * (1 + _BEYOND)
+    boxes: dict[Box, None] = {}
+    for scale in SCALES:
+        half = np.maximum(reach, scale * max(height, width) / 2)
+        x0, y0 = np.maximum(middle - half, 0)
+        x1, y1 = np.minimum(middle + half, [width - 1, height - 1])
+        boxes[float(x0), float(y0), float(x1), float(y1)] = None
+    return list(boxes)
+
+
+def respect(mask: Mask, positive: Sequence[Point], negative: Sequence[Point]) -> Mask:
+    """The part of a mask that a human's points leave.
+
+    Pixels nearer to a negative than to every positive point go, if any negative point lies on the mask; without
+    positive points, the component that it lies on goes. Then the components stay that hold a positive point; all of
+    them if none does.
+    """
+    kept = mask.copy()
+    hit = [point for point in negative if mask[_pixel(point)]]
+    if hit and positive:
+        kept &= _distance(mask.shape, positive) < _distance(mask.shape, hit)
+    labels, _ = ndimage.label(kept, structure=np.ones((3, 3)))
+    on = {int(labels[_pixel(point)]) for point in positive} - {0}
+    if on:
+        kept &= np.isin(labels, list(on))
+    elif hit and not positive:
+        kept &= ~np.isin(labels, [labels[_pixel(point)] for point in hit])
+    return kept
+
+
+def _merit(decoded: Decoded, human: Prompt) -> tuple[float, float]:
+    """How well an answer fits the human's points, then how good SAM takes it to be."""
+    logits = decoded.logits
+    right = sum(float(logits[_pixel(p)] > 0) for p in human.positive)
+    wrong = sum(float(logits[_pixel(p)] > 0) for p in human.negative)
+    return right - wrong, decoded.predicted_iou
+
+
+def _pixel(point: Point) -> tuple[int, int]:
+    """(row, column) of a point; a point on the outer half of a border pixel belongs to that pixel."""
+    return max(round(point[1]), 0), max(round(point[0]), 0)
+
+
+def _distance(shape: tuple[int, ...], points: Sequence[Point]) -> np.ndarray[Any, np.dtype[np.floating[Any]]]:
+    """Distance of every pixel to the nearest of some points."""
+    free = np.ones(shape, dtype=np.bool_)
+    for point in points:
+        free[_pixel(point)] = False
+    return np.asarray(ndimage.distance_transform_edt(free))
