@@ -144,6 +144,16 @@ def test_one_pixel_and_constant_images(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.nii", 2).pixels.shape == (1, 1, 1)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_that_counts_from_white(tmp_path: Path, dtype: Any) -> None:
+    path = save_itk(tmp_path / "a.tif", GREY.astype(dtype))
+    content = bytearray(path.read_bytes())
+    entry = content.index(struct.pack("<HHI", 262, 3, 1))  # PhotometricInterpretation
+    content[entry + 8] = 0
+    path.write_bytes(content)
+    assert (read_image(path).pixels == np.iinfo(dtype).max - GREY.astype(np.float32)).all()
+
+
 def test_tiff_pages_are_a_volume_and_no_2d_image(tmp_path: Path) -> None:
     pages = [Image.fromarray(GREY + i) for i in range(3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
@@ -156,6 +166,22 @@ def test_extensions() -> None:
     assert set(image_extensions()) == {
         ".nii.gz", ".nii", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".tif", ".nii", ".nii.gz", ".nrrd", ".dcm"])
+def test_random_damage_is_a_user_error_or_harmless(tmp_path: Path, extension: str) -> None:
+    rng = np.random.default_rng(5)
+    path = written(tmp_path, extension)
+    whole = path.read_bytes()
+    for _ in range(15):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, 300, 4):
+            damaged[position] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            assert np.isfinite(read_image(path).pixels).all()
+        except UserError as error:
+            assert path.name in str(error)
 
 
 # Values that are not finite
@@ -301,7 +327,7 @@ def claims_huge(folder: Path, extension: str) -> Path:
 
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".nii.gz", ".nrrd", ".tif"])
 def test_huge_claims_are_refused_before_decoding(tmp_path: Path, extension: str) -> None:
-    with pytest.raises(UserError, match=r"more than the limit|too large"):
+    with pytest.raises(UserError, match="more than the limit"):
         read_image(claims_huge(tmp_path, extension))
 
 

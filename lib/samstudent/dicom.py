@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.formats import Stored, check_size, from_itk, itk_reader, itk_reason
+from samstudent.formats import Stored, check_size, decoding, from_itk, itk_reader
 from samstudent.geometry import LPS_TO_RAS
 
 #: Slices may lie this share of their distance beside where even spacing would put them.
@@ -29,8 +29,11 @@ def read_dicom(path: Path) -> Stored:
         UserError: no or several series in the folder, several frames in a file, slices of different sizes, missing
             slices, nothing that can be decoded.
     """
-    if path.is_file():
-        return _read_file(path)
+    with decoding(path, "DICOM"):
+        return _read_file(path) if path.is_file() else _read_folder(path)
+
+
+def _read_folder(path: Path) -> Stored:
     finder: Any = sitk.ImageSeriesReader
     series = finder.GetGDCMSeriesIDs(str(path))
     if len(series) != 1:
@@ -48,7 +51,7 @@ def _read_file(path: Path) -> Stored:
     reader.SetOutputPixelType(_float_type(reader))
     with _never_inverted([path], fields) as (same,):
         reader.SetFileName(str(same))
-        return _finish(_execute(path, reader), path, fields)
+        return _finish(reader.Execute(), path, fields)
 
 
 def _read_series(folder: Path, files: list[Path]) -> Stored:
@@ -65,7 +68,7 @@ def _read_series(folder: Path, files: list[Path]) -> Stored:
     reader.SetOutputPixelType(_float_type(headers[0]))
     with _never_inverted(files, fields) as same:
         reader.SetFileNames([str(file) for file in same])
-        stored = _finish(_execute(folder, reader), folder, fields)
+        stored = _finish(reader.Execute(), folder, fields)
     # A tilted gantry shears the volume; ITK only knows the normal of the slices.
     stored.affine[:, 2] = LPS_TO_RAS @ np.append(step, 0.0)
     return stored
@@ -101,20 +104,11 @@ def _never_inverted(files: list[Path], fields: list[dict[str, str]]) -> Iterator
 
 def _header(path: Path) -> Any:
     reader = itk_reader(path, "GDCMImageIO")
-    try:
+    with decoding(path, "a DICOM image"):
         reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise UserError(f"{path}: not a DICOM image, or corrupt") from error
     if len(reader.GetSize()) > 2 and reader.GetSize()[2] > 1:
         raise UserError(f"{path}: holds {reader.GetSize()[2]} frames; expected one image per DICOM file")
     return reader
-
-
-def _execute(path: Path, reader: Any) -> Any:
-    try:
-        return reader.Execute()
-    except RuntimeError as error:
-        raise UserError(f"{path}: cannot be decoded, perhaps truncated or corrupt: {itk_reason(error)}") from error
 
 
 def _fields(reader: Any) -> dict[str, str]:

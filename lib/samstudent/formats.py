@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import warnings
-import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from samstudent.errors import NotFound, UserError
 from samstudent.geometry import LPS_TO_RAS
@@ -98,17 +99,25 @@ def kind_of(path: Path) -> str:
     raise UserError(f"{path}: not an image that can be read, or corrupt; expected {_FORMATS}")
 
 
+@contextmanager
+def decoding(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever a library raises on a corrupt file, it may be anything, into a UserError with the file's name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].removeprefix("sitk::ERROR: ")
+        raise UserError(f"{path}: cannot be read as {kind}, perhaps truncated or corrupt: {reason}") from error
+
+
 def read_nifti(path: Path) -> Stored:
     """NIfTI through nibabel, which keeps sheared affines and refuses truncated files."""
-    try:
+    with decoding(path, "NIfTI"):
         image: Any = nibabel.load(path)
         shape = tuple(int(n) for n in image.shape)
         check_size(path, shape)
         pixels = np.asanyarray(image.dataobj)
-    except UserError:
-        raise
-    except (OSError, EOFError, ValueError, zlib.error, MemoryError, nibabel.filebasedimages.ImageFileError) as error:
-        raise UserError(f"{path}: cannot be read as NIfTI: {error}") from error
     if pixels.dtype.names:  # RGB24 and RGBA32 are structured types.
         pixels = np.stack([pixels[name] for name in pixels.dtype.names], axis=-1)
         spatial, channels = shape, pixels.shape[-1:]
@@ -147,15 +156,13 @@ def read_nrrd(path: Path) -> Stored:
 
 def read_itk(path: Path, image_io: str) -> Stored:
     """Any format of ITK, by the name of its reader."""
-    reader = itk_reader(path, image_io)
-    try:
+    with decoding(path, image_io.removesuffix("ImageIO")):
+        reader = itk_reader(path, image_io)
         reader.ReadImageInformation()
         check_size(path, tuple(reader.GetSize()))
         image = reader.Execute()
-    except RuntimeError as error:
-        raise UserError(f"{path}: cannot be read as {image_io.removesuffix('ImageIO')}: {itk_reason(error)}") from error
-    metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    return from_itk(image, path, metadata, has_geometry=image_io == "NrrdImageIO")
+        metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+        return from_itk(image, path, metadata, has_geometry=image_io == "NrrdImageIO")
 
 
 def itk_reader(path: Path, image_io: str) -> Any:
@@ -189,12 +196,24 @@ def read_raster(path: Path, kind: str) -> Stored:
     with path.open("rb") as file:
         head = file.read(26)
     grey_alpha = kind == "png" and head[25:26] == b"\x04"  # Colour type in IHDR; ITK cannot read this one.
-    if kind != "jpeg" and not grey_alpha:
-        return read_itk(path, {"png": "PNGImageIO", "tiff": "TIFFImageIO"}[kind])
+    if kind == "tiff":
+        stored = read_itk(path, "TIFFImageIO")
+        if stored.pixels.dtype in (np.uint8, np.uint16) and _white_is_zero(path):
+            return replace(stored, pixels=np.invert(stored.pixels))
+        return stored
+    if kind == "png" and not grey_alpha:
+        return read_itk(path, "PNGImageIO")
     # ITK reads a truncated JPEG without a word; Pillow refuses it.
     mode = "L" if grey_alpha else None
     pixels = read_pillow(path, mode)
     return Stored(pixels, pixels.shape[:2], LPS_TO_RAS.copy(), has_geometry=False)
+
+
+def _white_is_zero(path: Path) -> bool:
+    """Whether a TIFF of grey values counts from white to black, which ITK does not heed."""
+    with decoding(path, "TIFF"), Image.open(path) as image:
+        tags: Any = getattr(image, "tag_v2", {})
+        return bool(tags.get(262) == 0 and tags.get(258, (1,))[0] > 1)  # PhotometricInterpretation, BitsPerSample
 
 
 def read_pillow(path: Path, mode: str | None = None) -> NDArray[Any]:
@@ -204,24 +223,19 @@ def read_pillow(path: Path, mode: str | None = None) -> NDArray[Any]:
         path: PNG, JPEG or TIFF.
         mode: Pillow's name of the mode to convert to; None: RGB where Pillow's mode is a colour space other than RGB.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Our own limit follows.
+    with decoding(path, "an image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Our own limit follows.
+        try:
             with Image.open(path) as image:
                 check_size(path, image.size)
+                if (pages := getattr(image, "n_frames", 1)) > 1:
+                    raise UserError(f"{path}: has {pages} pages; expected one")
                 if mode is None and image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
                     mode = "RGB"
                 return np.asarray(image.convert(mode) if mode else image)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: too large: {error}") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise UserError(f"{path}: cannot be read, perhaps truncated or corrupt: {error}") from error
+        except Image.DecompressionBombError as error:
+            raise UserError(f"{path}: more than the limit of pixels: {error}") from error
 
 
 def _type(image: Any) -> str:
     return str(image.GetPixelIDTypeAsString())
-
-
-def itk_reason(error: Exception) -> str:
-    """The last line of ITK's long message."""
-    return str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")

@@ -21,6 +21,10 @@ from samstudent.task import Task
 
 #: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's.
 IGNORE = "ignore:"
+_NIFTI_GEOMETRY = (
+    "pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "sform_code", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
 _LABEL_EXTENSIONS = ".seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .tiff"
 #: Slicer leaves these out of the label map that it submits (MONAILabel.py, onSaveLabel).
 _NOT_EXPORTED = ("background", "foreground_scribbles", "background_scribbles")
@@ -266,6 +270,9 @@ def _write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
         sheared = not np.allclose(image.header.get_qform(), grid.affine, atol=1e-3)
         image.set_qform(grid.affine, 0 if sheared else 1)
     else:
-        image.set_sform(grid.nifti.get_sform(), int(grid.nifti["sform_code"]))
-        image.set_qform(grid.nifti.get_qform(), int(grid.nifti["qform_code"]))
+        # Field by field: both transforms and their codes stay to the bit, also where one of them is broken.
+        for field in _NIFTI_GEOMETRY:
+            image.header[field] = grid.nifti[field]
+        pixdim = image.header["pixdim"]
+        pixdim[1:4][pixdim[1:4] == 0] = 1  # A 2D source need not have a third spacing.
     nibabel.save(image, path)

@@ -21,9 +21,9 @@ _SAME = 0.25
 def to_grid(layers: NDArray[Any], stored: Stored, grid: Grid, path: Path) -> NDArray[Any]:
     """Label values on the image's canonical grid.
 
-    A label of the image's shape is taken pixel by pixel, unless its geometry says that it is the same box with axes flipped
-    or swapped (another tool reoriented it). It and labels of other shapes (cropped, as they come back from DICOM SEG) are
-    resampled: each pixel takes the value of the nearest pixel of the label in space, 0 outside of it.
+    A label of the image's shape is taken pixel by pixel, unless its geometry says that it is the same box with axes
+    flipped or swapped (another tool reoriented it). It and labels of other shapes (cropped, as they come back from
+    DICOM SEG) are resampled: each pixel takes the value of the nearest pixel of the label in space, 0 outside of it.
 
     Args:
         layers: (layers, *stored.shape), file order.
@@ -73,8 +73,8 @@ def _is_coded(grid: Grid) -> bool:
 def _says_where(stored: Stored, grid: Grid) -> bool:
     """Whether the label's place can be told from its geometry.
 
-    For images without geometry clients assume ITK's default, so a label with an offset is a part of it; one that has the
-    default itself may be of any size for any reason.
+    For images without geometry clients assume ITK's default, so a label with an offset is a part of it; one that has
+    the default itself may be of any size for any reason.
     """
     default = any(np.allclose(stored.affine, affine) for affine in (LPS_TO_RAS, np.eye(4)))
     return stored.has_geometry and _is_coded(grid) and not (default and len(grid.shape) == 2)
@@ -91,7 +91,8 @@ def _nearest(layers: NDArray[Any], stored: Stored, grid: Grid) -> NDArray[Any]:
         ndimage.affine_transform(layer, matrix, offset, output_shape=shape, order=0, mode="grid-constant", cval=0)
         for layer in layers.reshape(len(layers), *_three(stored.shape))
     ]
-    return np.stack(moved).reshape(len(layers), *grid.shape)
+    result: NDArray[Any] = np.stack(moved).reshape(len(layers), *grid.shape)
+    return result
 
 
 def _three(shape: tuple[int, ...]) -> tuple[int, ...]:
