@@ -293,6 +293,14 @@ def test_nrrd_may_not_point_to_another_file(tmp_path: Path) -> None:
         read_image(tmp_path / "a.nrrd")
 
 
+def test_nrrd_may_not_hide_its_pixels_behind_a_long_header(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(24))
+    header = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 3 4\nencoding: raw\n" + "# long\n" * 200_000
+    (tmp_path / "a.nrrd").write_text(header + "data file: secret\n\n")
+    with pytest.raises(UserError, match="has no end"):
+        read_image(tmp_path / "a.nrrd")
+
+
 def claims_huge(folder: Path, extension: str) -> Path:
     """A small file whose header announces an image that would fill the memory."""
     path = folder / f"a{extension}"

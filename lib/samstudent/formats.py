@@ -148,7 +148,9 @@ def read_nrrd(path: Path) -> Stored:
         UserError: cannot be read, or its pixels are in another file: a header must not make the server open any path.
     """
     with path.open("rb") as file:
-        header = re.split(rb"\r?\n\r?\n", file.read(1 << 20), maxsplit=1)[0]
+        header, *rest = re.split(rb"\r?\n\r?\n", file.read(1 << 20), maxsplit=1)
+    if not rest:  # No pixels follow, or not within what is searched here.
+        raise UserError(f"{path}: cannot be read as NRRD: its header has no end")
     if re.search(rb"(?mi)^data ?file\s*:", header):
         raise UserError(f"{path}: its pixels are in another file; save it with an attached header")
     return read_itk(path, "NrrdImageIO")
@@ -198,7 +200,8 @@ def read_raster(path: Path, kind: str) -> Stored:
     grey_alpha = kind == "png" and head[25:26] == b"\x04"  # Colour type in IHDR; ITK cannot read this one.
     if kind == "tiff":
         stored = read_itk(path, "TIFFImageIO")
-        if stored.pixels.dtype in (np.uint8, np.uint16) and _white_is_zero(path):
+        grey = stored.pixels.shape == stored.shape and stored.pixels.dtype in (np.uint8, np.uint16)
+        if grey and _white_is_zero(path):
             return replace(stored, pixels=np.invert(stored.pixels))
         return stored
     if kind == "png" and not grey_alpha:

@@ -71,6 +71,8 @@ def read_masks(
     highest = 2 ** len(task.names) - 1 if bits else len(task.names if names is None else names)
     _check_values(values, highest, path)
     if bits:
+        if len(masks) > 62:
+            raise UserError(f"{path}: bits of one number cannot hold {len(masks)} structures; use .seg.nrrd")
         for value in range(1, len(masks) + 1):
             masks[value - 1] = values[0].astype(np.int64) >> (value - 1) & 1
         return masks
