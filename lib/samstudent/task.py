@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -119,7 +119,15 @@ class Recipe(_Section):
     #: Widens the box on every side, as a share of its own side.
     box_margin: float = Field(default=0.0, ge=0, le=1)
     #: None: what suits the backend (``stages_for``).
-    stages: tuple[Stage, ...] | None = Field(default=None, min_length=1)
+    stages: tuple[Stage, ...] | None = None
+
+    @field_validator("stages")
+    @classmethod
+    def _any_stage(cls, value: tuple[Stage, ...] | None) -> tuple[Stage, ...] | None:
+        # Not Field(min_length=1): pydantic would report that, too, for a list whose only stage has a fault.
+        if value == ():
+            raise ValueError("needs at least one stage; leave the key out for the backend's own")
+        return value
 
     @model_validator(mode="after")
     def _logits_come_from_somewhere(self) -> Recipe:
@@ -297,8 +305,14 @@ def _fault(error: object) -> str:
     if error["type"] == "extra_forbidden":
         section: type[BaseModel] = Task
         for part in error["loc"][:-1]:
-            annotation = section.model_fields[part].annotation if part in section.model_fields else None
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                section = annotation
+            if part in section.model_fields:
+                section = _section_in(section.model_fields[part].annotation) or section
         return f"{key}: unknown key; allowed here: {', '.join(section.model_fields)}"
     return f"{key}: {error['msg']} (got {error.get('input')!r})" if error["type"] != "missing" else f"{key}: missing"
+
+
+def _section_in(annotation: object) -> type[BaseModel] | None:
+    """The section that a key's type is or holds: of ``tuple[Stage, ...] | None`` it is Stage."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
