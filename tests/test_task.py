@@ -120,6 +120,7 @@ def test_a_checkpoint_is_found_beside_the_task_file(tmp_path: Path, monkeypatch:
         ({"holdout": {"fraction": 1}}, r"holdout\.fraction"),
         ({"active_learning": {"strategy": "random"}}, r"active_learning\.strategy"),
         ({"schedule": {"at": "25:00"}}, r"schedule\.at"),
+        ({"schedule": {"at": 750}}, r"schedule\.at: .*in quotes"),
         ({"schedule": {"every_labels": 0}}, r"schedule\.every_labels"),
         ({"training": 3}, "training: .*got 3"),
         ({"training": None}, "training"),

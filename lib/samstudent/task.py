@@ -191,6 +191,14 @@ class ScheduleSection(_Section):
     #: At this time of day, "HH:MM" in the server's time zone, if there is any new human label.
     at: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
 
+    @field_validator("at", mode="before")
+    @classmethod
+    def _quoted(cls, value: object) -> object:
+        if isinstance(value, int):
+            # YAML 1.1 takes an unquoted 12:30 for the number 750.
+            raise ValueError('write the time in quotes, "HH:MM"')
+        return value
+
 
 class Task(_Section):
     """One checked task file. ``load_task`` makes it; ``structures`` maps names to label values from 1 without gaps."""
