@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from PIL import Image
 
 from samstudent.geometry import Grid
 from samstudent.images import CaseImage
+from samstudent.sam.backends import Decoded, Embedding
+from samstudent.sam.prompts import Prompt
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.task import Task
 
@@ -62,3 +65,49 @@ def write_png(path: Path, pixels: NDArray[Any]) -> Path:
 
 def dice(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+class FakeSam:
+    """Draws what is brighter than ``level`` within the box; sure of it by ``iou``."""
+
+    name, digest, preprocessing = "lite_medsam", "f" * 64, "none"
+
+    def __init__(self, level: int = 75, iou: float = 0.9) -> None:
+        self.level, self.iou = level, iou
+        self.embedded = 0
+
+    def embed(self, image: NDArray[Any]) -> Embedding:
+        self.embedded += 1
+        assert image.dtype == np.uint8 and image.ndim == 3
+        size, side = image.shape[:2], max(image.shape[:2])
+        features = np.zeros((1, 256, side, side), np.float32)
+        features[0, 0, : size[0], : size[1]] = image[..., 0]
+        return Embedding(features, size, size, side)
+
+    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+        return self.decode_many(embedding, [prompt])[0]
+
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+        answers = []
+        for prompt in prompts:
+            assert prompt.box is not None
+            x0, y0, x1, y1 = (round(v) for v in prompt.box)
+            logits = np.full(embedding.features.shape[2:], -5.0, np.float32)
+            window = embedding.features[0, 0, y0 : y1 + 1, x0 : x1 + 1]
+            logits[y0 : y1 + 1, x0 : x1 + 1] = np.where(window > self.level, 5.0, -5.0)
+            answers.append(Decoded(logits, self.iou, embedding))
+        return answers
+
+
+class FakeStudent:
+    """Answers with the truth's probabilities, by the image's file name."""
+
+    def __init__(self, truths: dict[str, NDArray[Any]], version: str = "a" * 64) -> None:
+        self.truths, self.version = truths, version
+        self.asked: list[str] = []
+
+    def predict(self, image: CaseImage) -> NDArray[Any]:
+        assert image.path is not None
+        name = image.path.name.split(".")[0]
+        self.asked.append(name)
+        return np.where(self.truths[name], 0.9, 0.05).astype(np.float32)

@@ -40,7 +40,7 @@ def provenance_of(student_version: str, backend: SamBackend | None, task: Task) 
     relevant["thresholds"] = {name: task.threshold_of(name) for name in task.names}
     # The stages that run, because a recipe may leave them to the backend.
     stages = [stage.model_dump(mode="json") for stage in task.recipe.stages_for(backend.name)]
-    recipe = task.recipe.model_dump(mode="json") | {"stages": stages}
+    recipe = task.recipe.model_dump(mode="json") | {"stages": stages, "preprocessing": backend.preprocessing}
     return Provenance(student_version, backend.name, backend.digest, _digest(recipe), _digest(relevant), clock.time())
 
 

@@ -50,7 +50,7 @@ def prepare_case(
     task: Task,
     *,
     ignore: NDArray[Any] | None = None,
-    weights: NDArray[Any] | None = None,
+    weights: Sequence[float] | NDArray[Any] | None = None,
     human: bool = True,
 ) -> TrainingCase:
     """Bring one case to the student's grid; masks and ignore are bool (S, *spatial) on the image's canonical grid."""

@@ -1,0 +1,110 @@
+"""Labelled cases of a datastore: where their files are, and how they are read to train or to compare on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from samstudent.errors import UserError
+from samstudent.images import CaseImage, read_image
+from samstudent.labels import names_from_label_info, read_ignore, read_masks
+from samstudent.pseudolabels.produce import HUMAN_TAG
+from samstudent.pseudolabels.provenance import Provenance, is_current
+from samstudent.pseudolabels.quality import training_weights
+from samstudent.student.data import TrainingCase, prepare_case
+from samstudent.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One case and one of its labels. Plain values: the host hands them to other processes."""
+
+    id: str
+    image: str
+    label: str
+    tag: str
+    #: ``names[v - 1]`` is what value v of the label file means; None: the task's values, or the file says it.
+    names: tuple[str, ...] | None = None
+    #: Of a pseudo label, one a structure.
+    weights: tuple[float, ...] | None = None
+
+    @property
+    def human(self) -> bool:
+        return self.tag == HUMAN_TAG
+
+
+def human_cases(datastore: Any, ids: Iterable[str]) -> list[CaseFiles]:
+    """The human labels of these cases (each must have one), sorted by id."""
+    cases = []
+    for case_id in sorted(ids):
+        label_id = datastore.get_labels_by_image_id(case_id)[HUMAN_TAG]
+        names = names_from_label_info(datastore.get_label_info(label_id, HUMAN_TAG))
+        image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(label_id, HUMAN_TAG)
+        cases.append(CaseFiles(case_id, image, label, HUMAN_TAG, tuple(names) if names else None))
+    return cases
+
+
+def pseudo_cases(datastore: Any, ids: Iterable[str], tag: str, expected: Provenance, task: Task) -> list[CaseFiles]:
+    """Those of the cases that have a pseudo label of this tag which is up to date and not rejected altogether."""
+    cases = []
+    for case_id in sorted(ids):
+        labels = datastore.get_labels_by_image_id(case_id)
+        if HUMAN_TAG in labels or tag not in labels:
+            continue
+        info = datastore.get_label_info(labels[tag], tag)
+        structures = info.get("structures", {})
+        # Nothing but absences is what a bad student says of every case.
+        accepted = any(structures.get(name, {}).get("status") == "accepted" for name in task.names)
+        if not is_current(info, expected) or not accepted:
+            continue
+        weights = tuple(float(w) for w in training_weights(structures, task))
+        image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(labels[tag], tag)
+        cases.append(CaseFiles(case_id, image, label, tag, weights=weights))
+    return cases
+
+
+def read_truth(files: CaseFiles, task: Task) -> tuple[CaseImage, NDArray[Any]]:
+    """The image and its masks bool (S, *spatial)."""
+    image = read_image(files.image, task.dimension)
+    return image, read_masks(files.label, task, image.grid, names=files.names)
+
+
+def load_case(files: CaseFiles, task: Task) -> TrainingCase:
+    """Read one case and bring it to the student's grid."""
+    image, masks = read_truth(files, task)
+    if files.human:
+        return prepare_case(files.id, image, masks, task)
+    ignore = read_ignore(files.label, task, image.grid)
+    return prepare_case(files.id, image, masks, task, ignore=ignore, weights=files.weights, human=False)
+
+
+def load_cases(
+    files: Sequence[CaseFiles], task: Task, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[TrainingCase], dict[str, str]]:
+    """Read all cases into memory; one that cannot be read is told of and left out.
+
+    Returns:
+        The cases, and case id -> what was wrong.
+
+    Raises:
+        UserError: no human-labelled case can be read.
+    """
+    cases: list[TrainingCase] = []
+    unreadable: dict[str, str] = {}
+    for number, entry in enumerate(files, 1):
+        try:
+            cases.append(load_case(entry, task))
+        except (UserError, OSError) as error:
+            logger.warning("case %s does not train: %s", entry.id, error)
+            unreadable[entry.id] = str(error)
+        if progress is not None:
+            progress(number, len(files))
+    if not any(case.human for case in cases):
+        raise UserError(f"no human label can be read: {unreadable}")
+    return cases, unreadable

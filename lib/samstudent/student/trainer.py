@@ -1,0 +1,286 @@
+"""The host's trainer task ``student``: one call is one round.
+
+A round trains a challenger into its own folder, compares it with the champion on the hold-out, and points the ledger at
+it if it is not worse. The served file is never written to, so a kill at any moment leaves it whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine.events import Events
+from monai.engines.trainer import SupervisedTrainer
+from monai.inferers.inferer import SimpleInferer
+from monailabel.tasks.train.basic_train import BasicTrainTask, Context
+from monailabel.utils.others.generic import device_list, name_to_device
+
+from samstudent.errors import Conflict, UserError
+from samstudent.files import atomic_write
+from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, produce
+from samstudent.pseudolabels.provenance import provenance_of
+from samstudent.rounds.ledger import decide
+from samstudent.serving import children
+from samstudent.serving.study import Study
+from samstudent.student.cases import CaseFiles, human_cases, load_cases, pseudo_cases
+from samstudent.student.compare import DiceTable, compare
+from samstudent.student.data import make_loader
+from samstudent.student.loss import StudentLoss
+from samstudent.student.options import CHOICES, TrainOptions
+from samstudent.student.predict import Student, save_model
+from samstudent.student.training import make_trainer, new_network, new_optimizer, split_steps
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two entries of progress in the round's record and in the log.
+REPORT_EVERY = 2.0
+
+
+class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
+    """Trains on human labels and pseudo labels of one study.
+
+    The frame is the host's (request, child process, device, several GPUs, MONAI's engine); data, network, loss and step
+    are those of ``student.training``.
+    """
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(
+            model_dir=str(study.folder),
+            description=f"Trains the student for {study.task.name} on human labels and SAM's pseudo labels",
+            labels=study.task.names,
+            # E3: the host's default tracker, MLflow with files, no longer exists.
+            tracking=None,
+        )
+        self.study = study
+        self.task = study.task
+        self.ledger = study.ledger
+        self._config = {
+            "max_epochs": split_steps(study.task.training.steps)[0],
+            "pseudo_labels": list(CHOICES),
+            "promote": True,
+            "seed": study.task.training.seed,
+            "device": device_list(),
+            "multi_gpu": True,
+            "tracking": ["None"],
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The host hands the task to one process per GPU; those only train, the study stays with the first."""
+        return self.__dict__ | {"study": None}
+
+    # ---- one round ----
+
+    def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
+        """Run a round and return what the host and its clients read of one.
+
+        Raises:
+            Conflict: nothing is labelled that may train.
+            UserError: a value in the request is not allowed.
+        """
+        options = TrainOptions.of(request, self.task)
+        labelled = datastore.get_labeled_images()
+        self.study.holdout.extend(datastore.list_images(), labelled)
+        train_ids, held_ids = self.study.holdout.split(labelled)
+        if not train_ids:
+            kept = f"; the {len(held_ids)} labelled so far are kept to compare models" if held_ids else ""
+            raise Conflict(f"nothing to train on: no case is labelled by a human{kept}. Label one and train again")
+        epochs, epoch_steps = options.epochs(self.task)
+        digest = hashlib.sha256(self.task.model_dump_json().encode()).hexdigest()
+        fields = {"seed": options.seed, "steps": epochs * epoch_steps, "labels_used": train_ids}
+        with self.ledger.run(options.reason, task_digest=digest, holdout_ids=held_ids, **fields) as round_id:
+            _leave_room_for_the_server()
+            frame = {"max_epochs": epochs, "epoch_steps": epoch_steps, "name": str(self.ledger.folder_of(round_id))}
+            frame |= {"round": round_id, "train_ids": train_ids, "options": options.model_dump()}
+            host = {"device": request.get("device") or self._config["device"]}
+            host |= {"multi_gpu": request.get("multi_gpu", True), "gpus": request.get("gpus", "all")}
+            host |= {"train_batch_size": 1, "val_batch_size": 1, "pretrained": True}
+            host |= {"dataset": "Dataset", "dataloader": "DataLoader", "tracking": "None", "model": "student"}
+            super().__call__(host | frame, datastore)
+            return self._conclude(round_id, options, held_ids, host["device"], datastore)
+
+    def _conclude(
+        self, round_id: str, options: TrainOptions, held_ids: list[str], device: Any, datastore: Any
+    ) -> dict[str, Any]:
+        """Compare the challenger with the champion, decide, and serve it if it may be."""
+        logger.info("round %s: comparing on %d hold-out cases", round_id, len(held_ids))
+        target = str(name_to_device(device))
+        challenger = Student.load(self.ledger.model_path(round_id), self.task, target)
+        champion = self._champion(target)
+        students = [challenger] if champion is None else [challenger, champion]
+        tables: list[DiceTable | None] = [None, None]
+        if held_ids:
+            tables = [*compare(students, human_cases(datastore, held_ids), self.task), None][:2]
+        better, why = decide(tables[0], tables[1])  # type: ignore[arg-type]
+        if better and not options.promote:
+            why = f"not promoted, as asked for; else: {why}"
+        self.ledger.update(round_id, dice={"challenger": tables[0], "champion": tables[1]}, decision=why)
+        promoted = better and options.promote
+        if promoted:
+            self.ledger.promote(round_id, who="training", why=why)
+        logger.info("round %s: %s", round_id, why)
+        stats: dict[str, Any] = self.stats() | {"round": round_id, "promoted": promoted, "decision": why}
+        if tables[0] is not None:
+            stats["best_metric"] = _number(tables[0]["mean"])
+        self._write_stats(stats)
+        return stats
+
+    def _champion(self, device: str) -> Student | None:
+        """The served student; None if there is none, or none that could predict for the task as it is now."""
+        path = self.ledger.champion_path()
+        if path is None:
+            return None
+        try:
+            return Student.load(path, self.task, device)
+        except UserError as error:
+            logger.warning("the served model is left out: %s", error)
+            return None
+
+    # ---- data ----
+
+    def pre_process(self, request: dict[str, Any], datastore: Any) -> list[CaseFiles]:
+        """The cases of this round: human labels, and the pseudo labels that were asked for and are up to date."""
+        options = TrainOptions.model_validate(request["options"])
+        cases = human_cases(datastore, request["train_ids"])
+        pseudo: list[CaseFiles] = []
+        student = self._champion(str(request["device"])) if options.pseudo_labels != "off" else None
+        if student is not None:
+            pseudo = self._pseudo(options, student, datastore)
+        elif options.pseudo_labels != "off":
+            logger.info("no student is served yet: this round trains on human labels alone")
+        tag = pseudo[0].tag if pseudo else None
+        self.ledger.update(request["round"], pseudo_used={"n": len(pseudo), "tag": tag})
+        logger.info("round %s: %d human labels, %d pseudo labels", request["round"], len(cases), len(pseudo))
+        return cases + pseudo
+
+    def _pseudo(self, options: TrainOptions, student: Student, datastore: Any) -> list[CaseFiles]:
+        holdout, raw = self.study.holdout, options.pseudo_labels == "raw"
+        backend = None if raw else self.study.sam()
+        every = datastore.list_images()
+        if options.pseudo_labels != "use":
+            excluded = holdout.ids | holdout.excluded
+            counts = produce(
+                datastore, student, backend, self.task, self.study.embeddings, every, _log_case, exclude=excluded
+            )
+            logger.info("pseudo labels: %s", counts)
+        expected = provenance_of(student.version, backend, self.task)
+        tag = RAW_TAG if raw else REFINED_TAG
+        return pseudo_cases(datastore, holdout.trainable(every), tag, expected, self.task)
+
+    def partition_datalist(self, context: Context, shuffle: bool = False) -> tuple[list[CaseFiles], list[CaseFiles]]:
+        """All cases train; the hold-out is never among them. The host's own split drifts as labels arrive."""
+        return context.datalist, []
+
+    def train_data_loader(self, context: Context, num_workers: int = 0, shuffle: bool = True) -> Any:
+        def progress(number: int, total: int) -> None:
+            if number % 20 == 0 or number == total:
+                logger.info("read %d of %d cases", number, total)
+
+        cases, unreadable = load_cases(context.train_datalist, self.task, progress)
+        if unreadable and context.local_rank == 0:
+            self.ledger.update(context.request["round"], unreadable=unreadable)
+        # Every GPU draws batches of its own from all cases.
+        seed = context.request["options"]["seed"] + context.local_rank
+        return make_loader(cases, self.task, context.request["epoch_steps"], seed)
+
+    # ---- the parts the host asks for ----
+
+    def network(self, context: Context) -> torch.nn.Module:
+        start = self.ledger.champion_path() if self.task.training.start == "champion" else None
+        return new_network(self.task, context.request["options"]["seed"], start)
+
+    def optimizer(self, context: Context) -> torch.optim.Optimizer:
+        return new_optimizer(context.network, self.task)
+
+    def loss_function(self, context: Context) -> StudentLoss:
+        return StudentLoss(self.task.overlap)
+
+    def train_pre_transforms(self, context: Context) -> None:
+        """The cases are prepared and augmented by ``student.data``."""
+
+    def train_post_transforms(self, context: Context) -> None:
+        """Nothing is measured on what is being trained on."""
+
+    def val_inferer(self, context: Context) -> SimpleInferer:
+        return SimpleInferer()
+
+    def _create_trainer(self, context: Context) -> SupervisedTrainer:
+        """MONAI's trainer without the host's handlers, which keep the best on the training set."""
+        report = _Report(self.ledger, context.request["round"]) if context.local_rank == 0 else None
+        return make_trainer(
+            context.network,
+            context.optimizer,
+            self.train_data_loader(context),
+            self.task,
+            context.max_epochs,
+            context.request["epoch_steps"],
+            context.device,
+            report,
+        )
+
+    def finalize(self, context: Context) -> None:
+        """Instead of publishing: write the last weights into the round's folder, at once, when training has ended."""
+        if context.local_rank != 0:
+            return
+        round_id, task = context.request["round"], self.task
+
+        def save() -> None:
+            # The network inside of DistributedDataParallel.
+            network = getattr(context.network, "module", context.network)
+            digest = save_model(self.ledger.model_path(round_id), network, task)
+            self.ledger.update(round_id, model_digest=digest, step=context.trainer.state.iteration)
+
+        def stats() -> None:
+            state = context.trainer.state
+            passed = time.strftime("%H:%M:%S", time.gmtime(time.time() - context.start_ts))
+            content = {"epoch": state.epoch, "total_epochs": state.max_epochs, "start_ts": int(context.start_ts)}
+            self._write_stats(content | {"total_time": passed, "best_metric": self._served_dice()})
+
+        context.trainer.add_event_handler(Events.COMPLETED, save)
+        context.trainer.add_event_handler(Events.EPOCH_COMPLETED, stats)
+
+    # ---- what Slicer shows ----
+
+    def _served_dice(self) -> float:
+        """Mean Dice of the served model; Slicer needs a number, so 0 before there is one."""
+        champion = self.ledger.champion()
+        return _number(((champion.dice.get("challenger") if champion else None) or {}).get("mean"))
+
+    def _write_stats(self, stats: dict[str, Any]) -> None:
+        atomic_write(Path(self._stats_path), json.dumps(stats, indent=1))
+
+
+class _Report:
+    """Progress for those who wait: a line in the log, which clients see the last 20 of, and the step in the record."""
+
+    def __init__(self, ledger: Any, round_id: str) -> None:
+        self.ledger, self.round_id = ledger, round_id
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        now = time.monotonic()
+        if step not in (1, steps) and now - self.last < REPORT_EVERY:
+            return
+        self.last = now
+        left = (now - self.started) / step * (steps - step)
+        logger.info("step %d of %d, loss %.4f, %.0f s left", step, steps, loss, left)
+        self.ledger.update(self.round_id, step=step)
+
+
+def _log_case(number: int, total: int, case_id: str) -> None:
+    logger.info("pseudo labels: %d of %d (%s)", number, total, case_id)
+
+
+def _number(value: float | None) -> float:
+    return float(value) if value is not None and value == value else 0.0
+
+
+def _leave_room_for_the_server() -> None:
+    """In the host's child, with three cores or more, one stays free; with fewer its low priority must do."""
+    if children.is_child() and (cores := os.cpu_count() or 1) > 2:
+        torch.set_num_threads(min(torch.get_num_threads(), cores - 1))

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
+
+from samstudent.images import read_image
+from samstudent.labels import read_ignore, read_masks
+from samstudent.pseudolabels.case import own_masks, pseudo_label_case
+from samstudent.pseudolabels.produce import produce
+
+TASK = small_task()
+
+
+class FolderStore:
+    """The host's datastore as far as it is needed: files in folders, infos in memory."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        self.infos: dict[tuple[str, str], dict[str, Any]] = {}
+        self.truths = {}
+        for seed in range(count):
+            pixels, self.truths[f"c{seed}"] = shapes(seed)
+            write_png(folder / f"c{seed}.png", pixels)
+
+    def get_image_uri(self, image_id: str) -> str:
+        return str(self.folder / f"{image_id}.png")
+
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        return {tag: image_id for case, tag in self.infos if case == image_id}
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        return self.infos[label_id, label_tag]
+
+    def label(self, image_id: str, tag: str) -> Path:
+        return self.folder / f"{image_id}.{tag}.seg.nrrd"
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        shutil.copy(label_filename, self.label(image_id, label_tag))
+        self.infos[image_id, label_tag] = label_info
+        return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        del self.infos[label_id, label_tag]
+        self.label(label_id, label_tag).unlink()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path, 3)
+
+
+def run(store: FolderStore, student: FakeStudent, sam: FakeSam | None = None, **more: Any) -> Any:
+    return produce(store, student, sam or FakeSam(), TASK, None, store.truths, **more)
+
+
+def test_labels_are_made_and_read_back(store: FolderStore) -> None:
+    seen: list[tuple[int, int, str]] = []
+    counts = run(store, FakeStudent(store.truths), progress=lambda *done: seen.append(done))
+    assert (counts.made, counts.current, counts.skipped, counts.failed) == (3, 0, 0, {})
+    assert seen == [(1, 3, "c0"), (2, 3, "c1"), (3, 3, "c2")]
+    grid = read_image(store.get_image_uri("c0")).grid
+    for tag in ("pseudo", "pseudo_raw"):
+        masks = read_masks(store.label("c0", tag), TASK, grid)
+        assert dice(masks[0], store.truths["c0"][0]) > 0.95
+        assert dice(masks[1], store.truths["c0"][1]) > 0.85
+        assert not read_ignore(store.label("c0", tag), TASK, grid).any()
+    structures = store.infos["c0", "pseudo"]["structures"]
+    assert structures["disk"]["status"] == "accepted"
+    assert structures["disk"]["predicted_iou"] == pytest.approx(0.9)
+
+
+def test_what_is_current_is_left_and_what_is_stale_made_anew(store: FolderStore) -> None:
+    student = FakeStudent(store.truths)
+    run(store, student)
+    assert (run(store, student).current, student.asked) == (3, ["c0", "c1", "c2"])
+    newer = FakeStudent(store.truths, version="b" * 64)
+    assert run(store, newer).made == 3
+    assert store.infos["c0", "pseudo"]["provenance"]["student"] == "b" * 64
+    store.remove_label("c1", "pseudo_raw")
+    counts = run(store, newer)
+    assert (counts.made, counts.current) == (1, 2)
+
+
+def test_humans_and_held_out_cases_get_none_and_lose_theirs(store: FolderStore) -> None:
+    run(store, FakeStudent(store.truths))
+    store.infos["c0", "final"] = {}
+    counts = run(store, FakeStudent(store.truths), exclude={"c1"})
+    assert (counts.skipped, counts.current) == (2, 1)
+    assert set(store.infos) == {("c0", "final"), ("c2", "pseudo"), ("c2", "pseudo_raw")}
+
+
+def test_a_broken_image_is_told_and_the_rest_is_done(store: FolderStore) -> None:
+    run(store, FakeStudent(store.truths))
+    Path(store.get_image_uri("c1")).write_bytes(b"no image")
+    counts = run(store, FakeStudent(store.truths, version="b" * 64))
+    assert counts.made == 2
+    assert list(counts.failed) == ["c1"] and "c1.png" in counts.failed["c1"]
+    # Its label of the old student is gone.
+    assert ("c1", "pseudo") not in store.infos
+
+
+def test_a_rejected_structure_is_an_ignored_region(store: FolderStore) -> None:
+    # SAM that sees the dim square as nothing: its mask is empty, so nothing agrees.
+    run(store, FakeStudent(store.truths), FakeSam(level=130))
+    grid = read_image(store.get_image_uri("c0")).grid
+    masks = read_masks(store.label("c0", "pseudo"), TASK, grid)
+    ignore = read_ignore(store.label("c0", "pseudo"), TASK, grid)
+    assert store.infos["c0", "pseudo"]["structures"]["square"]["status"] == "rejected"
+    assert masks[0].any() and not masks[1].any()
+    assert not ignore[0].any()
+    assert (ignore[1] >= store.truths["c0"][1]).all()
+
+
+def test_without_sam_only_the_students_own_masks_are_made(store: FolderStore) -> None:
+    counts = produce(store, FakeStudent(store.truths), None, TASK, None, ["c0"])
+    assert counts.made == 1
+    assert set(store.infos) == {("c0", "pseudo_raw")}
+    assert store.infos["c0", "pseudo_raw"]["structures"] == {
+        "disk": {"status": "accepted"},
+        "square": {"status": "accepted"},
+    }
+
+
+def test_one_case_on_arrays(store: FolderStore) -> None:
+    image = read_image(store.get_image_uri("c0"))
+    absent = {"c0": store.truths["c0"] * np.array([True, False])[:, None, None]}
+    label = pseudo_label_case(image, FakeStudent(absent), FakeSam(), TASK)
+    assert [s.status for s in label.structures] == ["accepted", "absent"]
+    assert not label.masks[1].any() and not label.ignore.any()
+    assert np.array_equal(label.raw, absent["c0"])
+
+
+def test_own_masks_take_the_likeliest_including_background() -> None:
+    probabilities = np.array([0.45, 0.2, 0.3, 0.6], np.float32).reshape(2, 1, 2)
+    assert own_masks(probabilities, TASK)[:, 0].tolist() == [[True, False], [False, True]]
+    # Background 0.4 is likelier than either of 0.35 and 0.25.
+    weak = np.array([0.35, 0.25], np.float32).reshape(2, 1, 1)
+    assert not own_masks(weak, TASK).any()
+    assert own_masks(probabilities, small_task(overlap=True))[:, 0].tolist() == [[False, False], [False, True]]

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from drawn import small_task
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samstudent.pseudolabels.quality import gate, structure_quality, training_weights
+from samstudent.sam.refine import StructureResult
+
+
+def result(name: str = "disk", present: bool = True, iou: float | None = 0.9, agreement: float | None = 0.4):
+    return StructureResult(name, present, [], iou, agreement, present)
+
+
+def test_quality_is_the_geometric_mean() -> None:
+    assert structure_quality(result(iou=0.9, agreement=0.4)) == pytest.approx(0.6)
+    assert structure_quality(result(iou=None, agreement=0.4)) == 0.4
+    assert structure_quality(result(iou=0.9, agreement=None)) == 0
+    assert structure_quality(result(present=False)) == 0
+
+
+@given(st.floats(), st.floats())
+def test_quality_lies_in_0_to_1_whatever_sam_says(iou: float, agreement: float) -> None:
+    assert 0 <= structure_quality(result(iou=iou, agreement=agreement)) <= 1
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_more_agreement_is_never_less_quality(iou: float, low: float, high: float) -> None:
+    low, high = sorted((low, high))
+    assert structure_quality(result(iou=iou, agreement=low)) <= structure_quality(result(iou=iou, agreement=high))
+
+
+def test_the_gate_takes_each_structures_own_threshold() -> None:
+    task = small_task(pseudo_labels={"threshold": {"disk": 0.7, "square": 0.5}})
+    probabilities = np.zeros((2, 4, 4), np.float32)
+    first, second = gate([result("disk"), result("square")], probabilities, task)
+    assert (first.status, second.status) == ("rejected", "accepted")
+    assert first.quality == second.quality == pytest.approx(0.6)
+
+
+def test_an_absent_structure_has_no_quality_but_a_certainty() -> None:
+    probabilities = np.zeros((2, 4, 4), np.float32)
+    probabilities[0, 1, 1] = 0.3
+    first, _ = gate([result("disk", False, None, None), result("square")], probabilities, small_task())
+    assert (first.status, first.quality) == ("absent", None)
+    assert first.as_json() == {"status": "absent", "absence": pytest.approx(0.7)}
+
+
+def test_weights_from_a_labels_info() -> None:
+    task = small_task(structures=["a", "b", "c", "d"])
+    info = {"a": {"status": "accepted", "quality": 0.8}, "b": {"status": "rejected", "quality": 0.1}}
+    info["c"] = {"status": "absent", "absence": 0.9}
+    assert training_weights(info, task) == pytest.approx([0.8, 0, 0.9, 0])
+    equal = small_task(structures=["a", "b", "c", "d"], pseudo_labels={"weight_by_quality": False})
+    assert training_weights(info, equal) == pytest.approx([1, 0, 1, 0])
+    assert math.isclose(training_weights({"a": {"status": "accepted"}}, task)[0], 1)
