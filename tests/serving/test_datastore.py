@@ -47,6 +47,7 @@ def on_disk(study: Path) -> dict[str, Any]:
 
 # ---- several processes ----
 
+
 def write(kind: str, study: Path, key: str, count: int, how: str) -> None:
     """Body of a writing process. Each label says in the file and in its info who wrote it when."""
     make = SafeLocalDatastore if kind == "safe" else host_datastore

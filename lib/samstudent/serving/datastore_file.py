@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import json
 import logging
 import os
 import time
@@ -37,7 +39,7 @@ class DatastoreFile:
         if seen is None:
             self._seen = None
             return None
-        model = LocalDatastoreModel.model_validate_json(self.path.read_bytes())
+        model = _parse(self.path.read_bytes())
         self._seen = seen  # taken before reading: written meanwhile, it counts as changed
         return model
 
@@ -58,7 +60,7 @@ class DatastoreFile:
         os.replace(self.path, aside)
         model = None
         with contextlib.suppress(OSError, ValueError):
-            model = LocalDatastoreModel.model_validate_json(self.copy.read_bytes())
+            model = _parse(self.copy.read_bytes())
         source = "its last good copy" if model else "the files in the study folder, without label info"
         logger.error("%s was unreadable; kept as %s, made again from %s", self.path, aside.name, source)
         return model
@@ -69,3 +71,14 @@ class DatastoreFile:
         except FileNotFoundError:
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _parse(content: bytes) -> LocalDatastoreModel:
+    # Every parsed dict brings the next garbage collection nearer: 10,000 labelled images take 15 s with it, 2 without.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return LocalDatastoreModel.model_validate(json.loads(content))
+    finally:
+        if collecting:
+            gc.enable()

@@ -1,0 +1,360 @@
+"""Between the clients and the host's endpoints: wrong requests answer 4xx with a reason, dangerous ones are closed.
+
+The host's routes call plain functions of their modules (``endpoints.infer.run_inference`` ...) by name. Those functions
+are wrapped, not the routes: so authentication comes first, and every route that ends in the same function is covered.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import monailabel.app as host
+import requests
+from fastapi import FastAPI, Request, UploadFile
+from fastapi.background import BackgroundTasks
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+from monailabel.config import settings
+from monailabel.endpoints import (
+    activelearning,
+    batch_infer,
+    datastore,
+    infer,
+    logs,
+    model,
+    ohif,
+    proxy,
+    scoring,
+    session,
+    train,
+    wsi_infer,
+)
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
+from monailabel.utils.others.generic import device_map, file_checksum, remove_file
+from starlette.background import BackgroundTask
+
+from samstudent.errors import NotFound, UserError
+from samstudent.serving.names import check_image_id, check_name
+from samstudent.serving.params import check_known, check_params, check_upload_tag, json_object
+
+logger = logging.getLogger(__name__)
+
+#: Pages on this machine; others must be named in MONAI_LABEL_CORS_ORIGINS.
+LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+_ORIGINALS: dict[tuple[str, str], Callable[..., Any]] = {}
+
+
+class Closed(UserError):
+    """An endpoint of the host that this server does not offer (HTTP 403)."""
+
+    status = 403
+
+
+def install(fastapi_app: FastAPI, app: MONAILabelApp) -> None:
+    """Put all guards in place. To be called from ``on_init_complete``: in the host's lifespan, before any request."""
+    for kind, handler in (
+        (UserError, _user_error),
+        (MONAILabelException, _host_error),
+        (RequestValidationError, _invalid_request),
+        (requests.RequestException, _no_answer),
+        (Exception, _our_error),
+    ):
+        fastapi_app.exception_handlers[kind] = handler
+    _restrict_origins(fastapi_app)
+    _close_endpoints()
+    _Guards(app).install()
+    # The host built its stack before the lifespan began; the next request goes through this one.
+    fastapi_app.middleware_stack = fastapi_app.build_middleware_stack()
+
+
+# ---- answers ----
+
+
+def _answer(status: int, detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status_code=status)
+
+
+async def _user_error(request: Request, error: Exception) -> JSONResponse:
+    return _answer(getattr(error, "status", 400), str(error))
+
+
+async def _host_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, MONAILabelException)
+    if isinstance(error, ImageNotFoundException | LabelNotFoundException) or "There is no" in error.msg:
+        return _answer(404, error.msg)
+    return _answer(400 if error.error == MONAILabelError.INVALID_INPUT else 500, error.msg)
+
+
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return _answer(422, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+
+
+async def _no_answer(request: Request, error: Exception) -> JSONResponse:
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    return _answer(503, "a server that this one depends on (PACS, login) does not answer; the log says which")
+
+
+async def _our_error(request: Request, error: Exception) -> JSONResponse:
+    return _answer(500, f"internal error ({type(error).__name__}); the server's log has the details")
+
+
+# ---- what is closed ----
+
+
+def _restrict_origins(fastapi_app: FastAPI) -> None:
+    """By default the host lets every web page that a user visits read and write the study through his browser."""
+    for middleware in fastapi_app.user_middleware:
+        if getattr(middleware.cls, "__name__", "") == CORSMiddleware.__name__:
+            # The host's own list ends each origin with a slash, so that none ever matches.
+            origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+            middleware.kwargs["allow_origins"] = origins
+            middleware.kwargs["allow_origin_regex"] = None if origins else LOOPBACK_ORIGIN
+
+
+def _close_endpoints() -> None:
+    def refuse(reason: str) -> Callable[..., Any]:
+        def closed(*args: Any, **kwargs: Any) -> Any:
+            raise Closed(reason)
+
+        return closed
+
+    rounds = "weights are replaced by promoting a round: POST /samstudent/rounds/<id>/promote"
+    model.update_model = model.delete_model = refuse(rounds)
+    wsi_infer.run_wsi_inference = refuse("whole-slide images are not supported; use POST /infer/<model>")
+    # After a reload the app no longer knows that it is a server, and calls itself until it hangs (E10).
+    host.clear_cache = refuse("the app cannot be loaded again while it runs; restart the server")
+    if not shutil.which("nvidia-smi"):
+        message = "there is no nvidia-smi on this machine"
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            raise NotFound(message)
+
+        logs.subprocess = SimpleNamespace(run=run, PIPE=None)
+
+
+# ---- what is checked ----
+
+
+class _Guards:
+    """Wraps the functions behind the host's endpoints, for one app."""
+
+    def __init__(self, app: MONAILabelApp) -> None:
+        self.app = app
+        self.remote = app.studies.startswith(("http://", "https://"))
+        self.devices = [*device_map().keys(), *device_map().values()]
+
+    def install(self) -> None:
+        _wrap(infer, "run_inference", self.infer)
+        _wrap(activelearning, "sample", self.sample)
+        _wrap(train, "run", self.run_all)
+        _wrap(train, "run_model", self.train)
+        _wrap(scoring, "run", self.run_all)
+        _wrap(scoring, "run_method", self.score)
+        _wrap(batch_infer, "run", self.batch)
+        _wrap(datastore, "add_image", self.add_image)
+        _wrap(datastore, "remove_image", self.image_call)
+        _wrap(datastore, "get_image_info", self.image_call)
+        _wrap(datastore, "update_image_info", self.update_image_info)
+        _wrap(datastore, "download_image", self.download_image)
+        _wrap(datastore, "save_label", self.save_label)
+        _wrap(datastore, "remove_label", self.label_call)
+        _wrap(datastore, "get_label_info", self.label_call)
+        _wrap(datastore, "update_label_info", self.update_label_info)
+        _wrap(datastore, "download_label", self.label_call)
+        _wrap(datastore, "download_dataset", self.dataset)
+        _wrap(session, "create_session", self.create_session)
+        _wrap(proxy, "proxy_dicom", self.proxy)
+        _wrap(ohif, "get_ohif", self.ohif)
+
+    # running
+
+    def infer(
+        self,
+        original: Callable[..., Any],
+        tasks: BackgroundTasks,
+        name: str,
+        image: str,
+        session_id: str,
+        params: str,
+        file: UploadFile | None,
+        label: UploadFile | None,
+        output: str | None,
+    ) -> Any:
+        check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
+        check_params(json_object(params, "params"), self.devices, name)
+        if not (image or session_id or file):
+            raise UserError("nothing to work on: give image (an id), session_id, or upload a file")
+        if image:
+            self.image(image)
+        if session_id:
+            sessions = self.app.sessions()
+            if sessions is None or sessions.get_session(session_id) is None:
+                raise NotFound(f"session {session_id!r}: no such session, or it has expired")
+        if output == "dicom_seg" and not self.remote:
+            raise UserError("output=dicom_seg needs a DICOMweb study; take output=image or all")
+        for upload in (file, label):
+            self.rename(upload)
+        return _cleaning_up(tasks, original, name, image, session_id, params, file, label, output)
+
+    def sample(self, original: Callable[..., Any], strategy: str, params: dict[str, Any] | None, *rest: Any) -> Any:
+        check_known(strategy, self.app._strategies, "strategy")
+        check_params(params or {}, self.devices)
+        return original(strategy, params, *rest)
+
+    def run_all(self, original: Callable[..., Any], params: dict[str, Any] | None, *rest: Any) -> Any:
+        for key, value in (params or {}).items():
+            check_params(value if isinstance(value, dict) else {key: value}, self.devices, key)
+        return original(params, *rest)
+
+    def train(self, original: Callable[..., Any], name: str, params: dict[str, Any] | None, *rest: Any) -> Any:
+        check_known(name, self.app._trainers, "trainer")
+        check_params(params or {}, self.devices, name)
+        return original(name, params, *rest)
+
+    def score(self, original: Callable[..., Any], method: str, params: dict[str, Any] | None, *rest: Any) -> Any:
+        check_known(method, self.app._scoring_methods, "scoring method")
+        check_params(params or {}, self.devices)
+        return original(method, params, *rest)
+
+    def batch(
+        self, original: Callable[..., Any], name: str, images: Any, params: dict[str, Any] | None, *rest: Any
+    ) -> Any:
+        check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
+        check_params(params or {}, self.devices, name)
+        chosen = (params or {}).get("images")
+        for case in chosen if isinstance(chosen, list) else []:
+            self.image(case)
+        return original(name, images, params, *rest)
+
+    # the datastore
+
+    def image(self, case: str) -> str:
+        """The id as given, if there is such an image. A PACS holds more series than its search filter lists."""
+        check_image_id(case)
+        if not self.remote and case not in self.app.datastore().list_images():
+            raise NotFound(f"image {case!r} is not in the study")
+        return case
+
+    def add_image(
+        self, original: Callable[..., Any], tasks: BackgroundTasks, image: str | None, params: str, file: UploadFile,
+        *rest: Any,
+    ) -> Any:  # fmt: skip
+        json_object(params, "params")
+        # The host takes everything from the first dot for the extension: "1.2.840.55.png" would become image "1".
+        image = check_image_id(image or self.split(os.path.basename(file.filename or ""))[0])
+        self.rename(file)
+        return _cleaning_up(tasks, original, image, params, file, *rest)
+
+    def image_call(self, original: Callable[..., Any], image: str, *rest: Any) -> Any:
+        return original(self.image(image), *rest)
+
+    def update_image_info(self, original: Callable[..., Any], image: str, info: str, *rest: Any) -> Any:
+        json_object(info, "info")
+        return original(self.image(image), info, *rest)
+
+    def download_image(self, original: Callable[..., Any], image: str, *rest: Any, **options: Any) -> Any:
+        # The host compares a digest without its "SHA256:" to one that has it, so that no image ever fits.
+        if check_sum := options.pop("check_sum", None):
+            algorithm, _, digest = check_sum.rpartition(":")
+            check_known(algorithm or "SHA256", ("SHA256", "SHA512", "MD5"), "checksum")
+            uri = self.app.datastore().get_image_uri(self.image(image))
+            if file_checksum(uri, algorithm or "SHA256").rpartition(":")[2] != digest.lower():
+                raise NotFound(f"image {image!r} has another checksum")
+        return original(self.image(image), *rest, **options)
+
+    def save_label(
+        self, original: Callable[..., Any], tasks: BackgroundTasks, image: str, params: str, tag: str,
+        label: UploadFile, *rest: Any,
+    ) -> Any:  # fmt: skip
+        json_object(params, "params")
+        check_upload_tag(tag or "final")
+        self.rename(label)
+        return _cleaning_up(tasks, original, self.image(image), params, tag, label, *rest)
+
+    def label_call(self, original: Callable[..., Any], label: str, tag: str, *rest: Any, **options: Any) -> Any:
+        check_name(tag, "tag")
+        if not self.app.datastore().get_label_by_image_id(self.image(label), tag):
+            raise NotFound(f"image {label!r} has no label {tag!r}")
+        return original(label, tag, *rest, **options)
+
+    def update_label_info(self, original: Callable[..., Any], label: str, tag: str, info: str, *rest: Any) -> Any:
+        json_object(info, "info")
+        return self.label_call(original, label, tag, info, *rest)
+
+    def dataset(self, original: Callable[..., Any], limit_cases: int | None) -> Any:
+        if limit_cases is not None and limit_cases < 1:
+            raise UserError(f"limit_cases must be at least 1, not {limit_cases}")
+        response = original(limit_cases)
+        response.background = BackgroundTask(remove_file, response.path)  # the host leaves every archive in /tmp
+        return response
+
+    # uploads and the rest
+
+    def split(self, name: str) -> tuple[str, str]:
+        """A file name as (stem, extension that the study knows, else the last one)."""
+        to_id = getattr(self.app.datastore(), "_to_id", None)
+        stem, ext = to_id(name) if to_id else (name, "")
+        return (stem, ext) if ext else (PurePosixPath(name).stem, PurePosixPath(name).suffix)
+
+    def rename(self, upload: UploadFile | None) -> None:
+        """Leave of an uploaded file's name only its extension: the host puts the rest into a path."""
+        if upload is not None and upload.filename:
+            ext = self.split(upload.filename)[1]
+            if len(ext) > 12 or not ext.replace(".", "").isalnum():
+                ext = ""
+            upload.filename = f"upload{ext}"
+
+    def create_session(
+        self, original: Callable[..., Any], tasks: BackgroundTasks, uncompress: bool, expiry: int,
+        files: list[UploadFile],
+    ) -> Any:  # fmt: skip
+        names = [file.filename or "" for file in files]
+        for name in names:
+            check_image_id(name)
+        if len(set(names)) < len(names) or "meta.info" in names:
+            raise UserError("files of one session need names of their own, other than meta.info")
+        return _cleaning_up(tasks, original, uncompress, expiry, files)
+
+    async def proxy(self, original: Callable[..., Any], request: Request, op: str, path: str) -> Any:
+        if not self.remote:
+            raise NotFound("this study is a folder, not a DICOMweb server; there is nothing to be a proxy for")
+        if ".." in path.split("/"):
+            raise UserError("path: must not lead upwards")
+        return await original(request, op, path)
+
+    def ohif(self, original: Callable[..., Any], path: str) -> Any:
+        if {".", ".."} & set(path.split("/")):
+            raise NotFound("no such page")
+        return original(path)
+
+
+def _wrap(module: ModuleType, name: str, guard: Callable[..., Any]) -> None:
+    """Replace a function of the host by a guard that is given it first; a second time replaces the first guard."""
+    original = _ORIGINALS.setdefault((module.__name__, name), getattr(module, name))
+    setattr(module, name, functools.partial(guard, original))
+
+
+def _cleaning_up(tasks: BackgroundTasks, original: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an endpoint's function; where it fails, remove the uploads that the host removes only after success."""
+    try:
+        return original(tasks, *arguments)
+    except BaseException:
+        for path in [str(task.args[0]) for task in tasks.tasks if task.func == remove_file]:
+            remove_file(path)
+        raise

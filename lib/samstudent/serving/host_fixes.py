@@ -1,0 +1,143 @@
+"""MONAI Label 0.8.5 mended where it is broken, in one place. docs/reference/host.md lists each fix.
+
+Every fix names its reason and what makes it needless; tests/serving/test_host_fixes.py has a test for each that fails
+as soon as the host no longer needs it. ``serving/startup.py`` holds what must be in place before the host is imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jwt
+import requests
+import torch
+from monailabel.config import settings
+from monailabel.endpoints.user import auth
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+
+from samstudent.serving.sessions import SafeSessions
+
+logger = logging.getLogger(__name__)
+
+#: Signatures whose public key verifies but cannot sign. HS256 is not among them: with it, whoever knows the public key
+#: makes any token.
+ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
+#: The server answers itself on loopback, or not at all.
+CALLBACK_SECONDS = 10
+
+DCMQI_TOOL = "itkimage2segimage"
+
+
+def apply() -> None:
+    """Mend the host in this process. Children of the server call it too, when they import the app. Idempotent."""
+    if getattr(MONAILabelApp, "_samstudent_fixed", False):
+        return
+    MONAILabelApp._samstudent_fixed = True
+    tracking_off_unless_asked()
+    auth.jwt = _JwtWithAlgorithms
+    MONAILabelApp._download_dcmqi_tools = _find_dcmqi_tools
+    BatchInferTask.__call__ = _one_device_without_gpu(BatchInferTask.__call__)
+    MONAILabelApp._local_request = _callback
+    MONAILabelApp._load_sessions = _safe_sessions
+    MONAILabelApp.cleanup_sessions = _never_raises(MONAILabelApp.cleanup_sessions)
+    # The host reads it without a default when it starts a child; the KeyError would leave the job "SUBMITTED" for ever.
+    os.environ.setdefault("PYTHONPATH", "")
+
+
+def tracking_off_unless_asked() -> None:
+    """E3. MLflow 3 refuses the folder that the host gives it by default, so every training fails at its start.
+
+    Needless when the host's default is a store that MLflow takes. A user who names MONAI_LABEL_TRACKING_URI gets it.
+    """
+    settings.MONAI_LABEL_TRACKING_ENABLED = bool(settings.MONAI_LABEL_TRACKING_URI)
+
+
+class _JwtWithAlgorithms:
+    """E4. Stands for module ``jwt`` in the host's auth: PyJWT 2 wants the algorithms named, the host does not.
+
+    Needless when the host passes ``algorithms`` (still missing on its main branch in 2025).
+    """
+
+    @staticmethod
+    def decode(token: str, key: str, options: dict[str, Any]) -> dict[str, Any]:
+        payload: dict[str, Any] = jwt.decode(token, key, algorithms=ASYMMETRIC, options=options)  # type: ignore[arg-type]
+        if not isinstance(payload.get(settings.MONAI_LABEL_AUTH_TOKEN_USERNAME), str):
+            raise jwt.InvalidTokenError(f"token has no {settings.MONAI_LABEL_AUTH_TOKEN_USERNAME}")
+        # A user without any role has no such key at all; the host would fail on it instead of answering 403.
+        node = payload
+        for part in settings.MONAI_LABEL_AUTH_TOKEN_ROLES.split("#")[:-1]:
+            node = node.setdefault(part, {})
+        return payload
+
+
+def _find_dcmqi_tools(app: MONAILabelApp) -> None:
+    """E6. The host downloads dcmqi 1.2.4 from GitHub at the start of a DICOMweb study; offline it does not start.
+
+    Needless when the host takes an installed tool or starts without. ``pip install dcmqi`` brings the tool.
+    """
+    beside_python = Path(sys.executable).parent
+    if (beside_python / DCMQI_TOOL).exists() and not shutil.which(DCMQI_TOOL):
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), str(beside_python)])  # a venv not activated
+    if not shutil.which(DCMQI_TOOL):
+        logger.warning(
+            "%s is not installed (pip install dcmqi): final labels cannot be stored as DICOM SEG", DCMQI_TOOL
+        )
+
+
+def _one_device_without_gpu(original: Callable[..., Any]) -> Callable[..., Any]:
+    """E7. The default request of batch inference shares the work over all GPUs; with none it divides by zero.
+
+    Needless when the host's BatchInferTask falls back to the CPU.
+    """
+
+    @functools.wraps(original)
+    def call(self: BatchInferTask, request: dict[str, Any], datastore: Any, infer: Any) -> Any:
+        if not torch.cuda.is_available():
+            request = {**request, "multi_gpu": False}
+        return original(self, request, datastore, infer)
+
+    return call
+
+
+def _callback(app: MONAILabelApp, url: str, params: dict[str, Any] | None, action: str) -> Any:
+    """E9. A finished training asks the server for scores at http://127.0.0.1; if that fails, it is reported as ERROR.
+
+    It fails with TLS, with another address, with authentication, and when the job runs without a server. Needless when
+    the host takes the failure as what it is: no scores.
+    """
+    address = f"http://127.0.0.1:{settings.MONAI_LABEL_SERVER_PORT}{url}"
+    try:
+        response = requests.post(address, json=params or {}, timeout=CALLBACK_SECONDS)
+        response.raise_for_status()
+        return response.json()
+    except requests.RequestException as error:
+        logger.warning("%s was not started: %s", action, error)
+        return None
+
+
+def _safe_sessions(app: MONAILabelApp, load: bool = False) -> SafeSessions | None:
+    """E10 and the holes of uploads: see serving/sessions.py."""
+    if not load:
+        return None
+    return SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
+
+
+def _never_raises(original: Callable[..., Any]) -> Callable[..., Any]:
+    """E10. One exception in a job of the host's scheduler ends its thread, and all other jobs with it."""
+
+    @functools.wraps(original)
+    def call(*args: Any) -> None:
+        try:
+            original(*args)
+        except Exception:
+            logger.exception("cleaning up sessions failed; the next try is in five minutes")
+
+    return call
