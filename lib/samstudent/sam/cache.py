@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -87,19 +88,21 @@ class EmbeddingCache:
                 input_size=(int(meta["input_y"]), int(meta["input_x"])),
                 side=int(meta["side"]),
             )
-            os.utime(path)
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             logger.warning("%s is broken and will be made again: %s", path, error)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return None
+        with suppress(OSError):  # another process may have removed it meanwhile
+            os.utime(path)
         return embedding
 
     def _write(self, path: Path, embedding: Embedding) -> Embedding:
         """Keep an entry; returns it as a later read will."""
         limit = np.finfo(np.float16).max
-        features = np.clip(embedding.features, -limit, limit).astype(np.float16)
+        features = np.clip(embedding.features, -limit, limit).astype(np.float16, order="C")
         meta = {
             "sha256": hashlib.sha256(features.tobytes()).hexdigest(),
             "image_y": str(embedding.image_size[0]),

@@ -24,7 +24,7 @@ from samstudent.sam.prompts import Box, Mask, Point, Prompt
 #: Models whose point prompts were never trained; those for which ``Recipe.stages_for`` takes boxes alone.
 BOX_ONLY = ("lite_medsam", "medsam")
 #: Sides of the boxes around a click, as shares of the image's longer side.
-SCALES = (0.09, 0.13, 0.19, 0.28, 0.4)
+SCALES = (0.1, 0.14, 0.2, 0.28, 0.4)
 #: Boxes around several clicks reach this much further than the outermost, as a share of their extent.
 _BEYOND = 0.1
 
@@ -115,11 +115,15 @@ def respect(mask: Mask, positive: Sequence[Point], negative: Sequence[Point]) ->
 
 
 def _merit(decoded: Decoded, human: Prompt) -> tuple[float, float]:
-    """How well an answer fits the human's points, then how good SAM takes it to be."""
+    """How well an answer fits the human's points, then how good and how sure it is by SAM's own measures.
+
+    Sure: the share of a generous mask (logits above -1) that a strict one (above 1) keeps, SAM's stability score.
+    """
     logits = decoded.logits
     right = sum(float(logits[_pixel(p)] > 0) for p in human.positive)
     wrong = sum(float(logits[_pixel(p)] > 0) for p in human.negative)
-    return right - wrong, decoded.predicted_iou
+    stability = float((logits > 1).sum()) / max(float((logits > -1).sum()), 1.0)
+    return right - wrong, decoded.predicted_iou + stability / 2
 
 
 def _pixel(point: Point) -> tuple[int, int]:

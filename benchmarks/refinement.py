@@ -1,0 +1,107 @@
+"""Times of clean-up, prompts, two-stage refinement and embedding: the first three rows of issue 2's "To measure".
+
+    python benchmarks/refinement.py [--runs 7] [--threads 2]
+
+17 drawn ellipses at 384x224, overlapping as wrist bones do, each with a second component that must be dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from samstudent.sam import lite_medsam
+from samstudent.sam.backends import SamModel
+from samstudent.sam.prompts import box_of, coarse_masks, inner_point, negative_points
+from samstudent.sam.refine import refine_slice
+from samstudent.sam.segment_anything import SegmentAnything
+from samstudent.task import PAPER_STAGES, Recipe
+
+SHAPE, STRUCTURES = (384, 224), 17
+NAMES = [f"bone {i}" for i in range(STRUCTURES)]
+
+
+def draw(rng: np.random.Generator) -> tuple[Any, Any]:
+    """Probabilities float32 (17, 384, 224) and the image uint8 (384, 224, 3) they are of."""
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    probabilities = np.zeros((STRUCTURES, *SHAPE), np.float32)
+    for i, probability in enumerate(probabilities):
+        centre = 30 + 52 * (i // 3), 40 + 70 * (i % 3)
+        radii = rng.uniform(18, 45), rng.uniform(12, 30)
+        distance = np.hypot((y - centre[0]) / radii[0], (x - centre[1]) / radii[1])
+        probability[:] = 1 / (1 + np.exp(12 * (distance - 1)))
+        v, u = int(rng.integers(0, 374)), int(rng.integers(0, 214))
+        probability[v : v + 8, u : u + 6] = 0.6
+    grey = 40 + 150 * probabilities.max(axis=0) + rng.normal(0, 6, SHAPE)
+    return probabilities, np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def vit_b_decoder() -> SamModel:
+    """ViT-B's prompt encoder and mask decoder with random weights; the encoder, which is not timed, is a tiny one."""
+
+    def build() -> Sam:
+        return Sam(
+            ImageEncoderViT(depth=1, embed_dim=32, num_heads=1, out_chans=256, global_attn_indexes=(), window_size=14),
+            PromptEncoder(256, (64, 64), (1024, 1024), 16),
+            MaskDecoder(transformer_dim=256, transformer=TwoWayTransformer(2, 256, 8, 2048)),
+        ).eval()
+
+    return SegmentAnything("vit_b", "0" * 64, build)
+
+
+def clean_up_and_prompts(probabilities: Any, recipe: Recipe) -> None:
+    masks = [mask for mask in coarse_masks(probabilities, recipe) if mask.any()]
+    for mask in masks:
+        box_of(mask)
+    negative_points(masks, [inner_point(mask) for mask in masks])
+
+
+def median(function: Callable[[], object], runs: int) -> str:
+    """Median and fastest of several runs in ms, after one to warm up."""
+    function()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - start))
+    return f"{statistics.median(times):8.0f} {min(times):8.0f}"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    timed = partial(median, runs=arguments.runs)
+    probabilities, image = draw(np.random.default_rng(0))
+    recipe = Recipe(stages=PAPER_STAGES)
+    print(f"{STRUCTURES} structures at {SHAPE[0]}x{SHAPE[1]}, {arguments.threads} threads, ms   median  fastest  target")
+    print(f"clean-up and prompts                    {timed(lambda: clean_up_and_prompts(probabilities, recipe))}      50")
+    backends = {"LiteMedSAM": lite_medsam.load(), "ViT-B": vit_b_decoder()}
+    for name, backend in backends.items():
+        embedding = backend.embed(image)
+        refine = partial(refine_slice, probabilities, embedding, backend, recipe, NAMES, True)
+        for loops in (True, False):
+            backend.loops = loops
+            how = "loop" if loops else "batches"
+            print(f"two stages, {name + ' decoder, ' + how:28}{timed(refine)}    2000")
+    print(f"LiteMedSAM embedding                    {timed(lambda: backends['LiteMedSAM'].embed(image))}     700")
+
+
+if __name__ == "__main__":
+    main()

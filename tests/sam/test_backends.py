@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor
+from segment_anything.utils.transforms import ResizeLongestSide
+
+from samstudent.errors import NotFound, UserError
+from samstudent.sam import lite_medsam, segment_anything
+from samstudent.sam.backends import Embedding, load_backend, mask_input
+from samstudent.sam.checkpoints import checked_digest, load_weights
+from samstudent.sam.prompts import Prompt, box_of
+from samstudent.task import SamSection
+
+
+def dice(a: Any, b: Any) -> float:
+    return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def ellipse(shape: tuple[int, int], centre: tuple[int, int], radii: tuple[int, int]) -> Any:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return ((y - centre[0]) / radii[0]) ** 2 + ((x - centre[1]) / radii[1]) ** 2 <= 1
+
+
+def picture(truth: Any, seed: int = 0) -> Any:
+    """A bright shape on a dark ground with noise, uint8 (y, x, 3)."""
+    grey = 60 + 120 * truth + np.random.default_rng(seed).normal(0, 6, truth.shape)
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (384, 224), (150, 420)])
+@pytest.mark.parametrize("jitter", [-4, 0, 4])
+def test_lite_medsam_finds_a_drawn_ellipse(lite: Any, shape: tuple[int, int], jitter: int) -> None:
+    truth = ellipse(shape, (shape[0] // 2 + 5, shape[1] // 2 - 8), (shape[0] // 4, shape[1] // 4))
+    x0, y0, x1, y1 = box_of(truth)
+    answer = lite.decode(lite.embed(picture(truth)), Prompt(box=(x0 + jitter, y0 + jitter, x1 + jitter, y1 - jitter)))
+    assert answer.logits.shape == shape and answer.logits.dtype == np.float32
+    assert answer.low_res.shape == (256, 256)
+    assert dice(answer.logits > 0, truth) > 0.9
+    assert 0.7 < answer.predicted_iou < 1.1
+
+
+def test_lite_medsam_prepares_as_it_was_trained(lite: Any) -> None:
+    image = np.full((100, 200, 3), 50, np.uint8)
+    image[:, 100:] = 250
+    prepared, size = lite._prepare(image)
+    assert size == (128, 256) and prepared.shape == (1, 3, 256, 256) and prepared.dtype == torch.float32
+    assert prepared[0, :, :128, :120].unique().tolist() == [0] and prepared[0, :, :128, 140:].unique().tolist() == [1]
+    assert (prepared[0, :, 128:] == 0).all()
+
+
+def test_extreme_images_embed(lite: Any) -> None:
+    for shape in ((1, 1, 3), (1, 700, 3)):
+        embedding = lite.embed(np.full(shape, 7, np.uint8))
+        assert np.isfinite(embedding.features).all() and np.isfinite(embedding.pooled()).all()
+        assert lite.decode(embedding, Prompt(box=(0, 0, 0, 0))).logits.shape == shape[:2]
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_what_is_no_rgb_image_is_refused(lite: Any, image: Any) -> None:
+    with pytest.raises(UserError, match="uint8 image"):
+        lite.embed(image)
+
+
+def test_a_prompt_must_ask_something(tiny: Any) -> None:
+    embedding = tiny.embed(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match="box or a point"):
+        tiny.decode(embedding, Prompt(mask_input=np.zeros((64, 64), np.float32)))
+
+
+PROMPTS = {
+    "box": Prompt(box=(10, 20, 60, 90)),
+    "one point": Prompt(positive=((30, 40),)),
+    "points": Prompt(positive=((30, 40),), negative=((70, 90), (5, 5))),
+    "all": Prompt(box=(10.5, 20, 60, 90), positive=((30, 40),), negative=((70, 90),)),
+}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
+@pytest.mark.parametrize("shape", [(120, 100), (256, 256), (90, 300)])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_parity_with_sam_predictor(
+    tiny: Any, tiny_sam: Any, prompt: Prompt, shape: tuple[int, int], with_mask: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    low = rng.normal(0, 5, (64, 64)).astype(np.float32) if with_mask else None
+    embedding = tiny.embed(image)
+    ours = tiny.decode(embedding, Prompt(prompt.box, prompt.positive, prompt.negative, low))
+
+    predictor = SamPredictor(tiny_sam)
+    predictor.set_image(image)
+    points = [*prompt.positive, *prompt.negative]
+    single_point = len(points) == 1 and prompt.box is None and low is None
+    logits, iou, low_res = predictor.predict(
+        point_coords=np.array(points) if points else None,
+        point_labels=np.array([1] * len(prompt.positive) + [0] * len(prompt.negative)) if points else None,
+        box=None if prompt.box is None else np.array(prompt.box),
+        mask_input=None if low is None else low[None],
+        multimask_output=single_point,
+        return_logits=True,
+    )
+    best = int(iou.argmax())
+    np.testing.assert_allclose(embedding.features, predictor.features.numpy(), atol=1e-4)
+    np.testing.assert_allclose(ours.low_res, low_res[best], atol=1e-4)
+    np.testing.assert_allclose(ours.logits, logits[best], atol=1e-4)
+    assert ours.predicted_iou == pytest.approx(float(iou[best]), abs=1e-4)
+
+
+def test_batched_decoding_equals_the_loop(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedding = tiny.embed(np.random.default_rng(1).integers(0, 256, (80, 60, 3), dtype=np.uint8))
+    mask = np.zeros((64, 64), np.float32)
+    prompts = [
+        Prompt(box=(1, 2, 30, 40)),
+        Prompt(positive=((5, 5),)),
+        Prompt(box=(10, 2, 50, 40)),
+        Prompt(positive=((9, 9),), negative=((1, 1), (2, 2)), mask_input=mask),
+        Prompt(positive=((7, 8),)),
+    ]
+    looped = tiny.decode_many(embedding, prompts)
+    # What a GPU would do, on the CPU: the rule looks at the device's type only to group.
+    monkeypatch.setattr(tiny, "loops", False)
+    batched = tiny.decode_many(embedding, prompts)
+    for one, other in zip(looped, batched, strict=True):
+        np.testing.assert_allclose(one.low_res, other.low_res, atol=1e-4)
+        assert one.predicted_iou == pytest.approx(other.predicted_iou, abs=1e-4)
+
+
+def test_coordinates_follow_resize_longest_side(tiny: Any) -> None:
+    shape = (333, 217)
+    points = [[(0.0, 0.0), (216.0, 332.0), (17.25, 200.0)]]
+    size = ResizeLongestSide.get_preprocess_shape(*shape, 256)
+    embedding = Embedding(np.zeros((1, 256, 16, 16), np.float32), shape, size, 256)
+    expected = ResizeLongestSide(256).apply_coords(np.array(points), shape)
+    np.testing.assert_allclose(tiny._scale(points, embedding).numpy(), expected, rtol=1e-6)
+
+
+def test_mask_input_lies_where_the_mask_does() -> None:
+    mask = np.zeros((120, 60), np.bool_)
+    mask[30:90, 15:45] = True
+    embedding = Embedding(np.zeros((1, 256, 64, 64), np.float32), mask.shape, (1024, 512), 1024)
+    logits = mask_input(mask, embedding)
+    assert logits.shape == (256, 256) and logits.dtype == np.float32
+    np.testing.assert_array_equal(logits[64:192, 32:96] > 0, True)
+    assert (logits > 0).sum() == 128 * 64 and logits.max() < 7 and logits.min() > -7
+
+
+def test_pooled_leaves_out_the_padding() -> None:
+    features = np.zeros((1, 256, 64, 64), np.float32)
+    features[:, :, :32, :] = 2
+    features[:, :, 32:, :] = 99
+    pooled = Embedding(features, (50, 100), (128, 256), 256).pooled()
+    assert pooled.shape == (256,) and pooled.dtype == np.float32
+    np.testing.assert_allclose(pooled, 2)
+
+
+def test_medsam_squeezes_the_image_into_the_square(tiny_sam: Any) -> None:
+    backend = segment_anything.MedSam("medsam", "0" * 64, lambda: tiny_sam, "cpu")
+    image = picture(ellipse((100, 200), (50, 100), (20, 40)))
+    prepared, size = backend._prepare(image)
+    assert size == (256, 256) and prepared.shape == (1, 3, 256, 256)
+    assert prepared.min() == 0 and prepared.max() == 1
+    answer = backend.decode(backend.embed(image), Prompt(box=(1, 1, 9, 9)))
+    assert answer.logits.shape == (100, 200)
+
+
+def test_load_backend_gives_the_embedded_model() -> None:
+    backend = load_backend(SamSection(), "cpu")
+    assert (backend.name, backend.digest) == ("lite_medsam", lite_medsam.SHA256)
+
+
+def test_other_weights_than_the_pinned_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "lite_medsam.pth"
+    file.write_bytes(lite_medsam.checkpoint().read_bytes()[:-1])
+    monkeypatch.setattr(lite_medsam, "checkpoint", lambda: file)
+    with pytest.raises(UserError, match=r"lite_medsam\.pth: its SHA-256"):
+        load_backend(SamSection())
+
+
+def test_missing_checkpoint_and_wrong_digest_name_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "sam_vit_b.pth"
+    with pytest.raises(NotFound, match=r"sam_vit_b\.pth: no such file"):
+        load_backend(SamSection(backend="vit_b", checkpoint=file))
+    file.write_bytes(b"something")
+    with pytest.raises(UserError, match=r"sam_vit_b\.pth: its SHA-256 is 3fc9b6.* expected 0000"):
+        load_backend(SamSection(backend="vit_b", checkpoint=file, sha256="0" * 64))
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."])
+def test_a_file_that_is_no_checkpoint_is_refused_and_runs_no_code(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "bad.pth"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.pth: not a PyTorch checkpoint"):
+        load_weights(torch.nn.Linear(2, 2), file, "vit_b")
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    file, model = tmp_path / "w.pth", torch.nn.Linear(2, 3)
+    for state, reason in (
+        ({"weight": torch.zeros(3, 2)}, "1 missing, 0 unknown .*bias"),
+        ({**model.state_dict(), "extra": torch.zeros(1)}, "0 missing, 1 unknown .*extra"),
+        ({"weight": torch.zeros(2, 2), "bias": torch.zeros(3)}, r"weight is \(2, 2\), should be \(3, 2\)"),
+        (torch.zeros(3), "holds a Tensor"),
+    ):
+        torch.save(state, file)
+        with pytest.raises(UserError, match=rf"w\.pth.*{reason}"):
+            load_weights(model, file, "vit_b")
+
+
+def test_a_training_checkpoint_is_read_too(tmp_path: Path) -> None:
+    file, source, target = tmp_path / "w.pth", torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    torch.save({"model": source.state_dict(), "epoch": 3}, file)
+    load_weights(target, file, "vit_b")
+    assert torch.equal(source.weight, target.weight)
+    assert checked_digest(file) == checked_digest(file, checked_digest(file))

@@ -1,0 +1,159 @@
+"""Clicks on drawn shapes, with the real LiteMedSAM and with stand-ins that answer as told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samstudent.sam.backends import Decoded, Embedding
+from samstudent.sam.clicks import BOX_ONLY, SCALES, boxes_around, draw, respect
+from samstudent.sam.prompts import Prompt
+from samstudent.task import BOX_STAGES, Recipe
+
+SIDE = 256
+
+
+def disc(x: float, y: float, radius: float, shape: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+    rows, columns = np.indices(shape)
+    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
+
+
+def film(*shapes: np.ndarray) -> np.ndarray:
+    """uint8 (y, x, 3): bright shapes on a dark, noisy ground."""
+    grey = np.random.default_rng(0).normal(60, 8, shapes[0].shape)
+    for shape in shapes:
+        grey[shape] += 90
+    return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+class Answering:
+    """A backend whose answer to a prompt is what a function says: (mask, predicted IoU)."""
+
+    digest = preprocessing = ""
+
+    def __init__(self, answer: Any, name: str = "lite_medsam") -> None:
+        self.name, self.answer, self.asked = name, answer, []
+
+    def embed(self, image: np.ndarray) -> Embedding:
+        return Embedding(np.zeros((1, 256, 64, 64), np.float32), (SIDE, SIDE), (SIDE, SIDE), SIDE)
+
+    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+        self.asked.append(prompt)
+        mask, iou = self.answer(prompt)
+        return Decoded(np.where(mask, 5, -5).astype(np.float32), iou, embedding)
+
+    def decode_many(self, embedding: Embedding, prompts: Any) -> list[Decoded]:
+        return [self.decode(embedding, prompt) for prompt in prompts]
+
+
+def in_box(prompt: Prompt) -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    x0, y0, x1, y1 = (int(v) for v in prompt.box)
+    mask[y0 : y1 + 1, x0 : x1 + 1] = True
+    return mask
+
+
+def test_the_models_that_know_only_boxes_are_those_of_the_recipe() -> None:
+    names = ("lite_medsam", "vit_b", "vit_l", "vit_h", "medsam")
+    assert {n for n in names if Recipe().stages_for(n) == BOX_STAGES} == set(BOX_ONLY)
+
+
+@pytest.mark.parametrize(("x", "y", "radius"), [(128, 128, 30), (60, 180, 20), (190, 70, 45)])
+def test_one_click_draws_a_disc(lite: Any, x: int, y: int, radius: int) -> None:
+    truth = disc(x, y, radius)
+    drawing = draw(lite, lite.embed(film(truth)), Prompt(positive=((x + radius / 4, y - radius / 4),)))
+    assert dice(drawing.mask, truth) > 0.85
+    assert drawing.prompt.box is not None and not drawing.prompt.positive
+
+
+def test_a_box_draws_a_disc(lite: Any) -> None:
+    truth = disc(100, 120, 25)
+    drawing = draw(lite, lite.embed(film(truth)), Prompt(box=(75, 95, 125, 145)))
+    assert dice(drawing.mask, truth) > 0.9
+    assert drawing.as_json()["prompts"] == [{"box": [75, 95, 125, 145]}]
+
+
+def test_a_background_click_cuts_the_neighbour_off(lite: Any) -> None:
+    wanted, neighbour = disc(100, 128, 26), disc(148, 128, 26)
+    embedding = lite.embed(film(wanted | neighbour))
+    drawing = draw(lite, embedding, Prompt(positive=((95.0, 128.0),), negative=((155.0, 128.0),)))
+    assert not drawing.mask[128, 155]
+    assert dice(drawing.mask, wanted) > 0.75
+
+
+def test_models_trained_with_points_get_them() -> None:
+    truth = disc(50, 60, 20)
+    backend = Answering(lambda _: (truth, 0.7), name="vit_b")
+    prompt = Prompt(box=(30, 40, 70, 80), positive=((50.0, 60.0),), negative=((9.0, 9.0),))
+    drawing = draw(backend, backend.embed(film(truth)), prompt)
+    assert backend.asked == [prompt]
+    assert (drawing.mask == truth).all()
+    assert drawing.as_json() == {"present": True, "prompts": [prompt.as_json()], "predicted_iou": 0.7}
+
+
+def test_of_boxes_that_hold_the_click_the_highest_predicted_iou_wins() -> None:
+    def answer(prompt: Prompt) -> tuple[np.ndarray, float]:
+        side = prompt.box[2] - prompt.box[0]
+        # The largest promises most, but its mask misses the click.
+        return (disc(0, 0, 5), 0.99) if side > 90 else (in_box(prompt), 0.9 if 40 < side < 60 else 0.5)
+
+    backend = Answering(answer)
+    drawing = draw(backend, backend.embed(film(disc(0, 0, 1))), Prompt(positive=((128.0, 128.0),)))
+    assert len(backend.asked) == len(SCALES)
+    assert drawing.predicted_iou == 0.9
+    assert drawing.mask[128, 128]
+
+
+def test_a_background_click_prefers_the_box_that_leaves_it_out() -> None:
+    backend = Answering(lambda p: (in_box(p), (p.box[2] - p.box[0]) / SIDE))  # the larger the better
+    embedding = backend.embed(film(disc(0, 0, 1)))
+    alone = draw(backend, embedding, Prompt(positive=((128.0, 128.0),)))
+    told = draw(backend, embedding, Prompt(positive=((128.0, 128.0),), negative=((150.0, 128.0),)))
+    assert alone.mask[128, 150]
+    assert told.mask[128, 128] and not told.mask[128, 150]
+    assert told.mask.sum() == in_box(told.prompt).sum()
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 299), st.floats(0, 199)), min_size=1, max_size=5),
+)
+def test_boxes_hold_all_points_and_lie_in_the_image(points: list[tuple[float, float]]) -> None:
+    boxes = boxes_around(points, (200, 300))
+    assert boxes and len(set(boxes)) == len(boxes)
+    for x0, y0, x1, y1 in boxes:
+        assert 0 <= x0 <= x1 <= 299 and 0 <= y0 <= y1 <= 199
+        assert all(x0 <= x + 1e-9 and x <= x1 + 1e-9 and y0 <= y + 1e-9 and y <= y1 + 1e-9 for x, y in points)
+
+
+def test_respect_keeps_the_clicked_component_only() -> None:
+    mask = disc(50, 50, 10) | disc(150, 150, 20)
+    assert (respect(mask, [(50.0, 50.0)], []) == disc(50, 50, 10)).all()
+    assert (respect(mask, [(50.0, 50.0), (150.0, 150.0)], []) == mask).all()
+
+
+def test_respect_keeps_all_when_no_click_is_on_the_mask() -> None:
+    mask = disc(50, 50, 10)
+    assert (respect(mask, [(200.0, 200.0)], [(5.0, 5.0)]) == mask).all()
+
+
+def test_respect_removes_a_component_from_a_box_without_click() -> None:
+    mask = disc(50, 50, 10) | disc(150, 150, 20)
+    assert (respect(mask, [], [(50.0, 50.0)]) == disc(150, 150, 20)).all()
+
+
+def test_respect_never_keeps_a_background_click() -> None:
+    kept = respect(disc(100, 100, 40), [(90.0, 100.0)], [(110.0, 100.0), (100.0, 130.0)])
+    assert kept[100, 90] and not kept[100, 110] and not kept[130, 100]
+
+
+def test_clicks_on_the_border_belong_to_its_pixels() -> None:
+    mask = np.ones((SIDE, SIDE), dtype=bool)
+    assert respect(mask, [(-0.4, -0.5)], [(SIDE - 0.6, SIDE - 0.6)])[0, 0]

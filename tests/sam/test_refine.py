@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from segment_anything.utils.transforms import ResizeLongestSide
+
+from samstudent.errors import UserError
+from samstudent.sam.backends import Decoded, Embedding
+from samstudent.sam.prompts import Prompt
+from samstudent.sam.refine import refine, refine_slice, resolve_overlap
+from samstudent.task import Recipe, Stage, Task
+
+NAMES = ["a", "b", "c"]
+
+
+def task(dimension: int = 2, **more: Any) -> Task:
+    size = {"student": {"size": [32, 32, 32]}} if dimension == 3 else {}
+    return Task.model_validate({"name": "t", "dimension": dimension, "structures": NAMES, **size, **more})
+
+
+class Painter:
+    """A backend whose answer is a function of the prompt: draws ``draw(prompt)`` on an image of equal size. Keeps the
+    prompts."""
+
+    name, digest, preprocessing = "vit_b", "0" * 64, "painter-1"
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+        self.asked: list[Prompt] = []
+        self.embedded: list[Any] = []
+
+    def embed(self, image: Any) -> Embedding:
+        self.embedded.append(image)
+        return Embedding(np.zeros((1, 256, 4, 4), np.float32), image.shape[:2], image.shape[:2], max(image.shape[:2]))
+
+    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+        return self.decode_many(embedding, [prompt])[0]
+
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+        self.asked += prompts
+        square = np.full((embedding.side, embedding.side), -5, np.float32)
+        answers = []
+        for prompt in prompts:
+            low_res = square.copy()
+            self.draw(low_res, prompt)
+            answers.append(Decoded(low_res, 0.75, embedding))
+        return answers
+
+
+def fill_box(logits: Any, prompt: Prompt) -> None:
+    if prompt.box:
+        x0, y0, x1, y1 = map(int, prompt.box)
+        logits[y0 : y1 + 1, x0 : x1 + 1] = 5
+    else:
+        x, y = map(int, prompt.positive[0])
+        logits[y - 4 : y + 5, x - 4 : x + 5] = 5
+
+
+def blocks() -> Any:
+    """Structure a on the left, b on the right, c absent; float32 (3, 40, 40)."""
+    p = np.zeros((3, 40, 40), np.float32)
+    p[0, 10:20, 5:15] = 0.9
+    p[1, 10:30, 20:35] = 0.8
+    return p
+
+
+IMAGE = np.zeros((40, 40, 3), np.uint8)
+BOX = {"recipe": {"stages": [{"prompts": ["box"]}]}}
+
+
+def test_what_sam_draws_becomes_the_mask() -> None:
+    result = refine(blocks(), IMAGE, Painter(fill_box), task(overlap=True, **BOX))
+    np.testing.assert_array_equal(result.masks, blocks() > 0.5)
+    np.testing.assert_array_equal(result.coarse, blocks() > 0.5)
+    a, b, c = result.structures
+    assert (a.name, a.present, a.refined, a.agreement, a.predicted_iou) == ("a", True, True, 1, 0.75)
+    assert a.prompts == [{"stage": 1, "box": [5, 10, 14, 19]}]
+    assert b.agreement == 1
+    assert c.as_json() == {
+        "name": "c", "present": False, "prompts": [], "predicted_iou": None, "agreement": None, "refined": False,
+    }
+    assert json.loads(json.dumps(result.as_json()))[0]["name"] == "a"
+
+
+def test_the_papers_stages() -> None:
+    painter = Painter(fill_box)
+    result = refine(blocks(), IMAGE, painter, task(overlap=True))
+    first, second = painter.asked[:2], painter.asked[2:]
+    assert [(p.box is not None, p.positive, p.negative, p.mask_input is not None) for p in first] == [
+        (True, (), (), False)
+    ] * 2
+    a, b = second
+    assert a.box is None and len(a.positive) == 1 and a.negative == b.positive and b.negative == a.positive
+    assert a.mask_input is not None and (a.mask_input[10:20, 5:15] == 5).all()  # stage 1's own logits
+    assert result.structures[0].prompts[1]["mask_input"] == "logits"
+    # The last stage alone decides.
+    np.testing.assert_array_equal(result.masks[0].sum(), 81)
+
+
+def test_a_mask_stage_gives_the_coarse_mask() -> None:
+    painter = Painter(fill_box)
+    result = refine(blocks(), IMAGE, painter, task(recipe={"stages": [{"prompts": ["box", "mask"]}]}))
+    given = painter.asked[0].mask_input
+    assert given is not None and given.shape == (16, 16)
+    assert given[6, 4] > 0 > given[2, 10]
+    assert result.structures[0].prompts[0]["mask_input"] == "mask"
+
+
+def test_no_structure_no_question_no_mask() -> None:
+    painter = Painter(fill_box)
+    result = refine(np.full((3, 40, 40), 0.3, np.float32), IMAGE, painter, task())
+    assert not result.masks.any() and not painter.asked
+    assert not any(s.present for s in result.structures)
+
+
+def test_dilation_widens_the_box_but_not_the_coarse_mask() -> None:
+    recipe = {"morphology": "dilate", "morphology_size": 5, **BOX["recipe"]}
+    result = refine(blocks(), IMAGE, Painter(fill_box), task(overlap=True, recipe=recipe))
+    assert result.structures[0].prompts[0]["box"] == [3, 8, 16, 21]
+    np.testing.assert_array_equal(result.coarse, blocks() > 0.5)
+    assert result.structures[0].agreement == pytest.approx(2 * 100 / (100 + 14 * 14))
+
+
+def test_where_sam_draws_nothing_the_coarse_mask_is_shown_and_said_to_be_so() -> None:
+    def only_b(logits: Any, prompt: Prompt) -> None:
+        if prompt.box and prompt.box[0] > 15:
+            logits[10:30, 10:35] = 5  # reaches into a
+
+    result = refine(blocks(), IMAGE, Painter(only_b), task(overlap=False, **BOX))
+    a, b, _ = result.structures
+    assert (a.present, a.refined, a.agreement) == (True, False, 0)
+    assert b.refined
+    assert result.masks[0].sum() == 50 and not (result.masks[0] & result.masks[1]).any()
+    overlapping = refine(blocks(), IMAGE, Painter(only_b), task(overlap=True, **BOX))
+    np.testing.assert_array_equal(overlapping.masks[0], overlapping.coarse[0])
+
+
+def test_overlap_goes_to_the_highest_logit_only_where_it_is_forbidden() -> None:
+    def draw(logits: Any, prompt: Prompt) -> None:
+        assert prompt.box
+        wide = prompt.box[0] > 15
+        logits[:, 10:] = 3 if wide else -5
+        if not wide:
+            logits[:, :20] = 1
+            logits[:5, :20] = 4
+
+    forbidden = refine(blocks(), IMAGE, Painter(draw), task(overlap=False, **BOX)).masks
+    assert not (forbidden[0] & forbidden[1]).any()
+    assert forbidden[0, :5, 10:20].all() and forbidden[1, 5:, 10:20].all()
+    allowed = refine(blocks(), IMAGE, Painter(draw), task(overlap=True, **BOX)).masks
+    assert allowed[:2, :, 10:20].all()
+
+
+@given(arrays(np.float32, (4, 6, 7), elements=st.floats(-9, 9, width=32)))
+def test_nothing_overlaps_after_resolution_and_nothing_vanishes(logits: Any) -> None:
+    masks = logits > 0
+    resolved = masks.copy()
+    resolve_overlap(resolved, list(logits))
+    assert (resolved.sum(axis=0) == masks.any(axis=0)).all()
+    top = logits.max(axis=0)
+    assert (logits[resolved] == np.broadcast_to(top, logits.shape)[resolved]).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    p=arrays(np.float32, (3, 20, 26), elements=st.floats(0, 1, width=32)),
+    overlap=st.booleans(),
+    stages=st.sampled_from([None, (Stage(prompts=("box", "mask")), Stage(prompts=("positive", "logits")))]),
+)
+def test_a_recipe_is_deterministic_and_keeps_its_promises(tiny: Any, p: Any, overlap: bool, stages: Any) -> None:
+    p[:, 5:12, 5:12] += 0.3
+    embedding = tiny.embed(np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8))
+    recipe = Recipe(stages=stages, threshold=0.8)
+    one, two = (refine_slice(p, embedding, tiny, recipe, NAMES, overlap) for _ in range(2))
+    np.testing.assert_array_equal(one.masks, two.masks)
+    assert one.as_json() == two.as_json()
+    for mask, coarse, result in zip(one.masks, one.coarse, one.structures, strict=True):
+        assert result.present == coarse.any()
+        assert result.present or not mask.any()
+    assert overlap or one.masks.sum(axis=0).max() <= 1
+
+
+def test_parity_with_segment_anything(tiny: Any, tiny_sam: Any) -> None:
+    """The paper's recipe, written as a plain loop over segment-anything's own modules."""
+    height, width = 150, 110
+    image = np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    p = np.zeros((3, height, width), np.float32)
+    p[0, 20:61, 10:41] = 0.9
+    p[1, 80:131, 50:101] = 0.7
+    p[2, 20:51, 70:91] = 0.8
+    boxes = np.array([[10, 20, 40, 60], [50, 80, 100, 130], [70, 20, 90, 50]])
+    centres = np.array([[25, 40], [75, 105], [80, 35]])
+
+    resize = ResizeLongestSide(tiny_sam.image_encoder.img_size)
+    pixels = torch.as_tensor(resize.apply_image(image)).permute(2, 0, 1).contiguous()[None]
+    expected = []
+    with torch.no_grad():
+        features = tiny_sam.image_encoder(tiny_sam.preprocess(pixels))
+        for i in range(3):
+            box = torch.as_tensor(resize.apply_boxes(boxes[i : i + 1], (height, width)), dtype=torch.float)
+            sparse, dense = tiny_sam.prompt_encoder(points=None, boxes=box, masks=None)
+            low_res, _ = tiny_sam.mask_decoder(features, tiny_sam.prompt_encoder.get_dense_pe(), sparse, dense, False)
+            order = [i, *(j for j in range(3) if j != i)]
+            points = torch.as_tensor(resize.apply_coords(centres[order], (height, width)), dtype=torch.float)[None]
+            sparse, dense = tiny_sam.prompt_encoder(points=(points, torch.tensor([[1, 0, 0]])), boxes=None, masks=low_res)
+            low_res, iou = tiny_sam.mask_decoder(features, tiny_sam.prompt_encoder.get_dense_pe(), sparse, dense, False)
+            full = tiny_sam.postprocess_masks(low_res, pixels.shape[-2:], (height, width))
+            expected.append((full[0, 0].numpy(), low_res[0, 0].numpy(), float(iou)))
+
+    last: list[Decoded] = []
+
+    class Recorder:
+        name, digest, preprocessing = tiny.name, tiny.digest, tiny.preprocessing
+        embed, decode = tiny.embed, tiny.decode
+
+        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+            last[:] = tiny.decode_many(embedding, prompts)
+            return last
+
+    result = refine(p, image, Recorder(), task(overlap=True))
+    for i, (logits, low_res, iou) in enumerate(expected):
+        np.testing.assert_allclose(last[i].low_res, low_res, atol=1e-4)
+        np.testing.assert_allclose(last[i].logits, logits, atol=1e-4)
+        sure = np.abs(logits) > 1e-4
+        assert result.structures[i].predicted_iou == pytest.approx(iou, abs=1e-4)
+        if (logits > 0).any():
+            np.testing.assert_array_equal(result.masks[i][sure], (logits > 0)[sure])
+    assert any((logits > 0).any() for logits, _, _ in expected)
+
+
+def volume() -> Any:
+    """a: a block in slices 2 to 4 and, apart from it, a larger but fainter one in slice 6; b in slice 3."""
+    p = np.zeros((3, 8, 40, 40), np.float32)
+    p[0, 2:5, 10:20, 5:15] = 0.9
+    p[0, 6, 2:38, 2:38] = 0.6
+    p[1, 3, 25:35, 20:35] = 0.9
+    return p
+
+
+def test_a_volume_goes_slice_by_slice_with_components_chosen_in_3d() -> None:
+    painter, seen = Painter(fill_box), []
+    result = refine(
+        volume(), np.zeros((8, 40, 40, 3), np.uint8), painter, task(3, **BOX), progress=lambda i, n: seen.append((i, n))
+    )
+    assert len(painter.embedded) == 3 and seen == [(1, 3), (2, 3), (3, 3)]
+    expected = volume() > 0.8
+    np.testing.assert_array_equal(result.coarse, expected)
+    np.testing.assert_array_equal(result.masks, expected)
+    a, b, c = result.structures
+    assert [entry["slice"] for entry in a.prompts] == [2, 3, 4] and [entry["slice"] for entry in b.prompts] == [3]
+    assert a.agreement == 1 and a.predicted_iou == pytest.approx(0.75) and not c.present
+
+
+def test_a_volumes_figures_are_over_all_slices() -> None:
+    calls = iter([1.0, 0.4])
+
+    class Moody(Painter):
+        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+            answers = super().decode_many(embedding, prompts)
+            return [Decoded(a.low_res, next(calls), embedding) for a in answers]
+
+    def nothing_on_the_small_one(logits: Any, prompt: Prompt) -> None:
+        if prompt.box and prompt.box[2] > 12:
+            fill_box(logits, prompt)
+
+    p = np.zeros((3, 4, 40, 40), np.float32)
+    p[0, 1, 5:25, 5:25] = 0.9
+    p[0, 2, 5:10, 5:10] = 0.9
+    result = refine(p, np.zeros((4, 40, 40, 3), np.uint8), Moody(nothing_on_the_small_one), task(3, **BOX))
+    a = result.structures[0]
+    assert a.predicted_iou == pytest.approx((400 * 1.0 + 25 * 0.4) / 425)
+    assert a.agreement == pytest.approx(2 * 400 / (425 + 400)) and a.refined
+    np.testing.assert_array_equal(result.masks[0], p[0] > 0.5)  # the failed slice shows the coarse mask
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    with pytest.raises(UserError, match=r"\(2, 40, 40\) do not fit: 3 structures.*\(3, 40, 40\)"):
+        refine(blocks()[:2], IMAGE, Painter(fill_box), task())
+    with pytest.raises(UserError, match="do not fit"):
+        refine(blocks(), np.zeros((40, 41, 3), np.uint8), Painter(fill_box), task())
+
+
+def test_lite_medsam_mends_a_coarse_mask(lite: Any) -> None:
+    """A real model, end to end: a coarse mask with gaps of a drawn ellipse."""
+    y, x = np.mgrid[:300, :200]
+    truth = ((y - 140) / 80) ** 2 + ((x - 90) / 50) ** 2 <= 1
+    image = np.repeat((60 + 120 * truth).astype(np.uint8)[..., None], 3, axis=2)
+    p = np.zeros((3, 300, 200), np.float32)
+    p[0] = 0.9 * (((y - 140) / 80) ** 2 + ((x - 90) / 50) ** 2 <= 1)
+    p[0, 70:200:4, :90] = 0  # the student's mask has gaps
+    coarse_dice = 2 * float(((p[0] > 0.5) & truth).sum()) / float((p[0] > 0.5).sum() + truth.sum())
+    result = refine(p, image, lite, task())
+    refined_dice = 2 * float((result.masks[0] & truth).sum()) / float(result.masks[0].sum() + truth.sum())
+    assert refined_dice > 0.9 and refined_dice > coarse_dice
