@@ -213,6 +213,12 @@ def test_what_slicer_sends_passes(client: TestClient, study: Path) -> None:
     assert client.post("/activelearning/first", json={"client_id": "me/desk"}).json()["id"] == "a"
 
 
+def test_a_body_must_be_json(client: TestClient) -> None:
+    refused(
+        client.post("/activelearning/first", content="{", headers={"Content-Type": "application/json"}), 400, "JSON"
+    )
+
+
 def test_errors_of_the_app(client: TestClient) -> None:
     refused(client.post("/infer/echo?image=a", data={"params": '{"fail": "conflict"}'}), 409, "not now")
     answer = client.post("/infer/echo?image=a", data={"params": '{"fail": "bug"}'})

@@ -102,7 +102,8 @@ async def _host_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return _answer(422, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+    status = 400 if any(e["type"] == "json_invalid" for e in error.errors()) else 422
+    return _answer(status, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
 
 
 async def _no_answer(request: Request, error: Exception) -> JSONResponse:

@@ -12,7 +12,7 @@ from samstudent.serving.names import PSEUDO_TAGS, check_name
 
 #: Keys by which the host opens files, starts code or changes which image or model is meant. Never a client's to set.
 CLOSED_KEYS = frozenset(
-    {
+    [
         "image",
         "session",
         "description",
@@ -29,7 +29,7 @@ CLOSED_KEYS = frozenset(
         "load_path",
         "result_file",
         "result_write_to_file",
-    }  # fmt: skip
+    ]
 )
 #: Free text of a client, may hold anything.
 TEXT_KEYS = frozenset({"client_id", "label_info", "user"})
