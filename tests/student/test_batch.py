@@ -1,0 +1,54 @@
+"""Batch inference as the host calls it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_infer import serve
+
+from samstudent.errors import Conflict, UserError
+from samstudent.student.batch import SamstudentBatchInfer
+
+
+def batch(bench: Any, **request: Any) -> dict[str, Any]:
+    # The host's default body, on a machine without a GPU (E7).
+    body = {"model": "student+sam", "images": "unlabeled", "multi_gpu": True} | request
+    return SamstudentBatchInfer(bench.study)(body, bench.datastore, infer=None)
+
+
+def tags(bench: Any) -> dict[str, set[str]]:
+    return {case: set(bench.datastore.get_labels_by_image_id(case)) for case in bench.truths}
+
+
+def test_unlabelled_cases_get_pseudo_labels(bench: Any) -> None:
+    serve(bench)
+    bench.label("c0")
+    answer = batch(bench)
+    held = bench.study.holdout.ids
+    free = set(bench.truths) - held - {"c0"}
+    assert answer == {"made": len(free), "current": 0, "skipped": len(held - {"c0"}), "failed": {}}
+    assert tags(bench)["c0"] == {"final"}
+    assert all(tags(bench)[case] == {"pseudo", "pseudo_raw"} for case in free)
+    assert batch(bench)["current"] == len(free)
+    # Neither the host nor a client takes them for a human's.
+    assert bench.datastore.get_labeled_images() == ["c0"]
+    assert [entry["image"].rsplit("/", 1)[1] for entry in bench.datastore.datalist()] == ["c0.png"]
+
+
+def test_the_student_alone_makes_raw_ones_only(bench: Any) -> None:
+    serve(bench)
+    assert batch(bench, model="student", images=["c2", "c3", "c5"], max_batch_size=2)["failed"] == {}
+    assert {tag for found in tags(bench).values() for tag in found} <= {"pseudo_raw"}
+
+
+def test_wrong_requests_are_named(bench: Any) -> None:
+    with pytest.raises(Conflict, match="no student yet"):
+        batch(bench)
+    serve(bench)
+    with pytest.raises(UserError, match="'sam'"):
+        batch(bench, model="sam")
+    with pytest.raises(UserError, match="label_tag"):
+        batch(bench, label_tag="final")
+    with pytest.raises(UserError, match="no case nobody"):
+        batch(bench, images=["nobody"])

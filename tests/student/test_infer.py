@@ -1,0 +1,133 @@
+"""The infer tasks as the host calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nrrd
+import numpy as np
+import pytest
+from drawn import dice, shapes, small_task, write_png
+
+from samstudent.errors import Conflict, UserError
+from samstudent.files import sha256_file
+from samstudent.images import read_image
+from samstudent.labels import read_masks
+from samstudent.student.infer import StudentInferTask, StudentSamInferTask, result_extension
+from samstudent.student.predict import save_model
+from samstudent.student.training import new_network
+
+
+def serve(bench: Any, model: Path | None = None, seed: int = 0) -> str:
+    """Serve this model, or one that never learnt anything."""
+    ledger, task = bench.study.ledger, bench.study.task
+    round_id = ledger.new_round("test")
+    path = ledger.model_path(round_id)
+    if model is None:
+        digest = save_model(path, new_network(task, seed), task)
+    else:
+        shutil.copy(model, path)
+        digest = sha256_file(path)
+    ledger.update(round_id, status="done", model_digest=digest)
+    ledger.promote(round_id)
+    return digest
+
+
+def infer(task: Any, image: str, **params: Any) -> tuple[Path, dict[str, Any]]:
+    file, facts = task({"model": "student", "image": image, "device": "cpu"} | params)
+    json.dumps(facts)
+    return Path(file), facts
+
+
+def test_nothing_is_offered_before_there_is_a_student(bench: Any) -> None:
+    for task in (StudentInferTask(bench.study), StudentSamInferTask(bench.study)):
+        assert not task.is_valid() and task.get_path() is None
+        with pytest.raises(Conflict, match="no student yet"):
+            infer(task, bench.datastore.get_image_uri("c0"))
+
+
+def test_both_answer_on_the_images_grid(bench: Any, trained: Path, tmp_path: Path) -> None:
+    version = serve(bench, trained)
+    pixels, truth = shapes(200, (100, 110))
+    path = write_png(tmp_path / "film.png", pixels)
+    plain, refined = StudentInferTask(bench.study), StudentSamInferTask(bench.study)
+    for task, extra in ((plain, set()), (refined, {"quality", "prompts"})):
+        assert task.is_valid()
+        assert task.get_path() == str(bench.study.ledger.champion_path())
+        file, facts = infer(task, str(path))
+        masks = read_masks(file, bench.study.task, read_image(path).grid)
+        assert file.suffix == ".png"
+        assert dice(masks[0], truth[0]) > 0.85 and dice(masks[1], truth[1]) > 0.8
+        assert facts["label_names"] == {"disk": 1, "square": 2}
+        assert facts["student"] == version
+        assert extra <= set(facts["structures"]["disk"])
+    assert 0 < facts["structures"]["disk"]["quality"] <= 1
+    assert facts["sam"]["backend"] == "lite_medsam"
+
+
+def test_absent_structures_are_not_named(bench: Any, trained: Path, tmp_path: Path) -> None:
+    serve(bench, trained)
+    pixels, truth = shapes(7)
+    image = np.where(truth[1], 40, pixels).astype(np.uint8)
+    _, facts = infer(StudentInferTask(bench.study), str(write_png(tmp_path / "one.png", image)))
+    assert facts["label_names"] == {"disk": 1}
+    assert facts["structures"]["square"] == {"present": False}
+
+
+def test_ohif_gets_a_raw_nrrd(bench: Any) -> None:
+    serve(bench)
+    file, _ = infer(
+        StudentInferTask(bench.study), bench.datastore.get_image_uri("c0"),
+        result_extension=".nrrd", result_compress=False, result_dtype="uint8", restore_label_idx=False,
+    )  # fmt: skip
+    header = nrrd.read_header(str(file))
+    assert header["encoding"] == "raw" and list(header["sizes"]) == [64, 64, 1]
+
+
+def test_another_champion_is_loaded(bench: Any) -> None:
+    task = StudentInferTask(bench.study)
+    first = serve(bench)
+    assert task.student().version == first and task.student() is task.student("cpu")
+    second = serve(bench, seed=1)
+    assert task.student().version == second != first
+    bench.study.ledger.rollback()
+    assert task.student().version == first
+
+
+def test_a_student_of_another_task_is_not_offered(bench: Any, tmp_path: Path) -> None:
+    serve(bench)
+    bench.study.task = small_task(structures=["disk", "ring"])
+    assert not StudentInferTask(bench.study).is_valid()
+
+
+def test_a_damaged_student_is_not_offered(bench: Any) -> None:
+    serve(bench)
+    path = bench.study.ledger.champion_path()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not StudentInferTask(bench.study).is_valid()
+    assert StudentInferTask(bench.study).get_path() is None
+
+
+@pytest.mark.parametrize(
+    ("image", "asked", "expected"),
+    [
+        ("a.png", None, ".png"), ("a.nii.gz", None, ".nii.gz"), ("a.NRRD", None, ".nrrd"), ("a.jpg", None, ".png"),
+        ("dicom/folder", None, ".nrrd"), ("a.dcm", None, ".nrrd"), ("a.png", ".seg.nrrd", ".seg.nrrd"),
+    ],
+)  # fmt: skip
+def test_the_answers_format(image: str, asked: str | None, expected: str) -> None:
+    assert result_extension({"image": image, "result_extension": asked}) == expected
+
+
+def test_wrong_requests_are_named(bench: Any) -> None:
+    serve(bench)
+    task = StudentInferTask(bench.study)
+    with pytest.raises(UserError, match="result_extension"):
+        infer(task, bench.datastore.get_image_uri("c0"), result_extension=".exe")
+    with pytest.raises(UserError, match="image: expected"):
+        task({"image": ""})
+    with pytest.raises(UserError, match="device"):
+        infer(task, bench.datastore.get_image_uri("c0"), device="tpu")

@@ -1,0 +1,193 @@
+"""Rounds through the host's trainer task, on the host's datastore."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samstudent.errors import Conflict, UserError
+from samstudent.student.options import TrainOptions
+from samstudent.student.predict import Student
+from samstudent.student.trainer import StudentTrainTask
+
+
+def train(bench: Any, **request: Any) -> dict[str, Any]:
+    return StudentTrainTask(bench.study)({"model": "student", "device": "cpu"} | request, bench.datastore)
+
+
+def split(bench: Any) -> tuple[list[str], list[str]]:
+    """(ids that train, ids of the hold-out) once the study has decided."""
+    bench.study.holdout.extend(bench.datastore.list_images(), [])
+    held = sorted(bench.study.holdout.ids)
+    return [case for case in bench.truths if case not in held], held
+
+
+def test_rounds_from_one_label_to_pseudo_labels(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    stats = train(bench, reason="first")
+    ledger = bench.study.ledger
+    record = ledger.champion()
+    assert record is not None and record.id == stats["round"] == "r0001"
+    assert (record.status, record.reason, record.steps, record.seed) == ("done", "first", 60, 0)
+    assert record.labels_used == free[:1] and record.holdout_ids == held
+    assert record.pseudo_used.n == 0
+    assert set(record.dice["challenger"]) == {"disk", "square", "mean"} and record.dice["champion"] is None
+    assert stats["best_metric"] == pytest.approx(record.dice["challenger"]["mean"])
+    # What Slicer shows.
+    assert stats["epoch"] == stats["total_epochs"] == 2 and stats["total_time"]
+    assert Student.load(ledger.champion_path(), bench.study.task).version == record.model_digest
+
+    second = train(bench, pseudo_labels="renew", max_epochs=1)
+    record = ledger.get(second["round"])
+    assert (record.pseudo_used.n, record.pseudo_used.tag) == (len(free) - 1, "pseudo")
+    assert record.steps == record.model_dump()["step"] == 50
+    assert record.dice["champion"]["mean"] == pytest.approx(ledger.get("r0001").dice["challenger"]["mean"])
+    labels = {case: set(bench.datastore.get_labels_by_image_id(case)) for case in bench.truths}
+    assert all(labels[case] == {"final"} for case in [free[0], *held])
+    assert all(labels[case] == {"pseudo", "pseudo_raw"} for case in free[1:])
+
+
+def test_a_worse_challenger_is_kept_but_not_served(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    train(bench, pseudo_labels="off")
+    served = bench.study.ledger.champion_path()
+    stats = train(bench, pseudo_labels="off", steps=1)
+    assert not stats["promoted"] and "not promoted" in stats["decision"]
+    assert bench.study.ledger.champion_path() == served
+    assert bench.study.ledger.model_path("r0002").exists()
+
+
+def test_promotion_can_be_declined(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    stats = train(bench, promote=False, steps=2)
+    assert not stats["promoted"] and bench.study.ledger.champion() is None
+
+
+def test_the_students_own_masks_may_be_used_instead(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:2], *held)
+    train(bench, pseudo_labels="off")
+    record = bench.study.ledger.get(train(bench, pseudo_labels="raw", steps=2)["round"])
+    assert (record.pseudo_used.n, record.pseudo_used.tag) == (len(free) - 2, "pseudo_raw")
+    # "use" makes none: there are none by SAM yet.
+    assert bench.study.ledger.get(train(bench, pseudo_labels="use", steps=2)["round"]).pseudo_used.n == 0
+
+
+def test_nothing_labelled_is_a_conflict_and_no_round(bench: Any) -> None:
+    with pytest.raises(Conflict, match="no case is labelled"):
+        train(bench)
+    assert bench.study.ledger.rounds() == []
+    _, held = split(bench)
+    bench.label(*held)
+    with pytest.raises(Conflict, match=f"the {len(held)} labelled so far are kept to compare models"):
+        train(bench)
+
+
+def test_a_failed_round_is_recorded_and_harms_nothing(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench, steps=2)
+    served = bench.study.ledger.champion_path()
+    (bench.folder / "labels" / "final" / f"{free[0]}.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="no human label can be read"):
+        train(bench, steps=2)
+    record = bench.study.ledger.get("r0002")
+    assert record.status == "failed" and free[0] in (record.error or "")
+    assert bench.study.ledger.champion_path() == served
+
+
+def test_a_round_killed_on_the_way_leaves_the_served_model_whole(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench, steps=2)
+    ledger = bench.study.ledger
+    served, digest = ledger.champion_path(), ledger.champion().model_digest
+    script = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from conftest import TASK, DrawnStudy\n"
+        "from samstudent.serving.datastore import SafeLocalDatastore\n"
+        "from samstudent.student.trainer import StudentTrainTask\n"
+        "store = SafeLocalDatastore(sys.argv[1], extensions=['*.png', '*.nrrd'], auto_reload=False)\n"
+        "request = {'model': 'student', 'device': 'cpu', 'steps': 100000, 'pseudo_labels': 'off'}\n"
+        "StudentTrainTask(DrawnStudy(sys.argv[1], sys.argv[1], TASK))(request, store)\n"
+    )
+    here = Path(__file__).resolve().parent
+    process = subprocess.Popen([sys.executable, "-c", script, str(bench.folder), str(here), str(here.parent)])
+    try:
+        until = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < until:
+            running = ledger.running()
+            if running is not None and running.model_dump().get("step"):
+                break
+            time.sleep(0.1)
+        assert process.poll() is None, "the training ended by itself"
+    finally:
+        process.kill()
+        process.wait()
+    assert ledger.get("r0002").status == "interrupted" and ledger.get("r0002").model_dump()["step"] >= 1
+    assert not ledger.model_path("r0002").exists()
+    assert ledger.champion_path() == served
+    assert Student.load(served, bench.study.task).version == digest
+    # And the next round is as good as any.
+    assert train(bench, steps=2, pseudo_labels="off")["round"] == "r0003"
+
+
+def test_the_same_seed_trains_the_same_model(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:2], *held)
+    digests = []
+    for seed in (3, 3, 4):
+        round_id = train(bench, pseudo_labels="off", steps=3, seed=seed)["round"]
+        digests.append(bench.study.ledger.get(round_id).model_digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_no_file_is_read_or_written_where_a_request_says(bench: Any, tmp_path: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    before = {path.name for path in tmp_path.iterdir()}
+    secret = tmp_path / "cases.json"
+    secret.write_text("[]")
+    train(bench, steps=1, name="../../outside", train_ds=str(secret), val_ds=str(secret))
+    assert {path.name for path in tmp_path.iterdir()} == before | {"cases.json"}
+    assert {path.name for path in bench.study.ledger.folder_of("r0001").iterdir()} == {"model.pt", "round.json"}
+
+
+def test_the_task_goes_to_other_processes(bench: Any) -> None:
+    copy = pickle.loads(pickle.dumps(StudentTrainTask(bench.study)))
+    assert copy.ledger.folder == bench.study.ledger.folder and copy.task == bench.study.task
+
+
+def test_clients_see_what_they_may_ask_for(bench: Any) -> None:
+    info = StudentTrainTask(bench.study).info()
+    assert info["config"]["pseudo_labels"] == ["renew", "use", "raw", "off"]
+    assert info["config"]["max_epochs"] == 2 and info["config"]["promote"] is True
+    assert all(isinstance(v, (str, bool, int, float, list)) for v in info["config"].values())
+    assert StudentTrainTask(bench.study).stats() == {}
+    # Slicer and OHIF send the whole config back.
+    assert TrainOptions.of(info["config"], bench.study.task).pseudo_labels == "renew"
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"pseudo_labels": "some"}, "pseudo_labels"),
+        ({"max_epochs": 0}, "max_epochs"),
+        ({"steps": "many"}, "steps"),
+        ({"seed": -1}, "seed"),
+        ({"promote": "perhaps"}, "promote"),
+    ],
+)
+def test_wrong_values_are_named(bench: Any, request_: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        train(bench, **request_)
+    assert bench.study.ledger.rounds() == []
