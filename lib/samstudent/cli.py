@@ -51,9 +51,13 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running at the end.")] = False,
 ) -> None:
     """Walk the whole loop through a real server, and write report.html."""
-    from samstudent.demo import DemoOptions, run_demo
+    from samstudent.demo import DemoError, DemoOptions, run_demo
 
-    run_demo(DemoOptions(studies, task, output, labels, limit, steps, seed, keep))
+    try:
+        run_demo(DemoOptions(studies, task, output, labels, limit, steps, seed, keep))
+    except DemoError as error:
+        typer.secho(f"the demo stopped: {error}\nthe server's log: {output / 'server.log'}", fg="red", err=True)
+        raise typer.Exit(1) from error
 
 
 @app.command()

@@ -180,7 +180,9 @@ def test_several_processes_share_a_folder_while_entries_break_and_vanish(tmp_pat
     arguments = [sys.executable, "-c", WORKER, str(folder), str(Path(__file__).parent)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     workers = [
-        subprocess.Popen([*arguments, str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(
+            [*arguments, str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
         for i in range(3)
     ]
     for worker in workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
@@ -13,7 +14,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from samstudent.demo.server import Annotator, Server
+from samstudent.demo.server import Annotator, DemoError, Server
 from samstudent.demo.study import DemoStudy, check_empty, make_phantom_study, prepare_study, task_with
 from samstudent.demo.summary import show_table, write_demo_report
 from samstudent.task import Task, load_task
@@ -40,7 +41,7 @@ def run_demo(options: DemoOptions) -> None:
 
     Raises:
         UserError: the task, the study folder or the output folder is not usable.
-        RuntimeError: the server answered with an error or did not start.
+        DemoError: the server answered with an error or did not start.
     """
     started = time.monotonic()
     task = task_with(load_task(options.task), options.steps, SCHEDULED_LABELS)
@@ -56,11 +57,13 @@ def run_demo(options: DemoOptions) -> None:
             server.wait_until_up()
         annotator = Annotator(server, study, task)
         rounds = _walk(annotator, labels)
-        arms = dict(zip(("labels only", "+ raw pseudo labels", "+ SAM pseudo labels", "scheduled round"), rounds))
+        names = ("labels only", "+ raw pseudo labels", "+ SAM pseudo labels", "scheduled round")
+        arms = dict(zip(names, rounds, strict=True))
         show_table(console, task, arms)
         report = options.output / "report.html"
-        command = shlex.join(["samstudent", *sys.argv[1:]])
-        write_demo_report(report, annotator, arms, command, time.monotonic() - started)
+        timings = {name: r["finished"] - r["started"] for name, r in arms.items()}
+        timings["everything"] = time.monotonic() - started
+        write_demo_report(report, annotator, arms, shlex.join(["samstudent", *sys.argv[1:]]), timings)
         console.print(f"report: {report.resolve()}   ({time.monotonic() - started:.0f} s in all)")
         keep = options.keep
     finally:
@@ -118,7 +121,7 @@ def _last_round(annotator: Annotator) -> str:
 
 
 def _wait_for_round(annotator: Annotator, description: str, after: str) -> dict[str, Any]:
-    """Wait until a round later than ``after`` is done; show its steps. Raises RuntimeError when it failed."""
+    """Wait until a round later than ``after`` is done; show its steps. Raises DemoError when it failed."""
     with _progress() as bar:
         job = bar.add_task(description, total=None)
         while True:
@@ -126,11 +129,12 @@ def _wait_for_round(annotator: Annotator, description: str, after: str) -> dict[
             if newer:
                 record: dict[str, Any] = newer[-1]
                 bar.update(job, total=record["steps"], completed=record.get("step", 0))
-                if record["status"] == "done":
+                # The child still has to end: a next training would be refused until then.
+                if record["status"] == "done" and annotator.client.train_status().get("status") != "RUNNING":
                     bar.update(job, completed=record["steps"])
                     return record
-                if record["status"] != "running":
-                    raise RuntimeError(f"round {record['id']} {record['status']}: {record['error'] or record['decision']}")
+                if record["status"] not in ("running", "done"):
+                    raise DemoError(f"round {record['id']} {record['status']}: {record['error'] or record['decision']}")
             else:
                 _raise_if_training_failed(annotator)
             time.sleep(1)
@@ -142,24 +146,23 @@ def _raise_if_training_failed(annotator: Annotator) -> None:
     except Exception:  # the host answers 404 before the first training; its client raises a bare exception for it
         return
     if status.get("status") == "ERROR":
-        raise RuntimeError("training failed: " + "\n".join(status.get("details", [])[-5:]))
+        raise DemoError("training failed: " + "\n".join(status.get("details", [])[-5:]))
 
 
 def _pseudo_label(annotator: Annotator) -> None:
     """Ask for pseudo labels of all unlabelled cases and wait for them."""
-    cases = len(annotator.study.train) - annotator.client.info()["datastore"]["completed"]
     annotator.post("batch/infer/student+sam?images=unlabeled", {})
     with _progress() as bar:
-        job = bar.add_task("pseudo labels by student and SAM", total=cases + len(annotator.study.holdout))
+        job = bar.add_task("pseudo labels by student and SAM", total=None)
         while True:
             status = annotator.get("batch/infer")
-            tags = annotator.client.info()["datastore"]["label_tags"]
-            bar.update(job, completed=tags.get("pseudo", 0))
-            if status["status"] in ("DONE", "ERROR", "STOPPED"):
-                if status["status"] != "DONE":
-                    raise RuntimeError("pseudo-labelling failed: " + "\n".join(status["details"][-5:]))
-                bar.update(job, total=tags.get("pseudo", 0))
+            counts = [m for line in status.get("details", []) if (m := re.search(r"(\d+) of (\d+): ", line))]
+            if counts:
+                bar.update(job, completed=int(counts[-1][1]), total=int(counts[-1][2]))
+            if status["status"] == "DONE":
                 return
+            if status["status"] in ("ERROR", "STOPPED"):
+                raise DemoError("pseudo-labelling failed: " + "\n".join(status["details"][-5:]))
             time.sleep(1)
 
 

@@ -25,6 +25,10 @@ from samstudent.task import Task
 START_SECONDS = 180
 
 
+class DemoError(Exception):
+    """The server did not start, or answered with an error; the text ends with what it said."""
+
+
 class Server:
     """``samstudent serve`` on a free loopback port, in a process group of its own."""
 
@@ -40,7 +44,7 @@ class Server:
             self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
 
     def wait_until_up(self) -> None:
-        """Return when /info/ answers. Raises RuntimeError with the end of the log when the server does not start."""
+        """Return when /info/ answers. Raises DemoError with the end of the log when the server does not start."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
@@ -50,7 +54,7 @@ class Server:
                 time.sleep(0.5)
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
         self.stop()
-        raise RuntimeError(f"the server did not start; the end of {self.log}:\n{tail}")
+        raise DemoError(f"the server did not start; the end of {self.log}:\n{tail}")
 
     def stop(self) -> None:
         """End the server and every child it started."""
@@ -72,7 +76,9 @@ class Annotator:
 
     def __init__(self, server: Server, study: DemoStudy, task: Task) -> None:
         self.url = server.url
-        self.client = MONAILabelClient(server.url, client_id="annotator")
+        # A folder of its own: server and client name a result alike, and the server removes its file from /tmp.
+        self._received = tempfile.TemporaryDirectory()
+        self.client = MONAILabelClient(server.url, tmpdir=self._received.name, client_id="annotator")
         self.study = study
         self.task = task
 
@@ -118,5 +124,5 @@ class Annotator:
     @staticmethod
     def _json(response: requests.Response) -> Any:
         if not response.ok:
-            raise RuntimeError(f"{response.request.method} {response.url}: {response.status_code} {response.text}")
+            raise DemoError(f"{response.request.method} {response.url}: {response.status_code} {response.text}")
         return json.loads(response.text)

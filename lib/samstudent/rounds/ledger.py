@@ -53,8 +53,12 @@ class RoundRecord(BaseModel):
     model_digest: str | None = None
     labels_used: list[str] = []
     pseudo_used: PseudoUsed = PseudoUsed()
+    #: Cases that were left out of the training, with the reason.
+    unreadable: dict[str, str] = {}
     seed: int | None = None
     steps: int | None = None
+    #: How far the training is.
+    step: int = 0
     holdout_ids: list[str] = []
     #: On the hold-out: ``{"challenger": {structure: Dice, "mean": Dice}, "champion": the same or None}``.
     dice: dict[Literal["challenger", "champion"], DiceTable | None] = {}

@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from samstudent.serving.examine import Examiner
 from samstudent.serving.interactive import SamInteractiveTask
 from samstudent.serving.selection import DiversityScoring, UncertaintyScoring, strategies
 from samstudent.serving.study import Study
+from samstudent.student.batch import SamstudentBatchInfer
+from samstudent.student.infer import StudentInferTask, StudentSamInferTask
+from samstudent.student.trainer import StudentTrainTask
 from samstudent.task import load_task, shipped_tasks
 
 logger = logging.getLogger(__name__)
@@ -83,10 +87,17 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_infers(self) -> dict[str, InferTask]:
-        return {"sam": SamInteractiveTask(self.task, self.study.sam, self.study.embeddings)}
+        return {
+            "student": StudentInferTask(self.study),
+            "student+sam": StudentSamInferTask(self.study),
+            "sam": SamInteractiveTask(self.task, self.study.sam, self.study.embeddings),
+        }
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        return {}
+        return {"student": StudentTrainTask(self.study)}
+
+    def init_batch_infer(self) -> Callable[..., Any]:
+        return SamstudentBatchInfer(self.study)
 
     def init_strategies(self) -> dict[str, Strategy]:
         return strategies(self.task, self.study.selection, self.study.holdout)
