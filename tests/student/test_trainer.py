@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import TASK
 
 from samstudent.errors import Conflict, UserError
 from samstudent.student.options import TrainOptions
@@ -80,6 +81,21 @@ def test_the_students_own_masks_may_be_used_instead(bench: Any) -> None:
     assert (record.pseudo_used.n, record.pseudo_used.tag) == (len(free) - 2, "pseudo_raw")
     # "use" makes none: there are none by SAM yet.
     assert bench.study.ledger.get(train(bench, pseudo_labels="use", steps=2)["round"]).pseudo_used.n == 0
+
+
+def test_a_round_may_go_on_from_the_champion_unless_that_no_longer_fits(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench)
+    onward = TASK.training.model_copy(update={"start": "champion"})
+    bench.study.task = TASK.model_copy(update={"training": onward})
+    ledger = bench.study.ledger
+    second = ledger.get(train(bench, steps=1, pseudo_labels="off")["round"])
+    # One step from fresh weights finds nothing.
+    assert second.dice["challenger"]["mean"] > 0.8 * second.dice["champion"]["mean"] > 0.4
+    bench.study.task = bench.study.task.model_copy(update={"image": TASK.image.model_copy(update={"channels": 3})})
+    third = ledger.get(train(bench, steps=1)["round"])
+    assert (third.status, third.dice["champion"], third.pseudo_used.n) == ("done", None, 0)
 
 
 def test_nothing_labelled_is_a_conflict_and_no_round(bench: Any) -> None:
