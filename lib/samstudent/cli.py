@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -31,7 +31,7 @@ def serve(
     task: TaskOption,
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    app_dir: Annotated[Optional[Path], typer.Option("--app", help="App folder; default: in the study folder.")] = None,
+    app_dir: Annotated[Path | None, typer.Option("--app", help="App folder; default: in the study folder.")] = None,
 ) -> None:
     """Start the MONAI Label server with the samstudent app."""
     from samstudent.serving.command import serve as run
@@ -41,12 +41,12 @@ def serve(
 
 @app.command()
 def demo(
-    studies: Annotated[Optional[Path], typer.Option(help="Folder with images/ and labels/; default: phantoms.")] = None,
+    studies: Annotated[Path | None, typer.Option(help="Folder with images/ and labels/; default: phantoms.")] = None,
     task: Annotated[str, typer.Option("--task", "-t", help="Shipped task name or task file.")] = "phantom",
     output: Annotated[Path, typer.Option(help="Folder for the study, the logs and report.html.")] = Path("demo"),
     labels: Annotated[int, typer.Option(min=1, help="How many cases the annotator labels first.")] = 5,
     limit: Annotated[int, typer.Option(min=1, help="At most this many training cases are used.")] = 30,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Training steps; default: the task's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running at the end.")] = False,
 ) -> None:
@@ -87,7 +87,7 @@ def train(
     studies: Studies,
     task: TaskOption,
     pseudo_labels: Annotated[str, typer.Option(help="renew, use, raw or off.")] = "renew",
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Training steps; default: the task's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
     promote: Annotated[bool, typer.Option(help="Serve the new student if it is not worse.")] = True,
 ) -> None:
     """Run one round: pseudo-label, train a challenger, compare it with the champion, promote it or not."""
@@ -105,7 +105,9 @@ def rounds_list(studies: Studies, task: TaskOption) -> None:
 
 
 @rounds_app.command("promote")
-def rounds_promote(round_id: Annotated[str, typer.Argument(help="e.g. r0003")], studies: Studies, task: TaskOption) -> None:
+def rounds_promote(
+    round_id: Annotated[str, typer.Argument(help="e.g. r0003")], studies: Studies, task: TaskOption
+) -> None:
     """Serve the student of this round."""
     from samstudent.serving.command import promote_round
 
@@ -122,8 +124,8 @@ def rounds_rollback(studies: Studies, task: TaskOption) -> None:
 
 @app.command()
 def doctor(
-    studies: Annotated[Optional[str], typer.Option("--studies", "-s", help="Study folder to examine.")] = None,
-    task: Annotated[Optional[str], typer.Option("--task", "-t", help="Task to examine.")] = None,
+    studies: Annotated[str | None, typer.Option("--studies", "-s", help="Study folder to examine.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task to examine.")] = None,
 ) -> None:
     """What is installed, which SAM, which device, and what is wrong with a study folder. Exit code 1 if anything is."""
     from samstudent.commands import doctor as run

@@ -120,7 +120,10 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
         except importlib.metadata.PackageNotFoundError:
             report.fault("installed", f"{package} is missing: pip install samstudent brings it")
     report.check("host", _host_starts)
-    report.ok("device", torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads")
+    report.ok(
+        "device",
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+    )
     report.ok("tasks", "shipped: " + ", ".join(shipped_tasks()))
     task: Task | None = None
     if task_name:
@@ -140,7 +143,9 @@ def _host_starts() -> str:
     try:
         import monailabel.interfaces.app  # noqa: F401
     except ImportError as error:
-        raise UserError(f"MONAI Label does not start: {error}. Reinstall samstudent: its start-up file is missing") from error
+        raise UserError(
+            f"MONAI Label does not start: {error}. Reinstall samstudent: its start-up file is missing"
+        ) from error
     return "MONAI Label can be imported"
 
 

@@ -20,8 +20,16 @@ def build_tiny_sam(side: int = 256) -> Any:
         grid = side // 16
         sam = Sam(
             image_encoder=ImageEncoderViT(
-                img_size=side, patch_size=16, embed_dim=32, depth=2, num_heads=2, mlp_ratio=2, out_chans=256,
-                norm_layer=partial(torch.nn.LayerNorm, eps=1e-6), use_rel_pos=True, window_size=4,
+                img_size=side,
+                patch_size=16,
+                embed_dim=32,
+                depth=2,
+                num_heads=2,
+                mlp_ratio=2,
+                out_chans=256,
+                norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+                use_rel_pos=True,
+                window_size=4,
                 global_attn_indexes=(1,),
             ),
             prompt_encoder=PromptEncoder(
@@ -30,7 +38,9 @@ def build_tiny_sam(side: int = 256) -> Any:
             mask_decoder=MaskDecoder(
                 num_multimask_outputs=3,
                 transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
-                transformer_dim=256, iou_head_depth=3, iou_head_hidden_dim=256,
+                transformer_dim=256,
+                iou_head_depth=3,
+                iou_head_hidden_dim=256,
             ),
         )
     return sam.eval()

@@ -85,7 +85,12 @@ def test_what_sam_draws_becomes_the_mask() -> None:
     assert a.prompts == [{"stage": 1, "box": [5, 10, 14, 19]}]
     assert b.agreement == 1
     assert c.as_json() == {
-        "name": "c", "present": False, "prompts": [], "predicted_iou": None, "agreement": None, "refined": False,
+        "name": "c",
+        "present": False,
+        "prompts": [],
+        "predicted_iou": None,
+        "agreement": None,
+        "refined": False,
     }
     assert json.loads(json.dumps(result.as_json()))[0]["name"] == "a"
 
@@ -210,7 +215,8 @@ def test_parity_with_segment_anything(tiny: Any, tiny_sam: Any) -> None:
             low_res, _ = tiny_sam.mask_decoder(features, tiny_sam.prompt_encoder.get_dense_pe(), sparse, dense, False)
             order = [i, *(j for j in range(3) if j != i)]
             points = torch.as_tensor(resize.apply_coords(centres[order], (height, width)), dtype=torch.float)[None]
-            sparse, dense = tiny_sam.prompt_encoder(points=(points, torch.tensor([[1, 0, 0]])), boxes=None, masks=low_res)
+            clicks = points, torch.tensor([[1, 0, 0]])
+            sparse, dense = tiny_sam.prompt_encoder(points=clicks, boxes=None, masks=low_res)
             low_res, iou = tiny_sam.mask_decoder(features, tiny_sam.prompt_encoder.get_dense_pe(), sparse, dense, False)
             full = tiny_sam.postprocess_masks(low_res, pixels.shape[-2:], (height, width))
             expected.append((full[0, 0].numpy(), low_res[0, 0].numpy(), float(iou)))

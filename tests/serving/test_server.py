@@ -1,6 +1,6 @@
 """The real server as a process, driven by MONAI Label's own client, as 3D Slicer's module drives it.
 
-The tests of this file share one server and run in their order: an annotator's day, from an empty study to pseudo labels.
+The tests of this file share one server and run in order: an annotator's day, from an empty study to pseudo labels.
 """
 
 from __future__ import annotations
@@ -258,9 +258,7 @@ def test_training_makes_a_student_that_is_offered(client: MONAILabelClient, serv
 
 
 @pytest.mark.parametrize("model", ["student", "student+sam"])
-def test_the_student_answers_on_the_films_grid(
-    client: MONAILabelClient, study: TinyStudy, model: str
-) -> None:
+def test_the_student_answers_on_the_films_grid(client: MONAILabelClient, study: TinyStudy, model: str) -> None:
     file, result = client.infer(model, CASES[8], {"result_extension": ".seg.nrrd"})
     masks = read_masks(file, study.task, read_image(study.image(CASES[8])).grid)
     assert masks.shape == (3, 64, 64)
@@ -297,7 +295,9 @@ def test_batch_inference_makes_pseudo_labels(client: MONAILabelClient, server: R
     assert client.info()["datastore"]["completed"] == 7
 
 
-def test_nothing_left_to_label(client: MONAILabelClient, server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_nothing_left_to_label(
+    client: MONAILabelClient, server: RunningServer, study: TinyStudy, tmp_path: Path
+) -> None:
     for case in CASES[7:]:
         client.save_label(case, str(study.label(case, tmp_path)))
     assert client.next_sample("random", {}) == {}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import requests
 from monailabel.client import MONAILabelClient
+from numpy.typing import NDArray
 
 from samstudent.demo.study import DemoStudy
 from samstudent.images import read_image
@@ -82,7 +83,7 @@ class Annotator:
         self.study = study
         self.task = task
 
-    def truth(self, case: str) -> np.ndarray:
+    def truth(self, case: str) -> NDArray[np.bool_]:
         """True masks of a case, bool (S, *spatial)."""
         image = read_image(self.image_path(case), self.task.dimension)
         return read_masks(self.study.truth[case], self.task, image.grid, bits=self.study.bits)
@@ -103,7 +104,7 @@ class Annotator:
         """The next case to label, as the server's strategy chooses it; None when none is left."""
         return self.client.next_sample("random", {}).get("id")
 
-    def infer(self, model: str, case: str) -> tuple[np.ndarray, dict[str, Any]]:
+    def infer(self, model: str, case: str) -> tuple[NDArray[np.bool_], dict[str, Any]]:
         """Masks bool (S, *spatial) and result JSON of a served model."""
         file, result = self.client.infer(model, case, {"result_extension": ".seg.nrrd"})
         try:

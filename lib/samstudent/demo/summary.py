@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -105,7 +106,7 @@ def _warnings(annotator: Annotator, arms: Arms) -> list[str]:
 
 def _pictures(annotator: Annotator, holdout: list[str]) -> list[Picture]:
     """Best, median and worst case of the served student with SAM, by mean Dice over structures."""
-    drawn: dict[str, tuple[np.ndarray, np.ndarray, dict[str, Any]]] = {}
+    drawn: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]] = {}
     dice: dict[str, float] = {}
     for case in track(holdout[:LOOKED_AT], description="looking at hold-out cases"):
         student, _ = annotator.infer("student", case)
@@ -130,7 +131,7 @@ def _pictures(annotator: Annotator, holdout: list[str]) -> list[Picture]:
     return pictures
 
 
-def _mean_dice(masks: np.ndarray, truth: np.ndarray) -> float:
+def _mean_dice(masks: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return mean_of(dice_per_structure(truth, masks))
 
 

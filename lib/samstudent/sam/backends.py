@@ -92,7 +92,9 @@ class SamBackend(Protocol):
 
     name: str
     digest: str
-    preprocessing: str
+
+    @property
+    def preprocessing(self) -> str: ...
 
     def embed(self, image: NDArray[np.uint8]) -> Embedding:
         """Embed an image, uint8 (y, x, 3)."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import schedule
 from monailabel.config import settings
+from monailabel.endpoints import train as train_endpoints
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -40,7 +43,7 @@ logger = logging.getLogger(__name__)
 host_fixes.apply()
 
 #: How often the schedule looks, and the scores are checked; seconds.
-POLL_SECONDS = 5.0
+POLL_SECONDS = 5
 
 
 class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
@@ -60,6 +63,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         try:
             self.task = load_task(_required_task(conf))
             self.study = Study(studies, app_dir, self.task)
+            self.examiner = Examiner(self.study)
             super().__init__(
                 app_dir,
                 studies,
@@ -94,21 +98,19 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        return {"student": StudentTrainTask(self.study)}
+        return {"student": StudentTrainTask(self.study, self.examiner.remember)}
 
     def init_batch_infer(self) -> Callable[..., Any]:
-        return SamstudentBatchInfer(self.study)
+        return SamstudentBatchInfer(self.study, self.examiner.remember)
 
     def init_strategies(self) -> dict[str, Strategy]:
         return strategies(self.task, self.study.selection, self.study.holdout)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        examiner, state, holdout = Examiner(self.study), self.study.selection, self.study.holdout
+        examiner, state, holdout = self.examiner, self.study.selection, self.study.holdout
         return {
             "diversity": DiversityScoring(state, holdout, examiner.vector_version, examiner.embed),
-            "uncertainty": UncertaintyScoring(
-                state, holdout, examiner.version, examiner.examine, self.task.overlap
-            ),
+            "uncertainty": UncertaintyScoring(state, holdout, examiner.version, examiner.examine, self.task.overlap),
         }
 
     # ---- jobs; the host runs them in child processes, the command line in its own ----
@@ -147,6 +149,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         self.scheduler.run()
         schedule.every(POLL_SECONDS).seconds.do(self._refresh_scores)
         atexit.register(children.stop_all)
+        train_endpoints.stop = functools.partial(self._stop_training, train_endpoints.stop)
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
         """Scores are asked for by name, or by the host after every sample and training (method None).
@@ -162,19 +165,27 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         """When each case's human label was last saved, seconds since 1970."""
         datastore = self.datastore()
         if isinstance(datastore, SafeLocalDatastore):
-            return [time for _, time in datastore.label_times()]
+            return [saved for _, saved in datastore.label_times()]
         ids = datastore.get_labeled_images()
         return [float(datastore.get_label_info(case, FINAL).get("ts", 0)) for case in ids]
 
     def _start_round(self, reason: str) -> None:
         AsyncTask.run("train", request={"model": "student", "reason": reason})
 
+    def _stop_training(self, stop: Callable[[], Any]) -> Any:
+        """DELETE /train. Who stops a round does not want it started again: it counts as concluded."""
+        running = self.study.ledger.running()
+        stopped = stop()
+        if running and stopped:
+            self.study.ledger.update(running.id, status="failed", finished=time.time(), error="stopped on request")
+        return stopped
+
     def _refresh_scores(self) -> dict[str, Any]:
         """Have the tables of active learning filled again when the served student or the set of cases changed."""
         try:
             champion = self.study.ledger.champion()
             present = (champion.id if champion else None, len(self.datastore().list_images()))
-            if present == self._scored_for or children.is_busy("scoring", "train"):
+            if present == self._scored_for or children.is_busy(*children.METHODS):
                 return {}
             self._scored_for = present
             return {name: self.async_scoring(name) for name in self._scoring_methods}

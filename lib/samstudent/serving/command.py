@@ -108,7 +108,9 @@ def _app_folder(studies: str, app_dir: Path | None) -> Path:
             raise NotFound(f"--app {app_dir}: no main.py in it; apps/samstudent of the project is one")
         return app_dir
     if studies.startswith(("http://", "https://")):
-        raise UserError("a DICOMweb study needs --app, a folder for models and logs (monailabel apps --download makes it)")
+        raise UserError(
+            "a DICOMweb study needs --app, a folder for models and logs (monailabel apps --download makes it)"
+        )
     if not Path(studies).is_dir():
         raise NotFound(f"--studies {studies}: no such folder")
     folder = Path(studies) / ".samstudent" / "app"

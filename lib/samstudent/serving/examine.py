@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.images import CaseImage, for_sam, read_image
+from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.sam.refine import refine
+from samstudent.selection.scores import entropy_score
 from samstudent.serving.study import Study
 from samstudent.student.predict import Student
 
@@ -28,6 +31,16 @@ class Examiner:
         task = self.study.task
         settings = f"{champion.model_digest} {task.sam.model_dump_json()} {task.recipe.model_dump_json()}"
         return hashlib.sha256(settings.encode()).hexdigest()
+
+    def remember(self, case: str, image: CaseImage, label: PseudoLabel) -> None:
+        """Keep the scores that a pseudo label just made gives for free; it is made with the champion, too."""
+        version, state = self.version(), self.study.selection
+        if version is None:
+            return
+        agreements = [s.agreement for s in label.structures if s.agreement is not None]
+        entropy = entropy_score(label.probabilities, self.study.task.overlap)
+        state.put_scores("entropy", {case: entropy}, version)
+        state.put_scores("disagreement", {case: 1 - fmean(agreements) if agreements else None}, version)
 
     def vector_version(self) -> str:
         """What the embeddings depend on."""

@@ -23,7 +23,7 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write
-from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, produce
+from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, produce
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.rounds.ledger import decide
 from samstudent.serving import children
@@ -49,7 +49,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
     are those of ``student.training``.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, on_case: OnCase | None = None) -> None:
         super().__init__(
             model_dir=str(study.folder),
             description=f"Trains the student for {study.task.name} on human labels and SAM's pseudo labels",
@@ -58,6 +58,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             tracking=None,
         )
         self.study = study
+        self.on_case = on_case
         self.task = study.task
         self.ledger = study.ledger
         self._config = {
@@ -72,7 +73,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """The host hands the task to one process per GPU; those only train, the study stays with the first."""
-        return self.__dict__ | {"study": None}
+        return self.__dict__ | {"study": None, "on_case": None}
 
     # ---- one round ----
 
@@ -165,7 +166,15 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         if options.pseudo_labels != "use":
             excluded = holdout.ids | holdout.excluded
             counts = produce(
-                datastore, student, backend, self.task, self.study.embeddings, every, _log_case, exclude=excluded
+                datastore,
+                student,
+                backend,
+                self.task,
+                self.study.embeddings,
+                every,
+                _log_case,
+                exclude=excluded,
+                on_case=self.on_case,
             )
             logger.info("pseudo labels: %s", counts)
         expected = provenance_of(student.version, backend, self.task)
