@@ -60,6 +60,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        children.share_cores()
         try:
             self.task = load_task(_required_task(conf))
             self.study = Study(studies, app_dir, self.task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -24,6 +25,8 @@ HOST_PATH = Path("monailabel") / "sample-apps" / "samstudent"
 
 def serve(studies: str, task: str, host: str, port: int, app_dir: Path | None) -> None:
     """Start the host's server with our app folder; does not return until the server ends."""
+    # Before the host imports torch; see children.share_cores, which does it for the host's own command.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from monailabel.main import Main
 
     conf_task = _task_argument(task)

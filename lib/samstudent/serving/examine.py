@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from statistics import fmean
 
 import numpy as np
@@ -48,6 +49,7 @@ class Examiner:
 
     def examine(self, path: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Probabilities float32 (S, *spatial), cleaned coarse masks and SAM's masks, bool likewise."""
+        self._let_rounds_pass()
         image = self._read(path)
         probabilities = self._champion().predict(image)
         task = self.study.task
@@ -56,12 +58,18 @@ class Examiner:
 
     def embed(self, path: str) -> NDArray[np.float32]:
         """SAM's embedding averaged over the image, float32 (D,); of a volume over every eighth slice and the image."""
+        self._let_rounds_pass()
         pixels = for_sam(self._read(path), self.study.task.image)
         # Neighbouring slices look alike, and an encoder run is the dear part.
         slices = [pixels] if pixels.ndim == 3 else list(pixels[len(pixels) // 16 :: 8])
         sam, cache = self.study.sam(), self.study.embeddings
         vectors = [cache.embed(sam, np.ascontiguousarray(s)).pooled() for s in slices]
         return np.mean(vectors, axis=0, dtype=np.float32)
+
+    def _let_rounds_pass(self) -> None:
+        """A round that runs matters more than scores, and makes many of them on its way."""
+        while self.study.ledger.running() is not None:
+            time.sleep(2)
 
     def _champion(self) -> Student:
         if self._student is None:
