@@ -31,6 +31,7 @@ from samstudent.pseudolabels.case import PseudoLabel, own_masks, pseudo_label_ca
 from samstudent.pseudolabels.quality import training_weights
 from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.student.cases import discount_absences
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.student.predict import Student
 from samstudent.student.training import train_student
@@ -107,7 +108,8 @@ def run(options: argparse.Namespace, task: Task, data: Data, work: Path) -> dict
     raw = [prepare_case(c, true[c][0], labels[c].raw, task, human=False) for c in rest if labels[c].raw.any()]
     arms["+ raw pseudo labels"] = train("raw", labelled + raw)
     refined = [gated(c, true[c][0], labels[c], task) for c in rest if labels[c].masks.any()]
-    arms["+ SAM pseudo labels"] = train("sam", labelled + refined)
+    trusted = discount_absences(labelled + refined, {case.id for case in refined})
+    arms["+ SAM pseudo labels"] = train("sam", trusted)
     arms["all labels"] = train("all", list(human.values()))
     show(arms, task, f"{len(pool)} labels, {len(rest)} other images, {options.steps} steps, seed {options.seed}")
     figures = {arm: {s.name: {"mean": s.mean, "honest": s.honest} for s in rows} for arm, (rows, _) in arms.items()}

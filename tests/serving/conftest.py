@@ -103,8 +103,16 @@ class RunningServer:
         command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
         command += ["--studies", str(study.folder), "--conf", "task", str(study.task_file)]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        # Its sessions and caches go under home, not under the user's.
-        environment = {**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        # Its sessions, caches and temporary files go under home, not to the user's.
+        self.temporary = home / "tmp"
+        self.temporary.mkdir()
+        environment = {
+            **os.environ,
+            "HOME": str(home),
+            "TMPDIR": str(self.temporary),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

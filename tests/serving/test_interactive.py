@@ -229,7 +229,7 @@ def test_a_missing_image_and_one_of_another_dimension(flat: SamInteractiveTask, 
 
 def test_a_click_on_a_drawn_bone_with_the_real_model(tmp_path: Path) -> None:
     rows, columns = np.indices((200, 160))
-    bone = ((columns - 70) / 30) ** 2 + ((rows - 110) / 45) ** 2 <= 1
+    bone = ((columns - 70) / 22) ** 2 + ((rows - 110) / 30) ** 2 <= 1
     pixels = np.random.default_rng(1).normal(9000, 900, bone.shape) + 15000 * bone
     Image.fromarray(pixels.astype(np.uint16)).save(tmp_path / "film.png")
     task = SamInteractiveTask(FLAT, lambda: lite_medsam.load("cpu"), EmbeddingCache(tmp_path / "embeddings"))

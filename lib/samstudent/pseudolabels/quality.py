@@ -71,6 +71,19 @@ def gate(results: Sequence[StructureResult], probabilities: NDArray[Any], task: 
     return gated
 
 
+def belief_in_absence(present: NDArray[Any]) -> NDArray[Any]:
+    """How far to believe a student that does not find a structure, float32 (S,) in (0, 1).
+
+    What every labelled case shows is most likely overlooked, not absent. Taught as background, it would be found even
+    less often by the next student, and die out. Laplace's rule keeps few labelled cases from being sure.
+
+    Args:
+        present: bool (cases, S), whether a human's label of a case shows the structure; at least no case.
+    """
+    cases, shown = len(present), present.sum(axis=0)
+    return np.asarray(1 - (shown + 1) / (cases + 2), dtype=np.float32)
+
+
 def training_weights(structures: Mapping[str, Mapping[str, Any]], task: Task) -> NDArray[Any]:
     """Weights float32 (S,) for the loss, from the ``structures`` in a pseudo label's info.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.images import CaseImage, read_image
 from samstudent.labels import names_from_label_info, read_ignore, read_masks
-from samstudent.pseudolabels.produce import HUMAN_TAG
+from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
 from samstudent.pseudolabels.provenance import Provenance, is_current
-from samstudent.pseudolabels.quality import training_weights
+from samstudent.pseudolabels.quality import belief_in_absence, training_weights
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.task import Task
 
@@ -107,4 +108,18 @@ def load_cases(
             progress(number, len(files))
     if not any(case.human for case in cases):
         raise UserError(f"no human label can be read: {unreadable}")
-    return cases, unreadable
+    refined = {entry.id for entry in files if entry.tag == REFINED_TAG}
+    return discount_absences(cases, refined), unreadable
+
+
+def discount_absences(cases: Sequence[TrainingCase], ids: Collection[str]) -> list[TrainingCase]:
+    """Of these cases, structures that are not there weigh as much as the human labels let one believe that.
+
+    See ``quality.belief_in_absence``. The order of the cases is kept.
+    """
+    shown = [case.masks.any(axis=tuple(range(1, case.masks.ndim))) for case in cases]
+    believed = belief_in_absence(np.array([s for s, case in zip(shown, cases, strict=True) if case.human]))
+    return [
+        replace(case, weights=np.where(there, case.weights, case.weights * believed)) if case.id in ids else case
+        for there, case in zip(shown, cases, strict=True)
+    ]

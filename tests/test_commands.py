@@ -1,0 +1,111 @@
+"""The commands that need no server, as a user calls them."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samstudent.images import read_image
+from samstudent.labels import read_masks
+from samstudent.task import load_task
+
+TASK = """\
+name: disk
+dimension: 2
+structures: [disk]
+student: {size: [64, 64], channels: [8, 16]}
+"""
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "samstudent.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """images/a.png with a bright disk, masks/a.png a coarse square over it, task.yaml."""
+    y, x = np.mgrid[:120, :160]
+    truth = (y - 60) ** 2 + (x - 80) ** 2 < 30**2
+    noise = np.random.default_rng(0).normal(0, 5, truth.shape)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray((60 + 120 * truth + noise).astype(np.uint8)).save(tmp_path / "images" / "a.png")
+    coarse = (abs(y - 60) < 29) & (abs(x - 80) < 31)
+    Image.fromarray(coarse.astype(np.uint8)).save(tmp_path / "masks" / "a.png")
+    (tmp_path / "task.yaml").write_text(TASK)
+    return tmp_path
+
+
+def test_refine_redraws_a_square_as_the_disk_under_it(disk: Path) -> None:
+    arguments = ("--images", disk / "images", "--masks", disk / "masks", "--task", disk / "task.yaml")
+    done = run("refine", *arguments, "--output", disk / "out", "--extension", ".png")
+    assert done.returncode == 0, done.stderr
+    task = load_task(disk / "task.yaml")
+    refined = read_masks(disk / "out" / "a.png", task, read_image(disk / "images" / "a.png").grid)[0]
+    y, x = np.mgrid[:120, :160]
+    truth = (y - 60) ** 2 + (x - 80) ** 2 < 30**2
+    assert 2 * (refined & truth).sum() / (refined.sum() + truth.sum()) > 0.95
+    with (disk / "out" / "quality.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["structure"] == "disk"
+    assert 0 < float(row["quality"]) <= 1
+
+
+def test_refine_names_the_image_without_a_mask(disk: Path) -> None:
+    (disk / "masks" / "a.png").rename(disk / "masks" / "b.png")
+    arguments = ("--images", disk / "images", "--masks", disk / "masks", "--task", disk / "task.yaml")
+    done = run("refine", *arguments, "--output", disk / "out")
+    assert done.returncode == 2
+    assert "no mask for a" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_is_content_with_a_right_folder(disk: Path) -> None:
+    done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 images" in done.stdout
+
+
+def test_doctor_finds_what_is_wrong(disk: Path) -> None:
+    (disk / "images" / "broken.png").write_bytes(b"no image")
+    labels = disk / "images" / "labels" / "final"
+    labels.mkdir(parents=True)
+    Image.fromarray(np.full((120, 160), 7, np.uint8)).save(labels / "a.png")
+    Image.fromarray(np.zeros((120, 160), np.uint8)).save(labels / "nobody.png")
+    done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
+    assert done.returncode == 1
+    assert "broken.png" in done.stdout
+    assert "value" in done.stdout
+    assert "nobody.png" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("serve", "--studies", "nowhere", "--task", "wrist"), "nowhere"),
+        (("serve", "--studies", ".", "--task", "wrsit"), "wrsit"),
+        (("rounds", "list", "--studies", "nowhere", "--task", "wrist"), "nowhere"),
+        (("demo", "--studies", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_users_mistake_is_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "samstudent.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_rounds_of_a_fresh_study_are_none(disk: Path) -> None:
+    done = run("rounds", "list", "--studies", disk / "images", "--task", disk / "task.yaml")
+    assert done.returncode == 0, done.stderr
+    done = run("rounds", "rollback", "--studies", disk / "images", "--task", disk / "task.yaml")
+    assert done.returncode == 2
+    assert "no round was served" in done.stderr
