@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Name of a column of the table -> the record of the round that trained that student.
 Arms = Mapping[str, dict[str, Any]]
 #: Hold-out cases that are looked at for the pictures; each takes a second or two of SAM.
-LOOKED_AT = 12
+LOOKED_AT = 6
 
 
 def scores(record: dict[str, Any], who: str = "challenger") -> dict[str, float]:
