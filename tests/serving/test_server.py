@@ -309,8 +309,7 @@ def test_the_servers_end_ends_its_training(study: TinyStudy, tmp_path_factory: p
     try:
         server.wait_until_up()
         server.client().train_start("student", {"steps": 100_000, "pseudo_labels": "off"})
-        wait_until(lambda: len(server.members()) > 1)
-        time.sleep(1)
+        wait_until(lambda: any("train" in process.cmdline() for process in server.members()))
         os.kill(server.process.pid, signal.SIGTERM)
         server.process.wait(30)
         wait_until(lambda: not server.members())
