@@ -15,8 +15,8 @@ Predicted IoU alone: 0.66, 0.78, 0.64; stability alone: 0.64, 0.76, 0.57; with o
 0.57, 0.79, 0.59; with oblong boxes: 0.62, 0.79, 0.65.
 
 Further clicks, each where the answer is most wrong, 23 of those structures and 9 shapes: one 0.66, 0.79; two 0.67,
-0.75; three 0.73, 0.89; a box with every side off by up to 8 %: 0.85, 0.96. So a box is worth more than three clicks, and a
-structure larger than 0.4 of the image needs a box, or clicks near its ends.
+0.75; three 0.73, 0.89; a box with every side off by up to 8 %: 0.85, 0.96. So a box is worth more than three clicks,
+and a structure larger than 0.4 of the image needs a box, or clicks near its ends.
 """
 
 from __future__ import annotations
