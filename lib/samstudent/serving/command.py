@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -39,6 +40,7 @@ def serve(studies: str, task: str, host: str, port: int, app_dir: Path | None) -
 
 
 def pseudo_label(studies: str, task: str) -> None:
+    _show_progress()
     result = _app(studies, task).batch_infer({"model": "student+sam", "images": "unlabeled"})
     for key, value in result.items():
         typer.echo(f"{key}: {value}")
@@ -48,6 +50,7 @@ def train(studies: str, task: str, pseudo_labels: str, steps: int | None, promot
     request: dict[str, Any] = {"model": "student", "pseudo_labels": pseudo_labels, "promote": promote}
     if steps is not None:
         request["steps"] = steps
+    _show_progress()
     _app(studies, task).train(request)
     list_rounds(studies, task)
 
@@ -79,6 +82,11 @@ def promote_round(studies: str, task: str, round_id: str) -> None:
 
 def roll_back(studies: str, task: str) -> None:
     typer.echo(f"{_ledger(studies, task).rollback(who='command line')} is served now")
+
+
+def _show_progress() -> None:
+    """The jobs tell in the log how far they are."""
+    logging.getLogger("samstudent").setLevel(logging.INFO)
 
 
 def _percent(value: float | None) -> str:
