@@ -58,7 +58,7 @@ def train(studies: str, task: str, pseudo_labels: str, steps: int | None, promot
 def list_rounds(studies: str, task: str) -> None:
     ledger = _ledger(studies, task)
     champion = ledger.champion()
-    table = Table("round", "status", "served", "labels", "pseudo", "hold-out Dice", "champion then", "decision")
+    table = Table("round", "status", "served", "labels", "pseudo", "Dice", "champion's", "started by")
     for r in ledger.rounds():
         dice = r.dice.get("challenger") or {}
         before = r.dice.get("champion") or {}
@@ -70,7 +70,7 @@ def list_rounds(studies: str, task: str) -> None:
             str(r.pseudo_used.n),
             _percent(dice.get("mean")),
             _percent(before.get("mean")),
-            r.error or r.decision,
+            r.error or r.reason,
         )
     Console().print(table)
 
