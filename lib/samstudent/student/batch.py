@@ -48,7 +48,8 @@ class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
         model = request.get("model")
         if model not in MODELS:
             raise UserError(f"batch inference with model {model!r}: use one of {', '.join(MODELS)}")
-        if request.get("label_tag"):
+        # The host's default body names "original"; it means that the client did not choose.
+        if request.get("label_tag") not in (None, "", "original"):
             raise UserError("label_tag: batch inference makes pseudo labels, always under their own tags; leave it out")
         ids = self._ids(request, datastore)
         path = self.study.ledger.champion_path()
