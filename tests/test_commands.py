@@ -109,3 +109,8 @@ def test_rounds_of_a_fresh_study_are_none(disk: Path) -> None:
     done = run("rounds", "rollback", "--studies", disk / "images", "--task", disk / "task.yaml")
     assert done.returncode == 2
     assert "no round was served" in done.stderr
+
+
+def test_doctor_knows_images_in_a_subfolder(disk: Path) -> None:
+    done = run("doctor", "--studies", disk, "--task", disk / "task.yaml")
+    assert "1 images" in done.stdout

@@ -159,13 +159,16 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
         report.fault("study", f"{folder}: no such folder")
         return
     cases = {}
-    for case, path in cases_in(folder).items():
+    found = cases_in(folder)
+    if not found and (folder / "images").is_dir():
+        found = cases_in(folder / "images")
+    for case, path in found.items():
         try:
             cases[case] = read_image(path, task.dimension if task else None)
         except UserError as error:
             report.fault("image", str(error))
     if not cases:
-        report.fault("study", f"{folder}: no readable image in it; images lie in the folder itself, not in a subfolder")
+        report.fault("study", f"{folder}: no readable image in it or in its images/")
         return
     labels = cases_in(folder / "labels" / "final") if (folder / "labels" / "final").is_dir() else {}
     for case, path in labels.items():

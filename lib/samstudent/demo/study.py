@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samstudent import phantom
+from samstudent.commands import cases_in
 from samstudent.errors import NotFound, UserError
-from samstudent.images import image_extensions
 from samstudent.task import Task
 
 #: Phantoms of the hold-out; few enough to draw in seconds, enough that one film does not decide.
@@ -55,7 +55,7 @@ def prepare_study(source: Path, output: Path, limit: int) -> DemoStudy:
             raise NotFound(f"{needed}: the demo needs images/, labels/ (or labels_overlap/) and split.csv in {source}")
     train, holdout = _read_split(source / "split.csv")
     train = train[:limit]
-    images, truth = _by_id(source / "images"), _by_id(labels)
+    images, truth = cases_in(source / "images"), cases_in(labels)
     folder = output / "study"
     folder.mkdir(parents=True, exist_ok=True)
     for case in [*train, *holdout]:
@@ -90,15 +90,6 @@ def _read_split(path: Path) -> tuple[list[str], list[str]]:
     if not train or not holdout:
         raise UserError(f"{path}: needs at least one 'train' and one 'val' row")
     return [row["id"] for row in train], holdout
-
-
-def _by_id(folder: Path) -> dict[str, Path]:
-    extensions = sorted([*image_extensions(), ".seg.nrrd"], key=len, reverse=True)
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if extension := next((e for e in extensions if path.name.endswith(e)), None):
-            found[path.name.removesuffix(extension)] = path
-    return found
 
 
 def task_with(task: Task, steps: int | None, every_labels: int) -> Task:
