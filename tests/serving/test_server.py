@@ -183,6 +183,8 @@ def test_logs(server: RunningServer) -> None:
         ("scoring/nosuch", {"json": {}}, 404, "uncertainty"),
         ("batch/infer/nosuch", {"json": {}}, 404, "sam"),
         ("batch/infer/student", {"json": {}}, 404, "student"),
+        ("train/student", {"json": {}}, 409, "nothing to train on"),
+        ("train/student", {"json": {"steps": 0}}, 400, "steps"),
         ("samstudent/rounds/r0007/promote", {}, 404, "r0007"),
         ("samstudent/rollback", {}, 409, ""),
     ],

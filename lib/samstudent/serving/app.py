@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +118,16 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
     # ---- jobs; the host runs them in child processes, the command line in its own ----
 
     def train(self, request: dict[str, Any]) -> Any:
-        _settle_child()
-        return super().train(request)
+        with _as_child():
+            return super().train(request)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        _settle_child()
-        return super().batch_infer(request, datastore)
+        with _as_child():
+            return super().batch_infer(request, datastore)
 
     def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        _settle_child()
-        return super().scoring(request, datastore)
+        with _as_child():
+            return super().scoring(request, datastore)
 
     # ---- the server ----
 
@@ -205,9 +206,21 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             read_masks(file, self.task, grid, names=names_from_label_info(info))
 
 
-def _settle_child() -> None:
-    if children.is_child():
-        children.settle()
+@contextlib.contextmanager
+def _as_child() -> Iterator[None]:
+    """In a child of the server's: be polite to it, and end with one line where a user's mistake is the reason.
+
+    The host shows the last lines of the child's output as the job's details.
+    """
+    if not children.is_child():
+        yield
+        return
+    children.settle()
+    try:
+        yield
+    except UserError as error:
+        print(f"samstudent: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
 
 
 def _required_task(conf: dict[str, str]) -> str:

@@ -226,6 +226,8 @@ class _Guards:
     def train(self, original: Callable[..., Any], name: str, params: dict[str, Any] | None, *rest: Any) -> Any:
         check_known(name, self.app._trainers, "trainer")
         check_params(params or {}, self.devices, name)
+        if plan := getattr(self.app._trainers[name], "plan", None):
+            plan(params or {}, self.app.datastore())
         return original(name, params, *rest)
 
     def score(self, original: Callable[..., Any], method: str, params: dict[str, Any] | None, *rest: Any) -> Any:

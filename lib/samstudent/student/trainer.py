@@ -84,13 +84,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             Conflict: nothing is labelled that may train.
             UserError: a value in the request is not allowed.
         """
-        options = TrainOptions.of(request, self.task)
-        labelled = datastore.get_labeled_images()
-        self.study.holdout.extend(datastore.list_images(), labelled)
-        train_ids, held_ids = self.study.holdout.split(labelled)
-        if not train_ids:
-            kept = f"; the {len(held_ids)} labelled so far are kept to compare models" if held_ids else ""
-            raise Conflict(f"nothing to train on: no case is labelled by a human{kept}. Label one and train again")
+        options, train_ids, held_ids = self.plan(request, datastore)
         epochs, epoch_steps = options.epochs(self.task)
         digest = hashlib.sha256(self.task.model_dump_json().encode()).hexdigest()
         fields = {"seed": options.seed, "steps": epochs * epoch_steps, "labels_used": train_ids}
@@ -104,6 +98,20 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             host |= {"dataset": "Dataset", "dataloader": "DataLoader", "tracking": "None", "model": "student"}
             super().__call__(host | frame, datastore)
             return self._conclude(round_id, options, held_ids, host["device"], datastore)
+
+    def plan(self, request: dict[str, Any], datastore: Any) -> tuple[TrainOptions, list[str], list[str]]:
+        """Check a request before a round is opened: its options, the cases that train, those of the hold-out.
+
+        Raises as ``__call__``; also called by the server, to refuse a request that could only fail in the child.
+        """
+        options = TrainOptions.of(request, self.task)
+        labelled = datastore.get_labeled_images()
+        self.study.holdout.extend(datastore.list_images(), labelled)
+        train_ids, held_ids = self.study.holdout.split(labelled)
+        if not train_ids:
+            kept = f"; the {len(held_ids)} labelled so far are kept to compare models" if held_ids else ""
+            raise Conflict(f"nothing to train on: no case is labelled by a human{kept}. Label one and train again")
+        return options, train_ids, held_ids
 
     def _conclude(
         self, round_id: str, options: TrainOptions, held_ids: list[str], device: Any, datastore: Any
