@@ -16,7 +16,7 @@ import nrrd
 import numpy as np
 import pytest
 import requests
-from conftest import CASES, RunningServer, TinyStudy, detail
+from live_server import CASES, RunningServer, TinyStudy, detail
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from PIL import Image

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TASK
 
 from samstudent.errors import Conflict, UserError
 from samstudent.student.options import TrainOptions
@@ -87,13 +86,14 @@ def test_a_round_may_go_on_from_the_champion_unless_that_no_longer_fits(bench: A
     free, held = split(bench)
     bench.label(free[0], *held)
     train(bench)
-    onward = TASK.training.model_copy(update={"start": "champion"})
-    bench.study.task = TASK.model_copy(update={"training": onward})
+    task = bench.study.task
+    onward = task.training.model_copy(update={"start": "champion"})
+    bench.study.task = task.model_copy(update={"training": onward})
     ledger = bench.study.ledger
     second = ledger.get(train(bench, steps=1, pseudo_labels="off")["round"])
     # One step from fresh weights finds nothing.
     assert second.dice["challenger"]["mean"] > 0.8 * second.dice["champion"]["mean"] > 0.4
-    bench.study.task = bench.study.task.model_copy(update={"image": TASK.image.model_copy(update={"channels": 3})})
+    bench.study.task = bench.study.task.model_copy(update={"image": task.image.model_copy(update={"channels": 3})})
     third = ledger.get(train(bench, steps=1)["round"])
     assert (third.status, third.dice["champion"], third.pseudo_used.n) == ("done", None, 0)
 

@@ -1,0 +1,187 @@
+"""A tiny study on disk, and the real server on it as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from monailabel.client import MONAILabelClient
+from PIL import Image
+
+from samstudent.images import read_image
+from samstudent.labels import write_masks
+from samstudent.task import Task, load_task
+
+APP = Path(__file__).resolve().parents[2] / "apps" / "samstudent"
+START_SECONDS = 120
+SIZE = 64
+CASES = [f"case{index:02d}" for index in range(10)]
+TASK = """\
+name: tiny
+dimension: 2
+structures: [radius, ulna, lunate]
+overlap: true
+student: {network: unet, size: [64, 64], channels: [8, 16]}
+training: {steps: 20, batch_size: 4, rotate: 5}
+pseudo_labels: {threshold: 0.0}
+holdout: {fraction: 0.2}
+"""
+
+
+@dataclass
+class TinyStudy:
+    """Ten drawn films of three overlapping bones, 64 x 64, with their truth."""
+
+    folder: Path
+    task_file: Path
+    task: Task
+    truth: dict[str, np.ndarray]
+
+    def image(self, case: str) -> Path:
+        return self.folder / f"{case}.png"
+
+    def label(self, case: str, folder: Path) -> Path:
+        """The truth of a case as an annotator's file."""
+        path = folder / f"{case}.seg.nrrd"
+        write_masks(path, self.truth[case], self.task, read_image(self.image(case)).grid)
+        return path
+
+
+def draw_film(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint16 (64, 64) and masks bool (3, 64, 64): two shafts and a round bone over both."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    shift, tilt = rng.uniform(-4, 4), rng.uniform(-0.1, 0.1)
+    middle = x - shift - tilt * (y - 40)
+    radius = (abs(middle - 24) < 6) & (y > 26)
+    ulna = (abs(middle - 40) < 4) & (y > 26)
+    lunate = (middle - 31) ** 2 + (y - 26) ** 2 < rng.uniform(9, 12) ** 2
+    masks = np.stack([radius, ulna, lunate])
+    pixels = 8000 + 9000 * masks.sum(axis=0) + rng.normal(0, 600, masks.shape[1:])
+    return pixels.astype(np.uint16), masks
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
+    """A fresh study for each file of tests."""
+    root = tmp_path_factory.mktemp("study")
+    folder = root / "films"
+    folder.mkdir()
+    (root / "tiny.yaml").write_text(TASK)
+    truth = {}
+    for index, case in enumerate(CASES):
+        pixels, truth[case] = draw_film(np.random.default_rng(index))
+        Image.fromarray(pixels).save(folder / f"{case}.png")
+    return TinyStudy(folder, root / "tiny.yaml", load_task(root / "tiny.yaml"), truth)
+
+
+class RunningServer:
+    """``monailabel start_server`` with our app, in a process group of its own, on a free loopback port."""
+
+    def __init__(self, study: TinyStudy, home: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = home / "server.log"
+        app = home / "app"
+        app.mkdir()
+        (app / "main.py").write_text((APP / "main.py").read_text())
+        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
+        command += ["--studies", str(study.folder), "--conf", "task", str(study.task_file)]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        # Its sessions, caches and temporary files go under home, not to the user's.
+        self.temporary = home / "tmp"
+        self.temporary.mkdir()
+        environment = {
+            **os.environ,
+            "HOME": str(home),
+            "TMPDIR": str(self.temporary),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if requests.get(f"{self.url}/info/", timeout=10).ok:
+                    return
+            except requests.ConnectionError:
+                time.sleep(0.3)
+        pytest.fail(f"the server did not start:\n{self.tail()}")
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def members(self) -> list[psutil.Process]:
+        """Processes of the server's group, itself included: its training, scoring and batch children are in it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getpgid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue
+        return found
+
+    def stop(self) -> None:
+        """End the server and every process it has started, whatever state they are in."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def client(self, name: str = "annotator") -> MONAILabelClient:
+        return MONAILabelClient(self.url, client_id=name)
+
+    def wait_for(self, method: str, seconds: float = 180) -> dict[str, Any]:
+        """The last job of a kind (train, batch/infer, scoring) when it has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            job = requests.get(f"{self.url}/{method}/", timeout=30).json()
+            if job.get("status") not in ("SUBMITTED", "RUNNING"):
+                return dict(job)
+            time.sleep(0.3)
+        pytest.fail(f"{method} did not end within {seconds} s:\n{self.tail()}")
+
+
+@pytest.fixture(scope="module")
+def server(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server on the tiny study; it and its children are stopped at the end, also after a failure."""
+    running = RunningServer(study, tmp_path_factory.mktemp("home"))
+    try:
+        running.wait_until_up()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def client(server: RunningServer, tmp_path: Path) -> MONAILabelClient:
+    """MONAI Label's own client, the one that 3D Slicer's module uses."""
+    return MONAILabelClient(server.url, tmpdir=str(tmp_path), client_id="annotator")
+
+
+def detail(response: requests.Response) -> str:
+    """The reason in an error's JSON."""
+    return str(json.loads(response.text)["detail"])
