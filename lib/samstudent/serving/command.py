@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 import sysconfig
@@ -26,8 +25,9 @@ HOST_PATH = Path("monailabel") / "sample-apps" / "samstudent"
 
 def serve(studies: str, task: str, host: str, port: int, app_dir: Path | None) -> None:
     """Start the host's server with our app folder; does not return until the server ends."""
-    # Before the host imports torch; see children.share_cores, which does it for the host's own command.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from samstudent.serving import children
+
+    children.share_cores()  # before the host imports torch
     from monailabel.main import Main
 
     conf_task = _task_argument(task)
