@@ -68,9 +68,12 @@ class StudentSection(_Section):
 class SamSection(_Section):
     """Which Segment Anything Model redraws the structures."""
 
-    backend: Literal["lite_medsam", "vit_b", "vit_l", "vit_h", "medsam"] = "lite_medsam"
+    backend: Literal["lite_medsam", "vit_b", "vit_l", "vit_h", "medsam", "sam2"] = "lite_medsam"
     #: Weights of every backend but ``lite_medsam``, which comes embedded.
     checkpoint: Path | None = None
+    #: The network of ``checkpoint`` for ``sam2``: a config that comes with that package, e.g.
+    #: "configs/sam2.1/sam2.1_hiera_t.yaml". Volumes are then followed as videos.
+    config: str | None = None
     #: Expected SHA-256 of the checkpoint; refused when it differs. None: not checked.
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
@@ -78,6 +81,8 @@ class SamSection(_Section):
     def _has_weights(self) -> SamSection:
         if self.backend != "lite_medsam" and self.checkpoint is None:
             raise ValueError(f"backend {self.backend} needs 'checkpoint', the path of its weights")
+        if (self.backend == "sam2") != (self.config is not None):
+            raise ValueError("'config' names the network of backend sam2, which needs it; no other takes it")
         return self
 
 

@@ -265,6 +265,10 @@ def load_backend(section: SamSection, device: str | None = None) -> SamModel:
         from samstudent.sam import lite_medsam
 
         return lite_medsam.load(device)
+    if section.backend == "sam2":
+        from samstudent.sam import sam2_video
+
+        return sam2_video.load(section, device)
     from samstudent.sam import segment_anything
 
     return segment_anything.load(section, device)
