@@ -1,9 +1,12 @@
 """How far a refined mask can be trusted, and which are good enough to train on.
 
-Quality of a structure = sqrt(predicted IoU x agreement): the geometric mean of what SAM thinks of its own mask and of
-the Dice of the student's coarse mask and SAM's. Both are in [0, 1] and each sees what the other misses: SAM is content
-with a sharp mask of the wrong thing, and the agreement is high where SAM only echoes a bad prompt. One of them near
-zero takes the quality to zero.
+Quality of a structure is an estimate of its Dice. Where labelled cases have taught one, it is a ``Calibrator``'s
+(calibration.py), given to ``gate`` as ``estimates``.
+
+The safe default is a formula: sqrt(predicted IoU x agreement), the geometric mean of what SAM thinks of its own mask
+and of the Dice of the student's coarse mask and SAM's. Both are in [0, 1] and each sees what the other misses: SAM is
+content with a sharp mask of the wrong thing, and the agreement is high where SAM only echoes a bad prompt. One of them
+near zero takes the quality to zero.
 """
 
 from __future__ import annotations
@@ -24,13 +27,18 @@ Status = Literal["accepted", "rejected", "absent"]
 
 def structure_quality(result: StructureResult) -> float:
     """Quality in [0, 1] of one refined structure; 0 if it is not there or SAM drew nothing."""
-    if not result.present or result.agreement is None or not math.isfinite(result.agreement):
+    return sam_quality(result.predicted_iou, result.agreement) if result.present else 0.0
+
+
+def sam_quality(predicted_iou: float | None, agreement: float | None) -> float:
+    """The formula, in [0, 1]: 0 without an agreement, the agreement alone without a predicted IoU (None or nan)."""
+    if agreement is None or not math.isfinite(agreement):
         return 0.0
-    agreement = min(max(result.agreement, 0.0), 1.0)
-    if result.predicted_iou is None or not math.isfinite(result.predicted_iou):
+    agreement = min(max(agreement, 0.0), 1.0)
+    if predicted_iou is None or not math.isfinite(predicted_iou):
         return agreement
     # SAM's estimate is a regression and may leave [0, 1].
-    return math.sqrt(min(max(result.predicted_iou, 0.0), 1.0) * agreement)
+    return math.sqrt(min(max(predicted_iou, 0.0), 1.0) * agreement)
 
 
 @dataclass(frozen=True)
@@ -52,19 +60,27 @@ class Gated:
         return {"status": self.status} | {k: round(float(v), 4) for k, v in numbers.items() if v is not None}
 
 
-def gate(results: Sequence[StructureResult], probabilities: NDArray[Any], task: Task) -> list[Gated]:
+def gate(
+    results: Sequence[StructureResult],
+    probabilities: NDArray[Any],
+    task: Task,
+    estimates: Mapping[str, float] | None = None,
+) -> list[Gated]:
     """Judge each structure by ``task.threshold_of``.
 
     Args:
         results: of ``refine``, in the order of ``task.names``.
         probabilities: the student's, float (S, *spatial).
+        estimates: Dice by a structure's name, 0 to 1 (``Calibrator.estimates``); they take the formula's place for the
+            structures that they have. None: the formula for all.
     """
+    estimates = estimates or {}
     gated = []
     for result, probability in zip(results, probabilities, strict=True):
         if not result.present:
             gated.append(Gated(result.name, "absent", None, absence=float(1 - probability.max())))
             continue
-        quality = structure_quality(result)
+        quality = estimates.get(result.name, structure_quality(result))
         status: Status = "accepted" if quality >= task.threshold_of(result.name) else "rejected"
         numbers = {"predicted_iou": result.predicted_iou, "agreement": result.agreement}
         gated.append(Gated(result.name, status, quality, **numbers))
@@ -87,8 +103,9 @@ def belief_in_absence(present: NDArray[Any]) -> NDArray[Any]:
 def training_weights(structures: Mapping[str, Mapping[str, Any]], task: Task) -> NDArray[Any]:
     """Weights float32 (S,) for the loss, from the ``structures`` in a pseudo label's info.
 
-    Accepted structures weigh their quality, absent ones how sure their absence is (both 1 without
-    ``weight_by_quality``); rejected ones, and those the label does not tell of, 0: nothing is known of them.
+    Accepted structures weigh their quality (the calibrated Dice where there was a calibrator), absent ones how sure
+    their absence is (both 1 without ``weight_by_quality``); rejected ones, and those the label does not tell of, 0:
+    nothing is known of them.
     """
     weights = np.zeros(len(task.names), dtype=np.float32)
     for index, name in enumerate(task.names):
