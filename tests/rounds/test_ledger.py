@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 
 from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.files import sha256_file
-from samstudent.rounds.ledger import Ledger, RoundRecord, decide
+from samstudent.rounds.ledger import Ledger, RoundRecord
 
 
 def make_round(ledger: Ledger, content: bytes = b"weights", **fields) -> str:
@@ -50,6 +49,19 @@ def test_a_record_comes_back_whole(tmp_path: Path):
     assert (read.reason, read.seed, read.labels_used, read.pseudo_used.n) == ("by hand", 3, ["a"], 4)
     assert read.dice == {"challenger": {"ulna": None, "mean": 0.5}, "champion": None}
     assert ledger.new_round() == "r0002"
+
+
+def test_what_is_too_long_for_the_record_is_kept_beside_it(tmp_path: Path):
+    ledger = Ledger(tmp_path)
+    id = ledger.new_round()
+    assert ledger.kept(id, "scores") is None
+    ledger.keep(id, "scores", {"challenger": {"a": [0.5, None]}})
+    assert Ledger(tmp_path).kept(id, "scores") == {"challenger": {"a": [0.5, None]}}
+    (ledger.folder_of(id) / "scores.json").write_text("{")
+    with pytest.raises(UserError, match="unreadable"):
+        ledger.kept(id, "scores")
+    with pytest.raises(NotFound):
+        ledger.keep("r0009", "scores", {})
 
 
 def test_what_is_wrong_with_a_record_is_said(tmp_path: Path):
@@ -214,20 +226,3 @@ class TestChampion:
             if history[-1].round == ids[0]:
                 ledger.promote(ids[1])  # the lock of the killed process is free
             ledger.rollback()
-
-
-@pytest.mark.parametrize(
-    ("challenger", "champion", "promote", "why"),
-    [
-        ({"mean": 0.8}, {"mean": 0.7}, True, "0.8000 .* champion 0.7000"),
-        ({"mean": 0.7}, {"mean": 0.7}, True, "0.7000"),
-        ({"mean": 0.69}, {"mean": 0.7}, False, "not promoted"),
-        ({"mean": 0.1}, None, True, "no champion"),
-        (None, None, True, "no labelled case of the hold-out"),
-        (None, {"mean": None}, True, "no labelled case of the hold-out"),
-        ({"mean": math.nan}, {"mean": 0.2}, False, "challenger has no Dice"),
-    ],
-)
-def test_decide(challenger, champion, promote, why):
-    decision, text = decide(challenger, champion)
-    assert decision is promote and re.search(why, text)

@@ -254,6 +254,9 @@ def test_training_makes_a_student_that_is_offered(client: MONAILabelClient, serv
     rounds = requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()
     assert rounds["champion"] == "r0001"
     assert rounds["rounds"][0]["status"] == "done"
+    one = requests.get(f"{server.url}/samstudent/rounds/r0001", timeout=30).json()
+    assert one["id"] == "r0001" and one["inputs"]["task"]["name"] == "tiny" and one["scores"]["challenger"]
+    assert requests.get(f"{server.url}/samstudent/rounds/r0009", timeout=30).status_code == 404
 
 
 @pytest.mark.parametrize("model", ["student", "student+sam"])

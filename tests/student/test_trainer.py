@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from samstudent.errors import Conflict, UserError
+from samstudent.files import sha256_file
+from samstudent.rounds.fair import compare_fairly, decide
 from samstudent.student.options import TrainOptions
 from samstudent.student.predict import Student
 from samstudent.student.trainer import StudentTrainTask
+from samstudent.task import Task
 
 
 def train(bench: Any, **request: Any) -> dict[str, Any]:
@@ -63,6 +68,29 @@ def test_a_worse_challenger_is_kept_but_not_served(bench: Any) -> None:
     assert not stats["promoted"] and "not promoted" in stats["decision"]
     assert bench.study.ledger.champion_path() == served
     assert bench.study.ledger.model_path("r0002").exists()
+
+
+def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    train(bench, pseudo_labels="off")
+    train(bench, steps=2)
+    ledger, task = bench.study.ledger, bench.study.task
+    record, scores, inputs = ledger.get("r0002"), ledger.kept("r0002", "scores"), ledger.kept("r0002", "inputs")
+    assert sorted(scores["challenger"]) == sorted(scores["champion"]) == held and scores["structures"] == task.names
+    again = compare_fairly(scores["challenger"], scores["champion"], task.names, seed=record.seed)
+    assert json.loads(json.dumps(again.as_json())) == record.comparison
+    assert record.comparison["mean"]["cases"] == len(held)
+    assert decide(again, champion=True).why == record.decision
+    # What it was made of.
+    assert Task.model_validate(inputs["task"]) == task
+    tags = {case: entry["tag"] for case, entry in inputs["cases"].items()}
+    assert tags == dict.fromkeys(free, "pseudo") | dict.fromkeys(free[:3], "final")
+    label = bench.folder / "labels" / "final" / f"{free[0]}.png"
+    assert inputs["cases"][free[0]]["sha256"] == sha256_file(label)
+    assert inputs["pseudo_labels_made_with"]["student"] == ledger.get("r0001").model_digest
+    assert inputs["packages"]["torch"] == torch.__version__ and inputs["threads"] == torch.get_num_threads()
+    assert ledger.kept("r0001", "inputs")["pseudo_labels_made_with"] is None
 
 
 def test_promotion_can_be_declined(bench: Any) -> None:
@@ -175,7 +203,9 @@ def test_no_file_is_read_or_written_where_a_request_says(bench: Any, tmp_path: A
     secret.write_text("[]")
     train(bench, steps=1, name="../../outside", train_ds=str(secret), val_ds=str(secret))
     assert {path.name for path in tmp_path.iterdir()} == before | {"cases.json"}
-    assert {path.name for path in bench.study.ledger.folder_of("r0001").iterdir()} == {"model.pt", "round.json"}
+    assert {path.name for path in bench.study.ledger.folder_of("r0001").iterdir()} == {
+        *("model.pt", "round.json", "inputs.json", "scores.json")
+    }
 
 
 def test_the_task_goes_to_other_processes(bench: Any) -> None:

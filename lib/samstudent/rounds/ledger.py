@@ -1,12 +1,13 @@
 """Every round that ever ran, and which of their models is served.
 
-Rounds lie in ``rounds/<id>/`` with ``model.pt`` and ``round.json``. ``champion.json`` alone says what is served: a
-promotion or a roll-back, with its line in the history, is one atomic write of that file, so a kill leaves the old
-champion or the new one.
+Rounds lie in ``rounds/<id>/`` with ``model.pt``, ``round.json`` and what ``Ledger.keep`` put there. ``champion.json``
+alone says what is served: a promotion or a roll-back, with its line in the history, is one atomic write of that file,
+so a kill leaves the old champion or the new one.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -62,6 +63,10 @@ class RoundRecord(BaseModel):
     holdout_ids: list[str] = []
     #: On the hold-out: ``{"challenger": {structure: Dice, "mean": Dice}, "champion": the same or None}``.
     dice: dict[Literal["challenger", "champion"], DiceTable | None] = {}
+    #: How the decision was made: ``fair.Comparison`` as JSON, None where there was nothing to compare, and
+    #: ``fair.Decision.debt``.
+    comparison: dict[str, Any] | None = None
+    debt: float = 0.0
     decision: str = ""
     #: Why it failed.
     error: str | None = None
@@ -158,6 +163,30 @@ class Ledger:
             record = RoundRecord.model_validate(self._read(id).model_dump() | changes)
             self._write(record)
         return record
+
+    def keep(self, id: str, name: str, content: Mapping[str, Any]) -> None:
+        """Write ``<name>.json`` into a round's folder: what is too long for the record, which is read all the time.
+
+        Raises:
+            NotFound: no such round.
+        """
+        self._read(id)
+        atomic_write(self.folder_of(id) / f"{name}.json", json.dumps(content, indent=1, allow_nan=False))
+
+    def kept(self, id: str, name: str) -> dict[str, Any] | None:
+        """What ``keep`` wrote; None if that is nothing.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        path = self.folder_of(id) / f"{name}.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(f"{path}: unreadable: {error}") from error
+        return content
 
     @contextmanager
     def run(self, reason: str = "", **fields: Any) -> Iterator[str]:
@@ -331,29 +360,6 @@ class Ledger:
     def _lock(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(str(self.folder / "ledger.lock"))
-
-
-def decide(challenger: DiceTable | None, champion: DiceTable | None) -> tuple[bool, str]:
-    """Whether to serve the challenger: yes, unless its mean Dice on the hold-out is worse than the champion's.
-
-    Args:
-        challenger: its table on the hold-out, with key ``mean``; None when no hold-out case is labelled.
-        champion: the champion's on the same cases; None when there is no champion.
-
-    Returns:
-        Whether to promote, and why, for the record.
-    """
-    new = _finite((challenger or {}).get("mean"))
-    old = _finite((champion or {}).get("mean"))
-    if new is None and old is not None:
-        return False, f"not promoted: the challenger has no Dice on the hold-out, the champion {old:.4f}"
-    if new is None:
-        return True, "promoted without a comparison: no labelled case of the hold-out to measure on"
-    if champion is None or old is None:
-        return True, f"promoted: mean Dice {new:.4f} on the hold-out, and no champion to compare with"
-    better = new >= old
-    verdict = "promoted" if better else "not promoted"
-    return better, f"{verdict}: mean Dice {new:.4f} on the hold-out, champion {old:.4f}"
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:

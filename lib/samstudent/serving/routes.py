@@ -45,6 +45,12 @@ def router(app: SamstudentApp) -> APIRouter:
             "rounds": [record.model_dump(mode="json") for record in ledger.rounds()],
         }
 
+    @routes.get("/rounds/{round_id}", summary="All that is kept of one round, so that it can be checked and repeated")
+    def get_round(round_id: str, user: User = reader) -> dict[str, Any]:
+        ledger = app.study.ledger
+        kept = {name: ledger.kept(round_id, name) for name in ("scores", "inputs")}
+        return ledger.get(round_id).model_dump(mode="json") | kept
+
     @routes.post("/rounds/{round_id}/promote", summary="Serve the student of this round")
     def post_promote(round_id: str, user: User = admin) -> dict[str, Any]:
         app.study.ledger.promote(round_id, who=user.username)

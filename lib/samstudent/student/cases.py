@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
+from samstudent.files import sha256_file
 from samstudent.images import CaseImage, read_image
 from samstudent.labels import names_from_label_info, read_ignore, read_masks
 from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
@@ -68,6 +70,17 @@ def pseudo_cases(datastore: Any, ids: Iterable[str], tag: str, expected: Provena
         image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(labels[tag], tag)
         cases.append(CaseFiles(case_id, image, label, tag, weights=weights))
     return cases
+
+
+def digests(cases: Iterable[CaseFiles]) -> dict[str, dict[str, Any]]:
+    """Case id -> tag and SHA-256 of its label's file (None if it is gone), and a pseudo label's weights."""
+    content: dict[str, dict[str, Any]] = {}
+    for case in cases:
+        path = Path(case.label)
+        content[case.id] = {"tag": case.tag, "sha256": sha256_file(path) if path.is_file() else None}
+        if case.weights is not None:
+            content[case.id]["weights"] = [round(weight, 4) for weight in case.weights]
+    return content
 
 
 def read_truth(files: CaseFiles, task: Task) -> tuple[CaseImage, NDArray[Any]]:

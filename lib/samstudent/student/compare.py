@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.evaluation.metrics import dice_per_structure, mean_of
+from samstudent.evaluation.metrics import dice_per_structure
 from samstudent.pseudolabels.case import own_masks
 from samstudent.student.cases import CaseFiles, read_truth
 from samstudent.student.predict import Student
@@ -17,28 +17,27 @@ from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
 
-#: Structure -> Dice, and "mean"; nan where no case shows the structure.
-DiceTable = dict[str, float]
+#: Case id -> Dice of each structure in the order of the task; None where neither truth nor answer shows it.
+CaseDice = dict[str, list[float | None]]
 
 
-def compare(students: Sequence[Student], cases: Sequence[CaseFiles], task: Task) -> list[DiceTable]:
+def compare(students: Sequence[Student], cases: Sequence[CaseFiles], task: Task) -> list[CaseDice]:
     """Dice of each student's own masks, on the same cases in the image's own pixels.
 
-    A structure's Dice is its mean over the cases where it is in truth or answer; "mean" is the mean over structures. A
-    case that cannot be read is told of and left out for all students.
+    A case that cannot be read is told of and left out for all students.
     """
-    scores: list[list[NDArray[np.float64]]] = [[] for _ in students]
+    scores: list[CaseDice] = [{} for _ in students]
     for files in cases:
         try:
             image, truth = read_truth(files, task)
         except (UserError, OSError) as error:
             logger.warning("hold-out case %s is not compared on: %s", files.id, error)
             continue
-        for student, rows in zip(students, scores, strict=True):
-            rows.append(dice_per_structure(truth, own_masks(student.predict(image), task)))
-    return [_table(rows, task) for rows in scores]
+        for student, found in zip(students, scores, strict=True):
+            found[files.id] = without_nan(dice_per_structure(truth, own_masks(student.predict(image), task)))
+    return scores
 
 
-def _table(rows: Sequence[NDArray[np.float64]], task: Task) -> DiceTable:
-    table = {name: mean_of(row[index] for row in rows) for index, name in enumerate(task.names)}
-    return table | {"mean": mean_of(table.values())}
+def without_nan(dice: NDArray[np.float64]) -> list[float | None]:
+    """Dice float (S,) for JSON."""
+    return [None if np.isnan(value) else round(float(value), 6) for value in dice]

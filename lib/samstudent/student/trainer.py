@@ -10,7 +10,9 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,11 @@ from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write
 from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, produce
 from samstudent.pseudolabels.provenance import provenance_of
-from samstudent.rounds.ledger import decide
+from samstudent.rounds.fair import compare_fairly, decide, table_of
 from samstudent.serving import children
 from samstudent.serving.study import Study
-from samstudent.student.cases import CaseFiles, human_cases, load_cases, pseudo_cases
-from samstudent.student.compare import DiceTable, compare
+from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases
+from samstudent.student.compare import CaseDice, compare
 from samstudent.student.data import make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.options import CHOICES, TrainOptions
@@ -40,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two entries of progress in the round's record and in the log.
 REPORT_EVERY = 2.0
+#: Of which a round's record keeps the version.
+PACKAGES = ("samstudent", "monai", "monailabel", "numpy")
+WHO = ("challenger", "champion")
 
 
 class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
@@ -122,14 +127,25 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         challenger = Student.load(self.ledger.model_path(round_id), self.task, target)
         champion = self._champion(target)
         students = [challenger] if champion is None else [challenger, champion]
-        tables: list[DiceTable | None] = [None, None]
-        if held_ids:
-            tables = [*compare(students, human_cases(datastore, held_ids), self.task), None][:2]
-        better, why = decide(tables[0], tables[1])  # type: ignore[arg-type]
-        if better and not options.promote:
+        scores: list[CaseDice] = [*compare(students, human_cases(datastore, held_ids), self.task), {}][:2]
+        comparison, debt = None, 0.0
+        if champion is not None and (served := self.ledger.champion()) is not None:
+            comparison = compare_fairly(scores[0], scores[1], self.task.names, seed=options.seed)
+            debt = served.debt
+        decision = decide(comparison, champion=champion is not None, debt=debt)
+        why = decision.why
+        if decision.promote and not options.promote:
             why = f"not promoted, as asked for; else: {why}"
-        self.ledger.update(round_id, dice={"challenger": tables[0], "champion": tables[1]}, decision=why)
-        promoted = better and options.promote
+        self.ledger.keep(round_id, "scores", {"structures": self.task.names} | dict(zip(WHO, scores, strict=True)))
+        tables = [table_of(found, self.task.names) if found else None for found in scores]
+        self.ledger.update(
+            round_id,
+            dice=dict(zip(WHO, tables, strict=True)),
+            comparison=comparison.as_json() if comparison else None,
+            debt=decision.debt,
+            decision=why,
+        )
+        promoted = decision.promote and options.promote
         if promoted:
             self.ledger.promote(round_id, who="training", why=why)
         logger.info("round %s: %s", round_id, why)
@@ -164,6 +180,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             logger.info("no student is served yet: this round trains on human labels alone")
         tag = pseudo[0].tag if pseudo else None
         self.ledger.update(request["round"], pseudo_used={"n": len(pseudo), "tag": tag})
+        self._keep_inputs(request, options, cases + pseudo, student)
         logger.info("round %s: %d human labels, %d pseudo labels", request["round"], len(cases), len(pseudo))
         return cases + pseudo
 
@@ -188,6 +205,28 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         expected = provenance_of(student.version, backend, self.task)
         tag = RAW_TAG if raw else REFINED_TAG
         return pseudo_cases(datastore, holdout.trainable(every), tag, expected, self.task)
+
+    def _keep_inputs(
+        self, request: dict[str, Any], options: TrainOptions, cases: list[CaseFiles], student: Student | None
+    ) -> None:
+        """Write down all that the challenger depends on, so that the round can be repeated."""
+        backend = self.study.sam() if options.pseudo_labels in ("renew", "use") and student is not None else None
+        made_with = provenance_of(student.version, backend, self.task).as_json() if student else None
+        start = self.ledger.champion() if self.task.training.start == "champion" else None
+        content = {
+            "task": self.task.model_dump(mode="json"),
+            "options": options.model_dump(mode="json"),
+            "steps": request["max_epochs"] * request["epoch_steps"],
+            "cases": digests(cases),
+            "pseudo_labels_made_with": made_with,
+            "start": start.model_digest if start else None,
+            # Torch's own word: its metadata does not tell CUDA from CPU builds.
+            "packages": {name: version(name) for name in PACKAGES} | {"torch": torch.__version__},
+            "python": platform.python_version(),
+            "device": str(request["device"]),
+            "threads": torch.get_num_threads(),
+        }
+        self.ledger.keep(request["round"], "inputs", content)
 
     def partition_datalist(self, context: Context, shuffle: bool = False) -> tuple[list[CaseFiles], list[CaseFiles]]:
         """All cases train; the hold-out is never among them. The host's own split drifts as labels arrive."""

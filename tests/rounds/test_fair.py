@@ -1,0 +1,149 @@
+"""The comparison of two students, on scores with known answers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from samstudent.rounds.fair import TOLERANCE, compare_fairly, decide, table_of
+
+NAMES = ["radius", "ulna"]
+
+
+def scores(rows: np.ndarray) -> dict[str, list[float | None]]:
+    return {f"c{number:03d}": [None if np.isnan(v) else float(v) for v in row] for number, row in enumerate(rows)}
+
+
+def drawn(cases: int, gain: tuple[float, float], noise: float, seed: int = 0) -> tuple[dict, dict]:
+    """Challenger and champion: cases differ much, students by ``gain`` and ``noise``."""
+    rng = np.random.default_rng(seed)
+    champion = rng.uniform(0.4, 0.9, (cases, 2))
+    return scores(champion + gain + rng.normal(0, noise, (cases, 2))), scores(champion)
+
+
+def test_the_difference_is_that_of_the_pairs():
+    comparison = compare_fairly({"a": [0.8, 0.6], "b": [0.6, None]}, {"a": [0.7, 0.5], "b": [0.4, None]}, NAMES)
+    assert comparison.structures["radius"].difference == pytest.approx(0.15)
+    assert comparison.structures["ulna"].difference == pytest.approx(0.1) and comparison.structures["ulna"].cases == 1
+    assert (comparison.mean.challenger, comparison.mean.champion) == pytest.approx((0.65, 0.525))
+    assert comparison.mean.difference == pytest.approx(0.125) and comparison.held_out == 2
+    json.dumps(comparison.as_json(), allow_nan=False)
+
+
+def test_what_is_rightly_not_drawn_counts_against_a_false_alarm():
+    comparison = compare_fairly({"a": [0.9, None]}, {"a": [0.9, 0.0]}, NAMES)
+    assert comparison.structures["ulna"].difference == 1
+    assert compare_fairly({"a": [0.9, 0.0]}, {"a": [0.9, None]}, NAMES).structures["ulna"].difference == -1
+    assert list(compare_fairly({"a": [0.9, None]}, {"a": [0.9, None]}, NAMES).structures) == ["radius"]
+
+
+def test_only_cases_that_both_were_measured_on_count():
+    assert compare_fairly({"a": [1.0, 1.0]}, {"b": [0.0, 0.0]}, NAMES) is None
+    assert compare_fairly({"a": [None, None]}, {"a": [None, None]}, NAMES) is None
+    assert compare_fairly({"a": [1.0, 1.0], "b": [0, 0]}, {"a": [0.5, 0.5]}, NAMES).mean.cases == 1
+
+
+def test_a_small_gain_shows_although_cases_differ_much():
+    """The spread over cases is 0.14, the gain 0.02: only pairs can tell."""
+    comparison = compare_fairly(*drawn(40, (0.02, 0.02), 0.02), NAMES)
+    low, high = comparison.mean.interval
+    assert 0 < low < 0.02 < high < 0.04
+
+
+@pytest.mark.parametrize(("cases", "least"), [(5, 0.875), (30, 0.91)])
+def test_intervals_hold_the_truth_nearly_as_often_as_they_say(cases: int, least: float):
+    """95 % of them should; 200 drawn hold-outs, whose share is within 0.03 or so. Without widening: 0.85 of 5 cases."""
+    held = 0
+    for seed in range(200):
+        low, high = compare_fairly(*drawn(cases, (0.01, 0.03), 0.05, seed), NAMES).mean.interval
+        held += low <= 0.02 <= high
+    assert least <= held / 200 <= 0.995
+
+
+def test_the_same_seed_gives_the_same_interval():
+    pair = drawn(10, (0, 0), 0.05)
+    first = compare_fairly(*pair, NAMES, seed=1)
+    assert first == compare_fairly(*pair, NAMES, seed=1) != compare_fairly(*pair, NAMES, seed=2)
+
+
+def test_one_case_tells_nothing_of_its_like():
+    comparison = compare_fairly({"a": [0.9, 0.9]}, {"a": [0.8, 0.8]}, NAMES)
+    assert comparison.mean.interval == (-1, 1) == comparison.structures["ulna"].interval
+
+
+def test_cross_validation_joins_only_where_the_hold_out_is_small():
+    folds = {"challenger_folds": {"t1": [0.9, 0.9], "t2": [0.9, 0.9]}, "champion_folds": {"t1": [0.5, 0.5]}}
+    challenger, champion = drawn(4, (0, 0), 0)
+    comparison = compare_fairly(challenger, champion, NAMES, **folds)
+    assert (comparison.held_out, comparison.mean.cases) == (4, 5)
+    assert comparison.mean.difference == pytest.approx(0.08)
+    assert "4 hold-out cases and 1 by cross-validation" in decide(comparison, champion=True).why
+    assert compare_fairly({}, {}, NAMES, **folds).mean.cases == 1
+    challenger, champion = drawn(5, (0, 0), 0)
+    assert compare_fairly(challenger, champion, NAMES, **folds).mean.cases == 5
+
+
+# ---- the decision ----
+
+
+def test_without_champion_or_cases_the_challenger_is_served():
+    assert decide(None, champion=False).promote
+    decision = decide(None, champion=True)
+    assert decision.promote and "without a comparison" in decision.why
+
+
+@pytest.mark.parametrize(
+    ("gain", "noise", "promote", "why"),
+    [
+        (0.03, 0.02, True, "promoted: mean Dice"),
+        (-0.003, 0.03, True, "equal within noise"),
+        (-0.003, 0.0, False, "not promoted, worse:"),
+        (-0.02, 0.1, False, "worse or unlucky"),
+        (-0.2, 0.02, False, "not promoted"),
+    ],
+)
+def test_better_or_equal_is_served(gain: float, noise: float, promote: bool, why: str):
+    challenger, champion = drawn(30, (0, 0), noise)
+    # Exactly this mean difference, whatever the noise drew.
+    offset = gain - np.mean(np.array(list(challenger.values())) - np.array(list(champion.values())))
+    challenger = {case: [v + offset for v in row] for case, row in challenger.items()}
+    decision = decide(compare_fairly(challenger, champion, NAMES), champion=True)
+    assert decision.promote is promote and why in decision.why, decision.why
+
+
+def test_small_losses_do_not_add_up():
+    challenger, champion = drawn(30, (0, 0), 0.03)
+    offset = -0.003 - np.mean(np.array(list(challenger.values())) - np.array(list(champion.values())))
+    comparison = compare_fairly({c: [v + offset for v in row] for c, row in challenger.items()}, champion, NAMES)
+    first = decide(comparison, champion=True)
+    assert first.promote and first.debt == pytest.approx(0.003)
+    assert not decide(comparison, champion=True, debt=first.debt).promote
+    # A gain pays it back.
+    gained = decide(compare_fairly(*drawn(30, (0.02, 0.02), 0), NAMES), champion=True, debt=TOLERANCE)
+    assert gained.promote and gained.debt == 0
+
+
+def test_a_structure_must_not_collapse_while_the_mean_rises():
+    decision = decide(compare_fairly(*drawn(20, (0.3, -0.15), 0.02), NAMES), champion=True)
+    assert not decision.promote and "ulna collapsed (-0.1" in decision.why and "radius" not in decision.why
+
+
+def test_a_drop_that_chance_explains_is_no_collapse():
+    rng = np.random.default_rng(0)
+    champion = np.full((8, 2), 0.7)
+    wild = np.stack([np.full(8, 0.8), 0.64 + rng.permutation([0.3, -0.3] * 4)], axis=1)
+    comparison = compare_fairly(scores(wild), scores(champion), NAMES)
+    assert comparison.structures["ulna"].difference < -0.05 and decide(comparison, champion=True).promote
+
+
+def test_a_lost_structure_needs_no_interval():
+    challenger, champion = {"a": [0.9, 0.0], "b": [0.9, None]}, {"a": [0.5, 0.4], "b": [0.5, None]}
+    comparison = compare_fairly(challenger, champion, NAMES)
+    assert comparison.structures["ulna"].verdict == "lost" and not decide(comparison, champion=True).promote
+
+
+def test_the_table_leaves_out_what_nobody_shows():
+    assert table_of({"a": [0.5, None], "b": [0.7, None]}, NAMES) == {"radius": 0.6, "ulna": None, "mean": 0.6}
+    assert table_of({}, NAMES) == {"radius": None, "ulna": None, "mean": None}
