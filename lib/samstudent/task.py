@@ -117,7 +117,7 @@ class Recipe(_Section):
     #: Which connected component survives: the one of highest mean probability (the paper's), the largest, or all.
     component: Literal["probable", "largest", "all"] = "probable"
     morphology: Literal["none", "dilate", "erode", "open", "close"] = "none"
-    #: Side of the square footprint, in pixels of the image.
+    #: Side of the square footprint. All pixels of a recipe are those of the working grid (``sam/working.py``).
     morphology_size: int = Field(default=8, ge=1, le=200)
     #: Components below this many pixels count as noise.
     min_size: int = Field(default=4, ge=1)
@@ -125,6 +125,15 @@ class Recipe(_Section):
     box_margin: float = Field(default=0.0, ge=0, le=1)
     #: None: what suits the backend (``stages_for``).
     stages: tuple[Stage, ...] | None = None
+    #: Whose mask becomes the refined one: SAM's, the student's coarse mask, the two fused, or the two fused near the
+    #: student's border only.
+    source: Literal["sam", "student", "fused", "border"] = "sam"
+    #: SAM's share of the logits where they are fused.
+    fusion_weight: Share = 0.5
+    #: ``border``: SAM has a say up to this many pixels inside and outside the student's border.
+    border_width: int = Field(default=8, ge=1, le=200)
+    #: Which mask decoder is asked. ``adapted`` means the plain one as long as none was adapted.
+    decoder: Literal["plain", "adapted"] = "adapted"
 
     @field_validator("stages")
     @classmethod
