@@ -1,0 +1,162 @@
+"""The adapted SAMs of one study, and which of them is in force.
+
+Each lies in ``sam/<id>/`` with ``adapted.safetensors`` and ``record.json``. ``sam.json`` alone says which one is in
+force, or that the plain one is; it is replaced atomically, so a kill leaves the one or the other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel, ValidationError
+
+from samstudent.errors import NotFound, UserError
+from samstudent.files import atomic_write, sha256_file
+
+
+class Switch(BaseModel):
+    """One change of the SAM in force; ``id`` None: the plain one."""
+
+    id: str | None
+    time: float
+    who: str = ""
+    why: str = ""
+
+
+class _Pointer(BaseModel):
+    """sam.json"""
+
+    id: str | None = None
+    #: SHA-256 of its adapted.safetensors.
+    file_digest: str | None = None
+    history: list[Switch] = []
+
+
+class AdaptedSams:
+    """What adaptation made for one study. Several processes may use the same folder at once."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use the study's state folder; nothing is written yet."""
+        self.folder = Path(folder)
+
+    def add(self, record: Mapping[str, Any], save: Callable[[Path], object] | None) -> str:
+        """Keep the outcome of one adaptation and return its id. It is not in force yet.
+
+        Args:
+            record: JSON; what it was adapted on, and how it did.
+            save: writes the weights to the path it is given; None: they are not worth keeping.
+        """
+        with self._lock():
+            taken = [int(path.name[1:]) for path in (self.folder / "sam").glob("s*") if _is_id(path.name)]
+            id = f"s{max(taken, default=0) + 1:04d}"
+            (self.folder / "sam" / id).mkdir(parents=True)
+        if save is not None:
+            save(self.path_of(id))
+        # Last: a folder with a record is whole.
+        content = {"id": id, "time": time.time(), "has_weights": save is not None} | dict(record)
+        atomic_write(self._record_path(id), json.dumps(content, indent=1, allow_nan=False))
+        return id
+
+    def use(self, id: str, who: str = "", why: str = "") -> None:
+        """Put one in force.
+
+        Raises:
+            NotFound: it does not exist or has no weights.
+        """
+        path = self.path_of(id)
+        if not self._record_path(id).is_file() or not path.is_file():
+            raise NotFound(f"adapted SAM {id!r}: there is none, or its weights were not kept")
+        self._point(id, sha256_file(path), who, why)
+
+    def use_plain(self, who: str = "", why: str = "") -> None:
+        """Take the plain SAM, until an adapted one is put in force again."""
+        self._point(None, None, who, why)
+
+    @property
+    def in_force(self) -> str | None:
+        """The id of the one in force; None: the plain SAM."""
+        return self._pointer().id
+
+    @property
+    def history(self) -> list[Switch]:
+        """All changes, oldest first."""
+        return self._pointer().history
+
+    def path(self) -> Path | None:
+        """The weights in force, checked against their digest; None: the plain SAM is.
+
+        Raises:
+            NotFound: the file is gone.
+            UserError: it is not the one that was put in force.
+        """
+        pointer = self._pointer()
+        if pointer.id is None:
+            return None
+        path = self.path_of(pointer.id)
+        if not path.is_file():
+            raise NotFound(f"{path}: the adapted SAM in force is gone; restore it, or go back to the plain one")
+        if sha256_file(path) != pointer.file_digest:
+            raise UserError(f"{path}: damaged; restore it, or go back to the plain SAM")
+        return path
+
+    def record(self, id: str) -> dict[str, Any]:
+        """What ``add`` was told, with ``id``, ``time`` (seconds since 1970) and ``has_weights``.
+
+        Raises:
+            NotFound: no such one.
+            UserError: its record cannot be read.
+        """
+        path = self._record_path(id)
+        try:
+            content: dict[str, Any] = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise NotFound(f"adapted SAM {id!r}: there is none in {self.folder}") from None
+        except ValueError as error:
+            raise UserError(f"{path}: unreadable: {error}") from error
+        return content
+
+    def records(self) -> list[dict[str, Any]]:
+        """All that are whole, oldest first."""
+        paths = [path.parent.name for path in (self.folder / "sam").glob("s*/record.json") if _is_id(path.parent.name)]
+        return [self.record(id) for id in sorted(paths, key=lambda id: int(id[1:]))]
+
+    def path_of(self, id: str) -> Path:
+        """Where the weights of one lie, or will lie."""
+        if not _is_id(id):
+            raise NotFound(f"adapted SAM {id!r}: ids look like s0001")
+        return self.folder / "sam" / id / "adapted.safetensors"
+
+    def _record_path(self, id: str) -> Path:
+        return self.path_of(id).with_name("record.json")
+
+    def _point(self, id: str | None, digest: str | None, who: str, why: str) -> None:
+        with self._lock():
+            before = self._pointer()
+            if (before.id, before.file_digest) == (id, digest):
+                return
+            history = [*before.history, Switch(id=id, time=time.time(), who=who, why=why)]
+            content = _Pointer(id=id, file_digest=digest, history=history)
+            atomic_write(self.folder / "sam.json", content.model_dump_json(indent=1))
+
+    def _pointer(self) -> _Pointer:
+        path = self.folder / "sam.json"
+        try:
+            return _Pointer.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return _Pointer()
+        except ValidationError as error:
+            raise UserError(f"{path}: unreadable; remove it to go back to the plain SAM") from error
+
+    def _lock(self) -> FileLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(str(self.folder / "sam.lock"))
+
+
+def _is_id(name: str) -> bool:
+    return re.fullmatch(r"s\d{4,}", name) is not None
