@@ -1,0 +1,251 @@
+"""Volumes, refined a slice at a time but not each slice on its own.
+
+SAM sees slices. What makes a volume of them (docs/reference/recipe.md):
+
+- slices are taken across the axis on which SAM sees most (``slice_axis``);
+- coarse masks are cleaned once in 3D, across short gaps (``coarse_volume``), and a slice in a gap is asked about with the
+  box between its neighbours' (``carried_boxes``);
+- a structure that falls into parts within a slice is asked about part by part (``parts_of``);
+- an answer that neither the neighbouring slices nor the student bear out is dropped (``outliers``), and the rest is
+  smoothed across slices (``smoothed``);
+- with ``slice_step`` above 1 only every n-th slice is embedded, and logits between are interpolated (``interpolated``).
+
+Functions here take volumes with the slices first, float or bool (n, y, x), whatever axis that was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from samstudent.sam.prompts import Box, Mask, box_of, coarse_mask
+from samstudent.task import Recipe
+
+Float = NDArray[np.float32]
+Axis = Literal["auto", "z", "y", "x"]
+
+#: Slices whose spacing exceeds that within them by this factor are what the scanner acquired; other planes would be
+#: staircases.
+_ANISOTROPIC = 1.5
+#: Another axis than z must need this share of z's slices or less: a near tie must not turn from case to case.
+_CLEARLY_FEWER = 0.8
+#: So many slices without the structure between two with it are taken for slices that the student overlooked.
+_GAP = 2
+#: Parts of a structure within one slice that SAM is asked about, the largest first.
+_PARTS = 8
+#: A neighbouring slice's weight in smoothing, the slice's own being 0.5, where slices are no thicker than pixels.
+_NEIGHBOUR = 0.25
+#: Dice below which a slice's answer disagrees with the student's mask.
+_DISAGREES = 0.5
+#: By so much the agreement with a neighbouring slice may fall short of the student's own agreement there.
+_SLACK = 0.2
+
+
+def slice_axis(coarse: Mask, spacing: Sequence[float] | None = None, axis: Axis = "auto") -> int:
+    """The axis along which a volume is cut into slices.
+
+    Where voxels are clearly longer along one axis (CT, most MR), it is that one: the slices that were acquired have the
+    finest pixels. Where they are not, it is the axis with the fewest slices that hold a structure: for the same volume,
+    fewer slices are larger cross-sections, on which SAM is better (its view is 256 pixels whatever the image), and
+    fewer of them need to be embedded. z is kept unless another needs a fifth less.
+
+    Args:
+        coarse: bool (S, z, y, x), what the student sees.
+        spacing: mm along z, y, x; None: taken as equal.
+        axis: ``Recipe.axis``; anything but "auto" decides.
+
+    Returns:
+        0, 1 or 2 for z, y or x.
+    """
+    if axis != "auto":
+        return "zyx".index(axis)
+    if spacing is not None:
+        ordered = sorted(spacing)
+        if ordered[2] > _ANISOTROPIC * ordered[1]:
+            return int(np.argmax(spacing))
+    anything = coarse.any(axis=0)
+    occupied = [int(anything.any(axis=tuple(b for b in range(3) if b != a)).sum()) for a in range(3)]
+    best = int(np.argmin(occupied))
+    return best if occupied[best] <= _CLEARLY_FEWER * occupied[0] else 0
+
+
+def coarse_volume(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
+    """``coarse_mask`` in 3D, in which components that face each other across at most two slices count as one.
+
+    A student that overlooks a slice must not lose the half of a structure beyond it to the component rule.
+
+    Args:
+        probability: (n, y, x), 0 to 1.
+        recipe: see ``coarse_mask``; of its pixels here read voxels.
+
+    Returns:
+        bool (n, y, x); the gaps themselves stay empty.
+    """
+    above = np.asarray(probability >= recipe.threshold)
+    if recipe.component == "all" or not above.any():
+        return coarse_mask(probability, recipe)
+    window = _slab(above)
+    # Room on both sides, because closing treats what is outside as background and would eat the ends.
+    padded = np.pad(above[window], ((_GAP + 1, _GAP + 1), (0, 0), (0, 0)))
+    line = np.ones((_GAP + 1, 1, 1), dtype=np.bool_)
+    bridged = probability.copy()
+    gaps = ndimage.binary_closing(padded, structure=line)[_GAP + 1 : -_GAP - 1] & ~above[window]
+    bridged[window][gaps] = recipe.threshold
+    return coarse_mask(bridged, recipe) & above
+
+
+def carried_boxes(coarse: Mask, margin: float = 0.0) -> dict[int, Box]:
+    """Boxes for slices without a mask between two slices, at most two apart, that have one.
+
+    Boxes are interpolated linearly between those of the two slices. Where these do not meet, the structure is two
+    things (as with ``component: all``), and nothing is carried.
+
+    Args:
+        coarse: bool (n, y, x) of one structure.
+        margin: ``Recipe.box_margin``.
+
+    Returns:
+        slice -> box.
+    """
+    occupied = [int(z) for z in np.flatnonzero(coarse.any(axis=(1, 2)))]
+    boxes: dict[int, Box] = {}
+    for before, after in zip(occupied, occupied[1:], strict=False):
+        if not 1 < after - before <= _GAP + 1:
+            continue
+        low, high = (np.array(box_of(coarse[z], margin)) for z in (before, after))
+        if (np.maximum(low[:2], high[:2]) > np.minimum(low[2:], high[2:])).any():
+            continue
+        for z in range(before + 1, after):
+            share = (z - before) / (after - before)
+            x0, y0, x1, y1 = (1 - share) * low + share * high
+            boxes[z] = (float(x0), float(y0), float(x1), float(y1))
+    return boxes
+
+
+def parts_of(mask: Mask, recipe: Recipe) -> list[Mask]:
+    """The connected parts of a structure in one slice, the largest first, at most eight.
+
+    One box around two parts would also hold what lies between them.
+
+    Args:
+        mask: bool (y, x), not empty.
+        recipe: parts of fewer than ``min_size`` pixels are left out, unless there is no other.
+    """
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=np.bool_))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    order = [int(i) for i in np.argsort(-sizes, kind="stable")[:_PARTS]]
+    kept = [i for i in order if sizes[i] >= recipe.min_size] or order[:1]
+    return [labels == i + 1 for i in kept]
+
+
+def outliers(drawn: Mapping[int, Mask], coarse: Mask) -> set[int]:
+    """Slices whose answer is borne out neither by the slices beside it nor by the student.
+
+    An answer disagrees with the student where their Dice is below 0.5. It disagrees with its neighbours where its Dice
+    with each of them falls short, by more than 0.2, of the Dice of the student's masks in the same two slices, which
+    tells how fast the structure changes there. An answer without neighbours, or on a slice where the student sees
+    nothing, is judged by what is left.
+
+    Args:
+        drawn: slice -> bool (y, x), what SAM drew.
+        coarse: bool (n, y, x), the student's.
+    """
+    found = set()
+    for z, mask in drawn.items():
+        beside = [other for other in (z - 1, z + 1) if other in drawn]
+        seen = bool(coarse[z].any())
+        if not beside or (seen and _dice(mask, coarse[z]) >= _DISAGREES):
+            continue
+        # Where the student sees nothing, as in a carried slice, its neighbours should look alike.
+        expected = [_dice(coarse[z], coarse[other]) if seen and coarse[other].any() else _DISAGREES for other in beside]
+        agreed = [_dice(mask, drawn[other]) for other in beside]
+        if all(got < want - (_SLACK if seen else 0) for got, want in zip(agreed, expected, strict=True)):
+            found.add(z)
+    return found
+
+
+def neighbour_weight(spacing: Sequence[float] | None, axis: int) -> float:
+    """A neighbouring slice's weight in ``smoothed``: 0.25 where slices lie as close as pixels, less where they are
+    thicker, in proportion: the farther away, the less a slice says about this one."""
+    if spacing is None:
+        return _NEIGHBOUR
+    within = float(np.mean([spacing[a] for a in range(3) if a != axis]))
+    return _NEIGHBOUR * min(1.0, within / float(spacing[axis]))
+
+
+def smoothed(logits: Mapping[int, Float], weight: float = _NEIGHBOUR) -> dict[int, Float]:
+    """Logits averaged with those of the slices beside them, if these have the structure too.
+
+    Args:
+        logits: slice -> float32 (y, x).
+        weight: of each neighbour; the slice itself weighs 0.5, and the sum is made 1.
+    """
+    result = {}
+    for z, own in logits.items():
+        total, mean = 0.5, 0.5 * own
+        for other in (z - 1, z + 1):
+            if other in logits:
+                total, mean = total + weight, mean + weight * logits[other]
+        result[z] = (mean / total).astype(np.float32)
+    return result
+
+
+def steps_of(occupied: Sequence[int], step: int) -> list[int]:
+    """Of a structure's slices every n-th, and always the first and the last of each unbroken run."""
+    kept = []
+    for i, z in enumerate(occupied):
+        starts = i == 0 or occupied[i - 1] != z - 1
+        ends = i == len(occupied) - 1 or occupied[i + 1] != z + 1
+        if starts or ends or z % step == 0:
+            kept.append(z)
+    return kept
+
+
+def interpolated(logits: Mapping[int, Float], wanted: Sequence[int]) -> dict[int, Float]:
+    """Logits for further slices, linear between the nearest slices that have some.
+
+    Args:
+        logits: slice -> float32 (y, x).
+        wanted: slices; those outside the known ones are left out.
+
+    Returns:
+        The known and the wanted ones.
+    """
+    known = sorted(logits)
+    result = dict(logits)
+    for z in wanted:
+        if z in result or not known or not known[0] < z < known[-1]:
+            continue
+        above = next(i for i in known if i > z)
+        below = known[known.index(above) - 1]
+        share = (z - below) / (above - below)
+        result[z] = ((1 - share) * logits[below] + share * logits[above]).astype(np.float32)
+    return result
+
+
+def prompted_slices(coarse: Mask) -> list[int]:
+    """Slices on which a tracker gets boxes: where the structure is largest, and halfway to either end of it.
+
+    Args:
+        coarse: bool (n, y, x), not empty.
+    """
+    areas = coarse.sum(axis=(1, 2))
+    occupied = np.flatnonzero(areas)
+    largest = int(areas.argmax())
+    halfway = [(largest + int(end)) // 2 for end in (occupied[0], occupied[-1])]
+    return sorted({largest, *(z for z in halfway if abs(z - largest) > 1 and areas[z])})
+
+
+def _slab(mask: Mask) -> tuple[slice, slice, slice]:
+    """The smallest box around a mask's True voxels, which it has."""
+    found = ndimage.find_objects(mask.astype(np.uint8))[0]
+    return found[0], found[1], found[2]
+
+
+def _dice(a: Mask, b: Mask) -> float:
+    size = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / size if size else 1.0
