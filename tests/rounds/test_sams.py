@@ -12,21 +12,21 @@ from samstudent.rounds.sams import AdaptedSams
 
 def test_a_study_begins_with_the_plain_one(tmp_path: Path):
     sams = AdaptedSams(tmp_path / "state")
-    assert sams.in_force is None and sams.path() is None and sams.records() == [] and sams.history == []
+    assert sams.in_force is None and sams.records() == [] and sams.history == []
     assert not (tmp_path / "state").exists()
 
 
 def test_one_is_kept_then_put_in_force_then_taken_back(tmp_path: Path):
     sams = AdaptedSams(tmp_path)
     id = sams.add({"labels": ["a"]}, lambda path: path.write_bytes(b"weights"))
-    assert id == "s0001" and sams.path() is None
+    assert id == "s0001" and sams.in_force is None
     sams.use(id, who="training", why="it beats the plain one")
     # What another process sees.
     other = AdaptedSams(tmp_path)
-    assert other.in_force == id and other.path().read_bytes() == b"weights"
-    assert (other.record(id)["labels"], other.record(id)["has_weights"]) == (["a"], True)
+    assert other.in_force == id and other.weights(id).read_bytes() == b"weights"
+    assert other.record(id)["labels"] == ["a"]
     other.use_plain(who="admin")
-    assert sams.path() is None and [switch.id for switch in sams.history] == [id, None]
+    assert sams.in_force is None and [switch.id for switch in sams.history] == [id, None]
     sams.use_plain()
     assert len(sams.history) == 2
 
@@ -64,10 +64,10 @@ def test_what_is_gone_or_damaged_is_said(tmp_path: Path):
     sams.use(id)
     sams.path_of(id).write_bytes(b"other")
     with pytest.raises(UserError, match="damaged"):
-        sams.path()
+        sams.weights(id)
     sams.path_of(id).unlink()
-    with pytest.raises(NotFound, match="plain"):
-        sams.path()
+    with pytest.raises(NotFound, match="are gone"):
+        sams.use(id)
     (tmp_path / "sam.json").write_text("{")
-    with pytest.raises(UserError, match="sam"):
-        sams.path()
+    with pytest.raises(UserError, match="plain"):
+        _ = sams.in_force

@@ -33,8 +33,6 @@ class _Pointer(BaseModel):
     """sam.json"""
 
     id: str | None = None
-    #: SHA-256 of its adapted.safetensors.
-    file_digest: str | None = None
     history: list[Switch] = []
 
 
@@ -59,24 +57,22 @@ class AdaptedSams:
         if save is not None:
             save(self.path_of(id))
         # Last: a folder with a record is whole.
-        content = {"id": id, "time": time.time(), "has_weights": save is not None} | dict(record)
+        digest = sha256_file(self.path_of(id)) if save is not None else None
+        content = dict(record) | {"id": id, "time": time.time(), "sha256": digest}
         atomic_write(self._record_path(id), json.dumps(content, indent=1, allow_nan=False))
         return id
 
     def use(self, id: str, who: str = "", why: str = "") -> None:
         """Put one in force.
 
-        Raises:
-            NotFound: it does not exist or has no weights.
+        Raises: as ``weights``.
         """
-        path = self.path_of(id)
-        if not self._record_path(id).is_file() or not path.is_file():
-            raise NotFound(f"adapted SAM {id!r}: there is none, or its weights were not kept")
-        self._point(id, sha256_file(path), who, why)
+        self.weights(id)
+        self._point(id, who, why)
 
     def use_plain(self, who: str = "", why: str = "") -> None:
         """Take the plain SAM, until an adapted one is put in force again."""
-        self._point(None, None, who, why)
+        self._point(None, who, why)
 
     @property
     def in_force(self) -> str | None:
@@ -88,25 +84,22 @@ class AdaptedSams:
         """All changes, oldest first."""
         return self._pointer().history
 
-    def path(self) -> Path | None:
-        """The weights in force, checked against their digest; None: the plain SAM is.
+    def weights(self, id: str) -> Path:
+        """The file of one's weights, checked against its digest.
 
         Raises:
-            NotFound: the file is gone.
-            UserError: it is not the one that was put in force.
+            NotFound: it does not exist, or its weights were not kept or are gone.
+            UserError: the file is damaged.
         """
-        pointer = self._pointer()
-        if pointer.id is None:
-            return None
-        path = self.path_of(pointer.id)
-        if not path.is_file():
-            raise NotFound(f"{path}: the adapted SAM in force is gone; restore it, or go back to the plain one")
-        if sha256_file(path) != pointer.file_digest:
+        digest, path = self.record(id)["sha256"], self.path_of(id)
+        if digest is None or not path.is_file():
+            raise NotFound(f"{path}: the weights of adapted SAM {id} {'are gone' if digest else 'were not kept'}")
+        if sha256_file(path) != digest:
             raise UserError(f"{path}: damaged; restore it, or go back to the plain SAM")
         return path
 
     def record(self, id: str) -> dict[str, Any]:
-        """What ``add`` was told, with ``id``, ``time`` (seconds since 1970) and ``has_weights``.
+        """What ``add`` was told, with ``id``, ``time`` (seconds since 1970) and ``sha256`` of the weights' file or None.
 
         Raises:
             NotFound: no such one.
@@ -135,14 +128,12 @@ class AdaptedSams:
     def _record_path(self, id: str) -> Path:
         return self.path_of(id).with_name("record.json")
 
-    def _point(self, id: str | None, digest: str | None, who: str, why: str) -> None:
+    def _point(self, id: str | None, who: str, why: str) -> None:
         with self._lock():
             before = self._pointer()
-            if (before.id, before.file_digest) == (id, digest):
-                return
-            history = [*before.history, Switch(id=id, time=time.time(), who=who, why=why)]
-            content = _Pointer(id=id, file_digest=digest, history=history)
-            atomic_write(self.folder / "sam.json", content.model_dump_json(indent=1))
+            if before.id != id:
+                history = [*before.history, Switch(id=id, time=time.time(), who=who, why=why)]
+                atomic_write(self.folder / "sam.json", _Pointer(id=id, history=history).model_dump_json(indent=1))
 
     def _pointer(self) -> _Pointer:
         path = self.folder / "sam.json"
