@@ -134,6 +134,11 @@ class Recipe(_Section):
     border_width: int = Field(default=8, ge=1, le=200)
     #: Which mask decoder is asked. ``adapted`` means the plain one as long as none was adapted.
     decoder: Literal["plain", "adapted"] = "adapted"
+    #: Volumes: the axis along which they are cut into slices. ``auto``: across the longest voxels, else where the
+    #: structures take the fewest slices (``sam.volumes.slice_axis``).
+    axis: Literal["auto", "z", "y", "x"] = "auto"
+    #: Volumes: SAM is asked about every n-th slice of a structure, and its logits are interpolated in between.
+    slice_step: int = Field(default=1, ge=1, le=20)
 
     @field_validator("stages")
     @classmethod

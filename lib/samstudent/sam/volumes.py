@@ -3,8 +3,8 @@
 SAM sees slices. What makes a volume of them (docs/reference/recipe.md):
 
 - slices are taken across the axis on which SAM sees most (``slice_axis``);
-- coarse masks are cleaned once in 3D, across short gaps (``coarse_volume``), and a slice in a gap is asked about with the
-  box between its neighbours' (``carried_boxes``);
+- coarse masks are cleaned once in 3D, across short gaps (``coarse_volume``), and a slice in a gap is asked about
+  with the box between its neighbours' (``carried_boxes``);
 - a structure that falls into parts within a slice is asked about part by part (``parts_of``);
 - an answer that neither the neighbouring slices nor the student bear out is dropped (``outliers``), and the rest is
   smoothed across slices (``smoothed``);
@@ -15,6 +15,7 @@ Functions here take volumes with the slices first, float or bool (n, y, x), what
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -113,7 +114,7 @@ def carried_boxes(coarse: Mask, margin: float = 0.0) -> dict[int, Box]:
     """
     occupied = [int(z) for z in np.flatnonzero(coarse.any(axis=(1, 2)))]
     boxes: dict[int, Box] = {}
-    for before, after in zip(occupied, occupied[1:], strict=False):
+    for before, after in itertools.pairwise(occupied):
         if not 1 < after - before <= _GAP + 1:
             continue
         low, high = (np.array(box_of(coarse[z], margin)) for z in (before, after))
