@@ -106,11 +106,28 @@ def test_a_box_on_a_film(flat: SamInteractiveTask, film: str) -> None:
     finally:
         Path(file).unlink()
     assert result["label_names"] == {"ulna": 2}
-    assert result["structures"] == [
-        {"name": "ulna", "slice": 0, "present": True, "prompts": [{"box": [10, 20, 30, 40]}], "predicted_iou": 0.875}
-    ]
+    (drawn,) = result["structures"]
+    assert drawn.pop("sam") == BoxFiller.digest
+    box = {"prompts": [{"box": [10, 20, 30, 40]}], "predicted_iou": 0.875}
+    assert drawn == {"name": "ulna", "slice": 0, "present": True} | box
     assert set(result["latencies"]["transform"]) >= {"read", "embed", "decode"}
     json.dumps(result)
+
+
+def test_the_sam_in_force_draws_what_the_task_knows_and_the_plain_one_the_rest(film: str, tmp_path: Path) -> None:
+    adapted, plain, later = BoxFiller(), BoxFiller(), BoxFiller()
+    adapted.digest, later.digest = "a" * 64, "b" * 64
+    in_force = [adapted]
+    sam = SamInteractiveTask(FLAT, lambda: in_force[-1], EmbeddingCache(tmp_path / "embeddings"), lambda: plain)
+
+    def used(label: str) -> str:
+        file, result = sam({"image": film, "label": label, "roi": [10, 30, 20, 40, 0, 0]})
+        Path(file).unlink()
+        return result["structures"][0]["sam"]
+
+    assert (used("ulna"), used("fracture")) == (adapted.digest, plain.digest)
+    in_force.append(later)
+    assert used("ulna") == later.digest
 
 
 def test_ohif_gets_a_raw_nrrd_of_the_volume(solid: SamInteractiveTask, scan: str, tmp_path: Path) -> None:

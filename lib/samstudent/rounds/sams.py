@@ -99,7 +99,7 @@ class AdaptedSams:
         return path
 
     def record(self, id: str) -> dict[str, Any]:
-        """What ``add`` was told, with ``id``, ``time`` (seconds since 1970) and ``sha256`` of the weights' file or None.
+        """What ``add`` was told; ``id``, ``time`` (seconds since 1970) and ``sha256`` of the weights' file, or None.
 
         Raises:
             NotFound: no such one.

@@ -96,7 +96,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         return {
             "student": StudentInferTask(self.study),
             "student+sam": StudentSamInferTask(self.study),
-            "sam": SamInteractiveTask(self.task, self.study.sam, self.study.embeddings),
+            "sam": SamInteractiveTask(self.task, self.study.sam, self.study.embeddings, self.study.plain_sam),
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:

@@ -54,11 +54,19 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
 
     Args:
         task: the checked task.
-        sam: gives the SAM; called at the first request, because the host's child processes build every task.
+        sam: gives the SAM in force. Called at each request, because a training may put another in force; not before,
+            because the host's child processes build every task.
+        plain: gives SAM as it comes, for structures that the task does not know: an adapted one never saw any of them.
         embeddings: the study's embedding cache: a click on a slice that was clicked on before takes no encoder.
     """
 
-    def __init__(self, task: Task, sam: Callable[[], SamBackend], embeddings: EmbeddingCache) -> None:
+    def __init__(
+        self,
+        task: Task,
+        sam: Callable[[], SamBackend],
+        embeddings: EmbeddingCache,
+        plain: Callable[[], SamBackend] | None = None,
+    ) -> None:
         super().__init__(
             path=None,
             network=None,
@@ -70,6 +78,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         self._config.clear()  # the server chooses the device
         self.task = task
         self._sam = sam
+        self._plain = plain or sam
         self._embeddings = embeddings
         self._lock = threading.Lock()
         self._last: tuple[object, Planes] | None = None
@@ -92,7 +101,8 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
 
         Returns:
             Path of the label map, and the result: ``structures`` (for each structure and slice the prompts it was drawn
-            with and SAM's predicted IoU), ``label_names`` (name -> value in the label map), ``latencies`` in seconds.
+            with, SAM's predicted IoU and the digest of its weights), ``label_names`` (name -> value in the label map),
+            ``latencies`` in seconds.
 
         Raises:
             UserError: anything in the request or the image that is wrong.
@@ -117,12 +127,12 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
             structures = []
             for ask in asks:
                 with _timed("embed", seconds):
-                    backend = self._sam()
+                    backend = self._sam() if ask.name in self.task.structures else self._plain()
                     embedding = self._embeddings.embed(backend, np.ascontiguousarray(planes.pixels[ask.plane]))
                 with _timed("decode", seconds):
                     drawing = draw(backend, embedding, ask.prompt)
                 masks[task.structures[ask.name] - 1, ask.plane] = drawing.mask
-                structures.append({"name": ask.name, "slice": ask.plane, **drawing.as_json()})
+                structures.append({"name": ask.name, "slice": ask.plane, "sam": backend.digest, **drawing.as_json()})
         data[self.output_label_key] = _Answer(planes.to_canonical(masks), planes.grid, task)
         drawn = {ask.name: task.structures[ask.name] for ask in asks}
         data[self.output_json_key] = {"structures": structures, "drawn": drawn}

@@ -60,4 +60,21 @@ def router(app: SamstudentApp) -> APIRouter:
     def post_rollback(user: User = admin) -> dict[str, Any]:
         return {"champion": app.study.ledger.rollback(who=user.username)}
 
+    @routes.get("/sam", summary="Which SAM is in force, and all that were adapted to this study's labels")
+    def get_sam(user: User = reader) -> dict[str, Any]:
+        sams = app.study.sams
+        return {
+            "backend": app.task.sam.backend,
+            "in_force": sams.in_force,
+            "digest": app.study.sam().digest,
+            "record": sams.record(sams.in_force) if sams.in_force else None,
+            "adapted": sams.records(),
+            "history": [change.model_dump(mode="json") for change in sams.history],
+        }
+
+    @routes.post("/sam/plain", summary="Go back to SAM as it comes, until another one is adapted and better")
+    def post_plain_sam(user: User = admin) -> dict[str, Any]:
+        app.study.sams.use_plain(who=user.username)
+        return {"in_force": None}
+
     return routes

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from functools import cached_property
 from pathlib import Path
 
+from samstudent.errors import UserError
 from samstudent.rounds.holdout import HoldOut
 from samstudent.rounds.ledger import Ledger
-from samstudent.sam.backends import SamBackend, load_backend
+from samstudent.rounds.sams import AdaptedSams
+from samstudent.sam.backends import SamBackend, SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.selection.state import SelectionState
 from samstudent.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 class Study:
@@ -35,8 +40,10 @@ class Study:
             self.root = Path(studies) / ".samstudent"
             self.split_csv = Path(studies) / "split.csv"
         self.folder = self.root / task.name
-        self._sam: SamBackend | None = None
-        self._sam_lock = threading.Lock()
+        self._plain: SamModel | None = None
+        #: Id and backend of the adapted SAM in force when it was last asked for.
+        self._adapted: tuple[str, SamBackend] | None = None
+        self._sam_lock = threading.RLock()
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -55,9 +62,38 @@ class Study:
         # Shared by all tasks of a study: the same image gives the same embedding.
         return EmbeddingCache(self.root / "embeddings")
 
-    def sam(self) -> SamBackend:
-        """The SAM backend, loaded when first asked for: the host's child processes that need it load their own."""
+    @cached_property
+    def sams(self) -> AdaptedSams:
+        return AdaptedSams(self.folder)
+
+    def plain_sam(self) -> SamModel:
+        """SAM as it comes, loaded when first asked for: the host's child processes that need it load their own."""
         with self._sam_lock:
-            if self._sam is None:
-                self._sam = load_backend(self.task.sam)
-            return self._sam
+            if self._plain is None:
+                self._plain = load_backend(self.task.sam)
+            return self._plain
+
+    def adapted_sam(self) -> SamBackend | None:
+        """The adapted SAM in force; None where the plain one is.
+
+        What is in force is looked up each time, so that a server notices what its training put there. Where an adapted
+        one cannot be used (damaged, or made of another SAM than the task names now), that is logged and the plain one
+        stands in: every answer and pseudo label tells by which SAM it was made.
+        """
+        with self._sam_lock:
+            id = self.sams.in_force
+            if id is None:
+                return None
+            if self._adapted is None or self._adapted[0] != id:
+                from samstudent.sam.adapted import load_adapted  # late: torch's optimisers, of no use to most processes
+
+                try:
+                    self._adapted = (id, load_adapted(self.sams.weights(id), self.plain_sam()))
+                except UserError as error:
+                    logger.error("the plain SAM stands in for adapted SAM %s: %s", id, error)
+                    return None
+            return self._adapted[1]
+
+    def sam(self) -> SamBackend:
+        """The SAM in force: the adapted one if there is any, else the plain one."""
+        return self.adapted_sam() or self.plain_sam()
