@@ -12,6 +12,7 @@ from PIL import Image
 from samstudent.errors import UserError
 from samstudent.evaluation import pictures
 from samstudent.evaluation.pictures import Panel
+from samstudent.pseudolabels.calibration import reliability
 
 NAMES = ["nerve", "vessel"]
 
@@ -100,3 +101,15 @@ def test_masks_of_another_size_are_refused() -> None:
 def test_prompts_of_an_unknown_structure_are_refused() -> None:
     with pytest.raises(UserError, match="'bone'"):
         pictures.case_panels(np.zeros((40, 40)), [Panel("prompts", prompts={"bone": [{"box": [0, 0, 1, 1]}]})], NAMES)
+
+
+def test_a_reliability_picture_shows_each_estimate_in_its_colour() -> None:
+    true = np.linspace(0, 1, 100)
+    results = {"calibrated": reliability(true, true), "formula": reliability(true * 0.5, true)}
+    both = pixels(pictures.reliability_picture(results))
+    one = pixels(pictures.reliability_picture({"calibrated": results["calibrated"]}))
+    blue, orange = ((0x1F / 255, 0x77 / 255, 0xB4 / 255), (1.0, 0x7F / 255, 0x0E / 255))
+    assert coloured(both, blue).sum() > 100 and coloured(both, orange).sum() > 100
+    assert coloured(one, blue).sum() > 100 and not coloured(one, orange).any()
+    with pytest.raises(UserError, match="no reliability"):
+        pictures.reliability_picture({})

@@ -58,3 +58,14 @@ def test_weights_from_a_labels_info() -> None:
     equal = small_task(structures=["a", "b", "c", "d"], pseudo_labels={"weight_by_quality": False})
     assert training_weights(info, equal) == pytest.approx([1, 0, 1, 0])
     assert math.isclose(training_weights({"a": {"status": "accepted"}}, task)[0], 1)
+
+
+def test_an_estimate_takes_the_formulas_place_where_there_is_one() -> None:
+    probabilities = np.zeros((2, 4, 4), np.float32)
+    results = [result("disk"), result("square")]
+    first, second = gate(results, probabilities, small_task(), {"disk": 0.3})
+    assert (first.status, first.quality) == ("rejected", 0.3)
+    assert (second.status, second.quality) == ("accepted", pytest.approx(0.6))
+    # An estimate for a structure that is not there does not bring it back.
+    gone = gate([result("disk", False, None, None), results[1]], probabilities, small_task(), {"disk": 0.9})
+    assert (gone[0].status, gone[0].quality) == ("absent", None)

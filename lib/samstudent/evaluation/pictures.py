@@ -1,4 +1,4 @@
-"""Pictures of cases: outlines of masks, the prompts that SAM was given, and panels of them side by side, as PNG."""
+"""Pictures as PNG: cases with outlines of masks, prompts and panels side by side; how far estimates can be trusted."""
 
 from __future__ import annotations
 
@@ -77,6 +77,42 @@ def case_panels(image: NDArray[Any], panels: Sequence[Panel], names: Sequence[st
         if panel.prompts is not None:
             seen |= draw_prompts(axes, panel.prompts, palette, z)
     _legend(figure, [name for name in names if name in seen], palette, width * len(panels))
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", facecolor="white")
+    return stream.getvalue()
+
+
+def reliability_picture(results: Mapping[str, Mapping[str, Any]], *, height: float = 3.4) -> bytes:
+    """Draw how far estimates of Dice can be trusted: the calibration curve, and Dice over the share of masks kept.
+
+    Args:
+        results: by a name for the legend, e.g. "calibrated" and "formula": what ``calibration.reliability`` returns.
+        height: of the picture, in inches at 110 dots.
+
+    Returns:
+        PNG bytes.
+    """
+    if not results:
+        raise UserError("no reliability to draw")
+    figure = Figure(figsize=(2.3 * height, height), dpi=110, layout="constrained")
+    curve, coverage = figure.subplots(1, 2)
+    curve.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle=":")
+    for number, (name, result) in enumerate(results.items()):
+        colour = f"C{number}"
+        bins = result["curve"]
+        # Area of the dots: share of the rows.
+        sizes = [150 * b["rows"] / sum(b["rows"] for b in bins) + 8 for b in bins]
+        x, y = [b["estimated"] for b in bins], [b["true"] for b in bins]
+        curve.plot(x, y, color=colour, linewidth=1)
+        curve.scatter(x, y, s=sizes, color=colour, label=f"{name}: error {result['calibration_error']:.3f}")
+        share = [100 * point["share"] for point in result["coverage"]]
+        coverage.plot(share, [p["dice"] for p in result["coverage"]], color=colour, marker="o", ms=4, label=name)
+        coverage.plot(share, [p["estimated"] for p in result["coverage"]], color=colour, linestyle="--", linewidth=1)
+    curve.set(xlabel="estimated Dice", ylabel="true Dice", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    coverage.set(xlabel="best-estimated masks kept (%)", ylabel="mean Dice (dashed: estimated)", xlim=(0, 105))
+    for axes in (curve, coverage):
+        axes.legend(fontsize=8, frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", facecolor="white")
     return stream.getvalue()

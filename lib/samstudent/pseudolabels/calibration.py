@@ -5,9 +5,10 @@ the expected Dice is the logistic function of a weighted sum of the signals plus
 keeps it honest with a handful of cases:
 
 - a weight can only have the sign that makes sense: more agreement never means less Dice;
-- weights are drawn to 0 and offsets to the mean of all structures (ridge penalties, i.e. random effects), how strongly
-  is decided by cross-validation that never splits a case; weights of 0, the shrunk mean of each structure, are one of
-  the choices, so signals that do not help are not used;
+- weights are drawn to each other and offsets to the mean of all structures (ridge penalties, i.e. random effects), how
+  strongly is decided by cross-validation that never splits a case. A handful of rows cannot tell which signal is
+  better, but a sum of signals with equal weights is hard to beat (Dawes 1979, doi 10.1037/0003-066X.34.7.571). No
+  weights at all, the shrunk mean of each structure, are one of the choices, so signals that do not help are not used;
 - a last straight line on the logit scale, fitted on out-of-case estimates, takes out what over- or underconfidence
   remains.
 """
@@ -30,6 +31,7 @@ from samstudent.pseudolabels.quality import sam_quality
 from samstudent.pseudolabels.signals import Atlas, Signals
 
 Float = NDArray[np.float64]
+_Bound = tuple[float | None, float | None]
 
 #: With fewer labelled cases than this nothing is learnt.
 MIN_CASES = 3
@@ -52,9 +54,11 @@ _SIGNS = {
     "prevalence": 1,
 }
 _BOUNDED = {"predicted_iou", "agreement", "stability", "jitter", "certainty", "expected", "ensemble", "prevalence"}
-#: Ridge penalties tried on the weights and on the offsets. Strongest first: of equal ones the first is taken.
-_WEIGHT_PENALTIES = (math.inf, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
+#: Ridge penalties tried on the weights' differences (infinite: no weights at all) and on the offsets, strongest first.
+_WEIGHT_PENALTIES = (math.inf, 100.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 _OFFSET_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)
+#: Draws the weights to 0, all together.
+_MEAN_PENALTY = 1.0
 #: Keeps the intercept finite when every Dice is 1 (or 0).
 _INTERCEPT_PENALTY = 0.01
 #: Draws the last line to the identity.
@@ -100,8 +104,9 @@ class Calibrator:
         offsets: of the structures that rows were there for; others have 0.
         line: intercept and slope of the last correction on the logit scale.
         report: what cross-validation says of it (``reliability`` of out-of-case estimates), with ``rows``, ``cases``,
-            ``error`` (root mean square), ``constant_error`` (the same of the shrunk means), ``penalties`` and ``folds``
-            (mean of estimate minus truth for each student); empty for ``default``.
+            ``error`` (root mean square), ``constant_error`` (the same of the shrunk means), ``uncertainty`` (standard
+            error, by case, of the mean estimate: with few cases the calibration error cannot be known any better),
+            ``penalties`` and ``folds`` (mean of estimate minus truth for each student); empty for ``default``.
         atlas: what the labelled cases show, for the signals of new cases; None: not known.
     """
 
@@ -159,6 +164,7 @@ class Calibrator:
             "cases": len({row.case for row in rows}),
             "error": _error(expit(honest), data.dice),
             "constant_error": _error(expit(constant), data.dice),
+            "uncertainty": _uncertainty(rows, expit(honest)),
             "penalties": [None if math.isinf(p) else p for p in penalties],
             "folds": _bias_of_folds(rows, expit(honest)),
         }
@@ -327,38 +333,42 @@ class _Data:
         """The weights of highest penalised quasi-likelihood; the problem is convex."""
         centre, scale = _centre_and_scale(self.features)
         z = _standardised(self.features, centre, scale)
-        count = z.shape[1] if math.isfinite(weight_penalty) else 0
-        design = np.zeros((len(z), 1 + count + self.structures))
+        signs = np.array(list(_SIGNS.values()), dtype=float)
+        # A signal that no labelled case has gets no weight: nothing is known of its usual value either.
+        used = np.flatnonzero(np.isfinite(self.features).any(axis=0) & math.isfinite(weight_penalty))
+        first = 1 + len(used)
+        design = np.zeros((len(z), first + self.structures))
         design[:, 0] = 1
-        design[:, 1 : 1 + count] = z[:, :count]
-        design[np.arange(len(z)), 1 + count + self.structure] = 1
-        penalty = np.concatenate(
-            [[_INTERCEPT_PENALTY], np.full(count, weight_penalty), np.full(self.structures, offset_penalty)]
-        )
-        signed = [(0.0, None) if sign > 0 else (None, 0.0) for sign in _SIGNS.values()][:count]
-        free: list[tuple[float | None, float | None]] = [(None, None)]
-        found = _maximise(design, self.dice, penalty, free + signed + free * self.structures)
+        design[:, 1:first] = z[:, used] * signs[used]
+        design[np.arange(len(z)), first + self.structure] = 1
+        penalty = np.diag([_INTERCEPT_PENALTY, *[_MEAN_PENALTY] * len(used), *[offset_penalty] * self.structures])
+        if len(used):
+            penalty[1:first, 1:first] += weight_penalty * (np.eye(len(used)) - 1 / len(used))
+        bounds: list[_Bound] = [(None, None), *[(0.0, None)] * len(used), *[(None, None)] * self.structures]
+        found = _maximise(design, self.dice, penalty, bounds)
         weights = np.zeros(z.shape[1])
-        weights[:count] = found[1 : 1 + count]
-        return _Model(centre, scale, weights, float(found[0]), found[1 + count :])
+        weights[used] = found[1:first] * signs[used]
+        return _Model(centre, scale, weights, float(found[0]), found[first:])
 
 
 def _maximise(
     design: Float,
     dice: Float,
     penalty: Float,
-    bounds: Sequence[tuple[float | None, float | None]],
+    bounds: Sequence[_Bound],
     towards: Float | None = None,
 ) -> Float:
-    """Coefficients of a fractional logistic regression with a ridge penalty towards ``towards`` (0 if None)."""
+    """Coefficients of a fractional logistic regression with half the quadratic form ``penalty`` of their distance from
+    ``towards`` (0 if None) as a penalty."""
     origin = np.zeros(design.shape[1]) if towards is None else towards
 
     def loss(coefficients: Float) -> tuple[float, Float]:
         value = design @ coefficients
         away = coefficients - origin
         # -(y log p + (1 - y) log(1 - p)) with p = expit(value), written so that it cannot overflow.
-        total = np.logaddexp(0, value).sum() - dice @ value + 0.5 * penalty @ away**2
-        return float(total), design.T @ (expit(value) - dice) + penalty * away
+        pull = penalty @ away
+        total = np.logaddexp(0, value).sum() - dice @ value + 0.5 * away @ pull
+        return float(total), design.T @ (expit(value) - dice) + pull
 
     return np.asarray(minimize(loss, origin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}).x)
 
@@ -386,7 +396,7 @@ def _line(estimates: Float, dice: Float) -> tuple[float, float]:
     """Intercept and slope (0 to 2) on the logit scale that bring out-of-case estimates to the truth."""
     middle = float(estimates.mean())
     design = np.stack([np.ones(len(estimates)), estimates - middle], axis=1)
-    penalty = np.full(2, _LINE_PENALTY)
+    penalty = _LINE_PENALTY * np.eye(2)
     start, slope = _maximise(design, dice, penalty, [(None, None), (0.0, 2.0)], np.array([middle, 1.0]))
     return float(start - slope * middle), float(slope)
 
@@ -425,6 +435,15 @@ def _bias_of_folds(rows: Sequence[Row], estimated: Float) -> dict[str, float]:
     for row, estimate in zip(rows, estimated, strict=True):
         away.setdefault(str(row.fold), []).append(float(estimate) - row.dice)
     return {fold: float(np.mean(values)) for fold, values in sorted(away.items())}
+
+
+def _uncertainty(rows: Sequence[Row], estimated: Float) -> float:
+    """Of the mean of estimate minus truth; rows of one case go wrong together, so cases are what is counted."""
+    away: dict[str, float] = {}
+    for row, estimate in zip(rows, estimated, strict=True):
+        away[row.case] = away.get(row.case, 0.0) + float(estimate) - row.dice
+    sums = np.array(list(away.values()))
+    return float(math.sqrt(len(sums) * sums.var(ddof=1)) / len(rows))
 
 
 def _plain(values: Float) -> tuple[float, ...]:
