@@ -14,8 +14,9 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from samstudent.errors import UserError
 from samstudent.sam.backends import Decoded, Embedding
+from samstudent.sam.fusion import resolve_overlap
 from samstudent.sam.prompts import Prompt
-from samstudent.sam.refine import refine, refine_slice, resolve_overlap
+from samstudent.sam.refine import refine, refine_slice
 from samstudent.task import Recipe, Stage, Task
 
 NAMES = ["a", "b", "c"]
@@ -91,6 +92,9 @@ def test_what_sam_draws_becomes_the_mask() -> None:
         "predicted_iou": None,
         "agreement": None,
         "refined": False,
+        "source": None,
+        "stability": None,
+        "jitter": None,
     }
     assert json.loads(json.dumps(result.as_json()))[0]["name"] == "a"
 

@@ -67,7 +67,7 @@ def coarse_mask(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
     """
     mask = np.zeros(probability.shape, dtype=np.bool_)
     above = probability >= recipe.threshold
-    window = _window(above)
+    window = window_of(above)
     if window is None:
         return mask
     labels, count = ndimage.label(above[window], structure=np.ones((3,) * mask.ndim, dtype=np.bool_))
@@ -86,11 +86,12 @@ def coarse_mask(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
     return mask
 
 
-def coarse_masks(probabilities: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
-    """``coarse_mask`` of every structure: float (S, *spatial) -> bool (S, *spatial)."""
+def coarse_masks(probabilities: NDArray[np.floating[Any]], recipe: Recipe | Sequence[Recipe]) -> Mask:
+    """``coarse_mask`` of every structure: float (S, *spatial) -> bool (S, *spatial), by one recipe or one of each."""
+    recipes = [recipe] * len(probabilities) if isinstance(recipe, Recipe) else recipe
     masks = np.zeros(probabilities.shape, dtype=np.bool_)
-    for mask, probability in zip(masks, probabilities, strict=True):
-        mask[...] = coarse_mask(probability, recipe)
+    for mask, probability, own in zip(masks, probabilities, recipes, strict=True):
+        mask[...] = coarse_mask(probability, own)
     return masks
 
 
@@ -100,7 +101,7 @@ def reshape(mask: Mask, recipe: Recipe) -> Mask:
     It shapes the mask that box and mask prompt are drawn from, e.g. a more generous box by dilation. A mask that
     erosion or opening would wipe out is returned unchanged: the structure is there, only thin.
     """
-    window = _window(mask)
+    window = window_of(mask)
     if recipe.morphology == "none" or window is None:
         return mask
     size = recipe.morphology_size
@@ -133,7 +134,7 @@ def box_of(mask: Mask, margin: float = 0.0) -> Box:
     Returns:
         x0, y0, x1, y1 of the outermost pixels, both inclusive.
     """
-    window = _window(mask)
+    window = window_of(mask)
     if window is None:
         raise UserError("an empty mask has no box")
     rows, columns = window
@@ -156,7 +157,7 @@ def inner_point(mask: Mask) -> Point:
     deep pixels the one nearest to the centroid is taken, then the topmost, then the leftmost: on a disk or a rectangle
     the two rules agree.
     """
-    window = _window(mask)
+    window = window_of(mask)
     if window is None:
         raise UserError("an empty mask has no inner point")
     rows, columns = window
@@ -196,8 +197,8 @@ def negative_points(masks: Sequence[Mask], inner: Sequence[Point]) -> list[tuple
     return result
 
 
-def _window(mask: Mask) -> tuple[slice, ...] | None:
-    """The slices around a mask's True pixels; None if there are none."""
+def window_of(mask: Mask) -> tuple[slice, ...] | None:
+    """The slices around a mask's True pixels, in any number of dimensions; None if there are none."""
     slices = []
     for axis in range(mask.ndim):
         hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))

@@ -1,0 +1,185 @@
+"""The refinement of one 2D image or slice: coarse masks, SAM's answers, fusion, overlaps resolved.
+
+What becomes of a structure (docs/reference/recipe.md):
+
+- absent in the coarse masks: absent in the refined ones, and never asked about;
+- SAM draws nothing, or the structure loses every pixel to others: the coarse mask is shown instead (where overlap is
+  forbidden less the pixels that others have), marked ``refined=False`` and with agreement 0, so that no one takes it
+  for SAM's work and the quality gate drops it;
+- its recipe says ``student``: the coarse mask is the result, ``refined=False``, and SAM's figures are still told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.errors import UserError
+from samstudent.sam.backends import Embedding, SamBackend
+from samstudent.sam.decode import decode_structures, stability
+from samstudent.sam.fusion import as_half, combine, exclusive, resolve, resolve_overlap, student_soft
+from samstudent.sam.prompts import Mask, coarse_masks
+from samstudent.sam.results import Refinement, StructureResult, Tally
+from samstudent.sam.working import enlarged, image_prompts, reduced, working_size
+from samstudent.task import Recipe
+
+Probabilities = NDArray[np.floating[Any]]
+
+
+def refine_slice(
+    probabilities: Probabilities,
+    embedding: Embedding,
+    backend: SamBackend,
+    recipe: Recipe | Mapping[str, Recipe],
+    names: Sequence[str],
+    overlap: bool,
+    *,
+    adapted: SamBackend | None = None,
+    coarse: Mask | None = None,
+    signals: bool = True,
+    jitters: int = 0,
+    seed: int = 0,
+) -> Refinement:
+    """Refine one 2D image, on the grid of its arguments.
+
+    Args:
+        probabilities: (S, y, x), 0 to 1.
+        embedding: of the image, by ``backend``, with ``image_size`` (y, x).
+        backend: decodes the prompts.
+        recipe: one for all structures, or a recipe by the name of each.
+        names: of the S structures.
+        overlap: whether structures may share pixels. If not, a pixel goes to the structure of the highest soft mask.
+        adapted: the decoder that recipes with ``decoder: adapted`` mean; None: ``backend``'s.
+        coarse: bool (S, y, x), coarse masks that were made elsewhere, e.g. cleaned in 3D; None: made here.
+        signals: also ask SAM about structures whose mask the student keeps, for the figures.
+        jitters: how many jittered boxes the figure ``jitter`` is from; each costs as much as the answer itself.
+        seed: of the jitter.
+
+    Raises:
+        UserError: shapes do not fit each other, or a structure has no recipe.
+    """
+    check_shapes(probabilities, names, embedding.image_size)
+    recipes = recipes_of(names, recipe)
+    if coarse is None:
+        coarse = coarse_masks(probabilities, recipes)
+    wanted = [signals or r.source != "student" for r in recipes]
+    drawn = decode_structures(
+        coarse, embedding, backend, recipes, adapted=adapted, wanted=wanted, jitters=jitters, seed=seed
+    )
+    logits = [None if work is None else work.logits for work in drawn]
+    soft, masks, refined = _fuse(probabilities, coarse, logits, recipes, overlap)
+    owners = masks.sum(axis=0)
+    tallies: list[Tally | None] = []
+    results = []
+    for i, (name, work) in enumerate(zip(names, drawn, strict=True)):
+        present = bool(coarse[i].any())
+        source = recipes[i].source if refined[i] else "student" if present else None
+        values = logits[i]
+        if work is None or values is None:
+            tallies.append(None)
+            results.append(StructureResult(name, present, [], None, None, source=source))
+            continue
+        # What others have in the end was not SAM's to draw.
+        mine = values > 0 if overlap else (values > 0) & (owners == masks[i])
+        if not refined[i] and recipes[i].source != "student":
+            mine = np.zeros_like(mine)
+        tally = Tally(*(int(np.count_nonzero(m)) for m in (coarse[i], mine, coarse[i] & mine)))
+        tallies.append(tally)
+        agreement = 2 * tally.common / (tally.coarse + tally.sam)
+        figures = {"stability": stability(values), "jitter": work.jitter}
+        results.append(
+            StructureResult(name, True, work.prompts, work.predicted_iou, agreement, refined[i], source, **figures)
+        )
+    return Refinement(masks, coarse, results, as_half(soft, masks), drawn, tallies)
+
+
+def refine_image(
+    probabilities: Probabilities,
+    embedding: Embedding,
+    backend: SamBackend,
+    recipe: Recipe | Mapping[str, Recipe],
+    names: Sequence[str],
+    overlap: bool,
+    *,
+    coarse: Mask | None = None,
+    **options: Any,
+) -> Refinement:
+    """``refine_slice`` of an image of any size: done on the working grid, with masks and soft masks brought back.
+
+    Arguments are those of ``refine_slice``, on the image's grid. ``drawn`` and ``tallies`` stay on the working grid.
+    """
+    size, small = embedding.image_size, working_size(embedding.image_size)
+    if small == size:
+        return refine_slice(probabilities, embedding, backend, recipe, names, overlap, coarse=coarse, **options)
+    check_shapes(probabilities, names, size)
+    embedding = replace(embedding, image_size=small)
+    less = reduced(probabilities, small)
+    given = None if coarse is None else reduced(coarse, small) >= 0.5
+    work = refine_slice(less, embedding, backend, recipe, names, overlap, coarse=given, **options)
+    masks, soft = np.zeros(probabilities.shape, np.bool_), np.zeros(probabilities.shape, np.float16)
+    own = np.zeros(probabilities.shape, np.bool_)
+    for i, r in enumerate(recipes_of(names, recipe)):
+        if work.structures[i].present:
+            plane, masks[i] = enlarged(work.soft[i], size)
+            soft[i] = as_half(plane, masks[i])
+            if coarse is None:
+                own[i] = enlarged(student_soft(less[i], work.coarse[i], r), size)[1]
+    if not overlap:
+        resolve_overlap(masks, list(soft))
+        soft = as_half(soft, masks)
+    structures = [replace(s, prompts=image_prompts(s.prompts, small, size)) for s in work.structures]
+    return Refinement(masks, own if coarse is None else coarse, structures, soft, work.drawn, work.tallies)
+
+
+def recipes_of(names: Sequence[str], recipe: Recipe | Mapping[str, Recipe]) -> list[Recipe]:
+    """The recipe of each structure, in order.
+
+    Raises:
+        UserError: a structure has none.
+    """
+    if isinstance(recipe, Recipe):
+        return [recipe] * len(names)
+    if missing := [name for name in names if name not in recipe]:
+        raise UserError(f"no recipe for structures {missing}")
+    return [recipe[name] for name in names]
+
+
+def _fuse(
+    probabilities: Probabilities,
+    coarse: Mask,
+    logits: Sequence[NDArray[np.float32] | None],
+    recipes: Sequence[Recipe],
+    overlap: bool,
+) -> tuple[NDArray[np.float32], Mask, list[bool]]:
+    """Soft masks float32 (S, y, x), masks bool (S, y, x), and which structures SAM had a part in."""
+    soft = np.zeros(coarse.shape, dtype=np.float32)
+    fallback = []
+    present = [int(i) for i in np.flatnonzero(coarse.any(axis=(1, 2)))]
+    for i in present:
+        values = logits[i]
+        if recipes[i].source == "student" or (values is not None and (values > 0).any()):
+            soft[i] = combine(probabilities[i], values, coarse[i], recipes[i])
+    masks = resolve(soft, overlap)
+    for i in present:
+        if not masks[i].any():
+            fallback.append(i)
+            soft[i] = student_soft(probabilities[i], coarse[i], recipes[i])
+            if not overlap:
+                soft[i][masks.any(axis=0)] = 0
+            masks[i] = soft[i] >= 0.5
+    refined = [i in present and i not in fallback and r.source != "student" for i, r in enumerate(recipes)]
+    return soft if overlap else exclusive(soft), masks, refined
+
+
+def check_shapes(probabilities: Probabilities, names: Sequence[str], spatial: Sequence[int]) -> None:
+    """Raises UserError unless probabilities are (len(names), *spatial) of an image or a volume."""
+    expected = (len(names), *spatial)
+    if len(spatial) not in (2, 3) or probabilities.shape != expected:
+        raise UserError(
+            f"probabilities of shape {probabilities.shape} do not fit: {len(names)} structures on an image of shape "
+            f"{tuple(spatial)} need {expected}"
+        )
