@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from samstudent.errors import UserError
 from samstudent.images import CaseImage, for_student
-from samstudent.student.grid import masks_to_student_grid, place, to_student_grid
+from samstudent.student.grid import Placement, masks_to_student_grid, place, resize, to_student_grid
 from samstudent.task import Task
 
 
@@ -32,7 +32,8 @@ from samstudent.task import Task
 class TrainingCase:
     """One case as the student sees it. Human labels: weights 1, nothing ignored.
 
-    A weight of 0 means that nothing is known of that structure in this case (see ``student.loss``).
+    A weight of 0 means that nothing is known of that structure in this case (see ``student.loss``). Where ``soft`` is
+    given, it is what is taught; ``masks`` then only say where the structures are.
     """
 
     id: str
@@ -41,6 +42,7 @@ class TrainingCase:
     ignore: NDArray[Any]  # bool (S, *grid)
     weights: NDArray[Any]  # float32 (S,)
     human: bool
+    soft: NDArray[Any] | None = None  # float16 (S, *grid) in [0, 1]
 
 
 def prepare_case(
@@ -52,8 +54,15 @@ def prepare_case(
     ignore: NDArray[Any] | None = None,
     weights: Sequence[float] | NDArray[Any] | None = None,
     human: bool = True,
+    soft: NDArray[Any] | None = None,
 ) -> TrainingCase:
-    """Bring one case to the student's grid; masks and ignore are bool (S, *spatial) on the image's canonical grid."""
+    """Bring one case to the student's grid.
+
+    Args:
+        masks, ignore: bool (S, *spatial) on the image's canonical grid.
+        soft: probabilities (S, *spatial) to teach instead of the masks. Where structures may not overlap and their sum
+            exceeds 1, they are scaled down to it.
+    """
     placement = place(image.grid.spatial_shape, image.grid.spacing, task)
     shown = to_student_grid(for_student(image, task.image), placement)
     if ignore is None or not ignore.any():
@@ -63,7 +72,23 @@ def prepare_case(
         ignored = masks_to_student_grid(ignore, placement, overlap=True)
     hard = masks_to_student_grid(masks, placement, task.overlap)
     given = np.ones(len(masks), dtype=np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
-    return TrainingCase(id, shown, hard, ignored, given, human)
+    taught = None if soft is None else _soft_to_student_grid(soft, placement, task.overlap)
+    return TrainingCase(id, shown, hard, ignored, given, human, taught)
+
+
+def without_label(id: str, image: CaseImage, task: Task) -> TrainingCase:
+    """A case of which nothing is known: every structure weighs 0."""
+    masks = np.zeros((len(task.names), *image.grid.spatial_shape), dtype=bool)
+    return prepare_case(id, image, masks, task, weights=np.zeros(len(masks)), human=False)
+
+
+def _soft_to_student_grid(soft: NDArray[Any], placement: Placement, overlap: bool) -> NDArray[Any]:
+    inner = np.clip(resize(soft, placement.inner), 0, 1)
+    if not overlap:
+        inner /= np.maximum(inner.sum(axis=0, keepdims=True), 1)
+    result = np.zeros((len(soft), *placement.outer), dtype=np.float16)
+    result[(slice(None), *placement.window)] = inner
+    return result
 
 
 class Draw(NamedTuple):
@@ -128,7 +153,8 @@ class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
         case = self.cases[draw.case]
         structures = len(case.masks)
         # Masks and ignore regions in one array: they go through the same geometry, interpolated once.
-        targets = np.concatenate([case.masks, case.ignore]).astype(np.float32)
+        taught = case.masks if case.soft is None else case.soft
+        targets = np.concatenate([taught, case.ignore]).astype(np.float32)
         item: dict[str, Any] = {"image": torch.from_numpy(case.image), "targets": torch.from_numpy(targets)}
         if len(case.image.shape) == 4:
             item["foreground"] = torch.from_numpy(case.masks.any(axis=0, keepdims=True).astype(np.float32))

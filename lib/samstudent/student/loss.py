@@ -9,6 +9,11 @@ A weight of 0 says that nothing is known of the structure in this case, because 
   "background or any unknown structure": their probabilities are summed. This is the marginal loss for partially
   labelled data (Shi et al., Medical Image Analysis 70, 2021, doi:10.1016/j.media.2021.101979). Pixels labelled as
   another structure still teach.
+
+Targets may be soft, i.e. probabilities. Cross entropy takes them as they are; where structures may not overlap,
+background has what they leave of 1. The Dice of probabilities is not largest at the target itself when that is soft, so
+the product in it is replaced by the smaller of both, which is the same for hard targets (the Dice semimetric loss of
+Wang et al., MICCAI 2023, arXiv:2303.16296).
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ class StudentLoss(nn.Module):
 
     Args of a call:
         logits: (B, S, *size) where structures may overlap, else (B, 1 + S, *size) with background first.
-        targets: ``masks`` and ``ignore`` 0/1 (B, S, *size), ``weights`` in [0, 1] (B, S).
+        targets: ``masks`` in [0, 1] and ``ignore`` 0/1 (B, S, *size), ``weights`` in [0, 1] (B, S).
     """
 
     def __init__(self, overlap: bool) -> None:
@@ -58,24 +63,24 @@ def _binary_entropy(
 def _marginal_entropy(
     logits: torch.Tensor, masks: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Weighted mean over pixels. A pixel weighs as its structure; background as the mean of the known structures."""
+    """Weighted mean over pixels. A structure's share of a pixel weighs as the structure; background as the mean of the
+    known structures."""
     log_p = logits.log_softmax(dim=1)
     known = (weights > 0).to(weights)
     # Background, and with it every unknown structure; the known ones are taken out of the sum.
     excluded = torch.cat([torch.zeros_like(known[:, :1]), known], dim=1) > 0
     background = log_p.masked_fill(excluded[:, :, None], -torch.inf).logsumexp(dim=1)
-    outside = 1 - masks.amax(dim=1)
-    entropy = -(log_p[:, 1:] * masks).sum(dim=1) - background * outside
     background_weight = weights.sum(dim=1) / known.sum(dim=1).clamp(min=1)
-    weight = (masks * weights[:, :, None]).sum(dim=1) + outside * background_weight[:, None]
-    weight = weight * pixels[:, 0]
-    return (entropy * weight).sum() / weight.sum().clamp(min=1e-6)
+    outside = (1 - masks.sum(dim=1)).clamp(min=0) * background_weight[:, None] * pixels[:, 0]
+    inside = masks * weights[:, :, None] * pixels
+    entropy = (log_p[:, 1:] * inside).sum() + (background * outside).sum()
+    return -entropy / (inside.sum() + outside.sum()).clamp(min=1e-6)
 
 
 def _dice(probabilities: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """1 - Dice over the batch, averaged over the structures that it shows; cross entropy alone teaches absence."""
     weight = weights[:, :, None] * valid
-    overlap = (weight * probabilities * masks).sum(dim=(0, 2))
+    overlap = (weight * torch.minimum(probabilities, masks)).sum(dim=(0, 2))
     total = (weight * (probabilities + masks)).sum(dim=(0, 2))
-    shown = ((weight * masks).sum(dim=(0, 2)) > 0).to(total)
+    shown = (weight * (masks >= 0.5)).amax(dim=(0, 2)).sign()
     return ((1 - 2 * overlap / total.clamp(min=1e-6)) * shown).sum() / shown.sum().clamp(min=1)
