@@ -25,6 +25,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "recipe.stages": task.Stage,
     "training": task.TrainingSection,
     "pseudo_labels": task.PseudoLabelSection,
+    "trust": task.TrustSection,
     "holdout": task.HoldOutSection,
     "active_learning": task.ActiveLearningSection,
     "schedule": task.ScheduleSection,

@@ -190,6 +190,23 @@ class PseudoLabelSection(_Section):
     weight_by_quality: bool = True
 
 
+class TrustSection(_Section):
+    """What a round learns from human labels before it makes pseudo labels (docs/explanation/trust.md)."""
+
+    #: From so many labelled cases that train on. Below, and where not ``enabled``, the task's recipe and the gate's
+    #: formula are used as they are.
+    min_labels: int = Field(default=3, ge=3)
+    enabled: bool = True
+    #: Parts of the cross-fitting: so many students are trained, each without one part of the labelled cases.
+    folds: int = Field(default=3, ge=2, le=10)
+    #: Steps of each of them. None: as many as ``training.steps``.
+    steps: int | None = Field(default=None, ge=1)
+    #: Train SAM's mask decoder on the labels; it is used where it beats the plain one on cases left out.
+    adapt: bool = True
+    #: Configurations that the search for each structure's recipe decodes; 0: no search, ``recipe`` for all.
+    trials: int = Field(default=9, ge=0)
+
+
 class HoldOutSection(_Section):
     #: Share of all cases that is kept to compare models and never trains.
     fraction: float = Field(default=0.2, ge=0, lt=1)
@@ -234,6 +251,7 @@ class Task(_Section):
     recipe: Recipe = Recipe()
     training: TrainingSection = TrainingSection()
     pseudo_labels: PseudoLabelSection = PseudoLabelSection()
+    trust: TrustSection = TrustSection()
     holdout: HoldOutSection = HoldOutSection()
     active_learning: ActiveLearningSection = ActiveLearningSection()
     schedule: ScheduleSection = ScheduleSection()

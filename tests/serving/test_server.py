@@ -277,6 +277,13 @@ def test_a_training_is_stopped(client: MONAILabelClient, server: RunningServer) 
     assert requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()["champion"] == "r0001"
 
 
+def test_which_sam_is_in_force_is_told(server: RunningServer) -> None:
+    told = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
+    assert (told["backend"], told["in_force"], told["adapted"]) == ("lite_medsam", None, [])
+    assert len(told["digest"]) == 64
+    assert post(server, "samstudent/sam/plain").json() == {"in_force": None}
+
+
 def test_the_schedule_is_told(server: RunningServer) -> None:
     status = requests.get(f"{server.url}/samstudent/schedule", timeout=30)
     assert status.ok

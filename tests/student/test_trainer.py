@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,9 +79,10 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     ledger, task = bench.study.ledger, bench.study.task
     record, scores, inputs = ledger.get("r0002"), ledger.kept("r0002", "scores"), ledger.kept("r0002", "inputs")
     assert sorted(scores["challenger"]) == sorted(scores["champion"]) == held and scores["structures"] == task.names
-    again = compare_fairly(scores["challenger"], scores["champion"], task.names, seed=record.seed)
+    folds = {"challenger_folds": scores["folds"], "champion_folds": ledger.kept("r0001", "scores")["folds"]}
+    again = compare_fairly(scores["challenger"], scores["champion"], task.names, seed=record.seed, **folds)
     assert json.loads(json.dumps(again.as_json())) == record.comparison
-    assert record.comparison["mean"]["cases"] == len(held)
+    assert record.comparison["held_out"] == len(held)
     assert decide(again, champion=True).why == record.decision
     # What it was made of.
     assert Task.model_validate(inputs["task"]) == task
@@ -91,6 +93,26 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     assert inputs["pseudo_labels_made_with"]["student"] == ledger.get("r0001").model_digest
     assert inputs["packages"]["torch"] == torch.__version__ and inputs["threads"] == torch.get_num_threads()
     assert ledger.kept("r0001", "inputs")["pseudo_labels_made_with"] is None
+
+
+def test_with_a_small_hold_out_cross_validation_takes_part(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    train(bench, pseudo_labels="off")
+    ledger = bench.study.ledger
+    first = ledger.kept("r0001", "scores")["folds"]
+    assert sorted(first) == free[:3] and np.mean(list(first.values())) > 0.2
+    bench.label(free[3])
+    train(bench, pseudo_labels="off", steps=1)
+    record, second = ledger.get("r0002"), ledger.kept("r0002", "scores")["folds"]
+    assert sorted(second) == free[:4] and np.mean(list(second.values())) < np.mean(list(first.values()))
+    # The hold-out, and the labels that both rounds had.
+    assert (record.comparison["held_out"], record.comparison["mean"]["cases"]) == (len(held), len(held) + 3)
+    assert "3 by cross-validation" in record.decision
+    # The same labels: the parts' students are there already.
+    times = {path: path.stat().st_mtime_ns for path in (bench.study.folder / "folds").glob("*.pt")}
+    train(bench, pseudo_labels="off", steps=1)
+    assert len(times) == 3 and {path: path.stat().st_mtime_ns for path in times} == times
 
 
 def test_promotion_can_be_declined(bench: Any) -> None:

@@ -12,6 +12,7 @@ from samstudent.errors import UserError
 from samstudent.evaluation.metrics import dice_per_structure
 from samstudent.pseudolabels.case import own_masks
 from samstudent.student.cases import CaseFiles, read_truth
+from samstudent.student.crossfit import CrossFit
 from samstudent.student.predict import Student
 from samstudent.task import Task
 
@@ -35,6 +36,15 @@ def compare(students: Sequence[Student], cases: Sequence[CaseFiles], task: Task)
             continue
         for student, found in zip(students, scores, strict=True):
             found[files.id] = without_nan(dice_per_structure(truth, own_masks(student.predict(image), task)))
+    return scores
+
+
+def out_of_fold(cross: CrossFit, cases: Sequence[CaseFiles], task: Task) -> CaseDice:
+    """Dice on the labelled cases that were cross-fitted, each of the student that did not train on it."""
+    scores: CaseDice = {}
+    for files in cases:
+        if files.id in cross.folds:
+            scores |= compare([cross.student_for(files.id)], [files], task)[0]
     return scores
 
 

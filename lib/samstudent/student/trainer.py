@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write
 from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, produce
 from samstudent.pseudolabels.provenance import provenance_of
-from samstudent.rounds.fair import compare_fairly, decide, table_of
+from samstudent.rounds.fair import MIN_HELD, compare_fairly, decide, table_of
 from samstudent.serving import children
 from samstudent.serving.study import Study
 from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases
-from samstudent.student.compare import CaseDice, compare
+from samstudent.student.compare import CaseDice, compare, out_of_fold
+from samstudent.student.crossfit import CrossFit, cross_fit
 from samstudent.student.data import make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.options import CHOICES, TrainOptions
@@ -96,7 +98,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         with self.ledger.run(options.reason, task_digest=digest, holdout_ids=held_ids, **fields) as round_id:
             _leave_room_for_the_server()
             frame = {"max_epochs": epochs, "epoch_steps": epoch_steps, "name": str(self.ledger.folder_of(round_id))}
-            frame |= {"round": round_id, "train_ids": train_ids, "options": options.model_dump()}
+            frame |= {"round": round_id, "train_ids": train_ids, "held_ids": held_ids}
+            frame |= {"options": options.model_dump()}
             host = {"device": request.get("device") or self._config["device"]}
             host |= {"multi_gpu": request.get("multi_gpu", True), "gpus": request.get("gpus", "all")}
             host |= {"train_batch_size": 1, "val_batch_size": 1, "pretrained": True}
@@ -128,15 +131,23 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         champion = self._champion(target)
         students = [challenger] if champion is None else [challenger, champion]
         scores: list[CaseDice] = [*compare(students, human_cases(datastore, held_ids), self.task), {}][:2]
+        folds = (self.ledger.kept(round_id, "scores") or {}).get("folds")
         comparison, debt = None, 0.0
         if champion is not None and (served := self.ledger.champion()) is not None:
-            comparison = compare_fairly(scores[0], scores[1], self.task.names, seed=options.seed)
+            comparison = compare_fairly(
+                scores[0],
+                scores[1],
+                self.task.names,
+                challenger_folds=folds,
+                champion_folds=(self.ledger.kept(served.id, "scores") or {}).get("folds"),
+                seed=options.seed,
+            )
             debt = served.debt
         decision = decide(comparison, champion=champion is not None, debt=debt)
         why = decision.why
         if decision.promote and not options.promote:
             why = f"not promoted, as asked for; else: {why}"
-        self.ledger.keep(round_id, "scores", {"structures": self.task.names} | dict(zip(WHO, scores, strict=True)))
+        self._keep_scores(round_id, **dict(zip(WHO, scores, strict=True)))
         tables = [table_of(found, self.task.names) if found else None for found in scores]
         self.ledger.update(
             round_id,
@@ -155,6 +166,11 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         self._write_stats(stats)
         return stats
 
+    def _keep_scores(self, round_id: str, **scores: CaseDice) -> None:
+        """Add to what is kept of a round: Dice of each case and structure, by whom."""
+        kept = self.ledger.kept(round_id, "scores") or {"structures": self.task.names}
+        self.ledger.keep(round_id, "scores", kept | scores)
+
     def _champion(self, device: str) -> Student | None:
         """The served student; None if there is none, or none that could predict for the task as it is now."""
         path = self.ledger.champion_path()
@@ -172,6 +188,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         """The cases of this round: human labels, and the pseudo labels that were asked for and are up to date."""
         options = TrainOptions.model_validate(request["options"])
         cases = human_cases(datastore, request["train_ids"])
+        self._cross_fit(request, options, cases)
         pseudo: list[CaseFiles] = []
         student = self._champion(str(request["device"])) if options.pseudo_labels != "off" else None
         if student is not None:
@@ -183,6 +200,30 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         self._keep_inputs(request, options, cases + pseudo, student)
         logger.info("round %s: %d human labels, %d pseudo labels", request["round"], len(cases), len(pseudo))
         return cases + pseudo
+
+    def _cross_fit(self, request: dict[str, Any], options: TrainOptions, files: list[CaseFiles]) -> CrossFit | None:
+        """Students on folds of the labelled cases, where they are of use: to learn how far to trust pseudo labels, or
+        to compare where the hold-out is too small. Their scores are kept with the round."""
+        trust = self.task.trust
+        small = len(request["held_ids"]) < MIN_HELD
+        if not trust.enabled or (options.pseudo_labels != "renew" and not small):
+            return None
+        cases, _ = load_cases(files, self.task)
+        if len(cases) < trust.min_labels:
+            return None
+        logger.info("round %s: training %d students on parts of %d labels", request["round"], trust.folds, len(cases))
+        cross = cross_fit(
+            cases,
+            self.task,
+            self.study.folder / "folds",
+            k=trust.folds,
+            steps=trust.steps or request["max_epochs"] * request["epoch_steps"],
+            seed=options.seed,
+            device=str(name_to_device(request["device"])),
+            on_step=_Report("students on parts: "),
+        )
+        self._keep_scores(request["round"], folds=out_of_fold(cross, files, self.task))
+        return cross
 
     def _pseudo(self, options: TrainOptions, student: Student, datastore: Any) -> list[CaseFiles]:
         holdout, raw = self.study.holdout, options.pseudo_labels == "raw"
@@ -269,7 +310,11 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
 
     def _create_trainer(self, context: Context) -> SupervisedTrainer:
         """MONAI's trainer without the host's handlers, which keep the best on the training set."""
-        report = _Report(self.ledger, context.request["round"]) if context.local_rank == 0 else None
+
+        def record(step: int) -> None:
+            self.ledger.update(context.request["round"], step=step)
+
+        report = _Report(record=record) if context.local_rank == 0 else None
         return make_trainer(
             context.network,
             context.optimizer,
@@ -314,10 +359,10 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
 
 
 class _Report:
-    """Progress for those who wait: a line in the log, which clients see the last 20 of, and the step in the record."""
+    """Progress for those who wait: a line in the log, of which clients see the last 20, and the step in the record."""
 
-    def __init__(self, ledger: Any, round_id: str) -> None:
-        self.ledger, self.round_id = ledger, round_id
+    def __init__(self, what: str = "", record: Callable[[int], object] | None = None) -> None:
+        self.what, self.record = what, record
         self.started = self.last = time.monotonic()
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
@@ -326,8 +371,9 @@ class _Report:
             return
         self.last = now
         left = (now - self.started) / step * (steps - step)
-        logger.info("step %d of %d, loss %.4f, %.0f s left", step, steps, loss, left)
-        self.ledger.update(self.round_id, step=step)
+        logger.info("%sstep %d of %d, loss %.4f, %.0f s left", self.what, step, steps, loss, left)
+        if self.record is not None:
+            self.record(step)
 
 
 def _log_case(number: int, total: int, case_id: str) -> None:
