@@ -1,12 +1,15 @@
 """Which recipe each structure takes, from Dice on honest predictions of few cases: in doubt the simpler one.
 
-The evidence is one number per case, structure and recipe; recipes come sorted, the simplest first. Three guards keep
-thirty structures times ten cases from picking lucky ones among hundreds of recipes:
+The evidence is one number per case, structure and recipe; recipes come sorted, the simplest first. What keeps thirty
+structures times ten cases from picking lucky ones among hundreds of recipes:
 
 - a structure's own gain is drawn towards the gain over all structures, the more, the less its cases tell (random
   effects, DerSimonian and Laird 1986; variances are drawn to the common one too, as in limma, Smyth 2004);
-- what the best of many wins by luck alone is measured by choosing again on resampled cases, and taken off (Efron 1983);
-- the simplest recipe within one standard error of the best, by paired differences, is taken (Breiman et al. 1984).
+- the simplest recipe within one standard error of the best, by paired differences, is taken (Breiman et al. 1984);
+- from the best's lead comes off what the best of so many wins by luck, found by resampling the cases. Over another of
+  SAM's recipes that is by how much choosing again on resampled cases flatters (Efron 1983). Over the student's own mask
+  it is more: what the luckiest would show if no recipe differed from the student;
+- a SAM that alone is far below the student has no vote where the two are fused.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ MIN_CASES = 3
 #: The common variance counts as much as this many cases of a structure's own.
 _PRIOR_CASES = 4
 _RESAMPLES = 200
+#: SAM's masks need this share of the student's Dice to be fused with it: what does not know the structure at all only
+#: shifts the student's threshold, or adds noise.
+_VOTE = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,7 @@ class Verdict:
         gain: shrunken mean difference of ``recipe`` to the simplest recipe, in Dice.
         standard_error: of ``gain``.
         margin: shrunken mean difference of ``best`` to the simplest recipe.
-        luck: what the best of so many recipes wins by luck.
-        own: share of the structure's own mean in its estimate; the rest is the mean over all structures.
+        luck: what the best of so many recipes would lead the simplest by if none were better.
     """
 
     recipe: int
@@ -85,27 +90,35 @@ class Verdict:
     standard_error: float
     margin: float
     luck: float
-    own: float
 
 
-def decide(evidence: Evidence, seed: int) -> list[Verdict]:
+def decide(evidence: Evidence, seed: int, sam: Sequence[int | None] | None = None) -> list[Verdict]:
     """Choose a recipe for each structure.
 
     Args:
         evidence: recipes sorted, the simplest first.
         seed: of the resampling.
+        sam: for each recipe None where it asks SAM nothing (those come first), else the index of the recipe that takes
+            SAM's own mask of the same decoding. None: all but the first are SAM's own masks.
     """
+    recipes = evidence.dice.shape[2]
+    sam = [None, *range(1, recipes)] if sam is None else sam
+    free = sum(index is None for index in sam)
     gains = evidence.dice - evidence.dice[..., :1]
     shrunk = _shrink(gains, evidence)
-    luck = _luck(gains, evidence, shrunk, np.random.default_rng(seed))
-    best = shrunk.mean.argmax(axis=1)
+    student = evidence.means()[:, :1]
+    student = np.where(np.isnan(student), np.nanmean(student) if evidence.valid.any() else 0.0, student)
+    worth = student + shrunk.mean[:, [0 if index is None else index for index in sam]]
+    allowed = worth >= _VOTE * student
+    flattery, luck = _luck(gains, evidence, shrunk, allowed, np.random.default_rng(seed))
+    best = np.where(allowed, shrunk.mean, -np.inf).argmax(axis=1)
     chosen = best.copy()
     for index in np.unique(best):
         lead = _shrink(gains[..., index, None] - gains[..., : index + 1], evidence)
-        noise = lead.mean <= lead.error + luck[:, None]
-        noise[:, index] = True
-        simplest = noise.argmax(axis=1)
-        chosen[best == index] = simplest[best == index]
+        due = np.where(np.arange(index + 1) < min(free, index), luck[:, None], flattery[:, None])
+        near = (lead.mean <= lead.error + due) & allowed[:, : index + 1]
+        near[:, index] = True
+        chosen[best == index] = near.argmax(axis=1)[best == index]
     return [
         Verdict(
             recipe=int(c),
@@ -114,7 +127,6 @@ def decide(evidence: Evidence, seed: int) -> list[Verdict]:
             standard_error=float(shrunk.error[s, c]),
             margin=float(shrunk.mean[s, b]),
             luck=float(luck[s]),
-            own=float(shrunk.own[s, b]),
         )
         for s, (c, b) in enumerate(zip(chosen, best, strict=True))
     ]
@@ -135,13 +147,15 @@ class HonestGain:
     structures: list[float]
 
 
-def honest_gain(evidence: Evidence, folds: Sequence[int], seed: int) -> HonestGain:
+def honest_gain(
+    evidence: Evidence, folds: Sequence[int], seed: int, sam: Sequence[int | None] | None = None
+) -> HonestGain:
     """Leave out one fold after the other, decide on the rest, and score the choice on what was left out.
 
     Args:
         evidence: as for ``decide``.
         folds: of the n cases. All the same: each case is a fold.
-        seed: as for ``decide``.
+        seed, sam: as for ``decide``.
     """
     groups = np.asarray(folds)
     if len(np.unique(groups)) < 2:
@@ -151,7 +165,7 @@ def honest_gain(evidence: Evidence, folds: Sequence[int], seed: int) -> HonestGa
         held = groups == group
         if not evidence.valid[~held].any():
             continue  # Nothing to choose by: the simplest stays.
-        for s, verdict in enumerate(decide(evidence.rows(~held), seed)):
+        for s, verdict in enumerate(decide(evidence.rows(~held), seed, sam)):
             gains[held, s] = evidence.dice[held, s, verdict.recipe] - evidence.dice[held, s, 0]
     gains *= evidence.valid
     counts = evidence.valid.sum(axis=0)
@@ -215,14 +229,23 @@ def _means(values: Array, weights: Array, otherwise: Array) -> Array:
     return np.where(count > 0, np.einsum("ns,nsc->sc", weights, values) / np.maximum(count, 1), otherwise)
 
 
-def _luck(gains: Array, evidence: Evidence, shrunk: _Shrunk, rng: np.random.Generator) -> Array:
-    """By how much the best recipe of resampled cases looks better there than on all cases, mean (S,)."""
+def _luck(
+    gains: Array, evidence: Evidence, shrunk: _Shrunk, allowed: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """How far luck takes the best of the ``allowed`` recipes (S, C), over resampled cases.
+
+    Returns:
+        float (S,) each: by how much the one chosen on resampled cases looks better there than on all cases; and what
+        the best would gain if every recipe's true gain were 0.
+    """
     cases = len(gains)
-    excess = np.zeros(gains.shape[1])
+    flattery, luck = np.zeros((2, gains.shape[1]))
     for draw in rng.multinomial(cases, np.full(cases, 1 / cases), size=_RESAMPLES):
         weights = evidence.valid * draw[:, None]
         pooled = np.einsum("ns,nsc->c", weights, gains) / max(weights.sum(), 1)
         estimate = shrunk.own * _means(gains, weights, pooled) + (1 - shrunk.own) * pooled
-        best = estimate.argmax(axis=1)[:, None]
-        excess += (np.take_along_axis(estimate, best, 1) - np.take_along_axis(shrunk.mean, best, 1))[:, 0]
-    return np.asarray(np.maximum(excess / _RESAMPLES, 0))
+        off = np.where(allowed, estimate - shrunk.mean, 0)
+        best = np.where(allowed, estimate, -np.inf).argmax(axis=1)[:, None]
+        flattery += np.take_along_axis(off, best, 1)[:, 0]
+        luck += off.max(axis=1)
+    return np.maximum(flattery / _RESAMPLES, 0), luck / _RESAMPLES

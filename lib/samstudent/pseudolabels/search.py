@@ -40,8 +40,7 @@ class StructureChoice:
         gain: estimated difference of the chosen to the student, in Dice, drawn towards that of all structures.
         standard_error: of ``gain``.
         margin: the same difference of the best recipe, which stands above ``gain`` where a simpler one was near enough.
-        luck: what the best of so many wins by luck.
-        own: the structure's own share in its estimate beyond its part in the common one, 0 to 1.
+        luck: what the best of so many would gain if none were better than the student.
         honest_gain: mean gain on folds left out of choosing; the noisiest of these numbers, and the only unbiased.
         cases: whose truth shows it.
         tried: recipes compared.
@@ -56,7 +55,6 @@ class StructureChoice:
     standard_error: float | None = None
     margin: float = 0.0
     luck: float = 0.0
-    own: float = 0.0
     honest_gain: float | None = None
     cases: int = 0
     tried: int = 0
@@ -156,8 +154,10 @@ def search(
     tried.sort(key=lambda item: space.complexity(item[0]))
     recipes = [recipe for recipe, _ in tried]
     evidence = Evidence.of(np.stack([dice for _, dice in tried], axis=-1), bench.shown)
-    verdicts = decide(evidence, seed)
-    honest = honest_gain(evidence, bench.folds, seed)
+    position = {recipe: index for index, recipe in enumerate(recipes)}
+    sam = [None if recipe.source == "student" else position[space.sam_alone(recipe)] for recipe in recipes]
+    verdicts = decide(evidence, seed, sam)
+    honest = honest_gain(evidence, bench.folds, seed, sam)
     chosen = [recipes[verdict.recipe] for verdict in verdicts]
     fallback, resolved = None, {}
     if honest.gain < 0:
@@ -167,8 +167,8 @@ def search(
         if resolved["chosen"] < resolved["student"]:
             fallback = "where overlap is forbidden, the chosen recipes together are worse than the student"
     if fallback:
-        verdicts = [Verdict(0, v.best, 0.0, 0.0, v.margin, v.luck, v.own) for v in verdicts]
-    plain = recipes.index(space.recipe({axis: labels[0] for axis, labels in space.labels().items()}))
+        verdicts = [Verdict(0, v.best, 0.0, 0.0, v.margin, v.luck) for v in verdicts]
+    plain = position[space.recipe(space.first_cells()[0])]
     return Choice(
         _structures(names, recipes, evidence, verdicts, honest, plain),
         len(bench.folds),
@@ -262,7 +262,6 @@ def _structures(
             standard_error=_number(verdict.standard_error),
             margin=round(verdict.margin, 6),
             luck=round(verdict.luck, 6),
-            own=round(verdict.own, 6),
             honest_gain=_number(honest.structures[s]),
             cases=int(shown[s]),
             tried=len(recipes),

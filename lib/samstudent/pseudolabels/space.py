@@ -95,10 +95,14 @@ class Space:
         """What may be made of one decoding at no cost: SAM's mask, or its logits and the student's together."""
         weights = sorted({*_WEIGHTS, self.base.fusion_weight})
         return [
-            recipe.model_copy(update={"source": "sam"}),
+            self.sam_alone(recipe),
             *(recipe.model_copy(update={"source": "fused", "fusion_weight": w}) for w in weights),
             recipe.model_copy(update={"source": "border", "fusion_weight": 0.5}),
         ]
+
+    def sam_alone(self, recipe: Recipe) -> Recipe:
+        """The same decoding with SAM's own mask as the result."""
+        return recipe.model_copy(update={"source": "sam", "fusion_weight": self.base.fusion_weight})
 
     def students(self) -> list[Recipe]:
         """The student's own masks, as they are and with each rule of components."""
