@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit, logit
@@ -46,32 +47,86 @@ def student_logits(probability: NDArray[np.floating[Any]], coarse: Mask, recipe:
 def combine(
     probability: NDArray[np.floating[Any]], sam_logits: NDArray[np.float32] | None, coarse: Mask, recipe: Recipe
 ) -> Float:
-    """The soft mask of one present structure, as ``recipe.source`` says.
+    """The soft mask of one present structure, as ``recipe.source`` says: the sigmoid of
 
-    - ``sam``: the sigmoid of SAM's logits.
-    - ``student``: the student's probability (as ``student_logits``), at least 0.5 just where the coarse mask is.
-    - ``fused``: the sigmoid of ``fusion_weight`` x SAM's + (1 - ``fusion_weight``) x the student's logits.
-    - ``border``: ``fused`` up to ``border_width`` pixels on both sides of the coarse mask's border, else ``student``.
+    - ``sam``: SAM's logits;
+    - ``student``, and wherever SAM drew nothing: ``student_logits``;
+    - ``fused``: ``fusion_weight`` x SAM's + (1 - ``fusion_weight``) x the student's logits;
+    - ``border``: these up to ``border_width`` pixels on both sides of the coarse mask's border, else the student's.
 
     Args:
         probability: the student's (y, x), 0 to 1.
-        sam_logits: (y, x); None only for source ``student``.
+        sam_logits: (y, x); None: SAM was not asked, which only source ``student`` allows.
         coarse: bool (y, x), not empty.
         recipe: ``source``, ``fusion_weight``, ``border_width`` and ``threshold`` are used.
     """
-    if recipe.source == "sam":
-        assert sam_logits is not None
-        return sigmoid(sam_logits)
+    return sigmoid(_combined(probability, sam_logits, coarse, recipe))
+
+
+def fuse(
+    probabilities: NDArray[np.floating[Any]],
+    sam_logits: Sequence[NDArray[np.float32] | None],
+    coarse: Mask,
+    recipes: Sequence[Recipe],
+    overlap: bool,
+) -> tuple[Float, Mask, list[bool]]:
+    """``combine`` all structures of one image and give each pixel to one of them, unless they may overlap.
+
+    A structure of which SAM draws nothing, or that loses all its pixels to others, shows its coarse mask; where overlap
+    is forbidden, less the pixels that others have.
+
+    Args:
+        probabilities: the student's (S, y, x), 0 to 1.
+        sam_logits: S arrays (y, x); None where SAM was not asked.
+        coarse: bool (S, y, x).
+        recipes: one per structure.
+        overlap: whether structures may share pixels.
+
+    Returns:
+        Soft masks float32 (S, y, x), 0 where absent, of which at most one claims a pixel unless ``overlap``; masks bool
+        (S, y, x), where they are at least 0.5; and for each structure whether SAM had a part in its mask.
+    """
+    present = [int(i) for i in np.flatnonzero(coarse.any(axis=(1, 2)))]
+    logits = np.full(coarse.shape, -np.inf, dtype=np.float32)
+    for i in present:
+        if recipes[i].source == "student" or _drew(sam_logits[i]):
+            logits[i] = _combined(probabilities[i], sam_logits[i], coarse[i], recipes[i])
+    masks = logits >= 0
+    if not overlap:
+        # By logits: LiteMedSAM's go beyond 17, where the sigmoid is 1 in float32.
+        resolve_overlap(masks, list(logits))
+    refined = [recipe.source != "student" and bool(mask.any()) for recipe, mask in zip(recipes, masks, strict=True)]
+    for i in present:
+        if not masks[i].any():
+            logits[i] = student_logits(probabilities[i], coarse[i], recipes[i])
+            if not overlap:
+                logits[i][masks.any(axis=0)] = -np.inf
+            masks[i] = logits[i] >= 0
+    soft = sigmoid(logits)
+    return soft if overlap else _exclusive(soft, masks), masks, refined
+
+
+def _combined(
+    probability: NDArray[np.floating[Any]], sam_logits: NDArray[np.float32] | None, coarse: Mask, recipe: Recipe
+) -> Float:
+    """The logits of ``combine``."""
+    if sam_logits is not None and recipe.source == "sam" and _drew(sam_logits):
+        return sam_logits
     own = student_logits(probability, coarse, recipe)
-    if recipe.source != "student":
-        assert sam_logits is not None
-        fused = recipe.fusion_weight * sam_logits + (1 - recipe.fusion_weight) * own
-        own = fused if recipe.source == "fused" else np.where(near_border(coarse, recipe.border_width), fused, own)
-    return sigmoid(own)
+    if sam_logits is None or recipe.source == "student" or not _drew(sam_logits):
+        assert sam_logits is not None or recipe.source == "student"
+        return own
+    fused = np.asarray(recipe.fusion_weight * sam_logits + (1 - recipe.fusion_weight) * own, dtype=np.float32)
+    return fused if recipe.source == "fused" else np.where(near_border(coarse, recipe.border_width), fused, own)
+
+
+def _drew(sam_logits: NDArray[np.float32] | None) -> bool:
+    """Whether SAM was asked and its mask is not empty."""
+    return sam_logits is not None and bool((sam_logits > 0).any())
 
 
 def student_soft(probability: NDArray[np.floating[Any]], coarse: Mask, recipe: Recipe) -> Float:
-    """The soft mask of source ``student``, whatever the recipe's is."""
+    """The soft mask of source ``student``, whatever the recipe's is: at least 0.5 just where the coarse mask is."""
     return sigmoid(student_logits(probability, coarse, recipe))
 
 
@@ -126,23 +181,20 @@ def resolve_overlap(masks: Mask, scores: Sequence[NDArray[Any]]) -> None:
         mask &= owner == index
 
 
-def exclusive(soft: NDArray[np.floating[Any]]) -> Float:
-    """Soft masks (S, y, x) of which at most one claims a pixel: the highest keeps its value, the others share at most
-    what it leaves to 1. The order of the values stays, so ``resolve`` of the result is that of the argument."""
-    if len(soft) < 2:
-        return np.asarray(soft, dtype=np.float32)
-    first = soft.argmax(axis=0)[None]
+def as_half(soft: NDArray[np.floating[Any]], masks: Mask) -> NDArray[np.float16]:
+    """Soft masks in half the memory, at least 0.5 just where ``masks`` are: rounding must not move a border."""
+    below = np.float32(np.nextafter(np.float16(0.5), np.float16(0)))
+    clipped = np.where(masks, np.maximum(soft, np.float32(0.5)), np.minimum(soft, below))
+    # numpy converts to float16 ten times slower.
+    return np.asarray(torch.from_numpy(np.asarray(clipped, dtype=np.float32)).half().numpy())
+
+
+def _exclusive(soft: Float, masks: Mask) -> Float:
+    """Soft masks (S, y, x) of which at most one claims a pixel: the owner in ``masks``, else the highest, keeps its
+    value, the others share at most what it leaves to 1."""
+    first = np.where(masks.any(axis=0), masks.argmax(axis=0), soft.argmax(axis=0))[None]
     top = np.take_along_axis(soft, first, axis=0)
     rest = soft.sum(axis=0, keepdims=True) - top
-    scale = np.minimum(1, (1 - top) / np.maximum(rest, 1e-12))
-    result = np.asarray(soft * scale, dtype=np.float32)
-    np.put_along_axis(result, first, top.astype(np.float32), axis=0)
-    return result
-
-
-def as_half(soft: NDArray[np.floating[Any]], masks: Mask) -> NDArray[np.float16]:
-    """Soft masks in half the memory, which rounding takes to neither side of 0.5 that ``masks`` does not say."""
-    half = soft.astype(np.float16)
-    half[~masks & (half >= 0.5)] = np.nextafter(np.float16(0.5), np.float16(0))
-    half[masks & (half < 0.5)] = 0.5
-    return half
+    result = soft * np.minimum(1, (1 - top) / np.maximum(rest, np.float32(1e-12)))
+    np.put_along_axis(result, first, top, axis=0)
+    return np.asarray(result)

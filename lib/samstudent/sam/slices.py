@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.decode import decode_structures, stability
-from samstudent.sam.fusion import as_half, combine, exclusive, resolve, resolve_overlap, student_soft
+from samstudent.sam.fusion import as_half, fuse, student_soft
 from samstudent.sam.prompts import Mask, coarse_masks
 from samstudent.sam.results import Refinement, StructureResult, Tally
 from samstudent.sam.working import enlarged, image_prompts, reduced, working_size
@@ -71,7 +71,7 @@ def refine_slice(
         coarse, embedding, backend, recipes, adapted=adapted, wanted=wanted, jitters=jitters, seed=seed
     )
     logits = [None if work is None else work.logits for work in drawn]
-    soft, masks, refined = _fuse(probabilities, coarse, logits, recipes, overlap)
+    soft, masks, refined = fuse(probabilities, logits, coarse, recipes, overlap)
     owners = masks.sum(axis=0)
     tallies: list[Tally | None] = []
     results = []
@@ -122,15 +122,17 @@ def refine_image(
     work = refine_slice(less, embedding, backend, recipe, names, overlap, coarse=given, **options)
     masks, soft = np.zeros(probabilities.shape, np.bool_), np.zeros(probabilities.shape, np.float16)
     own = np.zeros(probabilities.shape, np.bool_)
+    taken = np.zeros(size, np.bool_)
     for i, r in enumerate(recipes_of(names, recipe)):
         if work.structures[i].present:
             plane, masks[i] = enlarged(work.soft[i], size)
+            if not overlap:
+                # On the working grid soft masks add up to 1 at most: only two of exactly 0.5 can meet.
+                masks[i] &= ~taken
+                taken |= masks[i]
             soft[i] = as_half(plane, masks[i])
             if coarse is None:
                 own[i] = enlarged(student_soft(less[i], work.coarse[i], r), size)[1]
-    if not overlap:
-        resolve_overlap(masks, list(soft))
-        soft = as_half(soft, masks)
     structures = [replace(s, prompts=image_prompts(s.prompts, small, size)) for s in work.structures]
     return Refinement(masks, own if coarse is None else coarse, structures, soft, work.drawn, work.tallies)
 
@@ -146,33 +148,6 @@ def recipes_of(names: Sequence[str], recipe: Recipe | Mapping[str, Recipe]) -> l
     if missing := [name for name in names if name not in recipe]:
         raise UserError(f"no recipe for structures {missing}")
     return [recipe[name] for name in names]
-
-
-def _fuse(
-    probabilities: Probabilities,
-    coarse: Mask,
-    logits: Sequence[NDArray[np.float32] | None],
-    recipes: Sequence[Recipe],
-    overlap: bool,
-) -> tuple[NDArray[np.float32], Mask, list[bool]]:
-    """Soft masks float32 (S, y, x), masks bool (S, y, x), and which structures SAM had a part in."""
-    soft = np.zeros(coarse.shape, dtype=np.float32)
-    fallback = []
-    present = [int(i) for i in np.flatnonzero(coarse.any(axis=(1, 2)))]
-    for i in present:
-        values = logits[i]
-        if recipes[i].source == "student" or (values is not None and (values > 0).any()):
-            soft[i] = combine(probabilities[i], values, coarse[i], recipes[i])
-    masks = resolve(soft, overlap)
-    for i in present:
-        if not masks[i].any():
-            fallback.append(i)
-            soft[i] = student_soft(probabilities[i], coarse[i], recipes[i])
-            if not overlap:
-                soft[i][masks.any(axis=0)] = 0
-            masks[i] = soft[i] >= 0.5
-    refined = [i in present and i not in fallback and r.source != "student" for i, r in enumerate(recipes)]
-    return soft if overlap else exclusive(soft), masks, refined
 
 
 def check_shapes(probabilities: Probabilities, names: Sequence[str], spatial: Sequence[int]) -> None:
