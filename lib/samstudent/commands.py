@@ -46,7 +46,9 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
     for case, (image_path, mask_path) in track(pairs.items(), description="refining", console=console):
         image = read_image(image_path, task.dimension)
         coarse = read_masks(mask_path, task, image.grid)
-        result = refine(coarse.astype(np.float32), for_sam(image, task.image), backend, task, cache)
+        result = refine(
+            coarse.astype(np.float32), for_sam(image, task.image), backend, task, cache, spacing=image.grid.spacing
+        )
         path = output / f"{case}{extension}"
         write_masks(path, result.masks, task, image.grid)
         written.append(path)

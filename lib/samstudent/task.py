@@ -65,6 +65,23 @@ class StudentSection(_Section):
         return value
 
 
+class AdaptSection(_Section):
+    """How SAM learns from human labels (docs/explanation/adapted-sam.md)."""
+
+    #: What is trained. ``decoder+lora``: the mask decoder and low-rank changes of the image encoder's attention; for GPUs,
+    #: because every image then passes the encoder at every step.
+    parts: Literal["decoder", "decoder+prompt_encoder", "decoder+lora"] = "decoder"
+    #: Most steps of each run; the labelled cases left out decide how many are taken.
+    steps: int = Field(default=100, ge=1)
+    #: Prompts in each step.
+    batch_size: int = Field(default=6, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    #: Standard deviation of the shift of each side of a box, as a share of the box's width or height.
+    jitter: float = Field(default=0.1, ge=0, le=0.5)
+    #: Rank of the low-rank changes.
+    lora_rank: int = Field(default=4, ge=1, le=64)
+
+
 class SamSection(_Section):
     """Which Segment Anything Model redraws the structures."""
 
@@ -76,6 +93,7 @@ class SamSection(_Section):
     config: str | None = None
     #: Expected SHA-256 of the checkpoint; refused when it differs. None: not checked.
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    adapt: AdaptSection = AdaptSection()
 
     @model_validator(mode="after")
     def _has_weights(self) -> SamSection:
@@ -139,6 +157,8 @@ class Recipe(_Section):
     axis: Literal["auto", "z", "y", "x"] = "auto"
     #: Volumes: SAM is asked about every n-th slice of a structure, and its logits are interpolated in between.
     slice_step: int = Field(default=1, ge=1, le=20)
+    #: Volumes: SAM's answers are compared with those on neighbouring slices and smoothed across them.
+    neighbours: bool = True
 
     @field_validator("stages")
     @classmethod
@@ -188,6 +208,10 @@ class PseudoLabelSection(_Section):
     threshold: Share | dict[str, Share] = 0.6
     #: True: pseudo labels weigh as much as their quality says; False: as much as a human's.
     weight_by_quality: bool = True
+    #: Train on the probabilities that refinement leaves, not on masks.
+    soft: bool = False
+    #: Where refined and coarse mask differ, nothing is taught.
+    ignore_disputed: bool = False
 
 
 class TrustSection(_Section):
@@ -205,6 +229,12 @@ class TrustSection(_Section):
     adapt: bool = True
     #: Configurations that the search for each structure's recipe decodes; 0: no search, ``recipe`` for all.
     trials: int = Field(default=9, ge=0)
+    #: Also teach a few convolutions on SAM's embeddings where the structures lie (``student.reader``).
+    readers: bool = True
+    #: Whether the search may fuse SAM's answer with the student's.
+    fusion: bool = True
+    #: Estimate each pseudo label's Dice from the labelled cases; else the gate's formula is used.
+    calibrate: bool = True
 
 
 class HoldOutSection(_Section):

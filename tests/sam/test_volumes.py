@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from samstudent.sam.prompts import box_of
 from samstudent.sam.volumes import (
-    carried_boxes,
     coarse_volume,
     interpolated,
     neighbour_weight,
@@ -53,34 +53,31 @@ def test_z_stays_in_a_near_tie() -> None:
 
 def test_an_overlooked_slice_does_not_halve_a_structure() -> None:
     p = np.where(block((20, 20, 20), (4, 16), (5, 12), (5, 12)), 0.9, 0.1).astype(np.float32)
+    whole = p >= 0.5
     p[9:11] = 0.1
-    coarse = coarse_volume(p, Recipe(component="largest"))
-    assert coarse[4:9].any() and coarse[11:16].any() and not coarse[9:11].any()
+    for component in ("largest", "probable", "all"):
+        np.testing.assert_array_equal(coarse_volume(p, Recipe(component=component)), whole)
     p[11] = 0.1
-    assert not coarse_volume(p, Recipe(component="largest"))[11:].any()  # too far: two things
-    everything = coarse_volume(p, Recipe(component="all"))
-    np.testing.assert_array_equal(everything, p >= 0.5)
+    assert not coarse_volume(p, Recipe(component="largest"))[9:12].any()  # too far: two things
 
 
-def test_bridges_do_not_join_things_side_by_side() -> None:
+def test_a_gap_is_filled_halfway_between_its_sides() -> None:
+    p = np.zeros((5, 40, 40), np.float32)
+    p[1, 10:21, 10:21] = 0.9
+    p[3, 12:25, 10:23] = 0.8
+    coarse = coarse_volume(p, Recipe())
+    assert box_of(coarse[2]) == pytest.approx((10, 11, 21, 22), abs=1)
+    np.testing.assert_array_equal(coarse[[0, 1, 3, 4]], (p >= 0.5)[[0, 1, 3, 4]])
+
+
+def test_what_does_not_look_alike_is_not_joined() -> None:
     left, right = block((12, 20, 30), (2, 6), (5, 12), (2, 8)), block((12, 20, 30), (7, 11), (5, 12), (18, 28))
     coarse = coarse_volume((left | right).astype(np.float32), Recipe(component="largest"))
     np.testing.assert_array_equal(coarse, right)
-
-
-def test_boxes_are_carried_across_short_gaps_only() -> None:
-    mask = np.zeros((12, 40, 40), bool)
-    mask[2, 10:21, 10:21] = True
-    mask[4, 14:31, 10:25] = True
-    mask[9, 10:20, 10:20] = True
-    assert carried_boxes(mask) == {3: (10, 12, 22, 25)}
-    mask[5:9] = mask[9]
-    mask[7:9] = False
-    assert sorted(carried_boxes(mask)) == [3, 7, 8]
-    mask[9] = False
-    mask[9, 30:35, 30:35] = True  # elsewhere: another thing
-    assert sorted(carried_boxes(mask)) == [3]
-    assert carried_boxes(np.zeros((3, 4, 4), bool)) == {}
+    larger = block((12, 20, 30), (7, 11), (2, 18), (1, 25))
+    coarse = coarse_volume((left | larger).astype(np.float32), Recipe(component="largest"))
+    np.testing.assert_array_equal(coarse, larger)
+    assert not coarse_volume(np.zeros((3, 4, 4), np.float32), Recipe()).any()
 
 
 def test_parts_the_largest_first_without_crumbs() -> None:
@@ -112,13 +109,21 @@ def test_what_changes_fast_is_no_outlier() -> None:
     assert outliers(drawn, coarse) == set()
 
 
-def test_a_carried_slice_must_look_like_its_neighbours() -> None:
+def test_a_slice_that_only_sam_sees_must_look_like_its_neighbours() -> None:
     coarse = block((5, 30, 30), (0, 5), (10, 20), (10, 20))
     drawn = {z: coarse[z].copy() for z in range(5)}
     coarse[2] = False
     assert outliers(drawn, coarse) == set()
     drawn[2] = np.ones((30, 30), bool)
     assert outliers(drawn, coarse) == {2}
+
+
+def test_with_steps_the_nearest_answers_are_the_neighbours() -> None:
+    coarse = block((13, 30, 30), (0, 13), (10, 20), (10, 20))
+    drawn = {z: coarse[z].copy() for z in (0, 4, 8, 12)}
+    drawn[4] = np.ones((30, 30), bool)
+    assert outliers(drawn, coarse, step=4) == {4}
+    assert outliers(drawn, coarse, step=3) == set()  # too far to tell
 
 
 def test_smoothing_weighs_the_slices_that_are_there() -> None:

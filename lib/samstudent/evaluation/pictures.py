@@ -143,14 +143,14 @@ def draw_outlines(axes: Axes, masks: NDArray[Any], palette: Mapping[str, Colour]
 def draw_prompts(axes: Axes, prompts: Prompts, palette: Mapping[str, Colour], z: int | None = None) -> set[str]:
     """Draw boxes, positive points (filled) and negative points (crosses); the names of the structures that have any.
 
-    Of prompts with a ``slice`` only those of slice ``z`` are drawn.
+    Of prompts with a ``slice`` only those of slice ``z`` are drawn; none that were given along another ``axis``.
     """
     drawn = set()
     for name, stages in prompts.items():
         if name not in palette:
             raise UserError(f"prompts for {name!r}, which is none of the structures {list(palette)}")
         for prompt in stages:
-            if z is None or prompt.get("slice", z) == z:
+            if z is None or (prompt.get("slice", z) == z and prompt.get("axis", "z") == "z"):
                 _draw_prompt(axes, prompt, palette[name])
                 drawn.add(name)
     return drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.prompts import coarse_masks
-from samstudent.sam.results import Refinement, StructureResult, merge_slices
-from samstudent.sam.slices import Probabilities, check_shapes, recipes_of, refine_image, refine_slice
+from samstudent.sam.refine_volume import Way, refine_volume
+from samstudent.sam.results import Refinement, StructureResult
+from samstudent.sam.slices import Probabilities, check_shapes, refine_image, refine_slice
 from samstudent.task import Recipe, Task
 
 __all__ = ["Refinement", "StructureResult", "refine", "refine_image", "refine_slice"]
@@ -32,10 +32,9 @@ def refine(
     signals: bool = True,
     jitters: int = 0,
     seed: int = 0,
+    spacing: Sequence[float] | None = None,
 ) -> Refinement:
-    """Refine an image or a volume. A volume goes a slice at a time along z, slices without any structure left out.
-
-    The coarse masks of a volume are cleaned in 3D, so that a component is chosen once and not anew in every slice.
+    """Refine an image or a volume (``refine_volume``).
 
     Args:
         probabilities: (S, *spatial), 0 to 1.
@@ -47,6 +46,7 @@ def refine(
         adapted: a backend of the same encoder whose decoder recipes with ``decoder: adapted`` mean.
         recipes: recipes of structures by name; the others take the task's.
         signals, jitters, seed: as in ``refine_slice``.
+        spacing: of a volume, mm along z, y, x, as ``Grid.spacing``; None: taken as equal. Decides the axis of slices.
 
     Raises:
         UserError: shapes do not fit each other or the task, or ``recipes`` names unknown structures.
@@ -63,24 +63,8 @@ def refine(
         if progress:
             progress(1, 1)
         return result
-    coarse = coarse_masks(probabilities, recipes_of(task.names, chosen))
-    masks, soft = np.zeros_like(coarse), np.zeros(coarse.shape, dtype=np.float16)
-    slices = []
-    occupied = np.flatnonzero(coarse.any(axis=(0, 2, 3)))
-    for done, z in enumerate(map(int, occupied), 1):
-        part = refine_image(
-            probabilities[:, z],
-            embed(image[z]),
-            backend,
-            chosen,
-            task.names,
-            task.overlap,
-            coarse=coarse[:, z],
-            seed=seed + z,
-            **options,
-        )
-        masks[:, z], soft[:, z] = part.masks, part.soft
-        slices.append((z, part.structures, part.tallies))
-        if progress:
-            progress(done, len(occupied))
-    return Refinement(masks, coarse, merge_slices(task.names, slices), soft)
+    way = Way(task.recipe, spacing)
+    return refine_volume(
+        probabilities, image, backend, chosen, task.names, task.overlap, way,
+        embed=embed, seed=seed, progress=progress, **options,
+    )  # fmt: skip

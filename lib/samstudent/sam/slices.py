@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.sam.backends import Embedding, SamBackend
-from samstudent.sam.decode import decode_structures, stability
+from samstudent.sam.decode import Drawn, decode_structures, stability
 from samstudent.sam.fusion import as_half, fuse, student_soft
 from samstudent.sam.prompts import Mask, coarse_masks
 from samstudent.sam.results import Refinement, StructureResult, Tally
@@ -40,6 +40,7 @@ def refine_slice(
     *,
     adapted: SamBackend | None = None,
     coarse: Mask | None = None,
+    drawn: Sequence[Drawn | None] | None = None,
     signals: bool = True,
     jitters: int = 0,
     seed: int = 0,
@@ -55,6 +56,7 @@ def refine_slice(
         overlap: whether structures may share pixels. If not, a pixel goes to the structure of the highest soft mask.
         adapted: the decoder that recipes with ``decoder: adapted`` mean; None: ``backend``'s.
         coarse: bool (S, y, x), coarse masks that were made elsewhere, e.g. cleaned in 3D; None: made here.
+        drawn: S answers that were got elsewhere, e.g. smoothed across slices; None: SAM is asked here.
         signals: also ask SAM about structures whose mask the student keeps, for the figures.
         jitters: how many jittered boxes the figure ``jitter`` is from; each costs as much as the answer itself.
         seed: of the jitter.
@@ -67,9 +69,10 @@ def refine_slice(
     if coarse is None:
         coarse = coarse_masks(probabilities, recipes)
     wanted = [signals or r.source != "student" for r in recipes]
-    drawn = decode_structures(
-        coarse, embedding, backend, recipes, adapted=adapted, wanted=wanted, jitters=jitters, seed=seed
-    )
+    if drawn is None:
+        drawn = decode_structures(
+            coarse, embedding, backend, recipes, adapted=adapted, wanted=wanted, jitters=jitters, seed=seed
+        )
     logits = [None if work is None else work.logits for work in drawn]
     soft, masks, refined = fuse(probabilities, logits, coarse, recipes, overlap)
     owners = masks.sum(axis=0)

@@ -3,14 +3,16 @@
 SAM sees slices. What makes a volume of them (docs/reference/recipe.md):
 
 - slices are taken across the axis on which SAM sees most (``slice_axis``);
-- coarse masks are cleaned once in 3D, across short gaps (``coarse_volume``), and a slice in a gap is asked about
-  with the box between its neighbours' (``carried_boxes``);
+- coarse masks are cleaned once in 3D, and slices that the student overlooked get a mask between their neighbours', from
+  which prompts are drawn as from any (``coarse_volume``);
 - a structure that falls into parts within a slice is asked about part by part (``parts_of``);
-- an answer that neither the neighbouring slices nor the student bear out is dropped (``outliers``), and the rest is
-  smoothed across slices (``smoothed``);
-- with ``slice_step`` above 1 only every n-th slice is embedded, and logits between are interpolated (``interpolated``).
+- with ``slice_step`` above 1 only every n-th slice is embedded, and logits between are interpolated (``interpolated``);
+- an answer that neither the neighbouring slices nor the student bear out is dropped, the coarse mask stays
+  (``outliers``), and the others are smoothed across slices (``smoothed``);
+- where the SAM can follow structures from slice to slice (SAM 2), it does so instead of answering slice by slice.
 
-Functions here take volumes with the slices first, float or bool (n, y, x), whatever axis that was.
+Answers are kept, averaged and interpolated as SAM's own low-resolution logits, which have one frame in all slices.
+Functions here take volumes with the slices first, whatever axis that was: (n, y, x).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from samstudent.sam.prompts import Box, Mask, box_of, coarse_mask
+from samstudent.sam.prompts import Mask, coarse_mask
 from samstudent.task import Recipe
 
 Float = NDArray[np.float32]
@@ -36,6 +38,10 @@ _ANISOTROPIC = 1.5
 _CLEARLY_FEWER = 0.8
 #: So many slices without the structure between two with it are taken for slices that the student overlooked.
 _GAP = 2
+#: Dice from which the slices on both sides of a gap are of one thing.
+_ALIKE = 0.5
+#: Components looked at for gaps, the largest first: noise may have thousands.
+_COMPONENTS = 50
 #: Parts of a structure within one slice that SAM is asked about, the largest first.
 _PARTS = 8
 #: A neighbouring slice's weight in smoothing, the slice's own being 0.5, where slices are no thicker than pixels.
@@ -75,56 +81,41 @@ def slice_axis(coarse: Mask, spacing: Sequence[float] | None = None, axis: Axis 
 
 
 def coarse_volume(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
-    """``coarse_mask`` in 3D, in which components that face each other across at most two slices count as one.
+    """``coarse_mask`` in 3D, with slices filled that the student overlooked.
 
-    A student that overlooks a slice must not lose the half of a structure beyond it to the component rule.
+    Two components that are at most two slices apart, and whose facing slices look alike (Dice at least 0.5), are one:
+    a missed slice must not lose the half beyond it to the component rule. Between them the mask is where the distance
+    to the border, interpolated between the facing slices, is inside (Raya and Udupa, IEEE TMI 1990); prompts are drawn
+    from it as from any other.
 
     Args:
         probability: (n, y, x), 0 to 1.
         recipe: see ``coarse_mask``; of its pixels here read voxels.
-
-    Returns:
-        bool (n, y, x); the gaps themselves stay empty.
     """
     above = np.asarray(probability >= recipe.threshold)
-    if recipe.component == "all" or not above.any():
-        return coarse_mask(probability, recipe)
-    window = _slab(above)
-    # Room on both sides, because closing treats what is outside as background and would eat the ends.
-    padded = np.pad(above[window], ((_GAP + 1, _GAP + 1), (0, 0), (0, 0)))
-    line = np.ones((_GAP + 1, 1, 1), dtype=np.bool_)
-    bridged = probability.copy()
-    gaps = ndimage.binary_closing(padded, structure=line)[_GAP + 1 : -_GAP - 1] & ~above[window]
-    bridged[window][gaps] = recipe.threshold
-    return coarse_mask(bridged, recipe) & above
+    bridge = _bridge(above, recipe.min_size) & ~above
+    return coarse_mask(np.where(bridge, recipe.threshold, probability), recipe)
 
 
-def carried_boxes(coarse: Mask, margin: float = 0.0) -> dict[int, Box]:
-    """Boxes for slices without a mask between two slices, at most two apart, that have one.
-
-    Boxes are interpolated linearly between those of the two slices. Where these do not meet, the structure is two
-    things (as with ``component: all``), and nothing is carried.
-
-    Args:
-        coarse: bool (n, y, x) of one structure.
-        margin: ``Recipe.box_margin``.
-
-    Returns:
-        slice -> box.
-    """
-    occupied = [int(z) for z in np.flatnonzero(coarse.any(axis=(1, 2)))]
-    boxes: dict[int, Box] = {}
-    for before, after in itertools.pairwise(occupied):
-        if not 1 < after - before <= _GAP + 1:
+def _bridge(mask: Mask, min_size: int) -> Mask:
+    """The voxels of (n, y, x) between components that face each other across a short gap."""
+    bridge = np.zeros_like(mask)
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=np.bool_))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    kept = [int(i) for i in np.argsort(-sizes, kind="stable")[:_COMPONENTS] if sizes[i] >= min_size]
+    extents = [found[0] for found in ndimage.find_objects(labels)]
+    for low, high in itertools.permutations(kept, 2):
+        first, last = extents[low].stop - 1, extents[high].start
+        if not 1 < last - first <= _GAP + 1:
             continue
-        low, high = (np.array(box_of(coarse[z], margin)) for z in (before, after))
-        if (np.maximum(low[:2], high[:2]) > np.minimum(low[2:], high[2:])).any():
+        faces = labels[first] == low + 1, labels[last] == high + 1
+        if _dice(*faces) < _ALIKE:
             continue
-        for z in range(before + 1, after):
-            share = (z - before) / (after - before)
-            x0, y0, x1, y1 = (1 - share) * low + share * high
-            boxes[z] = (float(x0), float(y0), float(x1), float(y1))
-    return boxes
+        ends = [ndimage.distance_transform_edt(face) - ndimage.distance_transform_edt(~face) for face in faces]
+        for z in range(first + 1, last):
+            share = (z - first) / (last - first)
+            bridge[z] |= (1 - share) * ends[0] + share * ends[1] > 0
+    return bridge
 
 
 def parts_of(mask: Mask, recipe: Recipe) -> list[Mask]:
@@ -143,7 +134,7 @@ def parts_of(mask: Mask, recipe: Recipe) -> list[Mask]:
     return [labels == i + 1 for i in kept]
 
 
-def outliers(drawn: Mapping[int, Mask], coarse: Mask) -> set[int]:
+def outliers(drawn: Mapping[int, Mask], coarse: Mask, step: int = 1) -> set[int]:
     """Slices whose answer is borne out neither by the slices beside it nor by the student.
 
     An answer disagrees with the student where their Dice is below 0.5. It disagrees with its neighbours where its Dice
@@ -154,14 +145,17 @@ def outliers(drawn: Mapping[int, Mask], coarse: Mask) -> set[int]:
     Args:
         drawn: slice -> bool (y, x), what SAM drew.
         coarse: bool (n, y, x), the student's.
+        step: slices up to this far away are neighbours, the nearest on each side.
     """
     found = set()
-    for z, mask in drawn.items():
-        beside = [other for other in (z - 1, z + 1) if other in drawn]
+    order = sorted(drawn)
+    for k, z in enumerate(order):
+        mask = drawn[z]
+        beside = [other for other in order[max(k - 1, 0) : k + 2] if 0 < abs(other - z) <= step]
         seen = bool(coarse[z].any())
         if not beside or (seen and _dice(mask, coarse[z]) >= _DISAGREES):
             continue
-        # Where the student sees nothing, as in a carried slice, its neighbours should look alike.
+        # Where the student sees nothing, neighbouring answers should look alike.
         expected = [_dice(coarse[z], coarse[other]) if seen and coarse[other].any() else _DISAGREES for other in beside]
         agreed = [_dice(mask, drawn[other]) for other in beside]
         if all(got < want - (_SLACK if seen else 0) for got, want in zip(agreed, expected, strict=True)):
@@ -239,12 +233,6 @@ def prompted_slices(coarse: Mask) -> list[int]:
     largest = int(areas.argmax())
     halfway = [(largest + int(end)) // 2 for end in (occupied[0], occupied[-1])]
     return sorted({largest, *(z for z in halfway if abs(z - largest) > 1 and areas[z])})
-
-
-def _slab(mask: Mask) -> tuple[slice, slice, slice]:
-    """The smallest box around a mask's True voxels, which it has."""
-    found = ndimage.find_objects(mask.astype(np.uint8))[0]
-    return found[0], found[1], found[2]
 
 
 def _dice(a: Mask, b: Mask) -> float:
