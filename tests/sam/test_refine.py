@@ -14,7 +14,6 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from samstudent.errors import UserError
 from samstudent.sam.backends import Decoded, Embedding
-from samstudent.sam.fusion import resolve_overlap
 from samstudent.sam.prompts import Prompt
 from samstudent.sam.refine import refine, refine_slice
 from samstudent.task import Recipe, Stage, Task
@@ -31,7 +30,7 @@ class Painter:
     """A backend whose answer is a function of the prompt: draws ``draw(prompt)`` on an image of equal size. Keeps the
     prompts."""
 
-    name, digest, preprocessing = "vit_b", "0" * 64, "painter-1"
+    name, digest, embedding_digest, preprocessing = "vit_b", "0" * 64, "0" * 64, "painter-1"
 
     def __init__(self, draw: Any) -> None:
         self.draw = draw
@@ -168,16 +167,6 @@ def test_overlap_goes_to_the_highest_logit_only_where_it_is_forbidden() -> None:
     assert allowed[:2, :, 10:20].all()
 
 
-@given(arrays(np.float32, (4, 6, 7), elements=st.floats(-9, 9, width=32)))
-def test_nothing_overlaps_after_resolution_and_nothing_vanishes(logits: Any) -> None:
-    masks = logits > 0
-    resolved = masks.copy()
-    resolve_overlap(resolved, list(logits))
-    assert (resolved.sum(axis=0) == masks.any(axis=0)).all()
-    top = logits.max(axis=0)
-    assert (logits[resolved] == np.broadcast_to(top, logits.shape)[resolved]).all()
-
-
 @settings(max_examples=15, deadline=None)
 @given(
     p=arrays(np.float32, (3, 20, 26), elements=st.floats(0, 1, width=32)),
@@ -195,6 +184,7 @@ def test_a_recipe_is_deterministic_and_keeps_its_promises(tiny: Any, p: Any, ove
         assert result.present == coarse.any()
         assert result.present or not mask.any()
     assert overlap or one.masks.sum(axis=0).max() <= 1
+    np.testing.assert_array_equal(one.soft >= 0.5, one.masks)
 
 
 def test_parity_with_segment_anything(tiny: Any, tiny_sam: Any) -> None:
@@ -228,7 +218,8 @@ def test_parity_with_segment_anything(tiny: Any, tiny_sam: Any) -> None:
     last: list[Decoded] = []
 
     class Recorder:
-        name, digest, preprocessing = tiny.name, tiny.digest, tiny.preprocessing
+        name, digest, embedding_digest = tiny.name, tiny.digest, tiny.embedding_digest
+        preprocessing = tiny.preprocessing
         embed, decode = tiny.embed, tiny.decode
 
         def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
@@ -246,11 +237,104 @@ def test_parity_with_segment_anything(tiny: Any, tiny_sam: Any) -> None:
     assert any((logits > 0).any() for logits, _, _ in expected)
 
 
+def test_every_structure_by_its_own_recipe() -> None:
+    painter, adapted = Painter(fill_box), Painter(lambda logits, prompt: logits.fill(5))
+    box = (Stage(prompts=("box",)),)
+    recipes = {"a": Recipe(source="student", decoder="plain", stages=box), "b": Recipe(stages=box)}
+    result = refine(blocks(), IMAGE, painter, task(overlap=True, **BOX), adapted=adapted, recipes=recipes)
+    a, b, _ = result.structures
+    np.testing.assert_array_equal(result.masks[0], result.coarse[0])
+    assert result.masks[1].all() and (b.source, b.refined) == ("sam", True)
+    # The student's mask stays, and SAM's opinion of it is told.
+    assert (a.source, a.refined, a.agreement, a.predicted_iou) == ("student", False, 1, 0.75)
+    assert len(painter.asked) == 1 and len(adapted.asked) == 1
+
+
+def test_sam_is_not_asked_about_what_the_student_keeps_unless_signals_are_wanted() -> None:
+    painter = Painter(fill_box)
+    result = refine(blocks(), IMAGE, painter, task(recipe={"source": "student"}), signals=False)
+    assert not painter.asked
+    np.testing.assert_array_equal(result.masks, blocks() > 0.5)
+    a = result.structures[0]
+    assert (a.present, a.source, a.agreement, a.predicted_iou, a.stability) == (True, "student", None, None, None)
+    np.testing.assert_allclose(result.soft[0], np.maximum(blocks()[0], 0.001), atol=1e-3)
+
+
+def test_sams_mask_of_a_kept_structure_takes_no_pixels_from_others() -> None:
+    def draw(logits: Any, prompt: Prompt) -> None:
+        assert prompt.box
+        logits[:] = 9 if prompt.box[0] < 15 else -5
+        if prompt.box[0] > 15:
+            fill_box(logits, prompt)
+
+    recipes = {"a": Recipe(source="student", stages=(Stage(prompts=("box",)),))}
+    result = refine(blocks(), IMAGE, Painter(draw), task(overlap=False, **BOX), recipes=recipes)
+    np.testing.assert_array_equal(result.masks, blocks() > 0.5)
+    a, b, _ = result.structures
+    assert b.agreement == 1 and a.agreement == pytest.approx(2 * 100 / (100 + 1600 - 300))
+
+
+def test_recipes_for_unknown_structures_are_refused() -> None:
+    with pytest.raises(UserError, match=r"\['d'\].*'a', 'b', 'c'"):
+        refine(blocks(), IMAGE, Painter(fill_box), task(), recipes={"d": Recipe()})
+    embedding = Painter(fill_box).embed(IMAGE)
+    with pytest.raises(UserError, match=r"no recipe.*\['b', 'c'\]"):
+        refine_slice(blocks(), embedding, Painter(fill_box), {"a": Recipe()}, NAMES, True)
+
+
+def test_stability_and_jitter() -> None:
+    def fading(logits: Any, prompt: Prompt) -> None:
+        fill_box(logits, prompt)
+        logits[:, 20:28] = np.where(logits[:, 20:28] > 0, 0.5, -5)
+
+    result = refine(blocks(), IMAGE, Painter(fading), task(overlap=True, **BOX), jitters=3)
+    a, b, c = result.structures
+    assert a.stability == 1 and b.stability == pytest.approx(7 / 15) and c.stability is None
+    assert a.jitter is not None and 0.5 < a.jitter <= 1 and c.jitter is None
+    json.dumps(result.as_json())
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_large_image_is_worked_on_at_512_pixels_and_answered_at_its_own_size(overlap: bool) -> None:
+    """Twice the working grid: what is drawn on even pixels returns."""
+
+    class Scaling(Painter):
+        """Prompts come in pixels of the image that the embedding says, the answer is drawn in the model's."""
+
+        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+            assert embedding.image_size == (320, 512)
+            self.asked += prompts
+            answers = []
+            for prompt in prompts:
+                assert prompt.box
+                low_res = np.full((1024, 1024), -5, np.float32)
+                x0, y0, x1, y1 = (int(2 * v) for v in prompt.box)
+                low_res[y0 : y1 + 2, x0 : x1 + 2] = 5
+                answers.append(Decoded(low_res, 0.75, embedding))
+            return answers
+
+    p = np.full((3, 640, 1024), 0.01, np.float32)
+    p[0, 100:200, 300:500] = 0.9
+    p[0, 500:502, 900:902] = 0.99  # one pixel of the working grid: noise
+    p[1, 300:600, 100:240] = 0.8
+    painter = Scaling(fill_box)
+    result = refine(p, np.zeros((640, 1024, 3), np.uint8), painter, task(overlap=overlap, **BOX))
+    p[0, 500:502, 900:902] = 0
+    expected = p > 0.5
+    assert painter.asked[0].box == (150, 50, 249, 99)
+    assert result.structures[0].prompts == [{"stage": 1, "box": [300, 100, 499, 199]}]
+    # Interpolation takes a pixel off a corner, no more.
+    assert np.count_nonzero(result.coarse != expected) <= 8 >= np.count_nonzero(result.masks != expected)
+    assert result.soft.dtype == np.float16 and result.soft.shape == p.shape
+    np.testing.assert_array_equal(result.soft >= 0.5, result.masks)
+    assert result.structures[0].agreement == 1 and not result.soft[2].any()
+
+
 def volume() -> Any:
-    """a: a block in slices 2 to 4 and, apart from it, a larger but fainter one in slice 6; b in slice 3."""
+    """a: a block in slices 1 to 3 and, apart from it, a larger but fainter one in slice 7; b in slice 3."""
     p = np.zeros((3, 8, 40, 40), np.float32)
-    p[0, 2:5, 10:20, 5:15] = 0.9
-    p[0, 6, 2:38, 2:38] = 0.6
+    p[0, 1:4, 10:20, 5:15] = 0.9
+    p[0, 7, 2:38, 2:38] = 0.6
     p[1, 3, 25:35, 20:35] = 0.9
     return p
 
@@ -265,7 +349,7 @@ def test_a_volume_goes_slice_by_slice_with_components_chosen_in_3d() -> None:
     np.testing.assert_array_equal(result.coarse, expected)
     np.testing.assert_array_equal(result.masks, expected)
     a, b, c = result.structures
-    assert [entry["slice"] for entry in a.prompts] == [2, 3, 4] and [entry["slice"] for entry in b.prompts] == [3]
+    assert [entry["slice"] for entry in a.prompts] == [1, 2, 3] and [entry["slice"] for entry in b.prompts] == [3]
     assert a.agreement == 1 and a.predicted_iou == pytest.approx(0.75) and not c.present
 
 
@@ -289,6 +373,8 @@ def test_a_volumes_figures_are_over_all_slices() -> None:
     assert a.predicted_iou == pytest.approx((400 * 1.0 + 25 * 0.4) / 425)
     assert a.agreement == pytest.approx(2 * 400 / (425 + 400)) and a.refined
     np.testing.assert_array_equal(result.masks[0], p[0] > 0.5)  # the failed slice shows the coarse mask
+    np.testing.assert_array_equal(result.soft >= 0.5, result.masks)
+    assert a.source == "sam" and a.stability == pytest.approx(400 / 425) and a.jitter is None
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from samstudent.sam.backends import Decoded, Embedding
+from samstudent.sam.decode import Drawn, decode_structures, dice, stability
+from samstudent.sam.prompts import Prompt
+from samstudent.task import Recipe, Stage
+
+BOX = (Stage(prompts=("box",)),)
+POINTS = (Stage(prompts=("positive", "negative")),)
+
+
+class Filler:
+    """Fills the box, or a square around the point, and keeps what it was asked."""
+
+    digest, preprocessing = "0" * 64, "filler"
+
+    def __init__(self, name: str = "lite_medsam", iou: float = 0.8) -> None:
+        self.name, self.iou = name, iou
+        self.calls: list[list[Prompt]] = []
+
+    def embed(self, image: Any) -> Embedding:
+        raise AssertionError("the embedding is given")
+
+    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+        return self.decode_many(embedding, [prompt])[0]
+
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+        self.calls.append(list(prompts))
+        answers = []
+        for prompt in prompts:
+            low_res = np.full((embedding.side, embedding.side), -5, np.float32)
+            x, y = prompt.positive[0] if prompt.positive else (0.0, 0.0)
+            x0, y0, x1, y1 = (round(v) for v in prompt.box or (x - 2, y - 2, x + 2, y + 2))
+            low_res[y0 : y1 + 1, x0 : x1 + 1] = 5
+            answers.append(Decoded(low_res, self.iou, embedding))
+        return answers
+
+
+def embedding(height: int = 100, width: int = 100, side: int = 100) -> Embedding:
+    return Embedding(np.zeros((1, 256, 4, 4), np.float32), (height, width), (side, side), side)
+
+
+def blocks() -> Any:
+    """bool (3, 100, 100): two squares of 40 and 20 pixels, and an absent structure."""
+    masks = np.zeros((3, 100, 100), bool)
+    masks[0, 10:50, 10:50] = True
+    masks[1, 70:90, 60:80] = True
+    return masks
+
+
+def existing(drawn: list[Drawn | None]) -> list[Drawn]:
+    return [d for d in drawn if d is not None]
+
+
+def test_absent_and_unwanted_structures_are_not_asked_about() -> None:
+    sam = Filler()
+    drawn = decode_structures(blocks(), embedding(), sam, Recipe())
+    assert drawn[2] is None and [len(call) for call in sam.calls] == [2]
+    for answer, mask in zip(existing(drawn), blocks(), strict=False):
+        np.testing.assert_array_equal(answer.logits > 0, mask)
+        assert answer.predicted_iou == 0.8 and answer.jitter is None
+    drawn = decode_structures(blocks(), embedding(), sam, Recipe(), wanted=[False, True, True])
+    assert drawn[0] is None and drawn[1] is not None and len(sam.calls[-1]) == 1
+    assert decode_structures(np.zeros_like(blocks()), embedding(), sam, Recipe()) == [None] * 3
+
+
+def test_structures_of_equal_decoder_and_stages_are_asked_together() -> None:
+    masks = np.concatenate([blocks()[:2], np.roll(blocks()[1:2], -50, axis=1)])
+    plain, adapted = Filler(iou=0.1), Filler(iou=0.2)
+    recipes = [
+        Recipe(stages=BOX, decoder="plain", box_margin=0.1),
+        Recipe(stages=POINTS, decoder="adapted"),
+        Recipe(stages=BOX, decoder="plain"),
+    ]
+    drawn = existing(decode_structures(masks, embedding(), plain, recipes, adapted=adapted))
+    assert [d.predicted_iou for d in drawn] == [0.1, 0.2, 0.1]
+    assert [len(call) for call in plain.calls] == [2] and [len(call) for call in adapted.calls] == [1]
+    assert plain.calls[0][0].box == (6, 6, 53, 53) and plain.calls[0][1].box == (60, 20, 79, 39)
+    # Negative points come from all structures, whatever their own recipe.
+    assert len(adapted.calls[0][0].negative) == 2 and adapted.calls[0][0].box is None
+    # Without an adapted decoder all ask the plain one.
+    assert [d.predicted_iou for d in existing(decode_structures(masks, embedding(), plain, recipes))] == [0.1] * 3
+
+
+def test_jittered_boxes_are_those_of_sams_training() -> None:
+    sam = Filler()
+    decode_structures(blocks(), embedding(side=1024), sam, Recipe(), jitters=400, seed=3)
+    original, jittered = sam.calls
+    for i, mask_side in enumerate((40, 20)):
+        shift = np.array([p.box for p in jittered[400 * i : 400 * (i + 1)]]) - np.array(original[i].box)
+        # 20 of the model's 1024 pixels are 1.95 of the image's 100: half a standard deviation of the large box.
+        assert np.abs(shift).max() <= 20 / 1024 * 100 + 1e-9
+        assert np.abs(shift.mean(axis=0)).max() < 0.3
+        assert (np.abs(shift) > 1.95).mean() == pytest.approx(0.626 if mask_side == 40 else 0.329, abs=0.04)
+    sam = Filler()
+    decode_structures(blocks(), embedding(side=50), sam, Recipe(), jitters=400, seed=3)
+    assert np.abs(np.array([p.box for p in sam.calls[1]])[:400] - [10, 10, 49, 49]).max() == pytest.approx(
+        1.95, abs=0.01
+    )
+
+
+def test_jitter_stays_in_the_image_and_depends_on_seed_and_structure_alone() -> None:
+    masks = np.zeros((2, 100, 100), bool)
+    masks[0, :30, :3] = True
+    masks[1, 60:, 50:] = True
+
+    def boxes(seed: int, wanted: Any = None) -> list[Any]:
+        sam = Filler()
+        decode_structures(masks, embedding(side=1024), sam, Recipe(), jitters=20, seed=seed, wanted=wanted)
+        return [p.box for p in sam.calls[1]]
+
+    both = np.array(boxes(0))
+    assert both.min() >= 0 and both.max() <= 99
+    assert (both[:, :2] <= both[:, 2:]).all()
+    assert boxes(0) == boxes(0) != boxes(1)
+    assert boxes(0, [False, True]) == boxes(0)[20:]
+
+
+def test_the_jitter_figure_is_the_mean_dice_with_the_answers_to_jittered_boxes() -> None:
+    drawn = existing(decode_structures(blocks(), embedding(), Filler(), Recipe(), jitters=5, seed=1))
+    for answer in drawn:
+        masks = [other.logits > 0 for other in answer.jittered]
+        assert len(masks) == 5
+        expected = np.mean([dice(answer.logits > 0, mask) for mask in masks])
+        assert answer.jitter == pytest.approx(float(expected)) and 0.8 < expected < 1
+    # A point is not jittered.
+    (first, *_) = existing(decode_structures(blocks(), embedding(), Filler(), Recipe(stages=POINTS), jitters=5))
+    assert first.jittered == () and first.jitter is None
+
+
+def test_stability_is_the_overlap_of_a_narrow_and_a_wide_mask() -> None:
+    logits = np.full((10, 10), -3, np.float32)
+    logits[:6] = 0.5
+    logits[:3] = 2
+    assert stability(logits) == 0.5
+    assert stability(np.full((4, 4), -9, np.float32)) == 0
+
+
+def test_dice_of_nothing_is_0() -> None:
+    empty, full = np.zeros((2, 2), bool), np.ones((2, 2), bool)
+    assert (
+        dice(empty, empty) == 0 and dice(full, full) == 1 and dice(full, np.eye(2, dtype=bool)) == pytest.approx(2 / 3)
+    )
