@@ -151,6 +151,23 @@ def write_masks(
             Image.fromarray(label_map(masks)).save(temporary, format="PNG" if extension == ".png" else "TIFF")
 
 
+def stored_values(path: str | Path) -> tuple[NDArray[np.int64], list[str] | None]:
+    """The different values of a label file, sorted, and their names where it names its segments.
+
+    Raises:
+        NotFound, UserError: as ``read_masks``; a value that is no whole number.
+    """
+    path = Path(path)
+    stored = _read(path)
+    if segments := segnrrd.segments_of(stored, path):
+        named = sorted({segment.name: segment for segment in segments}.values(), key=lambda s: (s.layer, s.value))
+        return np.arange(1, len(named) + 1), [segment.name for segment in named]
+    values = np.unique(stored.pixels)
+    if (values != np.floor(values)).any():
+        raise UserError(f"{path}: has values that are no whole numbers; a label map was expected")
+    return values.astype(np.int64), None
+
+
 def label_map(masks: NDArray[Any]) -> NDArray[Any]:
     """One image of all structures: uint8 (*spatial), 0 background, i + 1 for ``masks[i]``.
 

@@ -1,0 +1,145 @@
+"""Prepared cases on disk: read once from the folder, then used by every job, one at a time, without decoding again.
+
+A process never holds all cases: training reads each as it is drawn (some milliseconds), so memory does not grow with
+the number of cases. Masks are kept as bits, the student's image as float16.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from samstudent.evaluation.experiment.data import Folder, grid_of
+from samstudent.files import atomic_write
+from samstudent.images import CaseImage
+from samstudent.student.data import TrainingCase, prepare_case
+from samstudent.task import Task
+
+
+@dataclass(frozen=True)
+class Store:
+    """Cases of one folder for one task and student's grid."""
+
+    path: Path
+    task: Task
+
+    def add(self, folder: Folder, case: str) -> None:
+        """Prepare a case, unless it is there."""
+        target = self._file(case)
+        if target.is_file():
+            return
+        image, masks = folder.read(case, self.task)
+        known = masks is not None
+        masks = masks if masks is not None else np.zeros((len(self.task.names), *image.grid.spatial_shape), dtype=bool)
+        prepared = prepare_case(case, image, masks, self.task)
+        tensors: dict[str, NDArray[Any]] = {
+            "pixels": _compact(image.pixels),
+            "truth": np.packbits(masks),
+            "shown": prepared.image.astype(np.float16),
+            "taught": np.packbits(prepared.masks),
+        }
+        meta = {"spacing": image.grid.spacing, "window": image.window, "known": known}
+        atomic_write(target, save(tensors, metadata={"case": json.dumps(meta)}))
+
+    def image(self, case: str) -> CaseImage:
+        """The image as ``Folder.read`` gave it; of a file's geometry the spacing is left."""
+        with safe_open(self._file(case), framework="np") as file:
+            meta = json.loads(file.metadata()["case"])
+            pixels = file.get_tensor("pixels").astype(np.float32)
+        window = None if meta["window"] is None else (float(meta["window"][0]), float(meta["window"][1]))
+        return CaseImage(pixels, grid_of(pixels.shape[1:], meta["spacing"]), window, self._file(case))
+
+    def truth(self, case: str) -> NDArray[Any] | None:
+        """The true masks bool (S, *spatial), or None where there is no label."""
+        with safe_open(self._file(case), framework="np") as file:
+            if not json.loads(file.metadata()["case"])["known"]:
+                return None
+            return _unpack(file.get_tensor("truth"), (len(self.task.names), *file.get_slice("pixels").get_shape()[1:]))
+
+    def training_case(self, case: str) -> TrainingCase:
+        """The case with its human label."""
+        shown = self._shown(case)
+        with safe_open(self._file(case), framework="np") as file:
+            masks = _unpack(file.get_tensor("taught"), (len(self.task.names), *shown.shape[1:]))
+        weights = np.ones(len(masks), dtype=np.float32)
+        return TrainingCase(case, shown, masks, np.zeros_like(masks), weights, True)
+
+    def pseudo_case(self, case: str, folder: Path) -> TrainingCase:
+        """The case with the pseudo label that ``keep_pseudo`` wrote to the folder."""
+        shown = self._shown(case)
+        with safe_open(folder / f"{case}.safetensors", framework="np") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        shape = (len(self.task.names), *shown.shape[1:])
+        masks = _unpack(found["masks"], shape)
+        ignore = _unpack(found["ignore"], shape) if "ignore" in found else np.zeros_like(masks)
+        return TrainingCase(case, shown, masks, ignore, found["weights"], False, found.get("soft"))
+
+    def presence(self, cases: Sequence[str]) -> NDArray[Any]:
+        """bool (cases, S), which structures the labels show."""
+        return np.array([self.training_case(case).masks.reshape(len(self.task.names), -1).any(1) for case in cases])
+
+    def _shown(self, case: str) -> NDArray[Any]:
+        with safe_open(self._file(case), framework="np") as file:
+            return np.asarray(file.get_tensor("shown").astype(np.float32))
+
+    def _file(self, case: str) -> Path:
+        return self.path / f"{case}.safetensors"
+
+
+def keep_pseudo(folder: Path, case: TrainingCase) -> None:
+    """Write a pseudo-labelled case's targets; its image is in the store."""
+    tensors: dict[str, NDArray[Any]] = {
+        "masks": np.packbits(case.masks),
+        "weights": np.asarray(case.weights, dtype=np.float32),
+    }
+    if case.ignore.any():
+        tensors["ignore"] = np.packbits(case.ignore)
+    if case.soft is not None:
+        tensors["soft"] = np.ascontiguousarray(case.soft, dtype=np.float16)
+    atomic_write(folder / f"{case.id}.safetensors", save(tensors))
+
+
+class StoredCases(Sequence[TrainingCase]):
+    """Training cases that are read from disk whenever they are asked for."""
+
+    def __init__(self, store: Store, human: Sequence[str], pseudo: Mapping[str, Path] | None = None) -> None:
+        """Args: cases with their human labels; case -> folder of its pseudo label."""
+        self.store = store
+        self.entries: list[tuple[str, Path | None]] = [(case, None) for case in human]
+        self.entries += list((pseudo or {}).items())
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> TrainingCase: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TrainingCase]: ...
+    def __getitem__(self, index: int | slice) -> TrainingCase | list[TrainingCase]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        case, folder = self.entries[index]
+        return self.store.training_case(case) if folder is None else self.store.pseudo_case(case, folder)
+
+
+def _compact(pixels: NDArray[Any]) -> NDArray[Any]:
+    """In as few bytes as lose nothing."""
+    low, high = float(pixels.min()), float(pixels.max())
+    for kind in (np.uint8, np.uint16):
+        if low >= 0 and high <= np.iinfo(kind).max:
+            rounded = np.rint(pixels)
+            if (rounded == pixels).all():
+                return np.asarray(rounded.astype(kind))
+    return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
+def _unpack(bits: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)

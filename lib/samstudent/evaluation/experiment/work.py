@@ -1,0 +1,264 @@
+"""What the jobs do. Each function gets the setting, its parameters, the folders of what it needs and its own folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from samstudent.evaluation.experiment.plan import Report, Setting
+from samstudent.evaluation.experiment.store import StoredCases, keep_pseudo
+from samstudent.evaluation.metrics import dice_per_structure, surface_distances
+from samstudent.files import atomic_write
+from samstudent.images import CaseImage, for_sam
+from samstudent.pseudolabels.case import own_masks
+from samstudent.sam.backends import SamModel, load_backend
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.prompts import Mask
+from samstudent.sam.refine import refine
+from samstudent.sam.working import enlarged, reduced, working_size
+from samstudent.student.data import prepare_case
+from samstudent.student.predict import Student
+from samstudent.student.training import train_student
+from samstudent.task import PAPER_STAGES, Recipe, SamSection, Task
+
+Params = Mapping[str, Any]
+Needs = Mapping[str, Path]
+#: Embeddings of an experiment may take this much of the disk: 16000 slices or images.
+_EMBEDDINGS = 32 << 30
+#: The recipe of the paper, section 2.2, also for SAMs that were trained with boxes only.
+PAPER = Recipe(component="probable", stages=PAPER_STAGES, source="sam", decoder="plain")
+#: Random walker (Grady 2006): what the student is so sure of is given, the pixels between are walked from.
+WALKER_SURE = 0.8
+#: scikit-image's default; how strongly a walker shuns edges.
+WALKER_BETA = 130.0
+#: Pixels around the pixels in doubt that are walked through, too.
+_WALKER_MARGIN = 5
+
+
+def do(setting: Setting, kind: str, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Do one job and mark it as done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    KINDS[kind](setting, params, needs, folder, report)
+    atomic_write(folder / "done.json", json.dumps({"kind": kind, "seconds": round(time.monotonic() - started, 2)}))
+
+
+def prepare(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Read cases from the folder into the store."""
+    for number, case in enumerate(params["ids"], 1):
+        setting.store.add(setting.folder, case)
+        report(number, len(params["ids"]))
+
+
+def embed(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Fill the cache of embeddings."""
+    backend, cache = backend_of(params), _cache(setting)
+    for number, case in enumerate(params["ids"], 1):
+        cache.embed(backend, for_sam(setting.store.image(case), setting.task.image))
+        report(number, len(params["ids"]))
+
+
+def train(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Train a student into ``model.pt``."""
+    pseudo = needs.get("pseudo")
+    kept = json.loads((pseudo / "labels.json").read_text())["kept"] if pseudo else []
+    cases = StoredCases(setting.store, params["labelled"], dict.fromkeys(kept, pseudo) if pseudo else {})
+    train_student(
+        cases,
+        setting.task,
+        folder / "model.pt",
+        steps=params["steps"],
+        seed=params["seed"],
+        on_step=lambda step, steps, loss: report(step, steps),
+    )
+
+
+def pseudo_label(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Pseudo labels of cases, and in ``labels.json`` how good they are where the truth is known."""
+    store, task = setting.store, setting.task
+    student = Student.load(needs["teacher"] / "model.pt", task)
+    redraw = PSEUDO[params["how"]](setting, params)
+    kept, rows = [], []
+    for number, case in enumerate(params["ids"], 1):
+        image = store.image(case)
+        probabilities = student.predict(image)
+        masks = redraw(image, probabilities)
+        # A case in which nothing was found would teach that there is nothing, which nobody said.
+        if masks.any():
+            keep_pseudo(folder, prepare_case(case, image, masks, task, human=False))
+            kept.append(case)
+        rows += quality_rows(case, store.truth(case), own_masks(probabilities, task), masks, task)
+        report(number, len(params["ids"]))
+    atomic_write(folder / "labels.json", json.dumps({"kept": kept, "rows": rows}))
+
+
+def quality_rows(
+    case: str,
+    truth: Mask | None,
+    raw: Mask,
+    refined: Mask,
+    task: Task,
+    status: Mapping[str, tuple[str, float | None]] | None = None,
+) -> list[dict[str, Any]]:
+    """How good a case's pseudo label is: a row for each structure that truth, student or SAM shows.
+
+    Args:
+        status: by structure whether it is accepted, and the estimate of its Dice; None: all that is there is accepted.
+    """
+    if truth is None:
+        return []
+    before, after = dice_per_structure(truth, raw), dice_per_structure(truth, refined)
+    rows = []
+    for i, name in enumerate(task.names):
+        if np.isnan(before[i]) and np.isnan(after[i]):
+            continue
+        word, estimate = (status or {}).get(name, ("accepted" if refined[i].any() else "absent", None))
+        row = {"case": case, "structure": name, "status": word, "quality": estimate, "truth": bool(truth[i].any())}
+        rows.append(row | {"raw": _number(before[i]), "refined": _number(after[i])})
+    return rows
+
+
+def evaluate(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Measure a student on the cases of the split; one JSON in ``results/``."""
+    store, task = setting.store, setting.task
+    student = Student.load(needs["student"] / "model.pt", task)
+    cases = {}
+    for number, case in enumerate(params["ids"], 1):
+        truth = store.truth(case)
+        assert truth is not None
+        image = store.image(case)
+        cases[case] = measure(truth, own_masks(student.predict(image), task), image.grid.spacing)
+        report(number, len(params["ids"]))
+    seconds = json.loads((needs["student"] / "done.json").read_text())["seconds"]
+    result = {key: params[key] for key in ("method", "labels", "seed")}
+    result |= {"key": folder.name, "split": setting.split, "structures": task.names, "training_seconds": seconds}
+    atomic_write(result_path(setting.output, params), json.dumps(result | {"cases": cases}, indent=1))
+
+
+def measure(truth: Mask, masks: Mask, spacing: tuple[float, ...]) -> dict[str, list[Any]]:
+    """One case: Dice and average surface distance (mm) of each structure (None where there is nothing to measure), and
+    whether truth and answer show it."""
+    distance = surface_distances(truth, masks, spacing).average
+    return {
+        "dice": [_number(v) for v in dice_per_structure(truth, masks)],
+        "distance": [_number(v) for v in distance],
+        "truth": [bool(m.any()) for m in truth],
+        "found": [bool(m.any()) for m in masks],
+    }
+
+
+def result_path(output: Path, params: Params) -> Path:
+    """Where the figures of one method, number of labels and seed lie."""
+    labels = "" if params["labels"] is None else f"-n{params['labels']}"
+    return output / "results" / f"{params['method']}{labels}-s{params['seed']}.json"
+
+
+def backend_of(params: Params) -> SamModel:
+    """The SAM that a job asks for; built once in a process."""
+    return _backend(json.dumps(params["sam"], sort_keys=True), params.get("random_sam"))
+
+
+@lru_cache(maxsize=2)
+def _backend(section: str, random_seed: int | None) -> SamModel:
+    return load_backend(SamSection.model_validate_json(section))
+
+
+def _cache(setting: Setting) -> EmbeddingCache:
+    return EmbeddingCache(setting.embeddings, _EMBEDDINGS)
+
+
+def _raw(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[Any]], Mask]:
+    return lambda image, probabilities: own_masks(probabilities, setting.task)
+
+
+def _largest(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[Any]], Mask]:
+    return lambda image, probabilities: np.stack([largest_component(m) for m in own_masks(probabilities, setting.task)])
+
+
+def _walker(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[Any]], Mask]:
+    def redraw(image: CaseImage, probabilities: NDArray[Any]) -> Mask:
+        grey = for_sam(image, setting.task.image).mean(-1)[None] / 255
+        full = grey.shape[1:]
+        if len(full) == 2:
+            probabilities, grey = (reduced(a, working_size(full)) for a in (probabilities, grey))
+        walked = np.stack([random_walk(grey[0], p) for p in probabilities])
+        if walked.shape[1:] != full:
+            walked = np.stack([enlarged(plane, full) for plane in walked])
+        return walked >= 0.5 if setting.task.overlap else own_masks(walked / np.maximum(walked.sum(0), 1), setting.task)
+
+    return redraw
+
+
+def _paper(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[Any]], Mask]:
+    task = setting.task.model_copy(update={"recipe": PAPER})
+    backend, cache = backend_of(params), _cache(setting)
+
+    def redraw(image: CaseImage, probabilities: NDArray[Any]) -> Mask:
+        return refine(probabilities, for_sam(image, task.image), backend, task, cache, signals=False).masks
+
+    return redraw
+
+
+def largest_component(mask: Mask) -> Mask:
+    """The largest component (neighbours also across corners) of a mask; an empty one stays empty."""
+    labels, count = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    return mask if count < 2 else np.asarray(labels == 1 + np.bincount(labels.ravel())[1:].argmax())
+
+
+def random_walk(grey: NDArray[Any], probability: NDArray[Any]) -> NDArray[Any]:
+    """The probability that a random walker reaches the structure first.
+
+    Seeds are the pixels where the student's probability is at least ``WALKER_SURE`` (structure) or at most 1 minus that
+    (not the structure). Without seeds of the structure it counts as absent, as in scikit-image one needs both.
+
+    Args:
+        grey: the image in [0, 1], float (*spatial).
+        probability: the student's, float (*spatial).
+
+    Returns:
+        float (*spatial); seeds are 0 and 1.
+    """
+    from skimage.segmentation import random_walker
+
+    sure, doubt = probability >= WALKER_SURE, (probability < WALKER_SURE) & (probability > 1 - WALKER_SURE)
+    result = sure.astype(np.float64)
+    if not sure.any() or not doubt.any():
+        return result
+    # Only where there is doubt: a film has millions of pixels, and its walkers thousands.
+    window = tuple(
+        slice(max(part.start - _WALKER_MARGIN, 0), part.stop + _WALKER_MARGIN)
+        for part in ndimage.find_objects((sure | doubt).astype(np.uint8))[0]
+    )
+    seeds = np.where(sure[window], 1, np.where(doubt[window], 0, 2))
+    if not (seeds == 2).any():
+        return result
+    walked = random_walker(grey[window], seeds, beta=WALKER_BETA, mode="cg_j", return_full_prob=True)
+    result[window] = np.clip(walked[0], 0, 1)
+    return result
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 5)
+
+
+PSEUDO: dict[str, Callable[[Setting, Params], Callable[[CaseImage, NDArray[Any]], Mask]]] = {
+    "raw": _raw,
+    "largest": _largest,
+    "walker": _walker,
+    "paper": _paper,
+}
+KINDS: dict[str, Callable[[Setting, Params, Needs, Path, Report], None]] = {
+    "prepare": prepare,
+    "embed": embed,
+    "student": train,
+    "pseudo": pseudo_label,
+    "evaluate": evaluate,
+}
