@@ -70,7 +70,7 @@ def dice(a: NDArray[Any], b: NDArray[Any]) -> float:
 class FakeSam:
     """Draws what is brighter than ``level`` within the box; sure of it by ``iou``."""
 
-    name, digest, preprocessing = "lite_medsam", "f" * 64, "none"
+    name, digest, embedding_digest, preprocessing = "lite_medsam", "f" * 64, "f" * 64, "none"
 
     def __init__(self, level: int = 75, iou: float = 0.9) -> None:
         self.level, self.iou = level, iou

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from samstudent.sam.cache import EmbeddingCache
 class Counter:
     """A backend that counts how often it is asked; features depend on the image."""
 
-    name, digest, preprocessing = "counter", "0" * 64, "counter-1"
+    name, digest, embedding_digest, preprocessing = "counter", "0" * 64, "0" * 64, "counter-1"
 
     def __init__(self) -> None:
         self.calls = 0
@@ -62,12 +63,27 @@ def test_get_and_pooled_never_compute(tmp_path: Path) -> None:
     assert backend.calls == 1
 
 
-@pytest.mark.parametrize("attribute", ["name", "digest", "preprocessing"])
+@pytest.mark.parametrize("attribute", ["name", "embedding_digest", "preprocessing"])
 def test_another_backend_has_other_entries(tmp_path: Path, attribute: str) -> None:
     one, other, cache = Counter(), Counter(), EmbeddingCache(tmp_path)
     setattr(other, attribute, "1" * 64)
     cache.embed(one, image())
     assert cache.get(other, image()) is None
+
+
+def test_another_decoder_shares_the_entries(tmp_path: Path) -> None:
+    one, other, cache = Counter(), Counter(), EmbeddingCache(tmp_path)
+    other.digest = "1" * 64
+    cache.embed(one, image())
+    assert cache.get(other, image()) is not None
+
+
+def test_entries_of_earlier_versions_stay_valid(tmp_path: Path) -> None:
+    """They were keyed by the digest; a plain backend's encoder has the same."""
+    content = image()
+    key = b"".join(part.encode() + b"\0" for part in ("counter", "0" * 64, "counter-1", "uint8", "(20, 10, 3)"))
+    EmbeddingCache(tmp_path).embed(Counter(), content)
+    assert [file.stem for file in tmp_path.iterdir()] == [hashlib.sha256(key + content.tobytes()).hexdigest()]
 
 
 def test_another_image_or_shape_has_other_entries(tmp_path: Path) -> None:

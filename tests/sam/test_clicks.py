@@ -37,7 +37,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 class Answering:
     """A backend whose answer to a prompt is what a function says: (mask, predicted IoU)."""
 
-    digest = preprocessing = ""
+    digest = embedding_digest = preprocessing = ""
 
     def __init__(self, answer: Any, name: str = "lite_medsam") -> None:
         self.name, self.answer, self.asked = name, answer, []

@@ -86,12 +86,15 @@ class SamBackend(Protocol):
 
     Attributes:
         name: the task file's word for it, e.g. "lite_medsam".
-        digest: SHA-256 of the weights' file, hex.
+        digest: SHA-256 of the weights, hex.
+        embedding_digest: ``digest`` of the SAM whose image encoder this is: backends of equal ones, such as a SAM and
+            the same with an adapted decoder, share embeddings.
         preprocessing: name and version of the image's preparation; changes when embeddings would.
     """
 
     name: str
     digest: str
+    embedding_digest: str
 
     @property
     def preprocessing(self) -> str: ...
@@ -122,12 +125,17 @@ class SamModel(ABC):
     """
 
     preprocessing: ClassVar[str]
+    #: Names of the model's parts: image encoder, prompt encoder, mask decoder.
+    parts: ClassVar[tuple[str, str, str]] = ("image_encoder", "prompt_encoder", "mask_decoder")
+    #: A CPU is a quarter faster with channels last, and the numbers are the same (to 1e-5).
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
     #: Whether the three outputs for ambiguous prompts were trained.
     ambiguous_points: ClassVar[bool] = True
 
     def __init__(self, name: str, digest: str, build: Callable[[], Any], device: str | None = None) -> None:
         self.name = name
         self.digest = digest
+        self.embedding_digest = digest
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         #: A CPU is faster with one prompt at a time, a GPU with many (docs/reference/recipe.md).
         self.loops = self.device.type == "cpu"
@@ -140,10 +148,10 @@ class SamModel(ABC):
         """Build the model now rather than at first use, e.g. to see at start that its file is right."""
         with self._lock:
             if self._model is None:
-                # Channels last: the same numbers (to 1e-5), a quarter faster on a CPU.
-                model = self._build().eval().to(self.device, memory_format=torch.channels_last)
-                with torch.inference_mode():
-                    self._dense_pe = model.prompt_encoder.get_dense_pe()
+                # Callers may be in inference mode; what is made there could not be trained on later (sam/adapt.py).
+                with torch.inference_mode(False), torch.no_grad():
+                    model = self._build().eval().to(self.device, memory_format=self.memory_format)
+                    self._dense_pe = getattr(model, self.parts[1]).get_dense_pe()
                 self._model = model
             return self._model
 
@@ -156,13 +164,17 @@ class SamModel(ABC):
         Raises:
             UserError: another dtype or shape.
         """
+        with self._lock, torch.inference_mode():
+            features, input_size, side = self.encode(image)
+        return Embedding(features.contiguous().cpu().numpy(), (image.shape[0], image.shape[1]), input_size, side)
+
+    def encode(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Size, int]:
+        """The features float32 of ``embed`` as a tensor, with gradients where they are on; ``input_size``, ``side``."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise UserError(f"SAM needs a uint8 image (y, x, 3), not {image.dtype} {image.shape}")
-        with self._lock, torch.inference_mode():
-            model = self.load()
-            prepared, input_size = self._prepare(image)
-            features = model.image_encoder(prepared.to(self.device)).float().contiguous().cpu().numpy()
-        return Embedding(features, (image.shape[0], image.shape[1]), input_size, prepared.shape[-1])
+        self.load()
+        prepared, input_size = self._prepare(image)
+        return self._features(prepared.to(self.device)).float(), input_size, prepared.shape[-1]
 
     def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
         """Answer one prompt."""
@@ -193,7 +205,33 @@ class SamModel(ABC):
         return [answers[i] for i in range(len(prompts))]
 
     def _decode_alike(self, embedding: Embedding, features: torch.Tensor, prompts: list[Prompt]) -> list[Decoded]:
-        """Decode prompts with the same number of points, all or none with box, all or none with mask."""
+        low_res, iou = (answer.float().cpu() for answer in self.answer(embedding, features, prompts))
+        return [Decoded(m, q, embedding) for m, q in zip(low_res.numpy(), iou.tolist(), strict=True)]
+
+    def answer(
+        self, embedding: Embedding, features: torch.Tensor, prompts: Sequence[Prompt]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N, L, L) and predicted IoU (N,) for N prompts of one form, with gradients where they are on.
+
+        Args:
+            embedding: of the image; only its sizes are used.
+            features: (1, 256, h, w), on ``device``.
+            prompts: with the same number of points, all or none with box, all or none with mask.
+        """
+        low_res, iou = self._ask(embedding, features, prompts)
+        best = iou.argmax(dim=1)
+        rows = torch.arange(len(prompts), device=best.device)
+        return low_res[rows, best], iou[rows, best]
+
+    def _features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """The encoder's output for ``_prepare``'s."""
+        features: torch.Tensor = self._model.image_encoder(prepared)
+        return features
+
+    def _ask(
+        self, embedding: Embedding, features: torch.Tensor, prompts: Sequence[Prompt]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N, M, L, L) and predicted IoU (N, M) of the M masks that the decoder offers for each prompt."""
         first = prompts[0]
         points = boxes = masks = None
         if first.positive or first.negative:
@@ -207,17 +245,14 @@ class SamModel(ABC):
             stack = np.stack([np.asarray(p.mask_input, dtype=np.float32)[None] for p in prompts])
             masks = torch.from_numpy(stack).to(self.device)
         sparse, dense = self._model.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        low_res, iou = self._model.mask_decoder(
+        answer: tuple[torch.Tensor, torch.Tensor] = self._model.mask_decoder(
             image_embeddings=features,
             image_pe=self._dense_pe,
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
             multimask_output=self.ambiguous_points and _form(first) == (1, 0, False, False),
         )
-        best = iou.argmax(dim=1)
-        rows = torch.arange(len(prompts), device=best.device)
-        chosen, quality = low_res[rows, best].float().cpu().numpy(), iou[rows, best].float().cpu().tolist()
-        return [Decoded(mask, value, embedding) for mask, value in zip(chosen, quality, strict=True)]
+        return answer
 
     def _scale(self, points: list[list[tuple[float, float]]], embedding: Embedding) -> torch.Tensor:
         """Points (B, N, 2) x, y from pixels of the image to pixels of the resized image.
@@ -235,14 +270,20 @@ class SamModel(ABC):
 
 
 def mask_input(mask: Mask, embedding: Embedding) -> Float:
-    """A mask as the logits that SAM takes as mask prompt.
+    """A mask, bool (y, x) at the image's size, as the logits float32 (L, L) that SAM takes as mask prompt."""
+    inside = np.clip(low_res_share(mask, embedding), 1 - _SURE, _SURE)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
+def low_res_share(mask: Mask, embedding: Embedding) -> Float:
+    """Which share of each pixel of SAM's answers a mask covers.
 
     Args:
         mask: bool (y, x) at the image's size.
         embedding: of that image.
 
     Returns:
-        float32 (L, L), in the model's padded frame, L being four times the side of the features.
+        float32 (L, L) from 0 to 1, in the model's padded frame, L being four times the side of the features.
     """
     side, low = embedding.side, 4 * embedding.features.shape[-1]
     height, width = embedding.input_size
@@ -250,7 +291,7 @@ def mask_input(mask: Mask, embedding: Embedding) -> Float:
         inside = torch.from_numpy(mask.astype(np.float32))[None, None]
         inside = F.interpolate(inside, (height, width), mode="bilinear", align_corners=False, antialias=True)
         inside = F.adaptive_avg_pool2d(F.pad(inside, (0, side - width, 0, side - height)), low)
-        return np.asarray(torch.logit(inside.clamp(1 - _SURE, _SURE))[0, 0].numpy())
+        return np.asarray(inside[0, 0].numpy())
 
 
 def load_backend(section: SamSection, device: str | None = None) -> SamModel:

@@ -70,7 +70,7 @@ class EmbeddingCache:
 
     def _path(self, backend: SamBackend, image: NDArray[np.uint8]) -> Path:
         key = hashlib.sha256()
-        for part in (backend.name, backend.digest, backend.preprocessing, str(image.dtype), str(image.shape)):
+        for part in (backend.name, backend.embedding_digest, backend.preprocessing, str(image.dtype), str(image.shape)):
             key.update(part.encode() + b"\0")
         key.update(np.ascontiguousarray(image).data)
         return self.folder / f"{key.hexdigest()}.safetensors"

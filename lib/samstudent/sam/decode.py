@@ -84,7 +84,7 @@ def decode_structures(
     recipes = [recipe] * len(coarse) if isinstance(recipe, Recipe) else recipe
     present = [int(i) for i in np.flatnonzero(coarse.any(axis=(1, 2)))]
     asked = [i for i in present if wanted is None or wanted[i]]
-    sources = _sources(coarse, present, asked, recipes, backend.name)
+    sources = sources_of(coarse, present, asked, recipes, backend.name)
     groups: dict[tuple[bool, tuple[Stage, ...]], list[int]] = defaultdict(list)
     for i in asked:
         use_adapted = adapted is not None and recipes[i].decoder == "adapted"
@@ -121,7 +121,7 @@ def dice(a: Mask, b: Mask) -> float:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """What one structure's prompts are drawn from; points only where a stage of the recipes uses them."""
 
     shaped: Mask
@@ -130,9 +130,9 @@ class _Source:
     negative: tuple[Point, ...]
 
 
-def _sources(
+def sources_of(
     coarse: Mask, present: list[int], asked: list[int], recipes: Sequence[Recipe], backend: str
-) -> dict[int, _Source]:
+) -> dict[int, Source]:
     kinds = {kind for i in asked for stage in recipes[i].stages_for(backend) for kind in stage.prompts}
     inner: dict[int, Point] = {}
     negative: dict[int, tuple[Point, ...]] = {}
@@ -144,19 +144,19 @@ def _sources(
     sources = {}
     for i in asked:
         shaped = reshape(coarse[i], recipes[i])
-        sources[i] = _Source(shaped, box_of(shaped, recipes[i].box_margin), inner.get(i), negative.get(i, ()))
+        sources[i] = Source(shaped, box_of(shaped, recipes[i].box_margin), inner.get(i), negative.get(i, ()))
     return sources
 
 
 def _run(
-    sources: Sequence[_Source], stages: tuple[Stage, ...], embedding: Embedding, decoder: SamBackend
+    sources: Sequence[Source], stages: tuple[Stage, ...], embedding: Embedding, decoder: SamBackend
 ) -> tuple[list[Decoded], list[list[dict[str, Any]]]]:
     """The last stage's answers, and each structure's prompts as JSON."""
     answers: list[Decoded] = []
     log: list[list[dict[str, Any]]] = [[] for _ in sources]
     for number, stage in enumerate(stages, 1):
         prompts = [
-            _prompt(source, stage, embedding, answers[k].low_res if answers else None)
+            prompt_of(source, stage, embedding, answers[k].low_res if answers else None)
             for k, source in enumerate(sources)
         ]
         for entries, prompt in zip(log, prompts, strict=True):
@@ -168,7 +168,7 @@ def _run(
     return answers, log
 
 
-def _prompt(source: _Source, stage: Stage, embedding: Embedding, low_res: Float | None) -> Prompt:
+def prompt_of(source: Source, stage: Stage, embedding: Embedding, low_res: Float | None) -> Prompt:
     given = None
     if "logits" in stage.prompts:
         given = low_res

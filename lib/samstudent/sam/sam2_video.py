@@ -23,7 +23,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from samstudent.errors import UserError
-from samstudent.sam.backends import Decoded, Embedding, SamModel, Size, _form
+from samstudent.sam.backends import Embedding, SamModel, Size, _form
 from samstudent.sam.checkpoints import checked_digest, load_weights
 from samstudent.sam.prompts import Box, Prompt
 from samstudent.task import SamSection
@@ -49,31 +49,8 @@ class Sam2(SamModel):
     """
 
     preprocessing = "sam2-1"
-
-    def load(self) -> Any:
-        """Build the model now rather than at first use."""
-        with self._lock:
-            if self._model is None:
-                model = self._build().eval().to(self.device)
-                with torch.inference_mode():
-                    self._dense_pe = model.sam_prompt_encoder.get_dense_pe()
-                self._model = model
-            return self._model
-
-    def embed(self, image: NDArray[np.uint8]) -> Embedding:
-        """Embed an image, uint8 (y, x, 3); see ``SamModel.embed``."""
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise UserError(f"SAM needs a uint8 image (y, x, 3), not {image.dtype} {image.shape}")
-        with self._lock, torch.inference_mode():
-            model = self.load()
-            prepared, input_size = self._prepare(image)
-            *fine, top = model.forward_image(prepared.to(self.device))["backbone_fpn"]
-            if model.directly_add_no_mem_embed:
-                # As SAM2ImagePredictor: an image is a video whose memory is empty.
-                top = top + model.no_mem_embed.reshape(1, -1, 1, 1)
-            folded = [F.pixel_unshuffle(level, factor) for level, (_, factor) in zip(fine, _LEVELS, strict=False)]
-            features = torch.cat([top, *reversed(folded)], dim=1).float().cpu().numpy()
-        return Embedding(features, (image.shape[0], image.shape[1]), input_size, prepared.shape[-1])
+    parts = ("image_encoder", "sam_prompt_encoder", "sam_mask_decoder")
+    memory_format = torch.preserve_format
 
     def track(
         self,
@@ -126,8 +103,20 @@ class Sam2(SamModel):
                             found[index][z] = values[0].to(torch.float16).cpu().numpy()
         return found
 
-    def _decode_alike(self, embedding: Embedding, features: torch.Tensor, prompts: list[Prompt]) -> list[Decoded]:
-        """Decode prompts of one form; boxes are SAM 2's points of labels 2 and 3 and come first."""
+    def _features(self, prepared: torch.Tensor) -> torch.Tensor:
+        """All levels of the encoder in one tensor (1, 1024, h, w)."""
+        model = self._model
+        *fine, top = model.forward_image(prepared)["backbone_fpn"]
+        if model.directly_add_no_mem_embed:
+            # As SAM2ImagePredictor: an image is a video whose memory is empty.
+            top = top + model.no_mem_embed.reshape(1, -1, 1, 1)
+        folded = [F.pixel_unshuffle(level, factor) for level, (_, factor) in zip(fine, _LEVELS, strict=False)]
+        return torch.cat([top, *reversed(folded)], dim=1)
+
+    def _ask(
+        self, embedding: Embedding, features: torch.Tensor, prompts: Sequence[Prompt]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Boxes are SAM 2's points of labels 2 and 3 and come first."""
         first, model = prompts[0], self._model
         points = [[*([] if p.box is None else [p.box[:2], p.box[2:]]), *p.positive, *p.negative] for p in prompts]
         labels = [*([] if first.box is None else [2, 3]), *[1] * len(first.positive), *[0] * len(first.negative)]
@@ -153,12 +142,8 @@ class Sam2(SamModel):
             repeat_image=len(prompts) > 1,
             high_res_features=[F.pixel_shuffle(fine, 4), F.pixel_shuffle(middle, 2)],
         )
-        best = iou.argmax(dim=1)
-        rows = torch.arange(len(prompts), device=best.device)
         # SAM 2 was trained with earlier logits within these bounds.
-        chosen = low_res[rows, best].float().clamp(-32, 32).cpu().numpy()
-        quality = iou[rows, best].float().cpu().tolist()
-        return [Decoded(mask, value, embedding) for mask, value in zip(chosen, quality, strict=True)]
+        return low_res.clamp(-32, 32), iou
 
     def _prepare(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Size]:
         """Squeezed into a square without regard to the aspect, as SAM2ImagePredictor does."""

@@ -1,49 +1,5 @@
-"""Where tensors live, and in which precision convolutions run there."""
+"""See ``samstudent.device``; SAM's adaptation in the core needs it too."""
 
-from __future__ import annotations
+from samstudent.device import autocast, half_precision, pick_device
 
-import os
-
-import torch
-
-from samstudent.errors import UserError
-
-
-def pick_device(name: str | None = None) -> torch.device:
-    """The named device ("cpu", "cuda", "cuda:1"), or the best there is.
-
-    Raises:
-        UserError: no such device on this machine.
-    """
-    if not name:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device {name!r}: use cpu, cuda or cuda:<number>") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device {name!r}: use cpu, cuda or cuda:<number>")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
-def half_precision(device: torch.device) -> torch.dtype | None:
-    """The reduced precision that is faster than float32 on this device; None where there is none.
-
-    bfloat16 on a CPU only with AMX or AVX512-BF16: elsewhere it is emulated and slower. float16 on a GPU without
-    bfloat16; training then needs a gradient scaler. ``SAMSTUDENT_PRECISION=float32`` switches it off.
-    """
-    if os.environ.get("SAMSTUDENT_PRECISION") == "float32":
-        return None
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    # Older torch cannot tell; float32 is right everywhere.
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
-
-
-def autocast(device: torch.device) -> torch.autocast:
-    """Context in which convolutions run in ``half_precision(device)``, or plainly."""
-    dtype = half_precision(device)
-    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+__all__ = ["autocast", "half_precision", "pick_device"]

@@ -1,0 +1,193 @@
+"""Teaching SAM the borders that a site draws: its mask decoder is trained on human labels, from cached embeddings.
+
+It is asked as refinement asks it: with the recipe's prompts from the coarse masks of students that never saw the case,
+their boxes jittered, through all stages of the recipe. Labelled cases that are left out, fold by fold, decide after how
+many steps to stop, and whether the result is used at all (docs/explanation/adapted-sam.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from samstudent.errors import UserError
+from samstudent.sam.adapt_run import Example, Run, questions_of
+from samstudent.sam.adapted import Adaptation, Weights
+from samstudent.sam.backends import Embedding, SamModel
+from samstudent.sam.decode import decode_structures, dice
+from samstudent.task import AdaptSection, Recipe
+
+__all__ = ["Adaptation", "Example", "adapt"]
+
+logger = logging.getLogger(__name__)
+
+#: Fewer labelled cases cannot tell whether it helps.
+MIN_CASES = 3
+#: How often a run is looked at.
+_CHECKPOINTS = 6
+#: Structures of cases left out that are compared, over all folds: more would take longer than training.
+_COMPARED = 120
+
+#: (example, structure) -> Dice
+Scores = dict[tuple[int, int], float]
+
+
+def adapt(
+    backend: SamModel,
+    examples: Sequence[Example],
+    recipe: Recipe,
+    options: AdaptSection,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Adaptation:
+    """Train parts of SAM on human labels, and tell whether that makes it better on labelled cases left out.
+
+    For each fold one run on the other folds, looked at on the fold itself every sixth of the steps; then one run on all
+    examples, for the number of steps that did best. ``backend`` stays as it is.
+
+    Args:
+        backend: the plain SAM.
+        examples: with the folds of the students that made the coarse masks.
+        recipe: how coarse masks become prompts; morphology, margin and stages are used.
+        options: the task file's ``sam.adapt``.
+        seed: of order, jitter and low-rank changes.
+        progress: called with steps done and steps in all; what a run leaves out counts as done.
+
+    Raises:
+        UserError: shapes that do not fit each other, ``decoder+lora`` without images, a loss that is not finite.
+    """
+    _check(examples, options)
+    begun = time.monotonic()
+    stages = recipe.stages_for(backend.name)
+    labels = sorted({example.id for example in examples})
+    folds = sorted({example.fold for example in examples})
+    settings = {**options.model_dump(mode="json"), "seed": seed, "stages": [list(s.prompts) for s in stages]}
+
+    def outcome(reason: str, **found: Any) -> Adaptation:
+        nothing: dict[str, Any] = {"weights": {}, "folds": {}, "steps": 0, "used": False, "curve": []}
+        nothing |= dict.fromkeys(("plain", "adapted", "gain", "error"), math.nan)
+        seconds = round(time.monotonic() - begun, 1)
+        return Adaptation(**(nothing | found), reason=reason, labels=labels, settings=settings, seconds=seconds)
+
+    if len(labels) < MIN_CASES or len(folds) < 2:
+        return outcome(f"{len(labels)} labelled cases in {len(folds)} folds: {MIN_CASES} in 2 are needed")
+    compared = _compared(examples, np.random.default_rng(seed))
+    cases = len({examples[i].id for i, _ in compared})
+    if cases < MIN_CASES:
+        return outcome(f"students found labelled structures in {cases} cases: {MIN_CASES} are needed to compare")
+    questions = [q for i, example in enumerate(examples) for q in questions_of(i, example, recipe, backend.name)]
+
+    def score(sam: SamModel, wanted: Sequence[tuple[int, int]], embedding: Callable[[Example], Embedding]) -> Scores:
+        """Of SAM's masks for the students' own prompts."""
+        structures: dict[int, list[int]] = defaultdict(list)
+        for i, s in wanted:
+            structures[i].append(s)
+        scores = {}
+        for i, members in structures.items():
+            example = examples[i]
+            flags = [s in members for s in range(len(example.truth))]
+            drawn = decode_structures(example.coarse, embedding(example), sam, recipe, wanted=flags)
+            for s in members:
+                answer = drawn[s]
+                scores[i, s] = 0.0 if answer is None else dice(answer.logits > 0, example.truth[s])
+        return scores
+
+    done, total = 0, (len(folds) + 1) * options.steps
+
+    def on_step() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    checkpoints = sorted({math.ceil(options.steps * k / _CHECKPOINTS) for k in range(1, _CHECKPOINTS + 1)})
+    scores: dict[int, Scores] = {0: score(backend, compared, lambda example: example.embedding)}
+    kept: dict[int, dict[int, Weights]] = defaultdict(dict)
+    for number, fold in enumerate(folds, 1):
+        left_out = [(i, s) for i, s in compared if examples[i].fold == fold]
+        training = [q for q in questions if examples[q.example].fold != fold]
+        if not any(q.meant for q in training):
+            return outcome(f"without fold {fold} there is no labelled structure to learn from")
+        run = Run(backend, examples, training, stages, options, [seed, number])
+        for step in checkpoints:
+            run.train(step, on_step)
+            scores.setdefault(step, {}).update(score(run.backend, left_out, run.embedding))
+            kept[step][fold] = run.weights()
+
+    curve = [_point(step, scores[step], examples) for step in scores]
+    best = max(scores, key=lambda step: (_mean(scores[step], examples), -step))
+    gain, error = _paired(scores[0], scores[best], examples)
+    found: dict[str, Any] = {"steps": best, "gain": gain, "error": error, "curve": curve}
+    found |= {"plain": _mean(scores[0], examples), "adapted": _mean(scores[best], examples)}
+    if best == 0:
+        return outcome(f"no step did better than the plain SAM on {cases} cases left out", **found)
+    reason = f"a gain of {gain:.4f} with a standard error of {error:.4f} on {cases} cases left out"
+    if not gain > error:
+        return outcome(reason, **found)
+    run = Run(backend, examples, questions, stages, options, [seed, 0])
+    run.train(best, on_step)
+    if progress:
+        progress(total, total)
+    logger.info("SAM adapted to %d cases in %d steps: %s", len(labels), best, reason)
+    return outcome(reason, weights=run.weights(), folds=kept[best], used=True, **found)
+
+
+def _compared(examples: Sequence[Example], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """(example, structure) of labelled structures that the students found, at most so many; from all cases in turn."""
+    of_case: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for i, example in enumerate(examples):
+        both = example.truth.any(axis=(1, 2)) & example.coarse.any(axis=(1, 2))
+        of_case[example.id] += [(i, int(s)) for s in np.flatnonzero(both)]
+    for members in of_case.values():
+        rng.shuffle(members)
+    order = [(turn, case) for case, members in of_case.items() for turn in range(len(members))]
+    order.sort(key=lambda item: item[0])
+    return [of_case[case][turn] for turn, case in order[:_COMPARED]]
+
+
+def _by_case(scores: Scores, examples: Sequence[Example]) -> dict[str, float]:
+    """Mean Dice of each case."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for (i, _), value in scores.items():
+        values[examples[i].id].append(value)
+    return {case: float(np.mean(v)) for case, v in values.items()}
+
+
+def _mean(scores: Scores, examples: Sequence[Example]) -> float:
+    """Over cases; a case of many slices counts as one."""
+    return float(np.mean(list(_by_case(scores, examples).values())))
+
+
+def _paired(before: Scores, after: Scores, examples: Sequence[Example]) -> tuple[float, float]:
+    """Mean difference over cases, and its standard error."""
+    plain, adapted = _by_case(before, examples), _by_case(after, examples)
+    differences = np.array([adapted[case] - plain[case] for case in plain])
+    return float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5)
+
+
+def _point(step: int, scores: Scores, examples: Sequence[Example]) -> dict[str, Any]:
+    """A checkpoint for the record."""
+    folds = sorted({examples[i].fold for i, _ in scores})
+    means = {f: _mean({k: v for k, v in scores.items() if examples[k[0]].fold == f}, examples) for f in folds}
+    return {"step": step, "dice": _mean(scores, examples), "folds": means}
+
+
+def _check(examples: Sequence[Example], options: AdaptSection) -> None:
+    fold_of: dict[str, int] = {}
+    for example in examples:
+        if fold_of.setdefault(example.id, example.fold) != example.fold:
+            raise UserError(f"{example.id}: its slices are in different folds")
+        shape = (len(examples[0].truth), *example.embedding.image_size)
+        if example.truth.shape != shape or example.coarse.shape != shape:
+            raise UserError(
+                f"{example.id}: masks of shapes {example.truth.shape} (truth) and {example.coarse.shape} (coarse), "
+                f"but {shape[0]} structures on this embedding's image need {shape}"
+            )
+        if options.parts == "decoder+lora" and example.image is None:
+            raise UserError(f"{example.id}: sam.adapt.parts decoder+lora needs the image, not only its embedding")

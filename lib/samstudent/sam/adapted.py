@@ -1,0 +1,229 @@
+"""Adapted SAMs: a SAM with other weights in some of its parts, in memory and on disk.
+
+``adapt.adapt`` makes the weights. A backend with them is a backend like any other; it shares the memory of all that was
+not adapted with the SAM that it comes from.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from samstudent.errors import NotFound, UserError
+from samstudent.files import atomic_write
+from samstudent.sam.backends import SamModel
+
+#: Name of a weight in the model's state dict -> its tensor on the CPU. Of an adapted linear layer of the image encoder
+#: ``<layer>.lora_a`` (rank, inputs) and ``<layer>.lora_b`` (outputs, rank): their product is added to its weight.
+Weights = dict[str, torch.Tensor]
+
+#: Of the file's layout.
+_VERSION = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """What came out of ``adapt.adapt``.
+
+    Attributes:
+        weights: of the adapted parts, trained on all examples; empty where ``used`` is False.
+        folds: for each fold the weights trained on the others for as many steps; empty where ``used`` is False.
+        steps: after which the cases left out did best; 0: never better than the plain SAM.
+        plain: mean Dice of the plain SAM on the cases left out; nan where nothing could be compared.
+        adapted: the same after ``steps`` steps.
+        gain: mean paired difference of the two over cases, and
+        error: its standard error.
+        used: whether the adapted SAM is better: the gain exceeds its standard error.
+        reason: why, or why not.
+        curve: per checkpoint "step", "dice" and "folds" (fold -> Dice).
+        labels: ids of the cases.
+        settings: the task file's ``sam.adapt``, and the seed.
+        seconds: that it took.
+    """
+
+    weights: Weights = field(repr=False)
+    folds: dict[int, Weights] = field(repr=False)
+    steps: int
+    plain: float
+    adapted: float
+    gain: float
+    error: float
+    used: bool
+    reason: str
+    curve: list[dict[str, Any]]
+    labels: list[str]
+    settings: dict[str, Any]
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """All but the weights, for JSON; None instead of nan."""
+        content = {key: value for key, value in vars(self).items() if key not in ("weights", "folds")}
+        return {key: None if isinstance(value, float) and value != value else value for key, value in content.items()}
+
+
+def with_weights(backend: SamModel, weights: Mapping[str, torch.Tensor], digest: str | None = None) -> SamModel:
+    """A backend with other weights in some parts. Loads ``backend``, and leaves it as it is.
+
+    Args:
+        backend: the plain SAM.
+        weights: see ``Weights``.
+        digest: of the result; None: ``digest_of``.
+
+    Raises:
+        UserError: a weight that this SAM does not have, or of another shape.
+    """
+    plain = backend.load()
+    own, low_rank = _check(plain, weights)
+    model = private_copy(plain, [*own, *(f"{name}.weight" for name in low_rank)])
+    with torch.no_grad():
+        state = model.state_dict()
+        for name in own:
+            state[name].copy_(weights[name])
+        for name in low_rank:
+            change = weights[f"{name}.lora_b"].float() @ weights[f"{name}.lora_a"].float()
+            state[f"{name}.weight"] += change.to(state[f"{name}.weight"])
+    result = over_model(backend, model)
+    result.digest = digest or digest_of(backend, weights)
+    if any(name.startswith(backend.parts[0] + ".") for name in weights):
+        result.embedding_digest = result.digest
+    return result
+
+
+def digest_of(backend: SamModel, weights: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the plain SAM's digest and the weights' names, types, shapes and bytes, hex."""
+    digest = hashlib.sha256(backend.digest.encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def private_copy(model: Any, own: Iterable[str]) -> Any:
+    """A copy of a model that owns the parameters of these names and shares the memory of all other tensors.
+
+    The shared parameters take no gradients, so that training the copy leaves no trace in the model.
+    """
+    mine = set(own)
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for name, parameter in model.named_parameters():
+        if name not in mine:
+            shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(model, shared)
+
+
+def over_model(backend: SamModel, model: Any) -> SamModel:
+    """The same backend over another model, which is in evaluation mode on its device; ``backend`` must be loaded."""
+    result = copy.copy(backend)
+    result._model = model
+    result._lock = threading.RLock()
+    return result
+
+
+def save_adapted(path: Path, adaptation: Adaptation, base: SamModel) -> str:
+    """Write an adaptation that is used to a safetensors file with its record.
+
+    Args:
+        path: the file, replaced at once.
+        adaptation: its ``weights`` and record are kept, not those of the folds.
+        base: the plain SAM that was adapted.
+
+    Returns:
+        The digest of the backend that ``load_adapted`` gives.
+
+    Raises:
+        UserError: there are no weights, because the plain SAM did better.
+    """
+    if not adaptation.weights:
+        raise UserError(f"{path}: nothing to save, the plain SAM stays: {adaptation.reason}")
+    digest = digest_of(base, adaptation.weights)
+    meta = {
+        "format": _VERSION,
+        "backend": base.name,
+        "base": base.digest,
+        "digest": digest,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "record": json.dumps(adaptation.record(), allow_nan=False),
+    }
+    atomic_write(path, save({name: w.contiguous() for name, w in adaptation.weights.items()}, metadata=meta))
+    return digest
+
+
+def load_adapted(path: Path, base: SamModel) -> SamModel:
+    """The backend that ``save_adapted`` kept.
+
+    Args:
+        path: the file.
+        base: the plain SAM that it was made from.
+
+    Raises:
+        NotFound: there is no such file.
+        UserError: it is damaged, no adapted SAM, or made from another SAM than ``base``. Names the file.
+    """
+    meta, weights = _read(path)
+    if meta.get("base") != base.digest:
+        raise UserError(
+            f"{path}: adapted from the SAM {meta.get('backend')} of digest {meta.get('base')}, "
+            f"but this is {base.name} of digest {base.digest}"
+        )
+    if digest_of(base, weights) != meta.get("digest"):
+        raise UserError(f"{path}: damaged: its weights do not match their digest")
+    try:
+        return with_weights(base, weights, meta["digest"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a file of ``save_adapted`` tells: ``Adaptation.record`` with "backend", "base", "digest" and "date" (UTC).
+
+    Raises: as ``load_adapted``.
+    """
+    meta, _ = _read(path)
+    return {**json.loads(meta["record"]), **{key: meta[key] for key in ("backend", "base", "digest", "date")}}
+
+
+def _read(path: Path) -> tuple[dict[str, str], Weights]:
+    if not path.is_file():
+        raise NotFound(f"{path}: no such file of an adapted SAM")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it has no __iter__
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a file of an adapted SAM: {error}") from error
+    if meta.get("format") != _VERSION:
+        raise UserError(f"{path}: not an adapted SAM that this version reads (format {meta.get('format')})")
+    return meta, weights
+
+
+def _check(model: Any, weights: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+    """Names of whole parameters, and of the layers of low-rank changes, among the weights."""
+    parameters = dict(model.named_parameters())
+    own, low_rank = [], []
+    for name, tensor in weights.items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "lora_b":
+            continue
+        if kind == "lora_a":
+            other, target = weights.get(f"{layer}.lora_b"), parameters.get(f"{layer}.weight")
+            fits = other is not None and target is not None and target.shape == (other.shape[0], tensor.shape[1])
+            low_rank.append(layer)
+        else:
+            fits = name in parameters and parameters[name].shape == tensor.shape
+            own.append(name)
+        if not fits:
+            raise UserError(f"the adapted weight {name} {tuple(tensor.shape)} does not fit this SAM")
+    return own, low_rank
