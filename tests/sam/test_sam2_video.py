@@ -18,8 +18,9 @@ from samstudent.errors import UserError
 from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import Prompt
+from samstudent.sam.refine import refine
 from samstudent.sam.sam2_video import EXAMPLE, Sam2, build
-from samstudent.task import SamSection
+from samstudent.task import SamSection, Task
 
 BOX = (5.0, 6.0, 30.0, 31.0)
 
@@ -129,6 +130,19 @@ def test_walks_no_farther_than_asked_and_answers_on_the_grid_asked_for(backend: 
     # The same box and network: only the size at which the logits are asked for differs.
     shrunk = torch.nn.functional.interpolate(torch.from_numpy(full[0][2][None, None]).float(), (20, 25), mode="area")
     assert np.corrcoef(shrunk.numpy().ravel(), found[0][2].ravel().astype(np.float32))[0, 1] > 0.9
+
+
+def test_refinement_of_a_volume_lets_sam2_follow_it(backend: Sam2, volume: Any) -> None:
+    task = Task.model_validate(
+        {"name": "t", "dimension": 3, "structures": ["a", "b"], "student": {"size": [16, 16, 16]}}
+    )
+    p = np.zeros((2, 5, 40, 50), np.float32)
+    p[0, 1:4, 8:28, 5:30] = 0.9
+    result = refine(p, volume[0], backend, task)
+    a, b = result.structures
+    assert result.masks.shape == p.shape and a.present and not b.present
+    assert [entry["slice"] for entry in a.prompts] == [1] and a.prompts[0]["box"] == [5, 8, 29, 27]
+    assert result.masks[0, 1:4].any(axis=(1, 2)).all() and not result.masks[0, [0, 4]].any()
 
 
 def test_one_state_leaves_nothing_to_the_next(backend: Sam2, volume: Any) -> None:
