@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -206,9 +207,10 @@ def test_a_case_is_never_split() -> None:
 def test_what_only_a_case_tells_is_not_taken_for_knowledge() -> None:
     """Rows of one case are copies, and its signals say nothing of a new one. Were it split, they would seem to."""
     rng = np.random.default_rng(0)
+    shares = [field.name for field in dataclasses.fields(Signals) if field.name not in ("components", "log_area")]
     rows = []
-    for case in range(12):
-        signals = Signals(agreement=float(rng.uniform(0, 1)), offset=float(rng.uniform(0, 3)))
+    for case in range(10):
+        signals = Signals(**{name: float(rng.uniform(0, 1)) for name in shares})
         dice = float(rng.uniform(0.3, 1))
         rows += [Row("s", f"c{case}", 0, signals, dice) for _ in range(20)]
     correlation = Calibrator.fit(rows).report["correlation"]

@@ -5,10 +5,11 @@ the expected Dice is the logistic function of a weighted sum of the signals plus
 keeps it honest with a handful of cases:
 
 - a weight can only have the sign that makes sense: more agreement never means less Dice;
-- weights are drawn to each other and offsets to the mean of all structures (ridge penalties, i.e. random effects), how
-  strongly is decided by cross-validation that never splits a case. A handful of rows cannot tell which signal is
-  better, but a sum of signals with equal weights is hard to beat (Dawes 1979, doi 10.1037/0003-066X.34.7.571). No
-  weights at all, the shrunk mean of each structure, are one of the choices, so signals that do not help are not used;
+- weights are drawn to one small common weight and offsets to the mean of all structures (ridge penalties, i.e. random
+  effects), how strongly is decided by cross-validation that never splits a case. A handful of rows cannot tell which
+  signal is better, but a sum of signals with equal weights is hard to beat (Dawes 1979, doi
+  10.1037/0003-066X.34.7.571). Where signals make cross-validation clearly worse than no weights at all, the shrunk mean
+  of each structure, they are not used;
 - a last straight line on the logit scale, fitted on out-of-case estimates, takes out what over- or underconfidence
   remains.
 """
@@ -57,8 +58,10 @@ _BOUNDED = {"predicted_iou", "agreement", "stability", "jitter", "certainty", "e
 #: Ridge penalties tried on the weights' differences (infinite: no weights at all) and on the offsets, strongest first.
 _WEIGHT_PENALTIES = (math.inf, 100.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 _OFFSET_PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1)
-#: Draws the weights to 0, all together.
-_MEAN_PENALTY = 1.0
+#: What the weights are drawn to, in logits per standard deviation of a signal, and how strongly their mean is. With 5
+#: and 10 labelled cases, and a poor student, better than 0 (correlation 0.55 for 0.48 on ultrasound).
+_USUAL_WEIGHT = 0.2
+_MEAN_PENALTY = 3.0
 #: Keeps the intercept finite when every Dice is 1 (or 0).
 _INTERCEPT_PENALTY = 0.01
 #: Draws the last line to the identity.
@@ -152,8 +155,9 @@ class Calibrator:
             np.array([row.dice for row in rows]),
             len(names),
         )
-        parts = case_folds([row.case for row in rows], seed)
-        penalties, estimates, constant = _choose(data, parts)
+        cases = [row.case for row in rows]
+        parts = case_folds(cases, seed)
+        penalties, estimates, constant = _choose(data, cases, parts)
         model = data.fit(*penalties)
         honest = np.empty(len(rows))
         for part in np.unique(parts):
@@ -161,10 +165,10 @@ class Calibrator:
             honest[~away] = _straighten(estimates[~away], _line(estimates[away], data.dice[away]))
         report = reliability(expit(honest), data.dice) | {
             "rows": len(rows),
-            "cases": len({row.case for row in rows}),
+            "cases": len(set(cases)),
             "error": _error(expit(honest), data.dice),
             "constant_error": _error(expit(constant), data.dice),
-            "uncertainty": _uncertainty(rows, expit(honest)),
+            "uncertainty": _standard_error(expit(honest) - data.dice, cases),
             "penalties": [None if math.isinf(p) else p for p in penalties],
             "folds": _bias_of_folds(rows, expit(honest)),
         }
@@ -345,7 +349,9 @@ class _Data:
         if len(used):
             penalty[1:first, 1:first] += weight_penalty * (np.eye(len(used)) - 1 / len(used))
         bounds: list[_Bound] = [(None, None), *[(0.0, None)] * len(used), *[(None, None)] * self.structures]
-        found = _maximise(design, self.dice, penalty, bounds)
+        usual = np.zeros(design.shape[1])
+        usual[1:first] = _USUAL_WEIGHT
+        found = _maximise(design, self.dice, penalty, bounds, usual)
         weights = np.zeros(z.shape[1])
         weights[used] = found[1:first] * signs[used]
         return _Model(centre, scale, weights, float(found[0]), found[first:])
@@ -356,26 +362,29 @@ def _maximise(
     dice: Float,
     penalty: Float,
     bounds: Sequence[_Bound],
-    towards: Float | None = None,
+    towards: Float,
 ) -> Float:
     """Coefficients of a fractional logistic regression with half the quadratic form ``penalty`` of their distance from
-    ``towards`` (0 if None) as a penalty."""
-    origin = np.zeros(design.shape[1]) if towards is None else towards
+    ``towards`` as a penalty."""
 
     def loss(coefficients: Float) -> tuple[float, Float]:
         value = design @ coefficients
-        away = coefficients - origin
+        away = coefficients - towards
         # -(y log p + (1 - y) log(1 - p)) with p = expit(value), written so that it cannot overflow.
         pull = penalty @ away
         total = np.logaddexp(0, value).sum() - dice @ value + 0.5 * away @ pull
         return float(total), design.T @ (expit(value) - dice) + pull
 
-    return np.asarray(minimize(loss, origin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}).x)
+    return np.asarray(minimize(loss, towards, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500}).x)
 
 
-def _choose(data: _Data, parts: NDArray[np.intp]) -> tuple[tuple[float, float], Float, Float]:
+def _choose(data: _Data, cases: Sequence[str], parts: NDArray[np.intp]) -> tuple[tuple[float, float], Float, Float]:
     """The penalties of the smallest out-of-case squared error, their out-of-case estimates, and those of the best
-    model without signals (both on the logit scale)."""
+    model without signals (both on the logit scale).
+
+    The latter is only chosen where its error is smaller by more than the standard error of the difference: with few
+    cases it often is by chance, and estimates that are all alike cannot tell a good mask from a bad one.
+    """
     splits = [(data.part(parts != part), parts == part) for part in np.unique(parts)]
     best: dict[bool, tuple[float, tuple[float, float], Float]] = {}
     for penalties in product(_WEIGHT_PENALTIES, _OFFSET_PENALTIES):
@@ -388,7 +397,8 @@ def _choose(data: _Data, parts: NDArray[np.intp]) -> tuple[tuple[float, float], 
         if without not in best or error < best[without][0]:
             best[without] = (error, penalties, estimates)
     constant, signals = best[True], best[False]
-    _, penalties, estimates = signals if signals[0] < constant[0] else constant
+    worse = (expit(signals[2]) - data.dice) ** 2 - (expit(constant[2]) - data.dice) ** 2
+    _, penalties, estimates = constant if worse.mean() > _standard_error(worse, cases) else signals
     return penalties, estimates, constant[2]
 
 
@@ -437,13 +447,11 @@ def _bias_of_folds(rows: Sequence[Row], estimated: Float) -> dict[str, float]:
     return {fold: float(np.mean(values)) for fold, values in sorted(away.items())}
 
 
-def _uncertainty(rows: Sequence[Row], estimated: Float) -> float:
-    """Of the mean of estimate minus truth; rows of one case go wrong together, so cases are what is counted."""
-    away: dict[str, float] = {}
-    for row, estimate in zip(rows, estimated, strict=True):
-        away[row.case] = away.get(row.case, 0.0) + float(estimate) - row.dice
-    sums = np.array(list(away.values()))
-    return float(math.sqrt(len(sums) * sums.var(ddof=1)) / len(rows))
+def _standard_error(values: Float, cases: Sequence[str]) -> float:
+    """Of the mean of values, one per row. Rows of one case go wrong together, so cases are what is counted."""
+    _, number = np.unique(cases, return_inverse=True)
+    sums = np.bincount(number, weights=values - values.mean())
+    return float(math.sqrt(len(sums) * sums.var(ddof=1)) / len(values))
 
 
 def _plain(values: Float) -> tuple[float, ...]:
