@@ -31,12 +31,13 @@ class Examiner:
             return None
         task = self.study.task
         settings = f"{champion.model_digest} {task.sam.model_dump_json()} {task.recipe.model_dump_json()}"
+        settings += f" {self.study.sam_in_force}"
         return hashlib.sha256(settings.encode()).hexdigest()
 
     def remember(self, case: str, image: CaseImage, label: PseudoLabel) -> None:
-        """Keep the scores that a pseudo label just made gives for free; it is made with the champion, too."""
-        version, state = self.version(), self.study.selection
-        if version is None:
+        """Keep the scores that a pseudo label just made gives for free, if it is made with the champion, too."""
+        version, state, champion = self.version(), self.study.selection, self.study.ledger.champion()
+        if version is None or champion is None or label.provenance.student != champion.model_digest:
             return
         agreements = [s.agreement for s in label.structures if s.agreement is not None]
         entropy = entropy_score(label.probabilities, self.study.task.overlap)
@@ -45,7 +46,7 @@ class Examiner:
 
     def vector_version(self) -> str:
         """What the embeddings depend on."""
-        return self.study.sam().digest
+        return self.study.sam().embedding_digest
 
     def examine(self, path: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Probabilities float32 (S, *spatial), cleaned coarse masks and SAM's masks, bool likewise."""

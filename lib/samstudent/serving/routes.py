@@ -62,12 +62,12 @@ def router(app: SamstudentApp) -> APIRouter:
 
     @routes.get("/sam", summary="Which SAM is in force, and all that were adapted to this study's labels")
     def get_sam(user: User = reader) -> dict[str, Any]:
-        sams = app.study.sams
+        sams, in_force = app.study.sams, app.study.sam_in_force
         return {
             "backend": app.task.sam.backend,
-            "in_force": sams.in_force,
+            "in_force": in_force,
             "digest": app.study.sam().digest,
-            "record": sams.record(sams.in_force) if sams.in_force else None,
+            "record": sams.record(in_force) if in_force else None,
             "adapted": sams.records(),
             "history": [change.model_dump(mode="json") for change in sams.history],
         }

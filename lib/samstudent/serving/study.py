@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import threading
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from samstudent.errors import UserError
 from samstudent.rounds.holdout import HoldOut
 from samstudent.rounds.ledger import Ledger
 from samstudent.rounds.sams import AdaptedSams
+from samstudent.sam.adapted import load_adapted
 from samstudent.sam.backends import SamBackend, SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.selection.state import SelectionState
@@ -73,6 +77,12 @@ class Study:
                 self._plain = load_backend(self.task.sam)
             return self._plain
 
+    @property
+    def sam_in_force(self) -> str | None:
+        """Id of the adapted SAM in force; None: the plain one is, also where the task switches adaptation off."""
+        trust = self.task.trust
+        return self.sams.in_force if trust.enabled and trust.adapt else None
+
     def adapted_sam(self) -> SamBackend | None:
         """The adapted SAM in force; None where the plain one is.
 
@@ -81,12 +91,10 @@ class Study:
         stands in: every answer and pseudo label tells by which SAM it was made.
         """
         with self._sam_lock:
-            id = self.sams.in_force
+            id = self.sam_in_force
             if id is None:
                 return None
             if self._adapted is None or self._adapted[0] != id:
-                from samstudent.sam.adapted import load_adapted  # late: torch's optimisers, of no use to most processes
-
                 try:
                     self._adapted = (id, load_adapted(self.sams.weights(id), self.plain_sam()))
                 except UserError as error:
@@ -97,3 +105,30 @@ class Study:
     def sam(self) -> SamBackend:
         """The SAM in force: the adapted one if there is any, else the plain one."""
         return self.adapted_sam() or self.plain_sam()
+
+    def keep_adaptation(
+        self, found: Mapping[str, Any], weights: Path, labels: Mapping[str, Any], round_id: str | None = None
+    ) -> str:
+        """Keep what an adaptation made, and put it in force if it beats the plain SAM; if not, the plain one is.
+
+        Args:
+            found: ``Adaptation.record``.
+            weights: what ``save_adapted`` wrote, where it is better; copied.
+            labels: case id -> which label it was (``cases.digests``).
+            round_id: of the round that it was a step of.
+
+        Returns:
+            Its id.
+        """
+        record = {
+            "backend": self.task.sam.backend,
+            "round": round_id,
+            "labels": dict(labels),
+            "adaptation": dict(found),
+        }
+        id = self.sams.add(record, (lambda path: shutil.copyfile(weights, path)) if found["used"] else None)
+        if found["used"]:
+            self.sams.use(id, who="training", why=found["reason"])
+        else:
+            self.sams.use_plain(who="training", why=found["reason"])
+        return id
