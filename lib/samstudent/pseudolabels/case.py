@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.images import CaseImage, for_sam
+from samstudent.pseudolabels.disputed import disputed
 from samstudent.pseudolabels.provenance import Provenance, provenance_of
 from samstudent.pseudolabels.quality import Gated, gate
 from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.refine import refine
+from samstudent.sam.refine import Refinement, refine
 from samstudent.task import Task
 
 
@@ -22,12 +24,15 @@ class Predictor(Protocol):
 
     version: str
 
-    def predict(self, image: CaseImage) -> NDArray[Any]: ...
+    def predict(self, image: CaseImage, size: tuple[int, ...] | None = None) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """A student's answer on one case, refined and gated. All arrays (S, *spatial) on the image's canonical grid."""
+    """A student's answer on one case, refined and gated.
+
+    All arrays (S, *spatial), on the image's canonical grid or (``trust.trusted_label``) its working grid.
+    """
 
     masks: NDArray[Any]  # bool; structures that are not accepted are empty
     ignore: NDArray[Any]  # bool; where a rejected structure may be
@@ -36,6 +41,8 @@ class PseudoLabel:
     coarse: NDArray[Any]  # bool; what SAM was prompted with
     structures: list[Gated]
     provenance: Provenance
+    soft: NDArray[Any]  # float16; probability after refinement, 0 for structures that are not accepted
+    refined: NDArray[Any]  # bool; all structures, before the gate
 
     def info(self) -> dict[str, Any]:
         """For the datastore, beside the label."""
@@ -49,18 +56,34 @@ def pseudo_label_case(
     """Predict, refine and gate one case."""
     probabilities = student.predict(image)
     refined = refine(probabilities, for_sam(image, task.image), backend, task, cache)
-    structures = gate(refined.structures, probabilities, task)
+    return pseudo_label_of(refined, probabilities, task, provenance_of(student.version, backend, task))
+
+
+def pseudo_label_of(
+    refined: Refinement,
+    probabilities: NDArray[Any],
+    task: Task,
+    provenance: Provenance,
+    estimates: Mapping[str, float] | None = None,
+) -> PseudoLabel:
+    """Gate a refinement; ``estimates`` as in ``quality.gate``."""
+    structures = gate(refined.structures, probabilities, task, estimates)
     flat = (-1, *(1,) * (refined.masks.ndim - 1))
     accepted = np.array([s.status == "accepted" for s in structures]).reshape(flat)
     rejected = np.array([s.status == "rejected" for s in structures]).reshape(flat)
+    ignore = (refined.masks | refined.coarse) & rejected
+    if task.pseudo_labels.ignore_disputed:
+        ignore |= disputed(refined.masks, refined.coarse) & accepted
     return PseudoLabel(
         masks=refined.masks & accepted,
-        ignore=(refined.masks | refined.coarse) & rejected,
+        ignore=ignore,
         raw=own_masks(probabilities, task),
         probabilities=probabilities,
         coarse=refined.coarse,
         structures=structures,
-        provenance=provenance_of(student.version, backend, task),
+        provenance=provenance,
+        soft=refined.soft * accepted,
+        refined=refined.masks,
     )
 
 
@@ -71,3 +94,10 @@ def own_masks(probabilities: NDArray[Any], task: Task) -> NDArray[Any]:
     present = probabilities.max(axis=0) > 1 - probabilities.sum(axis=0)
     values = np.arange(len(probabilities)).reshape(-1, *(1,) * (probabilities.ndim - 1))
     return np.asarray((probabilities.argmax(axis=0) == values) & present)
+
+
+def mix(views: NDArray[Any], share: float) -> NDArray[Any]:
+    """The weighted mean float32 (S, *spatial) of one or two views (V, S, *spatial); ``share`` is the second's."""
+    if len(views) == 1:
+        return np.asarray(views[0], dtype=np.float32)
+    return np.asarray((1 - share) * views[0] + share * views[1], dtype=np.float32)

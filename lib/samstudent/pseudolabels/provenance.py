@@ -31,8 +31,8 @@ class Provenance:
         return asdict(self)
 
 
-def provenance_of(student_version: str, backend: SamBackend | None, task: Task) -> Provenance:
-    """Of a pseudo label made now; ``backend`` None: of the student's own masks."""
+def provenance_of(student_version: str, backend: SamBackend | None, task: Task, trust: str = "") -> Provenance:
+    """Of a pseudo label made now; ``backend`` None: of the student's own masks; ``trust``: ``Trust.digest``."""
     # All of the task that changes a pseudo label; its schedule, say, does not.
     relevant = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "student"})
     if backend is None:
@@ -41,6 +41,8 @@ def provenance_of(student_version: str, backend: SamBackend | None, task: Task) 
     # The stages that run, because a recipe may leave them to the backend.
     stages = [stage.model_dump(mode="json") for stage in task.recipe.stages_for(backend.name)]
     recipe = task.recipe.model_dump(mode="json") | {"stages": stages, "preprocessing": backend.preprocessing}
+    if trust:
+        recipe["trust"] = trust
     return Provenance(student_version, backend.name, backend.digest, _digest(recipe), _digest(relevant), clock.time())
 
 

@@ -121,6 +121,7 @@ def search(
     adapted: Mapping[int, SamBackend] | None = None,
     trials: int | None = 9,
     grid: bool = False,
+    fusion: bool = True,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Choice:
@@ -135,6 +136,7 @@ def search(
         adapted: for each fold the SAM adapted on the other folds.
         trials: configurations to decode. None: the whole space.
         grid: the paper's 864 configurations (for each decoder), whatever ``trials`` says.
+        fusion: whether SAM's answer may be fused with the student's.
         seed: of sampler and resampling; equal arguments give equal choices.
         progress: called with configurations done and in all; of a whole space the number in all counts those that cost
             nothing.
@@ -147,7 +149,7 @@ def search(
         raise UserError(f"a search needs at least one trial, not {trials}")
     if not cases:
         return Choice({name: StructureChoice(base) for name in names}, 0, seed=seed)
-    space = Space.of(base, backend.name, adapted is not None, grid)
+    space = Space.of(base, backend.name, adapted is not None, grid, fusion)
     bench = Bench(cases, backend, adapted)
     tried: list[tuple[Recipe, NDArray[np.float64]]] = [(r, bench.dice([r])[..., 0]) for r in space.students()]
     records, seconds = _try_cells(space, bench, tried, None if grid else trials, seed, progress)

@@ -32,14 +32,16 @@ class Space:
         base: the task file's recipe; what no axis varies is taken from it.
         backend: name of the SAM, which decides the stages of a recipe without any.
         axes: the decoder is run for each cell of these: axis -> label -> changes of the base recipe.
+        fusion: whether SAM's answer may be fused with the student's.
     """
 
     base: Recipe
     backend: str
     axes: dict[str, dict[str, dict[str, Any]]]
+    fusion: bool = True
 
     @classmethod
-    def of(cls, base: Recipe, backend: str, adapted: bool, grid: bool = False) -> Space:
+    def of(cls, base: Recipe, backend: str, adapted: bool, grid: bool = False, fusion: bool = True) -> Space:
         """The space of a backend.
 
         Args:
@@ -47,6 +49,7 @@ class Space:
             backend: name of the SAM.
             adapted: whether there are adapted decoders.
             grid: the paper's grid instead of what suits the backend.
+            fusion: whether SAM's answer may be fused with the student's.
         """
         shapes = _GRID_SHAPES if grid else (("none", 8), *((op, size) for op in _OPERATIONS for size in _SIZES))
         stages = _paper_stages() if grid else _suitable_stages(backend)
@@ -65,7 +68,7 @@ class Space:
                 for s in dict.fromkeys((own_stages, *stages))
             },
         }
-        return cls(base, backend, axes)
+        return cls(base, backend, axes, fusion)
 
     def labels(self) -> dict[str, list[str]]:
         """Each axis with its labels, the base recipe's first (of decoders: plain)."""
@@ -93,6 +96,8 @@ class Space:
 
     def sources(self, recipe: Recipe) -> list[Recipe]:
         """What may be made of one decoding at no cost: SAM's mask, or its logits and the student's together."""
+        if not self.fusion:
+            return [self.sam_alone(recipe)]
         weights = sorted({*_WEIGHTS, self.base.fusion_weight})
         return [
             self.sam_alone(recipe),

@@ -35,12 +35,12 @@ class Ensemble:
         """Read model files of students. Raises as ``Student.load``."""
         return cls([Student.load(path, task, device) for path in paths])
 
-    def predict(self, image: CaseImage) -> NDArray[Any]:
-        """Mean probabilities float32 (S, *spatial) on the image's canonical grid."""
+    def predict(self, image: CaseImage, size: tuple[int, ...] | None = None) -> NDArray[Any]:
+        """Mean probabilities float32 (S, *spatial) on the image's canonical grid, or (S, *size) covering it."""
         # One after the other: 32 structures of a large film take hundreds of megabytes a member.
-        total = np.array(self.predictors[0].predict(image), dtype=np.float32)
+        total = np.array(self.predictors[0].predict(image, size), dtype=np.float32)
         for predictor in self.predictors[1:]:
-            total += predictor.predict(image)
+            total += predictor.predict(image, size)
         total /= len(self.predictors)
         return total
 

@@ -76,10 +76,12 @@ def masks_to_student_grid(masks: NDArray[Any], placement: Placement, overlap: bo
     return result
 
 
-def from_student_grid(probabilities: NDArray[Any], placement: Placement) -> NDArray[Any]:
-    """Resample probabilities float32 (S, *outer) back to (S, *source) by linear interpolation."""
+def from_student_grid(
+    probabilities: NDArray[Any], placement: Placement, size: Sequence[int] | None = None
+) -> NDArray[Any]:
+    """Resample probabilities float32 (S, *outer) back to (S, *source), or to ``size``, by linear interpolation."""
     inner = probabilities[(slice(None), *placement.window)]
-    return np.clip(resize(inner, placement.source), 0.0, 1.0)
+    return np.clip(resize(inner, size or placement.source), 0.0, 1.0)
 
 
 def resize(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:

@@ -48,8 +48,8 @@ class Student:
         version = load_weights(network, path, task)
         return cls(network, task, version, target)
 
-    def predict(self, image: CaseImage) -> NDArray[Any]:
-        """Probabilities float32 (S, *spatial) in [0, 1] on the image's canonical grid."""
+    def predict(self, image: CaseImage, size: tuple[int, ...] | None = None) -> NDArray[Any]:
+        """Probabilities float32 (S, *spatial) in [0, 1] on the image's canonical grid, or (S, *size) covering it."""
         placement = place(image.grid.spatial_shape, image.grid.spacing, self.task)
         shown = to_student_grid(for_student(image, self.task.image), placement)
         with torch.inference_mode():
@@ -59,7 +59,7 @@ class Student:
             else:
                 window = SlidingWindowInferer(self.task.student.size, sw_batch_size=2, overlap=0.5, mode="gaussian")
                 probabilities = torch.as_tensor(window(tensor, self._probabilities))
-        return from_student_grid(probabilities[0].float().cpu().numpy(), placement)
+        return from_student_grid(probabilities[0].float().cpu().numpy(), placement, size)
 
     def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
         with autocast(self.device):

@@ -1,0 +1,322 @@
+"""What a round learns from its labelled cases before it makes pseudo labels, and pseudo labels made by it.
+
+All of it is learnt from honest predictions, of models that did not train on the case (docs/explanation/trust.md): how
+much to listen to which kind of model, a SAM decoder adapted to the labels, the recipe of each structure, and how good
+a pseudo label is to be expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.errors import UserError
+from samstudent.evaluation.metrics import dice_per_structure
+from samstudent.files import atomic_write
+from samstudent.images import CaseImage, for_sam
+from samstudent.pseudolabels.bench import HonestCase
+from samstudent.pseudolabels.calibration import Calibrator, Row
+from samstudent.pseudolabels.case import PseudoLabel, mix, own_masks, pseudo_label_of
+from samstudent.pseudolabels.provenance import provenance_of
+from samstudent.pseudolabels.search import Choice, StructureChoice, search
+from samstudent.pseudolabels.signals import Atlas, signals_of
+from samstudent.sam.adapt import Example, adapt
+from samstudent.sam.adapted import load_adapted, save_adapted, with_weights
+from samstudent.sam.backends import Embedding, SamBackend, SamModel
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.prompts import coarse_masks
+from samstudent.sam.refine import Refinement, refine, refine_slice
+from samstudent.sam.volumes import slice_axis
+from samstudent.sam.working import reduced, working_size
+from samstudent.task import Recipe, Task
+
+#: The readers' shares that are compared; the first is taken unless another is clearly better.
+SHARES = (0.5, 0.0, 0.25, 0.75, 1.0)
+#: Jittered boxes a case are limited to about this many calls of the decoder: 32 teeth would take a second a box.
+_DECODES = 16
+_MOST_JITTERS = 2
+_FILE = "trust.json"
+
+Size = tuple[int, ...] | None
+
+
+class Teacher(Protocol):
+    """What is needed of ``samstudent.student.teacher.Teacher``; views are float32 (1 or 2, S, *spatial)."""
+
+    @property
+    def folds(self) -> Mapping[str, int]: ...
+    @property
+    def version(self) -> str: ...
+    def views(self, image: CaseImage, size: Size = None) -> NDArray[Any]: ...
+    def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]: ...
+
+
+#: Called with what is being done, the part done and the number of parts.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What was learnt. ``adapted`` is None where the plain decoder stays.
+
+    Attributes:
+        task: with the axis along which volumes are cut, where the task leaves that open.
+        share: of the readers in the mean of both views.
+        choice: the recipe of each structure.
+        calibrator: estimates the Dice of a pseudo label's structure.
+        record: what adaptation, search and calibration found, for the round's record.
+    """
+
+    task: Task
+    share: float
+    choice: Choice
+    calibrator: Calibrator
+    adapted: SamModel | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hex, of all that shapes a pseudo label beside the teacher and the plain SAM."""
+        recipes = {name: recipe.model_dump(mode="json") for name, recipe in self.choice.recipes.items()}
+        parts = [self.share, recipes, self.calibrator.as_json(), self.task.recipe.axis]
+        parts.append(None if self.adapted is None else self.adapted.digest)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, folder: Path, task: Task, backend: SamModel) -> Trust:
+        """What ``learn_trust`` left in a folder.
+
+        Raises:
+            UserError: there is nothing readable, or it belongs to another SAM.
+        """
+        try:
+            content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            choice, calibrator = Choice.from_json(content["choice"]), Calibrator.from_json(content["calibrator"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / _FILE}: unreadable ({error}); remove the folder to learn it again") from error
+        adapted = load_adapted(folder / content["adapted"], backend) if content["adapted"] else None
+        task = _with_axis(task, content["axis"])
+        return cls(task, content["share"], choice, calibrator, adapted, content["record"])
+
+
+def learn_trust(
+    teacher: Teacher,
+    read: Callable[[str], tuple[CaseImage, NDArray[Any]]],
+    task: Task,
+    backend: SamModel,
+    cache: EmbeddingCache | None,
+    folder: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Trust:
+    """Learn from the labelled cases of ``teacher.folds``, as ``task.trust`` says, and write it into ``folder``.
+
+    Args:
+        read: gives each case's image and human label, bool (S, *spatial).
+        backend: the plain SAM.
+        folder: for ``trust.json`` and the adapted weights.
+    """
+    options = task.trust
+    told = progress or (lambda what, done, total: None)
+    cases = [_see(case, teacher, *read(case), task) for case in sorted(teacher.folds)]
+    task = _with_axis(task, _common_axis(cases, task))
+    share, shares = _best_share(cases, task)
+    honest = [slice_ for case in cases for slice_ in _honest(case, share, task, backend, cache)]
+    adaptation, of_fold = None, None
+    if options.adapt:
+        examples = [_example(case, task.recipe) for case in honest]
+
+        def adapting(done: int, total: int) -> None:
+            told("adapting SAM", done, total)
+
+        adaptation = adapt(backend, examples, task.recipe, task.sam.adapt, seed, adapting)
+        if adaptation.used:
+            of_fold = {fold: with_weights(backend, weights) for fold, weights in adaptation.folds.items()}
+
+    def searching(done: int, total: int) -> None:
+        told("searching recipes", done, total)
+
+    choice = Choice({name: StructureChoice(task.recipe) for name in task.names}, len(cases), seed=seed)
+    if options.trials:
+        choice = search(
+            honest, task.names, task.overlap, task.recipe, backend, of_fold, options.trials, seed=seed,
+            fusion=options.fusion, progress=searching,
+        )  # fmt: skip
+    del honest  # As large as all else together.
+    rows, atlas = _rows(cases, share, choice, task, backend, of_fold, cache)
+    calibrator = Calibrator.fit(rows, atlas, seed) if options.calibrate else Calibrator.default(atlas)
+    adapted, name = None, None
+    if adaptation is not None and adaptation.used:
+        name = "adapted.safetensors"
+        save_adapted(folder / name, adaptation, backend)
+        adapted = load_adapted(folder / name, backend)
+    record = {
+        "cases": len(cases),
+        "shares": shares,
+        "adaptation": adaptation.record() if adaptation else None,
+        "calibration": dict(calibrator.report),
+    }
+    content = {"share": share, "axis": task.recipe.axis, "adapted": name, "record": record}
+    content |= {"choice": choice.as_json(), "calibrator": calibrator.as_json()}
+    atomic_write(folder / _FILE, json.dumps(content, indent=1))
+    return Trust(task, share, choice, calibrator, adapted, record)
+
+
+def trusted_label(
+    image: CaseImage, teacher: Teacher, trust: Trust, backend: SamModel, cache: EmbeddingCache | None, *, seed: int = 0
+) -> PseudoLabel:
+    """The pseudo label of one unlabelled case. Of a 2D image on the working grid (``PseudoLabel.enlarged``)."""
+    task = trust.task
+    size = _size(image, task)
+    views = teacher.views(image, size)
+    probabilities = mix(views, trust.share)
+    refined = _refine(image, probabilities, trust.choice, task, backend, trust.adapted, cache, seed=seed)
+    signals = signals_of(refined, probabilities, trust.calibrator.atlas, views if len(views) > 1 else None)
+    estimates = trust.calibrator.estimates(task.names, signals) if task.trust.calibrate else None
+    provenance = provenance_of(teacher.version, trust.adapted or backend, task, trust.digest)
+    return pseudo_label_of(refined, probabilities, task, provenance, estimates)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A labelled case on the working grid, with honest views float16 (V, S, *size)."""
+
+    id: str
+    fold: int
+    image: CaseImage
+    views: NDArray[np.float16]
+    truth: NDArray[np.bool_]
+
+
+def _see(case: str, teacher: Teacher, image: CaseImage, truth: NDArray[Any], task: Task) -> _Seen:
+    size = _size(image, task)
+    views = teacher.honest_views(case, image, size).astype(np.float16)
+    if task.dimension == 2:
+        truth = reduced(truth, (size[0], size[1])) >= 0.5
+    return _Seen(case, teacher.folds[case], image, views, np.asarray(truth, dtype=bool))
+
+
+def _size(image: CaseImage, task: Task) -> tuple[int, ...]:
+    """The working grid of an image; volumes are worked on as they are, slice by slice."""
+    shape = image.grid.spatial_shape
+    return working_size((shape[0], shape[1])) if task.dimension == 2 else tuple(shape)
+
+
+def _common_axis(cases: Sequence[_Seen], task: Task) -> str:
+    """The axis along which most of the labelled volumes are best cut; all of a study's are cut alike."""
+    if task.dimension == 2 or task.recipe.axis != "auto":
+        return task.recipe.axis
+    axes = [slice_axis(case.truth, case.image.grid.spacing) for case in cases]
+    return "zyx"[int(np.bincount(axes).argmax())]
+
+
+def _with_axis(task: Task, axis: str) -> Task:
+    return task.model_copy(update={"recipe": task.recipe.model_copy(update={"axis": axis})})
+
+
+def _best_share(cases: Sequence[_Seen], task: Task) -> tuple[float, dict[str, float]]:
+    """The readers' share, and the mean Dice of each that was tried. Half, unless another wins by more than noise."""
+    if len(cases[0].views) == 1:
+        return 0.0, {}
+    dice = np.array(
+        [
+            [dice_per_structure(case.truth, own_masks(mix(case.views, share), task)) for share in SHARES]
+            for case in cases
+        ]
+    )  # (cases, shares, S)
+    means = np.nanmean(dice, axis=(0, 2))
+    best = int(np.argmax(means))
+    known = ~np.isnan(dice[:, [0, best]]).any(axis=(1, 2))
+    gains = np.nanmean(dice[known, best] - dice[known, 0], axis=1) if known.any() else np.zeros(1)
+    noise = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else np.inf
+    share = SHARES[best] if gains.mean() > noise else SHARES[0]
+    return share, {f"{s:g}": round(float(mean), 4) for s, mean in zip(SHARES, means, strict=True)}
+
+
+def _honest(
+    case: _Seen, share: float, task: Task, backend: SamBackend, cache: EmbeddingCache | None
+) -> list[HonestCase]:
+    """The case as the search takes it: the image, or the slices with anything on them."""
+    probabilities = mix(case.views, share).astype(np.float16)
+    seen = for_sam(case.image, task.image)
+    if task.dimension == 2:
+        embedding = _embed(seen, backend, cache)
+        height, width = case.truth.shape[1:]
+        return [
+            HonestCase(case.id, case.fold, probabilities, case.truth, replace(embedding, image_size=(height, width)))
+        ]
+    axis = "zyx".index(task.recipe.axis)
+    slices = zip(
+        np.moveaxis(seen, axis, 0), np.moveaxis(probabilities, 1 + axis, 0), np.moveaxis(case.truth, 1 + axis, 0),
+        strict=True,
+    )  # fmt: skip
+    return [
+        HonestCase(case.id, case.fold, p, truth, _embed(part, backend, cache))
+        for part, p, truth in slices
+        if truth.any() or (p >= task.recipe.threshold).any()
+    ]
+
+
+def _example(case: HonestCase, recipe: Recipe) -> Example:
+    coarse = coarse_masks(case.probabilities.astype(np.float32), recipe)
+    return Example(case.id, case.fold, case.embedding, case.truth, coarse)
+
+
+def _rows(
+    cases: Sequence[_Seen],
+    share: float,
+    choice: Choice,
+    task: Task,
+    backend: SamBackend,
+    of_fold: Mapping[int, SamBackend] | None,
+    cache: EmbeddingCache | None,
+) -> tuple[list[Row], Atlas]:
+    """What the calibrator learns from: signals and Dice of each structure that is present in an honest prediction."""
+    atlas = Atlas.of(case.truth for case in cases)
+    rows = []
+    for number, case in enumerate(cases):
+        probabilities = mix(case.views, share)
+        adapted = of_fold[case.fold] if of_fold else None
+        refined = _refine(case.image, probabilities, choice, task, backend, adapted, cache, seed=number)
+        views = case.views.astype(np.float32) if len(case.views) > 1 else None
+        signals = signals_of(refined, probabilities, atlas.without(number), views)
+        dice = dice_per_structure(case.truth, refined.masks)
+        rows += [
+            Row(name, case.id, case.fold, found, float(value))
+            for name, found, value in zip(task.names, signals, dice, strict=True)
+            if found is not None
+        ]
+    return rows, atlas
+
+
+def _refine(
+    image: CaseImage,
+    probabilities: NDArray[Any],
+    choice: Choice,
+    task: Task,
+    backend: SamBackend,
+    adapted: SamBackend | None,
+    cache: EmbeddingCache | None,
+    seed: int,
+) -> Refinement:
+    """Refinement on the working grid, with all figures that the calibrator looks at."""
+    jitters = max(0, min(_MOST_JITTERS, _DECODES // len(task.names) - 1)) if task.trust.calibrate else 0
+    options: dict[str, Any] = {"adapted": adapted, "jitters": jitters, "seed": seed}
+    seen = for_sam(image, task.image)
+    if task.dimension == 3:
+        return refine(probabilities, seen, backend, task, cache, recipes=choice.recipes, **options)
+    height, width = probabilities.shape[1:]
+    embedding = replace(_embed(seen, backend, cache), image_size=(height, width))
+    return refine_slice(probabilities, embedding, backend, choice.recipes, task.names, task.overlap, **options)
+
+
+def _embed(image: NDArray[np.uint8], backend: SamBackend, cache: EmbeddingCache | None) -> Embedding:
+    return backend.embed(image) if cache is None else cache.embed(backend, image)

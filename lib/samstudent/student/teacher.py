@@ -1,0 +1,144 @@
+"""The teacher of a round: students and readers on folds of the labelled cases.
+
+What it says of a labelled case comes from the members that did not train on it ("honest"); what it says of any other
+case comes from all members. Students and readers see images through very different eyes, so where the two agree they
+are mostly right: their answers are kept apart as two views.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.files import atomic_write, sha256_file
+from samstudent.images import CaseImage
+from samstudent.pseudolabels.case import Predictor, mix
+from samstudent.sam.backends import SamBackend
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.student.crossfit import CrossFit
+from samstudent.student.ensemble import Ensemble
+from samstudent.student.predict import Student
+from samstudent.student.reader import STEPS, Reader, ReaderCase, reader_cases, train_reader
+from samstudent.task import Task
+
+logger = logging.getLogger(__name__)
+
+Size = tuple[int, ...] | None
+#: Case id -> its image and its human label, bool (S, *spatial).
+Read = Callable[[str], tuple[CaseImage, NDArray[Any]]]
+
+
+@dataclass
+class Teacher:
+    """Students and readers, one of each a fold; a ``Predictor`` for cases without a label.
+
+    Attributes:
+        folds: of the labelled cases.
+        students: one a fold.
+        readers: one a fold; empty: none.
+        more: students that trained on all labelled cases; only asked about other cases.
+        share: the readers' share in the mean of both.
+    """
+
+    folds: Mapping[str, int]
+    students: Sequence[Student]
+    readers: Sequence[Reader] = ()
+    more: Sequence[Student] = ()
+    share: float = 0.5
+
+    @property
+    def version(self) -> str:
+        """SHA-256, hex, of all members and their shares."""
+        members: list[Predictor] = [*self.students, *self.readers, *self.more]
+        versions = [member.version for member in members]
+        return hashlib.sha256("\n".join([*versions, f"{self.share:.3f}"]).encode()).hexdigest()
+
+    def predict(self, image: CaseImage, size: Size = None) -> NDArray[Any]:
+        """Probabilities float32 (S, *spatial), or (S, *size)."""
+        return mix(self.views(image, size), self.share)
+
+    def views(self, image: CaseImage, size: Size = None) -> NDArray[Any]:
+        """The mean of the students and, where there are readers, theirs: float32 (1 or 2, S, *spatial)."""
+        return _views([*self.students, *self.more], self.readers, image, size)
+
+    def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]:
+        """``views`` of the members that did not train on this labelled case.
+
+        Raises:
+            KeyError: the case is not one of ``folds``; ask ``views``.
+        """
+        fold = self.folds[case_id]
+        return _views([self.students[fold]], list(self.readers)[fold : fold + 1], image, size)
+
+
+def fit_teacher(
+    fitted: CrossFit,
+    read: Read,
+    backend: SamBackend | None,
+    cache: EmbeddingCache | None,
+    *,
+    more: Sequence[Student] = (),
+    seed: int = 0,
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Teacher:
+    """Add readers to cross-fitted students.
+
+    Args:
+        fitted: the students; readers are written beside their models, and kept where one for the same inputs is there.
+        read: gives each labelled case.
+        backend: whose embeddings are read; None: no readers.
+        more: students trained on all labelled cases.
+        progress: called with the readers trained and their number.
+    """
+    students = [p for p in fitted.ensemble.predictors if isinstance(p, Student)]
+    if backend is None:
+        return Teacher(fitted.folds, students, more=more)
+    readers = []
+    slices: dict[str, list[ReaderCase]] = {}
+    for fold, model in enumerate(fitted.models):
+        path = model.with_name(f"reader{fold}.pt")
+        train = sorted(case for case, other in fitted.folds.items() if other != fold)
+        inputs = _inputs(train, model, fitted.task, backend, seed + fold)
+        if not _is_made(path, inputs):
+            for case in train:
+                if case not in slices:
+                    slices[case] = reader_cases(*read(case), fitted.task, backend, cache)
+            train_reader(
+                [s for case in train for s in slices[case]], fitted.task, path, seed=seed + fold, device=device
+            )
+            atomic_write(path.with_suffix(".json"), json.dumps({"inputs": inputs, "version": sha256_file(path)}))
+        readers.append(Reader.load(path, fitted.task, backend, cache, device))
+        if progress is not None:
+            progress(fold + 1, len(fitted.models))
+    return Teacher(fitted.folds, students, readers, more)
+
+
+def _inputs(train: Iterable[str], model: Path, task: Task, backend: SamBackend, seed: int) -> str:
+    """Digest of what a reader depends on; the cases' content counts through the student that trained on the same."""
+    student = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))["inputs"]
+    parts = [student, list(train), task.recipe.axis, backend.embedding_digest, backend.preprocessing, STEPS, seed]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _is_made(path: Path, inputs: str) -> bool:
+    try:
+        sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return bool(sidecar["inputs"] == inputs and sidecar["version"] == sha256_file(path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _views(students: Sequence[Student], readers: Sequence[Reader], image: CaseImage, size: Size) -> NDArray[Any]:
+    seen = [Ensemble(students).predict(image, size)]
+    if readers:
+        seen.append(Ensemble(readers).predict(image, size))
+    return np.stack(seen)
