@@ -163,7 +163,9 @@ def test_scores_are_those_of_combining_the_whole_image(cases: list[HonestCase]) 
         BASE.model_copy(update={"source": source, "fusion_weight": weight, "border_width": 3})
         for source, weight in (("sam", 0.5), ("fused", 0.25), ("fused", 0.75), ("border", 0.5))
     ]
-    scores = Bench(cases[:3], backend, None).dice(recipes)
+    bench = Bench(cases[:3], backend, None)
+    scores = bench.dice(recipes)
+    assert bench.decoded == 3 * len(NAMES) == bench.present
     again = Oracle(spoils=[1])
     for i, item in enumerate(cases[:3]):
         coarse = coarse_masks(item.probabilities.astype(np.float32), BASE)

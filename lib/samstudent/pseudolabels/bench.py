@@ -99,7 +99,7 @@ class Bench:
         """Add one slice's pixels (S, len(sources), 2), in common with the truth and drawn, to ``total``."""
         present = [int(s) for s in np.flatnonzero(coarse.any(axis=(1, 2)))]
         self.present += len(present)
-        keys = {s: self._key(case, coarse, s, sources[0]) for s in present}
+        keys = {s: self._key(case, coarse, s, sources) for s in present}
         missing = [s for s in present if keys[s] not in self._known]
         if missing:
             asked = sources[0].source != "student"
@@ -119,14 +119,14 @@ class Bench:
         adapted = None if self._adapted is None else self._adapted[case.fold]
         return decode_structures(coarse, case.embedding, self._backend, recipe, adapted=adapted, wanted=wanted)
 
-    def _key(self, case: HonestCase, coarse: Mask, s: int, recipe: Recipe) -> bytes:
+    def _key(self, case: HonestCase, coarse: Mask, s: int, sources: Sequence[Recipe]) -> bytes:
         """Digest of all that the pixels of one structure in one slice depend on."""
+        recipe = sources[0]
         stages = [stage.prompts for stage in recipe.stages_for(self._backend.name)]
         kinds = {kind for prompts in stages for kind in prompts}
-        student = recipe.source == "student"
-        parts: list[object] = [id(case), s, student]
+        parts: list[object] = [id(case), s, [(r.source, r.fusion_weight, r.border_width) for r in sources]]
         masks = [coarse[s]]
-        if not student:
+        if recipe.source != "student":
             shaped = reshape(coarse[s], recipe)
             box = box_of(shaped, recipe.box_margin) if "box" in kinds else None
             parts += [recipe.decoder if self._adapted else "plain", stages, box]
