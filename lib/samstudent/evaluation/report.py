@@ -106,7 +106,7 @@ def write_report(path: str | Path, report: Report) -> Path:
         loader=PackageLoader("samstudent.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "duration": duration, "data_uri": _data_uri}
+    environment.filters |= {"percent": percent, "duration": duration, "data_uri": data_uri}
     columns = [*report.structures, "mean"]
     rows = table_cells(report.methods, columns)
     html = environment.get_template("report.html").render(
@@ -172,5 +172,6 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def _data_uri(png: bytes) -> Markup:
+def data_uri(png: bytes) -> Markup:
+    """PNG bytes as the address of an image that an HTML file carries in itself."""
     return Markup("data:image/png;base64," + base64.b64encode(png).decode())

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment.plan import Job, Setting
 
+#: Keys of the task by section.
+Changes = Mapping[str, Mapping[str, Any]]
+#: What of a task shapes its pseudo labels, beside what the store depends on.
+_SECTIONS = ("recipe", "training", "pseudo_labels", "trust", "sam")
 #: Cases that one job prepares or embeds.
 _SHARD = 40
 
@@ -44,6 +49,50 @@ class Planner:
         params = {"how": how, "ids": rest, **self._data(), **more}
         return Job("pseudo", f"{how} pseudo labels", params, {"teacher": teacher, **self.prepared(rest)})
 
+    def ours(self, n: int, seed: int, changes: Changes = MappingProxyType({}), **options: Any) -> dict[str, Job]:
+        """The jobs of a round's pseudo labels: ``labels`` of the unlabelled cases, and ``test`` of the test cases,
+        which train nothing and only tell how good the estimates of quality are.
+
+        Args:
+            changes: keys of the task that differ, by section.
+            options: ``ensemble`` False: the labels-only student alone is asked, not all; ``random_sam`` True: a SAM
+                whose weights mean nothing.
+        """
+        setting = self.setting
+        if n < setting.task.trust.min_labels:
+            raise UserError(f"--labels {n}: the method ours needs {setting.task.trust.min_labels} or more")
+        whole = setting.task.model_dump(mode="json")
+        sections = {name: whole[name] | changes.get(name, {}) for name in _SECTIONS}
+        labelled, rest = setting.labelled(n), setting.rest(n)
+        random = {"random_sam": seed} if options.get("random_sam") else {}
+        sam = {"sam": self._sam(), **random}
+        plain = {"labelled": labelled, "steps": setting.steps, "seed": seed, **self._data()}
+        # Only what students depend on, so that methods that differ elsewhere share them.
+        told = {"training": whole["training"], "trust": {"folds": sections["trust"]["folds"]}}
+        students = Job(
+            "students",
+            f"students on folds of {n} labels, seed {seed}",
+            plain | {"sections": told},
+            self.prepared(labelled),
+        )
+        images = self.embedded(labelled, **random)
+        if sections["trust"]["readers"]:
+            told = told | {"trust": {"folds": sections["trust"]["folds"], "readers": True}, "recipe": whole["recipe"]}
+            label = f"readers of {'a random ' if random else ''}SAM on {n} labels, seed {seed}"
+            students = Job("readers", label, plain | sam | {"sections": told}, {"students": students, **images})
+        more = plain | sam | {"sections": sections}
+        name = f"{n} labels, seed {seed}{_told(changes, options)}"
+        trust = Job("trust", f"trust from {name}", more, {"students": students, **images})
+        full = self.student(n, seed)
+        needs = {"trust": trust, "students": students, "teacher": full}
+        more |= {"ensemble": options.get("ensemble", True)}
+        jobs = {}
+        for what, ids in (("labels", rest), ("test", list(setting.test))):
+            seen = needs | self.prepared(ids) | self.embedded(ids, **random)
+            label = f"{'pseudo labels' if what == 'labels' else 'their quality on test cases'} from {name}"
+            jobs[what] = Job("trusted", label, more | {"ids": ids}, seen)
+        return jobs
+
     def evaluation(self, student: Job, method: str, n: int | None, seed: int) -> Job:
         """The student on the cases of the split."""
         params = {"method": method, "labels": n, "seed": seed, "ids": list(self.setting.test), **self._data()}
@@ -54,11 +103,11 @@ class Planner:
         """The jobs that read these cases from the folder."""
         return self._shards("prepare", "reading", ids)
 
-    def embedded(self, ids: Sequence[str], **sam: Any) -> dict[str, Job]:
+    def embedded(self, ids: Sequence[str], **random: Any) -> dict[str, Job]:
         """The jobs that embed these images for SAM; volumes are embedded where they are refined, slice by slice."""
         if self.setting.task.dimension == 3:
             return {}
-        jobs = self._shards("embed", "embedding", ids, sam=self._sam(), **sam)
+        jobs = self._shards("embed", "embedding", ids, sam=self._sam(), **random)
         return {name: after(job, self.prepared(job.params["ids"])) for name, job in jobs.items()}
 
     def _shards(self, kind: str, label: str, ids: Sequence[str], **params: Any) -> dict[str, Job]:
@@ -92,11 +141,13 @@ class Method:
         build: makes its student's job of planner, labels (None only for the ceiling) and seed.
         meaning: one line for the report.
         per_labels: False: the same whatever the number of labels.
+        quality: makes the job that tells how good estimates of quality are on test cases.
     """
 
     build: Callable[[Planner, Any, int], Job]
     meaning: str
     per_labels: bool = True
+    quality: Callable[[Planner, int, int], Job] | None = None
 
 
 METHODS: dict[str, Method] = {}
@@ -141,6 +192,53 @@ def paper(planner: Planner, n: int, seed: int) -> Job:
     more = {"sam": planner._sam()}
     job = planner.pseudo("paper", n, planner.student(n, seed), **more)
     return planner.student(n, seed, after(job, planner.embedded(planner.setting.rest(n))))
+
+
+#: ``ours`` with a part switched off: the part, the keys of the task, options of ``Planner.ours``, and what is left.
+PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
+    "adapt": ({"trust": {"adapt": False}}, {}, "ours with SAM's plain decoder"),
+    "search": ({"trust": {"trials": 0}}, {}, "ours with the task's recipe for every structure"),
+    "calibrate": (
+        {"trust": {"calibrate": False}, "pseudo_labels": {"threshold": 0.0, "weight_by_quality": False}},
+        {},
+        "ours without estimates of quality: every mask taken, with weight 1",
+    ),
+    "fusion": ({"trust": {"fusion": False}}, {}, "ours without fusing SAM's and the student's masks"),
+    "readers": ({"trust": {"readers": False}}, {}, "ours without convolutions on SAM's embeddings"),
+    "ensemble": ({}, {"ensemble": False}, "ours with the labels-only student asked alone"),
+    "random-sam": ({}, {"random_sam": True}, "ours with a SAM whose weights were shuffled; what may not do harm"),
+}
+#: ``ours`` with a choice of training switched over.
+CHOICES: dict[str, tuple[Changes, str]] = {
+    "soft": ({"pseudo_labels": {"soft": True}}, "ours taught by probabilities, not masks"),
+    "ignore": ({"pseudo_labels": {"ignore_disputed": True}}, "ours with nothing taught where student and SAM differ"),
+}
+
+
+def _ours(changes: Changes, **options: Any) -> Callable[[Planner, int, int], Job]:
+    def build(planner: Planner, n: int, seed: int) -> Job:
+        return planner.student(n, seed, planner.ours(n, seed, changes, **options)["labels"])
+
+    return build
+
+
+_method(
+    "ours",
+    "and on pseudo labels as a round makes them: readers, adapted SAM, recipes searched, quality estimated",
+)(_ours({}))
+METHODS["ours"] = replace(METHODS["ours"], quality=lambda planner, n, seed: planner.ours(n, seed)["test"])
+for _part, (_changes, _options, _meaning) in PARTS.items():
+    _method(f"ours-{_part}", _meaning)(_ours(_changes, **_options))
+for _part, (_changes, _meaning) in CHOICES.items():
+    _method(f"ours+{_part}", _meaning)(_ours(_changes))
+
+
+def _told(changes: Changes, options: Mapping[str, Any]) -> str:
+    """A method of ``PARTS`` or ``CHOICES`` in the label of a job."""
+    for part, (part_changes, part_options, _) in PARTS.items():
+        if (changes, options) == (part_changes, part_options):
+            return f", without {part}" if part != "random-sam" else ", random SAM"
+    return next((f", {part}" for part, (given, _) in CHOICES.items() if given == changes), "")
 
 
 def chosen(names: Sequence[str]) -> dict[str, Method]:

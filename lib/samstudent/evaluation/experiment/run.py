@@ -32,7 +32,10 @@ from samstudent.task import Task, load_task
 console = Console()
 
 #: Seconds that a job of a kind may take, as long as none was done here.
-_GUESS = {"prepare": 10.0, "embed": 40.0, "student": 180.0, "pseudo": 90.0, "evaluate": 40.0}
+_GUESS = {
+    "prepare": 10.0, "embed": 40.0, "student": 180.0, "students": 540.0, "readers": 60.0, "trust": 400.0,
+    "pseudo": 90.0, "trusted": 200.0, "evaluate": 40.0,
+}  # fmt: skip
 
 
 def run_experiment(options: Options) -> dict[str, Any]:
@@ -51,8 +54,7 @@ def run_experiment(options: Options) -> dict[str, Any]:
     try:
         with FileLock(options.output / "experiment.lock", timeout=0):
             setting = make_setting(options)
-            evaluations = planned(setting, options)
-            jobs = in_order(evaluations)
+            jobs = in_order(planned(setting, options))
             plan_path = options.output / "plan.json"
             atomic_write(plan_path, json.dumps(_as_json(setting, jobs)))
             started = time.monotonic()
@@ -126,12 +128,14 @@ def _with_size(task: Task, size: Sequence[int]) -> Task:
 
 
 def planned(setting: Setting, options: Options) -> list[Job]:
-    """The evaluations that were asked for: seeds outermost, so that every method is told of early."""
+    """The measurements that were asked for: seeds outermost, so that every method is told of early."""
     planner, jobs = Planner(setting), []
     for seed in options.seeds:
         for name, method in chosen(options.methods).items():
             for n in sorted(set(options.labels)) if method.per_labels else [None]:
                 jobs.append(planner.evaluation(method.build(planner, n, seed), name, n, seed))
+                if method.quality is not None and n is not None:
+                    jobs.append(method.quality(planner, n, seed))
     return jobs
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from samstudent.evaluation.experiment import ours
 from samstudent.evaluation.experiment.plan import Report, Setting
 from samstudent.evaluation.experiment.store import StoredCases, keep_pseudo
 from samstudent.evaluation.metrics import dice_per_structure, surface_distances
@@ -100,6 +101,45 @@ def pseudo_label(setting: Setting, params: Params, needs: Needs, folder: Path, r
     atomic_write(folder / "labels.json", json.dumps({"kept": kept, "rows": rows}))
 
 
+def fit_students(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Students on folds of the labelled cases."""
+    ours.fit_students(_task_of(setting, params), setting.store, params, folder, report)
+
+
+def fit_readers(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Readers of SAM's embeddings for these students."""
+    task, backend, cache = _task_of(setting, params), backend_of(params), _cache(setting)
+    ours.fit_readers(task, setting.store, params, needs["students"], folder, backend, cache, report)
+
+
+def learn(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Adaptation, search and calibration."""
+    task, backend, cache = _task_of(setting, params), backend_of(params), _cache(setting)
+    ours.learn(task, setting.store, params, needs["students"], folder, backend, cache, report)
+
+
+def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Pseudo labels by what was learnt; ``labels.json`` as of ``pseudo_label``, with estimates of Dice."""
+    store, task = setting.store, _task_of(setting, params)
+    labeller = ours.Labeller(task, store, params, needs, backend_of(params), _cache(setting))
+    kept, rows = [], []
+    for number, case in enumerate(params["ids"], 1):
+        image = store.image(case)
+        label = labeller.label(image)
+        if label.masks.any():
+            keep_pseudo(folder, labeller.training_case(case, image, label))
+            kept.append(case)
+        truth = store.truth(case)
+        if truth is not None and truth.shape != label.refined.shape:
+            height, width = label.refined.shape[1:]
+            truth = reduced(truth, (height, width)) >= 0.5
+        status = {s.name: (s.status, s.quality) for s in label.structures}
+        rows += quality_rows(case, truth, label.raw, label.refined, task, status)
+        report(number, len(params["ids"]))
+    learnt = ours.describe(needs["trust"])
+    atomic_write(folder / "labels.json", json.dumps({"kept": kept, "rows": rows, "learnt": learnt}))
+
+
 def quality_rows(
     case: str,
     truth: Mask | None,
@@ -168,7 +208,13 @@ def backend_of(params: Params) -> SamModel:
 
 @lru_cache(maxsize=2)
 def _backend(section: str, random_seed: int | None) -> SamModel:
-    return load_backend(SamSection.model_validate_json(section))
+    backend = load_backend(SamSection.model_validate_json(section))
+    return backend if random_seed is None else ours.shuffled(backend, random_seed)
+
+
+def _task_of(setting: Setting, params: Params) -> Task:
+    """The task with the sections that a method changes."""
+    return Task.model_validate(setting.task.model_dump(mode="json") | params["sections"])
 
 
 def _cache(setting: Setting) -> EmbeddingCache:
@@ -191,7 +237,7 @@ def _walker(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[An
             probabilities, grey = (reduced(a, working_size(full)) for a in (probabilities, grey))
         walked = np.stack([random_walk(grey[0], p) for p in probabilities])
         if walked.shape[1:] != full:
-            walked = np.stack([enlarged(plane, full) for plane in walked])
+            walked = np.stack([enlarged(plane, full)[0] for plane in walked])
         return walked >= 0.5 if setting.task.overlap else own_masks(walked / np.maximum(walked.sum(0), 1), setting.task)
 
     return redraw
@@ -260,5 +306,9 @@ KINDS: dict[str, Callable[[Setting, Params, Needs, Path, Report], None]] = {
     "embed": embed,
     "student": train,
     "pseudo": pseudo_label,
+    "students": fit_students,
+    "readers": fit_readers,
+    "trust": learn,
+    "trusted": trusted_labels,
     "evaluate": evaluate,
 }

@@ -1,0 +1,164 @@
+"""The method ``ours``: what ``pseudolabels.trust`` learns and labels, on the experiment's stored cases.
+
+This is the one place that knows how that is put together; the jobs in ``work`` call these functions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from samstudent.evaluation.experiment.plan import Report
+from samstudent.evaluation.experiment.store import Store
+from samstudent.images import CaseImage
+from samstudent.pseudolabels.case import PseudoLabel
+from samstudent.pseudolabels.quality import belief_in_absence, training_weights
+from samstudent.pseudolabels.trust import Trust, learn_trust, trusted_label
+from samstudent.sam.backends import SamModel
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.student.crossfit import CrossFit, cross_fit, folds_of
+from samstudent.student.data import TrainingCase, prepare_case
+from samstudent.student.predict import Student
+from samstudent.student.teacher import Teacher, fit_teacher
+from samstudent.task import Task
+
+Params = Mapping[str, Any]
+
+
+def fit_students(task: Task, store: Store, params: Params, folder: Path, report: Report) -> None:
+    """Students on folds of ``params["labelled"]``, into ``folder``."""
+    cases = [store.training_case(case) for case in params["labelled"]]
+    cross_fit(
+        cases, task, folder, k=task.trust.folds, steps=params["steps"], seed=params["seed"],
+        on_step=lambda step, steps, loss: report(step, steps),
+    )  # fmt: skip
+
+
+def fit_readers(
+    task: Task, store: Store, params: Params, students: Path, folder: Path, backend: SamModel, cache: EmbeddingCache,
+    report: Report,
+) -> None:  # fmt: skip
+    """Readers of SAM's embeddings into ``folder``, beside copies of the students that they go with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in students.glob("fold*"):
+        # Links where the disk can: they are never changed, only replaced.
+        with suppress(FileExistsError):
+            try:
+                os.link(path, folder / path.name)
+            except OSError:
+                shutil.copy2(path, folder / path.name)
+    _teacher(task, store, params, folder, backend, cache, report)
+
+
+def load_teacher(
+    task: Task, store: Store, params: Params, folder: Path, full: Path, backend: SamModel, cache: EmbeddingCache
+) -> Teacher:
+    """The teacher of cases without a label.
+
+    Args:
+        folder: of ``fit_students`` or ``fit_readers``.
+        full: the model of a student on all labels. It joins the others, or takes their place where
+            ``params["ensemble"]`` is False.
+    """
+    teacher = _teacher(task, store, params, folder, backend, cache)
+    student = Student.load(full, task)
+    if params["ensemble"]:
+        return Teacher(teacher.folds, teacher.students, teacher.readers, [student], teacher.share)
+    return Teacher(teacher.folds, [], teacher.readers, [student], teacher.share)
+
+
+def learn(
+    task: Task, store: Store, params: Params, teacher_folder: Path, folder: Path, backend: SamModel,
+    cache: EmbeddingCache, report: Report,
+) -> None:  # fmt: skip
+    """Adaptation, search and calibration as ``task.trust`` says, into ``folder``."""
+    teacher = _teacher(task, store, params, teacher_folder, backend, cache)
+
+    def progress(what: str, done: int, total: int) -> None:
+        report(done, total)
+
+    learn_trust(teacher, _read(store), task, backend, cache, folder, seed=params["seed"], progress=progress)
+
+
+class Labeller:
+    """Makes the pseudo labels of one round."""
+
+    def __init__(
+        self, task: Task, store: Store, params: Params, folders: Mapping[str, Path], backend: SamModel,
+        cache: EmbeddingCache,
+    ) -> None:  # fmt: skip
+        """Args: folders: ``trust`` of ``learn``, ``students`` of the students or readers, ``teacher`` of the student
+        on all labels."""
+        self.trust = Trust.load(folders["trust"], task, backend)
+        full = folders["teacher"] / "model.pt"
+        self.teacher = load_teacher(task, store, params, folders["students"], full, backend, cache)
+        self.task, self.backend, self.cache = self.trust.task, backend, cache
+        self.believed = belief_in_absence(store.presence(params["labelled"]))
+
+    def label(self, image: CaseImage) -> PseudoLabel:
+        """The pseudo label of an image; of a 2D one on the working grid."""
+        return trusted_label(image, self.teacher, self.trust, self.backend, self.cache)
+
+    def training_case(self, case: str, image: CaseImage, label: PseudoLabel) -> TrainingCase:
+        """The label as the final student learns it: weighted as in a round."""
+        weights = training_weights(label.info()["structures"], self.task)
+        there = label.masks.reshape(len(label.masks), -1).any(1)
+        weights = np.where(there, weights, weights * self.believed)
+        soft = label.soft if self.task.pseudo_labels.soft else None
+        return prepare_case(
+            case, image, label.masks, self.task, ignore=label.ignore, weights=weights, soft=soft, human=False
+        )
+
+
+def shuffled(backend: SamModel, seed: int) -> SamModel:
+    """The backend with each of its parameters' values in another order: the same network, knowing nothing."""
+    build = backend._build
+
+    def build_shuffled() -> Any:
+        model = build()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                order = torch.randperm(parameter.numel(), generator=generator)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+        return model
+
+    backend._build = build_shuffled
+    backend.digest = backend.embedding_digest = f"{seed:02x}" + backend.digest[2:-8] + "shuffled"
+    return backend
+
+
+def _teacher(
+    task: Task, store: Store, params: Params, folder: Path, backend: SamModel, cache: EmbeddingCache,
+    report: Report | None = None,
+) -> Teacher:  # fmt: skip
+    folds = folds_of(params["labelled"], max(2, task.trust.folds), params["seed"])
+    models = [folder / f"fold{fold}.pt" for fold in range(max(folds.values()) + 1)]
+    readers = backend if task.trust.readers else None
+    return fit_teacher(
+        CrossFit(folds, models, task), _read(store), readers, cache, seed=params["seed"], progress=report
+    )  # fmt: skip
+
+
+def _read(store: Store) -> Any:
+    def read(case: str) -> tuple[CaseImage, NDArray[Any]]:
+        truth = store.truth(case)
+        assert truth is not None
+        return store.image(case), truth
+
+    return read
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What was learnt, for the results: ``trust.json`` without the calibrator's numbers."""
+    content = json.loads((folder / "trust.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if key != "calibrator"}
