@@ -120,6 +120,10 @@ def test_jitter_stays_in_the_image_and_depends_on_seed_and_structure_alone() -> 
     assert (both[:, :2] <= both[:, 2:]).all()
     assert boxes(0) == boxes(0) != boxes(1)
     assert boxes(0, [False, True]) == boxes(0)[20:]
+    # Two structures of equal size are not shaken alike.
+    masks[:] = False
+    masks[0, 20:40, 20:40] = masks[1, 60:80, 60:80] = True
+    assert np.abs(np.array(boxes(0)[:20]) + 40 - boxes(0)[20:]).max() > 0.5
 
 
 def test_the_jitter_figure_is_the_mean_dice_with_the_answers_to_jittered_boxes() -> None:

@@ -88,8 +88,6 @@ def refine_slice(
             continue
         # What others have in the end was not SAM's to draw.
         mine = values > 0 if overlap else (values > 0) & (owners == masks[i])
-        if not refined[i] and recipes[i].source != "student":
-            mine = np.zeros_like(mine)
         tally = Tally(*(int(np.count_nonzero(m)) for m in (coarse[i], mine, coarse[i] & mine)))
         tallies.append(tally)
         agreement = 2 * tally.common / (tally.coarse + tally.sam)
