@@ -53,7 +53,7 @@ def test_info_has_what_the_clients_read(client: MONAILabelClient) -> None:
     assert set(info["labels"]) == {"radius", "ulna", "lunate"}
     assert info["models"]["sam"]["type"] == "deepgrow"
     assert info["models"]["sam"]["dimension"] == 2
-    assert set(info["trainers"]) == {"student"}
+    assert set(info["trainers"]) == {"student", "sam"}
     assert {"random", "uniform", "entropy", "disagreement", "diversity", "mixed"} <= set(info["strategies"])
     assert {"diversity", "uncertainty"} <= set(info["scoring"])
     assert (info["datastore"]["total"], info["datastore"]["completed"]) == (len(CASES), 0)
@@ -184,6 +184,7 @@ def test_logs(server: RunningServer) -> None:
         ("batch/infer/nosuch", {"json": {}}, 404, "sam"),
         ("batch/infer/student", {"json": {}}, 404, "student"),
         ("train/student", {"json": {}}, 409, "nothing to train on"),
+        ("train/sam", {"json": {}}, 409, "3 labelled cases"),
         ("train/student", {"json": {"steps": 0}}, 400, "steps"),
         ("samstudent/rounds/r0007/promote", {}, 404, "r0007"),
         ("samstudent/rollback", {}, 409, ""),
@@ -282,6 +283,33 @@ def test_which_sam_is_in_force_is_told(server: RunningServer) -> None:
     assert (told["backend"], told["in_force"], told["adapted"]) == ("lite_medsam", None, [])
     assert len(told["digest"]) == 64
     assert post(server, "samstudent/sam/plain").json() == {"in_force": None}
+
+
+def test_sam_is_adapted_and_what_came_of_it_is_told(client: MONAILabelClient, server: RunningServer) -> None:
+    """Whether six steps make it better is not the point: the running server answers with what is in force."""
+    client.train_start("sam", {})
+    assert server.wait_for("train")["status"] == "DONE", server.tail()
+    told = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
+    (adapted,) = told["adapted"]
+    found = adapted["adaptation"]
+    assert found["settings"]["steps"] == 6 and len(adapted["labels"]) == len(found["labels"]) >= 3
+    assert told["in_force"] == ("s0001" if found["used"] else None)
+    answer = infer(server, "json", CLICK).json()
+    assert answer["structures"][0]["sam"] == told["digest"]
+    plain = infer(server, "json", CLICK | {"label": "fracture"}).json()["structures"][0]["sam"]
+    assert (plain != told["digest"]) == found["used"]
+    post(server, "samstudent/sam/plain")
+    assert infer(server, "json", CLICK).json()["structures"][0]["sam"] == plain
+
+
+def test_a_round_learns_what_to_trust_and_then_trains(client: MONAILabelClient, server: RunningServer) -> None:
+    client.train_start("student", {"pseudo_labels": "renew"})
+    assert server.wait_for("train", 400)["status"] == "DONE", server.tail()
+    record = requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()["rounds"][-1]
+    kept = requests.get(f"{server.url}/samstudent/rounds/{record['id']}", timeout=30).json()
+    assert kept["inputs"]["trust"] and kept["comparison"]["mean"]["cases"] > kept["comparison"]["held_out"]
+    assert sorted(kept["scores"]["folds"]) == sorted(record["labels_used"])
+    assert len(requests.get(f"{server.url}/samstudent/sam", timeout=30).json()["adapted"]) == 2
 
 
 def test_the_schedule_is_told(server: RunningServer) -> None:

@@ -23,7 +23,7 @@ from samstudent.task import Task
 class DrawnStudy(Study):
     """With a SAM that needs no weights."""
 
-    def sam(self) -> Any:
+    def plain_sam(self) -> Any:
         return FakeSam()
 
 
@@ -56,7 +56,8 @@ def make_bench(folder: Path, count: int, task: Task) -> Bench:
     return Bench(study, datastore, truths, folder)
 
 
-TASK = small_task(holdout={"fraction": 0.25})
+#: ``FakeSam`` has nothing to train, and readers take seconds to learn.
+TASK = small_task(holdout={"fraction": 0.25}, trust={"adapt": False, "readers": False, "trials": 2})
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import torch
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import sha256_file
+from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.fair import compare_fairly, decide
 from samstudent.student.options import TrainOptions
 from samstudent.student.predict import Student
@@ -74,8 +75,8 @@ def test_a_worse_challenger_is_kept_but_not_served(bench: Any) -> None:
 def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
-    train(bench, pseudo_labels="off")
-    train(bench, steps=2)
+    train(bench, pseudo_labels="off", steps=30)
+    train(bench)
     ledger, task = bench.study.ledger, bench.study.task
     record, scores, inputs = ledger.get("r0002"), ledger.kept("r0002", "scores"), ledger.kept("r0002", "inputs")
     assert sorted(scores["challenger"]) == sorted(scores["champion"]) == held and scores["structures"] == task.names
@@ -90,7 +91,11 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     assert tags == dict.fromkeys(free, "pseudo") | dict.fromkeys(free[:3], "final")
     label = bench.folder / "labels" / "final" / f"{free[0]}.png"
     assert inputs["cases"][free[0]]["sha256"] == sha256_file(label)
-    assert inputs["pseudo_labels_made_with"]["student"] == ledger.get("r0001").model_digest
+    # From three labels on students on parts of them make the pseudo labels together, by what was learnt from them.
+    assert inputs["pseudo_labels_made_with"]["student"] != ledger.get("r0001").model_digest
+    trust = Trust.load(ledger.folder_of("r0002") / "trust", task, bench.study.plain_sam())
+    assert inputs["trust"] == "trust/trust.json" and trust.record["cases"] == 3
+    assert set(trust.choice.recipes) == set(task.names)
     assert inputs["packages"]["torch"] == torch.__version__ and inputs["threads"] == torch.get_num_threads()
     assert ledger.kept("r0001", "inputs")["pseudo_labels_made_with"] is None
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
@@ -16,8 +17,10 @@ from samstudent.images import CaseImage, read_image
 from samstudent.labels import write_masks
 from samstudent.pseudolabels.case import Predictor, PseudoLabel, own_masks, pseudo_label_case
 from samstudent.pseudolabels.provenance import Provenance, is_current, provenance_of
+from samstudent.pseudolabels.trust import Teacher, Trust, trusted_label
 from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.working import enlarged
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ OnCase = Callable[[str, CaseImage, PseudoLabel], None]
 
 def produce(
     datastore: Store,
-    student: Predictor,
+    student: Predictor | Teacher,
     backend: SamBackend | None,
     task: Task,
     cache: EmbeddingCache | None,
@@ -70,6 +73,7 @@ def produce(
     *,
     exclude: Collection[str] = (),
     on_case: OnCase | None = None,
+    trust: Trust | None = None,
 ) -> Counts:
     """Make the pseudo labels that are missing or stale, under the tags ``pseudo`` and ``pseudo_raw``.
 
@@ -77,9 +81,11 @@ def produce(
     case that fails is reported and does not stop the others.
 
     Args:
-        backend: None: only the student's own masks (``pseudo_raw``).
+        student: a ``trust.Teacher`` where ``trust`` is given.
+        backend: the SAM in force, with ``trust`` the plain one; None: only the student's own masks (``pseudo_raw``).
+        trust: what was learnt from the labelled cases; refined pseudo labels are made by it.
     """
-    job = _Job(datastore, student, backend, task, cache, exclude, on_case)
+    job = _Job(datastore, student, backend, task, cache, exclude, on_case, trust)
     counts = Counts()
     ids = sorted(set(case_ids))
     for number, case_id in enumerate(ids, 1):
@@ -95,20 +101,47 @@ def produce(
     return counts
 
 
+def made_with(version: str, backend: SamBackend | None, task: Task, trust: Trust | None = None) -> Provenance:
+    """What a pseudo label is made with now; arguments as of ``produce``, ``version`` the student's."""
+    if trust is None or backend is None:
+        return provenance_of(version, backend, task)
+    return provenance_of(version, trust.adapted or backend, trust.task, trust.digest)
+
+
+def on_image(label: PseudoLabel, image: CaseImage) -> PseudoLabel:
+    """A pseudo label on the image's own grid. ``trusted_label`` works on fewer pixels than a radiograph has."""
+    shape = image.grid.spatial_shape
+    if label.masks.shape[1:] == shape:
+        return label
+    size = (shape[0], shape[1])
+    large = {name: np.zeros((len(label.masks), *size), dtype=bool) for name in ("masks", "ignore", "raw", "coarse")}
+    for name, result in large.items():
+        for plane, small in zip(result, getattr(label, name), strict=True):
+            if small.any():
+                plane[...] = enlarged(small, size)[1]
+    # Borders of what is taught come from the probabilities: those of masks would show the working grid's steps.
+    soft = np.zeros((len(label.masks), *size), dtype=np.float16)
+    for index, small in enumerate(label.soft):
+        if small.any():
+            soft[index], large["masks"][index] = enlarged(small, size)
+    return replace(label, soft=soft, **large)  # type: ignore[arg-type]
+
+
 @dataclass
 class _Job:
     datastore: Store
-    student: Predictor
+    student: Any  # Predictor, or Teacher with trust
     backend: SamBackend | None
     task: Task
     cache: EmbeddingCache | None
     exclude: Collection[str]
     on_case: OnCase | None
+    trust: Trust | None
 
     def __post_init__(self) -> None:
-        self.expected = {RAW_TAG: provenance_of(self.student.version, None, self.task)}
+        self.expected = {RAW_TAG: made_with(self.student.version, None, self.task)}
         if self.backend is not None:
-            self.expected[REFINED_TAG] = provenance_of(self.student.version, self.backend, self.task)
+            self.expected[REFINED_TAG] = made_with(self.student.version, self.backend, self.task, self.trust)
 
     def run(self, case_id: str) -> str:
         """Do one case; returns the field of ``Counts`` that it belongs to."""
@@ -124,13 +157,19 @@ class _Job:
         if self.backend is None:
             raw = own_masks(self.student.predict(image), self.task)
         else:
-            label = pseudo_label_case(image, self.student, self.backend, self.task, self.cache)
+            label = self._label(image, self.backend)
             raw = label.raw
             self._save(case_id, REFINED_TAG, image, label.masks, label.info(), label.ignore)
             if self.on_case is not None:
                 self.on_case(case_id, image, label)
         self._save(case_id, RAW_TAG, image, raw, _raw_info(raw, self.expected[RAW_TAG], self.task))
         return "made"
+
+    def _label(self, image: CaseImage, backend: Any) -> PseudoLabel:
+        if self.trust is None:
+            return pseudo_label_case(image, self.student, backend, self.task, self.cache)
+        label = trusted_label(image, self.student, self.trust, backend, self.cache)
+        return on_image(label, image)
 
     def _is_current(self, labels: dict[str, str], tag: str, wanted: Provenance) -> bool:
         return tag in labels and is_current(self.datastore.get_label_info(labels[tag], tag), wanted)

@@ -173,7 +173,7 @@ def learn_trust(
 def trusted_label(
     image: CaseImage, teacher: Teacher, trust: Trust, backend: SamModel, cache: EmbeddingCache | None, *, seed: int = 0
 ) -> PseudoLabel:
-    """The pseudo label of one unlabelled case. Of a 2D image on the working grid (``PseudoLabel.enlarged``)."""
+    """The pseudo label of one unlabelled case. Of a 2D image on the working grid: see ``produce.on_image``."""
     task = trust.task
     size = _size(image, task)
     views = teacher.views(image, size)

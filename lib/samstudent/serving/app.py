@@ -33,6 +33,7 @@ from samstudent.serving import children, guards, host_fixes
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.examine import Examiner
 from samstudent.serving.interactive import SamInteractiveTask
+from samstudent.serving.sam_training import SamTrainTask
 from samstudent.serving.selection import DiversityScoring, UncertaintyScoring, strategies
 from samstudent.serving.study import Study
 from samstudent.student.batch import SamstudentBatchInfer
@@ -100,7 +101,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        return {"student": StudentTrainTask(self.study, self.examiner.remember)}
+        return {"student": StudentTrainTask(self.study, self.examiner.remember), "sam": SamTrainTask(self.study)}
 
     def init_batch_infer(self) -> Callable[..., Any]:
         return SamstudentBatchInfer(self.study, self.examiner.remember)

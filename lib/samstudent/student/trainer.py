@@ -12,7 +12,6 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,26 +25,29 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write
-from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, produce
-from samstudent.pseudolabels.provenance import provenance_of
+from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, made_with, produce
+from samstudent.pseudolabels.provenance import Provenance
+from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.fair import MIN_HELD, compare_fairly, decide, table_of
+from samstudent.sam.backends import SamBackend
 from samstudent.serving import children
 from samstudent.serving.study import Study
 from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases
 from samstudent.student.compare import CaseDice, compare, out_of_fold
-from samstudent.student.crossfit import CrossFit, cross_fit
 from samstudent.student.data import make_loader
+from samstudent.student.learning import ADAPTED_FILE, Report, fit_folds, learn
 from samstudent.student.loss import StudentLoss
 from samstudent.student.options import CHOICES, TrainOptions
 from samstudent.student.predict import Student, save_model
+from samstudent.student.teacher import Teacher
 from samstudent.student.training import make_trainer, new_network, new_optimizer, split_steps
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two entries of progress in the round's record and in the log.
-REPORT_EVERY = 2.0
 #: Of which a round's record keeps the version.
 PACKAGES = ("samstudent", "monai", "monailabel", "numpy")
+#: The folder in a round's own that holds what it learnt from the labels.
+TRUST = "trust"
 WHO = ("challenger", "champion")
 
 
@@ -188,78 +190,98 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         """The cases of this round: human labels, and the pseudo labels that were asked for and are up to date."""
         options = TrainOptions.model_validate(request["options"])
         cases = human_cases(datastore, request["train_ids"])
-        self._cross_fit(request, options, cases)
-        pseudo: list[CaseFiles] = []
-        student = self._champion(str(request["device"])) if options.pseudo_labels != "off" else None
-        if student is not None:
-            pseudo = self._pseudo(options, student, datastore)
+        tag = RAW_TAG if options.pseudo_labels == "raw" else REFINED_TAG
+        teacher, trust = self._teacher(request, options, cases)
+        wanted: list[Provenance] = []
+        if teacher is not None:
+            wanted = self._wanted(request["round"], options, teacher, trust)
+            if options.pseudo_labels != "use":
+                self._produce(options, teacher, trust, datastore)
         elif options.pseudo_labels != "off":
             logger.info("no student is served yet: this round trains on human labels alone")
-        tag = pseudo[0].tag if pseudo else None
-        self.ledger.update(request["round"], pseudo_used={"n": len(pseudo), "tag": tag})
-        self._keep_inputs(request, options, cases + pseudo, student)
+        trainable = self.study.holdout.trainable(datastore.list_images())
+        found = [pseudo_cases(datastore, trainable, tag, provenance, self.task) for provenance in wanted]
+        pseudo = max(found, key=len, default=[])
+        self.ledger.update(request["round"], pseudo_used={"n": len(pseudo), "tag": tag if pseudo else None})
+        self._keep_inputs(request, options, cases + pseudo, wanted[found.index(pseudo)] if pseudo else None)
         logger.info("round %s: %d human labels, %d pseudo labels", request["round"], len(cases), len(pseudo))
         return cases + pseudo
 
-    def _cross_fit(self, request: dict[str, Any], options: TrainOptions, files: list[CaseFiles]) -> CrossFit | None:
-        """Students on folds of the labelled cases, where they are of use: to learn how far to trust pseudo labels, or
-        to compare where the hold-out is too small. Their scores are kept with the round."""
-        trust = self.task.trust
-        small = len(request["held_ids"]) < MIN_HELD
-        if not trust.enabled or (options.pseudo_labels != "renew" and not small):
-            return None
-        cases, _ = load_cases(files, self.task)
-        if len(cases) < trust.min_labels:
-            return None
-        logger.info("round %s: training %d students on parts of %d labels", request["round"], trust.folds, len(cases))
-        cross = cross_fit(
-            cases,
-            self.task,
-            self.study.folder / "folds",
-            k=trust.folds,
-            steps=trust.steps or request["max_epochs"] * request["epoch_steps"],
-            seed=options.seed,
-            device=str(name_to_device(request["device"])),
-            on_step=_Report("students on parts: "),
-        )
-        self._keep_scores(request["round"], folds=out_of_fold(cross, files, self.task))
-        return cross
+    def _teacher(
+        self, request: dict[str, Any], options: TrainOptions, files: list[CaseFiles]
+    ) -> tuple[Student | Teacher | None, Trust | None]:
+        """Who predicts the unlabelled cases, and how far to trust it: students on folds of the labelled cases, whose
+        predictions of these are honest; with too few labels for that, and for the other choices, the champion.
 
-    def _pseudo(self, options: TrainOptions, student: Student, datastore: Any) -> list[CaseFiles]:
-        holdout, raw = self.study.holdout, options.pseudo_labels == "raw"
-        backend = None if raw else self.study.sam()
-        every = datastore.list_images()
-        if options.pseudo_labels != "use":
-            excluded = holdout.ids | holdout.excluded
-            counts = produce(
-                datastore,
-                student,
-                backend,
-                self.task,
-                self.study.embeddings,
-                every,
-                _log_case,
-                exclude=excluded,
-                on_case=self.on_case,
-            )
-            logger.info("pseudo labels: %s", counts)
-        expected = provenance_of(student.version, backend, self.task)
-        tag = RAW_TAG if raw else REFINED_TAG
-        return pseudo_cases(datastore, holdout.trainable(every), tag, expected, self.task)
+        The students on folds are trained for a small hold-out, too: their scores take part in the comparison.
+        """
+        device, renew = str(name_to_device(request["device"])), options.pseudo_labels == "renew"
+        cross = None
+        if renew or len(request["held_ids"]) < MIN_HELD:
+            steps = request["max_epochs"] * request["epoch_steps"]
+            cross = fit_folds(files, self.task, self.study.folder, steps=steps, seed=options.seed, device=device)
+        if cross is not None:
+            self._keep_scores(request["round"], folds=out_of_fold(cross, files, self.task))
+        if cross is None or not renew:
+            return self._champion(device) if options.pseudo_labels != "off" else None, None
+        folder, sam = self.ledger.folder_of(request["round"]) / TRUST, self.study.plain_sam()
+        teacher, trust = learn(
+            cross, files, self.task, sam, self.study.embeddings, folder, seed=options.seed, device=device
+        )
+        if found := trust.record["adaptation"]:
+            id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, digests(files), request["round"])
+            logger.info("SAM %s: %s", id, found["reason"])
+        return teacher, trust
+
+    def _produce(self, options: TrainOptions, teacher: Student | Teacher, trust: Trust | None, datastore: Any) -> None:
+        holdout = self.study.holdout
+        counts = produce(
+            datastore,
+            teacher,
+            self._backend(options, trust),
+            self.task,
+            self.study.embeddings,
+            datastore.list_images(),
+            _log_case,
+            exclude=holdout.ids | holdout.excluded,
+            on_case=self.on_case,
+            trust=trust,
+        )
+        logger.info("pseudo labels: %s", counts)
+
+    def _backend(self, options: TrainOptions, trust: Trust | None) -> SamBackend | None:
+        """Trust knows which structures ask the adapted decoder; without it the SAM in force is asked."""
+        if options.pseudo_labels == "raw":
+            return None
+        return self.study.sam() if trust is None else self.study.plain_sam()
+
+    def _wanted(
+        self, round_id: str, options: TrainOptions, teacher: Student | Teacher, trust: Trust | None
+    ) -> list[Provenance]:
+        """What pseudo labels must have been made with to be of use: the present teacher, or, where those that are there
+        are used, what the last round that had any made them with."""
+        wanted = [made_with(teacher.version, self._backend(options, trust), self.task, trust)]
+        if options.pseudo_labels == "use":
+            earlier = [
+                self.ledger.kept(record.id, "inputs") for record in self.ledger.rounds() if record.id != round_id
+            ]
+            known = [kept["pseudo_labels_made_with"] for kept in earlier if kept and kept["pseudo_labels_made_with"]]
+            wanted += [Provenance(**known[-1])] if known else []
+        return wanted
 
     def _keep_inputs(
-        self, request: dict[str, Any], options: TrainOptions, cases: list[CaseFiles], student: Student | None
+        self, request: dict[str, Any], options: TrainOptions, cases: list[CaseFiles], made_with: Provenance | None
     ) -> None:
         """Write down all that the challenger depends on, so that the round can be repeated."""
-        backend = self.study.sam() if options.pseudo_labels in ("renew", "use") and student is not None else None
-        made_with = provenance_of(student.version, backend, self.task).as_json() if student else None
         start = self.ledger.champion() if self.task.training.start == "champion" else None
         content = {
             "task": self.task.model_dump(mode="json"),
             "options": options.model_dump(mode="json"),
             "steps": request["max_epochs"] * request["epoch_steps"],
             "cases": digests(cases),
-            "pseudo_labels_made_with": made_with,
+            "pseudo_labels_made_with": made_with.as_json() if made_with else None,
+            "adapted_sam": self.study.sam_in_force,
+            "trust": f"{TRUST}/trust.json" if (self.ledger.folder_of(request["round"]) / TRUST).exists() else None,
             "start": start.model_digest if start else None,
             # Torch's own word: its metadata does not tell CUDA from CPU builds.
             "packages": {name: version(name) for name in PACKAGES} | {"torch": torch.__version__},
@@ -314,7 +336,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         def record(step: int) -> None:
             self.ledger.update(context.request["round"], step=step)
 
-        report = _Report(record=record) if context.local_rank == 0 else None
+        report = Report(record=record) if context.local_rank == 0 else None
         return make_trainer(
             context.network,
             context.optimizer,
@@ -356,24 +378,6 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
 
     def _write_stats(self, stats: dict[str, Any]) -> None:
         atomic_write(Path(self._stats_path), json.dumps(stats, indent=1))
-
-
-class _Report:
-    """Progress for those who wait: a line in the log, of which clients see the last 20, and the step in the record."""
-
-    def __init__(self, what: str = "", record: Callable[[int], object] | None = None) -> None:
-        self.what, self.record = what, record
-        self.started = self.last = time.monotonic()
-
-    def __call__(self, step: int, steps: int, loss: float) -> None:
-        now = time.monotonic()
-        if step not in (1, steps) and now - self.last < REPORT_EVERY:
-            return
-        self.last = now
-        left = (now - self.started) / step * (steps - step)
-        logger.info("%sstep %d of %d, loss %.4f, %.0f s left", self.what, step, steps, loss, left)
-        if self.record is not None:
-            self.record(step)
 
 
 def _log_case(number: int, total: int, case_id: str) -> None:

@@ -1,0 +1,109 @@
+"""What is learned from the labels before pseudo labels are made: students on folds, and how far to trust them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from samstudent.images import CaseImage
+from samstudent.pseudolabels.trust import Trust, learn_trust
+from samstudent.sam.backends import SamModel
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.student.cases import CaseFiles, load_cases, read_truth
+from samstudent.student.crossfit import CrossFit, cross_fit
+from samstudent.student.teacher import Teacher, fit_teacher
+from samstudent.task import Task
+
+logger = logging.getLogger(__name__)
+
+#: What ``learn_trust`` calls the weights of an adapted SAM.
+ADAPTED_FILE = "adapted.safetensors"
+#: Seconds between two lines of progress.
+REPORT_EVERY = 2.0
+
+
+class Report:
+    """Progress for those who wait: a line in the log, of which clients see the last 20, and the step to ``record``."""
+
+    def __init__(self, what: str = "", record: Callable[[int], object] | None = None) -> None:
+        self.what, self.record = what, record
+        self.started = self.last = time.monotonic()
+
+    def __call__(self, step: int, steps: int, loss: float | None = None) -> None:
+        now = time.monotonic()
+        if step not in (1, steps) and now - self.last < REPORT_EVERY:
+            return
+        self.last = now
+        left = (now - self.started) / max(step, 1) * (steps - step)
+        told = "" if loss is None else f", loss {loss:.4f}"
+        logger.info("%sstep %d of %d%s, %.0f s left", self.what, step, steps, told, left)
+        if self.record is not None:
+            self.record(step)
+
+
+def fit_folds(
+    files: Sequence[CaseFiles], task: Task, folder: Path, *, steps: int, seed: int, device: str
+) -> CrossFit | None:
+    """Train students on folds of human-labelled cases, or take those that are there for the same labels.
+
+    Args:
+        files: of the human labels.
+        folder: the study's state; models lie in ``folds/``, those of other labels are replaced.
+        steps: of each student, unless the task says otherwise.
+
+    Returns:
+        None where trust is switched off or too few labels can be read for it.
+
+    Raises:
+        UserError: no label can be read.
+    """
+    if not task.trust.enabled or len(files) < task.trust.min_labels:
+        return None
+    cases, _ = load_cases(files, task)
+    if len(cases) < task.trust.min_labels:
+        return None
+    logger.info("training %d students on parts of %d labels", task.trust.folds, len(cases))
+    return cross_fit(
+        cases,
+        task,
+        folder / "folds",
+        k=task.trust.folds,
+        steps=task.trust.steps or steps,
+        seed=seed,
+        device=device,
+        on_step=Report("students on parts: "),
+    )
+
+
+def learn(
+    cross: CrossFit, files: Sequence[CaseFiles], task: Task, backend: SamModel, cache: EmbeddingCache, folder: Path, *,
+    seed: int, device: str,
+) -> tuple[Teacher, Trust]:  # fmt: skip
+    """Make a teacher of the students on folds, and learn from the labels how far to trust it.
+
+    Args:
+        files: of the human labels that were cross-fitted.
+        backend: the plain SAM.
+        folder: for what is learnt, see ``learn_trust``.
+    """
+    known = {entry.id: entry for entry in files}
+
+    def read(case: str) -> tuple[CaseImage, NDArray[Any]]:
+        return read_truth(known[case], task)
+
+    readers, parts = Report("readers: "), dict[str, Report]()
+    teacher = fit_teacher(
+        cross, read, backend if task.trust.readers else None, cache, seed=seed, device=device, progress=readers
+    )
+
+    def progress(what: str, done: int, total: int) -> None:
+        parts.setdefault(what, Report(f"{what}: "))(done, total)
+
+    trust = learn_trust(teacher, read, task, backend, cache, folder, seed=seed, progress=progress)
+    teacher.share = trust.share
+    return teacher, trust
