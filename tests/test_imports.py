@@ -11,7 +11,16 @@ import samstudent
 
 PACKAGE = Path(samstudent.__file__).parent
 #: Everything but these is the pure core.
-ADAPTERS = ("serving", "student", "demo", "cli.py", "commands.py", "configs", "evaluation/experiment")
+ADAPTERS = (
+    "serving",
+    "student",
+    "demo",
+    "cli.py",
+    "commands.py",
+    "configs",
+    "evaluation/experiment",
+    "evaluation/simulate",
+)
 HOST_TASKS = ("infer.py", "trainer.py", "batch.py")
 
 

@@ -160,6 +160,34 @@ def experiment(
 
 
 @app.command()
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="Has images/, labels/ or labels_overlap/, split.csv.")],
+    output: Annotated[Path, typer.Option(help="Folder for models, results.json and report.html.")],
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task; default: made from the folder.")] = None,
+    strategies: Annotated[
+        str, typer.Option(help="Which to compare.")
+    ] = "random,foreground,uniform,entropy,disagreement,diversity,mixed",
+    seeds: Annotated[str, typer.Option(help="Seeds of the first cases and the trainings.")] = "0,1,2",
+    start: Annotated[int, typer.Option(min=1, help="Cases labelled at first.")] = 5,
+    batch: Annotated[int, typer.Option(min=1, help="Cases labelled in each round.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=1, help="Of each student; default: the task's.")] = None,
+    size: Annotated[str | None, typer.Option(help="Student's size, Y,X or Z,Y,X.")] = None,
+    pool: Annotated[int | None, typer.Option(min=1, help="Use at most so many train cases.")] = None,
+    test_cases: Annotated[int | None, typer.Option(min=1, help="Measure on at most so many cases.")] = None,
+    split: Annotated[str, typer.Option(help="Measure on test or val.")] = "test",
+    embeddings: Annotated[Path | None, typer.Option(help="Folder of SAM's embeddings; default: in output.")] = None,
+) -> None:
+    """Active learning with the truth as annotator: strategies x seeds, learning curves. Run again to go on."""
+    from samstudent.evaluation.simulate import run
+
+    run(
+        folder, output, task=task, strategies=strategies, seeds=seeds, start=start, batch=batch, rounds=rounds,
+        steps=steps, size=size, pool=pool, test_cases=test_cases, split=split, embeddings=embeddings,
+    )  # fmt: skip
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
