@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 from samstudent.images import read_image
 from samstudent.labels import read_ignore, read_masks
 from samstudent.pseudolabels.case import own_masks, pseudo_label_case
-from samstudent.pseudolabels.produce import produce
+from samstudent.pseudolabels.produce import on_image, produce
+from samstudent.sam.working import reduced
 
 TASK = small_task()
 
@@ -133,6 +135,22 @@ def test_one_case_on_arrays(store: FolderStore) -> None:
     assert [s.status for s in label.structures] == ["accepted", "absent"]
     assert not label.masks[1].any() and not label.ignore.any()
     assert np.array_equal(label.raw, absent["c0"])
+
+
+def test_a_label_of_the_working_grid_is_brought_to_the_images(tmp_path: Path) -> None:
+    pixels, truth = shapes(0, (256, 192))
+    image = read_image(write_png(tmp_path / "large.png", pixels))
+    small = reduced(truth, (128, 96))
+    other = read_image(write_png(tmp_path / "c0.png", shapes(0)[0]))
+    label = pseudo_label_case(other, FakeStudent({"c0": shapes(0)[1]}), FakeSam(), TASK)
+    soft = small.astype(np.float16)
+    accepted = np.array([True, False])[:, None, None]
+    label = replace(label, masks=(soft >= 0.5) & accepted, ignore=(soft >= 0.5) & ~accepted, raw=soft >= 0.5, soft=soft)
+    masks, ignore, raw = on_image(label, image)
+    assert masks.shape == ignore.shape == raw.shape == truth.shape
+    assert dice(masks[0], truth[0]) > 0.98 and not masks[1].any()
+    assert dice(ignore[1], truth[1]) > 0.97 and not ignore[0].any()
+    assert dice(raw, truth) > 0.97
 
 
 def test_own_masks_take_the_likeliest_including_background() -> None:

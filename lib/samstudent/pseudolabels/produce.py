@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from samstudent.pseudolabels.provenance import Provenance, is_current, provenanc
 from samstudent.pseudolabels.trust import Teacher, Trust, trusted_label
 from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.prompts import Mask
 from samstudent.sam.working import enlarged
 from samstudent.task import Task
 
@@ -108,23 +109,25 @@ def made_with(version: str, backend: SamBackend | None, task: Task, trust: Trust
     return provenance_of(version, trust.adapted or backend, trust.task, trust.digest)
 
 
-def on_image(label: PseudoLabel, image: CaseImage) -> PseudoLabel:
-    """A pseudo label on the image's own grid. ``trusted_label`` works on fewer pixels than a radiograph has."""
+def on_image(label: PseudoLabel, image: CaseImage) -> tuple[Mask, Mask, Mask]:
+    """Masks, ignore and raw of a pseudo label, bool (S, *spatial) on the image's own grid.
+
+    ``trusted_label`` works on fewer pixels than a radiograph has. Masks are enlarged as probabilities, else their
+    borders would show the working grid's steps.
+    """
     shape = image.grid.spatial_shape
     if label.masks.shape[1:] == shape:
-        return label
+        return label.masks, label.ignore, label.raw
     size = (shape[0], shape[1])
-    large = {name: np.zeros((len(label.masks), *size), dtype=bool) for name in ("masks", "ignore", "raw", "coarse")}
-    for name, result in large.items():
-        for plane, small in zip(result, getattr(label, name), strict=True):
-            if small.any():
-                plane[...] = enlarged(small, size)[1]
-    # Borders of what is taught come from the probabilities: those of masks would show the working grid's steps.
-    soft = np.zeros((len(label.masks), *size), dtype=np.float16)
-    for index, small in enumerate(label.soft):
-        if small.any():
-            soft[index], large["masks"][index] = enlarged(small, size)
-    return replace(label, soft=soft, **large)  # type: ignore[arg-type]
+    enlargements = []
+    for small in (np.where(label.masks.any(axis=(1, 2), keepdims=True), label.soft, 0), label.ignore, label.raw):
+        large = np.zeros((len(small), *size), dtype=bool)
+        for plane, values in zip(large, small, strict=True):
+            if values.any():
+                plane[...] = enlarged(values, size)[1]
+        enlargements.append(large)
+    masks, ignore, raw = enlargements
+    return masks, ignore, raw
 
 
 @dataclass
@@ -158,8 +161,8 @@ class _Job:
             raw = own_masks(self.student.predict(image), self.task)
         else:
             label = self._label(image, self.backend)
-            raw = label.raw
-            self._save(case_id, REFINED_TAG, image, label.masks, label.info(), label.ignore)
+            masks, ignore, raw = on_image(label, image)
+            self._save(case_id, REFINED_TAG, image, masks, label.info(), ignore)
             if self.on_case is not None:
                 self.on_case(case_id, image, label)
         self._save(case_id, RAW_TAG, image, raw, _raw_info(raw, self.expected[RAW_TAG], self.task))
@@ -168,8 +171,7 @@ class _Job:
     def _label(self, image: CaseImage, backend: Any) -> PseudoLabel:
         if self.trust is None:
             return pseudo_label_case(image, self.student, backend, self.task, self.cache)
-        label = trusted_label(image, self.student, self.trust, backend, self.cache)
-        return on_image(label, image)
+        return trusted_label(image, self.student, self.trust, backend, self.cache)
 
     def _is_current(self, labels: dict[str, str], tag: str, wanted: Provenance) -> bool:
         return tag in labels and is_current(self.datastore.get_label_info(labels[tag], tag), wanted)
