@@ -243,5 +243,16 @@ def test_reliability_of_perfect_constant_and_biased_estimates() -> None:
     assert constant["correlation"] is None
     few = reliability([0.2, 0.8], [0.8, 0.2])
     assert len(few["curve"]) == 1 and few["calibration_error"] == pytest.approx(0)
+    assert perfect["noise"] == 0
     with pytest.raises(UserError, match="do not fit"):
         reliability([0.5], [])
+
+
+def test_noise_is_the_calibration_error_of_perfect_estimates() -> None:
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(60):
+        estimated = rng.uniform(0.3, 0.7, 120)
+        drawn.append(reliability(estimated, estimated + rng.normal(0, 0.1, 120)))
+    error, noise = (np.mean([result[key] for result in drawn]) for key in ("calibration_error", "noise"))
+    assert noise == pytest.approx(error, rel=0.1)

@@ -127,8 +127,9 @@ def test_prevalence_and_the_case_left_out() -> None:
     assert atlas.prevalence == pytest.approx([3 / 5])
     assert atlas.without(2).prevalence == pytest.approx([3 / 4])
     # A structure that no labelled case shows: its size and place are unknown, not infinite.
-    area, offset, _ = Atlas.of([gone]).compare(here)
-    assert np.isnan(area).all() and np.isnan(offset).all()
+    for empty in (Atlas.of([gone]), Atlas.of([here]).without(0)):
+        area, offset, _ = empty.compare(here)
+        assert np.isnan(area).all() and np.isnan(offset).all()
 
 
 def test_one_labelled_case_makes_no_narrow_atlas() -> None:

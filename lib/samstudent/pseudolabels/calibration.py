@@ -72,7 +72,7 @@ _SMALLEST_SCALE = 0.2
 #: New cases count as at most this many standard deviations from the labelled ones.
 _FURTHEST = 4.0
 _BINS = 10
-_ROWS_PER_BIN = 10
+_ROWS_PER_BIN = 20
 COVERAGES = (0.25, 0.5, 0.75, 1.0)
 
 
@@ -245,7 +245,9 @@ def reliability(estimated: Sequence[float] | Float, true: Sequence[float] | Floa
         Plain values for JSON:
         ``correlation`` (Pearson's; None where one side is constant);
         ``calibration_error``: rows are sorted by estimate and cut into bins of equal count (ten; fewer where a bin
-        would have below ten rows); the mean over the bins, weighted by their rows, of |mean estimate - mean truth|;
+        would have below twenty rows); the mean over the bins, weighted by their rows, of |mean estimate - mean truth|;
+        ``noise``: what this error would be on average for perfect estimates, because the truth of a bin's few rows
+        spreads; a calibration error of about this size shows no fault;
         ``curve``: ``estimated``, ``true`` and ``rows`` of each bin;
         ``coverage``: for each share of rows kept, best estimates first: ``share``, ``dice`` (their mean true Dice),
         ``estimated`` and ``error`` (mean absolute).
@@ -258,10 +260,8 @@ def reliability(estimated: Sequence[float] | Float, true: Sequence[float] | Floa
         raise UserError(f"{guess.shape} estimates do not fit {truth.shape} values")
     order = np.argsort(guess, kind="stable")
     count = int(np.clip(len(guess) // _ROWS_PER_BIN, 1, _BINS))
-    curve = [
-        {"estimated": float(guess[rows].mean()), "true": float(truth[rows].mean()), "rows": len(rows)}
-        for rows in np.array_split(order, count)
-    ]
+    bins = np.array_split(order, count)
+    curve = [{"estimated": float(guess[b].mean()), "true": float(truth[b].mean()), "rows": len(b)} for b in bins]
     coverage = []
     for share in COVERAGES:
         kept = order[::-1][: math.ceil(share * len(order))]
@@ -273,10 +273,17 @@ def reliability(estimated: Sequence[float] | Float, true: Sequence[float] | Floa
                 "error": float(np.abs(guess - truth)[kept].mean()),
             }
         )
+    error = noise = 0.0
+    for found, rows in zip(curve, bins, strict=True):
+        error += len(rows) / len(guess) * abs(found["estimated"] - found["true"])
+        # The mean size of a normal deviation is sqrt(2 / pi) times its standard deviation.
+        spread = float(np.std(guess[rows] - truth[rows]))
+        noise += len(rows) / len(guess) * spread * math.sqrt(2 / math.pi / len(rows))
     varied = min(np.ptp(guess), np.ptp(truth)) > 1e-9
     return {
         "correlation": float(np.corrcoef(guess, truth)[0, 1]) if varied else None,
-        "calibration_error": sum(b["rows"] * abs(b["estimated"] - b["true"]) for b in curve) / len(guess),
+        "calibration_error": error,
+        "noise": noise,
         "curve": curve,
         "coverage": coverage,
     }
