@@ -66,7 +66,8 @@ class Planner:
         labelled, rest = setting.labelled(n), setting.rest(n)
         random = {"random_sam": seed} if options.get("random_sam") else {}
         sam = {"sam": self._sam(), **random}
-        plain = {"labelled": labelled, "steps": setting.steps, "seed": seed, **self._data()}
+        steps = sections["trust"]["steps"] or setting.steps
+        plain = {"labelled": labelled, "steps": steps, "seed": seed, **self._data()}
         # Only what students depend on, so that methods that differ elsewhere share them.
         told = {"training": whole["training"], "trust": {"folds": sections["trust"]["folds"]}}
         students = Job(
@@ -169,6 +170,14 @@ def labels_only(planner: Planner, n: int, seed: int) -> Job:
 @_method("all", "trained on the labels of all cases: the ceiling", per_labels=False)
 def all_labels(planner: Planner, n: int | None, seed: int) -> Job:
     return planner.student(None, seed)
+
+
+@_method("nnunet", "by nnU-Net, which configures and trains itself (needs the extra nnunetv2)")
+def nnunet(planner: Planner, n: int, seed: int) -> Job:
+    setting = planner.setting
+    labelled = setting.labelled(n)
+    params = {"labelled": labelled, "ids": list(setting.test), "seed": seed, **planner._data()}
+    return Job("nnunet", f"nnU-Net on {n} labels, seed {seed}", params, planner.prepared([*labelled, *setting.test]))
 
 
 def _self_training(how: str) -> Callable[[Planner, int, int], Job]:

@@ -212,7 +212,8 @@ def _seconds(setting: Setting, jobs: Mapping[str, Job]) -> dict[str, dict[str, f
         "prepare": "reading cases", "embed": "embedding images", "student": "training students",
         "students": "training students on folds", "readers": "training readers",
         "trust": "adaptation, search, calibration",
-        "pseudo": "making pseudo labels (others)", "trusted": "making pseudo labels (ours)", "evaluate": "measuring",
+        "nnunet": "nnU-Net", "pseudo": "making pseudo labels (others)", "trusted": "making pseudo labels (ours)",
+        "evaluate": "measuring",
     }  # fmt: skip
     found: dict[str, dict[str, float]] = {}
     for key, job in jobs.items():

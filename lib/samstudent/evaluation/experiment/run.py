@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from samstudent.errors import Conflict, UserError
-from samstudent.evaluation.experiment import work
+from samstudent.evaluation.experiment import nnunet, work
 from samstudent.evaluation.experiment.data import Folder, derive_task, open_folder
 from samstudent.evaluation.experiment.methods import METHODS, Planner, chosen
 from samstudent.evaluation.experiment.plan import Job, Options, Setting, in_order
@@ -34,7 +34,7 @@ console = Console()
 #: Seconds that a job of a kind may take, as long as none was done here.
 _GUESS = {
     "prepare": 10.0, "embed": 40.0, "student": 180.0, "students": 540.0, "readers": 60.0, "trust": 400.0,
-    "pseudo": 90.0, "trusted": 200.0, "evaluate": 40.0,
+    "pseudo": 90.0, "trusted": 200.0, "evaluate": 40.0, "nnunet": 40000.0,
 }  # fmt: skip
 
 
@@ -68,6 +68,8 @@ def run_experiment(options: Options) -> dict[str, Any]:
 
 def make_setting(options: Options) -> Setting:
     """Folder, task and cases of an experiment. Raises UserError where they do not fit together."""
+    if "nnunet" in options.methods:
+        nnunet.require()
     given = load_task(options.task) if options.task else None
     folder = open_folder(options.folder, None if given is None else given.overlap)
     train = folder.labelled("train")

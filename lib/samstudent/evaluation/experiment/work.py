@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from samstudent.evaluation.experiment import ours
+from samstudent.evaluation.experiment import nnunet, ours
 from samstudent.evaluation.experiment.plan import Report, Setting
 from samstudent.evaluation.experiment.store import StoredCases, keep_pseudo
 from samstudent.evaluation.metrics import dice_per_structure, surface_distances
@@ -166,16 +166,23 @@ def quality_rows(
     return rows
 
 
+def run_nnunet(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Train nnU-Net and keep its answers on the test cases."""
+    nnunet.run(setting.store, params["labelled"], params["ids"], params["seed"], folder)
+
+
 def evaluate(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Measure a student on the cases of the split; one JSON in ``results/``."""
     store, task = setting.store, setting.task
-    student = Student.load(needs["student"] / "model.pt", task)
+    answers = needs["student"] / nnunet.ANSWERS
+    student = None if answers.is_dir() else Student.load(needs["student"] / "model.pt", task)
     cases = {}
     for number, case in enumerate(params["ids"], 1):
         truth = store.truth(case)
         assert truth is not None
         image = store.image(case)
-        cases[case] = measure(truth, own_masks(student.predict(image), task), image.grid.spacing)
+        masks = own_masks(student.predict(image), task) if student else nnunet.answer(answers, case, truth.shape)
+        cases[case] = measure(truth, masks, image.grid.spacing)
         report(number, len(params["ids"]))
     seconds = json.loads((needs["student"] / "done.json").read_text())["seconds"]
     result = {key: params[key] for key in ("method", "labels", "seed")}
@@ -310,5 +317,6 @@ KINDS: dict[str, Callable[[Setting, Params, Needs, Path, Report], None]] = {
     "readers": fit_readers,
     "trust": learn,
     "trusted": trusted_labels,
+    "nnunet": run_nnunet,
     "evaluate": evaluate,
 }
