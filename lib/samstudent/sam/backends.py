@@ -232,6 +232,22 @@ class SamModel(ABC):
         self, embedding: Embedding, features: torch.Tensor, prompts: Sequence[Prompt]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, M, L, L) and predicted IoU (N, M) of the M masks that the decoder offers for each prompt."""
+        sparse, dense = self.encode_prompts(embedding, prompts)
+        answer: tuple[torch.Tensor, torch.Tensor] = self._model.mask_decoder(
+            image_embeddings=features,
+            image_pe=self._dense_pe,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=self.offers_three(prompts[0]),
+        )
+        return answer
+
+    def offers_three(self, prompt: Prompt) -> bool:
+        """Whether the answer is the best of three masks."""
+        return self.ambiguous_points and _form(prompt) == (1, 0, False, False)
+
+    def encode_prompts(self, embedding: Embedding, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (N, T, C) and masks (N, C, h, w) of N prompts of one form, as the mask decoder takes them."""
         first = prompts[0]
         points = boxes = masks = None
         if first.positive or first.negative:
@@ -244,15 +260,8 @@ class SamModel(ABC):
         if first.mask_input is not None:
             stack = np.stack([np.asarray(p.mask_input, dtype=np.float32)[None] for p in prompts])
             masks = torch.from_numpy(stack).to(self.device)
-        sparse, dense = self._model.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        answer: tuple[torch.Tensor, torch.Tensor] = self._model.mask_decoder(
-            image_embeddings=features,
-            image_pe=self._dense_pe,
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=self.ambiguous_points and _form(first) == (1, 0, False, False),
-        )
-        return answer
+        encoded: tuple[torch.Tensor, torch.Tensor] = self._model.prompt_encoder(points, boxes, masks)
+        return encoded
 
     def _scale(self, points: list[list[tuple[float, float]]], embedding: Embedding) -> torch.Tensor:
         """Points (B, N, 2) x, y from pixels of the image to pixels of the resized image.
