@@ -16,8 +16,11 @@ import torch
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import sha256_file
+from samstudent.pseudolabels.provenance import Provenance
+from samstudent.pseudolabels.softs import SoftLabels
 from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.fair import compare_fairly, decide
+from samstudent.student.cases import load_case, pseudo_cases
 from samstudent.student.options import TrainOptions
 from samstudent.student.predict import Student
 from samstudent.student.trainer import StudentTrainTask
@@ -98,6 +101,24 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     assert set(trust.choice.recipes) == set(task.names)
     assert inputs["packages"]["torch"] == torch.__version__ and inputs["threads"] == torch.get_num_threads()
     assert ledger.kept("r0001", "inputs")["pseudo_labels_made_with"] is None
+
+
+def test_soft_pseudo_labels_are_taught_where_the_task_says_so(bench: Any) -> None:
+    task = bench.study.task
+    soft = task.pseudo_labels.model_copy(update={"soft": True, "threshold": 0.0})
+    bench.study.task = task.model_copy(update={"pseudo_labels": soft})
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench)
+    train(bench, steps=2)
+    made = bench.study.ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]
+    trainable = bench.study.holdout.trainable(bench.truths)
+    softs = SoftLabels(bench.study.folder / "soft")
+    cases = pseudo_cases(bench.datastore, trainable, "pseudo", Provenance(**made), bench.study.task, softs)
+    assert len(cases) == len(free) - 1
+    loaded = load_case(cases[0], bench.study.task)
+    # ``FakeSam`` is sure to 0.993, which masks would not tell.
+    assert loaded.soft is not None and loaded.soft.max() == pytest.approx(0.993, abs=0.003)
 
 
 def test_with_a_small_hold_out_cross_validation_takes_part(bench: Any) -> None:

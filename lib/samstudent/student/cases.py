@@ -18,6 +18,7 @@ from samstudent.labels import names_from_label_info, read_ignore, read_masks
 from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
 from samstudent.pseudolabels.provenance import Provenance, is_current
 from samstudent.pseudolabels.quality import belief_in_absence, training_weights
+from samstudent.pseudolabels.softs import SoftLabels, read_soft
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.task import Task
 
@@ -36,6 +37,8 @@ class CaseFiles:
     names: tuple[str, ...] | None = None
     #: Of a pseudo label, one a structure.
     weights: tuple[float, ...] | None = None
+    #: File of the probabilities to teach instead of a pseudo label's masks.
+    soft: str | None = None
 
     @property
     def human(self) -> bool:
@@ -53,8 +56,13 @@ def human_cases(datastore: Any, ids: Iterable[str]) -> list[CaseFiles]:
     return cases
 
 
-def pseudo_cases(datastore: Any, ids: Iterable[str], tag: str, expected: Provenance, task: Task) -> list[CaseFiles]:
-    """Those of the cases that have a pseudo label of this tag which is up to date and not rejected altogether."""
+def pseudo_cases(
+    datastore: Any, ids: Iterable[str], tag: str, expected: Provenance, task: Task, softs: SoftLabels | None = None
+) -> list[CaseFiles]:
+    """Those of the cases that have a pseudo label of this tag which is up to date and not rejected altogether.
+
+    ``softs``: where their probabilities are, if those are to be taught; masks are where it has none.
+    """
     cases = []
     for case_id in sorted(ids):
         labels = datastore.get_labels_by_image_id(case_id)
@@ -68,7 +76,8 @@ def pseudo_cases(datastore: Any, ids: Iterable[str], tag: str, expected: Provena
             continue
         weights = tuple(float(w) for w in training_weights(structures, task))
         image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(labels[tag], tag)
-        cases.append(CaseFiles(case_id, image, label, tag, weights=weights))
+        soft = softs.path_of(case_id, expected) if softs else None
+        cases.append(CaseFiles(case_id, image, label, tag, weights=weights, soft=str(soft) if soft else None))
     return cases
 
 
@@ -95,7 +104,8 @@ def load_case(files: CaseFiles, task: Task) -> TrainingCase:
     if files.human:
         return prepare_case(files.id, image, masks, task)
     ignore = read_ignore(files.label, task, image.grid)
-    return prepare_case(files.id, image, masks, task, ignore=ignore, weights=files.weights, human=False)
+    soft = read_soft(Path(files.soft)) if files.soft else None
+    return prepare_case(files.id, image, masks, task, ignore=ignore, weights=files.weights, human=False, soft=soft)
 
 
 def load_cases(

@@ -25,8 +25,11 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write
+from samstudent.images import CaseImage
+from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, made_with, produce
 from samstudent.pseudolabels.provenance import Provenance
+from samstudent.pseudolabels.softs import SoftLabels
 from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.fair import MIN_HELD, compare_fairly, decide, table_of
 from samstudent.sam.backends import SamBackend
@@ -200,7 +203,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         elif options.pseudo_labels != "off":
             logger.info("no student is served yet: this round trains on human labels alone")
         trainable = self.study.holdout.trainable(datastore.list_images())
-        found = [pseudo_cases(datastore, trainable, tag, provenance, self.task) for provenance in wanted]
+        softs = self._softs() if tag == REFINED_TAG else None
+        found = [pseudo_cases(datastore, trainable, tag, made, self.task, softs) for made in wanted]
         pseudo = max(found, key=len, default=[])
         self.ledger.update(request["round"], pseudo_used={"n": len(pseudo), "tag": tag if pseudo else None})
         self._keep_inputs(request, options, cases + pseudo, wanted[found.index(pseudo)] if pseudo else None)
@@ -234,7 +238,14 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         return teacher, trust
 
     def _produce(self, options: TrainOptions, teacher: Student | Teacher, trust: Trust | None, datastore: Any) -> None:
-        holdout = self.study.holdout
+        holdout, softs = self.study.holdout, self._softs()
+
+        def on_case(case_id: str, image: CaseImage, label: PseudoLabel) -> None:
+            if softs is not None:
+                softs.keep(case_id, label)
+            if self.on_case is not None:
+                self.on_case(case_id, image, label)
+
         counts = produce(
             datastore,
             teacher,
@@ -244,10 +255,13 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             datastore.list_images(),
             _log_case,
             exclude=holdout.ids | holdout.excluded,
-            on_case=self.on_case,
+            on_case=on_case,
             trust=trust,
         )
         logger.info("pseudo labels: %s", counts)
+
+    def _softs(self) -> SoftLabels | None:
+        return SoftLabels(self.study.folder / "soft") if self.task.pseudo_labels.soft else None
 
     def _backend(self, options: TrainOptions, trust: Trust | None) -> SamBackend | None:
         """Trust knows which structures ask the adapted decoder; without it the SAM in force is asked."""
