@@ -53,7 +53,9 @@ class ReaderNetwork(nn.Module):
         # Which tooth it is, only its neighbours tell.
         self.context = nn.Sequential(block(width, stride=2), block(width, stride=2), block(width))
         self.mix = nn.Sequential(block(2 * width), block(width))
-        self.head = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, outputs, 1))
+        self.head = nn.Sequential(
+            nn.Conv2d(width, width // 2, 3, padding=1), nn.GELU(), nn.Conv2d(width // 2, outputs, 1)
+        )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         seen = self.reduce(features)
