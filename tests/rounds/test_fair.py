@@ -85,6 +85,14 @@ def test_cross_validation_joins_only_where_the_hold_out_is_small():
     assert compare_fairly(challenger, champion, NAMES, **folds).mean.cases == 5
 
 
+def test_cross_validation_by_the_same_students_tells_nothing():
+    same = {f"t{i}": [0.5, None] for i in range(20)}
+    challenger, champion = drawn(2, (-0.04, -0.04), 0)
+    comparison = compare_fairly(challenger, champion, NAMES, challenger_folds=same, champion_folds=same)
+    assert comparison.mean.cases == 2 and comparison.mean.difference == pytest.approx(-0.04)
+    assert compare_fairly({}, {}, NAMES, challenger_folds=same, champion_folds=same) is None
+
+
 # ---- the decision ----
 
 

@@ -307,7 +307,8 @@ def test_a_round_learns_what_to_trust_and_then_trains(client: MONAILabelClient, 
     assert server.wait_for("train", 400)["status"] == "DONE", server.tail()
     record = requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()["rounds"][-1]
     kept = requests.get(f"{server.url}/samstudent/rounds/{record['id']}", timeout=30).json()
-    assert kept["inputs"]["trust"] and kept["comparison"]["mean"]["cases"] > kept["comparison"]["held_out"]
+    # The labels are those of the first round, and so are the students on parts of them: only the hold-out tells.
+    assert kept["inputs"]["trust"] and kept["comparison"]["mean"]["cases"] == kept["comparison"]["held_out"]
     assert sorted(kept["scores"]["folds"]) == sorted(record["labels_used"])
     assert len(requests.get(f"{server.url}/samstudent/sam", timeout=30).json()["adapted"]) == 2
 

@@ -107,7 +107,11 @@ def compare_fairly(
     pairs = held
     if len(held) < MIN_HELD and challenger_folds and champion_folds:
         common = {case: row for case, row in challenger_folds.items() if case not in challenger}
-        pairs = np.concatenate([held, _pairs(common, champion_folds, len(names))])
+        crossed = _pairs(common, champion_folds, len(names))
+        # Rounds on the same labels share their folds' students. Such equal scores tell nothing, and would only dilute
+        # what the hold-out tells.
+        told = ~((crossed[:, 0] == crossed[:, 1]) | np.isnan(crossed[:, 0])).all(axis=1)
+        pairs = np.concatenate([held, crossed[told]])
     if not len(pairs):
         return None
     difference = pairs[:, 0] - pairs[:, 1]
