@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from samstudent.errors import NotFound, UserError
+from samstudent.sam.adapted import (
+    Adaptation,
+    digest_of,
+    load_adapted,
+    private_copy,
+    read_record,
+    save_adapted,
+    with_weights,
+)
+from samstudent.sam.lora import add_low_rank, attention_layers, low_rank_weights
+from samstudent.sam.prompts import Prompt
+
+IMAGE = np.random.default_rng(2).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+BOX = Prompt(box=(5, 6, 30, 40))
+
+
+def decoder_weights(backend: Any, change: float = 0.01) -> dict[str, torch.Tensor]:
+    state = backend.load().mask_decoder.state_dict()
+    return {f"mask_decoder.{name}": value.clone().contiguous() + change for name, value in state.items()}
+
+
+def adaptation(weights: dict[str, torch.Tensor], **changes: Any) -> Adaptation:
+    content: dict[str, Any] = {
+        "weights": weights, "folds": {0: weights}, "steps": 40, "plain": 0.7, "adapted": 0.8, "gain": 0.1,
+        "error": 0.02, "used": True, "reason": "better", "curve": [{"step": 0, "dice": 0.7, "folds": {0: 0.7}}],
+        "labels": ["a", "b", "c"], "settings": {"parts": "decoder", "seed": 3}, "seconds": 1.5,
+    }  # fmt: skip
+    return Adaptation(**(content | changes))
+
+
+def test_a_backend_with_other_weights_shares_the_encoder(tiny: Any) -> None:
+    before = {name: value.clone() for name, value in tiny.load().state_dict().items()}
+    embedding = tiny.embed(IMAGE)
+    plain = tiny.decode(embedding, BOX)
+    weights = decoder_weights(tiny)
+    adapted = with_weights(tiny, weights)
+    answer = adapted.decode(adapted.embed(IMAGE), BOX)
+    assert not np.allclose(answer.low_res, plain.low_res, atol=1e-2)
+    np.testing.assert_array_equal(adapted.embed(IMAGE).features, embedding.features)
+    assert adapted.digest == digest_of(tiny, weights) != tiny.digest
+    assert adapted.embedding_digest == tiny.digest and adapted.name == tiny.name
+    for name, parameter in adapted.load().named_parameters():
+        assert (parameter.data_ptr() == dict(tiny.load().named_parameters())[name].data_ptr()) == (name not in weights)
+    # The plain one is as it was.
+    assert tiny.digest == "0" * 64
+    assert all(torch.equal(before[name], value) for name, value in tiny.load().state_dict().items())
+    np.testing.assert_array_equal(tiny.decode(embedding, BOX).low_res, plain.low_res)
+
+
+def test_a_given_digest_is_taken_and_equal_weights_have_equal_digests(tiny: Any) -> None:
+    weights = decoder_weights(tiny)
+    assert with_weights(tiny, weights, "e" * 64).digest == "e" * 64
+    assert digest_of(tiny, dict(reversed(weights.items()))) == digest_of(tiny, weights)
+    assert digest_of(tiny, decoder_weights(tiny, 0.02)) != digest_of(tiny, weights)
+    other = copy.copy(tiny)
+    other.digest = "1" * 64
+    assert digest_of(other, weights) != digest_of(tiny, weights)
+
+
+def test_low_rank_changes_are_merged_into_the_encoder(tiny: Any) -> None:
+    encoder = private_copy(tiny.load(), []).image_encoder
+    assert sorted(attention_layers(encoder)) == [f"blocks.{i}.attn.{n}" for i in (0, 1) for n in ("proj", "qkv")]
+    add_low_rank(encoder, 2, seed=1)
+    trained = [p for p in encoder.parameters() if p.requires_grad]
+    assert len(trained) == 8 and all(2 in p.shape for p in trained)
+    with torch.no_grad():
+        unchanged = encoder(torch.ones(1, 3, 256, 256))
+        torch.testing.assert_close(unchanged, tiny.load().image_encoder(torch.ones(1, 3, 256, 256)))
+        for parameter in trained:
+            parameter += 0.1
+    weights = low_rank_weights(encoder, "image_encoder.")
+    adapted = with_weights(tiny, weights)
+    with torch.no_grad():
+        expected = encoder(torch.ones(1, 3, 256, 256))
+        torch.testing.assert_close(adapted.load().image_encoder(torch.ones(1, 3, 256, 256)), expected)
+        assert not torch.allclose(unchanged, expected)
+    assert adapted.embedding_digest == adapted.digest != tiny.digest
+
+
+def test_weights_of_another_sam_are_refused(tiny: Any) -> None:
+    for weights, name in (
+        ({"mask_decoder.nothing": torch.zeros(1)}, "nothing"),
+        ({"mask_decoder.iou_token.weight": torch.zeros(1, 7)}, "iou_token"),
+        ({"image_encoder.blocks.0.attn.qkv.lora_a": torch.zeros(2, 32)}, "lora_a"),
+        ({"x.lora_a": torch.zeros(2, 32), "x.lora_b": torch.zeros(5, 2)}, "x.lora_a"),
+    ):
+        with pytest.raises(UserError, match=rf"{name}.* does not fit this SAM"):
+            with_weights(tiny, weights)
+
+
+def test_the_file_gives_the_same_backend_and_its_record(tiny: Any, tmp_path: Path) -> None:
+    path, weights = tmp_path / "s" / "adapted.safetensors", decoder_weights(tiny)
+    digest = save_adapted(path, adaptation(weights, adapted=math.nan), tiny)
+    loaded, direct = load_adapted(path, tiny), with_weights(tiny, weights)
+    assert loaded.digest == direct.digest == digest
+    embedding = tiny.embed(IMAGE)
+    np.testing.assert_array_equal(loaded.decode(embedding, BOX).low_res, direct.decode(embedding, BOX).low_res)
+    record = read_record(path)
+    assert record["base"] == tiny.digest and record["digest"] == digest and record["backend"] == "vit_b"
+    assert (record["labels"], record["steps"], record["plain"], record["adapted"]) == (["a", "b", "c"], 40, 0.7, None)
+    assert record["settings"] == {"parts": "decoder", "seed": 3} and record["date"].startswith("20")
+    json.dumps(record, allow_nan=False)
+    assert [file.name for file in path.parent.iterdir()] == ["adapted.safetensors"]
+
+
+def test_another_base_and_damage_name_the_file(tiny: Any, tmp_path: Path) -> None:
+    path = tmp_path / "adapted.safetensors"
+    save_adapted(path, adaptation(decoder_weights(tiny)), tiny)
+    other = copy.copy(tiny)
+    other.digest = "1" * 64
+    with pytest.raises(
+        UserError, match=r"adapted\.safetensors: adapted from the SAM vit_b of digest 0+, but .* digest 1+"
+    ):
+        load_adapted(path, other)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"adapted\.safetensors: damaged"):
+        load_adapted(path, tiny)
+    path.write_bytes(b"\xff" * 100)
+    with pytest.raises(UserError, match=r"adapted\.safetensors: not a file"):
+        load_adapted(path, tiny)
+    with pytest.raises(NotFound, match=r"gone\.safetensors"):
+        load_adapted(tmp_path / "gone.safetensors", tiny)
+
+
+def test_another_file_of_tensors_is_refused(tiny: Any, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"x\.safetensors: not an adapted SAM"):
+        load_adapted(tmp_path / "x.safetensors", tiny)
+
+
+def test_what_is_not_used_is_not_saved(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="plain SAM stays: no gain"):
+        save_adapted(tmp_path / "x.safetensors", adaptation({}, used=False, reason="no gain"), tiny)
+    assert not list(tmp_path.iterdir())
