@@ -55,16 +55,16 @@ def test_augmentation_moves_image_and_masks_alike() -> None:
     _, masks = shapes(1)
     pixels[masks[0]], pixels[masks[1]] = 255, 120
     data = AugmentedCases([prepare_case("a", case_image(pixels), masks, task)], task)
-    plain = data.cases[0].masks.astype(np.float32)
+    plain = data.cases[0].masks[0] + 2 * data.cases[0].masks[1]
     moved = 0
     for seed in range(8):
         item = data[Draw(0, seed)]
-        image, disk, square = item["image"][0], item["masks"][0] > 0, item["masks"][1] > 0
+        image, disk, square = item["image"][0], item["label"] == 1, item["label"] == 2
         # Away from the interpolated edges the image must still show what the mask says.
         assert (image[disk] > 0.5).float().mean() > 0.95
         assert (image[square] > 0.2).float().mean() > 0.95
         assert not item["ignore"].any()
-        moved += int(not np.array_equal(item["masks"].numpy(), plain))
+        moved += int(not np.array_equal(item["label"].numpy(), plain))
     assert moved >= 6
     torch.testing.assert_close(data[Draw(0, 5)]["image"], data[Draw(0, 5)]["image"])
 
@@ -87,8 +87,8 @@ def test_volumes_smaller_than_the_window_are_padded_and_larger_ones_cropped() ->
         case = prepare_case("v", case_image(np.full(shape, 100.0)), masks, task)
         batch = next(iter(make_loader([case], task, steps=1, seed=0)))
         assert batch["image"].shape == (4, 1, 16, 32, 32)
-        assert batch["masks"].shape == batch["ignore"].shape == (4, 2, 16, 32, 32)
-        assert batch["masks"][:, 0].any()
+        assert batch["label"].shape == (4, 16, 32, 32) and batch["ignore"].shape == (4, 1, 16, 32, 32)
+        assert (batch["label"] == 1).any()
 
 
 def test_loading_is_the_same_for_the_same_seed() -> None:

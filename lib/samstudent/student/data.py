@@ -20,7 +20,7 @@ from monai.transforms.intensity.dictionary import (
 )
 from monai.transforms.spatial.dictionary import RandAffined, RandFlipd
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from samstudent.errors import UserError
 from samstudent.images import CaseImage, for_student
@@ -143,82 +143,142 @@ def _endless(indices: Sequence[int], rng: np.random.Generator) -> Iterator[int]:
 
 
 class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
-    """Cases held in memory; ``[Draw]`` gives one augmented item of tensors: image, masks, ignore, weights."""
+    """Cases by number; ``[Draw]`` gives one augmented item of tensors, as ``StudentLoss`` takes them in batches.
 
-    def __init__(self, cases: Sequence[TrainingCase], task: Task) -> None:
+    ``image`` and ``weights``; ``label`` where structures do not overlap and the case's targets are hard, else
+    ``masks``; ``ignore``. With ``plain`` also ``plain``: the image after the same changes of geometry, but with its
+    intensities as they were.
+    """
+
+    def __init__(self, cases: Sequence[TrainingCase], task: Task, plain: bool = False) -> None:
         self.cases = cases
-        self.augment = augmentation(task)
+        self.overlap, self.plain = task.overlap, plain
+        self.geometry, self.intensity = augmentation(task)
+        #: Number of a case -> float16 (S, *grid), taught instead of the case's own targets.
+        self.renewed: dict[int, NDArray[Any]] = {}
 
     def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
         case = self.cases[draw.case]
-        structures = len(case.masks)
-        # Masks and ignore regions in one array: they go through the same geometry, interpolated once.
-        taught = case.masks if case.soft is None else case.soft
-        targets = np.concatenate([taught, case.ignore]).astype(np.float32)
-        item: dict[str, Any] = {"image": torch.from_numpy(case.image), "targets": torch.from_numpy(targets)}
-        if len(case.image.shape) == 4:
-            item["foreground"] = torch.from_numpy(case.masks.any(axis=0, keepdims=True).astype(np.float32))
-        self.augment.set_random_state(seed=draw.seed)
-        augmented = self.augment(item)
+        item: dict[str, Any] = {"image": torch.from_numpy(case.image)}
+        soft = self.renewed.get(draw.case, case.soft)
+        if soft is not None:
+            item["soft"] = torch.from_numpy(soft.astype(np.float32))
+        else:
+            # As few channels as say it all: 32 structures that do not overlap are one.
+            item["hard"] = _channels(case.masks if self.overlap else _label_of(case.masks))
+        if case.ignore.any():
+            # Where they do not overlap, the loss ignores pixels for all structures alike.
+            item["ignore"] = _channels(case.ignore if self.overlap else case.ignore.any(axis=0, keepdims=True))
+        if case.image.ndim == 4:
+            item["foreground"] = _channels(case.masks.any(axis=0, keepdims=True))
+        self.geometry.set_random_state(seed=draw.seed)
+        self.intensity.set_random_state(seed=draw.seed)
+        moved = self.geometry(item)
         # The cropping transform of volumes answers with a list of crops.
-        item = augmented[0] if isinstance(augmented, list) else augmented
-        targets = torch.as_tensor(item["targets"])
-        return {
-            "image": torch.as_tensor(item["image"]).float(),
-            "masks": targets[:structures],
-            "ignore": targets[structures:],
-            "weights": torch.from_numpy(case.weights),
-        }
+        moved = {key: torch.as_tensor(value) for key, value in (moved[0] if isinstance(moved, list) else moved).items()}
+        image = moved["image"].float()
+        result = {"image": torch.as_tensor(self.intensity({"image": image})["image"]).float()}
+        result["weights"] = torch.from_numpy(case.weights)
+        ignored = (len(case.masks) if self.overlap else 1, *image.shape[1:])
+        result["ignore"] = moved["ignore"].bool() if "ignore" in moved else torch.zeros(ignored, dtype=torch.bool)
+        if soft is not None or self.overlap:
+            result["masks"] = moved["soft" if soft is not None else "hard"].float()
+        else:
+            result["label"] = moved["hard"][0].to(torch.uint8)
+        if self.plain:
+            result["plain"] = image
+        return result
 
 
-def augmentation(task: Task) -> Compose:
-    """MONAI transforms by ``task.training``; 3D cases are padded and cropped to ``student.size`` first.
+def _channels(array: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.float32))
 
-    Crops are centred on a structure every second time: most of a volume is background.
+
+def _label_of(masks: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers (1, *grid) of masks (S, *grid) that do not overlap: 0 background, else 1 + index."""
+    label = np.zeros((1, *masks.shape[1:]), dtype=np.uint8)
+    for value, mask in enumerate(masks, 1):
+        label[0][mask] = value
+    return label
+
+
+def collate(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A batch of items; labels become masks where another item of the batch has masks."""
+    if any("masks" in item for item in items):
+        items = [item if "masks" in item else _with_masks(item) for item in items]
+    batch: dict[str, torch.Tensor] = default_collate(list(items))
+    return batch
+
+
+def _with_masks(item: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    values = torch.arange(1, len(item["weights"]) + 1).reshape(-1, *(1,) * item["label"].ndim)
+    masks = (item["label"][None] == values).float()
+    return {key: value for key, value in item.items() if key != "label"} | {"masks": masks}
+
+
+def augmentation(task: Task) -> tuple[Compose, Compose]:
+    """MONAI transforms by ``task.training``: those of geometry, for image and targets, and those of intensity.
+
+    3D cases are padded and cropped to ``student.size`` first. Crops are centred on a structure every second time: most
+    of a volume is background.
     """
     training, size, dimension = task.training, task.student.size, task.dimension
-    both = ["image", "targets"]
-    steps: list[Any] = []
+    # Which kinds of target an item has differs from case to case.
+    every: list[str] = ["image", "hard", "ignore", "soft"]
+    geometry: list[Any] = []
     if dimension == 3:
-        every = [*both, "foreground"]
-        steps += [
-            SpatialPadd(every, spatial_size=size),
-            RandCropByPosNegLabeld(every, label_key="foreground", spatial_size=size, pos=1, neg=1, num_samples=1),
+        cropped = [*every, "foreground"]
+        geometry += [
+            SpatialPadd(cropped, spatial_size=size, allow_missing_keys=True),
+            RandCropByPosNegLabeld(
+                cropped,
+                label_key="foreground",
+                spatial_size=size,
+                pos=1,
+                neg=1,
+                num_samples=1,
+                allow_missing_keys=True,
+            ),
         ]
     if training.rotate or training.zoom or training.shift:
         angle = radians(training.rotate)
-        steps.append(
+        geometry.append(
             RandAffined(
-                both,
+                every,
                 prob=0.9,
                 # In 3D in the plane of the slices only (about z, array axis 0): the planes in which it is labelled.
                 rotate_range=angle if dimension == 2 else (angle, 0.0, 0.0),
                 scale_range=[training.zoom] * dimension,
                 translate_range=[training.shift * side for side in size],
-                mode=["bilinear", "nearest"],
+                mode=["bilinear", "nearest", "nearest", "bilinear"],
                 padding_mode="zeros",
+                allow_missing_keys=True,
             )
         )
     axes = "yx" if dimension == 2 else "zyx"
-    steps += [RandFlipd(both, prob=0.5, spatial_axis=axes.index(axis)) for axis in training.mirror]
+    geometry += [
+        RandFlipd(every, prob=0.5, spatial_axis=axes.index(axis), allow_missing_keys=True) for axis in training.mirror
+    ]
+    intensity: list[Any] = []
     if strength := training.intensity:
         sigma = (0.25, 0.25 + 4 * strength)
-        steps += [
+        intensity = [
             RandAdjustContrastd("image", prob=0.3, gamma=(1 / (1 + strength), 1 + strength)),
             RandScaleIntensityd("image", prob=0.3, factors=strength),
             RandShiftIntensityd("image", prob=0.3, offsets=strength / 2),
             RandGaussianSmoothd("image", sigma, sigma, sigma, prob=0.2),
             RandGaussianNoised("image", prob=0.3, std=strength / 4),
         ]
-    return Compose(steps)
+    return Compose(geometry), Compose(intensity)
 
 
 def make_loader(
-    cases: Sequence[TrainingCase], task: Task, steps: int, seed: int
+    cases: Sequence[TrainingCase], task: Task, steps: int, seed: int, plain: bool = False
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """Batches for one epoch of ``steps``; iterating again goes on with fresh ones."""
-    human = [i for i, case in enumerate(cases) if case.human]
-    pseudo = [i for i, case in enumerate(cases) if not case.human]
+    """Batches for one epoch of ``steps``; iterating again goes on with fresh ones. For ``plain`` see the data set."""
+    kinds = [case.human for case in cases]
+    human = [i for i, is_human in enumerate(kinds) if is_human]
+    pseudo = [i for i, is_human in enumerate(kinds) if not is_human]
     training = task.training
     sampler = MixedBatchSampler(human, pseudo, training.batch_size, training.human_share, steps, seed)
-    return DataLoader(AugmentedCases(cases, task), batch_sampler=sampler)
+    return DataLoader(AugmentedCases(cases, task, plain), batch_sampler=sampler, collate_fn=collate)

@@ -30,7 +30,9 @@ class StudentLoss(nn.Module):
 
     Args of a call:
         logits: (B, S, *size) where structures may overlap, else (B, 1 + S, *size) with background first.
-        targets: ``masks`` in [0, 1] and ``ignore`` 0/1 (B, S, *size), ``weights`` in [0, 1] (B, S).
+        targets: ``masks`` in [0, 1] (B, S, *size), or, where structures do not overlap, ``label``: whole numbers
+            (B, *size), 0 background, else 1 + the structure's index; ``ignore`` 0/1 (B, S or 1, *size); ``weights`` in
+            [0, 1] (B, S). A label gives the same loss as its masks, several times faster where structures are many.
     """
 
     def __init__(self, overlap: bool) -> None:
@@ -38,49 +40,105 @@ class StudentLoss(nn.Module):
         self.overlap = overlap
 
     def forward(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+        keys = [key for key in ("masks", "label", "ignore", "weights") if key in targets]
+        split = [targets[key].to(logits.device).split(1) for key in keys]
+        # One case after the other: on a CPU the arrays of a whole batch of many structures are so large that the time
+        # goes into their allocation (32 structures at 256 x 512: 0.64 s a step, and 0.26 s so).
+        parts = [
+            self._of_case(case, dict(zip(keys, its, strict=True)))
+            for case, *its in zip(logits.split(1), *split, strict=True)
+        ]
+        entropy, weight, common, both, shown = (torch.cat(part) for part in zip(*parts, strict=True))
+        dice = _dice(common, both, shown, targets["weights"].to(common))
+        return entropy.sum() / weight.sum().clamp(min=1e-6) + dice
+
+    def _of_case(self, logits: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, ...]:
+        """Of one case: its weighted sum of cross entropies and the sum of their weights (1,), and the three sums of
+        ``_dice`` (1, S)."""
         # float32: half precision cannot sum the pixels of an image.
         logits = logits.float().flatten(2)
-        masks = targets["masks"].to(logits).flatten(2)
         valid = 1 - targets["ignore"].to(logits).flatten(2)
         weights = targets["weights"].to(logits)
         if self.overlap:
-            entropy = _binary_entropy(logits, masks, valid, weights)
-            return entropy + _dice(logits.sigmoid(), masks, valid, weights)
-        pixels = valid.amin(dim=1, keepdim=True)
-        entropy = _marginal_entropy(logits, masks, pixels, weights)
-        return entropy + _dice(logits.softmax(dim=1)[:, 1:], masks, pixels, weights)
+            masks = targets["masks"].to(logits).flatten(2)
+            return *_binary_entropy(logits, masks, valid, weights), *_sums(logits.sigmoid(), masks, valid)
+        pixels = valid.amin(dim=1)
+        log_p = logits.log_softmax(dim=1)
+        probabilities = log_p.exp()
+        if "label" in targets:
+            label = targets["label"].flatten(1).long()
+            return *_label_entropy(log_p, label, pixels, weights), *_label_sums(probabilities, label, pixels)
+        masks = targets["masks"].to(logits).flatten(2)
+        entropy = _marginal_entropy(log_p, masks, pixels, weights)
+        return *entropy, *_sums(probabilities[:, 1:], masks, pixels[:, None])
 
 
-def _binary_entropy(
-    logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """Weighted mean over cases and structures of each channel's mean over its valid pixels."""
+#: Weighted cross entropy and the sum of its weights, (1,) each.
+Weighted = tuple[torch.Tensor, torch.Tensor]
+#: Sums over the valid pixels, (1, S) each: of what answer and target share, of both; and whether the target shows it.
+Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _binary_entropy(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> Weighted:
+    """Each channel's mean over its valid pixels, by the channel's weight."""
     entropy = binary_cross_entropy_with_logits(logits, masks, reduction="none")
     channel = (entropy * valid).sum(dim=2) / valid.sum(dim=2).clamp(min=1)
-    return (channel * weights).sum() / weights.sum().clamp(min=1e-6)
+    return (channel * weights).sum(dim=1), weights.sum(dim=1)
 
 
 def _marginal_entropy(
-    logits: torch.Tensor, masks: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """Weighted mean over pixels. A structure's share of a pixel weighs as the structure; background as the mean of the
-    known structures."""
-    log_p = logits.log_softmax(dim=1)
-    known = (weights > 0).to(weights)
-    # Background, and with it every unknown structure; the known ones are taken out of the sum.
-    excluded = torch.cat([torch.zeros_like(known[:, :1]), known], dim=1) > 0
-    background = log_p.masked_fill(excluded[:, :, None], -torch.inf).logsumexp(dim=1)
-    background_weight = weights.sum(dim=1) / known.sum(dim=1).clamp(min=1)
-    outside = (1 - masks.sum(dim=1)).clamp(min=0) * background_weight[:, None] * pixels[:, 0]
-    inside = masks * weights[:, :, None] * pixels
-    entropy = (log_p[:, 1:] * inside).sum() + (background * outside).sum()
-    return -entropy / (inside.sum() + outside.sum()).clamp(min=1e-6)
+    log_p: torch.Tensor, masks: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor
+) -> Weighted:
+    """Over pixels. A structure's share of a pixel weighs as the structure; background as the mean of the known ones."""
+    outside = (1 - masks.sum(dim=1)).clamp(min=0) * _background_weight(weights) * pixels
+    inside = masks * weights[:, :, None] * pixels[:, None]
+    entropy = (log_p[:, 1:] * inside).sum(dim=(1, 2)) + (_log_background(log_p, weights) * outside).sum(dim=1)
+    return -entropy, inside.sum(dim=(1, 2)) + outside.sum(dim=1)
 
 
-def _dice(probabilities: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """1 - Dice over the batch, averaged over the structures that it shows; cross entropy alone teaches absence."""
-    weight = weights[:, :, None] * valid
-    overlap = (weight * torch.minimum(probabilities, masks)).sum(dim=(0, 2))
-    total = (weight * (probabilities + masks)).sum(dim=(0, 2))
-    shown = (weight * (masks >= 0.5)).amax(dim=(0, 2)).sign()
-    return ((1 - 2 * overlap / total.clamp(min=1e-6)) * shown).sum() / shown.sum().clamp(min=1)
+def _label_entropy(log_p: torch.Tensor, label: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor) -> Weighted:
+    """``_marginal_entropy`` of hard labels, without a pass over every structure's pixels."""
+    taught = log_p.gather(1, label[:, None])[:, 0]
+    taught = torch.where(label == 0, _log_background(log_p, weights), taught)
+    weight = torch.cat([_background_weight(weights), weights], dim=1).gather(1, label) * pixels
+    return -(taught * weight).sum(dim=1), weight.sum(dim=1)
+
+
+def _log_background(log_p: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Log probability (1, N) of background, and with it of every unknown structure."""
+    unknown = weights[0] == 0
+    if not unknown.any():
+        return log_p[:, 0]
+    merged = torch.cat([torch.ones_like(unknown[:1]), unknown])
+    return log_p[:, merged].logsumexp(dim=1)
+
+
+def _background_weight(weights: torch.Tensor) -> torch.Tensor:
+    """(1, 1): the mean over the known structures."""
+    return weights.sum(dim=1, keepdim=True) / (weights > 0).sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _sums(probabilities: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> Sums:
+    common = (torch.minimum(probabilities, masks) * valid).sum(dim=2)
+    both = ((probabilities + masks) * valid).sum(dim=2)
+    return common, both, ((masks >= 0.5) & (valid > 0)).any(dim=2)
+
+
+def _label_sums(probabilities: torch.Tensor, label: torch.Tensor, pixels: torch.Tensor) -> Sums:
+    """``_sums`` of hard labels."""
+    channels = probabilities.shape[:2]
+    taught = probabilities.gather(1, label[:, None])[:, 0] * pixels
+    common = taught.new_zeros(channels).scatter_add(1, label, taught)[:, 1:]
+    count = pixels.new_zeros(channels).scatter_add(1, label, pixels)[:, 1:]
+    expected = torch.bmm(probabilities, pixels[:, :, None])[:, 1:, 0]
+    return common, expected + count, count > 0
+
+
+def _dice(common: torch.Tensor, both: torch.Tensor, shown: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """1 - Dice over the batch, averaged over the structures that it shows; cross entropy alone teaches absence.
+
+    Args: sums of each case, (B, S).
+    """
+    common, both = (weights * common).sum(dim=0), (weights * both).sum(dim=0)
+    counts = (shown & (weights > 0)).any(dim=0).to(both)
+    return ((1 - 2 * common / both.clamp(min=1e-6)) * counts).sum() / counts.sum().clamp(min=1)

@@ -52,6 +52,10 @@ class Student:
         """Probabilities float32 (S, *spatial) in [0, 1] on the image's canonical grid, or (S, *size) covering it."""
         placement = place(image.grid.spatial_shape, image.grid.spacing, self.task)
         shown = to_student_grid(for_student(image, self.task.image), placement)
+        return from_student_grid(self.on_grid(shown), placement, size)
+
+    def on_grid(self, shown: NDArray[Any]) -> NDArray[Any]:
+        """Probabilities float32 (S, *grid) of what the student sees, float32 (C, *grid)."""
         with torch.inference_mode():
             tensor = torch.from_numpy(shown)[None].to(self.device)
             if self.task.dimension == 2:
@@ -59,7 +63,8 @@ class Student:
             else:
                 window = SlidingWindowInferer(self.task.student.size, sw_batch_size=2, overlap=0.5, mode="gaussian")
                 probabilities = torch.as_tensor(window(tensor, self._probabilities))
-        return from_student_grid(probabilities[0].float().cpu().numpy(), placement, size)
+        answer: NDArray[Any] = probabilities[0].float().cpu().numpy()
+        return answer
 
     def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
         with autocast(self.device):
