@@ -312,7 +312,9 @@ def _refine(
     options: dict[str, Any] = {"adapted": adapted, "jitters": jitters, "seed": seed}
     seen = for_sam(image, task.image)
     if task.dimension == 3:
-        return refine(probabilities, seen, backend, task, cache, recipes=choice.recipes, **options)
+        return refine(
+            probabilities, seen, backend, task, cache, recipes=choice.recipes, spacing=image.grid.spacing, **options
+        )
     height, width = probabilities.shape[1:]
     embedding = replace(_embed(seen, backend, cache), image_size=(height, width))
     return refine_slice(probabilities, embedding, backend, choice.recipes, task.names, task.overlap, **options)

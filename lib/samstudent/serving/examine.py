@@ -54,7 +54,8 @@ class Examiner:
         image = self._read(path)
         probabilities = self._champion().predict(image)
         task = self.study.task
-        result = refine(probabilities, for_sam(image, task.image), self.study.sam(), task, self.study.embeddings)
+        seen, sam = for_sam(image, task.image), self.study.sam()
+        result = refine(probabilities, seen, sam, task, self.study.embeddings, spacing=image.grid.spacing)
         return probabilities, result.coarse, result.masks
 
     def embed(self, path: str) -> NDArray[np.float32]:
