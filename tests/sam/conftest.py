@@ -53,6 +53,12 @@ def tiny() -> SegmentAnything:
 
 
 @pytest.fixture(scope="session")
+def small() -> SegmentAnything:
+    """The same on 128 pixels, four times as fast to train; its answers have 32."""
+    return SegmentAnything("vit_b", "0" * 64, lambda: build_tiny_sam(128), "cpu")
+
+
+@pytest.fixture(scope="session")
 def tiny_sam() -> Any:
     """The same model as segment-anything's own ``Sam``."""
     return build_tiny_sam()
