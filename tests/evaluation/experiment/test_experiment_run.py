@@ -58,21 +58,20 @@ def options_of(tmp_path: Path, **changes: Any) -> Options:
 
 
 def test_an_experiment_from_folder_to_report(tmp_path: Path, sam: FakeSam) -> None:
-    methods = ("labels", "raw", "largest", "walker", "paper", "ours", "ours-calibrate", "all")
-    results = run_experiment(options_of(tmp_path, methods=methods, seeds=(0, 1)))
+    methods = ("labels", "raw", "largest", "walker", "meanteacher", "paper", "ours", "ours+soft", "all")
+    results = run_experiment(options_of(tmp_path, methods=methods, steps=25))
     assert not results["failed"]
     table = {line["method"]: line for line in results["table"]}
     assert list(table) == list(methods)
-    assert all(0.3 < line["honest"][0] <= 1 for line in table.values())
+    assert all(0.2 < line["honest"][0] <= 1 for line in table.values())
     assert table["all"]["labels"] is None
-    assert table["ours"]["seeds"] == (0, 1)
     assert {pair["other"] for pair in results["pairs"]} == set(methods) - {"ours"}
     told = {(q["method"], q["cases"]): q for q in results["quality"]}
     assert told["ours", "unlabelled"]["reliability"] is not None
     assert ("ours", "test") in told
     assert told["raw", "unlabelled"]["raw"] == told["raw", "unlabelled"]["refined"]
     written = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert len(written["results"]) == 2 * len(methods)
+    assert len(written["results"]) == len(methods)
     html = (tmp_path / "out" / "report.html").read_text()
     assert "Worst test case of ours" in html
     assert "http" not in html.replace("http://www.w3.org", "")
@@ -158,10 +157,10 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_killed_experiment_goes_on(tmp_path: Path) -> None:
-    options = options_of(tmp_path, steps=30)
+    options = options_of(tmp_path)
     command = [
         sys.executable, "-m", "samstudent.cli", "experiment", str(options.folder), "--output", str(options.output),
-        "--task", str(options.task), "--labels", "3", "--methods", "labels,raw,all", "--seeds", "0,1", "--steps", "30",
+        "--task", str(options.task), "--labels", "3", "--methods", "labels,raw", "--seeds", "0,1", "--steps", "15",
         "--jobs", "1",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -179,7 +178,7 @@ def test_a_killed_experiment_goes_on(tmp_path: Path) -> None:
     finished = [path for path in models if (path.parent / "done.json").is_file()]
     assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
     results = json.loads((options.output / "results.json").read_text())
-    assert len(results["results"]) == 6
+    assert len(results["results"]) == 4
     assert all(path.stat().st_mtime_ns == models[path] for path in finished)
 
 

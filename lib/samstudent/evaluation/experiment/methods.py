@@ -27,17 +27,29 @@ class Planner:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 
-    def student(self, n: int | None, seed: int, pseudo: Job | None = None, **training: Any) -> Job:
+    def student(
+        self,
+        n: int | None,
+        seed: int,
+        pseudo: Job | None = None,
+        *,
+        changes: Changes = MappingProxyType({}),
+        unlabelled: Sequence[str] = (),
+    ) -> Job:
         """A student on n labels (None: all), and on the pseudo labels of a job if there is one.
 
         Args:
-            training: further parameters of ``work.train``.
+            changes: keys of the task that differ, by section.
+            unlabelled: cases of which a mean teacher learns.
         """
         setting = self.setting
         labelled = setting.labelled(n)
-        params = {"labelled": labelled, "steps": setting.steps, "seed": seed, **self._data(), **training}
-        params["training"] = setting.task.training.model_dump(mode="json", exclude={"steps", "seed"})
-        needs = self.prepared([*labelled, *params.get("unlabelled", [])])
+        params: dict[str, Any] = {"labelled": labelled, "steps": setting.steps, "seed": seed, **self._data()}
+        if unlabelled:
+            params["unlabelled"] = list(unlabelled)
+        whole = setting.task.model_dump(mode="json")
+        params["sections"] = {name: whole[name] | changes.get(name, {}) for name in ("training", "pseudo_labels")}
+        needs = self.prepared([*labelled, *unlabelled])
         if pseudo is not None:
             needs["pseudo"] = pseudo
         name = "all labels" if n is None else f"{len(labelled)} labels"
@@ -192,6 +204,11 @@ _method("largest", "and on the largest component of each of these masks")(_self_
 _method("walker", "and on these masks redrawn by a random walker from their sure pixels")(_self_training("walker"))
 
 
+@_method("meanteacher", "and on the other images as a mean teacher does (Tarvainen and Valpola 2017), without masks")
+def mean_teacher(planner: Planner, n: int, seed: int) -> Job:
+    return planner.student(n, seed, unlabelled=planner.setting.rest(n))
+
+
 @_method(
     "paper",
     "and on these masks redrawn by SAM as published (arXiv 2411.12602): most probable component; box, then points with "
@@ -220,13 +237,15 @@ PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
 #: ``ours`` with a choice of training switched over.
 CHOICES: dict[str, tuple[Changes, str]] = {
     "soft": ({"pseudo_labels": {"soft": True}}, "ours taught by probabilities, not masks"),
+    "ema": ({"training": {"ema": 0.99}}, "ours, with the running average of the weights as its student"),
+    "renew": ({"pseudo_labels": {"renew": True}}, "ours, its pseudo labels renewed three times during the training"),
     "ignore": ({"pseudo_labels": {"ignore_disputed": True}}, "ours with nothing taught where student and SAM differ"),
 }
 
 
 def _ours(changes: Changes, **options: Any) -> Callable[[Planner, int, int], Job]:
     def build(planner: Planner, n: int, seed: int) -> Job:
-        return planner.student(n, seed, planner.ours(n, seed, changes, **options)["labels"])
+        return planner.student(n, seed, planner.ours(n, seed, changes, **options)["labels"], changes=changes)
 
     return build
 

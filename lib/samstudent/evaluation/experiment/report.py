@@ -15,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from samstudent.errors import UserError
 from samstudent.evaluation.experiment import summary, work
 from samstudent.evaluation.experiment.methods import METHODS
 from samstudent.evaluation.experiment.plan import Job, Options, Setting
@@ -44,7 +45,7 @@ def write_results(
     results = [json.loads(work.result_path(setting.output, job.params).read_text()) for job in measured]
     lines = summary.table(results)
     main = "ours" if any(r["method"] == "ours" for r in results) else "labels"
-    content = {
+    content: dict[str, Any] = {
         "command": options.command,
         "when": time.strftime("%Y-%m-%d %H:%M %Z"),
         "versions": installed_versions(),
@@ -65,7 +66,12 @@ def write_results(
         "results": results,
     }
     atomic_write(setting.output / "results.json", json.dumps(_plain(content), indent=1))
-    pictures = _pictures(setting, measured, results, main)
+    try:
+        pictures = _pictures(setting, measured, results, main)
+    except UserError as error:
+        # Of an older version of the program: the figures are there, the network is another.
+        content["failed"].append({"job": "pictures", "why": str(error)})
+        pictures = []
     write_report(setting.output / "report.html", setting, content, lines, pictures)
     return content
 

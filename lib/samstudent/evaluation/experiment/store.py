@@ -82,6 +82,12 @@ class Store:
         ignore = _unpack(found["ignore"], shape) if "ignore" in found else np.zeros_like(masks)
         return TrainingCase(case, shown, masks, ignore, found["weights"], False, found.get("soft"))
 
+    def unlabelled_case(self, case: str) -> TrainingCase:
+        """The case with nothing known of it, as ``student.data.without_label``; its masks take no memory."""
+        shown = self._shown(case)
+        nothing = np.broadcast_to(np.False_, (len(self.task.names), *shown.shape[1:]))
+        return TrainingCase(case, shown, nothing, nothing, np.zeros(len(nothing), dtype=np.float32), False)
+
     def presence(self, cases: Sequence[str]) -> NDArray[Any]:
         """bool (cases, S), which structures the labels show."""
         return np.array([self.training_case(case).masks.reshape(len(self.task.names), -1).any(1) for case in cases])

@@ -71,14 +71,15 @@ def train(setting: Setting, params: Params, needs: Needs, folder: Path, report: 
     """Train a student into ``model.pt``."""
     pseudo = needs.get("pseudo")
     kept = json.loads((pseudo / "labels.json").read_text())["kept"] if pseudo else []
-    cases = StoredCases(setting.store, params["labelled"], dict.fromkeys(kept, pseudo) if pseudo else {})
+    store = setting.store
     train_student(
-        cases,
-        setting.task,
+        StoredCases(store, params["labelled"], dict.fromkeys(kept, pseudo) if pseudo else {}),
+        _task_of(setting, params),
         folder / "model.pt",
         steps=params["steps"],
         seed=params["seed"],
         on_step=lambda step, steps, loss: report(step, steps),
+        unlabelled=[store.unlabelled_case(case) for case in params.get("unlabelled", [])] or None,
     )
 
 
@@ -293,7 +294,7 @@ def random_walk(grey: NDArray[Any], probability: NDArray[Any]) -> NDArray[Any]:
     seeds = np.where(sure[window], 1, np.where(doubt[window], 0, 2))
     if not (seeds == 2).any():
         return result
-    walked = random_walker(grey[window], seeds, beta=WALKER_BETA, mode="cg_j", return_full_prob=True)
+    walked = random_walker(grey[window], seeds, beta=WALKER_BETA, mode="cg_j", tol=1e-5, return_full_prob=True)
     result[window] = np.clip(walked[0], 0, 1)
     return result
 
