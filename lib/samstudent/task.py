@@ -199,6 +199,8 @@ class TrainingSection(_Section):
     mirror: tuple[Literal["x", "y", "z"], ...] = ()
     #: Strength of contrast, brightness, blur and noise changes; 0 switches them off.
     intensity: Share = 0.2
+    #: Keep a running average of the weights with this decay, and serve it. None: the last weights are served.
+    ema: float | None = Field(default=None, gt=0, lt=1)
 
 
 class PseudoLabelSection(_Section):
@@ -212,6 +214,9 @@ class PseudoLabelSection(_Section):
     soft: bool = False
     #: Where refined and coarse mask differ, nothing is taught.
     ignore_disputed: bool = False
+    #: After every quarter of a training, pseudo labels are mixed with what the student says by then, the more the
+    #: lower their quality.
+    renew: bool = False
 
 
 class TrustSection(_Section):

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samstudent.errors import UserError
-from samstudent.student.data import AugmentedCases, Draw, MixedBatchSampler, make_loader, prepare_case
+from samstudent.student.data import (
+    AugmentedCases,
+    Draw,
+    MixedBatchSampler,
+    TrainingCase,
+    make_loader,
+    prepare_case,
+    without_label,
+)
 from samstudent.task import Task
 
 
@@ -100,3 +108,99 @@ def test_loading_is_the_same_for_the_same_seed() -> None:
 
     assert torch.equal(images(1), images(1))
     assert not torch.equal(images(1), images(2))
+
+
+def test_ten_labels_are_not_drowned_by_three_hundred_pseudo_labels() -> None:
+    sampler = MixedBatchSampler(range(10), range(10, 310), 6, 0.5, steps=200, seed=0)
+    counts = Counter(d.case for batch in sampler for d in batch)
+    human = [counts[case] for case in range(10)]
+    assert sum(human) == 600 and min(human) == max(human) == 60
+    assert all(counts[case] == 2 for case in range(10, 310))
+
+
+def soft_case(task: Task, seed: int = 1) -> TrainingCase:
+    """Taught 0.8 in the disk and 0.6 in the square."""
+    pixels, masks = shapes(seed)
+    soft = masks * np.array([0.8, 0.6])[:, None, None]
+    return prepare_case("soft", case_image(pixels), masks, task, human=False, soft=soft)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_soft_targets_move_with_the_image(overlap: bool) -> None:
+    task = small_task(overlap=overlap, training={"rotate": 30, "zoom": 0.2, "shift": 0.1, "intensity": 0})
+    data = AugmentedCases([soft_case(task)], task)
+    for seed in range(4):
+        item = data[Draw(0, seed)]
+        assert "label" not in item
+        disk = item["image"][0] > 0.5
+        assert item["masks"][0][disk].median() == pytest.approx(0.8, abs=0.01)
+        assert item["masks"].max() <= 0.801
+        if not overlap:
+            assert item["masks"].sum(dim=0).max() <= 1
+
+
+def test_soft_targets_that_may_not_overlap_sum_to_one_at_most() -> None:
+    task = small_task()
+    pixels, masks = shapes(1)
+    case = prepare_case("a", case_image(pixels), masks, task, soft=np.full((2, 64, 64), 0.8))
+    assert case.soft is not None and case.soft.dtype == np.float16
+    np.testing.assert_allclose(case.soft, 0.5)
+    both = prepare_case("a", case_image(pixels), masks, small_task(overlap=True), soft=np.full((2, 64, 64), 0.8))
+    np.testing.assert_allclose(both.soft, 0.8, rtol=1e-3)
+
+
+def test_soft_targets_on_the_students_grid() -> None:
+    pixels = np.zeros((64, 128))
+    soft = np.zeros((2, 64, 128))
+    soft[0, :, :64] = 1
+    case = prepare_case("a", case_image(pixels), soft > 0.5, small_task(), soft=soft)
+    assert case.soft is not None and case.soft.shape == (2, 64, 64)
+    # Fitted into the middle rows; nothing is taught around the image.
+    assert not case.soft[:, :16].any() and not case.soft[:, 48:].any()
+    np.testing.assert_array_equal(case.soft[0, 16:48, :28], 1)
+
+
+def test_hard_and_soft_targets_share_a_batch() -> None:
+    task = small_task(training={"rotate": 0, "zoom": 0, "shift": 0, "intensity": 0, "batch_size": 4})
+    human = training_cases(1, task)[0]
+    batch = next(iter(make_loader([human, soft_case(task)], task, steps=1, seed=0)))
+    assert "label" not in batch
+    np.testing.assert_array_equal(batch["masks"][0].numpy(), human.masks.astype(np.float32))
+    assert batch["masks"][2:].amax().item() == pytest.approx(0.8, abs=1e-3)
+    # Without a soft one a batch needs one number a pixel.
+    batch = next(iter(make_loader([human], task, steps=1, seed=0)))
+    assert "masks" not in batch and batch["label"].shape == (4, 64, 64)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_ignored_regions_move_with_the_image(overlap: bool) -> None:
+    task = small_task(overlap=overlap, training={"rotate": 30, "intensity": 0})
+    masks = shapes(2)[1]
+    ignore = np.stack([masks[0], np.zeros_like(masks[0])])
+    image = case_image(np.where(masks[0], 255, 0))
+    data = AugmentedCases([prepare_case("a", image, masks, task, ignore=ignore, human=False)], task)
+    for seed in range(3):
+        item = data[Draw(0, seed)]
+        assert item["ignore"].dtype == torch.bool and item["ignore"].shape == ((2 if overlap else 1), 64, 64)
+        assert (item["ignore"][0] == (item["image"][0] > 0.5)).float().mean() > 0.98
+        assert not overlap or not item["ignore"][1].any()
+
+
+def test_the_plain_image_has_the_same_geometry() -> None:
+    task = small_task(training={"rotate": 30, "zoom": 0.2, "intensity": 0.5})
+    same = small_task(training={"rotate": 30, "zoom": 0.2, "intensity": 0})
+    case = training_cases(1, task)[0]
+    data, quiet = AugmentedCases([case], task, plain=True), AugmentedCases([case], same)
+    changed = 0
+    for seed in range(6):
+        item = data[Draw(0, seed)]
+        torch.testing.assert_close(item["plain"], quiet[Draw(0, seed)]["image"])
+        changed += int(not torch.equal(item["plain"], item["image"]))
+    assert changed >= 3
+    assert "plain" not in quiet[Draw(0, 0)]
+
+
+def test_a_case_without_label() -> None:
+    task = small_task()
+    case = without_label("a", case_image(shapes(0)[0]), task)
+    assert not case.human and not case.weights.any() and not case.masks.any() and case.masks.shape == (2, 64, 64)

@@ -104,3 +104,62 @@ def test_weight_scales_a_cases_part(overlap: bool) -> None:
 def test_nothing_known_is_no_loss_and_no_gradient(overlap: bool) -> None:
     grad = gradient(overlap, torch.zeros(1, 2, 8, 8), torch.ones(1, 2, 8, 8), torch.zeros(1, 2))
     assert torch.isfinite(grad).all() and (grad == 0).all()
+
+
+def both_forms(unknown: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The same targets as masks and as a label."""
+    masks = two_cases()
+    ignore = torch.zeros(2, 1, 8, 8)
+    ignore[0, :, 2:6, 2:6] = 1
+    weights = torch.tensor([[1.0, 0.7], [0.4, 0.0 if unknown else 1.0]])
+    label = masks[:, 0] + 2 * masks[:, 1]
+    given = {"ignore": ignore, "weights": weights}
+    return given | {"masks": masks}, given | {"label": label.to(torch.uint8)}
+
+
+@pytest.mark.parametrize("unknown", [True, False])
+def test_a_label_teaches_what_its_masks_teach(unknown: bool) -> None:
+    results = []
+    for form in both_forms(unknown):
+        torch.manual_seed(0)
+        logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+        loss = StudentLoss(overlap=False)(logits, form)
+        loss.backward()
+        results.append((loss.detach(), logits.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_soft_targets_known_number() -> None:
+    # One pixel: target 0.7 and 0.1, so 0.2 background; answer 0.5, 0.25, 0.25. Dice only of what is shown.
+    masks = torch.tensor([0.7, 0.1]).reshape(1, 2, 1, 1)
+    logits = torch.tensor([0.25, 0.5, 0.25]).log().reshape(1, 3, 1, 1)
+    entropy = -(0.2 * math.log(0.25) + 0.7 * math.log(0.5) + 0.1 * math.log(0.25))
+    loss = StudentLoss(overlap=False)(logits, targets(masks))
+    assert loss.item() == pytest.approx(entropy + 1 - 2 * 0.5 / 1.2, abs=1e-5)
+    # Structure 1 unknown: background or structure 1 is taught by the 0.2 that are neither's.
+    known = -(0.2 * math.log(0.5) + 0.7 * math.log(0.5)) / 0.9
+    loss = StudentLoss(overlap=False)(logits, targets(masks, weights=torch.tensor([[1.0, 0.0]])))
+    assert loss.item() == pytest.approx(known + 1 - 2 * 0.5 / 1.2, abs=1e-5)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("target", [0.55, 0.8, 0.95])
+def test_the_best_answer_to_a_soft_target_is_the_target(overlap: bool, target: float) -> None:
+    masks = torch.full((1, 1, 4, 4), target)
+
+    def cost(p: float) -> float:
+        logit = torch.full((1, 1, 4, 4), math.log(p / (1 - p)))
+        logits = logit if overlap else torch.cat([torch.zeros_like(logit), logit], dim=1)
+        return StudentLoss(overlap)(logits, targets(masks)).item()
+
+    assert min((0.3, 0.5, 0.55, 0.65, 0.8, 0.9, 0.95, 0.99), key=cost) == target
+
+
+def test_pseudo_labels_never_outweigh_labels() -> None:
+    """Half of a batch is human-labelled: they make at least half of the gradient, whatever the pseudo labels say."""
+    masks = torch.zeros(6, 1, 8, 8)
+    masks[:, :, 2:5, 2:5] = 1
+    weights = torch.tensor([1.0, 1, 1, 1, 0.8, 0.6])[:, None]
+    for overlap in (True, False):
+        grad = gradient(overlap, masks, weights=weights)
+        assert grad[:3].abs().sum() > 0.5 * grad.abs().sum()

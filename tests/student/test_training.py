@@ -3,7 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,18 @@ from numpy.typing import NDArray
 
 from samstudent.errors import NotFound, UserError
 from samstudent.pseudolabels.case import own_masks
-from samstudent.student.data import prepare_case
+from samstudent.student.data import AugmentedCases, TrainingCase, prepare_case, without_label
 from samstudent.student.device import half_precision, pick_device
 from samstudent.student.predict import Student, save_model
-from samstudent.student.training import new_network, rate_factor, split_steps, train_student
+from samstudent.student.training import (
+    Renewal,
+    network_to_save,
+    new_average,
+    new_network,
+    rate_factor,
+    split_steps,
+    train_student,
+)
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -185,3 +195,124 @@ def test_devices_are_checked() -> None:
         pick_device("tpu")
     with pytest.raises(UserError, match="CUDA devices"):
         pick_device("cuda:99")
+
+
+def weights(path: Path) -> torch.Tensor:
+    return torch.cat([w.flatten() for w in torch.load(path, weights_only=True)["model"].values()])
+
+
+def test_the_average_is_that_of_the_weights_so_far() -> None:
+    task = small_task(training={"ema": 0.9})
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = new_average(network, task)
+    assert average is not None
+    expected = None
+    for step, weight in enumerate((1.0, 3.0, -2.0, 5.0) + (4.0,) * 12):
+        with torch.no_grad():
+            network.weight.fill_(weight)
+        average.update_parameters(network)
+        decay = min(1 - 1 / (step + 1), 0.9)
+        expected = weight if expected is None else decay * expected + (1 - decay) * weight
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert network_to_save(network, average, task) is average.module
+    # Kept to renew pseudo labels with, but not asked for as the result.
+    renewing = small_task(pseudo_labels={"renew": True})
+    assert network_to_save(network, new_average(network, renewing), renewing) is network
+    assert new_average(network, small_task()) is None
+
+
+def test_the_average_is_saved_where_the_task_says_so(tmp_path: Path) -> None:
+    cases = training_cases(2, small_task())
+    for name, ema in (("last", None), ("short", 1e-9), ("long", 0.9)):
+        task = small_task(training={"steps": 6, "batch_size": 2, "ema": ema})
+        train_student(cases, task, tmp_path / name)
+    # An average that forgets at once is the last weights.
+    torch.testing.assert_close(weights(tmp_path / "short"), weights(tmp_path / "last"))
+    assert not torch.allclose(weights(tmp_path / "long"), weights(tmp_path / "last"), atol=1e-4)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_mean_teacher_learns(tmp_path: Path, overlap: bool) -> None:
+    task = small_task(overlap=overlap, training={"steps": 120, "batch_size": 4, "learning_rate": 0.01})
+    unlabelled = [without_label(f"u{s}", case_image(shapes(s, overlap=overlap)[0]), task) for s in range(20, 26)]
+    train_student(training_cases(3, task), task, tmp_path / "model.pt", unlabelled=unlabelled)
+    pixels, masks = shapes(100, overlap=overlap)
+    answer = own_masks(Student.load(tmp_path / "model.pt", task).predict(case_image(pixels)), task)
+    assert dice(answer[0], masks[0]) > 0.8 and dice(answer[1], masks[1]) > 0.8
+
+
+def test_unlabelled_images_teach_by_consistency_alone(tmp_path: Path) -> None:
+    task = small_task(training={"steps": 8, "batch_size": 4})
+    cases = training_cases(2, task)
+
+    def train(name: str, consistency: float, seeds: range) -> torch.Tensor:
+        unlabelled = [without_label(f"u{s}", case_image(shapes(s)[0]), task) for s in seeds]
+        train_student(cases, task, tmp_path / name, unlabelled=unlabelled, consistency=consistency)
+        return weights(tmp_path / name)
+
+    first, others = range(20, 24), range(30, 34)
+    torch.testing.assert_close(train("a", 0.0, first), train("b", 0.0, others))
+    assert not torch.equal(train("c", 10.0, first), train("d", 10.0, others))
+    assert torch.equal(train("c", 10.0, first), train("e", 10.0, first))
+
+
+def test_a_labelled_case_is_not_unlabelled(tmp_path: Path) -> None:
+    task = small_task()
+    with pytest.raises(ValueError, match="without_label"):
+        train_student(training_cases(1, task), task, tmp_path / "m", unlabelled=training_cases(1, task))
+
+
+class Says(torch.nn.Module):
+    """Background 0.25, disk 0.5, square 0.25 everywhere."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        p = torch.tensor([0.25, 0.5, 0.25]).log().reshape(1, 3, 1, 1)
+        return p.expand(len(batch), 3, *batch.shape[2:])
+
+
+def pseudo(task: Any, weights: tuple[float, float]) -> TrainingCase:
+    case = training_cases(1, task)[0]
+    return replace(case, weights=np.array(weights, np.float32), human=False)
+
+
+def test_the_less_a_pseudo_label_is_trusted_the_more_the_average_counts() -> None:
+    task = small_task(pseudo_labels={"renew": True})
+    human, sure, unsure, unknown = (
+        training_cases(1, task)[0], pseudo(task, (1.0, 1.0)), pseudo(task, (0.6, 0.0)), pseudo(task, (0.0, 0.0)),
+    )  # fmt: skip
+    data = AugmentedCases([human, sure, unsure, unknown], task)
+    average: Any = SimpleNamespace(module=Says())
+    renewal = Renewal(data, average, task, steps=100, device=torch.device("cpu"))
+
+    def epoch_ends(step: int) -> None:
+        renewal(SimpleNamespace(state=SimpleNamespace(iteration=step)))  # type: ignore[arg-type]
+
+    epoch_ends(20)
+    assert not data.renewed
+    epoch_ends(30)
+    assert sorted(data.renewed) == [1, 2]
+    np.testing.assert_array_equal(data.renewed[1], human.masks)
+    disk, square = data.renewed[2]
+    assert disk[human.masks[0]] == pytest.approx(0.6 + 0.4 * 0.5, abs=2e-3)
+    # Outside the disk 0.4 * 0.5; where the square, of which nothing is known, is given, both together sum to one.
+    assert disk[~human.masks.any(axis=0)] == pytest.approx(0.2, abs=2e-3)
+    assert disk[human.masks[1]] == pytest.approx(0.2 / 1.2, abs=2e-3)
+    assert not square[~human.masks[1]].any()
+    # The given pseudo label stays what is mixed.
+    before = data.renewed[2]
+    for step, renewed in ((40, False), (60, True), (70, False), (80, True), (100, False)):
+        data.renewed.clear()
+        epoch_ends(step)
+        assert bool(data.renewed) == renewed, step
+        assert not renewed or np.array_equal(data.renewed[2], before)
+
+
+def test_renewed_pseudo_labels_are_trained_on(tmp_path: Path) -> None:
+    def train(renew: bool) -> torch.Tensor:
+        task = small_task(training={"steps": 51, "batch_size": 2}, pseudo_labels={"renew": renew})
+        train_student([training_cases(1, task)[0], pseudo(task, (0.5, 0.5))], task, tmp_path / "m")
+        return weights(tmp_path / "m")
+
+    renewed = train(True)
+    assert torch.equal(renewed, train(True))
+    assert not torch.equal(renewed, train(False))

@@ -43,7 +43,14 @@ from samstudent.student.loss import StudentLoss
 from samstudent.student.options import CHOICES, TrainOptions
 from samstudent.student.predict import Student, save_model
 from samstudent.student.teacher import Teacher
-from samstudent.student.training import make_trainer, new_network, new_optimizer, split_steps
+from samstudent.student.training import (
+    make_trainer,
+    network_to_save,
+    new_average,
+    new_network,
+    new_optimizer,
+    split_steps,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -351,6 +358,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             self.ledger.update(context.request["round"], step=step)
 
         report = Report(record=record) if context.local_rank == 0 else None
+        context.average = new_average(_inner(context.network), self.task)
         return make_trainer(
             context.network,
             context.optimizer,
@@ -360,6 +368,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             context.request["epoch_steps"],
             context.device,
             report,
+            context.average,
         )
 
     def finalize(self, context: Context) -> None:
@@ -369,8 +378,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         round_id, task = context.request["round"], self.task
 
         def save() -> None:
-            # The network inside of DistributedDataParallel.
-            network = getattr(context.network, "module", context.network)
+            network = network_to_save(_inner(context.network), context.average, task)
             digest = save_model(self.ledger.model_path(round_id), network, task)
             self.ledger.update(round_id, model_digest=digest, step=context.trainer.state.iteration)
 
@@ -396,6 +404,12 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
 
 def _log_case(number: int, total: int, case_id: str) -> None:
     logger.info("pseudo labels: %d of %d (%s)", number, total, case_id)
+
+
+def _inner(network: torch.nn.Module) -> torch.nn.Module:
+    """The network inside of DistributedDataParallel."""
+    inner: torch.nn.Module = getattr(network, "module", network)
+    return inner
 
 
 def _number(value: float | None) -> float:

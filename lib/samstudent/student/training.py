@@ -1,6 +1,11 @@
 """Training a student with MONAI's engine: the parts, and ``train_student``, which puts them together.
 
 The host's trainer task (``student/trainer.py``) uses the same parts inside MONAI Label's own frame.
+
+Where ``training.ema`` or ``pseudo_labels.renew`` ask for it, or unlabelled cases are given, a running average of the
+weights (``new_average``) is kept beside the network. It may be what is saved; it renews pseudo labels (``Renewal``);
+and it is the teacher of the mean teacher (Tarvainen and Valpola, NeurIPS 2017, arXiv:1703.01780), the usual baseline of
+learning from unlabelled images.
 """
 
 from __future__ import annotations
@@ -10,16 +15,19 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine.engine import Engine
 from ignite.engine.events import Events
 from monai.engines.trainer import SupervisedTrainer
+from torch.nn.functional import mse_loss
+from torch.optim.swa_utils import AveragedModel
 
-from samstudent.student.data import TrainingCase, make_loader
+from samstudent.student.data import AugmentedCases, TrainingCase, make_loader
 from samstudent.student.device import autocast, half_precision, pick_device
 from samstudent.student.loss import StudentLoss
 from samstudent.student.network import build_network
-from samstudent.student.predict import load_weights, save_model
+from samstudent.student.predict import Student, load_weights, save_model
 from samstudent.task import Task
 
 #: Steps of one of the host's epochs: a client that offers epochs only gets something to count.
@@ -28,6 +36,13 @@ EPOCH_STEPS = 50
 WARM_UP = 0.05
 #: Largest norm of a gradient; keeps one odd pseudo label from spoiling the weights.
 CLIP = 5.0
+
+#: Decay of the running average, unless the task says otherwise.
+DECAY = 0.99
+#: Highest weight of the mean teacher's consistency, reached at the last step, as in the collection SSL4MIS.
+CONSISTENCY = 0.1
+#: Pseudo labels are renewed after every such share of the steps, at the end of an epoch.
+RENEW_EVERY = 0.25
 
 #: Called after every step with its number from 1, the number of all steps, and the loss.
 OnStep = Callable[[int, int, float], None]
@@ -61,12 +76,56 @@ def rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-class TrainStep:
-    """One step of a SupervisedTrainer (its ``iteration_update``): forward in reduced precision, loss in float32."""
+def new_average(network: torch.nn.Module, task: Task, *, teacher: bool = False) -> AveragedModel | None:
+    """The running average of a network's weights, or None where none is kept.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, device: torch.device) -> None:
+    Its decay is low in the first steps, ``1 - 1 / step``: their weights are soon forgotten.
+
+    Args:
+        teacher: it is kept in any case, as the mean teacher.
+    """
+    if task.training.ema is None and not task.pseudo_labels.renew and not teacher:
+        return None
+    decay = DECAY if task.training.ema is None else task.training.ema
+
+    def mix(average: torch.Tensor, current: torch.Tensor, steps: torch.Tensor | int) -> torch.Tensor:
+        return average.lerp(current, 1 - min(1 - 1 / (int(steps) + 1), decay))
+
+    return AveragedModel(network, avg_fn=mix).eval()
+
+
+def network_to_save(
+    network: torch.nn.Module, average: AveragedModel | None, task: Task, *, teacher: bool = False
+) -> torch.nn.Module:
+    """The average where the task says so, and of a mean teacher; else the network."""
+    if average is None or (task.training.ema is None and not teacher):
+        return network
+    module: torch.nn.Module = average.module
+    return module
+
+
+class TrainStep:
+    """One step of a SupervisedTrainer (its ``iteration_update``): forward in reduced precision, loss in float32.
+
+    Args:
+        average: updated after the step.
+        consistency: highest weight of the mean teacher's part of the loss: the mean square of the difference between
+            the probabilities of the network, which sees an augmented image, and of ``average``, which sees the same
+            image with its intensities as they were, over the cases of the batch of which nothing is known. 0: none.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        task: Task,
+        steps: int,
+        device: torch.device,
+        average: AveragedModel | None = None,
+        consistency: float = 0.0,
+    ) -> None:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps))
-        self.device = device
+        self.task, self.steps, self.device = task, steps, device
+        self.average, self.consistency = average, consistency
         # Only float16 loses small gradients; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=half_precision(device) == torch.float16)
 
@@ -77,16 +136,68 @@ class TrainStep:
         with autocast(self.device):
             logits = engine.network(batch["image"])
         loss = engine.loss_function(logits, batch)
+        if self.consistency:
+            loss = loss + self._ramp(engine.state.iteration) * self._disagreement(logits, batch)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(engine.optimizer)
         torch.nn.utils.clip_grad_norm_(engine.network.parameters(), CLIP)
         self.scaler.step(engine.optimizer)
         self.scaler.update()
         self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(getattr(engine.network, "module", engine.network))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RuntimeError(f"the loss is {value} at step {engine.state.iteration}: lower training.learning_rate")
         return {"loss": value}
+
+    def _ramp(self, step: int) -> float:
+        return self.consistency * math.exp(-5 * (1 - step / self.steps) ** 2)
+
+    def _disagreement(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        unknown = (batch["weights"] == 0).all(dim=1)
+        if self.average is None or not unknown.any():
+            return logits.new_zeros((), dtype=torch.float32)
+        with torch.no_grad(), autocast(self.device):
+            taught = self.average(batch["plain"][unknown])
+        return mse_loss(self._probabilities(logits[unknown]), self._probabilities(taught))
+
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Background, too, where there is one."""
+        return logits.float().sigmoid() if self.task.overlap else logits.float().softmax(dim=1)
+
+
+class Renewal:
+    """Handler of epochs that renews the targets of pseudo-labelled cases with what the average of the weights says now.
+
+    A structure whose pseudo label has quality (weight) q is then taught as q * the given pseudo label + (1 - q) * the
+    probability by the average: the less a pseudo label is trusted, the more the student's own later insight counts. The
+    given one is kept for the next time. Human labels, weights and ignored regions stay; so do structures of weight 0.
+    """
+
+    def __init__(
+        self, data: AugmentedCases, average: AveragedModel, task: Task, steps: int, device: torch.device
+    ) -> None:
+        self.data, self.average, self.task, self.device = data, average, task, device
+        self.every = max(1, math.ceil(RENEW_EVERY * steps))
+        self.steps, self.due = steps, self.every
+
+    def __call__(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        if step < self.due or step >= self.steps:
+            return
+        self.due = (step // self.every + 1) * self.every
+        student = Student(self.average.module, self.task, "", self.device)
+        for number in range(len(self.data.cases)):
+            case = self.data.cases[number]
+            if case.human or not case.weights.any():
+                continue
+            weights = case.weights.reshape(-1, *(1,) * (case.masks.ndim - 1))
+            given = case.masks if case.soft is None else case.soft
+            mixed = np.where(weights > 0, weights * given + (1 - weights) * student.on_grid(case.image), given)
+            if not self.task.overlap:
+                mixed /= np.maximum(mixed.sum(axis=0, keepdims=True), 1)
+            self.data.renewed[number] = mixed.astype(np.float16)
 
 
 def make_trainer(
@@ -98,8 +209,15 @@ def make_trainer(
     epoch_steps: int,
     device: torch.device,
     on_step: OnStep | None = None,
+    average: AveragedModel | None = None,
+    consistency: float = 0.0,
 ) -> SupervisedTrainer:
-    """MONAI's trainer over the parts; network and optimizer are on ``device`` already."""
+    """MONAI's trainer over the parts; network, optimizer and average are on ``device`` already.
+
+    Args:
+        average: what ``new_average`` gave for this network.
+        consistency: see ``TrainStep``; the loader must give ``plain`` images then.
+    """
     steps = epochs * epoch_steps
     trainer = SupervisedTrainer(
         device=device,
@@ -109,8 +227,11 @@ def make_trainer(
         network=network,
         optimizer=optimizer,
         loss_function=StudentLoss(task.overlap),
-        iteration_update=TrainStep(optimizer, steps, device),
+        iteration_update=TrainStep(optimizer, task, steps, device, average, consistency),
     )
+    data = getattr(loader, "dataset", None)
+    if task.pseudo_labels.renew and average is not None and isinstance(data, AugmentedCases):
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, Renewal(data, average, task, steps, device))
     if on_step is not None:
 
         def report(engine: Engine) -> None:
@@ -130,8 +251,10 @@ def train_student(
     start: Path | None = None,
     device: str | None = None,
     on_step: OnStep | None = None,
+    unlabelled: Sequence[TrainingCase] | None = None,
+    consistency: float = CONSISTENCY,
 ) -> str:
-    """Train on prepared cases and write the last weights.
+    """Train on prepared cases and write the last weights, or with ``training.ema`` or a mean teacher their average.
 
     Args:
         cases: human- and pseudo-labelled cases in any order; at least one human-labelled.
@@ -139,6 +262,9 @@ def train_student(
         out_path: the model file; written at the end, at once.
         start: a model file to go on from; None: fresh weights.
         device: "cpu", "cuda", "cuda:1"; None: the best there is.
+        unlabelled: cases of which nothing is known (``data.without_label``): trains a mean teacher, whose weights are
+            saved. They fill batches as pseudo labels do, beside ``training.human_share``.
+        consistency: the highest weight of the mean teacher's part of the loss.
 
     Returns:
         The model's version (SHA-256 of the file). On one kind of CPU with the same number of threads it depends on the
@@ -146,12 +272,18 @@ def train_student(
 
     Raises:
         UserError: no human-labelled case; the task's network is not possible; ``start`` does not fit.
+        ValueError: something is known of an ``unlabelled`` case.
     """
+    if any(case.human or case.weights.any() for case in unlabelled or ()):
+        raise ValueError("unlabelled cases are those of data.without_label")
+    teacher = bool(unlabelled)
     target = pick_device(device)
     seed = task.training.seed if seed is None else seed
     epochs, epoch_steps = split_steps(steps or task.training.steps)
-    loader = make_loader(cases, task, epoch_steps, seed)
+    loader = make_loader([*cases, *unlabelled] if unlabelled else cases, task, epoch_steps, seed, plain=teacher)
     network = new_network(task, seed, start).to(target)
     optimizer = new_optimizer(network, task)
-    make_trainer(network, optimizer, loader, task, epochs, epoch_steps, target, on_step).run()
-    return save_model(out_path, network, task)
+    average = new_average(network, task, teacher=teacher)
+    weight = consistency if teacher else 0.0
+    make_trainer(network, optimizer, loader, task, epochs, epoch_steps, target, on_step, average, weight).run()
+    return save_model(out_path, network_to_save(network, average, task, teacher=teacher), task)
