@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from samstudent.pseudolabels.choice import Evidence
 from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.decode import Drawn, decode_structures
-from samstudent.sam.fusion import combine, resolve
+from samstudent.sam.fusion import combine, fuse
 from samstudent.sam.prompts import Mask, box_of, coarse_masks, reshape, window_of
 from samstudent.task import Recipe
 
@@ -79,12 +79,8 @@ class Bench:
             for z, case in enumerate(volume):
                 coarse = np.stack([of_rule[recipe.component][z, s] for s, recipe in enumerate(recipes)])
                 drawn = self._ask(case, coarse, recipes, asks)
-                soft = np.zeros(case.truth.shape, np.float32)
-                for s in map(int, np.flatnonzero(coarse.any(axis=(1, 2)))):
-                    answer = drawn[s]
-                    logits = None if answer is None else answer.logits
-                    soft[s] = combine(case.probabilities[s].astype(np.float32), logits, coarse[s], recipes[s])
-                masks = resolve(soft, overlap=False)
+                logits = [None if answer is None else answer.logits for answer in drawn]
+                masks = fuse(case.probabilities.astype(np.float32), logits, coarse, recipes, overlap=False)[1]
                 total[:, 0, 0] += (masks & case.truth).sum(axis=(1, 2))
                 total[:, 0, 1] += masks.sum(axis=(1, 2))
         evidence = Evidence.of(self._dice_of(counts), self.shown)

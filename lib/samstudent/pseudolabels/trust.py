@@ -35,7 +35,7 @@ from samstudent.sam.prompts import coarse_masks
 from samstudent.sam.refine import Refinement, refine, refine_slice
 from samstudent.sam.volumes import slice_axis
 from samstudent.sam.working import reduced, working_size
-from samstudent.task import Recipe, Task
+from samstudent.task import Task
 
 #: The readers' shares that are compared; the first is taken unless another is clearly better.
 SHARES = (0.5, 0.0, 0.25, 0.75, 1.0)
@@ -129,10 +129,10 @@ def learn_trust(
     cases = [_see(case, teacher, *read(case), task) for case in sorted(teacher.folds)]
     task = _with_axis(task, _common_axis(cases, task))
     share, shares = _best_share(cases, task)
-    honest = [slice_ for case in cases for slice_ in _honest(case, share, task, backend, cache)]
+    slices = [part for case in cases for part in _honest(case, share, task, backend, cache)]
     adaptation, of_fold = None, None
     if options.adapt:
-        examples = [_example(case, task.recipe) for case in honest]
+        examples = [_example(part, image, task) for part, image in slices]
 
         def adapting(done: int, total: int) -> None:
             told("adapting SAM", done, total)
@@ -144,13 +144,14 @@ def learn_trust(
     def searching(done: int, total: int) -> None:
         told("searching recipes", done, total)
 
+    honest = [part for part, _ in slices]
     choice = Choice({name: StructureChoice(task.recipe) for name in task.names}, len(cases), seed=seed)
     if options.trials:
         choice = search(
             honest, task.names, task.overlap, task.recipe, backend, of_fold, options.trials, seed=seed,
             fusion=options.fusion, progress=searching,
         )  # fmt: skip
-    del honest  # As large as all else together.
+    del honest, slices  # As large as all else together.
     rows, atlas = _rows(cases, share, choice, task, backend, of_fold, cache)
     calibrator = Calibrator.fit(rows, atlas, seed) if options.calibrate else Calibrator.default(atlas)
     adapted, name = None, None
@@ -243,31 +244,28 @@ def _best_share(cases: Sequence[_Seen], task: Task) -> tuple[float, dict[str, fl
 
 def _honest(
     case: _Seen, share: float, task: Task, backend: SamBackend, cache: EmbeddingCache | None
-) -> list[HonestCase]:
-    """The case as the search takes it: the image, or the slices with anything on them."""
+) -> list[tuple[HonestCase, NDArray[np.uint8]]]:
+    """The case as the search takes it, with SAM's image: the image, or the slices with anything on them."""
     probabilities = mix(case.views, share).astype(np.float16)
     seen = for_sam(case.image, task.image)
     if task.dimension == 2:
-        embedding = _embed(seen, backend, cache)
         height, width = case.truth.shape[1:]
-        return [
-            HonestCase(case.id, case.fold, probabilities, case.truth, replace(embedding, image_size=(height, width)))
-        ]
+        embedding = replace(_embed(seen, backend, cache), image_size=(height, width))
+        return [(HonestCase(case.id, case.fold, probabilities, case.truth, embedding), seen)]
     axis = "zyx".index(task.recipe.axis)
-    slices = zip(
-        np.moveaxis(seen, axis, 0), np.moveaxis(probabilities, 1 + axis, 0), np.moveaxis(case.truth, 1 + axis, 0),
-        strict=True,
-    )  # fmt: skip
+    images, truths = np.moveaxis(seen, axis, 0), np.moveaxis(case.truth, 1 + axis, 0)
     return [
-        HonestCase(case.id, case.fold, p, truth, _embed(part, backend, cache))
-        for part, p, truth in slices
+        (HonestCase(case.id, case.fold, p, truth, _embed(image, backend, cache)), image)
+        for image, p, truth in zip(images, np.moveaxis(probabilities, 1 + axis, 0), truths, strict=True)
         if truth.any() or (p >= task.recipe.threshold).any()
     ]
 
 
-def _example(case: HonestCase, recipe: Recipe) -> Example:
-    coarse = coarse_masks(case.probabilities.astype(np.float32), recipe)
-    return Example(case.id, case.fold, case.embedding, case.truth, coarse)
+def _example(case: HonestCase, image: NDArray[np.uint8], task: Task) -> Example:
+    coarse = coarse_masks(case.probabilities.astype(np.float32), task.recipe)
+    # Only what changes the encoder needs more than its embeddings.
+    kept = image if task.sam.adapt.parts == "decoder+lora" else None
+    return Example(case.id, case.fold, case.embedding, case.truth, coarse, kept)
 
 
 def _rows(
