@@ -96,9 +96,9 @@ class Planner:
         more = plain | sam | {"sections": sections}
         name = f"{n} labels, seed {seed}{_told(changes, options)}"
         trust = Job("trust", f"trust from {name}", more, {"students": students, **images})
-        full = self.student(n, seed)
-        needs = {"trust": trust, "students": students, "teacher": full}
-        more |= {"ensemble": options.get("ensemble", True)}
+        needs = {"trust": trust, "students": students}
+        if not options.get("ensemble", True):
+            needs["alone"] = self.student(n, seed)
         jobs = {}
         for what, ids in (("labels", rest), ("test", list(setting.test))):
             seen = needs | self.prepared(ids) | self.embedded(ids, **random)

@@ -59,23 +59,6 @@ def fit_readers(
     _teacher(task, store, params, folder, backend, cache, report)
 
 
-def load_teacher(
-    task: Task, store: Store, params: Params, folder: Path, full: Path, backend: SamModel, cache: EmbeddingCache
-) -> Teacher:
-    """The teacher of cases without a label.
-
-    Args:
-        folder: of ``fit_students`` or ``fit_readers``.
-        full: the model of a student on all labels. It joins the others, or takes their place where
-            ``params["ensemble"]`` is False.
-    """
-    teacher = _teacher(task, store, params, folder, backend, cache)
-    student = Student.load(full, task)
-    if params["ensemble"]:
-        return Teacher(teacher.folds, teacher.students, teacher.readers, [student], teacher.share)
-    return Teacher(teacher.folds, [], teacher.readers, [student], teacher.share)
-
-
 def learn(
     task: Task, store: Store, params: Params, teacher_folder: Path, folder: Path, backend: SamModel,
     cache: EmbeddingCache, report: Report,
@@ -96,11 +79,13 @@ class Labeller:
         self, task: Task, store: Store, params: Params, folders: Mapping[str, Path], backend: SamModel,
         cache: EmbeddingCache,
     ) -> None:  # fmt: skip
-        """Args: folders: ``trust`` of ``learn``, ``students`` of the students or readers, ``teacher`` of the student
-        on all labels."""
+        """Args: folders: ``trust`` of ``learn``, ``students`` of the students or readers, and maybe ``alone``, of a
+        student that is asked in place of those of the folds."""
         self.trust = Trust.load(folders["trust"], task, backend)
-        full = folders["teacher"] / "model.pt"
-        self.teacher = load_teacher(task, store, params, folders["students"], full, backend, cache)
+        self.teacher = _teacher(task, store, params, folders["students"], backend, cache)
+        if alone := folders.get("alone"):
+            student = Student.load(alone / "model.pt", task)
+            self.teacher = Teacher(self.teacher.folds, [], self.teacher.readers, [student])
         self.task, self.backend, self.cache = self.trust.task, backend, cache
         self.believed = belief_in_absence(store.presence(params["labelled"]))
 

@@ -19,7 +19,7 @@ from samstudent.pseudolabels.calibration import reliability
 
 RESAMPLES = 2000
 #: Below this difference of all labels and labels only, a share of it means nothing.
-_SMALLEST_GAP = 0.005
+_SMALLEST_GAP = 0.01
 
 Float = NDArray[np.float64]
 #: A result as ``work.evaluate`` writes it.
