@@ -1,0 +1,77 @@
+"""A teacher is honest: no case is predicted by a model that trained on it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import FakeSam, case_image, shapes, small_task, training_cases
+
+from samstudent.student.crossfit import CrossFit, cross_fit
+from samstudent.student.predict import Student
+from samstudent.student.teacher import Teacher, fit_teacher
+
+TASK = small_task()
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> CrossFit:
+    return cross_fit(training_cases(4, TASK), TASK, tmp_path_factory.mktemp("folds"), k=2, steps=2)
+
+
+def read(case: str):  # type: ignore[no-untyped-def]
+    pixels, masks = shapes(int(case.removeprefix("case")))
+    return case_image(pixels), masks
+
+
+@pytest.fixture(scope="module")
+def teacher(fitted: CrossFit) -> Teacher:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("samstudent.student.reader.STEPS", 2)
+        patch.setattr("samstudent.student.reader.train_reader.__kwdefaults__", {"steps": 2, "seed": 0, "device": None})
+        return fit_teacher(fitted, read, FakeSam(), None)
+
+
+def test_a_labelled_case_is_seen_by_the_models_of_its_own_fold(teacher: Teacher, fitted: CrossFit) -> None:
+    image, _ = read("case1")
+    fold = fitted.folds["case1"]
+    views = teacher.honest_views("case1", image)
+    assert views.shape == (2, 2, 64, 64)
+    np.testing.assert_array_equal(views[0], teacher.students[fold].predict(image))
+    np.testing.assert_array_equal(views[1], teacher.readers[fold].predict(image))
+    trained_on = json.loads(fitted.models[fold].with_suffix(".json").read_text())["trained_on"]
+    assert "case1" not in trained_on
+
+
+def test_any_other_case_is_seen_by_all(teacher: Teacher) -> None:
+    image, _ = read("case9")
+    views = teacher.views(image)
+    expected = np.mean([student.predict(image) for student in teacher.students], axis=0)
+    np.testing.assert_allclose(views[0], expected, atol=1e-6)
+    with pytest.raises(KeyError):
+        teacher.honest_views("case9", image)
+
+
+def test_more_students_join_the_others_view_only(teacher: Teacher, fitted: CrossFit) -> None:
+    image, _ = read("case1")
+    other = Student.load(fitted.models[0], TASK)
+    joined = Teacher(teacher.folds, teacher.students, teacher.readers, more=[other])
+    assert joined.version != teacher.version
+    np.testing.assert_array_equal(joined.honest_views("case1", image), teacher.honest_views("case1", image))
+    assert not np.array_equal(joined.views(image)[0], teacher.views(image)[0])
+
+
+def test_readers_are_kept_until_an_input_changes(teacher: Teacher, fitted: CrossFit) -> None:
+    paths = [model.with_name(f"reader{i}.pt") for i, model in enumerate(fitted.models)]
+    before = [path.stat().st_mtime_ns for path in paths]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("samstudent.student.reader.STEPS", 2)
+        patch.setattr("samstudent.student.teacher.train_reader", lambda *a, **k: pytest.fail("trained again"))
+        fit_teacher(fitted, read, FakeSam(), None)
+    assert [path.stat().st_mtime_ns for path in paths] == before
+
+
+def test_without_a_sam_there_are_no_readers(fitted: CrossFit, tmp_path: Path) -> None:
+    teacher = fit_teacher(fitted, read, None, None)
+    assert teacher.readers == ()
+    assert teacher.views(read("case9")[0]).shape[0] == 1
