@@ -52,14 +52,15 @@ class Planner:
         needs = self.prepared([*labelled, *unlabelled])
         if pseudo is not None:
             needs["pseudo"] = pseudo
-        name = "all labels" if n is None else f"{len(labelled)} labels"
-        return Job("student", f"student on {name}{', ' + pseudo.label if pseudo else ''}, seed {seed}", params, needs)
+        name = pseudo.label if pseudo else f"{'all' if n is None else n} labels, seed {seed}"
+        return Job("student", f"student on {name}", params, needs)
 
     def pseudo(self, how: str, n: int, teacher: Job, **more: Any) -> Job:
         """Pseudo labels of the cases that are not labelled, see ``work.PSEUDO``."""
         rest = self.setting.rest(n)
         params = {"how": how, "ids": rest, **self._data(), **more}
-        return Job("pseudo", f"{how} pseudo labels", params, {"teacher": teacher, **self.prepared(rest)})
+        label = f"{how} pseudo labels from {n} labels, seed {teacher.params['seed']}"
+        return Job("pseudo", label, params, {"teacher": teacher, **self.prepared(rest)})
 
     def ours(self, n: int, seed: int, changes: Changes = MappingProxyType({}), **options: Any) -> dict[str, Job]:
         """The jobs of a round's pseudo labels: ``labels`` of the unlabelled cases, and ``test`` of the test cases,
