@@ -68,8 +68,8 @@ class StudentSection(_Section):
 class AdaptSection(_Section):
     """How SAM learns from human labels (docs/explanation/adapted-sam.md)."""
 
-    #: What is trained. ``decoder+lora``: the mask decoder and low-rank changes of the image encoder's attention; for GPUs,
-    #: because every image then passes the encoder at every step.
+    #: What is trained. ``decoder+lora``: the mask decoder and low-rank changes of the image encoder's attention; for
+    #: GPUs, because every image then passes the encoder at every step.
     parts: Literal["decoder", "decoder+prompt_encoder", "decoder+lora"] = "decoder"
     #: Most steps of each run; the labelled cases left out decide how many are taken.
     steps: int = Field(default=100, ge=1)
@@ -188,7 +188,7 @@ class TrainingSection(_Section):
     batch_size: int = Field(default=6, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     #: Share of every batch that is human-labelled while pseudo labels are used.
-    human_share: float = Field(default=0.5, gt=0, le=1)
+    human_share: float = Field(default=0.25, gt=0, le=1)
     #: ``scratch``: fresh weights every round. ``champion``: go on from the served model.
     start: Literal["scratch", "champion"] = "scratch"
     seed: int = 0
@@ -210,8 +210,9 @@ class PseudoLabelSection(_Section):
     threshold: Share | dict[str, Share] = 0.6
     #: True: pseudo labels weigh as much as their quality says; False: as much as a human's.
     weight_by_quality: bool = True
-    #: Train on the probabilities that refinement leaves, not on masks.
-    soft: bool = False
+    #: Teach probabilities, not masks: of accepted structures what refinement leaves, of all others what the student
+    #: says. Doubt is then taught as doubt, and neither weights nor ignored regions are needed.
+    soft: bool = True
     #: Where refined and coarse mask differ, nothing is taught.
     ignore_disputed: bool = False
     #: After every quarter of a training, pseudo labels are mixed with what the student says by then, the more the

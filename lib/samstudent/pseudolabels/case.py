@@ -41,7 +41,9 @@ class PseudoLabel:
     coarse: NDArray[Any]  # bool; what SAM was prompted with
     structures: list[Gated]
     provenance: Provenance
-    soft: NDArray[Any]  # float16; probability after refinement, 0 for structures that are not accepted
+    #: float16; what is taught where ``pseudo_labels.soft`` is set: after refinement for accepted structures, the
+    #: student's own word on all others.
+    soft: NDArray[Any]
     refined: NDArray[Any]  # bool; all structures, before the gate
 
     def info(self) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def pseudo_label_of(
         coarse=refined.coarse,
         structures=structures,
         provenance=provenance,
-        soft=refined.soft * accepted,
+        soft=np.where(accepted, refined.soft, probabilities).astype(np.float16),
         refined=refined.masks,
     )
 

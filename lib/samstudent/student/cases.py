@@ -70,13 +70,15 @@ def pseudo_cases(
             continue
         info = datastore.get_label_info(labels[tag], tag)
         structures = info.get("structures", {})
-        # Nothing but absences is what a bad student says of every case.
-        accepted = any(structures.get(name, {}).get("status") == "accepted" for name in task.names)
-        if not is_current(info, expected) or not accepted:
+        if not is_current(info, expected):
             continue
-        weights = tuple(float(w) for w in training_weights(structures, task))
-        image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(labels[tag], tag)
         soft = softs.path_of(case_id, expected) if softs else None
+        # Nothing but absences is what a bad student says of every case; probabilities tell how sure it is.
+        accepted = any(structures.get(name, {}).get("status") == "accepted" for name in task.names)
+        if not accepted and soft is None:
+            continue
+        weights = None if soft else tuple(float(w) for w in training_weights(structures, task))
+        image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(labels[tag], tag)
         cases.append(CaseFiles(case_id, image, label, tag, weights=weights, soft=str(soft) if soft else None))
     return cases
 
@@ -103,9 +105,10 @@ def load_case(files: CaseFiles, task: Task) -> TrainingCase:
     image, masks = read_truth(files, task)
     if files.human:
         return prepare_case(files.id, image, masks, task)
+    if files.soft:
+        return prepare_case(files.id, image, masks, task, human=False, soft=read_soft(Path(files.soft)))
     ignore = read_ignore(files.label, task, image.grid)
-    soft = read_soft(Path(files.soft)) if files.soft else None
-    return prepare_case(files.id, image, masks, task, ignore=ignore, weights=files.weights, human=False, soft=soft)
+    return prepare_case(files.id, image, masks, task, ignore=ignore, weights=files.weights, human=False)
 
 
 def load_cases(
@@ -131,7 +134,7 @@ def load_cases(
             progress(number, len(files))
     if not any(case.human for case in cases):
         raise UserError(f"no human label can be read: {unreadable}")
-    refined = {entry.id for entry in files if entry.tag == REFINED_TAG}
+    refined = {entry.id for entry in files if entry.tag == REFINED_TAG and not entry.soft}
     return discount_absences(cases, refined), unreadable
 
 

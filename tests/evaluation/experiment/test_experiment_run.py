@@ -58,7 +58,7 @@ def options_of(tmp_path: Path, **changes: Any) -> Options:
 
 
 def test_an_experiment_from_folder_to_report(tmp_path: Path, sam: FakeSam) -> None:
-    methods = ("labels", "raw", "largest", "walker", "meanteacher", "paper", "ours", "ours+soft", "all")
+    methods = ("labels", "raw", "largest", "walker", "meanteacher", "paper", "ours", "ours-soft", "all")
     results = run_experiment(options_of(tmp_path, methods=methods, steps=25))
     assert not results["failed"]
     table = {line["method"]: line for line in results["table"]}

@@ -231,16 +231,19 @@ PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
         "ours without estimates of quality: every mask taken, with weight 1",
     ),
     "fusion": ({"trust": {"fusion": False}}, {}, "ours without fusing SAM's and the student's masks"),
+    "soft": ({"pseudo_labels": {"soft": False}}, {}, "ours taught masks, gated and weighted by their quality"),
     "readers": ({"trust": {"readers": False}}, {}, "ours without convolutions on SAM's embeddings"),
     "ensemble": ({}, {"ensemble": False}, "ours with the labels-only student asked alone"),
     "random-sam": ({}, {"random_sam": True}, "ours with a SAM whose weights were shuffled; what may not do harm"),
 }
 #: ``ours`` with a choice of training switched over.
 CHOICES: dict[str, tuple[Changes, str]] = {
-    "soft": ({"pseudo_labels": {"soft": True}}, "ours taught by probabilities, not masks"),
     "ema": ({"training": {"ema": 0.99}}, "ours, with the running average of the weights as its student"),
     "renew": ({"pseudo_labels": {"renew": True}}, "ours, its pseudo labels renewed three times during the training"),
-    "ignore": ({"pseudo_labels": {"ignore_disputed": True}}, "ours with nothing taught where student and SAM differ"),
+    "ignore": (
+        {"pseudo_labels": {"soft": False, "ignore_disputed": True}},
+        "ours taught masks, and nothing where student and SAM differ",
+    ),
 }
 
 

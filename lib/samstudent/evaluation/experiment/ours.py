@@ -95,13 +95,12 @@ class Labeller:
 
     def training_case(self, case: str, image: CaseImage, label: PseudoLabel) -> TrainingCase:
         """The label as the final student learns it: weighted as in a round."""
+        if self.task.pseudo_labels.soft:
+            return prepare_case(case, image, label.masks, self.task, soft=label.soft, human=False)
         weights = training_weights(label.info()["structures"], self.task)
         there = label.masks.reshape(len(label.masks), -1).any(1)
         weights = np.where(there, weights, weights * self.believed)
-        soft = label.soft if self.task.pseudo_labels.soft else None
-        return prepare_case(
-            case, image, label.masks, self.task, ignore=label.ignore, weights=weights, soft=soft, human=False
-        )
+        return prepare_case(case, image, label.masks, self.task, ignore=label.ignore, weights=weights, human=False)
 
 
 def shuffled(backend: SamModel, seed: int) -> SamModel:

@@ -128,7 +128,8 @@ def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path,
     for number, case in enumerate(params["ids"], 1):
         image = store.image(case)
         label = labeller.label(image)
-        if label.masks.any():
+        # Of masks those with nothing on them teach nothing; probabilities always say how sure they are.
+        if task.pseudo_labels.soft or label.masks.any():
             keep_pseudo(folder, labeller.training_case(case, image, label))
             kept.append(case)
         truth = store.truth(case)
