@@ -243,7 +243,7 @@ def _backend(section: str, random_seed: int | None) -> SamModel:
 
 def _task_of(setting: Setting, params: Params) -> Task:
     """The task with the sections that a method changes."""
-    return Task.model_validate(setting.task.model_dump(mode="json") | params["sections"])
+    return Task.model_validate(setting.task.model_dump(mode="json") | params.get("sections", {}))
 
 
 def _cache(setting: Setting) -> EmbeddingCache:
