@@ -13,8 +13,9 @@ from samstudent.sam import lite_medsam
 from samstudent.sam.segment_anything import SegmentAnything
 
 
-def build_tiny_sam(side: int = 256) -> Any:
-    """Sam with a two-layer encoder on ``side`` pixels; prompt encoder and mask decoder of full size. Seeded."""
+def build_tiny_sam(side: int = 256, channels: int = 256) -> Any:
+    """Sam with a two-layer encoder on ``side`` pixels; prompt encoder and mask decoder of full size with 256 channels.
+    Seeded."""
     with torch.random.fork_rng():
         torch.manual_seed(7)
         grid = side // 16
@@ -26,21 +27,21 @@ def build_tiny_sam(side: int = 256) -> Any:
                 depth=2,
                 num_heads=2,
                 mlp_ratio=2,
-                out_chans=256,
+                out_chans=channels,
                 norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
                 use_rel_pos=True,
                 window_size=4,
                 global_attn_indexes=(1,),
             ),
             prompt_encoder=PromptEncoder(
-                embed_dim=256, image_embedding_size=(grid, grid), input_image_size=(side, side), mask_in_chans=16
+                embed_dim=channels, image_embedding_size=(grid, grid), input_image_size=(side, side), mask_in_chans=16
             ),
             mask_decoder=MaskDecoder(
                 num_multimask_outputs=3,
-                transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
-                transformer_dim=256,
+                transformer=TwoWayTransformer(depth=2, embedding_dim=channels, mlp_dim=8 * channels, num_heads=8),
+                transformer_dim=channels,
                 iou_head_depth=3,
-                iou_head_hidden_dim=256,
+                iou_head_hidden_dim=channels,
             ),
         )
     return sam.eval()
@@ -54,8 +55,8 @@ def tiny() -> SegmentAnything:
 
 @pytest.fixture(scope="session")
 def small() -> SegmentAnything:
-    """The same on 128 pixels, four times as fast to train; its answers have 32."""
-    return SegmentAnything("vit_b", "0" * 64, lambda: build_tiny_sam(128), "cpu")
+    """A smaller one that is trained in seconds; its answers have 32 pixels."""
+    return SegmentAnything("vit_b", "0" * 64, lambda: build_tiny_sam(128, 64), "cpu")
 
 
 @pytest.fixture(scope="session")

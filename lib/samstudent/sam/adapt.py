@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 MIN_CASES = 3
 #: How often a run is looked at.
 _CHECKPOINTS = 6
+#: Looked at so often without a better result, the runs end.
+_PATIENCE = 3
 #: Structures of cases left out that are compared, over all folds: more would take longer than training.
 _COMPARED = 120
 
@@ -48,8 +50,8 @@ def adapt(
 ) -> Adaptation:
     """Train parts of SAM on human labels, and tell whether that makes it better on labelled cases left out.
 
-    For each fold one run on the other folds, looked at on the fold itself every sixth of the steps; then one run on all
-    examples, for the number of steps that did best. ``backend`` stays as it is.
+    For each fold one run on the other folds, looked at on the fold itself every sixth of the steps, until there is no
+    more gain; then one run on all examples, for the number of steps that did best. ``backend`` stays as it is.
 
     Args:
         backend: the plain SAM.
@@ -69,10 +71,14 @@ def adapt(
     folds = sorted({example.fold for example in examples})
     settings = {**options.model_dump(mode="json"), "seed": seed, "stages": [list(s.prompts) for s in stages]}
 
+    done, total = 0, (len(folds) + 1) * options.steps
+
     def outcome(reason: str, **found: Any) -> Adaptation:
         nothing: dict[str, Any] = {"weights": {}, "folds": {}, "steps": 0, "used": False, "curve": []}
         nothing |= dict.fromkeys(("plain", "adapted", "gain", "error"), math.nan)
         seconds = round(time.monotonic() - begun, 1)
+        if progress:
+            progress(total, total)
         return Adaptation(**(nothing | found), reason=reason, labels=labels, settings=settings, seconds=seconds)
 
     if len(labels) < MIN_CASES or len(folds) < 2:
@@ -98,30 +104,37 @@ def adapt(
                 scores[i, s] = 0.0 if answer is None else dice(answer.logits > 0, example.truth[s])
         return scores
 
-    done, total = 0, (len(folds) + 1) * options.steps
-
     def on_step() -> None:
         nonlocal done
         done += 1
         if progress:
             progress(done, total)
 
-    checkpoints = sorted({math.ceil(options.steps * k / _CHECKPOINTS) for k in range(1, _CHECKPOINTS + 1)})
-    scores: dict[int, Scores] = {0: score(backend, compared, lambda example: example.embedding)}
-    kept: dict[int, dict[int, Weights]] = defaultdict(dict)
+    runs = {}
     for number, fold in enumerate(folds, 1):
-        left_out = [(i, s) for i, s in compared if examples[i].fold == fold]
         training = [q for q in questions if examples[q.example].fold != fold]
         if not any(q.meant for q in training):
             return outcome(f"without fold {fold} there is no labelled structure to learn from")
-        run = Run(backend, examples, training, stages, options, [seed, number])
-        for step in checkpoints:
+        runs[fold] = Run(backend, examples, training, stages, options, [seed, number])
+    checkpoints = sorted({math.ceil(options.steps * k / _CHECKPOINTS) for k in range(1, _CHECKPOINTS + 1)})
+    scores: dict[int, Scores] = {0: score(backend, compared, lambda example: example.embedding)}
+    best, stale, kept = 0, 0, dict[int, Weights]()
+    for step in checkpoints:
+        # All folds side by side, so that none goes on for long after the best.
+        scores[step] = {}
+        for fold, run in runs.items():
             run.train(step, on_step)
-            scores.setdefault(step, {}).update(score(run.backend, left_out, run.embedding))
-            kept[step][fold] = run.weights()
+            left_out = [(i, s) for i, s in compared if examples[i].fold == fold]
+            scores[step] |= score(run.backend, left_out, run.embedding)
+        if _mean(scores[step], examples) > _mean(scores[best], examples):
+            best, stale, kept = step, 0, {fold: run.weights() for fold, run in runs.items()}
+        else:
+            stale += 1
+        if stale == _PATIENCE:
+            break
+    runs.clear()
 
     curve = [_point(step, scores[step], examples) for step in scores]
-    best = max(scores, key=lambda step: (_mean(scores[step], examples), -step))
     gain, error = _paired(scores[0], scores[best], examples)
     found: dict[str, Any] = {"steps": best, "gain": gain, "error": error, "curve": curve}
     found |= {"plain": _mean(scores[0], examples), "adapted": _mean(scores[best], examples)}
@@ -132,10 +145,8 @@ def adapt(
         return outcome(reason, **found)
     run = Run(backend, examples, questions, stages, options, [seed, 0])
     run.train(best, on_step)
-    if progress:
-        progress(total, total)
     logger.info("SAM adapted to %d cases in %d steps: %s", len(labels), best, reason)
-    return outcome(reason, weights=run.weights(), folds=kept[best], used=True, **found)
+    return outcome(reason, weights=run.weights(), folds=kept, used=True, **found)
 
 
 def _compared(examples: Sequence[Example], rng: np.random.Generator) -> list[tuple[int, int]]:
