@@ -237,6 +237,8 @@ class TrustSection(_Section):
     trials: int = Field(default=9, ge=0)
     #: Also teach a few convolutions on SAM's embeddings where the structures lie (``student.reader``).
     readers: bool = True
+    #: Steps of each reader; many more only learn the few cases by heart.
+    reader_steps: int = Field(default=150, ge=1)
     #: Whether the search may fuse SAM's answer with the student's.
     fusion: bool = True
     #: Estimate each pseudo label's Dice from the labelled cases; else the gate's formula is used.

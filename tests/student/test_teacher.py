@@ -11,7 +11,7 @@ from samstudent.student.crossfit import CrossFit, cross_fit
 from samstudent.student.predict import Student
 from samstudent.student.teacher import Teacher, fit_teacher
 
-TASK = small_task()
+TASK = small_task(trust={"reader_steps": 2})
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,7 @@ def read(case: str):  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="module")
 def teacher(fitted: CrossFit) -> Teacher:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("samstudent.student.reader.STEPS", 2)
-        patch.setattr("samstudent.student.reader.train_reader.__kwdefaults__", {"steps": 2, "seed": 0, "device": None})
-        return fit_teacher(fitted, read, FakeSam(), None)
+    return fit_teacher(fitted, read, FakeSam(), None)
 
 
 def test_a_labelled_case_is_seen_by_the_models_of_its_own_fold(teacher: Teacher, fitted: CrossFit) -> None:
@@ -65,7 +62,6 @@ def test_readers_are_kept_until_an_input_changes(teacher: Teacher, fitted: Cross
     paths = [model.with_name(f"reader{i}.pt") for i, model in enumerate(fitted.models)]
     before = [path.stat().st_mtime_ns for path in paths]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("samstudent.student.reader.STEPS", 2)
         patch.setattr("samstudent.student.teacher.train_reader", lambda *a, **k: pytest.fail("trained again"))
         fit_teacher(fitted, read, FakeSam(), None)
     assert [path.stat().st_mtime_ns for path in paths] == before

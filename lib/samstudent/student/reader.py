@@ -29,8 +29,7 @@ from samstudent.student.predict import load_weights, save_model
 from samstudent.student.training import make_trainer
 from samstudent.task import Task
 
-#: Learned in so many steps of so many slices; longer only learns the few cases by heart (docs/explanation/trust.md).
-STEPS = 150
+#: Slices in a batch.
 BATCH = 6
 _RATE = 1e-3
 #: Standard deviation of the noise on features, as a share of their own.
@@ -148,10 +147,13 @@ class Reader:
 
 
 def train_reader(
-    cases: Sequence[ReaderCase], task: Task, out_path: Path, *, steps: int = STEPS, seed: int = 0,
+    cases: Sequence[ReaderCase], task: Task, out_path: Path, *, steps: int | None = None, seed: int = 0,
     device: str | None = None,
 ) -> str:  # fmt: skip
     """Train a reader and write its last weights at once. Returns its version, the SHA-256 of the file.
+
+    Args:
+        steps: None: ``task.trust.reader_steps``.
 
     Raises:
         UserError: no case.
@@ -159,6 +161,7 @@ def train_reader(
     if not cases:
         raise UserError("there is no human-labelled case to train a reader on")
     target = pick_device(device)
+    steps = steps or task.trust.reader_steps
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ReaderNetwork(output_channels(task)).to(target)

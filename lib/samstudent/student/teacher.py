@@ -26,7 +26,7 @@ from samstudent.sam.cache import EmbeddingCache
 from samstudent.student.crossfit import CrossFit
 from samstudent.student.ensemble import Ensemble
 from samstudent.student.predict import Student
-from samstudent.student.reader import STEPS, Reader, ReaderCase, reader_cases, train_reader
+from samstudent.student.reader import Reader, ReaderCase, reader_cases, train_reader
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,15 @@ def fit_teacher(
 def _inputs(train: Iterable[str], model: Path, task: Task, backend: SamBackend, seed: int) -> str:
     """Digest of what a reader depends on; the cases' content counts through the student that trained on the same."""
     student = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))["inputs"]
-    parts = [student, list(train), task.recipe.axis, backend.embedding_digest, backend.preprocessing, STEPS, seed]
+    parts = [
+        student,
+        list(train),
+        task.recipe.axis,
+        backend.embedding_digest,
+        backend.preprocessing,
+        task.trust.reader_steps,
+        seed,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
