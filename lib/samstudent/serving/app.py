@@ -140,6 +140,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
 
         http.include_router(router(self))
         guards.install(http, self)
+        children.announce_server()
         super().on_init_complete()
         self.scheduler = Scheduler(
             self.task.schedule,

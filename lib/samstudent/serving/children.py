@@ -12,6 +12,8 @@ from monailabel.utils.async_tasks.utils import background_tasks, processes, stop
 
 #: What the host runs in child processes.
 METHODS = ("train", "batch_infer", "scoring")
+#: In the environment of a server's children: the server's process id.
+SERVER = "SAMSTUDENT_SERVER_PID"
 PR_SET_PDEATHSIG = 1
 
 
@@ -30,18 +32,26 @@ def is_child() -> bool:
     return spec is not None and spec.name == "monailabel.interfaces.utils.app"
 
 
+def announce_server() -> None:
+    """Called in the server, before it starts a child: tells its children whose they are."""
+    os.environ[SERVER] = str(os.getpid())
+
+
 def settle() -> None:
     """Called in a child: lower priority, and an end with the server.
 
     The host leaves a training running when the server ends; after a restart the same trigger would start a second one
-    beside it. Linux only; elsewhere the orphan runs to its end.
+    beside it. Linux only; elsewhere, and for jobs that no server started, the process runs to its end.
     """
     with contextlib.suppress(OSError):
         os.nice(10)
-    if sys.platform == "linux":
-        parent = os.getppid()
+    server = os.environ.get(SERVER)
+    if sys.platform == "linux" and server is not None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended between the two calls
+        # The kernel tells of deaths from now on. Importing torch took seconds, in which the server may have ended: then
+        # the parent is another already, so who is there now cannot be the measure.
+        if os.getppid() != int(server):
+            print("samstudent: the server that started this job has ended", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
