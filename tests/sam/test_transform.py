@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def test_dictionary_twin_keeps_type_meta_and_other_results(tiny: Any) -> None:
     np.testing.assert_array_equal(out["pred"].numpy(), expected.masks)
     np.testing.assert_array_equal(out["coarse"], expected.coarse)
     assert data["result"] == {"latency": 1} and out["result"]["latency"] == 1
-    assert out["result"]["sam"] == {"backend": "vit_b", "digest": "0" * 64, "structures": expected.as_json()}
+    told = {"backend": "vit_b", "digest": "0" * 64, "adapted": None, "structures": expected.as_json()}
+    assert out["result"]["sam"] == told
     json.dumps(out["result"])
 
 
@@ -53,3 +55,33 @@ def test_numpy_stays_numpy_and_a_missing_result_is_made(tiny: Any) -> None:
     out = RefineWithSamd(["pred"], tiny, TASK, image_key="picture")({"pred": p, "picture": image})
     assert type(out["pred"]) is np.ndarray and out["pred"].dtype == np.uint8
     assert [s["present"] for s in out["result"]["sam"]["structures"]] == [True, False]
+
+
+def test_each_structure_may_have_a_recipe_and_decoder_of_its_own(tiny: Any) -> None:
+    p, image = case()
+    p[1, 20:50, 25:45] = 0.9
+    adapted = copy.copy(tiny)
+    adapted.digest = "1" * 64
+    recipes = {
+        "a": TASK.recipe.model_copy(update={"source": "student"}),
+        "b": TASK.recipe.model_copy(update={"decoder": "adapted"}),
+    }
+    options: dict[str, Any] = {"recipes": recipes, "adapted": adapted}
+    out = RefineWithSamd("pred", tiny, TASK, **options)({"pred": p, "image_for_sam": image})
+    expected = refine(p, image, tiny, TASK, **options)
+    np.testing.assert_array_equal(out["pred"], expected.masks)
+    told = out["result"]["sam"]
+    assert told["adapted"] == "1" * 64 and told["structures"][0]["source"] == "student"
+    # Its recipe decides, not that SAM was there.
+    np.testing.assert_array_equal(out["pred"][0], p[0] >= 0.5)
+
+
+def test_the_voxels_size_decides_how_a_volume_is_cut(tiny: Any) -> None:
+    p, image = np.zeros((2, 6, 8, 10), np.float32), np.zeros((6, 8, 10, 3), np.uint8)
+    p[0, 1:5, 2:6, 2:8] = 0.9
+    spacing = (1.0, 1.0, 8.0)
+    data = {"pred": p, "image_for_sam": image, "spacing": spacing}
+    task = TASK.model_copy(update={"dimension": 3})
+    told = RefineWithSamd("pred", tiny, task)(data)["result"]["sam"]["structures"]
+    assert told == refine(p, image, tiny, task, spacing=spacing).as_json()
+    assert told != refine(p, image, tiny, task).as_json()

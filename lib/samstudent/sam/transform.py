@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from monai.utils.type_conversion import convert_to_dst_type, convert_to_numpy
 from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.refine import Refinement, refine
-from samstudent.task import Task
+from samstudent.task import Recipe, Task
 
 
 class RefineWithSam(Transform):
@@ -23,20 +23,34 @@ class RefineWithSam(Transform):
         backend: SAM.
         task: structures and recipe.
         cache: keeps embeddings; None: they are computed anew.
+        recipes, adapted: as in ``refine``.
     """
 
-    def __init__(self, backend: SamBackend, task: Task, cache: EmbeddingCache | None = None) -> None:
+    def __init__(
+        self,
+        backend: SamBackend,
+        task: Task,
+        cache: EmbeddingCache | None = None,
+        *,
+        recipes: Mapping[str, Recipe] | None = None,
+        adapted: SamBackend | None = None,
+    ) -> None:
         # Not "backend": MONAI keeps there whether a transform works on numpy or torch.
         self.sam = backend
         self.task = task
         self.cache = cache
+        self.recipes = recipes
+        self.adapted = adapted
 
-    def __call__(self, probabilities: Any, image: Any) -> Refinement:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, probabilities: Any, image: Any, spacing: Sequence[float] | None = None
+    ) -> Refinement:
         """Refine one case.
 
         Args:
             probabilities: array or tensor (S, *spatial), 0 to 1.
             image: array or tensor uint8 (*spatial, 3), on the same grid.
+            spacing: as in ``refine``.
         """
         return refine(
             np.asarray(convert_to_numpy(probabilities), dtype=np.float32),
@@ -44,6 +58,9 @@ class RefineWithSam(Transform):
             self.sam,
             self.task,
             self.cache,
+            adapted=self.adapted,
+            recipes=self.recipes,
+            spacing=spacing,
         )
 
     def as_json(self, refinement: Refinement) -> dict[str, Any]:
@@ -51,6 +68,7 @@ class RefineWithSam(Transform):
         return {
             "backend": self.sam.name,
             "digest": self.sam.digest,
+            "adapted": self.adapted.digest if self.adapted else None,
             "structures": refinement.as_json(),
         }
 
@@ -71,6 +89,8 @@ class RefineWithSamd(MapTransform):
         result_key: of the figures; with several ``keys`` each is entered under its own name.
         coarse_key: where the cleaned coarse masks bool (S, *spatial) go; None: dropped.
         allow_missing_keys: as in MONAI.
+        spacing_key: of a volume's voxel size, as in ``refine``; where the dictionary has none, it is taken as equal.
+        recipes, adapted: as in ``refine``.
     """
 
     def __init__(
@@ -83,18 +103,23 @@ class RefineWithSamd(MapTransform):
         result_key: str = "result",
         coarse_key: str | None = None,
         allow_missing_keys: bool = False,
+        spacing_key: str = "spacing",
+        *,
+        recipes: Mapping[str, Recipe] | None = None,
+        adapted: SamBackend | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.transform = RefineWithSam(backend, task, cache)
+        self.transform = RefineWithSam(backend, task, cache, recipes=recipes, adapted=adapted)
         self.image_key = image_key
         self.result_key = result_key
         self.coarse_key = coarse_key
+        self.spacing_key = spacing_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Refine each of ``keys``."""
         result = dict(data)
         for key in self.key_iterator(result):
-            refinement = self.transform(result[key], result[self.image_key])
+            refinement = self.transform(result[key], result[self.image_key], result.get(self.spacing_key))
             result[key], *_ = convert_to_dst_type(refinement.masks.astype(np.uint8), result[key], dtype=np.uint8)
             name = "sam" if len(self.keys) == 1 else f"sam_{key}"
             result[self.result_key] = {
