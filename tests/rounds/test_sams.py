@@ -71,3 +71,18 @@ def test_what_is_gone_or_damaged_is_said(tmp_path: Path):
     (tmp_path / "sam.json").write_text("{")
     with pytest.raises(UserError, match="plain"):
         _ = sams.in_force
+
+
+def test_a_person_may_take_the_plain_one_which_a_training_cannot_undo_by_finding_nothing(tmp_path: Path):
+    sams = AdaptedSams(tmp_path)
+    assert not sams.taken_back
+    sams.use(sams.add({}, lambda path: path.write_bytes(b"weights")), who="training")
+    sams.use_plain(who="training")
+    assert not sams.taken_back
+    # It is the plain one already, but now somebody wants it to be.
+    sams.use_plain(who="admin")
+    assert sams.taken_back and len(sams.history) == 3
+    sams.use_plain(who="training")
+    assert sams.taken_back
+    sams.use("s0001", who="training")
+    assert not sams.taken_back

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from pydantic import BaseModel, ValidationError
 
 from samstudent.errors import NotFound, UserError
 from samstudent.files import atomic_write, sha256_file
+
+#: Who puts an adapted SAM in force, or the plain one, as the outcome of an adaptation; all others are people.
+TRAINING = "training"
 
 
 class Switch(BaseModel):
@@ -71,13 +75,18 @@ class AdaptedSams:
         self._point(id, who, why)
 
     def use_plain(self, who: str = "", why: str = "") -> None:
-        """Take the plain SAM, until an adapted one is put in force again."""
+        """Take the plain SAM, until an adapted one is put in force again. ``who``: ``TRAINING``, or a person's name."""
         self._point(None, who, why)
 
     @property
     def in_force(self) -> str | None:
         """The id of the one in force; None: the plain SAM."""
         return self._pointer().id
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether a person took the plain SAM, and no adapted one was put in force since."""
+        return _taken_back(self.history)
 
     @property
     def history(self) -> list[Switch]:
@@ -131,7 +140,8 @@ class AdaptedSams:
     def _point(self, id: str | None, who: str, why: str) -> None:
         with self._lock():
             before = self._pointer()
-            if before.id != id:
+            taken_back = id is None and who != TRAINING and not _taken_back(before.history)
+            if before.id != id or taken_back:
                 history = [*before.history, Switch(id=id, time=time.time(), who=who, why=why)]
                 atomic_write(self.folder / "sam.json", _Pointer(id=id, history=history).model_dump_json(indent=1))
 
@@ -147,6 +157,10 @@ class AdaptedSams:
     def _lock(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(str(self.folder / "sam.lock"))
+
+
+def _taken_back(history: Sequence[Switch]) -> bool:
+    return any(switch.who != TRAINING for switch in takewhile(lambda switch: switch.id is None, reversed(history)))
 
 
 def _is_id(name: str) -> bool:
