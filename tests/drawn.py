@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from samstudent.geometry import Grid
 from samstudent.images import CaseImage
+from samstudent.pseudolabels.trust import learn_trust
 from samstudent.sam.backends import Decoded, Embedding
 from samstudent.sam.prompts import Prompt
 from samstudent.student.data import TrainingCase, prepare_case
@@ -97,6 +99,35 @@ class FakeSam:
             logits[y0 : y1 + 1, x0 : x1 + 1] = np.where(window > self.level, 5.0, -5.0)
             answers.append(Decoded(logits, self.iou, embedding))
         return answers
+
+
+class FakeTeacher:
+    """Answers of ``shapes(seed)``, called ``case<seed>``, with their truth's probabilities; three folds."""
+
+    def __init__(self, count: int = 4, version: str = "t" * 64) -> None:
+        self.folds = {f"case{seed}": seed % 3 for seed in range(count)}
+        self.version = version
+
+    def honest_views(self, case_id: str, image: CaseImage, size: Any = None) -> NDArray[Any]:
+        return np.where(self.read(case_id)[1], 0.9, 0.05).astype(np.float32)[None]
+
+    def views(self, image: CaseImage, size: Any = None) -> NDArray[Any]:
+        raise AssertionError("only asked about labelled cases")
+
+    @staticmethod
+    def read(case_id: str) -> tuple[CaseImage, NDArray[Any]]:
+        pixels, masks = shapes(int(case_id.removeprefix("case")))
+        return case_image(pixels), masks
+
+
+def learn_recipes(folder: Path, task: Task, **recipes: dict[str, Any]) -> None:
+    """What ``learn_trust`` leaves in a folder, as if it had found changes of the task's recipe for some structures."""
+    teacher = FakeTeacher()
+    learn_trust(teacher, teacher.read, task, FakeSam(), None, folder)  # type: ignore[arg-type]
+    content = json.loads((folder / "trust.json").read_text())
+    for name, changes in recipes.items():
+        content["choice"]["structures"][name]["recipe"] |= changes
+    (folder / "trust.json").write_text(json.dumps(content))
 
 
 class FakeStudent:

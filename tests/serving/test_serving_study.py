@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 from drawn import small_task
 
 from samstudent.errors import UserError
+from samstudent.pseudolabels.calibration import Calibrator
+from samstudent.pseudolabels.search import Choice, StructureChoice
+from samstudent.pseudolabels.trust import Trust
 from samstudent.serving import study as module
 from samstudent.serving.study import Study
 
@@ -73,6 +77,51 @@ def test_an_adaptation_is_in_force_if_it_is_better(study: Study, tmp_path: Path)
     assert study.sam() is PLAIN
     assert [(r["round"], r["adaptation"]["used"]) for r in study.sams.records()] == [("r0001", True), (None, False)]
     assert study.sams.history[-1].why == "0.7 against 0.8"
+
+
+def test_one_that_is_kept_already_is_not_put_in_force_again(study: Study, tmp_path: Path):
+    weights = tmp_path / "adapted.safetensors"
+    weights.write_text("new")
+    found = {"used": True, "reason": "0.9 against 0.8", "curve": [{"folds": {0: 0.9}}]}
+    assert study.keep_adaptation(found, weights, {}, "r0001") == "s0001"
+    study.sams.use_plain(who="admin")
+    # A later round that took it again from the first has it from a file.
+    assert study.keep_adaptation(json.loads(json.dumps(found)), weights, {}, "r0002") == "s0001"
+    assert study.sam_in_force is None and len(study.sams.records()) == 1
+
+
+@pytest.fixture
+def trust(study: Study, monkeypatch: pytest.MonkeyPatch) -> Trust:
+    """What every round has learnt, with an adapted decoder."""
+    choice = Choice({name: StructureChoice(study.task.recipe) for name in study.task.names}, 3)
+    learnt = Trust(study.task, 0.5, choice, Calibrator.default(), SimpleNamespace(digest="adapted"))  # type: ignore
+    monkeypatch.setattr(module.Trust, "load", lambda folder, task, backend: learnt)
+    return learnt
+
+
+def test_the_adapted_decoder_goes_with_what_was_learnt(study: Study, trust: Trust):
+    assert study.refiner_of("r0001") == (PLAIN, trust)
+    # Whichever adapted SAM is in force: recipes were chosen with this one.
+    put_in_force(study, "first")
+    assert study.refiner_of("r0001") == (PLAIN, trust)
+
+
+def test_but_not_where_somebody_took_the_plain_sam(study: Study, trust: Trust):
+    study.sams.use_plain(who="training")
+    assert study.trust_of("r0001") is trust
+    study.sams.use_plain(who="admin")
+    without = study.trust_of("r0001")
+    assert without is not None and without.adapted is None and without.choice == trust.choice
+    assert without.digest != trust.digest
+    put_in_force(study, "first")
+    assert study.trust_of("r0001") is trust
+
+
+def test_the_task_may_switch_both_off(study: Study, trust: Trust):
+    study.task = small_task(trust={"adapt": False})
+    assert getattr(study.trust_of("r0001"), "adapted", "nothing") is None
+    study.task = small_task(trust={"enabled": False})
+    assert study.refiner_of("r0001") == (PLAIN, None)
 
 
 def test_a_task_may_switch_adapted_sams_off(study: Study):

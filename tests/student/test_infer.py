@@ -10,7 +10,7 @@ from typing import Any
 import nrrd
 import numpy as np
 import pytest
-from drawn import dice, shapes, small_task, write_png
+from drawn import dice, learn_recipes, shapes, small_task, write_png
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import sha256_file
@@ -109,6 +109,68 @@ def test_a_damaged_student_is_not_offered(bench: Any) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     assert not StudentInferTask(bench.study).is_valid()
     assert StudentInferTask(bench.study).get_path() is None
+
+
+def test_each_structure_is_refined_as_the_served_round_learnt(bench: Any, trained: Path) -> None:
+    """Also after a roll-back: what was learnt goes with the student."""
+    task, study = StudentSamInferTask(bench.study), bench.study
+    image = bench.datastore.get_image_uri("c0")
+    serve(bench, trained)
+    learn_recipes(study.trust_folder("r0001"), study.task, disk={"source": "student"}, square={"source": "sam"})
+    serve(bench, trained)
+    learn_recipes(study.trust_folder("r0002"), study.task, disk={"source": "sam"}, square={"source": "student"})
+
+    def sources() -> list[str]:
+        facts = infer(task, image)[1]
+        return [facts["sam"]["recipes"], *(facts["structures"][name]["source"] for name in ("disk", "square"))]
+
+    assert sources() == ["r0002", "sam", "student"]
+    study.ledger.rollback()
+    assert sources() == ["r0001", "student", "sam"]
+    study.ledger.promote("r0002")
+    assert sources() == ["r0002", "sam", "student"]
+
+
+def test_a_structure_may_keep_the_students_mask(bench: Any, trained: Path) -> None:
+    serve(bench, trained)
+    kept = {"source": "student", "component": "all", "min_size": 1}
+    learn_recipes(bench.study.trust_folder("r0001"), bench.study.task, disk=kept, square=kept)
+    image = bench.datastore.get_image_uri("c0")
+    plain, refined = (
+        read_masks(infer(task(bench.study), image)[0], bench.study.task, read_image(image).grid)
+        for task in (StudentInferTask, StudentSamInferTask)
+    )
+    np.testing.assert_array_equal(plain, refined)
+
+
+def another_sam(folder: Path) -> None:
+    content = json.loads((folder / "trust.json").read_text())
+    content["for"]["SAM"] = "another"
+    (folder / "trust.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda folder: (folder / "trust.json").unlink(), "nothing was learnt"),
+        (lambda folder: (folder / "trust.json").write_text("{"), "unreadable"),
+        (another_sam, "another SAM"),
+    ],
+)
+def test_without_a_record_that_counts_the_tasks_recipe_refines(
+    bench: Any, trained: Path, harm: Any, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve(bench, trained)
+    folder = bench.study.trust_folder("r0001")
+    learn_recipes(folder, bench.study.task, disk={"source": "student"})
+    harm(folder)
+    task = StudentSamInferTask(bench.study)
+    for _ in range(2):
+        _, facts = infer(task, bench.datastore.get_image_uri("c0"))
+        assert facts["sam"]["recipes"] == "task" and facts["structures"]["disk"]["source"] == "sam"
+    # Once, not with every image.
+    told = [record.getMessage() for record in caplog.records if "round r0001: the task's recipe" in record.getMessage()]
+    assert len(told) == 1 and says in told[0]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from samstudent.images import CaseImage, read_image
 from samstudent.labels import write_masks
 from samstudent.pseudolabels.case import Predictor, PseudoLabel, own_masks, pseudo_label_case
 from samstudent.pseudolabels.provenance import Provenance, is_current, provenance_of
-from samstudent.pseudolabels.trust import Teacher, Trust, trusted_label
+from samstudent.pseudolabels.trust import Trust, Viewer, trusted_label
 from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import Mask
@@ -65,7 +65,7 @@ OnCase = Callable[[str, CaseImage, PseudoLabel], None]
 
 def produce(
     datastore: Store,
-    student: Predictor | Teacher,
+    student: Predictor | Viewer,
     backend: SamBackend | None,
     task: Task,
     cache: EmbeddingCache | None,
@@ -82,7 +82,7 @@ def produce(
     case that fails is reported and does not stop the others.
 
     Args:
-        student: a ``trust.Teacher`` where ``trust`` is given.
+        student: a ``trust.Viewer`` where ``trust`` is given.
         backend: the SAM in force, with ``trust`` the plain one; None: only the student's own masks (``pseudo_raw``).
         trust: what was learnt from the labelled cases; refined pseudo labels are made by it.
     """
@@ -133,7 +133,7 @@ def on_image(label: PseudoLabel, image: CaseImage) -> tuple[Mask, Mask, Mask]:
 @dataclass
 class _Job:
     datastore: Store
-    student: Any  # Predictor, or Teacher with trust
+    student: Any  # Predictor, or Viewer with trust
     backend: SamBackend | None
     task: Task
     cache: EmbeddingCache | None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.errors import UserError
+from samstudent import __version__
+from samstudent.errors import NotFound, UserError
 from samstudent.evaluation.metrics import dice_per_structure, mean_of
 from samstudent.files import atomic_write
 from samstudent.images import CaseImage, for_sam
@@ -47,14 +49,19 @@ _FILE = "trust.json"
 Size = tuple[int, ...] | None
 
 
-class Teacher(Protocol):
-    """What is needed of ``samstudent.student.teacher.Teacher``; views are float32 (1 or 2, S, *spatial)."""
+class Viewer(Protocol):
+    """What pseudo labels need of a teacher or a student; views are float32 (1 or 2, S, *spatial)."""
 
-    @property
-    def folds(self) -> Mapping[str, int]: ...
     @property
     def version(self) -> str: ...
     def views(self, image: CaseImage, size: Size = None) -> NDArray[Any]: ...
+
+
+class Teacher(Viewer, Protocol):
+    """What is needed of ``samstudent.student.teacher.Teacher``."""
+
+    @property
+    def folds(self) -> Mapping[str, int]: ...
     def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]: ...
 
 
@@ -94,16 +101,26 @@ class Trust:
         """What ``learn_trust`` left in a folder.
 
         Raises:
-            UserError: there is nothing readable, or it belongs to another SAM.
+            NotFound: nothing was learnt, or the adapted weights are gone.
+            UserError: it cannot be read, or was learnt with another SAM, or for other structures or another recipe.
         """
+        path = folder / _FILE
         try:
-            content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
             choice, calibrator = Choice.from_json(content["choice"]), Calibrator.from_json(content["calibrator"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / _FILE}: unreadable ({error}); remove the folder to learn it again") from error
-        adapted = load_adapted(folder / content["adapted"], backend) if content["adapted"] else None
-        task = _with_axis(task, content["axis"])
-        return cls(task, content["share"], choice, calibrator, adapted, content["record"])
+            share, record = float(content["share"]), dict(content["record"])
+            axis, adapted_file = content["axis"], content["adapted"]
+            # The first of these files did not tell what they are for.
+            meant = content.get("for") or _meant_for(task, backend)
+            wrong = [key for key, value in _meant_for(task, backend).items() if meant[key] != value]
+        except FileNotFoundError:
+            raise NotFound(f"{path}: nothing was learnt from the labels") from None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: unreadable ({error}); remove the folder to learn it again") from error
+        if wrong or set(choice.recipes) != set(task.names):
+            raise UserError(f"{path}: learnt for another {' and '.join(wrong) or 'task'} than there is now")
+        adapted = load_adapted(folder / adapted_file, backend) if adapted_file else None
+        return cls(_with_axis(task, axis), share, choice, calibrator, adapted, record)
 
 
 def learn_trust(
@@ -116,6 +133,7 @@ def learn_trust(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    inputs: str | None = None,
 ) -> Trust:
     """Learn from the labelled cases of ``teacher.folds``, as ``task.trust`` says, and write it into ``folder``.
 
@@ -123,7 +141,9 @@ def learn_trust(
         read: gives each case's image and human label, bool (S, *spatial).
         backend: the plain SAM.
         folder: for ``trust.json`` and the adapted weights.
+        inputs: ``inputs_of`` all that; written down for ``take_again``.
     """
+    plain_task = task
     options = task.trust
     told = progress or (lambda what, done, total: None)
     cases = [_see(case, teacher, *read(case), task) for case in sorted(teacher.folds)]
@@ -165,14 +185,52 @@ def learn_trust(
         "adaptation": adaptation.record() if adaptation else None,
         "calibration": dict(calibrator.report),
     }
-    content = {"share": share, "axis": task.recipe.axis, "adapted": name, "record": record}
+    content: dict[str, Any] = {"share": share, "axis": task.recipe.axis, "adapted": name, "record": record}
     content |= {"choice": choice.as_json(), "calibrator": calibrator.as_json()}
+    content |= {"for": _meant_for(plain_task, backend), "inputs": inputs}
     atomic_write(folder / _FILE, json.dumps(content, indent=1))
     return Trust(task, share, choice, calibrator, adapted, record)
 
 
+def inputs_of(teacher: Teacher, labels: Mapping[str, Any], task: Task, backend: SamModel, seed: int) -> str:
+    """SHA-256, in hex, of all that ``learn_trust`` depends on.
+
+    Args:
+        teacher: as it is given to ``learn_trust``; images and masks count through what it learned from them, too.
+        labels: case id -> what tells its human label from any other, as JSON.
+        task, backend, seed: as of ``learn_trust``.
+    """
+    parts = [__version__, teacher.version, dict(teacher.folds), dict(labels), _meant_for(task, backend), seed]
+    parts += [backend.embedding_digest, task.trust.model_dump(mode="json"), task.sam.adapt.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def take_again(earlier: Iterable[Path], inputs: str, folder: Path, task: Task, backend: SamModel) -> Trust | None:
+    """What was learnt from the same inputs, copied into ``folder``; None where there is none, or none that is whole.
+
+    Args:
+        earlier: folders of ``learn_trust``; the first that fits is taken.
+        inputs: ``inputs_of`` what would be learnt now.
+    """
+    for other in earlier:
+        try:
+            text = (other / _FILE).read_text(encoding="utf-8")
+            if json.loads(text)["inputs"] != inputs:
+                continue
+            Trust.load(other, task, backend)
+            for file in other.glob("*.safetensors"):
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / file.name)
+        except (OSError, ValueError, LookupError, TypeError):  # UserError is a ValueError
+            continue
+        # Last, as in ``learn_trust``: a folder with this file is whole.
+        atomic_write(folder / _FILE, text)
+        return Trust.load(folder, task, backend)
+    return None
+
+
 def trusted_label(
-    image: CaseImage, teacher: Teacher, trust: Trust, backend: SamModel, cache: EmbeddingCache | None, *, seed: int = 0
+    image: CaseImage, teacher: Viewer, trust: Trust, backend: SamModel, cache: EmbeddingCache | None, *, seed: int = 0
 ) -> PseudoLabel:
     """The pseudo label of one unlabelled case. Of a 2D image on the working grid: see ``produce.on_image``."""
     task = trust.task
@@ -217,6 +275,14 @@ def _common_axis(cases: Sequence[_Seen], task: Task) -> str:
         return task.recipe.axis
     axes = [slice_axis(case.truth, case.image.grid.spacing) for case in cases]
     return "zyx"[int(np.bincount(axes).argmax())]
+
+
+def _meant_for(task: Task, backend: SamBackend) -> dict[str, str]:
+    """Digests of what a choice of recipes means nothing without."""
+    content = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "recipe"})
+    recipe = content.pop("recipe")
+    parts = {"task": content, "recipe": recipe, "SAM": [backend.name, backend.digest, backend.preprocessing]}
+    return {key: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for key, part in parts.items()}
 
 
 def _with_axis(task: Task, axis: str) -> Task:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from samstudent.images import CaseImage, for_sam, read_image
 from samstudent.pseudolabels.case import PseudoLabel
+from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.sam.refine import refine
 from samstudent.selection.scores import entropy_score
 from samstudent.serving.study import Study
@@ -35,9 +36,12 @@ class Examiner:
         return hashlib.sha256(settings.encode()).hexdigest()
 
     def remember(self, case: str, image: CaseImage, label: PseudoLabel) -> None:
-        """Keep the scores that a pseudo label just made gives for free, if it is made with the champion, too."""
+        """Keep the scores that a pseudo label just made gives for free, if it is made as ``examine`` does: with the
+        champion, the task's recipe and the SAM in force. By a recipe that a round has learnt the figures are others."""
         version, state, champion = self.version(), self.study.selection, self.study.ledger.champion()
         if version is None or champion is None or label.provenance.student != champion.model_digest:
+            return
+        if label.provenance != provenance_of(label.provenance.student, self.study.sam(), self.study.task):
             return
         agreements = [s.agreement for s in label.structures if s.agreement is not None]
         entropy = entropy_score(label.probabilities, self.study.task.overlap)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from samstudent.errors import UserError
+from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.holdout import HoldOut
 from samstudent.rounds.ledger import Ledger
-from samstudent.rounds.sams import AdaptedSams
+from samstudent.rounds.sams import TRAINING, AdaptedSams
 from samstudent.sam.adapted import load_adapted
 from samstudent.sam.backends import SamBackend, SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
@@ -47,6 +50,9 @@ class Study:
         self._plain: SamModel | None = None
         #: Id and backend of the adapted SAM in force when it was last asked for.
         self._adapted: tuple[str, SamBackend] | None = None
+        #: Of the round that was last asked for; and the last reason why there was none.
+        self._trust: tuple[str, Trust] | None = None
+        self._complaint = ""
         self._sam_lock = threading.RLock()
 
     @cached_property
@@ -106,10 +112,49 @@ class Study:
         """The SAM in force: the adapted one if there is any, else the plain one."""
         return self.adapted_sam() or self.plain_sam()
 
+    def trust_folder(self, round_id: str) -> Path:
+        """Where a round keeps what it learnt from the labels."""
+        return self.ledger.folder_of(round_id) / "trust"
+
+    def trust_of(self, round_id: str) -> Trust | None:
+        """What a round learnt from the labels: the recipes by which its student's masks are refined.
+
+        It goes with the round's student, so a roll-back takes both back. The adapted decoder in it is left out where
+        the task switches adaptation off, or somebody took the plain SAM by hand.
+
+        Returns:
+            None where the task's recipe stands: trust is switched off, the round learnt nothing, or what it learnt
+            cannot be used (damaged, for another SAM or recipe than the task names now). The reason is logged.
+        """
+        if not self.task.trust.enabled:
+            return None
+        with self._sam_lock:
+            if self._trust is None or self._trust[0] != round_id:
+                try:
+                    self._trust = (round_id, Trust.load(self.trust_folder(round_id), self.task, self.plain_sam()))
+                except UserError as error:
+                    if str(error) != self._complaint:  # asked for with every image; the log needs it once
+                        logger.warning("round %s: the task's recipe refines its student's masks: %s", round_id, error)
+                        self._complaint = str(error)
+                    return None
+            trust = self._trust[1]
+        if trust.adapted is not None and (not self.task.trust.adapt or self.sams.taken_back):
+            return replace(trust, adapted=None)
+        return trust
+
+    def refiner_of(self, round_id: str) -> tuple[SamBackend, Trust | None]:
+        """What refines the masks of a round's student, as ``pseudolabels.produce.produce`` takes it: with ``trust_of``
+        goes the plain SAM, because the adapted decoder is in it, else the SAM in force."""
+        trust = self.trust_of(round_id)
+        return (self.sam() if trust is None else self.plain_sam()), trust
+
     def keep_adaptation(
         self, found: Mapping[str, Any], weights: Path, labels: Mapping[str, Any], round_id: str | None = None
     ) -> str:
         """Keep what an adaptation made, and put it in force if it beats the plain SAM; if not, the plain one is.
+
+        One that is kept already, because a round took again what an earlier one had learnt, changes nothing: which SAM
+        has been in force since then may be somebody's decision.
 
         Args:
             found: ``Adaptation.record``.
@@ -124,11 +169,14 @@ class Study:
             "backend": self.task.sam.backend,
             "round": round_id,
             "labels": dict(labels),
-            "adaptation": dict(found),
+            "adaptation": json.loads(json.dumps(found)),
         }
+        for known in self.sams.records():
+            if known.get("adaptation") == record["adaptation"]:
+                return str(known["id"])
         id = self.sams.add(record, (lambda path: shutil.copyfile(weights, path)) if found["used"] else None)
         if found["used"]:
-            self.sams.use(id, who="training", why=found["reason"])
+            self.sams.use(id, who=TRAINING, why=found["reason"])
         else:
-            self.sams.use_plain(who="training", why=found["reason"])
+            self.sams.use_plain(who=TRAINING, why=found["reason"])
         return id

@@ -57,16 +57,18 @@ class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
             raise Conflict("no student yet: label a case or more and train first")
         task, holdout = self.study.task, self.study.holdout
         holdout.extend(datastore.list_images(), datastore.get_labeled_images())
+        backend, trust = self.study.refiner_of(path.parent.name) if MODELS[model] else (None, None)
         counts = produce(
             datastore,
             Student.load(path, task, name_to_device(request.get("device"))),
-            self.study.sam() if MODELS[model] else None,
+            backend,
             task,
             self.study.embeddings,
             ids,
             lambda number, total, case: logger.info("%d of %d: %s", number, total, case),
             exclude=holdout.ids | holdout.excluded,
             on_case=self.on_case,
+            trust=trust,
         )
         logger.info("pseudo labels: %s", counts)
         if counts.failed and not (counts.made or counts.current or counts.skipped):

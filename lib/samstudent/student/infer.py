@@ -71,7 +71,11 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
         return str(path) if path else None
 
     def student(self, device: str | None = None) -> Student:
-        """The champion on a device, loaded again when another round is served.
+        """The champion on a device. Raises as ``served``."""
+        return self.served(device)[1]
+
+    def served(self, device: str | None = None) -> tuple[str, Student]:
+        """The served round's id, and its student on a device, loaded again when another round is served.
 
         Raises:
             Conflict: no round is served yet.
@@ -86,7 +90,7 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
             if loaded is None or loaded[0] != path:
                 loaded = (path, Student.load(path, self.task, target))
                 self._loaded[target] = loaded
-            return loaded[1]
+            return path.parent.name, loaded[1]
 
     def clear(self) -> None:
         self._loaded.clear()
@@ -100,7 +104,8 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
 
         Returns:
             Path of the label file and its facts: ``label_names`` (of the structures that are there, name to value: with
-            all of them Slicer would shift the names), ``structures``, ``student``, and ``sam`` where it was asked.
+            all of them Slicer would shift the names), ``structures``, ``student``, and ``sam`` where it was asked: its
+            ``digest``, that of the ``adapted`` decoder, and the round whose ``recipes`` were taken, or "task".
         """
         if not isinstance(request.get("image"), str) or not request["image"]:
             raise UserError("image: expected the id of a case, or the path of an image file")
@@ -116,7 +121,7 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
         return [self._read]
 
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cpu") -> dict[str, Any]:
-        student = self.student(device)
+        data["round"], student = self.served(device)
         data["pred"] = student.predict(data["case"])
         data["student"] = student.version
         return data
@@ -133,7 +138,7 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
         with tempfile.NamedTemporaryFile(suffix=extension or result_extension(data), delete=False) as file:
             path = Path(file.name)
         write_masks(path, masks, self.task, case.grid, compress=compress)
-        facts = self._facts(masks, data.get("result") or {})
+        facts = self._facts(masks, data)
         return str(path), facts | {"student": data["student"]}
 
     def _read(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -144,32 +149,47 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
         data["pred"] = own_masks(data["pred"], self.task)
         return data
 
-    def _facts(self, masks: np.ndarray[Any, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    def _facts(self, masks: np.ndarray[Any, Any], data: Mapping[str, Any]) -> dict[str, Any]:
         present = {name: bool(mask.any()) for name, mask in zip(self.task.names, masks, strict=True)}
         return {"structures": {name: {"present": there} for name, there in present.items()}}
 
 
 class StudentSamInferTask(StudentInferTask):
-    """The student's masks redrawn by SAM, with how well each is to be trusted."""
+    """The student's masks redrawn by SAM, with how well each is to be trusted.
+
+    Each structure by the recipe that the served round found for it (``Study.trust_of``), else by the task's.
+    """
 
     def __init__(self, study: Study) -> None:
         super().__init__(study, "The student, its masks redrawn by Segment Anything")
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
-        refine = RefineWithSamd("pred", self.study.sam(), self.task, self.study.embeddings)
+        # Not of the round that is served now: that may be another than the one whose student has just answered.
+        sam, trust = self.study.refiner_of(data["round"])
+        data["recipes"] = data["round"] if trust else "task"
+        refine = RefineWithSamd(
+            "pred",
+            sam,
+            trust.task if trust else self.task,
+            self.study.embeddings,
+            recipes=trust.choice.recipes if trust else None,
+            adapted=trust.adapted if trust else None,
+        )
         return [self._image_for_sam, refine]
 
     def _image_for_sam(self, data: dict[str, Any]) -> dict[str, Any]:
         data["image_for_sam"] = for_sam(data["case"], self.task.image)
+        data["spacing"] = data["case"].grid.spacing
         return data
 
-    def _facts(self, masks: np.ndarray[Any, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-        sam = result["sam"]
+    def _facts(self, masks: np.ndarray[Any, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+        sam = data["result"]["sam"]
         structures = {}
         for entry, mask in zip(sam["structures"], masks, strict=True):
             quality = structure_quality(StructureResult(**entry)) if entry["present"] else None
             structures[entry["name"]] = {**entry, "present": bool(mask.any()), "quality": quality}
-        return {"structures": structures, "sam": {"backend": sam["backend"], "digest": sam["digest"]}}
+        told = {key: sam[key] for key in ("backend", "digest", "adapted")}
+        return {"structures": structures, "sam": told | {"recipes": data["recipes"]}}
 
 
 def result_extension(request: Mapping[str, Any]) -> str:
