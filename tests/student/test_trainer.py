@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn import learn_recipes
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import sha256_file
+from samstudent.pseudolabels.produce import made_with
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.pseudolabels.softs import SoftLabels
-from samstudent.pseudolabels.trust import Trust
+from samstudent.pseudolabels.trust import Trust, learn_trust
 from samstudent.rounds.fair import compare_fairly, decide
+from samstudent.student import learning
 from samstudent.student.cases import load_case, pseudo_cases
 from samstudent.student.options import TrainOptions
 from samstudent.student.predict import Student
@@ -101,6 +104,44 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     assert set(trust.choice.recipes) == set(task.names)
     assert inputs["packages"]["torch"] == torch.__version__ and inputs["threads"] == torch.get_num_threads()
     assert ledger.kept("r0001", "inputs")["pseudo_labels_made_with"] is None
+
+
+def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt = []
+
+    def counted(*args: Any, **options: Any) -> Trust:
+        learnt.append(args)
+        return learn_trust(*args, **options)
+
+    monkeypatch.setattr(learning, "learn_trust", counted)
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    study, ledger = bench.study, bench.study.ledger
+    for _ in range(2):
+        train(bench, steps=20)
+    first, second = (study.trust_folder(id) / "trust.json" for id in ("r0001", "r0002"))
+    assert len(learnt) == 1 and first.read_text() == second.read_text()
+    # Nor are the pseudo labels made again: teacher and trust are the same.
+    made = [ledger.kept(id, "inputs")["pseudo_labels_made_with"] for id in ("r0001", "r0002")]
+    assert made[0] is not None and {**made[0], "time": 0} == {**made[1], "time": 0}
+    train(bench, steps=20, seed=1)
+    bench.label(free[3])
+    train(bench, steps=20)
+    assert len(learnt) == 3
+
+
+def test_with_too_few_labels_the_champion_labels_as_its_round_learnt(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench)
+    study, ledger = bench.study, bench.study.ledger
+    learn_recipes(study.trust_folder("r0001"), study.task, disk={"source": "student"})
+    train(bench, steps=2)
+    made, trust = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"], study.trust_of("r0001")
+    assert Provenance(**made) == made_with(ledger.get("r0001").model_digest, study.plain_sam(), study.task, trust)
+    # These are found by a round that takes those that are there.
+    train(bench, steps=2, pseudo_labels="use")
+    assert ledger.get("r0003").pseudo_used.n == ledger.get("r0002").pseudo_used.n > 0
 
 
 def test_soft_pseudo_labels_are_taught_where_the_task_says_so(bench: Any) -> None:

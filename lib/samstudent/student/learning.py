@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from samstudent.images import CaseImage
-from samstudent.pseudolabels.trust import Trust, learn_trust
+from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, take_again
 from samstudent.sam.backends import SamModel
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.student.cases import CaseFiles, load_cases, read_truth
+from samstudent.student.cases import CaseFiles, digests, load_cases, read_truth
 from samstudent.student.crossfit import CrossFit, cross_fit
 from samstudent.student.teacher import Teacher, fit_teacher
 from samstudent.task import Task
@@ -81,15 +81,18 @@ def fit_folds(
 
 
 def learn(
-    cross: CrossFit, files: Sequence[CaseFiles], task: Task, backend: SamModel, cache: EmbeddingCache, folder: Path, *,
-    seed: int, device: str,
+    cross: CrossFit, files: Sequence[CaseFiles], task: Task, backend: SamModel, cache: EmbeddingCache, folder: Path,
+    earlier: Iterable[Path] = (), *, seed: int, device: str,
 ) -> tuple[Teacher, Trust]:  # fmt: skip
     """Make a teacher of the students on folds, and learn from the labels how far to trust it.
+
+    What was learnt before from the same labels, teacher, SAM and settings is taken again.
 
     Args:
         files: of the human labels that were cross-fitted.
         backend: the plain SAM.
         folder: for what is learnt, see ``learn_trust``.
+        earlier: folders where that may have been done before, those to look at first first.
     """
     known = {entry.id: entry for entry in files}
 
@@ -104,6 +107,12 @@ def learn(
     def progress(what: str, done: int, total: int) -> None:
         parts.setdefault(what, Report(f"{what}: "))(done, total)
 
-    trust = learn_trust(teacher, read, task, backend, cache, folder, seed=seed, progress=progress)
+    labels = {case: found for case, found in digests(files).items() if case in cross.folds}
+    inputs = inputs_of(teacher, labels, task, backend, seed)
+    trust = take_again(earlier, inputs, folder, task, backend)
+    if trust is None:
+        trust = learn_trust(teacher, read, task, backend, cache, folder, seed=seed, progress=progress, inputs=inputs)
+    else:
+        logger.info("nothing that trust is learnt from has changed: taken again from an earlier round")
     teacher.share = trust.share
     return teacher, trust

@@ -56,8 +56,6 @@ logger = logging.getLogger(__name__)
 
 #: Of which a round's record keeps the version.
 PACKAGES = ("samstudent", "monai", "monailabel", "numpy")
-#: The folder in a round's own that holds what it learnt from the labels.
-TRUST = "trust"
 WHO = ("challenger", "champion")
 
 
@@ -222,7 +220,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         self, request: dict[str, Any], options: TrainOptions, files: list[CaseFiles]
     ) -> tuple[Student | Teacher | None, Trust | None]:
         """Who predicts the unlabelled cases, and how far to trust it: students on folds of the labelled cases, whose
-        predictions of these are honest; with too few labels for that, and for the other choices, the champion.
+        predictions of these are honest; with too few labels for that, and for the other choices, the champion, by what
+        its own round learnt.
 
         The students on folds are trained for a small hold-out, too: their scores take part in the comparison.
         """
@@ -234,10 +233,14 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         if cross is not None:
             self._keep_scores(request["round"], folds=out_of_fold(cross, files, self.task))
         if cross is None or not renew:
-            return self._champion(device) if options.pseudo_labels != "off" else None, None
-        folder, sam = self.ledger.folder_of(request["round"]) / TRUST, self.study.plain_sam()
+            served = self.ledger.champion() if options.pseudo_labels != "off" else None
+            champion = self._champion(device) if served else None
+            refined = champion is not None and options.pseudo_labels != "raw"
+            return champion, self.study.trust_of(served.id) if served and refined else None
+        folder, sam = self.study.trust_folder(request["round"]), self.study.plain_sam()
+        earlier = [self.study.trust_folder(r.id) for r in reversed(self.ledger.rounds()) if r.id != request["round"]]
         teacher, trust = learn(
-            cross, files, self.task, sam, self.study.embeddings, folder, seed=options.seed, device=device
+            cross, files, self.task, sam, self.study.embeddings, folder, earlier, seed=options.seed, device=device
         )
         if found := trust.record["adaptation"]:
             id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, digests(files), request["round"])
@@ -302,7 +305,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             "cases": digests(cases),
             "pseudo_labels_made_with": made_with.as_json() if made_with else None,
             "adapted_sam": self.study.sam_in_force,
-            "trust": f"{TRUST}/trust.json" if (self.ledger.folder_of(request["round"]) / TRUST).exists() else None,
+            "trust": "trust/trust.json" if self.study.trust_folder(request["round"]).exists() else None,
             "start": start.model_digest if start else None,
             # Torch's own word: its metadata does not tell CUDA from CPU builds.
             "packages": {name: version(name) for name in PACKAGES} | {"torch": torch.__version__},
