@@ -233,8 +233,9 @@ class TrustSection(_Section):
     steps: int | None = Field(default=None, ge=1)
     #: Train SAM's mask decoder on the labels; it is used where it beats the plain one on cases left out.
     adapt: bool = True
-    #: Configurations that the search for each structure's recipe decodes; 0: no search, ``recipe`` for all.
-    trials: int = Field(default=9, ge=0)
+    #: Configurations that the search for each structure's recipe decodes; 0: no search, ``recipe`` for all; ``grid``:
+    #: as many as in the paper's search, 864 for each decoder.
+    trials: Annotated[int, Field(ge=0)] | Literal["grid"] = 9
     #: Also teach a few convolutions on SAM's embeddings where the structures lie (``student.reader``).
     readers: bool = True
     #: Steps of each reader; many more only learn the few cases by heart.

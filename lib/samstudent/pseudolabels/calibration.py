@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -191,6 +191,10 @@ class Calibrator:
         z = _standardised(features(signals), np.array(self.centre), np.array(self.scale))
         value = self.intercept + float(z @ np.array(self.weights)) + self.offsets.get(structure, 0.0)
         return float(expit(_straighten(value, self.line)))
+
+    def shifted(self, shift: float) -> Calibrator:
+        """The same with estimates whose logits are higher by ``shift``; ``default`` has no logits and stays."""
+        return self if self.kind == "default" else replace(self, line=(self.line[0] + shift, self.line[1]))
 
     def estimates(self, names: Sequence[str], signals: Sequence[Signals | None]) -> dict[str, float]:
         """``predict`` for all present structures of a case, as ``quality.gate`` takes them."""

@@ -29,6 +29,7 @@ from samstudent.pseudolabels.case import PseudoLabel, mix, own_masks, pseudo_lab
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.pseudolabels.search import Choice, StructureChoice, search
 from samstudent.pseudolabels.signals import Atlas, signals_of
+from samstudent.pseudolabels.transfer import Answer, expected_of_all, shift_of
 from samstudent.sam.adapt import Example, adapt
 from samstudent.sam.adapted import load_adapted, save_adapted, with_weights
 from samstudent.sam.backends import Embedding, SamBackend, SamModel
@@ -44,6 +45,11 @@ SHARES = (0.5, 0.0, 0.25, 0.75, 1.0)
 #: Jittered boxes a case are limited to about this many calls of the decoder: 32 teeth would take a second a box.
 _DECODES = 16
 _MOST_JITTERS = 2
+#: Unlabelled cases on which estimates are carried over from a fold's models to all together (``transfer``).
+CARRIED_OVER = 20
+#: Slices of labelled volumes from which adaptation and search learn, over all volumes, and at least of each. All would
+#: take hours and, at 4 MB an embedding, all the memory.
+_SLICES, _SLICES_EACH = 160, 4
 _FILE = "trust.json"
 
 Size = tuple[int, ...] | None
@@ -54,7 +60,7 @@ class Viewer(Protocol):
 
     @property
     def version(self) -> str: ...
-    def views(self, image: CaseImage, size: Size = None) -> NDArray[Any]: ...
+    def views(self, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]: ...
 
 
 class Teacher(Viewer, Protocol):
@@ -63,6 +69,7 @@ class Teacher(Viewer, Protocol):
     @property
     def folds(self) -> Mapping[str, int]: ...
     def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]: ...
+    def fold_views(self, fold: int, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]: ...
 
 
 #: Called with what is being done, the part done and the number of parts.
@@ -87,6 +94,12 @@ class Trust:
     calibrator: Calibrator
     adapted: SamModel | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def asks_sam(self) -> bool:
+        """Whether SAM's encoder is run on unlabelled cases. Not on volumes where neither readers nor SAM's masks have a
+        say: the figures alone, of dozens of slices, are not worth minutes for each volume."""
+        return _asks_sam(self.task, self.share, self.choice)
 
     @property
     def digest(self) -> str:
@@ -131,6 +144,7 @@ def learn_trust(
     cache: EmbeddingCache | None,
     folder: Path,
     *,
+    unlabelled: Iterable[CaseImage] = (),
     seed: int = 0,
     progress: Progress | None = None,
     inputs: str | None = None,
@@ -141,7 +155,9 @@ def learn_trust(
         read: gives each case's image and human label, bool (S, *spatial).
         backend: the plain SAM.
         folder: for ``trust.json`` and the adapted weights.
-        inputs: ``inputs_of`` all that; written down for ``take_again``.
+        unlabelled: about ``CARRIED_OVER`` images that no model trained on; read one after the other. None: estimates of
+            quality are those of a fold's models, which are below what all models together deserve.
+        inputs: ``inputs_of`` all that but ``unlabelled``; written down for ``take_again``.
     """
     plain_task = task
     options = task.trust
@@ -149,7 +165,8 @@ def learn_trust(
     cases = [_see(case, teacher, *read(case), task) for case in sorted(teacher.folds)]
     task = _with_axis(task, _common_axis(cases, task))
     share, shares = _best_share(cases, task)
-    slices = [part for case in cases for part in _honest(case, share, task, backend, cache)]
+    most = max(_SLICES_EACH, _SLICES // len(cases))
+    slices = [part for case in cases for part in _honest(case, share, task, backend, cache, most)]
     adaptation, of_fold = None, None
     if options.adapt:
         examples = [_example(part, image, task) for part, image in slices]
@@ -168,8 +185,9 @@ def learn_trust(
     choice = Choice({name: StructureChoice(task.recipe) for name in task.names}, len(cases), seed=seed)
     if options.trials:
         choice = search(
-            honest, task.names, task.overlap, task.recipe, backend, of_fold, options.trials, seed=seed,
-            fusion=options.fusion, progress=searching,
+            honest, task.names, task.overlap, task.recipe, backend, of_fold,
+            trials=None if options.trials == "grid" else options.trials, grid=options.trials == "grid",
+            fusion=options.fusion, seed=seed, progress=searching,
         )  # fmt: skip
     del honest, slices  # As large as all else together.
     rows, atlas = _rows(cases, share, choice, task, backend, of_fold, cache)
@@ -179,11 +197,16 @@ def learn_trust(
         name = "adapted.safetensors"
         save_adapted(folder / name, adaptation, backend)
         adapted = load_adapted(folder / name, backend)
+    carried = None
+    if calibrator.kind != "default":
+        known = Trust(task, share, choice, calibrator, adapted)
+        calibrator, carried = _carried_over(known, teacher, unlabelled, backend, cache, told)
     record = {
         "cases": len(cases),
         "shares": shares,
         "adaptation": adaptation.record() if adaptation else None,
         "calibration": dict(calibrator.report),
+        "carried_over": carried,
     }
     content: dict[str, Any] = {"share": share, "axis": task.recipe.axis, "adapted": name, "record": record}
     content |= {"choice": choice.as_json(), "calibrator": calibrator.as_json()}
@@ -234,14 +257,51 @@ def trusted_label(
 ) -> PseudoLabel:
     """The pseudo label of one unlabelled case. Of a 2D image on the working grid: see ``produce.on_image``."""
     task = trust.task
-    size = _size(image, task)
-    views = teacher.views(image, size)
-    probabilities = mix(views, trust.share)
-    refined = _refine(image, probabilities, trust.choice, task, backend, trust.adapted, cache, seed=seed)
-    signals = signals_of(refined, probabilities, trust.calibrator.atlas, views if len(views) > 1 else None)
-    estimates = trust.calibrator.estimates(task.names, signals) if task.trust.calibrate else None
+    views = teacher.views(image, _size(image, task), readers=trust.asks_sam)
+    refined, probabilities, estimates = _refined(image, views, trust, backend, cache, seed)
     provenance = provenance_of(teacher.version, trust.adapted or backend, task, trust.digest)
-    return pseudo_label_of(refined, probabilities, task, provenance, estimates)
+    return pseudo_label_of(refined, probabilities, task, provenance, estimates if task.trust.calibrate else None)
+
+
+def _refined(
+    image: CaseImage, views: NDArray[Any], trust: Trust, backend: SamBackend, cache: EmbeddingCache | None, seed: int
+) -> tuple[Refinement, NDArray[Any], dict[str, float]]:
+    """Refinement of an unlabelled case by what was learnt, the probabilities that it is of, and the calibrator's
+    estimates."""
+    task, asks = trust.task, trust.asks_sam
+    probabilities = mix(views, trust.share)
+    refined = _refine(image, probabilities, trust.choice, task, backend, trust.adapted, cache, seed=seed, signals=asks)
+    signals = signals_of(refined, probabilities, trust.calibrator.atlas, views if len(views) > 1 else None)
+    return refined, probabilities, trust.calibrator.estimates(task.names, signals)
+
+
+def _carried_over(
+    trust: Trust,
+    teacher: Teacher,
+    images: Iterable[CaseImage],
+    backend: SamBackend,
+    cache: EmbeddingCache | None,
+    told: Progress,
+) -> tuple[Calibrator, dict[str, Any]]:
+    """The calibrator for answers of all models, from ``trust.calibrator``, which is for those of a fold; and a record:
+    cases and structures that were compared, and the shift in logits."""
+    task, folds = trust.task, sorted(set(teacher.folds.values()))
+    estimates, expected, cases = list[float](), list[float](), 0
+
+    def answer(image: CaseImage, views: NDArray[Any]) -> tuple[Answer, NDArray[Any]]:
+        refined, probabilities, found = _refined(image, views, trust, backend, cache, seed=0)
+        return Answer(refined.masks, np.array([found.get(name, np.nan) for name in task.names])), probabilities
+
+    for image in images:
+        told("carrying estimates over", cases := cases + 1, CARRIED_OVER)
+        size, readers = _size(image, task), trust.asks_sam
+        common, probabilities = answer(image, teacher.views(image, size, readers=readers))
+        each = [answer(image, teacher.fold_views(fold, image, size, readers=readers))[0] for fold in folds]
+        estimates += common.estimates.tolist()
+        expected += expected_of_all(common, each, probabilities).tolist()
+    shift = shift_of(np.array(estimates), np.array(expected))
+    compared = int(np.isfinite(estimates).sum())
+    return trust.calibrator.shifted(shift), {"cases": cases, "structures": compared, "shift": round(shift, 4)}
 
 
 @dataclass(frozen=True)
@@ -305,9 +365,10 @@ def _best_share(cases: Sequence[_Seen], task: Task) -> tuple[float, dict[str, fl
 
 
 def _honest(
-    case: _Seen, share: float, task: Task, backend: SamBackend, cache: EmbeddingCache | None
+    case: _Seen, share: float, task: Task, backend: SamBackend, cache: EmbeddingCache | None, most: int
 ) -> list[tuple[HonestCase, NDArray[np.uint8]]]:
-    """The case as the search takes it, with SAM's image: the image, or the slices with anything on them."""
+    """The case as the search takes it, with SAM's image: the image, or evenly ``most`` of the slices with anything on
+    them."""
     probabilities = mix(case.views, share).astype(np.float16)
     seen = for_sam(case.image, task.image)
     if task.dimension == 2:
@@ -316,10 +377,12 @@ def _honest(
         return [(HonestCase(case.id, case.fold, probabilities, case.truth, embedding), seen)]
     axis = "zyx".index(task.recipe.axis)
     images, truths = np.moveaxis(seen, axis, 0), np.moveaxis(case.truth, 1 + axis, 0)
+    answers = np.moveaxis(probabilities, 1 + axis, 0)
+    full = [z for z, p in enumerate(answers) if truths[z].any() or (p >= task.recipe.threshold).any()]
+    chosen = sorted({full[round(i)] for i in np.linspace(0, len(full) - 1, min(most, len(full)))})
     return [
-        (HonestCase(case.id, case.fold, p, truth, _embed(image, backend, cache)), image)
-        for image, p, truth in zip(images, np.moveaxis(probabilities, 1 + axis, 0), truths, strict=True)
-        if truth.any() or (p >= task.recipe.threshold).any()
+        (HonestCase(case.id, case.fold, answers[z], truths[z], _embed(images[z], backend, cache)), images[z])
+        for z in chosen
     ]
 
 
@@ -341,13 +404,17 @@ def _rows(
 ) -> tuple[list[Row], Atlas]:
     """What the calibrator learns from: signals and Dice of each structure that is present in an honest prediction."""
     atlas = Atlas.of(case.truth for case in cases)
+    asks = _asks_sam(task, share, choice)
     rows = []
     for number, case in enumerate(cases):
-        probabilities = mix(case.views, share)
+        # Of each case what will be known of an unlabelled one.
+        views = case.views.astype(np.float32)[: None if asks else 1]
+        probabilities = mix(views, share)
         adapted = of_fold[case.fold] if of_fold else None
-        refined = _refine(case.image, probabilities, choice, task, backend, adapted, cache, seed=number)
-        views = case.views.astype(np.float32) if len(case.views) > 1 else None
-        signals = signals_of(refined, probabilities, atlas.without(number), views)
+        refined = _refine(
+            case.image, probabilities, choice, task, backend, adapted, cache, seed=number, signals=asks
+        )  # fmt: skip
+        signals = signals_of(refined, probabilities, atlas.without(number), views if len(views) > 1 else None)
         dice = dice_per_structure(case.truth, refined.masks)
         rows += [
             Row(name, case.id, case.fold, found, float(value))
@@ -366,10 +433,11 @@ def _refine(
     adapted: SamBackend | None,
     cache: EmbeddingCache | None,
     seed: int,
+    signals: bool,
 ) -> Refinement:
-    """Refinement on the working grid, with all figures that the calibrator looks at."""
+    """Refinement on the working grid; with ``signals`` SAM is asked for all figures that the calibrator looks at."""
     jitters = max(0, min(_MOST_JITTERS, _DECODES // len(task.names) - 1)) if task.trust.calibrate else 0
-    options: dict[str, Any] = {"adapted": adapted, "jitters": jitters, "seed": seed}
+    options: dict[str, Any] = {"adapted": adapted, "jitters": jitters, "seed": seed, "signals": signals}
     seen = for_sam(image, task.image)
     if task.dimension == 3:
         return refine(
@@ -378,6 +446,10 @@ def _refine(
     height, width = probabilities.shape[1:]
     embedding = replace(_embed(seen, backend, cache), image_size=(height, width))
     return refine_slice(probabilities, embedding, backend, choice.recipes, task.names, task.overlap, **options)
+
+
+def _asks_sam(task: Task, share: float, choice: Choice) -> bool:
+    return task.dimension == 2 or share > 0 or any(recipe.source != "student" for recipe in choice.recipes.values())
 
 
 def _embed(image: NDArray[np.uint8], backend: SamBackend, cache: EmbeddingCache | None) -> Embedding:

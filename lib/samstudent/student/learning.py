@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from samstudent.images import CaseImage
-from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, take_again
+from samstudent.errors import UserError
+from samstudent.images import CaseImage, read_image
+from samstudent.pseudolabels.trust import CARRIED_OVER, Trust, inputs_of, learn_trust, take_again
 from samstudent.sam.backends import SamModel
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.student.cases import CaseFiles, digests, load_cases, read_truth
@@ -82,7 +83,7 @@ def fit_folds(
 
 def learn(
     cross: CrossFit, files: Sequence[CaseFiles], task: Task, backend: SamModel, cache: EmbeddingCache, folder: Path,
-    earlier: Iterable[Path] = (), *, seed: int, device: str,
+    earlier: Iterable[Path] = (), *, seed: int, device: str, unlabelled: Sequence[Path] = (),
 ) -> tuple[Teacher, Trust]:  # fmt: skip
     """Make a teacher of the students on folds, and learn from the labels how far to trust it.
 
@@ -93,6 +94,7 @@ def learn(
         backend: the plain SAM.
         folder: for what is learnt, see ``learn_trust``.
         earlier: folders where that may have been done before, those to look at first first.
+        unlabelled: image files that may be looked at; of many, some from all over the list are taken.
     """
     known = {entry.id: entry for entry in files}
 
@@ -111,8 +113,21 @@ def learn(
     inputs = inputs_of(teacher, labels, task, backend, seed)
     trust = take_again(earlier, inputs, folder, task, backend)
     if trust is None:
-        trust = learn_trust(teacher, read, task, backend, cache, folder, seed=seed, progress=progress, inputs=inputs)
+        images = readable(unlabelled[:: max(1, len(unlabelled) // CARRIED_OVER)][:CARRIED_OVER], task)
+        trust = learn_trust(
+            teacher, read, task, backend, cache, folder,
+            unlabelled=images, seed=seed, progress=progress, inputs=inputs,
+        )  # fmt: skip
     else:
         logger.info("nothing that trust is learnt from has changed: taken again from an earlier round")
     teacher.share = trust.share
     return teacher, trust
+
+
+def readable(paths: Sequence[Path], task: Task) -> Iterator[CaseImage]:
+    """The images of these files; one that cannot be read is told of and left out, as where pseudo labels are made."""
+    for path in paths:
+        try:
+            yield read_image(path, task.dimension)
+        except UserError as error:
+            logger.warning("%s", error)

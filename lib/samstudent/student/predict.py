@@ -54,7 +54,7 @@ class Student:
         shown = to_student_grid(for_student(image, self.task.image), placement)
         return from_student_grid(self.on_grid(shown), placement, size)
 
-    def views(self, image: CaseImage, size: tuple[int, ...] | None = None) -> NDArray[Any]:
+    def views(self, image: CaseImage, size: tuple[int, ...] | None = None, *, readers: bool = True) -> NDArray[Any]:
         """``predict`` as a teacher's only view, float32 (1, S, *spatial): see ``pseudolabels.trust.Viewer``."""
         return self.predict(image, size)[None]
 

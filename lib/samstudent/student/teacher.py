@@ -65,9 +65,10 @@ class Teacher:
         """Probabilities float32 (S, *spatial), or (S, *size)."""
         return mix(self.views(image, size), self.share)
 
-    def views(self, image: CaseImage, size: Size = None) -> NDArray[Any]:
-        """The mean of the students and, where there are readers, theirs: float32 (1 or 2, S, *spatial)."""
-        return _views([*self.students, *self.more], self.readers, image, size)
+    def views(self, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]:
+        """The mean of the students and, where there are ``readers`` and they are wanted, theirs: float32 (1 or 2, S,
+        *spatial)."""
+        return _views([*self.students, *self.more], self.readers if readers else [], image, size)
 
     def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]:
         """``views`` of the members that did not train on this labelled case.
@@ -75,8 +76,12 @@ class Teacher:
         Raises:
             KeyError: the case is not one of ``folds``; ask ``views``.
         """
-        fold = self.folds[case_id]
-        return _views([self.students[fold]], list(self.readers)[fold : fold + 1], image, size)
+        return self.fold_views(self.folds[case_id], image, size)
+
+    def fold_views(self, fold: int, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]:
+        """``views`` of the members of one fold."""
+        reader = list(self.readers)[fold : fold + 1] if readers else []
+        return _views([self.students[fold]], reader, image, size)
 
 
 def fit_teacher(

@@ -199,7 +199,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         options = TrainOptions.model_validate(request["options"])
         cases = human_cases(datastore, request["train_ids"])
         tag = RAW_TAG if options.pseudo_labels == "raw" else REFINED_TAG
-        teacher, trust = self._teacher(request, options, cases)
+        teacher, trust = self._teacher(request, options, cases, datastore)
         wanted: list[Provenance] = []
         if teacher is not None:
             wanted = self._wanted(request["round"], options, teacher, trust)
@@ -217,7 +217,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         return cases + pseudo
 
     def _teacher(
-        self, request: dict[str, Any], options: TrainOptions, files: list[CaseFiles]
+        self, request: dict[str, Any], options: TrainOptions, files: list[CaseFiles], datastore: Any
     ) -> tuple[Student | Teacher | None, Trust | None]:
         """Who predicts the unlabelled cases, and how far to trust it: students on folds of the labelled cases, whose
         predictions of these are honest; with too few labels for that, and for the other choices, the champion, by what
@@ -239,9 +239,12 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             return champion, self.study.trust_of(served.id) if served and refined else None
         folder, sam = self.study.trust_folder(request["round"]), self.study.plain_sam()
         earlier = [self.study.trust_folder(r.id) for r in reversed(self.ledger.rounds()) if r.id != request["round"]]
+        kept_out = self.study.holdout.ids | self.study.holdout.excluded
+        unlabelled = [id for id in sorted(datastore.get_unlabeled_images()) if id not in kept_out]
         teacher, trust = learn(
-            cross, files, self.task, sam, self.study.embeddings, folder, earlier, seed=options.seed, device=device
-        )
+            cross, files, self.task, sam, self.study.embeddings, folder, earlier, seed=options.seed, device=device,
+            unlabelled=[Path(datastore.get_image_uri(id)) for id in unlabelled],
+        )  # fmt: skip
         if found := trust.record["adaptation"]:
             id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, digests(files), request["round"])
             logger.info("SAM %s: %s", id, found["reason"])

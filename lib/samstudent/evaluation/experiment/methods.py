@@ -12,6 +12,7 @@ from typing import Any
 
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment.plan import Job, Setting
+from samstudent.pseudolabels.trust import CARRIED_OVER
 
 #: Keys of the task by section.
 Changes = Mapping[str, Mapping[str, Any]]
@@ -77,7 +78,8 @@ class Planner:
         whole = setting.task.model_dump(mode="json")
         sections = {name: whole[name] | changes.get(name, {}) for name in _SECTIONS}
         labelled, rest = setting.labelled(n), setting.rest(n)
-        random = {"random_sam": seed} if options.get("random_sam") else {}
+        # One shuffle for all seeds, whose embeddings are then shared: the trainings differ enough.
+        random = {"random_sam": 0} if options.get("random_sam") else {}
         sam = {"sam": self._sam(), **random}
         steps = sections["trust"]["steps"] or setting.steps
         plain = {"labelled": labelled, "steps": steps, "seed": seed, **self._data()}
@@ -96,7 +98,11 @@ class Planner:
             students = Job("readers", label, plain | sam | {"sections": told}, {"students": students, **images})
         more = plain | sam | {"sections": sections}
         name = f"{n} labels, seed {seed}{_told(changes, options)}"
-        trust = Job("trust", f"trust from {name}", more, {"students": students, **images})
+        looked_at = rest[:CARRIED_OVER]
+        images |= self.prepared(looked_at) | self.embedded(looked_at, **random)
+        trust = Job(
+            "trust", f"trust from {name}", more | {"unlabelled": looked_at}, {"students": students, **images}
+        )  # fmt: skip
         needs = {"trust": trust, "students": students}
         if not options.get("ensemble", True):
             needs["alone"] = self.student(n, seed)

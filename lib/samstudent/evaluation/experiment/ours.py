@@ -69,7 +69,11 @@ def learn(
     def progress(what: str, done: int, total: int) -> None:
         report(done, total)
 
-    learn_trust(teacher, _read(store), task, backend, cache, folder, seed=params["seed"], progress=progress)
+    images = map(store.image, params["unlabelled"])
+    learn_trust(
+        teacher, _read(store), task, backend, cache, folder,
+        unlabelled=images, seed=params["seed"], progress=progress,
+    )  # fmt: skip
 
 
 class Labeller:
