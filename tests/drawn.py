@@ -111,7 +111,10 @@ class FakeTeacher:
     def honest_views(self, case_id: str, image: CaseImage, size: Any = None) -> NDArray[Any]:
         return np.where(self.read(case_id)[1], 0.9, 0.05).astype(np.float32)[None]
 
-    def views(self, image: CaseImage, size: Any = None) -> NDArray[Any]:
+    def views(self, image: CaseImage, size: Any = None, *, readers: bool = True) -> NDArray[Any]:
+        raise AssertionError("only asked about labelled cases")
+
+    def fold_views(self, fold: int, image: CaseImage, size: Any = None, *, readers: bool = True) -> NDArray[Any]:
         raise AssertionError("only asked about labelled cases")
 
     @staticmethod

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from drawn import FakeSam, FakeTeacher, learn_recipes, small_task
+from drawn import FakeSam, FakeTeacher, case_image, learn_recipes, small_task
 
 from samstudent.errors import NotFound, UserError
-from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, take_again
+from samstudent.pseudolabels import trust as trust_module
+from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, take_again, trusted_label
+from samstudent.task import Task
 
 TRUST = {"adapt": False, "readers": False, "trials": 2}
 TASK = small_task(trust=TRUST)
@@ -131,3 +134,98 @@ def test_other_inputs_or_a_damaged_folder_are_learnt_anew(tmp_path: Path) -> Non
         path.write_text(damaged)
         assert take_again([tmp_path / "r1"], inputs(), new, TASK, sam()) is None
     assert not (new / "trust.json").exists()
+
+
+class Doubting(FakeTeacher):
+    """Each fold overlooks a part of the disk of its own; together they see all of it, less surely."""
+
+    def honest_views(self, case_id: str, image: Any, size: Any = None) -> Any:
+        return self._view(self.read(case_id)[1], self.folds[case_id])
+
+    def views(self, image: Any, size: Any = None, *, readers: bool = True) -> Any:
+        return np.mean([self.fold_views(fold, image) for fold in range(3)], axis=0)
+
+    def fold_views(self, fold: int, image: Any, size: Any = None, *, readers: bool = True) -> Any:
+        return self._view(self.masks, fold)
+
+    def _view(self, masks: Any, fold: int) -> Any:
+        seen = masks.copy()
+        rows = np.flatnonzero(masks[0].any(1))
+        seen[0, np.array_split(rows, 3)[fold]] = False
+        return np.where(seen, 0.9, 0.05).astype(np.float32)[None]
+
+
+def test_estimates_rise_where_all_models_together_see_more_than_each(tmp_path: Path) -> None:
+    teacher: Any = Doubting(6)
+    image, teacher.masks = teacher.read("case7")
+    task = small_task(trust=TRUST | {"trials": 0}, recipe={"source": "student"})
+    alone = learn_trust(teacher, teacher.read, task, sam(), None, tmp_path / "alone")
+    carried = learn_trust(teacher, teacher.read, task, sam(), None, tmp_path / "carried", unlabelled=[image] * 3)
+    assert alone.record["carried_over"] == {"cases": 0, "structures": 0, "shift": 0.0}
+    assert carried.record["carried_over"]["structures"] == 6 and carried.record["carried_over"]["shift"] > 0
+    without, with_it = (
+        trusted_label(image, teacher, trust, sam(), None).structures[0].quality for trust in (alone, carried)
+    )
+    assert without is not None and with_it is not None and with_it > without
+    assert Trust.load(tmp_path / "carried", task, sam()).digest == carried.digest != alone.digest
+
+
+def volume_task(**trust: Any) -> Any:
+    content = {"name": "v", "dimension": 3, "structures": ["ball"], "student": {"size": [16, 16, 16]}}
+    return Task.model_validate(content | {"trust": {"adapt": False, "readers": True, **trust}})
+
+
+class VolumeTeacher:
+    """Knows the truth of a drawn ball; its readers see nothing."""
+
+    version, folds = "t" * 64, {f"case{i}": i % 3 for i in range(4)}
+
+    def __init__(self) -> None:
+        grid = np.indices((10, 24, 24))
+        self.masks = (sum((g - n // 2) ** 2 for g, n in zip(grid, (10, 24, 24), strict=True)) <= 16)[None]
+        self.image = case_image(np.where(self.masks[0], 90, 10))
+        self.asked: list[bool] = []
+
+    def views(self, image: Any, size: Any = None, *, readers: bool = True) -> Any:
+        self.asked.append(readers)
+        student = np.where(self.masks, 0.9, 0.05).astype(np.float32)
+        return np.stack([student, np.zeros_like(student)][: 1 + readers])
+
+    def honest_views(self, case_id: str, image: Any, size: Any = None) -> Any:
+        return self.views(image)
+
+    def fold_views(self, fold: int, image: Any, size: Any = None, *, readers: bool = True) -> Any:
+        return self.views(image, readers=readers)
+
+
+def test_of_volumes_sam_sees_no_slice_where_it_has_no_say(tmp_path: Path) -> None:
+    """Readers that see nothing get no share, and a SAM that draws nothing none either."""
+    teacher, blind = VolumeTeacher(), FakeSam(level=1000)
+    trust = learn_trust(
+        teacher, lambda case: (teacher.image, teacher.masks), volume_task(trials=2), blind, None, tmp_path
+    )  # type: ignore[arg-type]
+    assert trust.share == 0 and trust.choice.recipes["ball"].source == "student" and not trust.asks_sam
+    blind.embedded, teacher.asked = 0, []
+    label = trusted_label(teacher.image, teacher, trust, blind, None)  # type: ignore[arg-type]
+    assert blind.embedded == 0 and teacher.asked == [False]
+    np.testing.assert_array_equal(label.refined, teacher.masks)
+    assert label.structures[0].quality is not None
+
+
+def test_of_large_volumes_some_slices_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust_module, "_SLICES", 8)
+    monkeypatch.setattr(trust_module, "_SLICES_EACH", 3)
+    searched: list[Any] = []
+
+    def search(honest: Any, *rest: Any, **options: Any) -> Any:
+        searched.extend(honest)
+        return real(honest, *rest, **options)
+
+    real = trust_module.search
+    monkeypatch.setattr(trust_module, "search", search)
+    teacher = VolumeTeacher()
+    learn_trust(teacher, lambda case: (teacher.image, teacher.masks), volume_task(trials=1), FakeSam(), None, tmp_path)  # type: ignore[arg-type]
+    # Four volumes, three slices each: the first, the middle and the last that the ball touches.
+    assert len(searched) == 12
+    sizes = [int(case.truth.sum()) for case in searched[:3]]
+    assert sizes[0] == sizes[2] < sizes[1] == int(teacher.masks[0].sum(axis=(1, 2)).max())

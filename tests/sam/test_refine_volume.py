@@ -186,6 +186,17 @@ def test_only_every_nth_slice_is_embedded_and_the_others_interpolated() -> None:
     assert {entry["slice"] for entry in result.structures[0].prompts} == {*asked}
 
 
+def test_slices_are_not_embedded_where_the_student_keeps_its_masks() -> None:
+    truth = ball()
+    p, sam = seen_by_student(truth, NONE), Knowing()
+    kept = {"a": task(source="student").recipe}
+    result = refine(p, image_of(truth), sam, task(), recipes=kept, signals=False)
+    assert not sam.embedded and not sam.asked
+    np.testing.assert_array_equal(result.masks[0], truth)
+    refine(p, image_of(truth), sam, task(), recipes=kept, signals=True)
+    assert len(sam.embedded) == int(truth.any(axis=(1, 2)).sum())
+
+
 def test_structures_that_may_not_overlap_do_not() -> None:
     truth = ball()
     low, high = truth.copy(), truth.copy()
