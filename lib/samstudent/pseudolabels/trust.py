@@ -30,7 +30,7 @@ from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.pseudolabels.search import Choice, StructureChoice, search
 from samstudent.pseudolabels.signals import Atlas, signals_of
 from samstudent.pseudolabels.transfer import Answer, expected_of_all, shift_of
-from samstudent.sam.adapt import Example, adapt
+from samstudent.sam.adapt import Adaptation, Example, adapt
 from samstudent.sam.adapted import load_adapted, save_adapted, with_weights
 from samstudent.sam.backends import Embedding, SamBackend, SamModel
 from samstudent.sam.cache import EmbeddingCache
@@ -159,45 +159,25 @@ def learn_trust(
             quality are those of a fold's models, which are below what all models together deserve.
         inputs: ``inputs_of`` all that but ``unlabelled``; written down for ``take_again``.
     """
-    plain_task = task
-    options = task.trust
     told = progress or (lambda what, done, total: None)
+    meant_for = _meant_for(task, backend)
     cases = [_see(case, teacher, *read(case), task) for case in sorted(teacher.folds)]
     task = _with_axis(task, _common_axis(cases, task))
     share, shares = _best_share(cases, task)
     most = max(_SLICES_EACH, _SLICES // len(cases))
     slices = [part for case in cases for part in _honest(case, share, task, backend, cache, most)]
-    adaptation, of_fold = None, None
-    if options.adapt:
-        examples = [_example(part, image, task) for part, image in slices]
-
-        def adapting(done: int, total: int) -> None:
-            told("adapting SAM", done, total)
-
-        adaptation = adapt(backend, examples, task.recipe, task.sam.adapt, seed, adapting)
-        if adaptation.used:
-            of_fold = {fold: with_weights(backend, weights) for fold, weights in adaptation.folds.items()}
-
-    def searching(done: int, total: int) -> None:
-        told("searching recipes", done, total)
-
-    honest = [part for part, _ in slices]
-    choice = Choice({name: StructureChoice(task.recipe) for name in task.names}, len(cases), seed=seed)
-    if options.trials:
-        choice = search(
-            honest, task.names, task.overlap, task.recipe, backend, of_fold,
-            trials=None if options.trials == "grid" else options.trials, grid=options.trials == "grid",
-            fusion=options.fusion, seed=seed, progress=searching,
-        )  # fmt: skip
-    del honest, slices  # As large as all else together.
-    rows, atlas = _rows(cases, share, choice, task, backend, of_fold, cache)
-    calibrator = Calibrator.fit(rows, atlas, seed) if options.calibrate else Calibrator.default(atlas)
-    adapted, name = None, None
+    adaptation = _adapt(slices, task, backend, seed, told)
+    adapted, of_fold, name = None, None, None
     if adaptation is not None and adaptation.used:
+        of_fold = {fold: with_weights(backend, weights) for fold, weights in adaptation.folds.items()}
         name = "adapted.safetensors"
         save_adapted(folder / name, adaptation, backend)
         adapted = load_adapted(folder / name, backend)
-    carried = None
+    choice = _choose([part for part, _ in slices], len(cases), task, backend, of_fold, seed, told)
+    del slices  # As large as all else together.
+    rows, atlas = _rows(cases, share, choice, task, backend, of_fold, cache)
+    calibrator = Calibrator.fit(rows, atlas, seed) if task.trust.calibrate else Calibrator.default(atlas)
+    report, carried = dict(calibrator.report), None
     if calibrator.kind != "default":
         known = Trust(task, share, choice, calibrator, adapted)
         calibrator, carried = _carried_over(known, teacher, unlabelled, backend, cache, told)
@@ -205,12 +185,11 @@ def learn_trust(
         "cases": len(cases),
         "shares": shares,
         "adaptation": adaptation.record() if adaptation else None,
-        "calibration": dict(calibrator.report),
+        "calibration": report,
         "carried_over": carried,
     }
     content: dict[str, Any] = {"share": share, "axis": task.recipe.axis, "adapted": name, "record": record}
-    content |= {"choice": choice.as_json(), "calibrator": calibrator.as_json()}
-    content |= {"for": _meant_for(plain_task, backend), "inputs": inputs}
+    content |= {"choice": choice.as_json(), "calibrator": calibrator.as_json(), "for": meant_for, "inputs": inputs}
     atomic_write(folder / _FILE, json.dumps(content, indent=1))
     return Trust(task, share, choice, calibrator, adapted, record)
 
@@ -391,6 +370,44 @@ def _example(case: HonestCase, image: NDArray[np.uint8], task: Task) -> Example:
     # Only what changes the encoder needs more than its embeddings.
     kept = image if task.sam.adapt.parts == "decoder+lora" else None
     return Example(case.id, case.fold, case.embedding, case.truth, coarse, kept)
+
+
+def _adapt(
+    slices: Sequence[tuple[HonestCase, NDArray[np.uint8]]], task: Task, backend: SamModel, seed: int, told: Progress
+) -> Adaptation | None:
+    """SAM's decoder trained on the labels; None where the task switches that off."""
+    if not task.trust.adapt:
+        return None
+    examples = [_example(part, image, task) for part, image in slices]
+
+    def progress(done: int, total: int) -> None:
+        told("adapting SAM", done, total)
+
+    return adapt(backend, examples, task.recipe, task.sam.adapt, seed, progress)
+
+
+def _choose(
+    honest: Sequence[HonestCase],
+    cases: int,
+    task: Task,
+    backend: SamModel,
+    of_fold: Mapping[int, SamBackend] | None,
+    seed: int,
+    told: Progress,
+) -> Choice:
+    """The recipe of each structure; the task's for all where there is no search."""
+    trials = task.trust.trials
+    if trials == 0:
+        return Choice({name: StructureChoice(task.recipe) for name in task.names}, cases, seed=seed)
+
+    def progress(done: int, total: int) -> None:
+        told("searching recipes", done, total)
+
+    return search(
+        honest, task.names, task.overlap, task.recipe, backend, of_fold,
+        trials=None if trials == "grid" else trials, grid=trials == "grid",
+        fusion=task.trust.fusion, seed=seed, progress=progress,
+    )  # fmt: skip
 
 
 def _rows(
