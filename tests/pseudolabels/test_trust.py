@@ -11,6 +11,7 @@ import pytest
 from drawn import FakeSam, FakeTeacher, case_image, learn_recipes, small_task
 
 from samstudent.errors import NotFound, UserError
+from samstudent.pseudolabels import labelled
 from samstudent.pseudolabels import trust as trust_module
 from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, take_again, trusted_label
 from samstudent.task import Task
@@ -213,8 +214,8 @@ def test_of_volumes_sam_sees_no_slice_where_it_has_no_say(tmp_path: Path) -> Non
 
 
 def test_of_large_volumes_some_slices_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust_module, "_SLICES", 8)
-    monkeypatch.setattr(trust_module, "_SLICES_EACH", 3)
+    monkeypatch.setattr(labelled, "_SLICES", 8)
+    monkeypatch.setattr(labelled, "_SLICES_EACH", 3)
     searched: list[Any] = []
 
     def search(honest: Any, *rest: Any, **options: Any) -> Any:

@@ -16,8 +16,9 @@ from samstudent.errors import UserError
 from samstudent.images import CaseImage, read_image
 from samstudent.labels import write_masks
 from samstudent.pseudolabels.case import Predictor, PseudoLabel, own_masks, pseudo_label_case
+from samstudent.pseudolabels.labelled import Viewer
 from samstudent.pseudolabels.provenance import Provenance, is_current, provenance_of
-from samstudent.pseudolabels.trust import Trust, Viewer, trusted_label
+from samstudent.pseudolabels.trust import Trust, trusted_label
 from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import Mask
@@ -82,7 +83,7 @@ def produce(
     case that fails is reported and does not stop the others.
 
     Args:
-        student: a ``trust.Viewer`` where ``trust`` is given.
+        student: a ``labelled.Viewer`` where ``trust`` is given.
         backend: the SAM in force, with ``trust`` the plain one; None: only the student's own masks (``pseudo_raw``).
         trust: what was learnt from the labelled cases; refined pseudo labels are made by it.
     """

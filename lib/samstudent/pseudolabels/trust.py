@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +26,27 @@ from samstudent.images import CaseImage, for_sam
 from samstudent.pseudolabels.bench import HonestCase
 from samstudent.pseudolabels.calibration import Calibrator, Row
 from samstudent.pseudolabels.case import PseudoLabel, mix, own_masks, pseudo_label_of
+from samstudent.pseudolabels.labelled import (
+    Seen,
+    Teacher,
+    Viewer,
+    common_axis,
+    embed,
+    example_of,
+    honest_parts,
+    see,
+    size_of,
+    with_axis,
+)
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.pseudolabels.search import Choice, StructureChoice, search
 from samstudent.pseudolabels.signals import Atlas, signals_of
 from samstudent.pseudolabels.transfer import Answer, expected_of_all, shift_of
-from samstudent.sam.adapt import Adaptation, Example, adapt
+from samstudent.sam.adapt import Adaptation, adapt
 from samstudent.sam.adapted import load_adapted, save_adapted, with_weights
-from samstudent.sam.backends import Embedding, SamBackend, SamModel
+from samstudent.sam.backends import SamBackend, SamModel
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.prompts import coarse_masks
 from samstudent.sam.refine import Refinement, refine, refine_slice
-from samstudent.sam.volumes import slice_axis
-from samstudent.sam.working import reduced, working_size
 from samstudent.task import Task
 
 #: The readers' shares that are compared; of equal ones the first is taken.
@@ -47,29 +56,7 @@ _DECODES = 16
 _MOST_JITTERS = 2
 #: Unlabelled cases on which estimates are carried over from a fold's models to all together (``transfer``).
 CARRIED_OVER = 20
-#: Slices of labelled volumes from which adaptation and search learn, over all volumes, and at least of each. All would
-#: take hours and, at 4 MB an embedding, all the memory.
-_SLICES, _SLICES_EACH = 160, 4
 _FILE = "trust.json"
-
-Size = tuple[int, ...] | None
-
-
-class Viewer(Protocol):
-    """What pseudo labels need of a teacher or a student; views are float32 (1 or 2, S, *spatial)."""
-
-    @property
-    def version(self) -> str: ...
-    def views(self, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]: ...
-
-
-class Teacher(Viewer, Protocol):
-    """What is needed of ``samstudent.student.teacher.Teacher``."""
-
-    @property
-    def folds(self) -> Mapping[str, int]: ...
-    def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]: ...
-    def fold_views(self, fold: int, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]: ...
 
 
 #: Called with what is being done, the part done and the number of parts.
@@ -133,7 +120,7 @@ class Trust:
         if wrong or set(choice.recipes) != set(task.names):
             raise UserError(f"{path}: learnt for another {' and '.join(wrong) or 'task'} than there is now")
         adapted = load_adapted(folder / adapted_file, backend) if adapted_file else None
-        return cls(_with_axis(task, axis), share, choice, calibrator, adapted, record)
+        return cls(with_axis(task, axis), share, choice, calibrator, adapted, record)
 
 
 def learn_trust(
@@ -161,11 +148,10 @@ def learn_trust(
     """
     told = progress or (lambda what, done, total: None)
     meant_for = _meant_for(task, backend)
-    cases = [_see(case, teacher, *read(case), task) for case in sorted(teacher.folds)]
-    task = _with_axis(task, _common_axis(cases, task))
+    cases = [see(case, teacher, *read(case), task) for case in sorted(teacher.folds)]
+    task = with_axis(task, common_axis(cases, task))
     share, shares = _best_share(cases, task)
-    most = max(_SLICES_EACH, _SLICES // len(cases))
-    slices = [part for case in cases for part in _honest(case, share, task, backend, cache, most)]
+    slices = [part for case in cases for part in honest_parts(case, share, task, backend, cache, len(cases))]
     adaptation = _adapt(slices, task, backend, seed, told)
     adapted, of_fold, name = None, None, None
     if adaptation is not None and adaptation.used:
@@ -236,7 +222,7 @@ def trusted_label(
 ) -> PseudoLabel:
     """The pseudo label of one unlabelled case. Of a 2D image on the working grid: see ``produce.on_image``."""
     task = trust.task
-    views = teacher.views(image, _size(image, task), readers=trust.asks_sam)
+    views = teacher.views(image, size_of(image, task), readers=trust.asks_sam)
     refined, probabilities, estimates = _refined(image, views, trust, backend, cache, seed)
     provenance = provenance_of(teacher.version, trust.adapted or backend, task, trust.digest)
     return pseudo_label_of(refined, probabilities, task, provenance, estimates if task.trust.calibrate else None)
@@ -273,7 +259,7 @@ def _carried_over(
 
     for image in images:
         told("carrying estimates over", cases := cases + 1, CARRIED_OVER)
-        size, readers = _size(image, task), trust.asks_sam
+        size, readers = size_of(image, task), trust.asks_sam
         common, probabilities = answer(image, teacher.views(image, size, readers=readers))
         each = [answer(image, teacher.fold_views(fold, image, size, readers=readers))[0] for fold in folds]
         estimates += common.estimates.tolist()
@@ -281,39 +267,6 @@ def _carried_over(
     shift = shift_of(np.array(estimates), np.array(expected))
     compared = int(np.isfinite(estimates).sum())
     return trust.calibrator.shifted(shift), {"cases": cases, "structures": compared, "shift": round(shift, 4)}
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A labelled case on the working grid, with honest views float16 (V, S, *size)."""
-
-    id: str
-    fold: int
-    image: CaseImage
-    views: NDArray[np.float16]
-    truth: NDArray[np.bool_]
-
-
-def _see(case: str, teacher: Teacher, image: CaseImage, truth: NDArray[Any], task: Task) -> _Seen:
-    size = _size(image, task)
-    views = teacher.honest_views(case, image, size).astype(np.float16)
-    if task.dimension == 2:
-        truth = reduced(truth, (size[0], size[1])) >= 0.5
-    return _Seen(case, teacher.folds[case], image, views, np.asarray(truth, dtype=bool))
-
-
-def _size(image: CaseImage, task: Task) -> tuple[int, ...]:
-    """The working grid of an image; volumes are worked on as they are, slice by slice."""
-    shape = image.grid.spatial_shape
-    return working_size((shape[0], shape[1])) if task.dimension == 2 else tuple(shape)
-
-
-def _common_axis(cases: Sequence[_Seen], task: Task) -> str:
-    """The axis along which most of the labelled volumes are best cut; all of a study's are cut alike."""
-    if task.dimension == 2 or task.recipe.axis != "auto":
-        return task.recipe.axis
-    axes = [slice_axis(case.truth, case.image.grid.spacing) for case in cases]
-    return "zyx"[int(np.bincount(axes).argmax())]
 
 
 def _meant_for(task: Task, backend: SamBackend) -> dict[str, str]:
@@ -324,11 +277,7 @@ def _meant_for(task: Task, backend: SamBackend) -> dict[str, str]:
     return {key: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for key, part in parts.items()}
 
 
-def _with_axis(task: Task, axis: str) -> Task:
-    return task.model_copy(update={"recipe": task.recipe.model_copy(update={"axis": axis})})
-
-
-def _best_share(cases: Sequence[_Seen], task: Task) -> tuple[float, dict[str, float]]:
+def _best_share(cases: Sequence[Seen], task: Task) -> tuple[float, dict[str, float]]:
     """The readers' share of the highest mean Dice, and the mean Dice of each that was tried.
 
     They are mixtures of the same two answers: choosing the best of them flatters little, and none is simpler.
@@ -343,42 +292,13 @@ def _best_share(cases: Sequence[_Seen], task: Task) -> tuple[float, dict[str, fl
     return best, {f"{share:g}": round(mean, 4) for share, mean in zip(SHARES, means, strict=True)}
 
 
-def _honest(
-    case: _Seen, share: float, task: Task, backend: SamBackend, cache: EmbeddingCache | None, most: int
-) -> list[tuple[HonestCase, NDArray[np.uint8]]]:
-    """The case as the search takes it, with SAM's image: the image, or evenly ``most`` of the slices with anything on
-    them."""
-    probabilities = mix(case.views, share).astype(np.float16)
-    seen = for_sam(case.image, task.image)
-    if task.dimension == 2:
-        height, width = case.truth.shape[1:]
-        embedding = replace(_embed(seen, backend, cache), image_size=(height, width))
-        return [(HonestCase(case.id, case.fold, probabilities, case.truth, embedding), seen)]
-    axis = "zyx".index(task.recipe.axis)
-    images, truths = np.moveaxis(seen, axis, 0), np.moveaxis(case.truth, 1 + axis, 0)
-    answers = np.moveaxis(probabilities, 1 + axis, 0)
-    full = [z for z, p in enumerate(answers) if truths[z].any() or (p >= task.recipe.threshold).any()]
-    chosen = sorted({full[round(i)] for i in np.linspace(0, len(full) - 1, min(most, len(full)))})
-    return [
-        (HonestCase(case.id, case.fold, answers[z], truths[z], _embed(images[z], backend, cache)), images[z])
-        for z in chosen
-    ]
-
-
-def _example(case: HonestCase, image: NDArray[np.uint8], task: Task) -> Example:
-    coarse = coarse_masks(case.probabilities.astype(np.float32), task.recipe)
-    # Only what changes the encoder needs more than its embeddings.
-    kept = image if task.sam.adapt.parts == "decoder+lora" else None
-    return Example(case.id, case.fold, case.embedding, case.truth, coarse, kept)
-
-
 def _adapt(
     slices: Sequence[tuple[HonestCase, NDArray[np.uint8]]], task: Task, backend: SamModel, seed: int, told: Progress
 ) -> Adaptation | None:
     """SAM's decoder trained on the labels; None where the task switches that off."""
     if not task.trust.adapt:
         return None
-    examples = [_example(part, image, task) for part, image in slices]
+    examples = [example_of(part, image, task) for part, image in slices]
 
     def progress(done: int, total: int) -> None:
         told("adapting SAM", done, total)
@@ -411,7 +331,7 @@ def _choose(
 
 
 def _rows(
-    cases: Sequence[_Seen],
+    cases: Sequence[Seen],
     share: float,
     choice: Choice,
     task: Task,
@@ -461,13 +381,9 @@ def _refine(
             probabilities, seen, backend, task, cache, recipes=choice.recipes, spacing=image.grid.spacing, **options
         )
     height, width = probabilities.shape[1:]
-    embedding = replace(_embed(seen, backend, cache), image_size=(height, width))
+    embedding = replace(embed(seen, backend, cache), image_size=(height, width))
     return refine_slice(probabilities, embedding, backend, choice.recipes, task.names, task.overlap, **options)
 
 
 def _asks_sam(task: Task, share: float, choice: Choice) -> bool:
     return task.dimension == 2 or share > 0 or any(recipe.source != "student" for recipe in choice.recipes.values())
-
-
-def _embed(image: NDArray[np.uint8], backend: SamBackend, cache: EmbeddingCache | None) -> Embedding:
-    return backend.embed(image) if cache is None else cache.embed(backend, image)

@@ -55,7 +55,7 @@ class Student:
         return from_student_grid(self.on_grid(shown), placement, size)
 
     def views(self, image: CaseImage, size: tuple[int, ...] | None = None, *, readers: bool = True) -> NDArray[Any]:
-        """``predict`` as a teacher's only view, float32 (1, S, *spatial): see ``pseudolabels.trust.Viewer``."""
+        """``predict`` as a teacher's only view, float32 (1, S, *spatial): see ``pseudolabels.labelled.Viewer``."""
         return self.predict(image, size)[None]
 
     def on_grid(self, shown: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,119 @@
+"""Labelled cases as trust is learnt from them: on the working grid, with what honest models say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.images import CaseImage, for_sam
+from samstudent.pseudolabels.bench import HonestCase
+from samstudent.pseudolabels.case import mix
+from samstudent.sam.adapt import Example
+from samstudent.sam.backends import Embedding, SamBackend
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.prompts import coarse_masks
+from samstudent.sam.volumes import slice_axis
+from samstudent.sam.working import reduced, working_size
+from samstudent.task import Task
+
+#: Slices of labelled volumes from which adaptation and search learn, over all volumes, and at least of each. All would
+#: take hours and, at 4 MB an embedding, all the memory.
+_SLICES, _SLICES_EACH = 160, 4
+
+Size = tuple[int, ...] | None
+
+
+class Viewer(Protocol):
+    """What pseudo labels need of a teacher or a student; views are float32 (1 or 2, S, *spatial)."""
+
+    @property
+    def version(self) -> str: ...
+    def views(self, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]: ...
+
+
+class Teacher(Viewer, Protocol):
+    """What is needed of ``samstudent.student.teacher.Teacher``."""
+
+    @property
+    def folds(self) -> Mapping[str, int]: ...
+    def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]: ...
+    def fold_views(self, fold: int, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A labelled case on the working grid, with honest views float16 (V, S, *size)."""
+
+    id: str
+    fold: int
+    image: CaseImage
+    views: NDArray[np.float16]
+    truth: NDArray[np.bool_]
+
+
+def see(case: str, teacher: Teacher, image: CaseImage, truth: NDArray[Any], task: Task) -> Seen:
+    size = size_of(image, task)
+    views = teacher.honest_views(case, image, size).astype(np.float16)
+    if task.dimension == 2:
+        truth = reduced(truth, (size[0], size[1])) >= 0.5
+    return Seen(case, teacher.folds[case], image, views, np.asarray(truth, dtype=bool))
+
+
+def size_of(image: CaseImage, task: Task) -> tuple[int, ...]:
+    """The working grid of an image; volumes are worked on as they are, slice by slice."""
+    shape = image.grid.spatial_shape
+    return working_size((shape[0], shape[1])) if task.dimension == 2 else tuple(shape)
+
+
+def common_axis(cases: Sequence[Seen], task: Task) -> str:
+    """The axis along which most of the labelled volumes are best cut; all of a study's are cut alike."""
+    if task.dimension == 2 or task.recipe.axis != "auto":
+        return task.recipe.axis
+    axes = [slice_axis(case.truth, case.image.grid.spacing) for case in cases]
+    return "zyx"[int(np.bincount(axes).argmax())]
+
+
+def with_axis(task: Task, axis: str) -> Task:
+    return task.model_copy(update={"recipe": task.recipe.model_copy(update={"axis": axis})})
+
+
+def honest_parts(
+    case: Seen, share: float, task: Task, backend: SamBackend, cache: EmbeddingCache | None, cases: int
+) -> list[tuple[HonestCase, NDArray[np.uint8]]]:
+    """The case as the search takes it, with SAM's image: the image, or of a volume evenly some of the slices with
+    anything on them.
+
+    Args:
+        cases: labelled ones in all, among which volumes share the slices that may be looked at.
+    """
+    probabilities = mix(case.views, share).astype(np.float16)
+    seen = for_sam(case.image, task.image)
+    if task.dimension == 2:
+        height, width = case.truth.shape[1:]
+        embedding = replace(embed(seen, backend, cache), image_size=(height, width))
+        return [(HonestCase(case.id, case.fold, probabilities, case.truth, embedding), seen)]
+    axis = "zyx".index(task.recipe.axis)
+    images, truths = np.moveaxis(seen, axis, 0), np.moveaxis(case.truth, 1 + axis, 0)
+    answers = np.moveaxis(probabilities, 1 + axis, 0)
+    full = [z for z, p in enumerate(answers) if truths[z].any() or (p >= task.recipe.threshold).any()]
+    most = max(_SLICES_EACH, _SLICES // cases)
+    chosen = sorted({full[round(i)] for i in np.linspace(0, len(full) - 1, min(most, len(full)))})
+    return [
+        (HonestCase(case.id, case.fold, answers[z], truths[z], embed(images[z], backend, cache)), images[z])
+        for z in chosen
+    ]
+
+
+def example_of(case: HonestCase, image: NDArray[np.uint8], task: Task) -> Example:
+    coarse = coarse_masks(case.probabilities.astype(np.float32), task.recipe)
+    # Only what changes the encoder needs more than its embeddings.
+    kept = image if task.sam.adapt.parts == "decoder+lora" else None
+    return Example(case.id, case.fold, case.embedding, case.truth, coarse, kept)
+
+
+def embed(image: NDArray[np.uint8], backend: SamBackend, cache: EmbeddingCache | None) -> Embedding:
+    return backend.embed(image) if cache is None else cache.embed(backend, image)
