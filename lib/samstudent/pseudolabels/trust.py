@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,10 @@ SHARES = (0.5, 0.0, 0.25, 0.75, 1.0)
 #: Jittered boxes a case are limited to about this many calls of the decoder: 32 teeth would take a second a box.
 _DECODES = 16
 _MOST_JITTERS = 2
-#: Unlabelled cases on which estimates are carried over from a fold's models to all together (``transfer``).
+#: Most unlabelled cases on which estimates are carried over from a fold's models to all together (``transfer``), and
+#: about how many structures of at least how many of them: SAM is asked about each once for every fold and once more.
 CARRIED_OVER = 20
+_CARRIED_STRUCTURES, _CARRIED_LEAST = 160, 5
 _FILE = "trust.json"
 
 
@@ -257,8 +260,9 @@ def _carried_over(
         refined, probabilities, found = _refined(image, views, trust, backend, cache, seed=0)
         return Answer(refined.masks, np.array([found.get(name, np.nan) for name in task.names])), probabilities
 
-    for image in images:
-        told("carrying estimates over", cases := cases + 1, CARRIED_OVER)
+    most = min(CARRIED_OVER, max(_CARRIED_LEAST, _CARRIED_STRUCTURES // len(task.names)))
+    for image in islice(images, most):
+        told("carrying estimates over", cases := cases + 1, most)
         size, readers = size_of(image, task), trust.asks_sam
         common, probabilities = answer(image, teacher.views(image, size, readers=readers))
         each = [answer(image, teacher.fold_views(fold, image, size, readers=readers))[0] for fold in folds]
