@@ -107,6 +107,7 @@ class FakeTeacher:
     def __init__(self, count: int = 4, version: str = "t" * 64) -> None:
         self.folds = {f"case{seed}": seed % 3 for seed in range(count)}
         self.version = version
+        self.alone = False
 
     def honest_views(self, case_id: str, image: CaseImage, size: Any = None) -> NDArray[Any]:
         return np.where(self.read(case_id)[1], 0.9, 0.05).astype(np.float32)[None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from drawn import FakeSam, FakeTeacher, case_image, learn_recipes, small_task
 from samstudent.errors import NotFound, UserError
 from samstudent.pseudolabels import labelled
 from samstudent.pseudolabels import trust as trust_module
-from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, take_again, trusted_label
+from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, some_of, take_again, trusted_label
 from samstudent.task import Task
 
 TRUST = {"adapt": False, "readers": False, "trials": 2}
@@ -97,6 +98,7 @@ def test_the_first_files_did_not_tell_what_for(tmp_path: Path) -> None:
         {"labels": {"case0": {"tag": "final", "sha256": "1" * 64}}},
         {"backend": sam("e" * 64)},
         {"seed": 1},
+        {"unlabelled": 3},
         {"task": TASK.model_copy(update={"trust": TASK.trust.model_copy(update={"trials": 3})})},
         {"task": small_task(trust=TRUST, sam={"adapt": {"steps": 7}})},
         {"task": small_task(trust=TRUST, recipe={"threshold": 0.4})},
@@ -162,13 +164,42 @@ def test_estimates_rise_where_all_models_together_see_more_than_each(tmp_path: P
     task = small_task(trust=TRUST | {"trials": 0}, recipe={"source": "student"})
     alone = learn_trust(teacher, teacher.read, task, sam(), None, tmp_path / "alone")
     carried = learn_trust(teacher, teacher.read, task, sam(), None, tmp_path / "carried", unlabelled=[image] * 3)
-    assert alone.record["carried_over"] == {"cases": 0, "structures": 0, "shift": 0.0}
-    assert carried.record["carried_over"]["structures"] == 6 and carried.record["carried_over"]["shift"] > 0
+    assert alone.record["carried_over"] == {"cases": 0, "structures": 0} and alone.shift == 0
+    assert carried.record["carried_over"] == {"cases": 3, "structures": 6} and carried.shift > 0
     without, with_it = (
         trusted_label(image, teacher, trust, sam(), None).structures[0].quality for trust in (alone, carried)
     )
     assert without is not None and with_it is not None and with_it > without
     assert Trust.load(tmp_path / "carried", task, sam()).digest == carried.digest != alone.digest
+    # The served student answers alone, and the calibrator is for one.
+    teacher.alone = True
+    one, same = (trusted_label(image, teacher, trust, sam(), None).structures[0].quality for trust in (alone, carried))
+    assert one == same == without
+
+
+def test_an_image_that_cannot_be_seen_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    teacher: Any = Doubting(6)
+    image, teacher.masks = teacher.read("case7")
+    colour = replace(image, pixels=np.concatenate([image.pixels] * 2), path=Path("two_channels.png"))
+
+    def views(seen: Any, size: Any = None, *, readers: bool = True) -> Any:
+        if seen is colour:
+            raise UserError("two channels")
+        return Doubting.views(teacher, seen)
+
+    teacher.views = views
+    task = small_task(trust=TRUST | {"trials": 0}, recipe={"source": "student"})
+    trust = learn_trust(teacher, teacher.read, task, sam(), None, tmp_path, unlabelled=[colour, image])
+    assert trust.record["carried_over"] == {"cases": 1, "structures": 2} and "two_channels.png" in caplog.text
+
+
+def test_some_cases_from_all_over_the_list_are_looked_at() -> None:
+    ids = [f"{i:03}" for i in range(100)]
+    some = some_of(ids, TASK)
+    assert len(some) == 20 and some[0] == "000" and some[-1] == "095" and len(set(some)) == 20
+    assert some_of(ids[:3], TASK) == ids[:3] and some_of([], TASK) == []
+    assert len(some_of(ids, small_task(structures=[f"tooth{i}" for i in range(32)]))) == 5
+    assert len(some_of(ids, volume_task())) == 5
 
 
 def volume_task(**trust: Any) -> Any:
@@ -179,7 +210,7 @@ def volume_task(**trust: Any) -> Any:
 class VolumeTeacher:
     """Knows the truth of a drawn ball; its readers see nothing."""
 
-    version, folds = "t" * 64, {f"case{i}": i % 3 for i in range(4)}
+    version, folds, alone = "t" * 64, {f"case{i}": i % 3 for i in range(4)}, False
 
     def __init__(self) -> None:
         grid = np.indices((10, 24, 24))
@@ -211,6 +242,14 @@ def test_of_volumes_sam_sees_no_slice_where_it_has_no_say(tmp_path: Path) -> Non
     assert blind.embedded == 0 and teacher.asked == [False]
     np.testing.assert_array_equal(label.refined, teacher.masks)
     assert label.structures[0].quality is not None
+
+
+def test_volumes_are_judged_without_a_calibrator_too(tmp_path: Path) -> None:
+    teacher: Any = VolumeTeacher()
+    task = volume_task(trials=0, calibrate=False)
+    trust = learn_trust(teacher, lambda case: (teacher.image, teacher.masks), task, FakeSam(), None, tmp_path)
+    label = trusted_label(teacher.image, teacher, trust, FakeSam(), None)
+    assert [s.status for s in label.structures] == ["accepted"]
 
 
 def test_of_large_volumes_some_slices_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

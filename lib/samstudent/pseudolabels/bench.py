@@ -24,11 +24,13 @@ class HonestCase:
     """A labelled image, or one slice of a labelled volume, with the prediction of a student that never saw it.
 
     Attributes:
-        id: of the case. The slices of a volume share it and follow one another along z.
+        id: of the case. The slices of a volume share it.
         fold: of the cross-fitting.
         probabilities: float16 (S, y, x) on the working grid.
         truth: bool (S, y, x).
         embedding: its ``image_size`` is the working grid.
+        volume: float16 (S, z, y, x), what is predicted of the whole volume, whose slice ``z`` this is: not all slices
+            may take part, but coarse masks are cleaned in 3D. None: an image, or slices that follow one another.
     """
 
     id: str
@@ -36,6 +38,8 @@ class HonestCase:
     probabilities: NDArray[np.float16]
     truth: Mask
     embedding: Embedding
+    volume: NDArray[np.float16] | None = None
+    z: int = 0
 
 
 class Bench:
@@ -151,6 +155,9 @@ def _pixels(
 
 def _coarse(volume: Sequence[HonestCase], recipe: Recipe) -> Mask:
     """Coarse masks bool (slices, S, y, x); those of a volume are cleaned in 3D."""
+    if volume[0].volume is not None:
+        whole = coarse_masks(volume[0].volume.astype(np.float32), recipe)
+        return np.moveaxis(whole[:, [case.z for case in volume]], 1, 0)
     stack = np.stack([case.probabilities for case in volume], axis=1).astype(np.float32)
     if len(volume) == 1:
         return coarse_masks(stack[:, 0], recipe)[None]

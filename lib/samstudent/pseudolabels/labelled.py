@@ -32,6 +32,10 @@ class Viewer(Protocol):
 
     @property
     def version(self) -> str: ...
+    @property
+    def alone(self) -> bool:
+        """Whether it is one student, not several that answer together."""
+
     def views(self, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]: ...
 
 
@@ -102,8 +106,9 @@ def honest_parts(
     full = [z for z, p in enumerate(answers) if truths[z].any() or (p >= task.recipe.threshold).any()]
     most = max(_SLICES_EACH, _SLICES // cases)
     chosen = sorted({full[round(i)] for i in np.linspace(0, len(full) - 1, min(most, len(full)))})
+    whole = np.moveaxis(probabilities, 1 + axis, 1)
     return [
-        (HonestCase(case.id, case.fold, answers[z], truths[z], embed(images[z], backend, cache)), images[z])
+        (HonestCase(case.id, case.fold, answers[z], truths[z], embed(images[z], backend, cache), whole, z), images[z])
         for z in chosen
     ]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,16 @@ from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.refine import Refinement, refine, refine_slice
 from samstudent.task import Task
 
+logger = logging.getLogger(__name__)
+
 #: The readers' shares that are compared; of equal ones the first is taken.
 SHARES = (0.5, 0.0, 0.25, 0.75, 1.0)
 #: Jittered boxes a case are limited to about this many calls of the decoder: 32 teeth would take a second a box.
 _DECODES = 16
 _MOST_JITTERS = 2
-#: Most unlabelled cases on which estimates are carried over from a fold's models to all together (``transfer``), and
-#: about how many structures of at least how many of them: SAM is asked about each once for every fold and once more.
-CARRIED_OVER = 20
-_CARRIED_STRUCTURES, _CARRIED_LEAST = 160, 5
+#: Unlabelled cases on which estimates are carried over from a fold's models to all together: at least and at most, and
+#: about how many structures of them. SAM is asked about each once for every fold and once more.
+_LEAST, _MOST, _STRUCTURES = 5, 20, 160
 _FILE = "trust.json"
 
 
@@ -74,7 +75,8 @@ class Trust:
         task: with the axis along which volumes are cut, where the task leaves that open.
         share: of the readers in the mean of both views.
         choice: the recipe of each structure.
-        calibrator: estimates the Dice of a pseudo label's structure.
+        calibrator: estimates the Dice of a structure that the models of one fold, or one student, predict.
+        shift: what all models together deserve beyond that, in logits (``transfer``).
         record: what adaptation, search and calibration found, for the round's record.
     """
 
@@ -82,6 +84,7 @@ class Trust:
     share: float
     choice: Choice
     calibrator: Calibrator
+    shift: float = 0.0
     adapted: SamModel | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
 
@@ -95,7 +98,7 @@ class Trust:
     def digest(self) -> str:
         """SHA-256, hex, of all that shapes a pseudo label beside the teacher and the plain SAM."""
         recipes = {name: recipe.model_dump(mode="json") for name, recipe in self.choice.recipes.items()}
-        parts = [self.share, recipes, self.calibrator.as_json(), self.task.recipe.axis]
+        parts = [self.share, recipes, self.calibrator.as_json(), self.shift, self.task.recipe.axis]
         parts.append(None if self.adapted is None else self.adapted.digest)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -112,6 +115,7 @@ class Trust:
             content = json.loads(path.read_text(encoding="utf-8"))
             choice, calibrator = Choice.from_json(content["choice"]), Calibrator.from_json(content["calibrator"])
             share, record = float(content["share"]), dict(content["record"])
+            shift = float(content.get("shift", 0.0))
             axis, adapted_file = content["axis"], content["adapted"]
             # The first of these files did not tell what they are for.
             meant = content.get("for") or _meant_for(task, backend)
@@ -123,7 +127,7 @@ class Trust:
         if wrong or set(choice.recipes) != set(task.names):
             raise UserError(f"{path}: learnt for another {' and '.join(wrong) or 'task'} than there is now")
         adapted = load_adapted(folder / adapted_file, backend) if adapted_file else None
-        return cls(with_axis(task, axis), share, choice, calibrator, adapted, record)
+        return cls(with_axis(task, axis), share, choice, calibrator, shift, adapted, record)
 
 
 def learn_trust(
@@ -145,8 +149,8 @@ def learn_trust(
         read: gives each case's image and human label, bool (S, *spatial).
         backend: the plain SAM.
         folder: for ``trust.json`` and the adapted weights.
-        unlabelled: about ``CARRIED_OVER`` images that no model trained on; read one after the other. None: estimates of
-            quality are those of a fold's models, which are below what all models together deserve.
+        unlabelled: images that no model trained on, of the cases ``some_of`` names; read one after the other. Without
+            any, estimates of quality are those of a fold's models, below what all models together deserve.
         inputs: ``inputs_of`` all that but ``unlabelled``; written down for ``take_again``.
     """
     told = progress or (lambda what, done, total: None)
@@ -164,34 +168,55 @@ def learn_trust(
         adapted = load_adapted(folder / name, backend)
     choice = _choose([part for part, _ in slices], len(cases), task, backend, of_fold, seed, told)
     del slices  # As large as all else together.
-    rows, atlas = _rows(cases, share, choice, task, backend, of_fold, cache)
-    calibrator = Calibrator.fit(rows, atlas, seed) if task.trust.calibrate else Calibrator.default(atlas)
-    report, carried = dict(calibrator.report), None
+    atlas = Atlas.of(case.truth for case in cases)
+    calibrator, shift, carried = Calibrator.default(atlas), 0.0, None
+    if task.trust.calibrate:
+        calibrator = Calibrator.fit(_rows(cases, share, choice, task, backend, of_fold, cache, atlas), atlas, seed)
     if calibrator.kind != "default":
-        known = Trust(task, share, choice, calibrator, adapted)
-        calibrator, carried = _carried_over(known, teacher, unlabelled, backend, cache, told)
+        known = Trust(task, share, choice, calibrator, adapted=adapted)
+        shift, carried = _carried_over(known, teacher, unlabelled, backend, cache, told)
     record = {
         "cases": len(cases),
         "shares": shares,
         "adaptation": adaptation.record() if adaptation else None,
-        "calibration": report,
+        "calibration": dict(calibrator.report),
         "carried_over": carried,
     }
-    content: dict[str, Any] = {"share": share, "axis": task.recipe.axis, "adapted": name, "record": record}
+    content: dict[str, Any] = {"share": share, "shift": shift, "axis": task.recipe.axis, "adapted": name}
+    content |= {"record": record}
     content |= {"choice": choice.as_json(), "calibrator": calibrator.as_json(), "for": meant_for, "inputs": inputs}
     atomic_write(folder / _FILE, json.dumps(content, indent=1))
-    return Trust(task, share, choice, calibrator, adapted, record)
+    return Trust(task, share, choice, calibrator, shift, adapted, record)
 
 
-def inputs_of(teacher: Teacher, labels: Mapping[str, Any], task: Task, backend: SamModel, seed: int) -> str:
+def some_of(unlabelled: Sequence[str], task: Task) -> list[str]:
+    """The unlabelled cases that ``learn_trust`` should look at, from all over the list; of volumes few, as each of
+    their slices may have to be embedded."""
+    most = _LEAST if task.dimension == 3 else min(_MOST, max(_LEAST, _STRUCTURES // len(task.names)))
+    count = min(most, len(unlabelled))
+    return [unlabelled[i * len(unlabelled) // count] for i in range(count)]
+
+
+def inputs_of(
+    teacher: Teacher, labels: Mapping[str, Any], task: Task, backend: SamModel, seed: int, unlabelled: int = 0
+) -> str:
     """SHA-256, in hex, of all that ``learn_trust`` depends on.
 
     Args:
         teacher: as it is given to ``learn_trust``; images and masks count through what it learned from them, too.
         labels: case id -> what tells its human label from any other, as JSON.
         task, backend, seed: as of ``learn_trust``.
+        unlabelled: how many images are looked at. Not which: any of them show the same, and new ones come daily.
     """
-    parts = [__version__, teacher.version, dict(teacher.folds), dict(labels), _meant_for(task, backend), seed]
+    parts = [
+        __version__,
+        teacher.version,
+        dict(teacher.folds),
+        dict(labels),
+        _meant_for(task, backend),
+        seed,
+        unlabelled,
+    ]
     parts += [backend.embedding_digest, task.trust.model_dump(mode="json"), task.sam.adapt.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -226,21 +251,28 @@ def trusted_label(
     """The pseudo label of one unlabelled case. Of a 2D image on the working grid: see ``produce.on_image``."""
     task = trust.task
     views = teacher.views(image, size_of(image, task), readers=trust.asks_sam)
-    refined, probabilities, estimates = _refined(image, views, trust, backend, cache, seed)
+    calibrator = trust.calibrator if teacher.alone else trust.calibrator.shifted(trust.shift)
+    refined, probabilities, estimates = _refined(image, views, trust, calibrator, backend, cache, seed)
     provenance = provenance_of(teacher.version, trust.adapted or backend, task, trust.digest)
     return pseudo_label_of(refined, probabilities, task, provenance, estimates if task.trust.calibrate else None)
 
 
 def _refined(
-    image: CaseImage, views: NDArray[Any], trust: Trust, backend: SamBackend, cache: EmbeddingCache | None, seed: int
+    image: CaseImage,
+    views: NDArray[Any],
+    trust: Trust,
+    calibrator: Calibrator,
+    backend: SamBackend,
+    cache: EmbeddingCache | None,
+    seed: int,
 ) -> tuple[Refinement, NDArray[Any], dict[str, float]]:
     """Refinement of an unlabelled case by what was learnt, the probabilities that it is of, and the calibrator's
     estimates."""
     task, asks = trust.task, trust.asks_sam
     probabilities = mix(views, trust.share)
     refined = _refine(image, probabilities, trust.choice, task, backend, trust.adapted, cache, seed=seed, signals=asks)
-    signals = signals_of(refined, probabilities, trust.calibrator.atlas, views if len(views) > 1 else None)
-    return refined, probabilities, trust.calibrator.estimates(task.names, signals)
+    signals = signals_of(refined, probabilities, calibrator.atlas, views if len(views) > 1 else None)
+    return refined, probabilities, calibrator.estimates(task.names, signals)
 
 
 def _carried_over(
@@ -250,27 +282,30 @@ def _carried_over(
     backend: SamBackend,
     cache: EmbeddingCache | None,
     told: Progress,
-) -> tuple[Calibrator, dict[str, Any]]:
-    """The calibrator for answers of all models, from ``trust.calibrator``, which is for those of a fold; and a record:
-    cases and structures that were compared, and the shift in logits."""
+) -> tuple[float, dict[str, Any]]:
+    """The shift for answers of all models (``Trust.shift``), and a record: cases and structures that were compared."""
     task, folds = trust.task, sorted(set(teacher.folds.values()))
     estimates, expected, cases = list[float](), list[float](), 0
 
     def answer(image: CaseImage, views: NDArray[Any]) -> tuple[Answer, NDArray[Any]]:
-        refined, probabilities, found = _refined(image, views, trust, backend, cache, seed=0)
+        refined, probabilities, found = _refined(image, views, trust, trust.calibrator, backend, cache, seed=0)
         return Answer(refined.masks, np.array([found.get(name, np.nan) for name in task.names])), probabilities
 
-    most = min(CARRIED_OVER, max(_CARRIED_LEAST, _CARRIED_STRUCTURES // len(task.names)))
-    for image in islice(images, most):
-        told("carrying estimates over", cases := cases + 1, most)
+    for number, image in enumerate(images, 1):
+        told("carrying estimates over", number, max(number, _MOST))
         size, readers = size_of(image, task), trust.asks_sam
-        common, probabilities = answer(image, teacher.views(image, size, readers=readers))
-        each = [answer(image, teacher.fold_views(fold, image, size, readers=readers))[0] for fold in folds]
+        try:
+            common, probabilities = answer(image, teacher.views(image, size, readers=readers))
+            each = [answer(image, teacher.fold_views(fold, image, size, readers=readers))[0] for fold in folds]
+        except UserError as error:
+            # Where pseudo labels are made the same image costs no more than its own label.
+            logger.warning("%s: left out where estimates are carried over: %s", image.path, error)
+            continue
+        cases += 1
         estimates += common.estimates.tolist()
         expected += expected_of_all(common, each, probabilities).tolist()
     shift = shift_of(np.array(estimates), np.array(expected))
-    compared = int(np.isfinite(estimates).sum())
-    return trust.calibrator.shifted(shift), {"cases": cases, "structures": compared, "shift": round(shift, 4)}
+    return shift, {"cases": cases, "structures": int(np.isfinite(estimates).sum())}
 
 
 def _meant_for(task: Task, backend: SamBackend) -> dict[str, str]:
@@ -342,9 +377,9 @@ def _rows(
     backend: SamBackend,
     of_fold: Mapping[int, SamBackend] | None,
     cache: EmbeddingCache | None,
-) -> tuple[list[Row], Atlas]:
+    atlas: Atlas,
+) -> list[Row]:
     """What the calibrator learns from: signals and Dice of each structure that is present in an honest prediction."""
-    atlas = Atlas.of(case.truth for case in cases)
     asks = _asks_sam(task, share, choice)
     rows = []
     for number, case in enumerate(cases):
@@ -362,7 +397,7 @@ def _rows(
             for name, found, value in zip(task.names, signals, dice, strict=True)
             if found is not None
         ]
-    return rows, atlas
+    return rows
 
 
 def _refine(
@@ -390,4 +425,7 @@ def _refine(
 
 
 def _asks_sam(task: Task, share: float, choice: Choice) -> bool:
-    return task.dimension == 2 or share > 0 or any(recipe.source != "student" for recipe in choice.recipes.values())
+    # Without a calibrator the gate's formula judges by SAM's agreement.
+    if task.dimension == 2 or share > 0 or not task.trust.calibrate:
+        return True
+    return any(recipe.source != "student" for recipe in choice.recipes.values())

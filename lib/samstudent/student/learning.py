@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.images import CaseImage, read_image
-from samstudent.pseudolabels.trust import CARRIED_OVER, Trust, inputs_of, learn_trust, take_again
+from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, some_of, take_again
 from samstudent.sam.backends import SamModel
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.student.cases import CaseFiles, digests, load_cases, read_truth
@@ -83,7 +83,8 @@ def fit_folds(
 
 def learn(
     cross: CrossFit, files: Sequence[CaseFiles], task: Task, backend: SamModel, cache: EmbeddingCache, folder: Path,
-    earlier: Iterable[Path] = (), *, seed: int, device: str, unlabelled: Sequence[Path] = (),
+    earlier: Iterable[Path] = (), *, seed: int, device: str, unlabelled: Sequence[str] = (),
+    path_of: Callable[[str], str] = str,
 ) -> tuple[Teacher, Trust]:  # fmt: skip
     """Make a teacher of the students on folds, and learn from the labels how far to trust it.
 
@@ -94,7 +95,8 @@ def learn(
         backend: the plain SAM.
         folder: for what is learnt, see ``learn_trust``.
         earlier: folders where that may have been done before, those to look at first first.
-        unlabelled: image files that may be looked at; of many, some from all over the list are taken.
+        unlabelled: ids of cases that may be looked at; some of them are.
+        path_of: the image file of such a case; asked late, as it may have to be fetched from a PACS.
     """
     known = {entry.id: entry for entry in files}
 
@@ -110,13 +112,13 @@ def learn(
         parts.setdefault(what, Report(f"{what}: "))(done, total)
 
     labels = {case: found for case, found in digests(files).items() if case in cross.folds}
-    inputs = inputs_of(teacher, labels, task, backend, seed)
+    looked_at = some_of(sorted(unlabelled), task)
+    inputs = inputs_of(teacher, labels, task, backend, seed, len(looked_at))
     trust = take_again(earlier, inputs, folder, task, backend)
     if trust is None:
-        images = readable(unlabelled[:: max(1, len(unlabelled) // CARRIED_OVER)][:CARRIED_OVER], task)
         trust = learn_trust(
             teacher, read, task, backend, cache, folder,
-            unlabelled=images, seed=seed, progress=progress, inputs=inputs,
+            unlabelled=readable(looked_at, path_of, task), seed=seed, progress=progress, inputs=inputs,
         )  # fmt: skip
     else:
         logger.info("nothing that trust is learnt from has changed: taken again from an earlier round")
@@ -124,10 +126,13 @@ def learn(
     return teacher, trust
 
 
-def readable(paths: Sequence[Path], task: Task) -> Iterator[CaseImage]:
-    """The images of these files; one that cannot be read is told of and left out, as where pseudo labels are made."""
-    for path in paths:
+def readable(cases: Sequence[str], path_of: Callable[[str], str], task: Task) -> Iterator[CaseImage]:
+    """The images of these cases; one that cannot be had or read is told of and left out, as where pseudo labels are
+    made."""
+    for case in cases:
         try:
-            yield read_image(path, task.dimension)
-        except UserError as error:
-            logger.warning("%s", error)
+            image = read_image(path_of(case), task.dimension)
+        except Exception as error:  # whatever a PACS or a disk comes up with, it must not cost the round
+            logger.warning("%s cannot be looked at: %s", case, error, exc_info=not isinstance(error, UserError))
+        else:
+            yield image

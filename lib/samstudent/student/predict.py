@@ -28,6 +28,9 @@ _FIXED = ("dimension", "structures", "overlap", "image", "student")
 class Student:
     """A network with its weights, ready to predict; several threads may use it at once."""
 
+    #: It answers alone (``pseudolabels.labelled.Viewer``).
+    alone = True
+
     def __init__(self, network: torch.nn.Module, task: Task, version: str, device: torch.device) -> None:
         self.network = network.eval().to(device)
         self.task = task

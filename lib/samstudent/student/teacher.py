@@ -61,6 +61,11 @@ class Teacher:
         versions = [member.version for member in members]
         return hashlib.sha256("\n".join([*versions, f"{self.share:.3f}"]).encode()).hexdigest()
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is one student."""
+        return len(self.students) + len(self.more) == 1
+
     def predict(self, image: CaseImage, size: Size = None) -> NDArray[Any]:
         """Probabilities float32 (S, *spatial), or (S, *size)."""
         return mix(self.views(image, size), self.share)

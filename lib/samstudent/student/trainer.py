@@ -239,11 +239,9 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             return champion, self.study.trust_of(served.id) if served and refined else None
         folder, sam = self.study.trust_folder(request["round"]), self.study.plain_sam()
         earlier = [self.study.trust_folder(r.id) for r in reversed(self.ledger.rounds()) if r.id != request["round"]]
-        kept_out = self.study.holdout.ids | self.study.holdout.excluded
-        unlabelled = [id for id in sorted(datastore.get_unlabeled_images()) if id not in kept_out]
         teacher, trust = learn(
             cross, files, self.task, sam, self.study.embeddings, folder, earlier, seed=options.seed, device=device,
-            unlabelled=[Path(datastore.get_image_uri(id)) for id in unlabelled],
+            unlabelled=self.study.holdout.trainable(datastore.get_unlabeled_images()), path_of=datastore.get_image_uri,
         )  # fmt: skip
         if found := trust.record["adaptation"]:
             id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, digests(files), request["round"])

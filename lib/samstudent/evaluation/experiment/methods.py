@@ -12,7 +12,7 @@ from typing import Any
 
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment.plan import Job, Setting
-from samstudent.pseudolabels.trust import CARRIED_OVER
+from samstudent.pseudolabels.trust import some_of
 
 #: Keys of the task by section.
 Changes = Mapping[str, Mapping[str, Any]]
@@ -98,7 +98,7 @@ class Planner:
             students = Job("readers", label, plain | sam | {"sections": told}, {"students": students, **images})
         more = plain | sam | {"sections": sections}
         name = f"{n} labels, seed {seed}{_told(changes, options)}"
-        looked_at = rest[:CARRIED_OVER]
+        looked_at = some_of(rest, setting.task)
         images |= self.prepared(looked_at) | self.embedded(looked_at, **random)
         trust = Job(
             "trust", f"trust from {name}", more | {"unlabelled": looked_at}, {"students": students, **images}
