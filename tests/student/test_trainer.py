@@ -130,6 +130,20 @@ def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkey
     assert len(learnt) == 3
 
 
+def test_what_is_looked_at_is_neither_labelled_nor_held_out(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3])
+    seen: list[str] = []
+
+    def spied(*args: Any, unlabelled: Any, **options: Any) -> Any:
+        seen.extend(Path(image.path).stem for image in unlabelled)
+        return learn_trust(*args, **options)
+
+    monkeypatch.setattr(learning, "learn_trust", spied)
+    train(bench)
+    assert held and sorted(seen) == sorted(free[3:])
+
+
 def test_with_too_few_labels_the_champion_labels_as_its_round_learnt(bench: Any) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)

@@ -4,7 +4,7 @@ The models of a fold are the only honest ones on its labelled cases, so quality 
 folds' models together are better than those of one, and no labelled case can tell by how much: each has trained most of
 them. But on unlabelled cases all are honest, and there the difference can be seen without the truth: the calibrator
 says how good each fold's answer is, and the mean of all probabilities, the best guess of the truth that there is, says
-by how much the common answer is better.
+by how much the common answer is better. That tells a part of it, as each fold's own errors are in that mean, too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,62 @@
+"""Labelled volumes as the search takes them: few slices, but of whole structures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from drawn import FakeSam, case_image
+
+from samstudent.pseudolabels import labelled
+from samstudent.pseudolabels.bench import Bench
+from samstudent.pseudolabels.labelled import Seen, honest_parts
+from samstudent.task import Recipe, Task
+
+TASK = Task.model_validate(
+    {
+        "name": "v",
+        "dimension": 3,
+        "structures": ["vessel"],
+        "student": {"size": [16, 16, 16]},
+        "recipe": {"axis": "z", "component": "largest", "source": "student"},
+    }
+)
+
+
+def oblique(slices: int = 24, drift: int = 2) -> Any:
+    """A thin cylinder that moves to the side from slice to slice: a few slices apart it does not touch itself."""
+    masks = np.zeros((1, slices, 24, 64), bool)
+    for z in range(slices):
+        masks[0, z, 10:15, 2 + drift * z : 7 + drift * z] = True
+    return masks
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_an_oblique_structure_stays_whole_when_few_of_its_slices_are_looked_at(
+    axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelled, "_SLICES", 6)
+    truth = np.moveaxis(oblique(), 1, 1 + axis)
+    task = TASK.model_copy(update={"recipe": TASK.recipe.model_copy(update={"axis": "zyx"[axis]})})
+    views = np.where(truth, 0.9, 0.05).astype(np.float16)[None]
+    seen = Seen("a", 0, case_image(np.where(truth[0], 90, 10)), views, truth)
+    sam = FakeSam()
+    parts = [part for part, _ in honest_parts(seen, 0.0, task, sam, None, cases=1)]
+    assert len(parts) == 6 == sam.embedded and [part.z for part in parts] == [0, 5, 9, 14, 18, 23]
+    for part in parts:
+        np.testing.assert_array_equal(part.truth, np.moveaxis(truth, 1 + axis, 1)[:, part.z])
+    assert Bench(parts, sam, None).dice([task.recipe])[0, 0, 0] == 1
+
+
+def test_a_second_vessel_is_dropped_as_in_the_whole_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelled, "_SLICES", 4)
+    truth = oblique()
+    answer = truth.copy()
+    answer[0, 3:20, 20:22, 2:5] = True
+    views = np.where(answer, 0.9, 0.05).astype(np.float16)[None]
+    seen = Seen("a", 0, case_image(np.where(truth[0], 90, 10)), views, truth)
+    parts = [part for part, _ in honest_parts(seen, 0.0, TASK, FakeSam(), None, cases=1)]
+    bench = Bench(parts, FakeSam(), None)
+    both = Recipe(component="all", source="student")
+    assert bench.dice([TASK.recipe])[0, 0, 0] == 1 > bench.dice([both])[0, 0, 0]
