@@ -36,7 +36,7 @@ def test_a_fold_that_misses_the_structure_counts_nothing() -> None:
 
 
 def test_what_is_expected_of_all_is_nearer_to_the_truth_than_what_each_deserves() -> None:
-    """Members that err in different directions: their mean is better than each, which no estimate for one can know. A part of it is seen."""
+    """Members that err in different directions: their mean is better than each, and a part of that is seen."""
     rng = np.random.default_rng(0)
     truth = np.zeros((1, 40, 40), bool)
     truth[0, 10:30, 12:28] = True
