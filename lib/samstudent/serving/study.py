@@ -138,6 +138,11 @@ class Study:
                         self._complaint = str(error)
                     return None
             trust = self._trust[1]
+        return self.as_in_force(trust)
+
+    def as_in_force(self, trust: Trust) -> Trust:
+        """What was learnt, without the adapted decoder where the task switches adaptation off, or somebody took the
+        plain SAM by hand and no adapted one was put in force since."""
         if trust.adapted is not None and (not self.task.trust.adapt or self.sams.taken_back):
             return replace(trust, adapted=None)
         return trust
