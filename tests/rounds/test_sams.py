@@ -73,6 +73,21 @@ def test_what_is_gone_or_damaged_is_said(tmp_path: Path):
         _ = sams.in_force
 
 
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_one_that_cannot_be_read_does_not_hide_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+):
+    sams = AdaptedSams(tmp_path)
+    for _ in range(3):
+        sams.add({}, None)
+    sams.path_of("s0002").with_name("record.json").write_text(content)
+    for _ in range(2):
+        assert [record["id"] for record in sams.records()] == ["s0001", "s0003"]
+    assert [("s0002" in record.getMessage()) for record in caplog.records] == [True]
+    with pytest.raises(UserError, match="unreadable"):
+        sams.record("s0002")
+
+
 def test_a_person_may_take_the_plain_one_which_a_training_cannot_undo_by_finding_nothing(tmp_path: Path):
     sams = AdaptedSams(tmp_path)
     assert not sams.taken_back

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
@@ -74,6 +75,17 @@ def test_each_structure_may_have_a_recipe_and_decoder_of_its_own(tiny: Any) -> N
     assert told["adapted"] == "1" * 64 and told["structures"][0]["source"] == "student"
     # Its recipe decides, not that SAM was there.
     np.testing.assert_array_equal(out["pred"][0], p[0] >= 0.5)
+
+
+@pytest.mark.parametrize("signals", [True, False])
+def test_sam_is_not_asked_for_figures_that_nobody_wants(tiny: Any, signals: bool) -> None:
+    p, image = case()
+    recipes = {name: TASK.recipe.model_copy(update={"source": "student"}) for name in TASK.names}
+    out = RefineWithSamd("pred", tiny, TASK, recipes=recipes, signals=signals)({"pred": p, "image_for_sam": image})
+    assert (out["result"]["sam"]["structures"][0]["agreement"] is not None) == signals
+    again = RefineWithSam(tiny, TASK, recipes=recipes, signals=signals)(p, image)
+    assert again.as_json() == out["result"]["sam"]["structures"]
+    np.testing.assert_array_equal(out["pred"], p >= 0.5)
 
 
 def test_the_voxels_size_decides_how_a_volume_is_cut(tiny: Any) -> None:

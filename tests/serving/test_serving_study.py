@@ -90,11 +90,50 @@ def test_one_that_is_kept_already_is_not_put_in_force_again(study: Study, tmp_pa
     assert study.sam_in_force is None and len(study.sams.records()) == 1
 
 
+def outcome(used: bool) -> dict[str, Any]:
+    return {"used": used, "reason": "as it is", "plain": 0.8, "adapted": 0.8}
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_going_back_to_earlier_labels_brings_their_sam_back(study: Study, tmp_path: Path, used: bool):
+    weights = tmp_path / "adapted.safetensors"
+    weights.write_text("new")
+    for labels, better in (("first", used), ("second", not used), ("first", used)):
+        id = study.keep_adaptation(outcome(better), weights, {"c1": {"sha256": labels}})
+        assert study.sam_in_force == (id if better else None)
+    assert id == "s0001" and len(study.sams.records()) == 2
+
+
+def test_the_same_outcome_on_other_labels_is_another_adaptation(study: Study, tmp_path: Path):
+    weights = tmp_path / "adapted.safetensors"
+    for name in ("s0001", "s0002"):
+        weights.write_text(name)
+        assert study.keep_adaptation(outcome(True), weights, {"c1": {"sha256": name}}) == name
+        assert study.sam().digest == name
+
+
+def test_a_damaged_one_is_kept_anew(study: Study, tmp_path: Path):
+    weights = tmp_path / "adapted.safetensors"
+    weights.write_text("new")
+    study.keep_adaptation(outcome(True), weights, {})
+    study.sams.path_of("s0001").write_text("damaged")
+    for _ in range(2):
+        assert study.keep_adaptation(outcome(True), weights, {}) == "s0002"
+        assert study.sam().digest == "new"
+
+
+def test_a_record_that_cannot_be_read_costs_no_round(study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    study.keep_adaptation(outcome(False), tmp_path / "nothing", {"c1": {}})
+    study.sams.path_of("s0001").with_name("record.json").write_text("{")
+    assert study.keep_adaptation(outcome(False), tmp_path / "nothing", {}) == "s0002"
+    assert "s0001" in caplog.text
+
+
 @pytest.fixture
 def trust(study: Study, monkeypatch: pytest.MonkeyPatch) -> Trust:
     """What every round has learnt, with an adapted decoder."""
     choice = Choice({name: StructureChoice(study.task.recipe) for name in study.task.names}, 3)
-    learnt = Trust(study.task, 0.5, choice, Calibrator.default(), SimpleNamespace(digest="adapted"))  # type: ignore
+    learnt = Trust(study.task, 0.5, choice, Calibrator.default(), adapted=SimpleNamespace(digest="adapted"))  # type: ignore
     monkeypatch.setattr(module.Trust, "load", lambda folder, task, backend: learnt)
     return learnt
 

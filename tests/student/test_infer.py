@@ -10,12 +10,16 @@ from typing import Any
 import nrrd
 import numpy as np
 import pytest
-from drawn import dice, learn_recipes, shapes, small_task, write_png
+from drawn import FakeSam, dice, learn_recipes, shapes, small_task, write_png
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import sha256_file
 from samstudent.images import read_image
 from samstudent.labels import read_masks
+from samstudent.pseudolabels.calibration import Calibrator
+from samstudent.pseudolabels.search import Choice, StructureChoice
+from samstudent.pseudolabels.trust import Trust
+from samstudent.serving.study import Study
 from samstudent.student.infer import StudentInferTask, StudentSamInferTask, result_extension
 from samstudent.student.predict import save_model
 from samstudent.student.training import new_network
@@ -141,6 +145,44 @@ def test_a_structure_may_keep_the_students_mask(bench: Any, trained: Path) -> No
         for task in (StudentInferTask, StudentSamInferTask)
     )
     np.testing.assert_array_equal(plain, refined)
+
+
+class Painter:
+    """A student that finds a block in every volume."""
+
+    version = "b" * 64
+
+    def predict(self, image: Any) -> Any:
+        p = np.zeros((2, *image.pixels.shape[1:]), np.float32)
+        p[0, 1:5, 22:42, 22:42] = 0.9
+        return p
+
+
+@pytest.mark.parametrize("source", ["student", "sam"])
+def test_sam_sees_no_slice_of_a_volume_in_which_it_has_no_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    volume = np.full((6, 64, 64), 40, np.uint8)
+    volume[1:5, 24:40, 24:40] = 200
+    nrrd.write(str(tmp_path / "ct.nrrd"), volume, index_order="C")
+    drawn = small_task(dimension=3, student={"size": [16, 64, 64], "channels": [8, 16, 32]})
+    study, sam = Study(str(tmp_path), str(tmp_path), drawn), FakeSam()
+    recipe = drawn.recipe.model_copy(update={"source": source})
+    choice = Choice({name: StructureChoice(recipe) for name in drawn.names}, 3)
+    trust = Trust(drawn, 0.0, choice, Calibrator.default())
+    monkeypatch.setattr(study, "plain_sam", lambda: sam)
+    monkeypatch.setattr(study, "trust_of", lambda round_id: trust)
+    task = StudentSamInferTask(study)
+    monkeypatch.setattr(task, "served", lambda device=None: ("r0001", Painter()))
+    facts = infer(task, str(tmp_path / "ct.nrrd"))[1]
+    assert (sam.embedded == 0) == (source == "student")
+    assert facts["label_names"] == {"disk": 1} and facts["sam"]["recipes"] == "r0001"
+    told = facts["structures"]["disk"]
+    assert told["present"] and told["source"] == source
+    # Nobody judged it: that is not a quality of 0.
+    figures = [told[key] for key in ("quality", "predicted_iou", "agreement", "stability")]
+    assert all((figure is None) == (source == "student") for figure in figures)
+    assert facts["structures"]["square"]["quality"] is None
 
 
 def another_sam(folder: Path) -> None:

@@ -7,13 +7,14 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from drawn import learn_recipes
+from drawn import FakeSam, learn_recipes
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import sha256_file
@@ -22,7 +23,7 @@ from samstudent.pseudolabels.provenance import Provenance
 from samstudent.pseudolabels.softs import SoftLabels
 from samstudent.pseudolabels.trust import Trust, learn_trust
 from samstudent.rounds.fair import compare_fairly, decide
-from samstudent.student import learning
+from samstudent.student import learning, trainer
 from samstudent.student.cases import load_case, pseudo_cases
 from samstudent.student.options import TrainOptions
 from samstudent.student.predict import Student
@@ -153,9 +154,81 @@ def test_with_too_few_labels_the_champion_labels_as_its_round_learnt(bench: Any)
     train(bench, steps=2)
     made, trust = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"], study.trust_of("r0001")
     assert Provenance(**made) == made_with(ledger.get("r0001").model_digest, study.plain_sam(), study.task, trust)
+    told = ledger.folder_of("r0002") / ledger.kept("r0002", "inputs")["trust"]
+    assert told.samefile(study.trust_folder("r0001") / "trust.json")
+    assert ledger.kept("r0001", "inputs")["trust"] is None
     # These are found by a round that takes those that are there.
     train(bench, steps=2, pseudo_labels="use")
     assert ledger.get("r0003").pseudo_used.n == ledger.get("r0002").pseudo_used.n > 0
+
+
+def test_student_and_recipes_are_of_one_round_whatever_is_promoted_meanwhile(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    study, ledger = bench.study, bench.study.ledger
+    for id, source in (("r0001", "student"), ("r0002", "sam")):
+        train(bench, steps=20, pseudo_labels="off", seed=int(id[1:]))
+        learn_recipes(study.trust_folder(id), study.task, disk={"source": source})
+    ledger.promote("r0001")
+    looks: list[str] = []
+
+    def promoting(look: Any) -> Any:
+        """Somebody promotes the other round after the first look at the ledger."""
+
+        def looked() -> Any:
+            found = look()
+            if not looks:
+                looks.append(ledger._champion().round)
+                ledger.promote("r0002")
+            return found
+
+        return looked
+
+    for name in ("champion", "champion_path"):
+        monkeypatch.setattr(ledger, name, promoting(getattr(ledger, name)))
+    train(bench, steps=2)
+    assert looks == ["r0001"]
+    made = Provenance(**ledger.kept("r0003", "inputs")["pseudo_labels_made_with"])
+    digest, trust = ledger.get("r0001").model_digest, study.trust_of("r0001")
+    assert made == made_with(digest, study.plain_sam(), study.task, trust)
+
+
+class Decoder(FakeSam):
+    """The adapted one."""
+
+    digest = "e" * 64
+
+
+def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether trust is learnt or taken again; until an adapted one is better again."""
+    study, ledger = bench.study, bench.study.ledger
+    task = study.task
+    study.task = task.model_copy(update={"trust": task.trust.model_copy(update={"adapt": True})})
+
+    def adapted_too(cross: Any, files: Any, _: Task, *args: Any, **options: Any) -> tuple[Any, Trust]:
+        teacher, trust = learning.learn(cross, files, task, *args, **options)
+        found = {"used": True, "reason": reason}
+        (args[2] / learning.ADAPTED_FILE).write_text(reason)
+        return teacher, replace(trust, adapted=Decoder(), record={**trust.record, "adaptation": found})
+
+    monkeypatch.setattr(trainer, "learn", adapted_too)
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+
+    def decoder() -> str:
+        id = train(bench, steps=2)["round"]
+        return str(ledger.kept(id, "inputs")["pseudo_labels_made_with"]["sam_digest"])
+
+    reason = "first"
+    assert decoder() == Decoder.digest
+    study.sams.use_plain(who="admin")
+    assert decoder() == FakeSam.digest and study.sam_in_force is None
+    reason = "second"
+    assert decoder() == Decoder.digest and study.sam_in_force == "s0002"
 
 
 def test_soft_pseudo_labels_are_taught_where_the_task_says_so(bench: Any) -> None:

@@ -7,6 +7,7 @@ force, or that the plain one is; it is replaced atomically, so a kill leaves the
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from samstudent.errors import NotFound, UserError
 from samstudent.files import atomic_write, sha256_file
+
+logger = logging.getLogger(__name__)
 
 #: Who puts an adapted SAM in force, or the plain one, as the outcome of an adaptation; all others are people.
 TRAINING = "training"
@@ -46,6 +49,7 @@ class AdaptedSams:
     def __init__(self, folder: Path) -> None:
         """Use the study's state folder; nothing is written yet."""
         self.folder = Path(folder)
+        self._complaints: set[str] = set()
 
     def add(self, record: Mapping[str, Any], save: Callable[[Path], object] | None) -> str:
         """Keep the outcome of one adaptation and return its id. It is not in force yet.
@@ -89,6 +93,11 @@ class AdaptedSams:
         return _taken_back(self.history)
 
     @property
+    def last_by_person(self) -> bool:
+        """Whether the last change was a person's."""
+        return bool(history := self.history) and history[-1].who != TRAINING
+
+    @property
     def history(self) -> list[Switch]:
         """All changes, oldest first."""
         return self._pointer().history
@@ -119,14 +128,24 @@ class AdaptedSams:
             content: dict[str, Any] = json.loads(path.read_bytes())
         except FileNotFoundError:
             raise NotFound(f"adapted SAM {id!r}: there is none in {self.folder}") from None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: unreadable: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{path}: unreadable: not a record")
         return content
 
     def records(self) -> list[dict[str, Any]]:
-        """All that are whole, oldest first."""
+        """All that are whole, oldest first. One that cannot be read is left out: the others can still be used."""
         paths = [path.parent.name for path in (self.folder / "sam").glob("s*/record.json") if _is_id(path.parent.name)]
-        return [self.record(id) for id in sorted(paths, key=lambda id: int(id[1:]))]
+        found = []
+        for id in sorted(paths, key=lambda id: int(id[1:])):
+            try:
+                found.append(self.record(id))
+            except UserError as error:
+                if str(error) not in self._complaints:  # clients ask every few seconds; the log needs it once
+                    logger.warning("adapted SAM %s is left out: %s", id, error)
+                    self._complaints.add(str(error))
+        return found
 
     def path_of(self, id: str) -> Path:
         """Where the weights of one lie, or will lie."""

@@ -23,7 +23,7 @@ class RefineWithSam(Transform):
         backend: SAM.
         task: structures and recipe.
         cache: keeps embeddings; None: they are computed anew.
-        recipes, adapted: as in ``refine``.
+        recipes, adapted, signals: as in ``refine``.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class RefineWithSam(Transform):
         *,
         recipes: Mapping[str, Recipe] | None = None,
         adapted: SamBackend | None = None,
+        signals: bool = True,
     ) -> None:
         # Not "backend": MONAI keeps there whether a transform works on numpy or torch.
         self.sam = backend
@@ -41,6 +42,7 @@ class RefineWithSam(Transform):
         self.cache = cache
         self.recipes = recipes
         self.adapted = adapted
+        self.signals = signals
 
     def __call__(  # type: ignore[override]
         self, probabilities: Any, image: Any, spacing: Sequence[float] | None = None
@@ -60,6 +62,7 @@ class RefineWithSam(Transform):
             self.cache,
             adapted=self.adapted,
             recipes=self.recipes,
+            signals=self.signals,
             spacing=spacing,
         )
 
@@ -90,7 +93,7 @@ class RefineWithSamd(MapTransform):
         coarse_key: where the cleaned coarse masks bool (S, *spatial) go; None: dropped.
         allow_missing_keys: as in MONAI.
         spacing_key: of a volume's voxel size, as in ``refine``; where the dictionary has none, it is taken as equal.
-        recipes, adapted: as in ``refine``.
+        recipes, adapted, signals: as in ``refine``.
     """
 
     def __init__(
@@ -107,9 +110,10 @@ class RefineWithSamd(MapTransform):
         *,
         recipes: Mapping[str, Recipe] | None = None,
         adapted: SamBackend | None = None,
+        signals: bool = True,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.transform = RefineWithSam(backend, task, cache, recipes=recipes, adapted=adapted)
+        self.transform = RefineWithSam(backend, task, cache, recipes=recipes, adapted=adapted, signals=signals)
         self.image_key = image_key
         self.result_key = result_key
         self.coarse_key = coarse_key

@@ -76,7 +76,8 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
             folder, sam = Path(name), self.study.plain_sam()
             _, trust = learn(cross, files, task, sam, self.study.embeddings, folder, seed=options.seed, device=device)
             found = trust.record["adaptation"]
-            id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, digests(files))
+            learnt_from = digests(entry for entry in files if entry.id in cross.folds)
+            id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from)
         logger.info("SAM %s: %s", id, found["reason"])
         return self.stats() | {"id": id, "in_force": self.study.sam_in_force, "reason": found["reason"]}
 

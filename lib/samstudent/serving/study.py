@@ -138,6 +138,11 @@ class Study:
                         self._complaint = str(error)
                     return None
             trust = self._trust[1]
+        return self.as_in_force(trust)
+
+    def as_in_force(self, trust: Trust) -> Trust:
+        """What was learnt, without the adapted decoder where the task switches adaptation off, or somebody took the
+        plain SAM by hand and no adapted one was put in force since."""
         if trust.adapted is not None and (not self.task.trust.adapt or self.sams.taken_back):
             return replace(trust, adapted=None)
         return trust
@@ -153,8 +158,8 @@ class Study:
     ) -> str:
         """Keep what an adaptation made, and put it in force if it beats the plain SAM; if not, the plain one is.
 
-        One that is kept already, because a round took again what an earlier one had learnt, changes nothing: which SAM
-        has been in force since then may be somebody's decision.
+        One that is kept already, because a round took again what an earlier one had learnt, is not kept twice. It is
+        put in force again, as the labels may have been others in between, unless a person made the last change.
 
         Args:
             found: ``Adaptation.record``.
@@ -168,15 +173,31 @@ class Study:
         record = {
             "backend": self.task.sam.backend,
             "round": round_id,
-            "labels": dict(labels),
+            "labels": json.loads(json.dumps(labels)),
             "adaptation": json.loads(json.dumps(found)),
         }
-        for known in self.sams.records():
-            if known.get("adaptation") == record["adaptation"]:
-                return str(known["id"])
-        id = self.sams.add(record, (lambda path: shutil.copyfile(weights, path)) if found["used"] else None)
+        id = self._known_adaptation(record)
+        if id is not None and self.sams.last_by_person:
+            return id
+        if id is None or (found["used"] and not self._is_whole(id)):
+            id = self.sams.add(record, (lambda path: shutil.copyfile(weights, path)) if found["used"] else None)
         if found["used"]:
             self.sams.use(id, who=TRAINING, why=found["reason"])
         else:
             self.sams.use_plain(who=TRAINING, why=found["reason"])
         return id
+
+    def _known_adaptation(self, record: Mapping[str, Any]) -> str | None:
+        """The id under which the same is kept already: the same outcome on the same labels. The latest, should one have
+        been damaged and kept anew."""
+        same = ("labels", "adaptation")
+        known = [r for r in self.sams.records() if all(r.get(key) == record[key] for key in same)]
+        return str(known[-1]["id"]) if known else None
+
+    def _is_whole(self, id: str) -> bool:
+        try:
+            self.sams.weights(id)
+        except UserError as error:
+            logger.warning("adapted SAM %s is kept anew: %s", id, error)
+            return False
+        return True

@@ -157,7 +157,8 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
 class StudentSamInferTask(StudentInferTask):
     """The student's masks redrawn by SAM, with how well each is to be trusted.
 
-    Each structure by the recipe that the served round found for it (``Study.trust_of``), else by the task's.
+    Each structure by the recipe that the served round found for it (``Study.trust_of``), else by the task's. SAM is
+    not asked about volumes where that round found that it has no say (``Trust.asks_sam``); figures are None there.
     """
 
     def __init__(self, study: Study) -> None:
@@ -174,6 +175,7 @@ class StudentSamInferTask(StudentInferTask):
             self.study.embeddings,
             recipes=trust.choice.recipes if trust else None,
             adapted=trust.adapted if trust else None,
+            signals=trust.asks_sam if trust else True,
         )
         return [self._image_for_sam, refine]
 
@@ -186,7 +188,9 @@ class StudentSamInferTask(StudentInferTask):
         sam = data["result"]["sam"]
         structures = {}
         for entry, mask in zip(sam["structures"], masks, strict=True):
-            quality = structure_quality(StructureResult(**entry)) if entry["present"] else None
+            # Without an agreement SAM was not asked, and there is nothing to judge by: 0 would say that it is bad.
+            asked = entry["present"] and entry["agreement"] is not None
+            quality = structure_quality(StructureResult(**entry)) if asked else None
             structures[entry["name"]] = {**entry, "present": bool(mask.any()), "quality": quality}
         told = {key: sam[key] for key in ("backend", "digest", "adapted")}
         return {"structures": structures, "sam": told | {"recipes": data["recipes"]}}

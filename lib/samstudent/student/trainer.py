@@ -138,22 +138,23 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         logger.info("round %s: comparing on %d hold-out cases", round_id, len(held_ids))
         target = str(name_to_device(device))
         challenger = Student.load(self.ledger.model_path(round_id), self.task, target)
-        champion = self._champion(target)
-        students = [challenger] if champion is None else [challenger, champion]
+        served = self._champion(target)
+        students = [challenger] if served is None else [challenger, served[1]]
         scores: list[CaseDice] = [*compare(students, human_cases(datastore, held_ids), self.task), {}][:2]
         folds = (self.ledger.kept(round_id, "scores") or {}).get("folds")
         comparison, debt = None, 0.0
-        if champion is not None and (served := self.ledger.champion()) is not None:
+        if served is not None:
+            champion = self.ledger.get(served[0].parent.name)
             comparison = compare_fairly(
                 scores[0],
                 scores[1],
                 self.task.names,
                 challenger_folds=folds,
-                champion_folds=(self.ledger.kept(served.id, "scores") or {}).get("folds"),
+                champion_folds=(self.ledger.kept(champion.id, "scores") or {}).get("folds"),
                 seed=options.seed,
             )
-            debt = served.debt
-        decision = decide(comparison, champion=champion is not None, debt=debt)
+            debt = champion.debt
+        decision = decide(comparison, champion=served is not None, debt=debt)
         why = decision.why
         if decision.promote and not options.promote:
             why = f"not promoted, as asked for; else: {why}"
@@ -181,13 +182,17 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         kept = self.ledger.kept(round_id, "scores") or {"structures": self.task.names}
         self.ledger.keep(round_id, "scores", kept | scores)
 
-    def _champion(self, device: str) -> Student | None:
-        """The served student; None if there is none, or none that could predict for the task as it is now."""
+    def _champion(self, device: str) -> tuple[Path, Student] | None:
+        """The served model's file, in the folder of its round, and the student in it; None if there is none, or none
+        that could predict for the task as it is now.
+
+        Both by one look at the ledger: somebody may promote another round at any moment.
+        """
         path = self.ledger.champion_path()
         if path is None:
             return None
         try:
-            return Student.load(path, self.task, device)
+            return path, Student.load(path, self.task, device)
         except UserError as error:
             logger.warning("the served model is left out: %s", error)
             return None
@@ -199,7 +204,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         options = TrainOptions.model_validate(request["options"])
         cases = human_cases(datastore, request["train_ids"])
         tag = RAW_TAG if options.pseudo_labels == "raw" else REFINED_TAG
-        teacher, trust = self._teacher(request, options, cases, datastore)
+        teacher, trust, learnt_in = self._teacher(request, options, cases, datastore)
         wanted: list[Provenance] = []
         if teacher is not None:
             wanted = self._wanted(request["round"], options, teacher, trust)
@@ -212,18 +217,24 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         found = [pseudo_cases(datastore, trainable, tag, made, self.task, softs) for made in wanted]
         pseudo = max(found, key=len, default=[])
         self.ledger.update(request["round"], pseudo_used={"n": len(pseudo), "tag": tag if pseudo else None})
-        self._keep_inputs(request, options, cases + pseudo, wanted[found.index(pseudo)] if pseudo else None)
+        made = wanted[found.index(pseudo)] if pseudo else None
+        # Those that are there may have been made by what another round had learnt.
+        learnt_in = learnt_in if made is None or made == wanted[0] else None
+        self._keep_inputs(request, options, cases + pseudo, made, learnt_in)
         logger.info("round %s: %d human labels, %d pseudo labels", request["round"], len(cases), len(pseudo))
         return cases + pseudo
 
     def _teacher(
         self, request: dict[str, Any], options: TrainOptions, files: list[CaseFiles], datastore: Any
-    ) -> tuple[Student | Teacher | None, Trust | None]:
+    ) -> tuple[Student | Teacher | None, Trust | None, str | None]:
         """Who predicts the unlabelled cases, and how far to trust it: students on folds of the labelled cases, whose
         predictions of these are honest; with too few labels for that, and for the other choices, the champion, by what
         its own round learnt.
 
         The students on folds are trained for a small hold-out, too: their scores take part in the comparison.
+
+        Returns:
+            Both, and the round in whose folder lies what was learnt; each None where there is none.
         """
         device, renew = str(name_to_device(request["device"])), options.pseudo_labels == "renew"
         cross = None
@@ -233,10 +244,12 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         if cross is not None:
             self._keep_scores(request["round"], folds=out_of_fold(cross, files, self.task))
         if cross is None or not renew:
-            served = self.ledger.champion() if options.pseudo_labels != "off" else None
-            champion = self._champion(device) if served else None
-            refined = champion is not None and options.pseudo_labels != "raw"
-            return champion, self.study.trust_of(served.id) if served and refined else None
+            served = self._champion(device) if options.pseudo_labels != "off" else None
+            if served is None:
+                return None, None, None
+            round_id, champion = served[0].parent.name, served[1]
+            earlier_trust = self.study.trust_of(round_id) if options.pseudo_labels != "raw" else None
+            return champion, earlier_trust, round_id if earlier_trust is not None else None
         folder, sam = self.study.trust_folder(request["round"]), self.study.plain_sam()
         earlier = [self.study.trust_folder(r.id) for r in reversed(self.ledger.rounds()) if r.id != request["round"]]
         teacher, trust = learn(
@@ -244,9 +257,10 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             unlabelled=self.study.holdout.trainable(datastore.get_unlabeled_images()), path_of=datastore.get_image_uri,
         )  # fmt: skip
         if found := trust.record["adaptation"]:
-            id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, digests(files), request["round"])
+            learnt_from = digests(entry for entry in files if entry.id in cross.folds)
+            id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from, request["round"])
             logger.info("SAM %s: %s", id, found["reason"])
-        return teacher, trust
+        return teacher, self.study.as_in_force(trust), request["round"]
 
     def _produce(self, options: TrainOptions, teacher: Student | Teacher, trust: Trust | None, datastore: Any) -> None:
         holdout, softs = self.study.holdout, self._softs()
@@ -295,9 +309,19 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         return wanted
 
     def _keep_inputs(
-        self, request: dict[str, Any], options: TrainOptions, cases: list[CaseFiles], made_with: Provenance | None
+        self,
+        request: dict[str, Any],
+        options: TrainOptions,
+        cases: list[CaseFiles],
+        made_with: Provenance | None,
+        learnt_in: str | None,
     ) -> None:
-        """Write down all that the challenger depends on, so that the round can be repeated."""
+        """Write down all that the challenger depends on, so that the round can be repeated. Paths from its folder on.
+
+        Args:
+            learnt_in: the round by whose trust the pseudo labels were made; its own, the champion's, or none.
+        """
+        elsewhere = "" if learnt_in == request["round"] else f"../{learnt_in}/"
         start = self.ledger.champion() if self.task.training.start == "champion" else None
         content = {
             "task": self.task.model_dump(mode="json"),
@@ -306,7 +330,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             "cases": digests(cases),
             "pseudo_labels_made_with": made_with.as_json() if made_with else None,
             "adapted_sam": self.study.sam_in_force,
-            "trust": "trust/trust.json" if self.study.trust_folder(request["round"]).exists() else None,
+            "trust": f"{elsewhere}trust/trust.json" if learnt_in else None,
             "start": start.model_digest if start else None,
             # Torch's own word: its metadata does not tell CUDA from CPU builds.
             "packages": {name: version(name) for name in PACKAGES} | {"torch": torch.__version__},
@@ -337,8 +361,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
     def network(self, context: Context) -> torch.nn.Module:
         seed = context.request["options"]["seed"]
         # A champion that does not fit the task as it is now is no start; ``_champion`` has logged why.
-        goes_on = self.task.training.start == "champion" and self._champion("cpu") is not None
-        return new_network(self.task, seed, self.ledger.champion_path() if goes_on else None)
+        served = self._champion("cpu") if self.task.training.start == "champion" else None
+        return new_network(self.task, seed, served[0] if served else None)
 
     def optimizer(self, context: Context) -> torch.optim.Optimizer:
         return new_optimizer(context.network, self.task)
