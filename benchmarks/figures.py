@@ -1,10 +1,10 @@
-"""Figures of docs/images from the results of experiments.
+"""Figures of docs/images from what ``samstudent experiment`` left in its output folder. They hold no image of the data.
 
-    python benchmarks/figures.py NAME=results.json [NAME=results.json ...]
+    python benchmarks/figures.py curves NAME OUTPUT
+    python benchmarks/figures.py quality NAME LEGEND=OUTPUT/work/trusted-KEY/labels.json ...
 
-For each experiment (``samstudent experiment``) two PNG files in docs/images: ``NAME-curves.png``, Dice over the number
-of labels for each method, and ``NAME-quality.png``, how well the Dice of pseudo labels was estimated. The files hold
-figures only, no image of the data.
+``NAME-curves.png``: Dice over the number of labels for each method, of all that was measured in the folder.
+``NAME-quality.png``: how well the Dice of pseudo labels was estimated.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 from samstudent.evaluation.experiment import summary
 from samstudent.evaluation.experiment.report import learning_curves
 from samstudent.evaluation.pictures import reliability_picture
+from samstudent.pseudolabels.calibration import reliability
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
 
-def main(arguments: list[str]) -> None:
-    if not arguments or not all("=" in argument for argument in arguments):
-        sys.exit(__doc__)
-    for name, path in (argument.split("=", 1) for argument in arguments):
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        (IMAGES / f"{name}-curves.png").write_bytes(learning_curves(summary.table(content["results"])))
-        qualities = {
-            f"{q['cases']}, {q['labels']} labels": q["reliability"]
-            for q in content["quality"]
-            if q["method"] == "ours" and q["reliability"]
-        }
-        if qualities:
-            (IMAGES / f"{name}-quality.png").write_bytes(reliability_picture(qualities))
+def curves(name: str, output: str) -> None:
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(output, "results").glob("*.json"))]
+    (IMAGES / f"{name}-curves.png").write_bytes(learning_curves(summary.table(results)))
+
+
+def quality(name: str, *files: str) -> None:
+    found = {}
+    for legend, path in (file.split("=", 1) for file in files):
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+        known = [row for row in rows if row["quality"] is not None and row["refined"] is not None]
+        found[legend] = reliability([row["quality"] for row in known], [row["refined"] for row in known])
+    (IMAGES / f"{name}-quality.png").write_bytes(reliability_picture(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if len(sys.argv) < 4 or sys.argv[1] not in ("curves", "quality"):
+        sys.exit(__doc__)
+    {"curves": curves, "quality": quality}[sys.argv[1]](*sys.argv[2:])
