@@ -16,8 +16,9 @@ from samstudent.pseudolabels.trust import some_of
 
 #: Keys of the task by section.
 Changes = Mapping[str, Mapping[str, Any]]
-#: What of a task shapes its pseudo labels, beside what the store depends on.
-_SECTIONS = ("recipe", "training", "pseudo_labels", "trust", "sam")
+#: What of a task shapes trust, beside what the store and the students depend on; pseudo labels depend on one more.
+_TRUST_SECTIONS = ("recipe", "trust", "sam")
+_LABEL_SECTIONS = (*_TRUST_SECTIONS, "pseudo_labels")
 #: Cases that one job prepares or embeds.
 _SHARD = 40
 
@@ -76,7 +77,7 @@ class Planner:
         if n < setting.task.trust.min_labels:
             raise UserError(f"--labels {n}: the method ours needs {setting.task.trust.min_labels} or more")
         whole = setting.task.model_dump(mode="json")
-        sections = {name: whole[name] | changes.get(name, {}) for name in _SECTIONS}
+        sections = {name: whole[name] | changes.get(name, {}) for name in _LABEL_SECTIONS}
         labelled, rest = setting.labelled(n), setting.rest(n)
         # One shuffle for all seeds, whose embeddings are then shared: the trainings differ enough.
         random = {"random_sam": 0} if options.get("random_sam") else {}
@@ -96,7 +97,7 @@ class Planner:
             told = told | {"trust": {"folds": sections["trust"]["folds"], "readers": True}, "recipe": whole["recipe"]}
             label = f"readers of {'a random ' if random else ''}SAM on {n} labels, seed {seed}"
             students = Job("readers", label, plain | sam | {"sections": told}, {"students": students, **images})
-        more = plain | sam | {"sections": sections}
+        more = plain | sam | {"sections": {name: sections[name] for name in _TRUST_SECTIONS}}
         name = f"{n} labels, seed {seed}{_told(changes, options)}"
         looked_at = some_of(rest, setting.task)
         images |= self.prepared(looked_at) | self.embedded(looked_at, **random)
@@ -110,7 +111,7 @@ class Planner:
         for what, ids in (("labels", rest), ("test", list(setting.test))):
             seen = needs | self.prepared(ids) | self.embedded(ids, **random)
             label = f"{'pseudo labels' if what == 'labels' else 'their quality on test cases'} from {name}"
-            jobs[what] = Job("trusted", label, more | {"ids": ids}, seen)
+            jobs[what] = Job("trusted", label, more | {"ids": ids, "sections": sections}, seen)
         return jobs
 
     def evaluation(self, student: Job, method: str, n: int | None, seed: int) -> Job:
