@@ -14,12 +14,13 @@ from PIL import Image
 from sam2.build_sam import build_sam2_video_predictor
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
+from samstudent.device import autocast
 from samstudent.errors import UserError
 from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import Prompt
 from samstudent.sam.refine import refine
-from samstudent.sam.sam2_video import EXAMPLE, Sam2, build
+from samstudent.sam.sam2_video import EXAMPLE, Sam2, build, made_ready
 from samstudent.task import SamSection, Task
 
 BOX = (5.0, 6.0, 30.0, 31.0)
@@ -30,8 +31,7 @@ def model() -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = build_sam2_video_predictor(EXAMPLE, None, "cpu", hydra_overrides_extra=["++model.image_size=256"])
-    model.fill_hole_area = 0
-    return model
+    return made_ready(model)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_volume_is_followed_as_sam2_follows_a_folder_of_jpegs(backend: Sam2, m
     found = backend.track(pixels, boxes)
     assert {index: sorted(slices) for index, slices in found.items()} == {0: [*range(5)], 7: [*range(5)]}
 
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode(), autocast(torch.device("cpu")):
         state = model.init_state(str(folder))
         for index, given in boxes.items():
             for z, box in given.items():

@@ -359,7 +359,7 @@ def test_the_servers_end_ends_its_training(study: TinyStudy, tmp_path_factory: p
     assert not server.members()
 
 
-def wait_until(condition: Any, seconds: float = 60) -> None:
+def wait_until(condition: Any, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from samstudent.demo.server import Annotator, DemoError, Server
 from samstudent.demo.study import DemoStudy, check_empty, make_phantom_study, prepare_study, task_with
-from samstudent.demo.summary import show_table, write_demo_report
 from samstudent.task import Task, load_task
 
 #: The schedule of the demo starts a round after this many new labels.
@@ -59,6 +58,8 @@ def run_demo(options: DemoOptions) -> None:
         rounds = _walk(annotator, labels)
         names = ("labels only", "+ raw pseudo labels", "+ SAM pseudo labels", "scheduled round")
         arms = dict(zip(names, rounds, strict=True))
+        from samstudent.demo.summary import show_table, write_demo_report  # imports MONAI: seconds
+
         show_table(console, task, arms)
         report = options.output / "report.html"
         timings = {name: r["finished"] - r["started"] for name, r in arms.items()}

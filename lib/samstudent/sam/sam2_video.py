@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
+from samstudent.device import autocast
 from samstudent.errors import UserError
 from samstudent.sam.backends import Embedding, SamModel, Size, _form
 from samstudent.sam.checkpoints import checked_digest, load_weights
@@ -87,8 +88,7 @@ class Sam2(SamModel):
             raise UserError(f"boxes on slices {outside}, but slices {low} to {high} are walked")
         first = {index: min(given) for index, given in boxes.items()}
         found: dict[int, dict[int, Half]] = {index: {} for index in boxes}
-        # SAM 2 keeps its memory in bfloat16 and expects to be run so, on a CPU too.
-        with self._lock, torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with self._lock, autocast(self.device):
             model = self.load()
             state = _start(model, _Frames(volume, model.image_size, size or volume.shape[1:3]))
             for index, given in boxes.items():
@@ -229,8 +229,20 @@ def build(config: str, path: Path | None) -> Any:
         model = build_sam2_video_predictor(config, None, device="cpu")
     except HydraException as error:
         raise UserError(f"sam.config {config!r}: not a config of sam2, such as {EXAMPLE!r}: {error}") from error
-    # Needs a CUDA extension that pip does not build, and warns at every frame without it.
-    model.fill_hole_area = 0
     if path is not None:
         load_weights(model, path, f"SAM 2 ({config})")
+    return made_ready(model)
+
+
+def made_ready(model: Any) -> Any:
+    """The given video predictor of SAM 2, mended in place for machines that it was not made for."""
+    # Needs a CUDA extension that pip does not build, and warns at every frame without it.
+    model.fill_hole_area = 0
+
+    def in_float32(module: Any, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return arguments, named | {"memory": named["memory"].float()}
+
+    # Memory is kept in bfloat16, which its attention only takes under autocast; and that is ten times slower than
+    # float32 on a CPU that emulates bfloat16.
+    model.memory_attention.register_forward_pre_hook(in_float32, with_kwargs=True)
     return model

@@ -25,15 +25,16 @@ HOST_PATH = Path("monailabel") / "sample-apps" / "samstudent"
 
 def serve(studies: str, task: str, host: str, port: int, app_dir: Path | None) -> None:
     """Start the host's server with our app folder; does not return until the server ends."""
+    conf_task = _task_argument(task)
+    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
+        raise NotFound(f"--studies {studies}: no such folder")
+    folder = _app_folder(studies, app_dir)
+    # A user's mistake was told above, before the imports, which take seconds.
     from samstudent.serving import children
 
     children.share_cores()  # before the host imports torch
     from monailabel.main import Main
 
-    conf_task = _task_argument(task)
-    folder = _app_folder(studies, app_dir)
-    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
-        raise NotFound(f"--studies {studies}: no such folder")
     sys.argv = ["monailabel", "start_server", "--app", str(folder), "--studies", studies]
     sys.argv += ["--conf", "task", conf_task, "--host", host, "--port", str(port)]
     Main().run()
@@ -94,9 +95,10 @@ def _percent(value: float | None) -> str:
 
 
 def _ledger(studies: str, task: str) -> Ledger:
+    folder, checked = str(_app_folder(studies, None)), load_task(task)
     from samstudent.serving.study import Study
 
-    return Study(studies, str(_app_folder(studies, None)), load_task(task)).ledger
+    return Study(studies, folder, checked).ledger
 
 
 def _app(studies: str, task: str) -> SamstudentApp:
