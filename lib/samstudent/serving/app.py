@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from samstudent.errors import UserError
 from samstudent.images import read_image
 from samstudent.labels import names_from_label_info, read_masks
 from samstudent.rounds.schedule import Scheduler
-from samstudent.serving import children, guards, host_fixes
+from samstudent.serving import children, guards, host_fixes, threads
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.examine import Examiner
 from samstudent.serving.interactive import SamInteractiveTask
@@ -80,6 +81,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             _end_host(error)
             raise
         self._scored_for: object = None
+        self._scoring = threading.Lock()
 
     # ---- the host asks for the parts ----
 
@@ -120,15 +122,15 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
 
     def train(self, request: dict[str, Any]) -> Any:
         with _as_child():
-            return super().train(request)
+            return children.answer(request, super().train)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
         with _as_child():
-            return super().batch_infer(request, datastore)
+            return children.answer(request, lambda cleaned: super(SamstudentApp, self).batch_infer(cleaned, datastore))
 
     def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
         with _as_child():
-            return super().scoring(request, datastore)
+            return children.answer(request, lambda cleaned: super(SamstudentApp, self).scoring(cleaned, datastore))
 
     # ---- the server ----
 
@@ -140,6 +142,8 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
 
         http.include_router(router(self))
         guards.install(http, self)
+        threads.install(http)
+        children.one_job_at_a_time()
         children.announce_server()
         super().on_init_complete()
         self.scheduler = Scheduler(
@@ -189,9 +193,10 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         try:
             champion = self.study.ledger.champion()
             present = (champion.id if champion else None, len(self.datastore().list_images()))
-            if present == self._scored_for or children.is_busy(*children.METHODS):
-                return {}
-            self._scored_for = present
+            with self._scoring:
+                if present == self._scored_for or children.is_busy(*children.METHODS):
+                    return {}
+                self._scored_for = present
             return {name: self.async_scoring(name) for name in self._scoring_methods}
         except Exception:  # the host's timer thread dies of an exception, and with it all its jobs
             logger.exception("The scores of active learning could not be refreshed")

@@ -73,6 +73,8 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         self._file = DatastoreFile(folder / "datastore_v2.json")
         self._model = LocalDatastoreModel(name="", description="")
         self._lock = FileLock(folder / ".lock")
+        #: Taken before the file's lock, which looks only twenty times a second whether it is free.
+        self._turn = threading.RLock()
         self._mutex = threading.RLock()
         self._local = threading.local()
         self._timer: threading.Timer | None = None
@@ -120,7 +122,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         if (outer := getattr(self._local, "draft", None)) is not None:
             yield outer
             return
-        with self._lock:
+        with self._turn, self._lock:
             self._init_from_datastore_file()
             self._local.written = self._model
             draft = _shallow_copy(self._model)
@@ -143,7 +145,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """Read the file if it changed, and mend it if it is unreadable. The host's constructor calls this, too."""
-        with self._lock, self._mutex:
+        with self._turn, self._lock, self._mutex:
             if not self._file.changed():
                 return
             try:

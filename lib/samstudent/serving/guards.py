@@ -85,12 +85,13 @@ def install(fastapi_app: FastAPI, app: MONAILabelApp) -> None:
 # ---- answers ----
 
 
-def _answer(status: int, detail: str) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status_code=status)
+def _answer(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status_code=status, headers=headers)
 
 
 async def _user_error(request: Request, error: Exception) -> JSONResponse:
-    return _answer(getattr(error, "status", 400), str(error))
+    after = getattr(error, "retry_after", None)
+    return _answer(getattr(error, "status", 400), str(error), None if after is None else {"Retry-After": str(after)})
 
 
 async def _host_error(request: Request, error: Exception) -> JSONResponse:
