@@ -43,15 +43,12 @@ def serve(
     keyfile: Annotated[
         Path | None, typer.Option("--ssl-keyfile", "--ssl_keyfile", help="TLS: the certificate's key (PEM).")
     ] = None,
-    keyfile_password: Annotated[
-        str | None, typer.Option("--ssl-keyfile-password", "--ssl_keyfile_password", help="TLS: the key's password.")
-    ] = None,
 ) -> None:
     """Start the MONAI Label server with the samstudent app."""
     from samstudent.serving.command import Tls
     from samstudent.serving.command import serve as run
 
-    run(studies, task, host, port, app_dir, users, Tls(certfile, keyfile, keyfile_password))
+    run(studies, task, host, port, app_dir, users, Tls(certfile, keyfile))
 
 
 @app.command()

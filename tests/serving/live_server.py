@@ -145,7 +145,9 @@ class RunningServer:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                answer = requests.get(f"{self.url}/info/", timeout=10, verify=self.certificate and str(self.certificate))
+                answer = requests.get(
+                    f"{self.url}/info/", timeout=10, verify=self.certificate and str(self.certificate)
+                )
                 if answer.status_code in (200, 401):
                     return
             except requests.ConnectionError:

@@ -31,7 +31,6 @@ class Tls:
 
     certfile: Path | None = None
     keyfile: Path | None = None
-    password: str | None = None
 
     def options(self) -> list[str]:
         """The host's own options.
@@ -47,7 +46,7 @@ class Tls:
                 if not file.is_file():
                     raise NotFound(f"{name} {file}: no such file")
                 options += [name, str(file)]
-        return options + (["--ssl_keyfile_password", self.password] if self.password else [])
+        return options
 
 
 def serve(

@@ -186,7 +186,8 @@ def configured(app_dir: str) -> Login | None:
         return None
     life = _seconds(os.environ.get(TOKEN_LIFE, "3600"))
     if users_file:
-        if "MONAI_LABEL_AUTH_REALM_URI" in os.environ:
+        # Not the environment: the host writes all of its settings there.
+        if type(settings).model_fields["MONAI_LABEL_AUTH_REALM_URI"].default != settings.MONAI_LABEL_AUTH_REALM_URI:
             raise UserError(f"either {USERS_FILE} or MONAI_LABEL_AUTH_REALM_URI: one server has one login")
         users = Users(Path(users_file))
         users.all()
