@@ -7,6 +7,8 @@ import importlib
 import ipaddress
 import json
 import re
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -472,3 +474,35 @@ def test_promotions_are_told_whoever_promotes(study: TinyStudy, tmp_path: Path) 
         state.ledger.promote("r0002", who="ada")
     champion = state.ledger.champion()
     assert champion and champion.id == "r0001"
+
+
+def test_ohif_in_a_real_browser(server: RunningServer, tmp_path: Path) -> None:
+    """By the login page to OHIF, which then works as without a login: its scripts come, and it may ask the server."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver_path:
+        pytest.skip("Debian's chromium and chromium-driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    quiet = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    for argument in f"--headless=new --no-sandbox --disable-gpu --ignore-certificate-errors {quiet}".split():
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path}")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
+    try:
+        driver.get(f"{server.url}/ohif/")
+        assert driver.current_url.startswith(f"{server.url}/samstudent/login")
+        driver.find_element("name", "username").send_keys("anna")
+        driver.find_element("name", "password").send_keys(PASSWORDS["anna"])
+        driver.find_element("tag name", "button").click()
+        deadline = time.monotonic() + 60
+        while not driver.execute_script("return document.querySelector('#root')?.children.length"):
+            assert time.monotonic() < deadline, driver.page_source[:2000]
+            time.sleep(0.5)
+        assert driver.current_url.startswith(f"{server.url}/ohif/")
+        assert not driver.execute_script("return document.cookie")
+        ask = "fetch(arguments[0], {method: arguments[1]}).then(answer => arguments[2](answer.status))"
+        for method, path, status in (("GET", "/info/", 200), ("POST", "/session/x", 405), ("DELETE", "/train/", 403)):
+            assert driver.execute_async_script(ask, path, method) == status
+    finally:
+        driver.quit()

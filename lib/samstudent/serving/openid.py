@@ -20,10 +20,11 @@ from urllib.parse import urlencode
 import jwt
 import requests
 
-from samstudent.serving.host_fixes import ASYMMETRIC
-
 logger = logging.getLogger(__name__)
 
+#: Signatures whose public key verifies but cannot sign. HS256 is not among them: with it, whoever knows the public key
+#: makes any token.
+ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
 #: An unknown key is looked for at the provider's, but not oftener than this (seconds): anybody can name one.
 LOOK_AGAIN = 10.0
 #: Configuration and keys are read again after this (seconds), so that a withdrawn key counts no more.

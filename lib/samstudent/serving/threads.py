@@ -30,6 +30,7 @@ from monailabel.endpoints import (
     batch_infer,
     datastore,
     infer,
+    login,
     proxy,
     scoring,
     session,
@@ -150,6 +151,8 @@ class Pools:
         self.writing = Pool(8)
         #: What may take minutes: archives, and whoever waits for a job's end.
         self.long = Pool(8)
+        #: What hashes passwords, or waits for an OpenID provider.
+        self.logins = Pool(4)
         #: What waits for a PACS.
         self.proxy = Pool(16)
         self._by_endpoint: dict[Callable[..., Any], Pool | InferencePool] = {
@@ -159,6 +162,7 @@ class Pools:
             activelearning.api_sample: self.sampling,
             datastore.api_download_dataset: self.long,
             session.api_create_session: self.long,
+            login.access_token: self.logins,
             **dict.fromkeys([train.api_run, train.api_run_model, batch_infer.api_run], self.long),
             **dict.fromkeys([scoring.api_run, scoring.api_run_method], self.long),
             **dict.fromkeys([proxy.proxy, proxy.proxy_qido, proxy.proxy_stow, proxy.proxy_wado], self.proxy),
