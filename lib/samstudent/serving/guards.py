@@ -119,6 +119,8 @@ class _Guards:
         _wrap(activelearning, "sample", self.sample)
         _wrap(train, "run", recorded("training started", self.run_all, audit_lines.trainings))
         _wrap(train, "run_model", recorded("training started", self.train, audit_lines.job))
+        for jobs in (train, scoring, batch_infer):
+            _wrap(jobs, "status", _job_status)
         _wrap(scoring, "run", self.run_all)
         _wrap(scoring, "run_method", self.score)
         _wrap(batch_infer, "run", recorded("batch inference started", self.batch, audit_lines.batch))
@@ -319,6 +321,14 @@ def _wrap(module: ModuleType, name: str, guard: Callable[..., Any]) -> None:
     """Replace a function of the host by a guard that is given it first; a second time replaces the first guard."""
     original = _ORIGINALS.setdefault((module.__name__, name), getattr(module, name))
     setattr(module, name, functools.partial(guard, original))
+
+
+def _job_status(original: Callable[..., Any], *args: Any) -> Any:
+    """A job may end while the host looks it up."""
+    try:
+        return original(*args)
+    except (StopIteration, IndexError):
+        raise NotFound("no such job is running at the moment") from None
 
 
 def _cleaning_up(tasks: BackgroundTasks, original: Callable[..., Any], *arguments: Any) -> Any:
