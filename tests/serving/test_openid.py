@@ -221,6 +221,7 @@ class RunningProvider:
         )
         code = parse_qs(urlsplit(sent.headers["Location"]).query)["code"][0]
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": back, "client_id": client_id}
+        form["client_secret"] = "any"
         return str(requests.post(f"{self.url}/oauth2/token", data=form, timeout=30).json()["id_token"])
 
 
@@ -238,7 +239,11 @@ def real_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningP
 def server(
     study: TinyStudy, real_provider: RunningProvider, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
-    login = {"MONAI_LABEL_AUTH_ENABLE": "true", "MONAI_LABEL_AUTH_REALM_URI": real_provider.url}
+    login = {
+        "MONAI_LABEL_AUTH_ENABLE": "true",
+        "MONAI_LABEL_AUTH_REALM_URI": real_provider.url,
+        "SAMSTUDENT_OPENID_CLIENT_SECRET": "any",
+    }
     running = RunningServer(study, tmp_path_factory.mktemp("home"), environment=login)
     try:
         running.wait_until_up()

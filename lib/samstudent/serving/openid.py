@@ -105,6 +105,22 @@ class Provider:
         if header.get("alg") not in ASYMMETRIC:
             raise jwt.InvalidAlgorithmError(f"tokens signed by {header.get('alg')} are not taken")
         key = self._key(header.get("kid"))
+        try:
+            claims = self._decoded(token, key)
+        except jwt.InvalidSignatureError:
+            if header.get("kid"):
+                raise
+            # Where keys have no ids, a new one is only noticed by this.
+            claims = self._decoded(token, self._key(None, instead_of=key))
+        aud = claims.get("aud", [])
+        meant = {aud} if isinstance(aud, str) else set(aud)
+        # Keycloak's access tokens are for "account", and name the client that asked for them as the authorized party.
+        meant |= {claims.get("azp"), claims.get("client_id")}
+        if not meant & self.audiences:
+            raise jwt.InvalidAudienceError(f"the token is for {sorted(map(str, meant - {None}))}, not {self.client_id}")
+        return claims
+
+    def _decoded(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
         claims: dict[str, Any] = jwt.decode(
             token,
             key.key,
@@ -113,12 +129,6 @@ class Provider:
             leeway=LEEWAY,
             options={"require": ["exp", "iss"], "verify_aud": False},
         )
-        aud = claims.get("aud", [])
-        meant = {aud} if isinstance(aud, str) else set(aud)
-        # Keycloak's access tokens are for "account", and name the client that asked for them as the authorized party.
-        meant |= {claims.get("azp"), claims.get("client_id")}
-        if not meant & self.audiences:
-            raise jwt.InvalidAudienceError(f"the token is for {sorted(map(str, meant - {None}))}, not {self.client_id}")
         return claims
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
@@ -135,10 +145,11 @@ class Provider:
             full_name if isinstance(full_name, str) else None,
         )
 
-    def _key(self, kid: str | None) -> jwt.PyJWK:
+    def _key(self, kid: str | None, instead_of: jwt.PyJWK | None = None) -> jwt.PyJWK:
+        """The key of an id. ``instead_of``: one that turned out not to be it."""
         with self._lock:
             age = time.monotonic() - self._read_at
-            if age > READ_AGAIN or (self._find(kid) is None and age > LOOK_AGAIN):
+            if age > READ_AGAIN or (self._find(kid) in (None, instead_of) and age > LOOK_AGAIN):
                 try:
                     self._read()
                 except (requests.RequestException, ValueError, KeyError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import threading
 import time
@@ -134,13 +135,13 @@ def _key(file: Path) -> bytes:
             pass
         finally:
             temporary.unlink()
-        if file.stat().st_mode & 0o077:
-            raise UserError(f"{file}: others can read the key that signs logins; remove it, a new one will be made")
-        key = bytes.fromhex(file.read_text().strip())
-    except OSError as error:
+        open_to_others = file.stat().st_mode & 0o077
+        text = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: the key that signs logins cannot be kept: {error}") from error
-    except ValueError:
-        key = b""
+    if open_to_others:
+        raise UserError(f"{file}: others can read the key that signs logins; remove it, a new one will be made")
+    key = bytes.fromhex(text) if re.fullmatch("[0-9a-f]+", text) and len(text) % 2 == 0 else b""
     if len(key) < 32:
         raise UserError(f"{file}: no key; remove it, a new one will be made, and everybody logs in again")
     return key
