@@ -229,6 +229,12 @@ def test_nobody_comes_in_without_login(server: RunningServer) -> None:
             assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
+def test_nobody_fills_the_memory_without_login(server: RunningServer) -> None:
+    for path in ("/auth/token", "/samstudent/login"):
+        assert call(server, "POST", path, data={"username": "anna", "password": "x" * 100_000}).status_code == 413
+        assert call(server, "POST", path, data=iter([b"username=anna"])).status_code == 413
+
+
 def test_each_role_may_do_what_those_below_may(server: RunningServer, tokens: dict[str, str]) -> None:
     ranks = list(NEEDED)
     for (method, path), needed in ENDPOINTS.items():

@@ -33,6 +33,8 @@ LOGIN_PAGE = "/samstudent/login"
 #: What must work before anybody is logged in.
 PUBLIC = frozenset({"/auth/", "/auth/token", LOGIN_PAGE, f"{LOGIN_PAGE}/callback", "/favicon.ico"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Bytes that anybody may send before he has logged in; the host reads whatever comes into memory.
+_LARGEST_FORM = 16_384
 #: Threads that may ask the OpenID provider at once.
 _ASKING = 8
 
@@ -70,8 +72,11 @@ class Gate:
         """What to answer instead of the endpoint, if anything; and how to send."""
         if request.method not in _READING and _is_foreign(request, self.origins):
             return _refuse(403, "this was asked for by a page of another site"), send
-        if self.login is None or _path(request) in PUBLIC:
+        if self.login is None:
             return None, send
+        if _path(request) in PUBLIC:
+            small = request.method in _READING or 0 <= _length(request) <= _LARGEST_FORM
+            return (None if small else _refuse(413, "a login is shorter")), send
         given, by_cookie = _token(request)
         if given is None:
             return _ask_to_log_in(request, "log in first"), send
@@ -146,6 +151,12 @@ def cookie(request: Request, token: str, session: Session) -> str:
 
 def _path(request: Request) -> str:
     return request.scope["path"].removeprefix(request.scope.get("root_path", "")) or "/"
+
+
+def _length(request: Request) -> int:
+    """Bytes that a request says it has; -1 if it does not say, or says no number."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else -1
 
 
 def _token(request: Request) -> tuple[str | None, bool]:
