@@ -200,7 +200,7 @@ def install(fastapi_app: FastAPI, instead: Mapping[Callable[..., Any], Callable[
 
 def api_routes(fastapi_app: FastAPI) -> Iterator[Any]:
     """All routes that FastAPI built of functions, those of included routers too."""
-    every = getattr(routing, "iter_route_contexts", iter)  # until FastAPI 0.130 or so, included routes were copies
+    every = getattr(routing, "iter_route_contexts", iter)  # earlier FastAPI copies included routes
     for route in every(fastapi_app.routes):
         if isinstance(getattr(route, "original_route", route), routing.APIRoute):
             yield route
