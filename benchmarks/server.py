@@ -235,7 +235,7 @@ def measure(server: Server, options: argparse.Namespace, table: Table) -> list[s
         assert server.save(case)
     server.request_inference(server.cases[6])
     idle = {name: timed(call, min(options.seconds, 20)) for name, call in endpoints.items()}
-    remarks = [memory(server, options.requests)] if isinstance(server, Ours) else []
+    remarks = [told(memory(server, options.requests))] if isinstance(server, Ours) else []
     started = server.ask("POST", f"train/{server.trainer}", json=server.train())
     assert started.ok, started.text
     server.wait_until(lambda: bool(server.ask("GET", "train/").json().get("details")), 300)
@@ -262,8 +262,15 @@ def measure(server: Server, options: argparse.Namespace, table: Table) -> list[s
     for name in endpoints:
         values = [f"{1000 * value:.0f} ms" for value in (*idle[name][:2], *busy[name][:2])]
         table.add_row(server.name, name, *values, str(busy[name][2]))
-    remarks.append(saves(server, options.saves))
+        told(f"{server.name}, {name}: {values}, {busy[name][2]} answers")
+    remarks.append(told(saves(server, options.saves)))
     return remarks
+
+
+def told(text: str) -> str:
+    """Show at once what may take minutes to be in the table."""
+    Console(stderr=True).print(text)
+    return text
 
 
 def timed(call: Callable[[], requests.Response], seconds: float) -> tuple[float, float, int]:
@@ -294,11 +301,11 @@ def saves(server: Server, number: int) -> str:
 
 
 def memory(server: Server, number: int) -> str:
-    """Mixed requests: an eighth inferences, a quarter each saves and next samples, the rest reading."""
+    """Mixed requests: a twentieth inferences, a quarter each saves and next samples, the rest reading."""
 
     def one(index: int) -> bool:
         case = server.cases[index % len(server.cases)]
-        if index % 8 == 0:
+        if index % 20 == 0:
             return server.request_inference(case).ok
         if index % 4 == 1:
             return server.save(server.cases[index % 40])
