@@ -301,10 +301,10 @@ def saves(server: Server, number: int) -> str:
 
 
 def memory(server: Server, number: int) -> str:
-    """Mixed requests: a twentieth inferences, a quarter each saves and next samples, the rest reading."""
+    """Mixed requests: a twentieth clicks, a quarter each saves and next samples, the rest reading."""
 
     def one(index: int) -> bool:
-        case = server.cases[index % len(server.cases)]
+        case = server.cases[index % 60]
         if index % 20 == 0:
             return server.request_inference(case).ok
         if index % 4 == 1:
