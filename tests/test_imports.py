@@ -16,6 +16,7 @@ ADAPTERS = (
     "student",
     "demo",
     "cli.py",
+    "cli_users.py",
     "commands.py",
     "configs",
     "evaluation/experiment",

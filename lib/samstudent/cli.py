@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from samstudent import __version__
+from samstudent.cli_users import users_app
 from samstudent.errors import UserError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 rounds_app = typer.Typer(no_args_is_help=True, help="The rounds of a study: list, promote, roll back.")
 app.add_typer(rounds_app, name="rounds")
+app.add_typer(users_app, name="users")
 
 Studies = Annotated[str, typer.Option("--studies", "-s", help="Study folder (or DICOMweb URL).")]
 TaskOption = Annotated[str, typer.Option("--task", "-t", help="Shipped task name or path of a task file.")]
@@ -32,11 +34,21 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     app_dir: Annotated[Path | None, typer.Option("--app", help="App folder; default: in the study folder.")] = None,
+    users: Annotated[
+        Path | None, typer.Option(envvar="SAMSTUDENT_USERS", help="Users file: switches the login on. samstudent users")
+    ] = None,
+    certfile: Annotated[
+        Path | None, typer.Option("--ssl-certfile", "--ssl_certfile", help="TLS: certificate, with its chain (PEM).")
+    ] = None,
+    keyfile: Annotated[
+        Path | None, typer.Option("--ssl-keyfile", "--ssl_keyfile", help="TLS: the certificate's key (PEM).")
+    ] = None,
 ) -> None:
     """Start the MONAI Label server with the samstudent app."""
+    from samstudent.serving.command import Tls
     from samstudent.serving.command import serve as run
 
-    run(studies, task, host, port, app_dir)
+    run(studies, task, host, port, app_dir, users, Tls(certfile, keyfile))
 
 
 @app.command()

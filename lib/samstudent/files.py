@@ -11,8 +11,10 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; it becomes ``path`` in one step when the block ends without error.
+
+    ``mode``: the file's permissions; while it is written, only its owner may read it.
 
     The temporary name keeps the full suffix (``.seg.nrrd``), because writers choose the format by it.
     """
@@ -26,15 +28,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         # mkstemp makes 0600; a study folder is read by other users of the machine.
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, content: bytes | str) -> None:
+def atomic_write(path: Path, content: bytes | str, mode: int = 0o644) -> None:
     """Write a whole file so that a reader or a crash sees the old content or the new, nothing between."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, mode) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,38 +93,62 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
 class RunningServer:
     """``monailabel start_server`` with our app, in a process group of its own, on a free loopback port."""
 
-    def __init__(self, study: TinyStudy, home: Path) -> None:
+    def __init__(
+        self,
+        study: TinyStudy,
+        home: Path,
+        *,
+        main: str | None = None,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        certificate: Path | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            study: what it serves.
+            home: takes the place of the user's; for its app folder, log, sessions and temporary files.
+            main: text of the app's main.py, if not ours.
+            options: more of the command's.
+            environment: more variables.
+            certificate: the one it serves with TLS by, so that it can be trusted.
+        """
+        self.certificate = certificate
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
         self.log = home / "server.log"
         app = home / "app"
         app.mkdir()
-        (app / "main.py").write_text((APP / "main.py").read_text())
+        (app / "main.py").write_text(main or (APP / "main.py").read_text())
         command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
         command += ["--studies", str(study.folder), "--conf", "task", str(study.task_file)]
-        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), *options]
         # Its sessions, caches and temporary files go under home, not to the user's.
         self.temporary = home / "tmp"
         self.temporary.mkdir()
-        environment = {
+        variables = {
             **os.environ,
             "HOME": str(home),
             "TMPDIR": str(self.temporary),
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
+            **(environment or {}),
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command, cwd=home, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
     def wait_until_up(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if requests.get(f"{self.url}/info/", timeout=10).ok:
+                answer = requests.get(
+                    f"{self.url}/info/", timeout=10, verify=self.certificate and str(self.certificate)
+                )
+                if answer.status_code in (200, 401):
                     return
             except requests.ConnectionError:
                 time.sleep(0.3)

@@ -348,13 +348,17 @@ def test_gpu_log_without_gpu(client: TestClient, monkeypatch: pytest.MonkeyPatch
     refused(client.get("/logs/gpu"), 404, "nvidia-smi")
 
 
-@pytest.mark.parametrize(
-    ("origin", "allowed"),
-    [("http://evil.example", False), ("http://localhost:3000", True), ("http://localhost.evil.example", False)],
-)
-def test_origins(client: TestClient, origin: str, allowed: bool) -> None:
-    answer = client.get("/info/", headers={"Origin": origin})
-    assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:3000", "null"])
+def test_other_sites_read_and_change_nothing(client: TestClient, origin: str) -> None:
+    """Without a login, too: a page that somebody visits could use his browser to reach a server on his machine."""
+    asks = {"Origin": origin}
+    assert "access-control-allow-origin" not in client.get("/info/", headers=asks).headers
+    preflight = client.options("/info/", headers={**asks, "Access-Control-Request-Method": "GET"})
+    assert "access-control-allow-origin" not in preflight.headers
+    refused(client.post("/infer/echo?image=a&output=json", headers=asks), 403, "another site")
+    refused(client.post("/infer/echo?image=a&output=json", headers={"Sec-Fetch-Site": "cross-site"}), 403)
+    own = {"Origin": "http://testserver"}
+    assert client.post("/infer/echo?image=a&output=json", headers=own).status_code == 200
 
 
 def test_named_origins(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,6 +367,8 @@ def test_named_origins(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> N
     for origin, allowed in (("https://ohif.example", True), ("http://localhost:3000", False)):
         answer = client.get("/info/", headers={"Origin": origin})
         assert ("access-control-allow-origin" in answer.headers) == allowed
+        asked = client.post("/infer/echo?image=a&output=json", headers={"Origin": origin})
+        assert asked.status_code == (200 if allowed else 403)
 
 
 def test_installing_twice_wraps_once(client: TestClient) -> None:

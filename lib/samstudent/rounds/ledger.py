@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -115,9 +115,13 @@ class Ledger:
     """The rounds of one study. Several processes of one machine may use the same folder at once; another machine cannot
     see whether their rounds still run, and takes them for interrupted."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use the study's state folder (it holds ``rounds/`` and ``champion.json``); nothing is written yet."""
+    def __init__(self, folder: Path, before_change: Callable[[Promotion], None] | None = None) -> None:
+        """Use the study's state folder (it holds ``rounds/`` and ``champion.json``); nothing is written yet.
+
+        ``before_change`` is told of each promotion and roll-back before it is made; what it raises prevents it.
+        """
         self.folder = folder
+        self._before_change = before_change
         self._verified: tuple[object, str] = (None, "")
 
     def folder_of(self, id: str) -> Path:
@@ -308,6 +312,8 @@ class Ledger:
     def _point(self, before: _Champion | None, change: Promotion, digest: str) -> None:
         history = [*(before.history if before else []), change]
         content = _Champion(round=change.round, model_digest=digest, history=history)
+        if self._before_change is not None:
+            self._before_change(change)
         atomic_write(self.folder / "champion.json", content.model_dump_json(indent=1))
 
     def _champion(self) -> _Champion | None:

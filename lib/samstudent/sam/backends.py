@@ -112,7 +112,8 @@ class SamBackend(Protocol):
 class SamModel(ABC):
     """The part that all SAMs share; a ``SamBackend``.
 
-    The model is built at first use and guarded by a lock, so one object serves all threads of a server.
+    The model is built at first use, under a lock, and never changed by what it is asked: one object serves all threads
+    of a server at once.
 
     One mask is decoded for each prompt, except for a single positive point with nothing else, which may mean a part or
     the whole: then the best by predicted IoU of the three masks that SAM offers for this case, if it was trained so.
@@ -164,7 +165,7 @@ class SamModel(ABC):
         Raises:
             UserError: another dtype or shape.
         """
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             features, input_size, side = self.encode(image)
         return Embedding(features.contiguous().cpu().numpy(), (image.shape[0], image.shape[1]), input_size, side)
 
@@ -194,7 +195,7 @@ class SamModel(ABC):
                 raise UserError("a prompt needs a box or a point")
             groups[index if self.loops else _form(prompt)].append(index)
         answers: dict[int, Decoded] = {}
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             self.load()
             features = torch.from_numpy(embedding.features).to(self.device)
             for members in groups.values():

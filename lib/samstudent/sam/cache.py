@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 #: A temporary file this old (seconds) was left by a process that died.
 _ABANDONED = 3600.0
+
+
+class _Turn:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
 
 
 class EmbeddingCache:
@@ -42,7 +48,9 @@ class EmbeddingCache:
     def __init__(self, folder: Path, max_bytes: int = 4 << 30) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        self._computing = threading.Lock()
+        #: Entry -> lock of the threads that want it; entries that nobody wants any more are gone by themselves.
+        self._wanted: WeakValueDictionary[Path, _Turn] = WeakValueDictionary()
+        self._wanting = threading.Lock()
 
     def embed(self, backend: SamBackend, image: NDArray[np.uint8]) -> Embedding:
         """The image's embedding, from disk or computed and kept.
@@ -54,8 +62,10 @@ class EmbeddingCache:
         path = self._path(backend, image)
         embedding = self._read(path)
         if embedding is None:
-            # Threads that ask for one image at once must not compute it twice; the model takes one at a time anyway.
-            with self._computing:
+            # Threads that ask for one image at once must not compute it twice.
+            with self._wanting:
+                turn = self._wanted.setdefault(path, _Turn())
+            with turn.lock:
                 embedding = self._read(path) or self._write(path, backend.embed(image))
         return embedding
 

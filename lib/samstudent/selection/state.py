@@ -55,7 +55,7 @@ class SelectionState:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._connection() as database:
-                # Readers (the event loop) never wait for a writer (the scoring child).
+                # Readers (the server) never wait for a writer (the scoring child).
                 database.execute("PRAGMA journal_mode = WAL")
                 database.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:

@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,9 +30,10 @@ from samstudent.errors import UserError
 from samstudent.images import read_image
 from samstudent.labels import names_from_label_info, read_masks
 from samstudent.rounds.schedule import Scheduler
-from samstudent.serving import children, guards, host_fixes
+from samstudent.serving import audit, children, guards, host_fixes, logins, startup, threads
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.examine import Examiner
+from samstudent.serving.identity import user_name
 from samstudent.serving.interactive import SamInteractiveTask
 from samstudent.serving.sam_training import SamTrainTask
 from samstudent.serving.selection import DiversityScoring, UncertaintyScoring, strategies
@@ -80,6 +82,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             _end_host(error)
             raise
         self._scored_for: object = None
+        self._scoring = threading.Lock()
 
     # ---- the host asks for the parts ----
 
@@ -120,15 +123,15 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
 
     def train(self, request: dict[str, Any]) -> Any:
         with _as_child():
-            return super().train(request)
+            return children.answer(request, super().train)
 
     def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
         with _as_child():
-            return super().batch_infer(request, datastore)
+            return children.answer(request, lambda cleaned: super(SamstudentApp, self).batch_infer(cleaned, datastore))
 
     def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
         with _as_child():
-            return super().scoring(request, datastore)
+            return children.answer(request, lambda cleaned: super(SamstudentApp, self).scoring(cleaned, datastore))
 
     # ---- the server ----
 
@@ -136,10 +139,22 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         """Called by the host when the server is about to take requests."""
         from monailabel.app import app as http  # only exists in the server
 
+        from samstudent.serving import login_routes, roles
         from samstudent.serving.routes import router
 
+        try:
+            login = logins.configured(self.app_dir)
+        except UserError as error:
+            _end_host(error)
+            raise
+        audit.write_to(self.study.audit)
         http.include_router(router(self))
-        guards.install(http, self)
+        http.include_router(login_routes.router(self.name, login))
+        guards.install(http, self, login)
+        threads.install(http, login_routes.instead_of_the_hosts(login))
+        roles.raise_roles(http)
+        startup.warn_if_open(sys.argv[1:], login is not None)
+        children.one_job_at_a_time()
         children.announce_server()
         super().on_init_complete()
         self.scheduler = Scheduler(
@@ -174,11 +189,13 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         return [float(datastore.get_label_info(case, FINAL).get("ts", 0)) for case in ids]
 
     def _start_round(self, reason: str) -> None:
+        audit.record("training started", "schedule", model="student", why=reason)
         AsyncTask.run("train", request={"model": "student", "reason": reason})
 
     def _stop_training(self, stop: Callable[[], Any]) -> Any:
         """DELETE /train. Who stops a round does not want it started again: it counts as concluded."""
         running = self.study.ledger.running()
+        audit.record("training stopped", user_name(), round=running.id if running else None)
         stopped = stop()
         if running and stopped:
             self.study.ledger.update(running.id, status="failed", finished=time.time(), error="stopped on request")
@@ -189,9 +206,10 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         try:
             champion = self.study.ledger.champion()
             present = (champion.id if champion else None, len(self.datastore().list_images()))
-            if present == self._scored_for or children.is_busy(*children.METHODS):
-                return {}
-            self._scored_for = present
+            with self._scoring:
+                if present == self._scored_for or children.is_busy(*children.METHODS):
+                    return {}
+                self._scored_for = present
             return {name: self.async_scoring(name) for name in self._scoring_methods}
         except Exception:  # the host's timer thread dies of an exception, and with it all its jobs
             logger.exception("The scores of active learning could not be refreshed")

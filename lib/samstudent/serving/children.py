@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import json
 import os
 import signal
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import background_tasks, processes, stop_background_task
+
+from samstudent.errors import Conflict
+from samstudent.files import atomic_write
 
 #: What the host runs in child processes.
 METHODS = ("train", "batch_infer", "scoring")
+#: Jobs that the host remembers; it forgets none, and each holds its request and twenty lines.
+MOST_REMEMBERED = 50
+#: In a job's request: the file that its child writes the result to, for whoever waits for it.
+ANSWER = "_answer_file"
 #: In the environment of a server's children: the server's process id.
 SERVER = "SAMSTUDENT_SERVER_PID"
 PR_SET_PDEATHSIG = 1
@@ -66,3 +82,65 @@ def stop_all() -> None:
     for method in METHODS:
         while processes(method):
             stop_background_task(method)
+
+
+# ---- how the server starts jobs ----
+
+_starting = threading.Lock()
+
+
+def one_job_at_a_time() -> None:
+    """Mend how the host starts jobs, now that requests are worked on in threads (``serving/threads.py``). Idempotent.
+
+    - Two requests at once must not start two jobs: the host looks only for a process, which comes later.
+    - ``run_sync=true`` waits for a child, too. The host would work in the server's own process, unseen by the rule
+      that one training runs at a time, and with its memory.
+    - Old jobs are forgotten.
+    """
+    if not hasattr(AsyncTask.run, "_of_host"):
+        AsyncTask.run = staticmethod(_started(AsyncTask.run))
+
+
+def _started(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def run(
+        method: str, request: Any = None, params: Any = None, force_sync: bool = False, enqueue: bool = False
+    ) -> tuple[Any, str | None]:
+        with contextlib.ExitStack() as stack:
+            with _starting:
+                if not enqueue and is_busy(method):
+                    return None, f"a job of this kind ({method}) runs or waits already"
+                if force_sync:
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="samstudent-job-")))
+                    params = {**(params or {}), ANSWER: str(folder / "answer.json")}
+                task, told = original(method, request, params, False, enqueue)
+                _forget_old(method)
+            return (_result_of(task, method, folder / "answer.json"), None) if force_sync else (task, told)
+
+    run._of_host = original  # type: ignore[attr-defined]
+    return run
+
+
+def answer(request: dict[str, Any], work: Callable[[dict[str, Any]], Any]) -> Any:
+    """In a child: do the job, and leave its result for a waiting server."""
+    file = request.pop(ANSWER, None)
+    result = work(request)
+    if file is not None:
+        atomic_write(Path(file), json.dumps(result))
+    return result
+
+
+def _result_of(task: dict[str, Any], method: str, file: Path) -> Any:
+    while task["status"] in ("SUBMITTED", "RUNNING"):
+        time.sleep(0.2)
+    if task["status"] != "DONE":
+        lines = list(task.get("details", ()))
+        raise Conflict(f"{method} ended with {task['status']}: {lines[-1] if lines else 'the log has the details'}")
+    return json.loads(file.read_bytes())
+
+
+def _forget_old(method: str) -> None:
+    jobs = background_tasks.get(method, [])
+    ended = [job for job in jobs if job["status"] not in ("SUBMITTED", "RUNNING")]
+    for job in ended[: max(0, len(jobs) - MOST_REMEMBERED)]:
+        jobs.remove(job)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +25,57 @@ if TYPE_CHECKING:
 HOST_PATH = Path("monailabel") / "sample-apps" / "samstudent"
 
 
-def serve(studies: str, task: str, host: str, port: int, app_dir: Path | None) -> None:
+@dataclass(frozen=True)
+class Tls:
+    """Files of a certificate, as the host hands them on."""
+
+    certfile: Path | None = None
+    keyfile: Path | None = None
+
+    def options(self) -> list[str]:
+        """The host's own options.
+
+        Raises:
+            UserError: only one of the two files is given. NotFound: one is not there.
+        """
+        if (self.certfile is None) != (self.keyfile is None):
+            raise UserError("TLS needs both, --ssl-certfile and --ssl-keyfile")
+        options = []
+        for name, file in (("--ssl_certfile", self.certfile), ("--ssl_keyfile", self.keyfile)):
+            if file is not None:
+                if not file.is_file():
+                    raise NotFound(f"{name} {file}: no such file")
+                options += [name, str(file)]
+        return options
+
+
+def serve(
+    studies: str,
+    task: str,
+    host: str,
+    port: int,
+    app_dir: Path | None,
+    users: Path | None = None,
+    tls: Tls | None = None,
+) -> None:
     """Start the host's server with our app folder; does not return until the server ends."""
     conf_task = _task_argument(task)
     if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
         raise NotFound(f"--studies {studies}: no such folder")
     folder = _app_folder(studies, app_dir)
-    # A user's mistake was told above, before the imports, which take seconds.
-    from samstudent.serving import children
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # children.share_cores, before anything imports torch
+    if users is not None:
+        from samstudent.serving.users import Users
 
-    children.share_cores()  # before the host imports torch
+        Users(users).all()
+        os.environ["SAMSTUDENT_USERS"] = str(users.resolve())
+        os.environ["MONAI_LABEL_AUTH_ENABLE"] = "true"
+    more = tls.options() if tls else []
+    # A user's mistake was told above, before the imports, which take seconds.
     from monailabel.main import Main
 
     sys.argv = ["monailabel", "start_server", "--app", str(folder), "--studies", studies]
-    sys.argv += ["--conf", "task", conf_task, "--host", host, "--port", str(port)]
+    sys.argv += ["--conf", "task", conf_task, "--host", host, "--port", str(port), *more]
     Main().run()
 
 

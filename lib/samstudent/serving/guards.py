@@ -7,6 +7,7 @@ are wrapped, not the routes: so authentication comes first, and every route that
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import shutil
@@ -16,12 +17,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import monailabel.app as host
-import requests
 from fastapi import FastAPI, Request, UploadFile
 from fastapi.background import BackgroundTasks
-from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
 from monailabel.config import settings
 from monailabel.endpoints import (
     activelearning,
@@ -38,23 +36,18 @@ from monailabel.endpoints import (
     wsi_infer,
 )
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.exception import (
-    ImageNotFoundException,
-    LabelNotFoundException,
-    MONAILabelError,
-    MONAILabelException,
-)
 from monailabel.utils.others.generic import device_map, file_checksum, remove_file
 from starlette.background import BackgroundTask
 
 from samstudent.errors import NotFound, UserError
+from samstudent.serving import answers, audit_lines, gate
+from samstudent.serving.audit import recorded
+from samstudent.serving.identity import caller, stamped, user_name
+from samstudent.serving.logins import Login
 from samstudent.serving.names import check_image_id, check_name
 from samstudent.serving.params import check_known, check_params, check_upload_tag, json_object
 
 logger = logging.getLogger(__name__)
-
-#: Pages on this machine; others must be named in MONAI_LABEL_CORS_ORIGINS.
-LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 _ORIGINALS: dict[tuple[str, str], Callable[..., Any]] = {}
 
@@ -65,67 +58,28 @@ class Closed(UserError):
     status = 403
 
 
-def install(fastapi_app: FastAPI, app: MONAILabelApp) -> None:
+def install(fastapi_app: FastAPI, app: MONAILabelApp, login: Login | None = None) -> None:
     """Put all guards in place. To be called from ``on_init_complete``: in the host's lifespan, before any request."""
-    for kind, handler in (
-        (UserError, _user_error),
-        (MONAILabelException, _host_error),
-        (RequestValidationError, _invalid_request),
-        (requests.RequestException, _no_answer),
-        (Exception, _our_error),
-    ):
-        fastapi_app.exception_handlers[kind] = handler
-    _restrict_origins(fastapi_app)
+    answers.install(fastapi_app)
+    gate.install(fastapi_app, login, _restrict_origins(fastapi_app))
     _close_endpoints()
     _Guards(app).install()
     # The host built its stack before the lifespan began; the next request goes through this one.
     fastapi_app.middleware_stack = fastapi_app.build_middleware_stack()
 
 
-# ---- answers ----
-
-
-def _answer(status: int, detail: str) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status_code=status)
-
-
-async def _user_error(request: Request, error: Exception) -> JSONResponse:
-    return _answer(getattr(error, "status", 400), str(error))
-
-
-async def _host_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, MONAILabelException)
-    if isinstance(error, ImageNotFoundException | LabelNotFoundException) or "There is no" in error.msg:
-        return _answer(404, error.msg)
-    return _answer(400 if error.error == MONAILabelError.INVALID_INPUT else 500, error.msg)
-
-
-async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    status = 400 if any(e["type"] == "json_invalid" for e in error.errors()) else 422
-    return _answer(status, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
-
-
-async def _no_answer(request: Request, error: Exception) -> JSONResponse:
-    logger.error("%s %s: %s", request.method, request.url.path, error)
-    return _answer(503, "a server that this one depends on (PACS, login) does not answer; the log says which")
-
-
-async def _our_error(request: Request, error: Exception) -> JSONResponse:
-    return _answer(500, f"internal error ({type(error).__name__}); the server's log has the details")
-
-
 # ---- what is closed ----
 
 
-def _restrict_origins(fastapi_app: FastAPI) -> None:
-    """By default the host lets every web page that a user visits read and write the study through his browser."""
+def _restrict_origins(fastapi_app: FastAPI) -> list[str]:
+    """By default the host lets every web page that a user visits read and write the study through his browser. Here no
+    other site may, but those named in MONAI_LABEL_CORS_ORIGINS, which are returned."""
+    # The host's own list ends each origin with a slash, so that none ever matches.
+    origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
     for middleware in fastapi_app.user_middleware:
         if getattr(middleware.cls, "__name__", "") == CORSMiddleware.__name__:
-            # The host's own list ends each origin with a slash, so that none ever matches.
-            origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
             middleware.kwargs["allow_origins"] = origins
-            middleware.kwargs["allow_origin_regex"] = None if origins else LOOPBACK_ORIGIN
+    return origins
 
 
 def _close_endpoints() -> None:
@@ -163,23 +117,27 @@ class _Guards:
     def install(self) -> None:
         _wrap(infer, "run_inference", self.infer)
         _wrap(activelearning, "sample", self.sample)
-        _wrap(train, "run", self.run_all)
-        _wrap(train, "run_model", self.train)
+        _wrap(train, "run", recorded("training started", self.run_all, audit_lines.trainings))
+        _wrap(train, "run_model", recorded("training started", self.train, audit_lines.job))
+        for jobs in (train, scoring, batch_infer):
+            _wrap(jobs, "status", _job_status)
         _wrap(scoring, "run", self.run_all)
         _wrap(scoring, "run_method", self.score)
-        _wrap(batch_infer, "run", self.batch)
-        _wrap(datastore, "add_image", self.add_image)
-        _wrap(datastore, "remove_image", self.image_call)
+        _wrap(batch_infer, "run", recorded("batch inference started", self.batch, audit_lines.batch))
+        _wrap(datastore, "add_image", recorded("image added", self.add_image, audit_lines.upload))
+        _wrap(datastore, "remove_image", recorded("image removed", self.image_call, audit_lines.image))
         _wrap(datastore, "get_image_info", self.image_call)
         _wrap(datastore, "update_image_info", self.update_image_info)
         _wrap(datastore, "download_image", self.download_image)
-        _wrap(datastore, "save_label", self.save_label)
-        _wrap(datastore, "remove_label", self.label_call)
+        _wrap(datastore, "save_label", recorded("label saved", self.save_label, audit_lines.label))
+        _wrap(datastore, "remove_label", recorded("label removed", self.label_call, audit_lines.removal))
         _wrap(datastore, "get_label_info", self.label_call)
         _wrap(datastore, "update_label_info", self.update_label_info)
         _wrap(datastore, "download_label", self.label_call)
         _wrap(datastore, "download_dataset", self.dataset)
         _wrap(session, "create_session", self.create_session)
+        _wrap(session, "get_session", self.own_session)
+        _wrap(session, "remove_session", self.own_session)
         _wrap(proxy, "proxy_dicom", self.proxy)
         _wrap(ohif, "get_ohif", self.ohif)
 
@@ -204,9 +162,7 @@ class _Guards:
         if image:
             self.image(image)
         if session_id:
-            sessions = self.app.sessions()
-            if sessions is None or sessions.get_session(session_id) is None:
-                raise NotFound(f"session {session_id!r}: no such session, or it has expired")
+            self.check_session(session_id)
         if output == "dicom_seg" and not self.remote:
             raise UserError("output=dicom_seg needs a DICOMweb study; take output=image or all")
         for upload in (file, label):
@@ -216,7 +172,7 @@ class _Guards:
     def sample(self, original: Callable[..., Any], strategy: str, params: dict[str, Any] | None, *rest: Any) -> Any:
         check_known(strategy, self.app._strategies, "strategy")
         check_params(params or {}, self.devices)
-        return original(strategy, params, *rest)
+        return original(strategy, stamped(params or {}), *rest)
 
     def run_all(self, original: Callable[..., Any], params: dict[str, Any] | None, *rest: Any) -> Any:
         for key, value in (params or {}).items():
@@ -285,7 +241,7 @@ class _Guards:
         self, original: Callable[..., Any], tasks: BackgroundTasks, image: str, params: str, tag: str,
         label: UploadFile, *rest: Any,
     ) -> Any:  # fmt: skip
-        json_object(params, "params")
+        params = json.dumps(stamped(json_object(params, "params")))
         check_upload_tag(tag or "final")
         self.rename(label)
         return _cleaning_up(tasks, original, self.image(image), params, tag, label, *rest)
@@ -332,7 +288,21 @@ class _Guards:
             check_image_id(name)
         if len(set(names)) < len(names) or "meta.info" in names:
             raise UserError("files of one session need names of their own, other than meta.info")
-        return _cleaning_up(tasks, original, uncompress, expiry, files)
+        answer = _cleaning_up(tasks, original, uncompress, expiry, files)
+        self.app.sessions().belongs_to(answer["session_id"], user_name())
+        return answer
+
+    def own_session(self, original: Callable[..., Any], session_id: str, *rest: Any, **options: Any) -> Any:
+        self.check_session(session_id)
+        return original(session_id, *rest, **options)
+
+    def check_session(self, session_id: str) -> None:
+        """Refuse what is no session, has expired, or is another user's upload."""
+        sessions, user = self.app.sessions(), caller().user
+        info = sessions.get_session(session_id, update_ts=False) if sessions is not None else None
+        admin = user is None or settings.MONAI_LABEL_AUTH_ROLE_ADMIN in user.roles
+        if info is None or (user and not admin and user.username != info.meta.get("user")):
+            raise NotFound(f"session {session_id!r}: no such session, or it has expired")
 
     async def proxy(self, original: Callable[..., Any], request: Request, op: str, path: str) -> Any:
         if not self.remote:
@@ -351,6 +321,14 @@ def _wrap(module: ModuleType, name: str, guard: Callable[..., Any]) -> None:
     """Replace a function of the host by a guard that is given it first; a second time replaces the first guard."""
     original = _ORIGINALS.setdefault((module.__name__, name), getattr(module, name))
     setattr(module, name, functools.partial(guard, original))
+
+
+def _job_status(original: Callable[..., Any], *args: Any) -> Any:
+    """A job may end while the host looks it up."""
+    try:
+        return original(*args)
+    except (StopIteration, IndexError):
+        raise NotFound("no such job is running at the moment") from None
 
 
 def _cleaning_up(tasks: BackgroundTasks, original: Callable[..., Any], *arguments: Any) -> Any:

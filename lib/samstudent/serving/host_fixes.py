@@ -15,11 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jwt
 import requests
 import torch
 from monailabel.config import settings
-from monailabel.endpoints.user import auth
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
@@ -27,9 +25,6 @@ from samstudent.serving.sessions import SafeSessions
 
 logger = logging.getLogger(__name__)
 
-#: Signatures whose public key verifies but cannot sign. HS256 is not among them: with it, whoever knows the public key
-#: makes any token.
-ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
 #: The server answers itself on loopback, or not at all.
 CALLBACK_SECONDS = 10
 
@@ -42,7 +37,6 @@ def apply() -> None:
         return
     MONAILabelApp._samstudent_fixed = True
     tracking_off_unless_asked()
-    auth.jwt = _JwtWithAlgorithms
     MONAILabelApp._download_dcmqi_tools = _find_dcmqi_tools
     BatchInferTask.__call__ = _one_device_without_gpu(BatchInferTask.__call__)
     MONAILabelApp._local_request = _callback
@@ -58,24 +52,6 @@ def tracking_off_unless_asked() -> None:
     Needless when the host's default is a store that MLflow takes. A user who names MONAI_LABEL_TRACKING_URI gets it.
     """
     settings.MONAI_LABEL_TRACKING_ENABLED = bool(settings.MONAI_LABEL_TRACKING_URI)
-
-
-class _JwtWithAlgorithms:
-    """E4. Stands for module ``jwt`` in the host's auth: PyJWT 2 wants the algorithms named, the host does not.
-
-    Needless when the host passes ``algorithms`` (still missing on its main branch in 2025).
-    """
-
-    @staticmethod
-    def decode(token: str, key: str, options: dict[str, Any]) -> dict[str, Any]:
-        payload: dict[str, Any] = jwt.decode(token, key, algorithms=ASYMMETRIC, options=options)  # type: ignore[arg-type]
-        if not isinstance(payload.get(settings.MONAI_LABEL_AUTH_TOKEN_USERNAME), str):
-            raise jwt.InvalidTokenError(f"token has no {settings.MONAI_LABEL_AUTH_TOKEN_USERNAME}")
-        # A user without any role has no such key at all; the host would fail on it instead of answering 403.
-        node = payload
-        for part in settings.MONAI_LABEL_AUTH_TOKEN_ROLES.split("#")[:-1]:
-            node = node.setdefault(part, {})
-        return payload
 
 
 def _find_dcmqi_tools(app: MONAILabelApp) -> None:

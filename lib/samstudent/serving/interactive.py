@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.clicks import draw
 from samstudent.sam.prompts import Mask
-from samstudent.serving.planes import Planes
+from samstudent.serving.planes import Planes, RecentPlanes
 from samstudent.serving.smart_edit import read_request
 from samstudent.task import Task
 
@@ -80,8 +79,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         self._sam = sam
         self._plain = plain or sam
         self._embeddings = embeddings
-        self._lock = threading.Lock()
-        self._last: tuple[object, Planes] | None = None
+        self._planes = RecentPlanes(lambda path: Planes.of(read_image(path, task.dimension), task.image))
 
     def is_valid(self) -> bool:
         return True
@@ -118,21 +116,20 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cpu") -> dict[str, Any]:
         """Read, embed and decode: adds ``pred`` (an ``_Answer``), ``result`` and ``latencies`` of these three."""
         seconds: dict[str, float] = {}
-        with self._lock:
-            with _timed("read", seconds):
-                planes = self._planes(data["image_path"])
-            asks = read_request(data, self.task.names, planes)
-            task = _task_of([ask.name for ask in asks], self.task)
-            masks = np.zeros((len(task.names), planes.count, *planes.size), dtype=bool)
-            structures = []
-            for ask in asks:
-                with _timed("embed", seconds):
-                    backend = self._sam() if ask.name in self.task.structures else self._plain()
-                    embedding = self._embeddings.embed(backend, np.ascontiguousarray(planes.pixels[ask.plane]))
-                with _timed("decode", seconds):
-                    drawing = draw(backend, embedding, ask.prompt)
-                masks[task.structures[ask.name] - 1, ask.plane] = drawing.mask
-                structures.append({"name": ask.name, "slice": ask.plane, "sam": backend.digest, **drawing.as_json()})
+        with _timed("read", seconds):
+            planes = self._planes.of(data["image_path"])
+        asks = read_request(data, self.task.names, planes)
+        task = _task_of([ask.name for ask in asks], self.task)
+        masks = np.zeros((len(task.names), planes.count, *planes.size), dtype=bool)
+        structures = []
+        for ask in asks:
+            with _timed("embed", seconds):
+                backend = self._sam() if ask.name in self.task.structures else self._plain()
+                embedding = self._embeddings.embed(backend, np.ascontiguousarray(planes.pixels[ask.plane]))
+            with _timed("decode", seconds):
+                drawing = draw(backend, embedding, ask.prompt)
+            masks[task.structures[ask.name] - 1, ask.plane] = drawing.mask
+            structures.append({"name": ask.name, "slice": ask.plane, "sam": backend.digest, **drawing.as_json()})
         data[self.output_label_key] = _Answer(planes.to_canonical(masks), planes.grid, task)
         drawn = {ask.name: task.structures[ask.name] for ask in asks}
         data[self.output_json_key] = {"structures": structures, "drawn": drawn}
@@ -152,15 +149,6 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
             os.close(handle)
             shutil.move(path, kept)
         return kept, data[self.output_json_key]
-
-    def _planes(self, path: str) -> Planes:
-        """The image's planes; those of the last image are kept, as a user clicks many times on one."""
-        status = Path(path).stat() if Path(path).exists() else None
-        key = (path, status and (status.st_mtime_ns, status.st_size))
-        if self._last is None or self._last[0] != key:
-            self._last = None  # frees a volume before the next is read
-            self._last = key, Planes.of(read_image(path, self.task.dimension), self.task.image)
-        return self._last[1]
 
 
 @dataclass(frozen=True)

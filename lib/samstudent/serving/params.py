@@ -18,6 +18,7 @@ CLOSED_KEYS = frozenset(
         "description",
         "_id",
         "_image_id",
+        "_answer_file",
         "train_ds",
         "val_ds",
         "bundle_path",

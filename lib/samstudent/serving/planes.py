@@ -6,8 +6,11 @@ cut along the file's k, not along the canonical z: clicks on a sagittal series l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,11 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.images import CaseImage, Grid, for_sam
 from samstudent.task import ImageSection
+
+#: Of the planes that are kept between clicks; a CT of 300 slices takes 0.24 GB. One image is kept whatever its size.
+MOST_BYTES = 1 << 29
+#: Images kept, however small.
+MOST_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -68,3 +76,51 @@ class Planes:
     def to_canonical(self, masks: NDArray[Any]) -> NDArray[Any]:
         """Masks drawn on planes, (S, K, y, x) -> (S, *spatial) of the canonical grid."""
         return masks[:, 0] if self.grid.dimension == 2 else self.grid.from_file(masks)
+
+
+class RecentPlanes:
+    """The planes of the images that were last worked on: a user clicks many times on one, several users on several.
+
+    Args:
+        read: makes the planes of the image at a path.
+    """
+
+    def __init__(self, read: Callable[[str], Planes], most_bytes: int = MOST_BYTES) -> None:
+        self._read = read
+        self._most_bytes = most_bytes
+        self._kept: OrderedDict[object, _Slot] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, path: str) -> Planes:
+        """Read now, or kept from the last time, if the file is still the same. Threads that ask for one image at once
+        read it once; those of other images do not wait for it."""
+        stat = Path(path).stat() if Path(path).exists() else None
+        key = (path, stat and (stat.st_mtime_ns, stat.st_size))
+        with self._lock:
+            slot = self._kept.setdefault(key, _Slot())
+            self._kept.move_to_end(key)
+        with slot.lock:
+            if slot.planes is None:
+                try:
+                    slot.planes = self._read(path)
+                except BaseException:
+                    with self._lock:
+                        self._kept.pop(key, None)
+                    raise
+            planes = slot.planes
+        self._shrink()
+        return planes
+
+    def _shrink(self) -> None:
+        with self._lock:
+            while len(self._kept) > 1 and (self._bytes() > self._most_bytes or len(self._kept) > MOST_IMAGES):
+                self._kept.popitem(last=False)
+
+    def _bytes(self) -> int:
+        return sum(slot.planes.pixels.nbytes for slot in self._kept.values() if slot.planes is not None)
+
+
+class _Slot:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.planes: Planes | None = None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Depends
-from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC, User
+from fastapi import APIRouter
+from monailabel.endpoints.user.auth import User
 from pydantic import BaseModel, ConfigDict
+
+from samstudent.serving import audit
+from samstudent.serving.identity import user_name
+from samstudent.serving.roles import admin, reader
 
 if TYPE_CHECKING:
     from samstudent.serving.app import SamstudentApp
@@ -23,8 +26,6 @@ class ScheduleChange(BaseModel):
 def router(app: SamstudentApp) -> APIRouter:
     """Endpoints bound to one app. Reading is for every user, what changes the served model for administrators."""
     routes = APIRouter(prefix="/samstudent", tags=["samstudent"])
-    reader = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
-    admin = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 
     # Plain functions, not coroutines: they read files, and the server's one event loop must not wait for that.
     @routes.get("/schedule", summary="What is pending, running, the last round, the next time")
@@ -33,6 +34,7 @@ def router(app: SamstudentApp) -> APIRouter:
 
     @routes.put("/schedule", summary="Hold or release the schedule")
     def put_schedule(change: ScheduleChange, user: User = admin) -> dict[str, Any]:
+        audit.record("schedule held" if change.paused else "schedule released", user_name())
         app.scheduler.pause(change.paused)
         return app.scheduler.status()
 
@@ -53,12 +55,12 @@ def router(app: SamstudentApp) -> APIRouter:
 
     @routes.post("/rounds/{round_id}/promote", summary="Serve the student of this round")
     def post_promote(round_id: str, user: User = admin) -> dict[str, Any]:
-        app.study.ledger.promote(round_id, who=user.username)
+        app.study.ledger.promote(round_id, who=user_name())
         return {"champion": round_id}
 
     @routes.post("/rollback", summary="Serve the student that was served before")
     def post_rollback(user: User = admin) -> dict[str, Any]:
-        return {"champion": app.study.ledger.rollback(who=user.username)}
+        return {"champion": app.study.ledger.rollback(who=user_name())}
 
     @routes.get("/sam", summary="Which SAM is in force, and all that were adapted to this study's labels")
     def get_sam(user: User = reader) -> dict[str, Any]:
@@ -74,7 +76,8 @@ def router(app: SamstudentApp) -> APIRouter:
 
     @routes.post("/sam/plain", summary="Go back to SAM as it comes, until another one is adapted and better")
     def post_plain_sam(user: User = admin) -> dict[str, Any]:
-        app.study.sams.use_plain(who=user.username)
+        audit.record("plain SAM in force", user_name())
+        app.study.sams.use_plain(who=user_name())
         return {"in_force": None}
 
     return routes

@@ -1,6 +1,6 @@
 """Active learning as the host knows it: strategies that read tables, scoring methods that fill them.
 
-A strategy runs in the server's only event loop, so it computes nothing but the choice. Scoring runs in a child process.
+A strategy is waited for by somebody, so it computes nothing but the choice. Scoring runs in a child process.
 """
 
 from __future__ import annotations

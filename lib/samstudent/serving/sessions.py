@@ -44,6 +44,13 @@ class SafeSessions(Sessions):  # type: ignore[misc]
             logger.warning("session %s is unreadable: %s", session_id, error)
             return None
 
+    def belongs_to(self, session_id: str, user: str) -> None:
+        """Note whose upload it is."""
+        info = self.get_session(session_id)
+        if info is not None:
+            info.meta = {**info.meta, "user": user}
+            self._write_meta_info(session_id, info)
+
     def remove_session(self, session_id: str) -> None:
         super().remove_session(check_session_id(session_id))
 

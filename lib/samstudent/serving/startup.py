@@ -6,6 +6,7 @@ imports the host before any line of an app runs. Everything here costs nothing u
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -37,6 +38,36 @@ class _LoopbackByDefault:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == _HOST_COMMAND:
             sys.argv[1:] = with_loopback(sys.argv[1:])
+            if os.environ.get("SAMSTUDENT_USERS"):  # the host builds its endpoints with or without login when imported
+                os.environ.setdefault("MONAI_LABEL_AUTH_ENABLE", "true")
+
+
+def warn_if_open(arguments: Sequence[str], login: bool) -> None:
+    """Say it where everybody on the network may do everything, or can read along.
+
+    Args:
+        arguments: of the host's command.
+        login: whether there is one.
+    """
+    import argparse
+    import ipaddress
+
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-i", "--host", default="127.0.0.1")
+    parser.add_argument("--ssl_certfile")
+    known, _ = parser.parse_known_args(list(arguments))
+    try:
+        loopback = known.host == "localhost" or ipaddress.ip_address(known.host).is_loopback
+    except ValueError:
+        loopback = False
+    if loopback:
+        return
+    if not login:
+        text = "anybody on the network can read all images, change labels and train. samstudent serve --users FILE"
+        print(f"samstudent: WARNING: listening on {known.host} WITHOUT LOGIN: {text}", file=sys.stderr, flush=True)
+    elif not known.ssl_certfile:
+        text = "passwords cross the network in the clear, unless a proxy speaks TLS. --ssl_certfile, --ssl_keyfile"
+        print(f"samstudent: WARNING: listening on {known.host} without TLS: {text}", file=sys.stderr, flush=True)
 
 
 def with_loopback(arguments: Sequence[str]) -> list[str]:

@@ -16,12 +16,13 @@ from typing import Any
 from samstudent.errors import UserError
 from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.holdout import HoldOut
-from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.ledger import Ledger, Promotion
 from samstudent.rounds.sams import TRAINING, AdaptedSams
 from samstudent.sam.adapted import load_adapted
 from samstudent.sam.backends import SamBackend, SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.selection.state import SelectionState
+from samstudent.serving.audit import AuditLog
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,16 @@ class Study:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.folder)
+        return Ledger(self.folder, self._record_change)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        return AuditLog(self.folder / "audit.jsonl")
+
+    def _record_change(self, change: Promotion) -> None:
+        """Whoever asked for it: a person, the command line, or a round that promotes its student."""
+        action = "promotion" if change.kind == "promote" else "roll-back"
+        self.audit.record(action, change.who or TRAINING, round=change.round, why=change.why)
 
     @cached_property
     def holdout(self) -> HoldOut:

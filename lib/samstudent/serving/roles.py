@@ -1,0 +1,74 @@
+"""Roles: what each may do more than the one below it, and which the host's endpoints ask for.
+
+The host compares roles exactly, so that its administrator may not save a label. Here each role includes those below it:
+a user's roles are filled up when he is recognised (``with_lower``), and the host's exact check does the rest.
+
+``reader``, ``annotator``, ``reviewer`` and ``admin`` are what an endpoint of ours takes as default of a parameter, to
+ask for a role and to learn who calls: ``def promote(user: User = admin)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC
+
+from samstudent.serving.threads import api_routes
+from samstudent.serving.users import ROLES
+
+reader: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
+annotator: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
+reviewer: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_REVIEWER))
+admin: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+
+#: Endpoints of the host that annotators may use there, and only administrators here: what changes which images a study
+#: holds, and what everybody's jobs are.
+_FOR_ADMINS = frozenset(
+    {
+        *(("PUT", "/datastore/image"), ("PUT", "/datastore/"), ("PUT", "/datastore/image/info")),
+        *(("PUT", "/model/{model}"), ("DELETE", "/model/{model}")),
+        *(("POST", "/scoring/"), ("POST", "/scoring/{method}"), ("DELETE", "/scoring/")),
+    }
+)
+#: Those that everybody may use there, and whoever may save labels here: they reserve a case, or take space.
+_FOR_ANNOTATORS = frozenset({("POST", "/activelearning/{strategy}"), ("PUT", "/session/")})
+
+
+def host_names() -> tuple[str, str, str, str]:
+    """The host's words, from the least to the most; the first, a reader, only exists with OpenID."""
+    return (
+        settings.MONAI_LABEL_AUTH_ROLE_USER,
+        settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR,
+        settings.MONAI_LABEL_AUTH_ROLE_REVIEWER,
+        settings.MONAI_LABEL_AUTH_ROLE_ADMIN,
+    )
+
+
+def with_lower(roles: Iterable[str]) -> list[str]:
+    """A user's roles in the host's words, with all that they include; roles that mean nothing here are left out.
+
+    Args:
+        roles: in the host's words, or in those of a users file.
+    """
+    names = host_names()
+    known = {name: rank for rank, name in enumerate(names)} | {role: rank for rank, role in enumerate(ROLES, 1)}
+    highest = max((known[role] for role in roles if role in known), default=-1)
+    return list(names[: highest + 1])
+
+
+def raise_roles(fastapi_app: FastAPI) -> None:
+    """Have the host's endpoints ask for the roles that docs/how-to/login.md promises. Idempotent."""
+    for route in api_routes(fastapi_app):
+        for method in route.methods or ():
+            name = None
+            if (method, route.path) in _FOR_ADMINS:
+                name = settings.MONAI_LABEL_AUTH_ROLE_ADMIN
+            elif (method, route.path) in _FOR_ANNOTATORS:
+                name = settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR
+            if name:
+                for dependency in route.dependant.dependencies:
+                    if isinstance(dependency.call, RBAC):
+                        dependency.call.roles = name  # each endpoint has an RBAC of its own

@@ -1,0 +1,65 @@
+"""Guessing passwords is slow: who failed too often waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from samstudent.errors import UserError
+
+#: Seconds for which a failure counts.
+WINDOW = 300.0
+#: Failures within it, of one name from one address.
+MOST_OF_A_NAME = 5
+#: Of all names from one address; a hospital may be behind one.
+MOST_OF_AN_ADDRESS = 50
+#: Names and addresses remembered; the oldest are forgotten first.
+MOST_REMEMBERED = 10_000
+
+
+class Throttled(UserError):
+    """Too many failed logins (HTTP 429, with Retry-After)."""
+
+    status = 429
+
+    def __init__(self, seconds: float) -> None:
+        self.retry_after = max(1, round(seconds))
+        super().__init__(f"too many failed logins; try again in {self.retry_after} seconds")
+
+
+class Throttle:
+    """Failed logins of the last minutes, in memory. By name and address together, so that nobody locks others out."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._failures: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check(self, name: str, address: str) -> None:
+        """Raises Throttled where this login must wait."""
+        with self._lock:
+            for key, most in self._keys(name, address):
+                recent = self._recent(key)
+                if len(recent) >= most:
+                    raise Throttled(recent[-most] + WINDOW - self._now())
+
+    def failed(self, name: str, address: str) -> None:
+        with self._lock:
+            for key, most in self._keys(name, address):
+                self._failures.setdefault(key, deque(maxlen=most)).append(self._now())
+                self._failures.move_to_end(key)
+            while len(self._failures) > MOST_REMEMBERED:
+                self._failures.popitem(last=False)
+
+    def succeeded(self, name: str, address: str) -> None:
+        with self._lock:
+            self._failures.pop((name, address), None)
+
+    @staticmethod
+    def _keys(name: str, address: str) -> tuple[tuple[tuple[str, ...], int], ...]:
+        return ((name, address), MOST_OF_A_NAME), ((address,), MOST_OF_AN_ADDRESS)
+
+    def _recent(self, key: tuple[str, ...]) -> list[float]:
+        return [at for at in self._failures.get(key, ()) if self._now() - at < WINDOW]
