@@ -180,6 +180,9 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         """DELETE /train. Who stops a round does not want it started again: it counts as concluded."""
         running = self.study.ledger.running()
         stopped = stop()
+        if stopped:
+            # Slicer shows the last line of the details, and fails where a job has not printed any yet.
+            stopped["details"] = [*stopped.get("details", ()), "stopped on request"]
         if running and stopped:
             self.study.ledger.update(running.id, status="failed", finished=time.time(), error="stopped on request")
         return stopped

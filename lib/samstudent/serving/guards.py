@@ -202,7 +202,8 @@ class _Guards:
         if not (image or session_id or file):
             raise UserError("nothing to work on: give image (an id), session_id, or upload a file")
         if image:
-            self.image(image)
+            # Slicer names the volume that the session is about; it need not be in the study, and the host ignores it.
+            check_image_id(image) if session_id else self.image(image)
         if session_id:
             sessions = self.app.sessions()
             if sessions is None or sessions.get_session(session_id) is None:
