@@ -46,8 +46,10 @@ from monailabel.interfaces.exception import (
 )
 from monailabel.utils.others.generic import device_map, file_checksum, remove_file
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
 
 from samstudent.errors import NotFound, UserError
+from samstudent.serving import limits
 from samstudent.serving.names import check_image_id, check_name
 from samstudent.serving.params import check_known, check_params, check_upload_tag, json_object
 
@@ -77,6 +79,7 @@ def install(fastapi_app: FastAPI, app: MONAILabelApp) -> None:
         fastapi_app.exception_handlers[kind] = handler
     _restrict_origins(fastapi_app)
     _close_endpoints()
+    _bound_requests(fastapi_app)
     _Guards(app).install()
     # The host built its stack before the lifespan began; the next request goes through this one.
     fastapi_app.middleware_stack = fastapi_app.build_middleware_stack()
@@ -126,6 +129,13 @@ def _restrict_origins(fastapi_app: FastAPI) -> None:
             origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
             middleware.kwargs["allow_origins"] = origins
             middleware.kwargs["allow_origin_regex"] = None if origins else LOOPBACK_ORIGIN
+
+
+def _bound_requests(fastapi_app: FastAPI) -> None:
+    limits.bound_forms()
+    # Added first, so innermost: refusals, too, get the headers that pages of allowed origins need.
+    if not any(middleware.cls == limits.Limits for middleware in fastapi_app.user_middleware):
+        fastapi_app.user_middleware.append(Middleware(limits.Limits))
 
 
 def _close_endpoints() -> None:
