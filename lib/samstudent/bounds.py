@@ -115,7 +115,7 @@ def check_dicom(path: Path, needed: int) -> None:
         meta: Any = read_file_meta_info(path)
     syntax = meta.get("TransferSyntaxUID")
     if syntax == DeflatedExplicitVRLittleEndian:
-        _check_deflated(path, needed or 8 * MAX_PLANE)
+        _check_deflated(path, 8 * MAX_PLANE)
     elif needed and syntax is not None and not syntax.is_compressed:
         check_holds(path, needed, packed=False)
 

@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import PurePosixPath
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -51,7 +51,7 @@ from starlette.middleware import Middleware
 from samstudent.errors import NotFound, UserError
 from samstudent.serving import limits
 from samstudent.serving.names import check_image_id, check_name
-from samstudent.serving.params import check_known, check_params, check_upload_tag, json_object
+from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,9 @@ def _close_endpoints() -> None:
 
     rounds = "weights are replaced by promoting a round: POST /samstudent/rounds/<id>/promote"
     model.update_model = model.delete_model = refuse(rounds)
-    wsi_infer.run_wsi_inference = refuse("whole-slide images are not supported; use POST /infer/<model>")
+    whole_slide = refuse("whole-slide images are not supported; use POST /infer/<model>")
+    wsi_infer.run_wsi_inference = whole_slide
+    wsi_infer.json = SimpleNamespace(loads=whole_slide)  # what a form holds is read before, and not checked
     # After a reload the app no longer knows that it is a server, and calls itself until it hangs (E10).
     host.clear_cache = refuse("the app cannot be loaded again while it runs; restart the server")
     if not shutil.which("nvidia-smi"):
@@ -173,9 +175,9 @@ class _Guards:
     def install(self) -> None:
         _wrap(infer, "run_inference", self.infer)
         _wrap(activelearning, "sample", self.sample)
-        _wrap(train, "run", self.run_all)
+        _wrap(train, "run", self.train_all)
         _wrap(train, "run_model", self.train)
-        _wrap(scoring, "run", self.run_all)
+        _wrap(scoring, "run", self.score_all)
         _wrap(scoring, "run_method", self.score)
         _wrap(batch_infer, "run", self.batch)
         _wrap(datastore, "add_image", self.add_image)
@@ -229,10 +231,31 @@ class _Guards:
         check_params(params or {}, self.devices)
         return original(strategy, params, *rest)
 
-    def run_all(self, original: Callable[..., Any], params: dict[str, Any] | None, *rest: Any) -> Any:
-        for key, value in (params or {}).items():
-            check_params(value if isinstance(value, dict) else {key: value}, self.devices, key)
+    def train_all(self, original: Callable[..., Any], params: dict[str, Any] | None, *rest: Any) -> Any:
+        self.by_name(params, self.app._trainers, "trainer")
+        refusals = []
+        for name, task in self.app._trainers.items():
+            try:
+                if plan := getattr(task, "plan", None):
+                    plan((params or {}).get(name) or {}, self.app.datastore())
+            except UserError as error:  # one may not have enough to learn from where another has
+                refusals.append(error)
+        if refusals and len(refusals) == len(self.app._trainers):
+            raise refusals[0]
         return original(params, *rest)
+
+    def score_all(self, original: Callable[..., Any], params: dict[str, Any] | None, *rest: Any) -> Any:
+        self.by_name(params, self.app._scoring_methods, "scoring method")
+        return original(params, *rest)
+
+    def by_name(self, params: dict[str, Any] | None, known: Collection[str], what: str) -> None:
+        """Check a body that holds parameters for several, each under its name."""
+        for key, value in (params or {}).items():
+            if isinstance(value, dict) and key not in TEXT_KEYS:
+                check_known(key, known, what)
+                check_params(value, self.devices, key)
+            else:
+                check_params({key: value}, self.devices, key)
 
     def train(self, original: Callable[..., Any], name: str, params: dict[str, Any] | None, *rest: Any) -> Any:
         check_known(name, self.app._trainers, "trainer")
@@ -280,7 +303,7 @@ class _Guards:
 
     def update_image_info(self, original: Callable[..., Any], image: str, info: str, *rest: Any) -> Any:
         json_object(info, "info")
-        return original(self.image(image), info, *rest)
+        return original(self.image(image), info or "{}", *rest)
 
     def download_image(self, original: Callable[..., Any], image: str, *rest: Any, **options: Any) -> Any:
         # The host compares a digest without its "SHA256:" to one that has it, so that no image ever fits.
@@ -309,7 +332,7 @@ class _Guards:
 
     def update_label_info(self, original: Callable[..., Any], label: str, tag: str, info: str, *rest: Any) -> Any:
         json_object(info, "info")
-        return self.label_call(original, label, tag, info, *rest)
+        return self.label_call(original, label, tag, info or "{}", *rest)
 
     def dataset(self, original: Callable[..., Any], limit_cases: int | None) -> Any:
         if limit_cases is not None and limit_cases < 1:
