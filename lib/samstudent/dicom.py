@@ -114,7 +114,8 @@ def _header(path: Path) -> Any:
     check_size(path, tuple(reader.GetSize()), components)
     bits = _numbers(_fields(reader).get("0028|0100", "")) or [8.0]
     with decoding(path, "a DICOM image"):
-        check_dicom(path, math.prod(reader.GetSize()) * components * int(bits[0]) // 8)
+        # Of colours in YBR_FULL_422 two of three values are stored.
+        check_dicom(path, math.prod(reader.GetSize()) * min(components, 2) * int(bits[0]) // 8)
     return reader
 
 

@@ -32,6 +32,7 @@ from samstudent.serving.study import Study
 pytestmark = pytest.mark.server
 
 SECRET = "canary-7b1f0c"
+SESSION = requests.Session()
 #: Parameters that name something; a trick in them is the client's mistake. Others are attacked too, and may ignore it.
 NAMING = {"image", "id", "label", "tag", "model", "strategy", "method", "session_id", "round_id", "path", "op"}
 #: Routes that the description does not list.
@@ -197,7 +198,7 @@ def send(server: RunningServer, endpoint: Endpoint, values: dict[str, Any]) -> r
             (query if place == "query" else data)[name] = value
     path = re.sub(r"\{.*?\}", "x", path)
     content: dict[str, Any] = {"params": query, "data": data or None, "files": files or None, "json": body}
-    return requests.request(endpoint.method, server.url + path, timeout=120, allow_redirects=False, **content)
+    return SESSION.request(endpoint.method, server.url + path, timeout=120, allow_redirects=False, **content)
 
 
 def check(response: requests.Response, what: str, refused: bool) -> None:
@@ -219,6 +220,8 @@ def test_names_that_lead_elsewhere(server: RunningServer, endpoints: list[Endpoi
                 response = send(server, endpoint, {name: value})
                 # OHIF answers all with its one page; ".." in an address goes up before it is sent.
                 free = endpoint.path.startswith("/ohif/") or (place, value) == ("path", "..")
+                # A new image may be called so: nothing here decodes a name twice.
+                free |= endpoint.method == "put" and name == "image" and trick == "upwards, encoded"
                 check(response, f"{endpoint}: {name} {trick}", refused=name in NAMING and not free)
                 tried += 1
     assert tried > 500
@@ -229,7 +232,8 @@ def test_bodies_that_lead_elsewhere(server: RunningServer, endpoints: list[Endpo
     for endpoint in endpoints:
         if "json" in endpoint.parameters.values():
             for key in KEYS:
-                for trick, value in list(tricks(outside).items())[:7]:
+                for trick in ("upwards", "absolute, with its extension", "as an address"):
+                    value = tricks(outside)[trick]
                     for body in ({key: value}, {key: [value]}, {key: {"x": value}}):
                         check(send(server, endpoint, {"": body}), f"{endpoint}: {key} {trick}", refused=True)
         if endpoint.parameters.get("params") == "form" and endpoint.path.startswith("/infer"):

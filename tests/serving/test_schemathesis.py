@@ -1,4 +1,4 @@
-"""Requests by the hundred that the server's own OpenAPI description allows, and some that it does not: none may break it.
+"""Requests by the hundred, made from the server's own OpenAPI description: none may break it.
 
 Only 503, which is documented (PACS or login do not answer), may be over 499.
 """
