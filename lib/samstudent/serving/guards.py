@@ -134,7 +134,7 @@ def _restrict_origins(fastapi_app: FastAPI) -> None:
 def _bound_requests(fastapi_app: FastAPI) -> None:
     limits.bound_forms()
     # Added first, so innermost: refusals, too, get the headers that pages of allowed origins need.
-    if not any(middleware.cls == limits.Limits for middleware in fastapi_app.user_middleware):
+    if not any(getattr(middleware.cls, "__name__", "") == "Limits" for middleware in fastapi_app.user_middleware):
         fastapi_app.user_middleware.append(Middleware(limits.Limits))
 
 
