@@ -483,10 +483,22 @@ def test_names_from_label_info(label_info: list[tuple[str, int]], names: list[st
 
 
 def test_label_info_that_says_nothing_or_nonsense() -> None:
-    assert names_from_label_info({}) is None and names_from_label_info({"label_info": []}) is None
+    assert names_from_label_info({}) is None and names_from_label_info({"label_info": []}) == []
     for wrong in ("radius", [1, 2], [{"idx": 1}], {"radius": 1}):
         with pytest.raises(UserError, match="label_info"):
             names_from_label_info({"label_info": wrong})
+
+
+def test_a_list_that_names_no_segment_names_no_pixel(tmp_path: Path) -> None:
+    """Slicer then exports its background, too; by the task's own values that would become the first structure."""
+    grid = Grid.of((4, 5), LPS_TO_RAS)
+    for values, fits in ((np.zeros((4, 5), np.uint8), True), (np.ones((4, 5), np.uint8), False)):
+        Image.fromarray(values).save(tmp_path / "label.png")
+        if fits:
+            assert not read_masks(tmp_path / "label.png", FLAT, grid, names=[]).any()
+        else:
+            with pytest.raises(UserError, match="names no segment"):
+                read_masks(tmp_path / "label.png", FLAT, grid, names=[])
 
 
 def test_layers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from samstudent.bounds import check_dicom, check_size
 from samstudent.errors import UserError
-from samstudent.formats import Stored, check_size, decoding, from_itk, itk_reader
+from samstudent.formats import Stored, decoding, from_itk, itk_reader
 from samstudent.geometry import LPS_TO_RAS
 
 #: Slices may lie this share of their distance beside where even spacing would put them.
@@ -46,7 +48,6 @@ def _read_folder(path: Path) -> Stored:
 
 def _read_file(path: Path) -> Stored:
     reader = _header(path)
-    check_size(path, tuple(reader.GetSize()))
     fields = [_fields(reader)]
     reader.SetOutputPixelType(_float_type(reader))
     with _never_inverted([path], fields) as (same,):
@@ -105,9 +106,16 @@ def _never_inverted(files: list[Path], fields: list[dict[str, str]]) -> Iterator
 def _header(path: Path) -> Any:
     reader = itk_reader(path, "GDCMImageIO")
     with decoding(path, "a DICOM image"):
+        check_dicom(path, 0)  # GDCM unpacks a deflated file whole, to read its header
         reader.ReadImageInformation()
     if len(reader.GetSize()) > 2 and reader.GetSize()[2] > 1:
         raise UserError(f"{path}: holds {reader.GetSize()[2]} frames; expected one image per DICOM file")
+    components = reader.GetNumberOfComponents()
+    check_size(path, tuple(reader.GetSize()), components)
+    bits = _numbers(_fields(reader).get("0028|0100", "")) or [8.0]
+    with decoding(path, "a DICOM image"):
+        # Of colours in YBR_FULL_422 two of three values are stored.
+        check_dicom(path, math.prod(reader.GetSize()) * min(components, 2) * int(bits[0]) // 8)
     return reader
 
 

@@ -6,7 +6,7 @@ are decoded, so that a small file which claims to be huge costs nothing.
 
 from __future__ import annotations
 
-import os
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image
 
+from samstudent.bounds import check_holds, check_nifti_header, check_size
 from samstudent.errors import NotFound, UserError
 from samstudent.geometry import LPS_TO_RAS
 
@@ -49,26 +50,6 @@ class Stored:
     nifti: Any = None
     window: tuple[float, float] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-
-
-def max_pixels() -> int:
-    """The largest image that is decoded, in pixels: environment variable ``SAMSTUDENT_MAX_PIXELS``, else 2^28."""
-    text = os.environ.get("SAMSTUDENT_MAX_PIXELS", "")
-    if text and not text.isdigit():
-        raise UserError(f"SAMSTUDENT_MAX_PIXELS={text!r}: expected a whole number of pixels")
-    return int(text) if text else 1 << 28
-
-
-def check_size(path: Path, sizes: tuple[int, ...]) -> None:
-    """Refuse what a header announces if it is more than ``max_pixels``; Python's integers do not overflow."""
-    count = 1
-    for size in sizes:
-        count *= int(size)
-    if count > max_pixels():
-        raise UserError(
-            f"{path}: {' x '.join(map(str, sizes))} pixels are more than the limit of {max_pixels()};"
-            " set SAMSTUDENT_MAX_PIXELS to allow more"
-        )
 
 
 def kind_of(path: Path) -> str:
@@ -113,10 +94,15 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
 
 def read_nifti(path: Path) -> Stored:
     """NIfTI through nibabel, which keeps sheared affines and refuses truncated files."""
+    check_nifti_header(path)
     with decoding(path, "NIfTI"):
         image: Any = nibabel.load(path)
         shape = tuple(int(n) for n in image.shape)
-        check_size(path, shape)
+        stored = image.get_data_dtype()
+        if stored.kind == "c":
+            raise UserError(f"{path}: holds complex numbers; expected their magnitude")
+        check_size(path, shape, bytes_each=stored.itemsize)
+        check_holds(path, math.prod(shape) * stored.itemsize, packed=path.name.lower().endswith(".gz"))
         pixels = np.asanyarray(image.dataobj)
     if pixels.dtype.names:  # RGB24 and RGBA32 are structured types.
         pixels = np.stack([pixels[name] for name in pixels.dtype.names], axis=-1)
@@ -161,7 +147,11 @@ def read_itk(path: Path, image_io: str) -> Stored:
     with decoding(path, image_io.removesuffix("ImageIO")):
         reader = itk_reader(path, image_io)
         reader.ReadImageInformation()
-        check_size(path, tuple(reader.GetSize()))
+        components = reader.GetNumberOfComponents()
+        check_size(path, tuple(reader.GetSize()), components)
+        # Of a kind that is packed, or not: then it is only less strict. Values of a bit take one of a TIFF's bits.
+        if image_io == "NrrdImageIO":
+            check_holds(path, math.prod(reader.GetSize()) * components, packed=True)
         image = reader.Execute()
         metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
         return from_itk(image, path, metadata, has_geometry=image_io == "NrrdImageIO")
@@ -230,7 +220,7 @@ def read_pillow(path: Path, mode: str | None = None) -> NDArray[Any]:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Our own limit follows.
         try:
             with Image.open(path) as image:
-                check_size(path, image.size)
+                check_size(path, image.size, len(image.getbands()))
                 if (pages := getattr(image, "n_frames", 1)) > 1:
                     raise UserError(f"{path}: has {pages} pages; expected one")
                 if mode is None and image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):

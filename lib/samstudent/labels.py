@@ -68,6 +68,8 @@ def read_masks(
     values = _on_grid(stored, grid, path)
     if len(values) > 1:
         raise UserError(f"{path}: has {len(values)} channels without names; expected a label map of one")
+    if names is not None and not names and values.any() and not bits:
+        raise UserError(f"{path}: has pixels, but label_info names no segment that they could belong to")
     highest = 2 ** len(task.names) - 1 if bits else len(task.names if names is None else names)
     _check_values(values, highest, path)
     if bits:
@@ -191,13 +193,14 @@ def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
         info: a label's info, ``{"label_info": [{"name": "radius", "idx": 1}, ...], ...}``.
 
     Returns:
-        The names by value, or None where the info has no ``label_info``.
+        The names by value; none where the list is empty or all of it was left out, as Slicer then exports everything
+        without saying what it is. None where the info has no ``label_info``.
 
     Raises:
         UserError: ``label_info`` is not such a list.
     """
     entries = info.get("label_info")
-    if not entries:
+    if entries is None or entries == {} or entries == "":
         return None
     if not isinstance(entries, list) or any(not isinstance(e, dict) or "name" not in e for e in entries):
         raise UserError(f'label_info: expected a list like [{{"name": "radius", "idx": 1}}], not {entries!r}')

@@ -71,7 +71,7 @@ def test_a_click_through_the_client(client: MONAILabelClient, study: TinyStudy) 
     drawn = np.asarray(Image.open(file))
     assert drawn.shape == (64, 64)
     assert dice(drawn == 3, study.truth[CASES[0]][2]) > 0.7
-    assert result["label_names"] == {"lunate": 3}
+    assert result["label_names"] == {"radius": 1, "ulna": 2, "lunate": 3}
     assert result["structures"][0]["predicted_iou"] > 0.5
 
 

@@ -72,12 +72,12 @@ def test_both_answer_on_the_images_grid(bench: Any, trained: Path, tmp_path: Pat
     assert facts["sam"]["backend"] == "lite_medsam"
 
 
-def test_absent_structures_are_not_named(bench: Any, trained: Path, tmp_path: Path) -> None:
+def test_absent_structures_keep_their_place_among_the_names(bench: Any, trained: Path, tmp_path: Path) -> None:
     serve(bench, trained)
     pixels, truth = shapes(7)
     image = np.where(truth[1], 40, pixels).astype(np.uint8)
     _, facts = infer(StudentInferTask(bench.study), str(write_png(tmp_path / "one.png", image)))
-    assert facts["label_names"] == {"disk": 1}
+    assert facts["label_names"] == {"disk": 1, "square": 2}
     assert facts["structures"]["square"] == {"present": False}
 
 
@@ -176,7 +176,7 @@ def test_sam_sees_no_slice_of_a_volume_in_which_it_has_no_say(
     monkeypatch.setattr(task, "served", lambda device=None: ("r0001", Painter()))
     facts = infer(task, str(tmp_path / "ct.nrrd"))[1]
     assert (sam.embedded == 0) == (source == "student")
-    assert facts["label_names"] == {"disk": 1} and facts["sam"]["recipes"] == "r0001"
+    assert facts["label_names"] == {"disk": 1, "square": 2} and facts["sam"]["recipes"] == "r0001"
     told = facts["structures"]["disk"]
     assert told["present"] and told["source"] == source
     # Nobody judged it: that is not a quality of 0.

@@ -197,6 +197,9 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         running = self.study.ledger.running()
         audit.record("training stopped", user_name(), round=running.id if running else None)
         stopped = stop()
+        if stopped:
+            # Slicer shows the last line of the details, and fails where a job has not printed any yet.
+            stopped["details"] = [*stopped.get("details", ()), "stopped on request"]
         if running and stopped:
             self.study.ledger.update(running.id, status="failed", finished=time.time(), error="stopped on request")
         return stopped

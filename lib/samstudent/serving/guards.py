@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import PurePosixPath
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -38,14 +38,15 @@ from monailabel.endpoints import (
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.others.generic import device_map, file_checksum, remove_file
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
 
 from samstudent.errors import NotFound, UserError
-from samstudent.serving import answers, audit_lines, gate
+from samstudent.serving import answers, audit_lines, gate, limits
 from samstudent.serving.audit import recorded
 from samstudent.serving.identity import caller, stamped, user_name
 from samstudent.serving.logins import Login
 from samstudent.serving.names import check_image_id, check_name
-from samstudent.serving.params import check_known, check_params, check_upload_tag, json_object
+from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def install(fastapi_app: FastAPI, app: MONAILabelApp, login: Login | None = None
     answers.install(fastapi_app)
     gate.install(fastapi_app, login, _restrict_origins(fastapi_app))
     _close_endpoints()
+    _bound_requests(fastapi_app)
     _Guards(app).install()
     # The host built its stack before the lifespan began; the next request goes through this one.
     fastapi_app.middleware_stack = fastapi_app.build_middleware_stack()
@@ -82,6 +84,13 @@ def _restrict_origins(fastapi_app: FastAPI) -> list[str]:
     return origins
 
 
+def _bound_requests(fastapi_app: FastAPI) -> None:
+    limits.bound_forms()
+    # Added first, so innermost: refusals, too, get the headers that pages of allowed origins need.
+    if not any(getattr(middleware.cls, "__name__", "") == "Limits" for middleware in fastapi_app.user_middleware):
+        fastapi_app.user_middleware.append(Middleware(limits.Limits))
+
+
 def _close_endpoints() -> None:
     def refuse(reason: str) -> Callable[..., Any]:
         def closed(*args: Any, **kwargs: Any) -> Any:
@@ -91,7 +100,9 @@ def _close_endpoints() -> None:
 
     rounds = "weights are replaced by promoting a round: POST /samstudent/rounds/<id>/promote"
     model.update_model = model.delete_model = refuse(rounds)
-    wsi_infer.run_wsi_inference = refuse("whole-slide images are not supported; use POST /infer/<model>")
+    whole_slide = refuse("whole-slide images are not supported; use POST /infer/<model>")
+    wsi_infer.run_wsi_inference = whole_slide
+    wsi_infer.json = SimpleNamespace(loads=whole_slide)  # what a form holds is read before, and not checked
     # After a reload the app no longer knows that it is a server, and calls itself until it hangs (E10).
     host.clear_cache = refuse("the app cannot be loaded again while it runs; restart the server")
     if not shutil.which("nvidia-smi"):
@@ -117,11 +128,11 @@ class _Guards:
     def install(self) -> None:
         _wrap(infer, "run_inference", self.infer)
         _wrap(activelearning, "sample", self.sample)
-        _wrap(train, "run", recorded("training started", self.run_all, audit_lines.trainings))
+        _wrap(train, "run", recorded("training started", self.train_all, audit_lines.trainings))
         _wrap(train, "run_model", recorded("training started", self.train, audit_lines.job))
         for jobs in (train, scoring, batch_infer):
             _wrap(jobs, "status", _job_status)
-        _wrap(scoring, "run", self.run_all)
+        _wrap(scoring, "run", self.score_all)
         _wrap(scoring, "run_method", self.score)
         _wrap(batch_infer, "run", recorded("batch inference started", self.batch, audit_lines.batch))
         _wrap(datastore, "add_image", recorded("image added", self.add_image, audit_lines.upload))
@@ -160,7 +171,8 @@ class _Guards:
         if not (image or session_id or file):
             raise UserError("nothing to work on: give image (an id), session_id, or upload a file")
         if image:
-            self.image(image)
+            # Slicer names the volume that the session is about; it need not be in the study, and the host ignores it.
+            check_image_id(image) if session_id else self.image(image)
         if session_id:
             self.check_session(session_id)
         if output == "dicom_seg" and not self.remote:
@@ -174,10 +186,31 @@ class _Guards:
         check_params(params or {}, self.devices)
         return original(strategy, stamped(params or {}), *rest)
 
-    def run_all(self, original: Callable[..., Any], params: dict[str, Any] | None, *rest: Any) -> Any:
-        for key, value in (params or {}).items():
-            check_params(value if isinstance(value, dict) else {key: value}, self.devices, key)
+    def train_all(self, original: Callable[..., Any], params: dict[str, Any] | None, *rest: Any) -> Any:
+        self.by_name(params, self.app._trainers, "trainer")
+        refusals = []
+        for name, task in self.app._trainers.items():
+            try:
+                if plan := getattr(task, "plan", None):
+                    plan((params or {}).get(name) or {}, self.app.datastore())
+            except UserError as error:  # one may not have enough to learn from where another has
+                refusals.append(error)
+        if refusals and len(refusals) == len(self.app._trainers):
+            raise refusals[0]
         return original(params, *rest)
+
+    def score_all(self, original: Callable[..., Any], params: dict[str, Any] | None, *rest: Any) -> Any:
+        self.by_name(params, self.app._scoring_methods, "scoring method")
+        return original(params, *rest)
+
+    def by_name(self, params: dict[str, Any] | None, known: Collection[str], what: str) -> None:
+        """Check a body that holds parameters for several, each under its name."""
+        for key, value in (params or {}).items():
+            if isinstance(value, dict) and key not in TEXT_KEYS:
+                check_known(key, known, what)
+                check_params(value, self.devices, key)
+            else:
+                check_params({key: value}, self.devices, key)
 
     def train(self, original: Callable[..., Any], name: str, params: dict[str, Any] | None, *rest: Any) -> Any:
         check_known(name, self.app._trainers, "trainer")
@@ -225,7 +258,7 @@ class _Guards:
 
     def update_image_info(self, original: Callable[..., Any], image: str, info: str, *rest: Any) -> Any:
         json_object(info, "info")
-        return original(self.image(image), info, *rest)
+        return original(self.image(image), info or "{}", *rest)
 
     def download_image(self, original: Callable[..., Any], image: str, *rest: Any, **options: Any) -> Any:
         # The host compares a digest without its "SHA256:" to one that has it, so that no image ever fits.
@@ -254,7 +287,7 @@ class _Guards:
 
     def update_label_info(self, original: Callable[..., Any], label: str, tag: str, info: str, *rest: Any) -> Any:
         json_object(info, "info")
-        return self.label_call(original, label, tag, info, *rest)
+        return self.label_call(original, label, tag, info or "{}", *rest)
 
     def dataset(self, original: Callable[..., Any], limit_cases: int | None) -> Any:
         if limit_cases is not None and limit_cases < 1:

@@ -11,7 +11,8 @@ for volumes, a slice at a time (``smart_edit`` says what each sends):
   dimension 2.
 
 The answer is a label map on the input's grid, 0 but on the slices that were asked for. A structure has its task value;
-what the task does not know has value 1. ``label_names`` of the result names them.
+what the task does not know has value 1. ``label_names`` of the result says what the values mean, also of structures
+that were not drawn: Slicer, where it loads a saved answer, takes value i for the i-th name.
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
 
         Returns:
             Path of the label map, and the result: ``structures`` (for each structure and slice the prompts it was drawn
-            with, SAM's predicted IoU and the digest of its weights), ``label_names`` (name -> value in the label map),
-            ``latencies`` in seconds.
+            with, SAM's predicted IoU and the digest of its weights), ``label_names`` (name -> value in the label map,
+            in the order of the values), ``latencies`` in seconds.
 
         Raises:
             UserError: anything in the request or the image that is wrong.
@@ -109,8 +110,8 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
             raise UserError("image must be the path of an image")
         known = {key: request[key] for key in (*_KEYS, *self.task.names) if key in request}
         file, result = super().__call__(known, callbacks)
-        # The host puts the labels of the whole task there; Slicer names what it loads by them.
-        result["label_names"] = result.pop("drawn")
+        # The host puts the labels of the task there, also where it does not know what was drawn.
+        result["label_names"] = result.pop("values")
         return file, result
 
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cpu") -> dict[str, Any]:
@@ -131,8 +132,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
             masks[task.structures[ask.name] - 1, ask.plane] = drawing.mask
             structures.append({"name": ask.name, "slice": ask.plane, "sam": backend.digest, **drawing.as_json()})
         data[self.output_label_key] = _Answer(planes.to_canonical(masks), planes.grid, task)
-        drawn = {ask.name: task.structures[ask.name] for ask in asks}
-        data[self.output_json_key] = {"structures": structures, "drawn": drawn}
+        data[self.output_json_key] = {"structures": structures, "values": dict(task.structures)}
         data["latencies"] = {name: round(value, 3) for name, value in seconds.items()}
         return data
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from samstudent.errors import NotFound, UserError
+from samstudent.serving.json_text import strict_json
 from samstudent.serving.names import PSEUDO_TAGS, check_name
 
 #: Keys by which the host opens files, starts code or changes which image or model is meant. Never a client's to set.
@@ -44,8 +44,8 @@ _GPUS = re.compile(r"all|\d{1,2}(,\d{1,2})*")
 def json_object(text: str | None, what: str) -> dict[str, Any]:
     """A form field that holds a JSON object; empty counts as ``{}``."""
     try:
-        value = json.loads(text) if text else {}
-    except (ValueError, RecursionError) as error:
+        value = strict_json(text) if text else {}
+    except ValueError as error:
         raise UserError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{what} must be a JSON object, not {type(value).__name__}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import logging
 import os
 import shutil
@@ -11,7 +13,9 @@ import tempfile
 import time
 import uuid
 import zipfile
+import zlib
 from pathlib import Path
+from typing import IO, Any
 
 from monailabel.utils.sessions import SessionInfo, Sessions
 
@@ -22,6 +26,10 @@ logger = logging.getLogger(__name__)
 #: An archive may unpack to this much; a CT series is some 0.5 GB.
 MAX_UNPACKED_BYTES = 4 << 30
 MAX_UNPACKED_FILES = 20_000
+#: Names and comments of a tar file's member are read whole, whatever length they announce.
+MAX_TAR_READ = 1 << 20
+#: LZMA lets an archive choose how much memory its reader takes.
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 class SafeSessions(Sessions):  # type: ignore[misc]
@@ -111,11 +119,14 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             _unpack_zip(archive, folder)
-        elif tarfile.is_tarfile(archive):
-            _unpack_tar(archive, folder)
         else:
-            raise UserError(f"{archive.name}: uncompress=true needs a zip or tar file")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+            _unpack_tar(archive, folder)
+    except tarfile.ReadError as error:
+        raise UserError(f"{archive.name}: uncompress=true needs a zip, tar, tar.gz or tar.bz2: {error}") from error
+    except (
+        *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError),
+        *(RuntimeError, NotImplementedError, ValueError, OverflowError),
+    ) as error:
         raise UserError(f"{archive.name}: cannot be unpacked: {error}") from error
 
 
@@ -127,6 +138,10 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise UserError(f"{archive.name}: {member.filename!r} is neither file nor folder")
+            if member.compress_type not in ZIP_METHODS:
+                raise UserError(
+                    f"{archive.name}: {member.filename!r} is packed by a method that is not taken; use deflate"
+                )
             target = _inside(folder, member.filename)
             if member.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
@@ -136,8 +151,26 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
                 shutil.copyfileobj(source, file)  # zipfile stops at the size that was checked
 
 
+class _InPieces:
+    """A file that refuses to be read in pieces larger than ``MAX_TAR_READ``."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_TAR_READ:
+            raise tarfile.TarError(f"a member's name or comment of {size} bytes; at most {MAX_TAR_READ} are read")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def _unpack_tar(archive: Path, folder: Path) -> None:
-    with tarfile.open(archive) as content:
+    with archive.open("rb") as file:
+        head = file.read(3)
+    opener: Any = gzip.open if head.startswith(b"\x1f\x8b") else bz2.open if head == b"BZh" else open
+    with opener(archive, "rb") as plain, tarfile.open(fileobj=_InPieces(plain), mode="r:") as content:  # type: ignore[call-overload]
         total = 0
         for count, member in enumerate(content, 1):  # one at a time: a packed bomb is left before it is read to its end
             if not (member.isfile() or member.isdir()):

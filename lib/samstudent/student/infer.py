@@ -103,16 +103,17 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
                 it can hold masks, else .nrrd, for a JPEG .png); ``result_compress`` "false" for a raw NRRD; ``device``.
 
         Returns:
-            Path of the label file and its facts: ``label_names`` (of the structures that are there, name to value: with
-            all of them Slicer would shift the names), ``structures``, ``student``, and ``sam`` where it was asked: its
-            ``digest``, that of the ``adapted`` decoder, and the round whose ``recipes`` were taken, or "task".
+            Path of the label file and its facts: ``label_names`` (all structures, name to value, in the order of the
+            values: Slicer takes value i for the i-th of them, whatever is there), ``structures``, ``student``, and
+            ``sam`` where it was asked: its ``digest``, that of the ``adapted`` decoder, and the round whose ``recipes``
+            were taken, or "task".
         """
         if not isinstance(request.get("image"), str) or not request["image"]:
             raise UserError("image: expected the id of a case, or the path of an image file")
         result_extension(request)
         # Without the writer the host would answer with arrays, which are no JSON.
         file, facts = super().__call__(request | {"skip_writer": False}, callbacks)
-        facts["label_names"] = {n: v for n, v in self.task.structures.items() if facts["structures"][n]["present"]}
+        facts["label_names"] = dict(self.task.structures)
         return file, facts
 
     # ---- the steps, each called by the host ----

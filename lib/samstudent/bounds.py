@@ -1,0 +1,135 @@
+"""What a file announces, weighed against what it is, before anything is decoded: small files that claim to be huge.
+
+A few hundred bytes can announce gigabytes, or hold them packed. Each library allocates what a header says, and some
+unpack whatever comes; so the header is read here first, with little memory, and what cannot be true is refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from samstudent.errors import UserError
+
+#: Deflate packs at most 1032 bytes into one (zlib, "Maximum Expansion Factor").
+DEFLATE_RATIO = 1032
+#: Of one image, where ``SAMSTUDENT_MAX_PIXELS`` does not say otherwise: 8192 x 8192; a radiograph has a third of it.
+MAX_PLANE = 1 << 26
+#: NIfTI extensions (DICOM headers, comments) lie before the pixels.
+MAX_NIFTI_EXTENSIONS = 16 << 20
+_CHUNK = 1 << 16
+
+
+def max_pixels() -> int:
+    """The largest image that is decoded, in values: environment variable ``SAMSTUDENT_MAX_PIXELS``, else 2^28."""
+    text = os.environ.get("SAMSTUDENT_MAX_PIXELS", "")
+    if text and not text.isdigit():
+        raise UserError(f"SAMSTUDENT_MAX_PIXELS={text!r}: expected a whole number of pixels")
+    return int(text) if text else 1 << 28
+
+
+def check_size(path: Path, sizes: tuple[int, ...], components: int = 1, bytes_each: int = 1) -> None:
+    """Refuse what a header announces if it is more than ``max_pixels`` values, or a plane of more than ``MAX_PLANE``.
+
+    Args:
+        path: for the error.
+        sizes: of all axes, in any order. Python's integers do not overflow.
+        components: values of a pixel.
+        bytes_each: bytes of a value; those of more than 8 count as several.
+    """
+    count = components * max(1, -(-bytes_each // 8))
+    for size in sizes:
+        count *= int(size)
+    plane = 1
+    for size in sorted(map(int, sizes))[-2:]:
+        plane *= size
+    own = "SAMSTUDENT_MAX_PIXELS" in os.environ
+    limit = MAX_PLANE if plane > MAX_PLANE and not own else max_pixels()
+    if count > max_pixels() or limit < plane:
+        many = f" of {components} values each" if components > 4 else ""
+        raise UserError(
+            f"{path}: {' x '.join(map(str, sizes))} pixels{many} are more than the limit of {limit};"
+            " set SAMSTUDENT_MAX_PIXELS to allow more"
+        )
+
+
+def check_holds(path: Path, needed: int, packed: bool) -> None:
+    """Refuse a file that is too short for its pixels.
+
+    Args:
+        path: the file.
+        needed: bytes of pixels that its header announces.
+        packed: with deflate (gzip, zlib).
+    """
+    size = path.stat().st_size
+    if needed > size * (DEFLATE_RATIO if packed else 1):
+        raise UserError(f"{path}: truncated, its {size} bytes cannot hold the {needed} of pixels that its header tells")
+
+
+def check_nifti_header(path: Path) -> None:
+    """Refuse a NIfTI file whose extensions are larger than ``MAX_NIFTI_EXTENSIONS`` or have no end.
+
+    nibabel reads them whole, and to the file's end where the header gives no place for the pixels.
+    """
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            head = file.read(544)
+    except (OSError, EOFError, zlib.error):
+        return  # nibabel says what is wrong with it
+    first = int.from_bytes(head[:4], "little")
+    order = "<" if first in (348, 540) else ">"
+    version2 = int.from_bytes(head[:4], "little" if order == "<" else "big") == 540
+    if len(head) < (544 if version2 else 352):
+        return
+    length, magic = (540, head[4:8]) if version2 else (348, head[344:348])
+    if magic[:2] == b"ni" and magic[2:3] in (b"1", b"2"):
+        raise UserError(f"{path}: its pixels are in another file; save it as one .nii or .nii.gz")
+    if magic[:2] != b"n+":
+        return  # Analyze, which knows no extensions
+    offset: float = struct.unpack_from(*((order + "q", head, 168) if version2 else (order + "f", head, 108)))[0]
+    extended = head[length] != 0
+    if not offset <= MAX_NIFTI_EXTENSIONS or (extended and offset < length + 4):
+        raise UserError(
+            f"{path}: corrupt, or its extensions are too long: pixels from byte {offset:.0f} on, where 352 to"
+            f" {MAX_NIFTI_EXTENSIONS} was expected"
+        )
+
+
+def check_dicom(path: Path, needed: int) -> None:
+    """Refuse a DICOM file that is too short for its pixels, or unpacks to far more than them.
+
+    Args:
+        path: the file; one that cannot be read is left to its reader.
+        needed: bytes of pixels that its header announces; 0: not known yet.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom complains of values; GDCM decides what can be read
+        meta: Any = read_file_meta_info(path)
+    syntax = meta.get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        _check_deflated(path, 8 * MAX_PLANE)
+    elif needed and syntax is not None and not syntax.is_compressed:
+        check_holds(path, needed, packed=False)
+
+
+def _check_deflated(path: Path, allowed: int) -> None:
+    """Unpack and forget, a piece at a time, until it ends or is more than ``allowed``."""
+    with path.open("rb") as file:
+        file.seek(132)
+        head = file.read(12)  # (0002,0000) UL 4: bytes of the rest of group 2
+        if head[:6] != b"\x02\0\0\0UL":
+            raise UserError(f"{path}: not a DICOM file, its header has no length")
+        file.seek(144 + struct.unpack("<I", head[8:])[0])
+        unpacker, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while not unpacker.eof and (piece := unpacker.unconsumed_tail or file.read(_CHUNK)):
+            total += len(unpacker.decompress(piece, _CHUNK))
+            if total > allowed:
+                raise UserError(f"{path}: unpacks to more than {allowed} bytes")

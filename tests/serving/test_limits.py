@@ -1,0 +1,100 @@
+"""Requests are bounded before the app behind sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+
+from samstudent.errors import UserError
+from samstudent.serving.json_text import MAX_DEPTH, strict_json
+from samstudent.serving.limits import MAX_BODY, Limits, max_upload
+
+JSON = {"content-type": "application/json"}
+UPLOAD = {"content-type": "multipart/form-data; boundary=x"}
+
+
+@pytest.fixture
+def client() -> TestClient:
+    app = FastAPI()
+
+    @app.post("/length")
+    async def length(request: Request) -> int:
+        return len(await request.body())
+
+    @app.get("/length")
+    async def none() -> int:
+        return 0
+
+    app.add_middleware(Limits, upload=2 * MAX_BODY)
+    return TestClient(app)
+
+
+def pieces(count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        yield b" " * (MAX_BODY // 4)
+
+
+def test_what_fits_arrives_whole(client: TestClient) -> None:
+    assert client.get("/length").json() == 0
+    text = b'{"a": [1, 2, {"b": "[[[[["}]}' + b" " * 1000
+    assert client.post("/length", content=text, headers=JSON).json() == len(text)
+    assert client.post("/length", content=pieces(4), headers={"content-type": "text/plain"}).json() == MAX_BODY
+    assert client.post("/length", content=pieces(8), headers=UPLOAD).json() == 2 * MAX_BODY
+
+
+@pytest.mark.parametrize("headers", [JSON, UPLOAD, {"content-type": "application/x-www-form-urlencoded"}, {}])
+@pytest.mark.parametrize("told", [True, False], ids=["length told", "length not told"])
+def test_what_is_too_long_ends_with_413(client: TestClient, headers: dict[str, str], told: bool) -> None:
+    content = b"".join(pieces(9)) if told else pieces(9)
+    response = client.post("/length", content=content, headers=headers)
+    assert response.status_code == 413
+    assert "longer than" in response.json()["detail"]
+
+
+def test_a_long_address(client: TestClient) -> None:
+    assert client.get("/length", params={"a": "x" * 20_000}).status_code == 414
+
+
+def test_json_is_checked_before_the_app_reads_it(client: TestClient) -> None:
+    for headers in (JSON, {"content-type": "application/vnd.api+json"}, {}):
+        response = client.post("/length", content=b'{"a": NaN}', headers=headers)
+        assert response.status_code == 400 and "NaN" in response.json()["detail"]
+    assert client.post("/length", content=b"no JSON", headers={"content-type": "text/plain"}).json() == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "within each other"),
+        ("[" * 1_000_000, "within each other"),
+        ('{"a": Infinity}', "no number"),
+        ("1e999", "finite"),
+        ('"\\ud800"', "surrogate"),
+        ('{"\\udfff": 1}', "surrogate"),
+        ("9" * 10_000, "digits"),
+        (b"\xff", "utf-8"),
+        ("{", "Expecting"),
+    ],
+)
+def test_strict_json(text: str | bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        strict_json(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * MAX_DEPTH + "]" * MAX_DEPTH, '"' + "[" * 100 + '"', '"\\"[" ', '"\\ud83d\\ude00"']
+)
+def test_json_that_is_taken(text: str) -> None:
+    strict_json(text)
+
+
+def test_the_limit_of_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max_upload() == 2 << 30
+    monkeypatch.setenv("SAMSTUDENT_MAX_UPLOAD", "1000")
+    assert max_upload() == 1000
+    monkeypatch.setenv("SAMSTUDENT_MAX_UPLOAD", "much")
+    with pytest.raises(UserError, match="SAMSTUDENT_MAX_UPLOAD"):
+        max_upload()
