@@ -146,7 +146,7 @@ def test_a_label_of_the_working_grid_is_brought_to_the_images(tmp_path: Path) ->
     soft = small.astype(np.float16)
     accepted = np.array([True, False])[:, None, None]
     label = replace(label, masks=(soft >= 0.5) & accepted, ignore=(soft >= 0.5) & ~accepted, raw=soft >= 0.5, soft=soft)
-    masks, ignore, raw = on_image(label, image)
+    masks, ignore, raw, _ = on_image(label, image)
     assert masks.shape == ignore.shape == raw.shape == truth.shape
     assert dice(masks[0], truth[0]) > 0.98 and not masks[1].any()
     assert dice(ignore[1], truth[1]) > 0.97 and not ignore[0].any()
