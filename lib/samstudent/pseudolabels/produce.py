@@ -173,8 +173,7 @@ class _Job:
             label = self._label(image, self.backend)
             drawn = on_image(label, image)
             raw = drawn.raw
-            more = {"ignore": drawn.ignore, "rejected": drawn.rejected}
-            self._save(case_id, REFINED_TAG, image, drawn.masks, label.info(), **more)
+            self._save(case_id, REFINED_TAG, image, drawn.masks, label.info(), drawn.ignore, drawn.rejected)
             if self.on_case is not None:
                 self.on_case(case_id, image, label)
         self._save(case_id, RAW_TAG, image, raw, _raw_info(raw, self.expected[RAW_TAG], self.task))
@@ -200,11 +199,12 @@ class _Job:
         image: CaseImage,
         masks: NDArray[Any],
         info: dict[str, Any],
-        **more: NDArray[Any],
+        ignore: NDArray[Any] | None = None,
+        rejected: NDArray[Any] | None = None,
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "label.seg.nrrd"
-            write_masks(path, masks, self.task, image.grid, **more)
+            write_masks(path, masks, self.task, image.grid, ignore=ignore, rejected=rejected)
             self.datastore.save_label(case_id, str(path), tag, info)
 
 

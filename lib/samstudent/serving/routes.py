@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Depends
-from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC, User
+from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
+
+from samstudent.serving import audit
+from samstudent.serving.page.routes import page_router
+from samstudent.serving.roles import User, admin, reader
 
 if TYPE_CHECKING:
     from samstudent.serving.app import SamstudentApp
@@ -23,8 +25,6 @@ class ScheduleChange(BaseModel):
 def router(app: SamstudentApp) -> APIRouter:
     """Endpoints bound to one app. Reading is for every user, what changes the served model for administrators."""
     routes = APIRouter(prefix="/samstudent", tags=["samstudent"])
-    reader = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
-    admin = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 
     # Plain functions, not coroutines: they read files, and the server's one event loop must not wait for that.
     @routes.get("/schedule", summary="What is pending, running, the last round, the next time")
@@ -34,6 +34,7 @@ def router(app: SamstudentApp) -> APIRouter:
     @routes.put("/schedule", summary="Hold or release the schedule")
     def put_schedule(change: ScheduleChange, user: User = admin) -> dict[str, Any]:
         app.scheduler.pause(change.paused)
+        audit.record("pause" if change.paused else "resume", user.username)
         return app.scheduler.status()
 
     @routes.get("/rounds", summary="All rounds with their figures, and which is served")
@@ -54,11 +55,14 @@ def router(app: SamstudentApp) -> APIRouter:
     @routes.post("/rounds/{round_id}/promote", summary="Serve the student of this round")
     def post_promote(round_id: str, user: User = admin) -> dict[str, Any]:
         app.study.ledger.promote(round_id, who=user.username)
+        audit.record("promote", user.username, round=round_id)
         return {"champion": round_id}
 
     @routes.post("/rollback", summary="Serve the student that was served before")
     def post_rollback(user: User = admin) -> dict[str, Any]:
-        return {"champion": app.study.ledger.rollback(who=user.username)}
+        champion = app.study.ledger.rollback(who=user.username)
+        audit.record("rollback", user.username, round=champion)
+        return {"champion": champion}
 
     @routes.get("/sam", summary="Which SAM is in force, and all that were adapted to this study's labels")
     def get_sam(user: User = reader) -> dict[str, Any]:
@@ -75,6 +79,10 @@ def router(app: SamstudentApp) -> APIRouter:
     @routes.post("/sam/plain", summary="Go back to SAM as it comes, until another one is adapted and better")
     def post_plain_sam(user: User = admin) -> dict[str, Any]:
         app.study.sams.use_plain(who=user.username)
+        audit.record("use plain SAM", user.username)
         return {"in_force": None}
 
-    return routes
+    everything = APIRouter()
+    everything.include_router(routes)
+    everything.include_router(page_router(app))
+    return everything
