@@ -2,7 +2,7 @@
 
 import { h, percent, svg } from './dom.js';
 
-const WIDTH = 640, HEIGHT = 230, LEFT = 44, RIGHT = 40, TOP = 14, BOTTOM = 26;
+const WIDTH = 1240, HEIGHT = 210, LEFT = 44, RIGHT = 40, TOP = 14, BOTTOM = 26;
 
 /** `rounds`: of the overview, oldest first; `key`: "mean" or a structure. */
 export function chart(rounds, key) {
@@ -31,7 +31,7 @@ export function chart(rounds, key) {
   const bars = measured.map((round, i) => svg('rect', {
     class: 'labels', x: x(i) - Math.min(step * 0.3, 14), width: Math.min(step * 0.6, 28), y: HEIGHT - BOTTOM - bar(round.labels), height: bar(round.labels),
   }, svg('title', {}, `${round.id}: ${round.labels} labels`)));
-  const every = Math.ceil(measured.length / 12);
+  const every = Math.ceil(measured.length / 24);
   const names = measured.map((round, i) => (i % every ? null : svg('text', { x: x(i), y: HEIGHT - 8, 'text-anchor': 'middle' }, round.id)));
   const path = served.map((value, i) => (value === null ? null : `${x(i)},${y(value)}`)).filter(Boolean).join(' ');
   const points = measured.map((round, i) => svg('circle', {

@@ -51,9 +51,9 @@ export class Overview {
     const drawn = n.labelled - n.accepted;
     return [h('h2', { class: 'sr' }, 'Cases'), h('div', { class: 'figures' },
       figure(n.images, 'images', n.excluded ? `${n.excluded} kept for a test` : null),
-      figure(n.labelled, 'labelled', `${drawn} drawn, ${n.accepted} accepted in review`),
+      figure(n.labelled, 'labelled', `${drawn} drawn, ${n.accepted} accepted`),
       figure(n.held_out, 'held out', `${n.held_out_labelled} of them labelled`),
-      figure(n.pseudo_labelled, 'pseudo-labelled', `structures: ${n.structures_accepted} good, ${n.structures_rejected} doubtful`),
+      figure(n.pseudo_labelled, 'pseudo-labelled', `${n.structures_accepted} structures, ${n.structures_rejected} doubtful`),
       figure(n.waiting, 'waiting for review', n.rejected ? `${n.rejected} rejected` : 'worst first', '#review'),
       figure(n.sent, 'sent to annotators', 'offered first')), bar];
   }
@@ -76,7 +76,8 @@ export class Overview {
     const training = jobs.some((job) => job.kind === 'train' || job.kind === 'round');
     const start = this.me.may.administer && !training && button('Start a round now', () => this.start(), { id: 'start-round' });
     if (!jobs.length) return [title, h('p', { class: 'empty' }, 'Nothing runs.'), start];
-    return [title, jobs.map((job) => {
+    const scoring = jobs.some((job) => job.kind === 'scoring') && h('p', { class: 'small' }, 'The scores of active learning are being computed.');
+    return [title, jobs.filter((job) => job.kind !== 'scoring').map((job) => {
       const known = job.percent !== null;
       const left = job.seconds_left ? `, about ${duration(job.seconds_left)} left in this step` : '';
       return h('div', { class: 'job' },
@@ -84,7 +85,7 @@ export class Overview {
         h('progress', { max: '100', value: known ? String(job.percent) : null, 'aria-label': job.what }),
         h('p', { class: 'small' }, job.what, known ? `: ${job.done} of ${job.total} (${Math.round(job.percent)} %)` : '', left),
         job.kind === 'train' && this.me.may.administer && button('Stop', () => this.stop(), { id: 'stop-job' }));
-    }), start];
+    }), scoring, start];
   }
 
   schedule() {

@@ -145,7 +145,7 @@ export class Review {
         : h('div', { class: 'actions' }, this.action('Accept', 'a', 'accept', 'primary'), this.action('Reject', 'r', 'reject'), this.action('Send', 's', 'send'));
     const status = decided ? `${STATES[data.state].split(',')[0]}${data.who ? ` by ${data.who}` : ''}, ${when(data.time)}` : `lowest ${percent(data.worst, 0)}, mean ${percent(data.mean, 0)}`;
     this.panel.replaceChildren(h('div', { class: 'about' }, h('h2', { title: data.case }, data.case), h('p', {}, status), h('p', { class: 'small', title: by }, `${size} · ${by}`)),
-      h('div', { class: 'legend' }, h('span', {}, 'estimated quality'), h('span', {}, 'take')),
+      h('div', { class: 'legend' }, h('span', { title: 'estimated Dice; the line is where the gate lets pass' }, 'quality'), h('span', {}, 'take')),
       h('ul', { class: 'structures' }, this.rows), actions);
   }
 
@@ -162,13 +162,13 @@ export class Review {
     const swatch = h('button', { type: 'button', class: 'swatch', 'aria-pressed': String(!this.viewer.look.hidden.has(name)), 'aria-label': `Show ${name}`, onclick: () => this.toggleStructure(index) }, index < 9 ? String(index + 1) : '');
     swatch.style.setProperty('--colour', css(colour(index)));
     const text = status === 'absent' ? 'not found' : percent(quality ?? 0, 0);
-    const choices = ['refined', 'student', 'absent'].map((source) => button({ refined: 'SAM', student: 'stud.', absent: 'none' }[source], () => this.choose(name, source), {
+    const choices = ['refined', 'student', 'absent'].map((source) => button({ refined: 'SAM', student: 'student', absent: 'none' }[source], () => this.choose(name, source), {
       'data-source': source, disabled: source !== 'absent' && !structure[source], 'aria-label': `${name}: ${SOURCES[source]}`, 'aria-pressed': String(this.sources[name] === source),
       title: { refined: 'take SAM’s mask', student: 'take the student’s mask', absent: 'it is not in this image' }[source],
     }));
     return h('li', { class: status, 'data-structure': name, onmouseenter: () => this.viewer.mark(name), onmouseleave: () => this.viewer.mark(null) }, swatch,
       h('button', { type: 'button', class: 'label', title: structure.slices ? 'go to its fullest slice' : name, onclick: () => this.viewer.seek(structure) }, name),
-      h('span', { class: 'bar', role: 'img', 'aria-label': `quality ${text}, ${status}` }, fill, status !== 'absent' && tick), h('span', { class: 'number' }, text),
+      status !== 'absent' && h('span', { class: 'bar', role: 'img', 'aria-label': `quality ${text}, ${status}` }, fill, tick), h('span', { class: 'number' }, text),
       h('span', { class: 'segments', role: 'group', 'aria-label': `What to take for ${name}` }, this.current.state === 'waiting' && this.me.may.review ? choices : null));
   }
 
