@@ -1,4 +1,4 @@
-"""Studies with pseudo labels of known masks and qualities, and the page's endpoints on them without the rest of the server."""
+"""Studies with pseudo labels of known masks and qualities, and our endpoints on them without the host's server."""
 
 from __future__ import annotations
 
