@@ -83,8 +83,9 @@ class Browser:
         """The canvas in numbers: sums of red, green and blue of all pixels."""
         return list(
             self.run(
-                "const c = document.querySelector('.stage canvas'); const d = c.getContext('2d').getImageData(0, 0,"
-                " c.width, c.height).data; const s = [0, 0, 0];"
+                "const c = document.querySelector('.stage canvas'); const o = new OffscreenCanvas(c.width, c.height);"
+                " const x = o.getContext('2d', { willReadFrequently: true }); x.drawImage(c, 0, 0);"
+                " const d = x.getImageData(0, 0, c.width, c.height).data; const s = [0, 0, 0];"
                 " for (let i = 0; i < d.length; i += 4) for (let j = 0; j < 3; j += 1) s[j] += d[i + j]; return s"
             )
         )
@@ -100,7 +101,7 @@ class Browser:
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 url = urlsplit(message["params"]["request"]["url"])
-                if url.scheme not in ("blob", "data"):
+                if url.scheme not in ("blob", "data", "chrome"):  # the last are of the browser's own first window
                     found.add(f"{url.scheme}://{url.netloc}")
         return found
 

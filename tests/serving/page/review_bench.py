@@ -104,6 +104,7 @@ class Bench:
 
 def make_bench(folder: Path, task: Task, draw: Callable[[Path, int], NDArray[Any]], cases: list[str]) -> Bench:
     """``draw`` writes the image of a case, without its extension, and returns its truth."""
+    folder.mkdir(exist_ok=True)
     truths = {case: draw(folder / case, number) for number, case in enumerate(cases)}
     study = Study(str(folder), str(folder), task)
     datastore = SafeLocalDatastore(str(folder), extensions=["*.png", "*.nii.gz", "*.nrrd"], auto_reload=False)

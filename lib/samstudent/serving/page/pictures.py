@@ -135,11 +135,13 @@ class Cropped:
         return self.content.nbytes
 
     def fullest(self) -> dict[str, int]:
-        """Of a volume: for each axis the index of the slice that shows most of it."""
-        return {
-            name: self.start[axis] + int(self.content.sum(axis=tuple(i for i in range(3) if i != axis)).argmax())
-            for name, axis in AXES.items()
-        }
+        """Of a volume: for each axis the index of the slice that shows most of it, the middle one of several."""
+        found = {}
+        for name, axis in AXES.items():
+            areas = self.content.sum(axis=tuple(i for i in range(3) if i != axis))
+            fullest = np.flatnonzero(areas == areas.max())
+            found[name] = self.start[axis] + int(fullest[len(fullest) // 2])
+        return found
 
     def plane(self, where: Slice, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         """Its part of a plane, bool, of the plane's own size."""
