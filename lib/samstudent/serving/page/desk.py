@@ -332,11 +332,14 @@ class Desk:
         region: set[str] = set()
         found: dict[str, Cropped] = {}
         if refined:
-            found = self._cropped(read_masks(refined, self.task, grid) | read_rejected(refined, self.task, grid))
-            # Pseudo labels of earlier versions do not hold what was rejected, only where it may be.
-            unknown = self._cropped(read_ignore(refined, self.task, grid))
-            region = set(unknown) - set(found)
-            found |= {name: unknown[name] for name in region}
+            found = self._cropped(read_rejected(refined, self.task, grid))
+            found |= self._cropped(read_masks(refined, self.task, grid))
+            doubtful = {name for name, s in self.entry(case).structures.items() if s.get("status") == "rejected"}
+            if doubtful - found.keys():
+                # Pseudo labels of earlier versions do not hold what was rejected, only where it may be.
+                unknown = self._cropped(read_ignore(refined, self.task, grid))
+                region = unknown.keys() & doubtful - found.keys()
+                found |= {name: unknown[name] for name in region}
         own = self._cropped(read_masks(student, self.task, grid)) if student else {}
         masks = Masks(found, own, frozenset(region))
         return masks, masks.nbytes

@@ -18,7 +18,7 @@ from PIL import Image
 
 from samstudent.errors import UserError
 from samstudent.geometry import Grid
-from samstudent.images import CaseImage, for_sam
+from samstudent.images import CaseImage, for_sam, for_student
 from samstudent.task import ImageSection
 
 #: Of canonical arrays (z, y, x).
@@ -39,9 +39,10 @@ class Shown:
     @classmethod
     def of(cls, image: CaseImage, section: ImageSection) -> Shown:
         """By the bounds that student and SAM see it with."""
-        seen = for_sam(image, section)
-        grey = len(image.pixels) == 1
-        return cls(np.ascontiguousarray(seen[..., 0]) if grey else seen, image.grid)
+        if len(image.pixels) == 3:
+            return cls(for_sam(image, section), image.grid)
+        grey = for_student(image, section.model_copy(update={"channels": 1}))[0]
+        return cls((grey * 255 + 0.5).astype(np.uint8), image.grid)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -14,8 +14,10 @@ export function chart(rounds, key) {
   // What was served after each round: the new student where it was promoted, else the champion it was compared with.
   const served = measured.map((round, i) => (round.promoted ? own[i] : round.dice?.champion?.[key] ?? null));
   const values = [...own, ...served.filter((value) => value !== null)];
-  let low = Math.floor(Math.min(...values) * 10) / 10, high = Math.ceil(Math.max(...values) * 10) / 10;
-  if (high - low < 0.2) { low = Math.max(0, high - 0.2); high = low + 0.2; }
+  const spread = Math.max(...values) - Math.min(...values);
+  const tick = spread < 0.16 ? 0.05 : spread < 0.4 ? 0.1 : 0.2;
+  const high = Math.ceil(Math.max(...values) / tick + 1e-9) * tick;
+  const low = Math.max(0, Math.min(Math.floor(Math.min(...values) / tick), Math.round(high / tick) - 3) * tick);
   const most = Math.max(...measured.map((round) => round.labels), 1);
   const step = (WIDTH - LEFT - RIGHT) / measured.length;
   const x = (i) => LEFT + step * (i + 0.5);
@@ -23,8 +25,7 @@ export function chart(rounds, key) {
   const bar = (count) => (HEIGHT - TOP - BOTTOM) * 0.45 * (count / most);
 
   const lines = [];
-  for (let i = 0; i <= 4; i += 1) {
-    const value = low + ((high - low) * i) / 4;
+  for (let value = low; value < high + tick / 2; value += tick) {
     lines.push(svg('line', { class: 'grid', x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }),
       svg('text', { x: LEFT - 6, y: y(value) + 4, 'text-anchor': 'end' }, percent(value, 0)));
   }

@@ -182,9 +182,7 @@ export class Viewer {
     for (const item of this.toggles.querySelectorAll('[data-look]')) item.setAttribute('aria-pressed', String(this.look[item.dataset.look]));
     if (this.plane) {
       const [height, width] = this.plane.masks.size;
-      const scale = this.scale(width, height);
-      const line = Math.max(1, Math.min(6, Math.round((1.3 * devicePixelRatio) / scale)));
-      this.overlay = layer(this.plane.masks, this.data.structures, { ...this.look, line });
+      this.overlay = layer(this.plane.masks, this.data.structures, this.look, this.scale(width, height), 1.3 * devicePixelRatio);
     }
     this.draw();
   }
