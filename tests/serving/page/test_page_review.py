@@ -106,6 +106,9 @@ def test_accepting_makes_a_label_of_that_user(bench: Bench) -> None:
     assert bench.saved == ["good"] and "good" not in trains(bench)
     assert queue(client) == ["none", "low", "middle"] and queue(client, state="accepted") == ["good"]
     assert bench.client.get("/samstudent/overview").json()["counts"]["accepted"] == 1
+    for tag in ("pseudo", "pseudo_raw"):  # as the next round does it
+        bench.datastore.remove_label("good", tag)
+    assert set(client.get("/samstudent/review/good/masks").json()["refined"]) == {"disk", "square"}
 
 
 def test_a_rejected_structure_is_never_taught_as_absent_by_mistake(bench: Bench) -> None:

@@ -200,9 +200,11 @@ class Desk:
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def masks(self, case: str) -> Masks:
-        """The masks of a case's pseudo label, read once."""
-        key = ("masks", case, self.digest(case), self.image_key(case))
-        masks: Masks = self._cache.get(key, lambda: self._read_masks(case))
+        """The masks of a case's pseudo label, or of the label that accepting has made of it; read once."""
+        accepted = self.entry(case).state == "accepted"
+        final = self._sha256(case, HUMAN_TAG, self._labels(case)[HUMAN_TAG]) if accepted else None
+        key = ("masks", case, final or self.digest(case), self.image_key(case))
+        masks: Masks = self._cache.get(key, lambda: self._read_masks(case, HUMAN_TAG if accepted else REFINED_TAG))
         return masks
 
     def runs(self, case: str, where: Slice) -> dict[str, Any]:
@@ -326,8 +328,8 @@ class Desk:
         uri = self._uri(case, tag)
         return sha256_file(Path(uri)) if uri and Path(uri).is_file() else ""
 
-    def _read_masks(self, case: str) -> tuple[Masks, int]:
-        refined, student = (self._uri(case, tag) for tag in (REFINED_TAG, RAW_TAG))
+    def _read_masks(self, case: str, tag: str) -> tuple[Masks, int]:
+        refined, student = (self._uri(case, name) for name in (tag, RAW_TAG))
         grid = self.shown(case).grid
         region: set[str] = set()
         found: dict[str, Cropped] = {}
@@ -335,7 +337,7 @@ class Desk:
             found = self._cropped(read_rejected(refined, self.task, grid))
             found |= self._cropped(read_masks(refined, self.task, grid))
             doubtful = {name for name, s in self.entry(case).structures.items() if s.get("status") == "rejected"}
-            if doubtful - found.keys():
+            if tag == REFINED_TAG and doubtful - found.keys():
                 # Pseudo labels of earlier versions do not hold what was rejected, only where it may be.
                 unknown = self._cropped(read_ignore(refined, self.task, grid))
                 region = unknown.keys() & doubtful - found.keys()

@@ -42,13 +42,29 @@ export class Review {
     await this.load(0, name);
   }
 
+  /** Called with every new overview: others decide, too, and rounds make new pseudo labels. */
+  async update(overview) {
+    const { counts } = this.list;
+    if (this.busy || !Object.keys(STATES).some((state) => counts[state] !== overview.counts[state])) return;
+    const before = this.list;
+    const list = await get(`samstudent/review?${this.query(before.first)}`).catch(() => null);
+    if (!list || this.list !== before) return;
+    this.list = list;
+    this.showList();
+    if (this.current === null && this.wanted === null) await this.select(list.cases[0]?.case ?? null);
+  }
+
   // ---- the list ----
 
-  async load(first = 0, name = null) {
+  query(first) {
     const query = new URLSearchParams({ state: this.state.value, first, count: PAGE });
     if (this.structure.value) query.set('structure', this.structure.value);
+    return query;
+  }
+
+  async load(first = 0, name = null) {
     try {
-      this.list = await get(`samstudent/review?${query}`);
+      this.list = await get(`samstudent/review?${this.query(first)}`);
     } catch (error) {
       notice(error.message, { error: true });
       return;
@@ -256,7 +272,8 @@ export class Review {
   // ---- keyboard ----
 
   key(event) {
-    if (event.target.matches('input, select, textarea')) {
+    const slides = /^(Arrow|Page|Home|End)/.test(event.key);
+    if (event.target.matches('select') || (event.target.matches('input') && slides)) {
       if (event.key === 'Escape') event.target.blur();
       return;
     }
