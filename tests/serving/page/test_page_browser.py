@@ -220,7 +220,18 @@ def test_what_was_made_anew_meanwhile_is_told_and_shown(
     browser.until(lambda: CASES[6] not in waiting(server), "acceptance")
 
 
-def test_the_schedule_and_what_was_decided_can_be_looked_up(browser: Browser) -> None:
+def test_what_others_decide_leaves_the_queue(browser: Browser, server: RunningServer) -> None:
+    browser.open("samstudent/")  # with or without the slash
+    browser.find("#to-review").click()
+    browser.until(lambda: browser.text("#queue").startswith(CASES[7]), "the last case")
+    path = f"{server.url}/samstudent/review/{CASES[7]}"
+    body = {"digest": requests.get(path, timeout=30).json()["digest"]}
+    assert requests.post(f"{path}/reject", json=body, headers={"X-Samstudent": "test"}, timeout=30).ok
+    browser.run("document.dispatchEvent(new Event('visibilitychange'))")  # instead of waiting for the next look
+    browser.until(lambda: browser.text("#queue") == "Nothing waits for review.", "an empty queue")
+
+
+def test_what_was_decided_can_be_looked_up(browser: Browser) -> None:
     browser.open("samstudent#review")
     browser.find("#state").send_keys("sent")
     browser.until(lambda: browser.text("#queue").startswith(CASES[4]), "what was sent")

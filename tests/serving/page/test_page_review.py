@@ -8,6 +8,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -340,3 +341,17 @@ def test_pseudo_labels_of_earlier_versions_show_where_a_doubtful_structure_may_b
     refused = decide(client, "low", "accept", structures={"square": "refined"})
     assert refused.status_code == 400 and "empty" in refused.json()["detail"]
     assert decide(client, "low", "accept", structures={"square": "absent"}).status_code == 200
+
+
+def test_names_with_all_that_a_file_name_may_hold(bench: Bench) -> None:
+    name = "Ärztin's 50% #1 & co"
+    source = Path(bench.datastore.get_image_uri("good"))
+    bench.datastore.add_image(name, str(source), {})
+    bench.truths[name] = bench.truths["good"]
+    bench.study.holdout.extend(bench.datastore.list_images(), [])
+    bench.pseudo_label(name)
+    client, path = bench.client, f"/samstudent/review/{quote(name)}"
+    assert name in queue(client)
+    case = client.get(path).json()
+    assert case["case"] == name and client.get(f"{path}/image").status_code == 200
+    assert client.post(f"{path}/reject", json={"digest": case["digest"]}).json()["case"] == name

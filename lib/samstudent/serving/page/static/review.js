@@ -63,12 +63,17 @@ export class Review {
   }
 
   async load(first = 0, name = null) {
+    const query = this.query(first).toString();
+    this.asked = query;
+    let list;
     try {
-      this.list = await get(`samstudent/review?${this.query(first)}`);
+      list = await get(`samstudent/review?${query}`);
     } catch (error) {
       notice(error.message, { error: true });
       return;
     }
+    if (this.asked !== query) return; // the filters were changed since
+    this.list = list;
     const chosen = name ?? this.list.cases[0]?.case ?? null;
     this.showList();
     await this.select(chosen);
