@@ -18,7 +18,7 @@ from PIL import Image
 from samstudent.errors import NotFound, UserError
 from samstudent.geometry import LPS_TO_RAS, Grid
 from samstudent.images import read_image
-from samstudent.labels import label_map, names_from_label_info, read_ignore, read_masks, write_masks
+from samstudent.labels import label_map, names_from_label_info, read_ignore, read_masks, read_rejected, write_masks
 from samstudent.segnrrd import color, into_layers
 from samstudent.task import Task
 
@@ -187,6 +187,19 @@ def test_ignored_regions(tmp_path: Path) -> None:
     assert not read_ignore(path, FLAT, PLAIN_GRID).any()
     write_masks(tmp_path / "a.png", masks, FLAT, PLAIN_GRID)
     assert not read_ignore(tmp_path / "a.png", FLAT, PLAIN_GRID).any()
+
+
+def test_rejected_masks_are_kept_beside_the_others(tmp_path: Path) -> None:
+    masks, rejected = overlapping((6, 8)), np.zeros((3, 6, 8), dtype=bool)
+    ignore = rejected.copy()
+    rejected[2, 3:5, 2:], ignore[2, 2:5] = True, True
+    path = tmp_path / "a.seg.nrrd"
+    write_masks(path, masks, FLAT, PLAIN_GRID, ignore=ignore, rejected=rejected)
+    assert (read_rejected(path, FLAT, PLAIN_GRID) == rejected).all()
+    assert (read_ignore(path, FLAT, PLAIN_GRID) == ignore).all()
+    assert (read_masks(path, FLAT, PLAIN_GRID) == masks).all()
+    with pytest.raises(UserError, match=r"only \.seg\.nrrd"):
+        write_masks(tmp_path / "a.png", masks, FLAT, PLAIN_GRID, rejected=rejected)
 
 
 def test_absent_structures_and_empty_labels(tmp_path: Path) -> None:

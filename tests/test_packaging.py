@@ -24,6 +24,7 @@ def test_task_files_and_templates_are_there(files: list[str]) -> None:
     for needed in (
         "samstudent/configs/wrist.yaml",
         "samstudent/evaluation/templates/report.html",
+        "samstudent/serving/page/static/index.html",
         "samstudent/py.typed",
     ):
         assert needed in files

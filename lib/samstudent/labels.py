@@ -21,6 +21,8 @@ from samstudent.task import Task
 
 #: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's.
 IGNORE = "ignore:"
+#: Segments of masks that were not good enough to train on, kept for people to look at.
+REJECTED = "rejected:"
 _NIFTI_GEOMETRY = (
     "pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
     "sform_code", "srow_x", "srow_y", "srow_z",
@@ -91,20 +93,13 @@ def read_ignore(path: str | Path, task: Task, grid: Grid) -> NDArray[Any]:
 
     Returns:
         bool (S, *spatial), canonical; all False for files that have no such segments.
-
-    Raises:
-        NotFound, UserError: as ``read_masks``.
     """
-    path = Path(path)
-    stored = _read(path)
-    ignore = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
-    segments = [s for s in segnrrd.segments_of(stored, path) if s.name.startswith(IGNORE)]
-    if segments:
-        layers = _on_grid(stored, grid, path)
-        for segment in segments:
-            if (name := segment.name.removeprefix(IGNORE)) in task.structures:
-                ignore[task.structures[name] - 1] |= layers[segment.layer] == segment.value
-    return ignore
+    return _read_marked(Path(path), task, grid, IGNORE)
+
+
+def read_rejected(path: str | Path, task: Task, grid: Grid) -> NDArray[Any]:
+    """Refined masks that the gate rejected: the segments ``rejected:<structure>``, as ``read_ignore`` returns its."""
+    return _read_marked(Path(path), task, grid, REJECTED)
 
 
 def write_masks(
@@ -114,6 +109,7 @@ def write_masks(
     grid: Grid,
     *,
     ignore: NDArray[Any] | None = None,
+    rejected: NDArray[Any] | None = None,
     compress: bool = True,
 ) -> None:
     """Write masks on the file grid of their image, in the format that the path's extension says.
@@ -125,24 +121,25 @@ def write_masks(
         masks: bool (S, *spatial), canonical.
         task: names and values.
         grid: the image's.
-        ignore: bool (S, *spatial), only for .seg.nrrd.
+        ignore, rejected: bool (S, *spatial), only for .seg.nrrd; see ``read_ignore`` and ``read_rejected``.
         compress: False: raw NRRD, as OHIF needs it. The other formats follow their extension.
 
     Raises:
-        UserError: another extension, a stack of another shape, a volume as PNG or TIFF, ``ignore`` where it has no
-            place.
+        UserError: another extension, a stack of another shape, a volume as PNG or TIFF, ``ignore`` or ``rejected``
+            where they have no place.
     """
     path, masks = Path(path), np.asarray(masks, dtype=bool)
     expected = (len(task.names), *grid.spatial_shape)
-    for stack in (masks, ignore):
-        if stack is not None and stack.shape != expected:
+    further = {prefix: stack for prefix, stack in ((IGNORE, ignore), (REJECTED, rejected)) if stack is not None}
+    for stack in (masks, *further.values()):
+        if stack.shape != expected:
             raise UserError(f"{path}: masks of shape {stack.shape}, but task and image need {expected}")
     extension = _extension(path)
-    if ignore is not None and extension != ".seg.nrrd":
-        raise UserError(f"{path}: only .seg.nrrd can hold regions to ignore")
+    if further and extension != ".seg.nrrd":
+        raise UserError(f"{path}: only .seg.nrrd can hold regions to ignore or rejected masks")
     with atomic_path(path) as temporary:
         if extension == ".seg.nrrd":
-            _write_segments(temporary, masks, task, grid, ignore, compress)
+            _write_segments(temporary, masks, task, grid, further, compress)
         elif extension == ".nrrd":
             segnrrd.write_nrrd(temporary, _volume(label_map(masks), grid), grid.affine, {}, compress)
         elif extension in (".nii", ".nii.gz"):
@@ -211,6 +208,19 @@ def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
     return [str(entry["name"]) for entry in entries]
 
 
+def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any]:
+    """bool (S, *spatial): the segments whose name is a structure's with this prefix."""
+    stored = _read(path)
+    found = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
+    segments = [s for s in segnrrd.segments_of(stored, path) if s.name.startswith(prefix)]
+    if segments:
+        layers = _on_grid(stored, grid, path)
+        for segment in segments:
+            if (name := segment.name.removeprefix(prefix)) in task.structures:
+                found[task.structures[name] - 1] |= layers[segment.layer] == segment.value
+    return found
+
+
 def _read(path: Path) -> Stored:
     """A label file with its values as stored: no palette is resolved, no JPEG taken."""
     kind = kind_of(path)
@@ -259,21 +269,19 @@ def _volume(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
 
 
 def _write_segments(
-    path: Path, masks: NDArray[Any], task: Task, grid: Grid, ignore: NDArray[Any] | None, compress: bool
+    path: Path, masks: NDArray[Any], task: Task, grid: Grid, further: dict[str, NDArray[Any]], compress: bool
 ) -> None:
-    count = len(task.names)
     layers = segnrrd.into_layers(list(masks))
     segments = [segnrrd.Segment(n, layer, v) for (n, v), layer in zip(task.structures.items(), layers, strict=True)]
-    if ignore is not None:
+    for prefix, extra in further.items():
         # In layers of their own: readers that know nothing of them find the structures where they always are.
-        marked = [index for index in range(count) if ignore[index].any()]
-        further = segnrrd.into_layers([ignore[index] for index in marked])
-        first = max(layers) + 1
+        marked = [index for index in range(len(extra)) if extra[index].any()]
+        first = max(segment.layer for segment in segments) + 1
         segments += [
-            segnrrd.Segment(IGNORE + task.names[index], first + layer, index + 1)
-            for index, layer in zip(marked, further, strict=True)
+            segnrrd.Segment(prefix + task.names[index], first + layer, index + 1)
+            for index, layer in zip(marked, segnrrd.into_layers([extra[index] for index in marked]), strict=True)
         ]
-        masks = np.concatenate([masks, ignore[marked]])
+        masks = np.concatenate([masks, extra[marked]])
     stack = np.zeros((max(s.layer for s in segments) + 1, *grid.spatial_shape), dtype=np.uint8)
     for segment, mask in zip(segments, masks, strict=True):
         stack[segment.layer][mask] = segment.value

@@ -10,7 +10,7 @@ import pytest
 from drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 
 from samstudent.images import read_image
-from samstudent.labels import read_ignore, read_masks
+from samstudent.labels import read_ignore, read_masks, read_rejected
 from samstudent.pseudolabels.case import own_masks, pseudo_label_case
 from samstudent.pseudolabels.produce import on_image, produce
 from samstudent.sam.working import reduced
@@ -118,6 +118,15 @@ def test_a_rejected_structure_is_an_ignored_region(store: FolderStore) -> None:
     assert (ignore[1] >= store.truths["c0"][1]).all()
 
 
+def test_a_rejected_mask_is_kept_for_people_to_look_at(store: FolderStore) -> None:
+    task = small_task(pseudo_labels={"threshold": {"square": 1.0}})
+    produce(store, FakeStudent(store.truths), FakeSam(), task, None, ["c0"])
+    grid, path = read_image(store.get_image_uri("c0")).grid, store.label("c0", "pseudo")
+    rejected = read_rejected(path, TASK, grid)
+    assert dice(rejected[1], store.truths["c0"][1]) > 0.85 and not rejected[0].any()
+    assert not read_masks(path, TASK, grid)[1].any()
+
+
 def test_without_sam_only_the_students_own_masks_are_made(store: FolderStore) -> None:
     counts = produce(store, FakeStudent(store.truths), None, TASK, None, ["c0"])
     assert counts.made == 1
@@ -146,7 +155,7 @@ def test_a_label_of_the_working_grid_is_brought_to_the_images(tmp_path: Path) ->
     soft = small.astype(np.float16)
     accepted = np.array([True, False])[:, None, None]
     label = replace(label, masks=(soft >= 0.5) & accepted, ignore=(soft >= 0.5) & ~accepted, raw=soft >= 0.5, soft=soft)
-    masks, ignore, raw = on_image(label, image)
+    masks, ignore, raw, _ = on_image(label, image)
     assert masks.shape == ignore.shape == raw.shape == truth.shape
     assert dice(masks[0], truth[0]) > 0.98 and not masks[1].any()
     assert dice(ignore[1], truth[1]) > 0.97 and not ignore[0].any()

@@ -141,3 +141,16 @@ def test_following_the_choices_keeps_the_hold_outs_share():
 def test_an_unknown_strategy_is_named():
     with pytest.raises(UserError, match=r"'best'.*uniform, entropy"):
         choose("best", "a", [], Tables(), rng())
+
+
+def test_what_a_reviewer_sent_comes_first() -> None:
+    """Before the hold-out's turn, in the order in which it was sent, and only if it may be given."""
+
+    def ask(*candidates: str) -> tuple[str, str]:
+        choice = choose("entropy", candidates, ["z"], FULL, rng(), frozenset("d"), 1.0, first=["x", "c", "a"])
+        assert choice is not None
+        return choice.case, choice.by
+
+    assert ask("a", "b", "c", "d") == ("c", "review")
+    assert ask("a", "b", "d") == ("a", "review")
+    assert ask("b", "d") == ("d", "hold-out")

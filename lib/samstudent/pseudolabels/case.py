@@ -46,6 +46,12 @@ class PseudoLabel:
     soft: NDArray[Any]
     refined: NDArray[Any]  # bool; all structures, before the gate
 
+    @property
+    def rejected(self) -> NDArray[Any]:
+        """bool (S, *spatial): refined masks of structures that the gate rejected; for people, not for training."""
+        flat = (-1, *(1,) * (self.refined.ndim - 1))
+        return np.asarray(self.refined & np.array([s.status == "rejected" for s in self.structures]).reshape(flat))
+
     def info(self) -> dict[str, Any]:
         """For the datastore, beside the label."""
         structures = {s.name: s.as_json() for s in self.structures}

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,25 +110,34 @@ def made_with(version: str, backend: SamBackend | None, task: Task, trust: Trust
     return provenance_of(version, trust.adapted or backend, trust.task, trust.digest)
 
 
-def on_image(label: PseudoLabel, image: CaseImage) -> tuple[Mask, Mask, Mask]:
-    """Masks, ignore and raw of a pseudo label, bool (S, *spatial) on the image's own grid.
+class OnImage(NamedTuple):
+    """A pseudo label's masks bool (S, *spatial) on the image's own grid; fields as of ``PseudoLabel``."""
+
+    masks: Mask
+    ignore: Mask
+    raw: Mask
+    rejected: Mask
+
+
+def on_image(label: PseudoLabel, image: CaseImage) -> OnImage:
+    """What of a pseudo label is written, on the image's own grid.
 
     ``trusted_label`` works on fewer pixels than a radiograph has. Masks are enlarged as probabilities, else their
     borders would show the working grid's steps.
     """
     shape = image.grid.spatial_shape
     if label.masks.shape[1:] == shape:
-        return label.masks, label.ignore, label.raw
+        return OnImage(label.masks, label.ignore, label.raw, label.rejected)
     size = (shape[0], shape[1])
+    soft = np.where(label.masks.any(axis=(1, 2), keepdims=True), label.soft, 0)
     enlargements = []
-    for small in (np.where(label.masks.any(axis=(1, 2), keepdims=True), label.soft, 0), label.ignore, label.raw):
+    for small in (soft, label.ignore, label.raw, label.rejected):
         large = np.zeros((len(small), *size), dtype=bool)
         for plane, values in zip(large, small, strict=True):
             if values.any():
                 plane[...] = enlarged(values, size)[1]
         enlargements.append(large)
-    masks, ignore, raw = enlargements
-    return masks, ignore, raw
+    return OnImage(*enlargements)
 
 
 @dataclass
@@ -162,8 +171,9 @@ class _Job:
             raw = own_masks(self.student.predict(image), self.task)
         else:
             label = self._label(image, self.backend)
-            masks, ignore, raw = on_image(label, image)
-            self._save(case_id, REFINED_TAG, image, masks, label.info(), ignore)
+            drawn = on_image(label, image)
+            raw = drawn.raw
+            self._save(case_id, REFINED_TAG, image, drawn.masks, label.info(), drawn.ignore, drawn.rejected)
             if self.on_case is not None:
                 self.on_case(case_id, image, label)
         self._save(case_id, RAW_TAG, image, raw, _raw_info(raw, self.expected[RAW_TAG], self.task))
@@ -190,10 +200,11 @@ class _Job:
         masks: NDArray[Any],
         info: dict[str, Any],
         ignore: NDArray[Any] | None = None,
+        rejected: NDArray[Any] | None = None,
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "label.seg.nrrd"
-            write_masks(path, masks, self.task, image.grid, ignore=ignore)
+            write_masks(path, masks, self.task, image.grid, ignore=ignore, rejected=rejected)
             self.datastore.save_label(case_id, str(path), tag, info)
 
 

@@ -271,6 +271,11 @@ class Ledger:
         champion = self._champion()
         return champion.history if champion else []
 
+    def previous(self) -> str | None:
+        """The round that ``rollback`` would serve; None where there is nothing to go back to."""
+        champion = self._champion()
+        return next((id for id in reversed(champion.stack()) if id != champion.round), None) if champion else None
+
     def promote(self, id: str, who: str = "", why: str = "") -> None:
         """Serve this round's model from now on. Nothing happens when it is served already.
 

@@ -24,7 +24,8 @@ class Choice:
 
     Attributes:
         case: its id.
-        by: what it was chosen by in the end: the strategy, the one it fell back to, or ``hold-out``.
+        by: what it was chosen by in the end: the strategy, the one it fell back to, ``hold-out``, or ``review``: a
+            reviewer sent it to the annotators.
         score: the strategy's own figure for it, higher is better; None where it was drawn.
     """
 
@@ -41,6 +42,7 @@ def choose(
     rng: np.random.Generator,
     holdout: frozenset[str] = frozenset(),
     fraction: float = 0.0,
+    first: Iterable[str] = (),
 ) -> Choice | None:
     """The case to label next.
 
@@ -69,6 +71,7 @@ def choose(
         rng: for all that is drawn.
         holdout: reserved cases.
         fraction: share of the labelled cases that the hold-out should be.
+        first: cases that a reviewer sent; those among the candidates come before all others, in this order.
 
     Returns:
         None when there is no candidate.
@@ -81,6 +84,8 @@ def choose(
     labelled = set(labelled)
     # Sorted, so that the same state and seed give the same choice whatever order the datastore lists them in.
     pool = sorted(set(candidates) - labelled)
+    if sent := next((case for case in first if case in pool), None):
+        return Choice(sent, "review")
     reserved = [case for case in pool if case in holdout]
     free = [case for case in pool if case not in holdout]
     if reserved and (not free or len(labelled & holdout) < fraction * len(labelled)):

@@ -110,7 +110,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         return SamstudentBatchInfer(self.study, self.examiner.remember)
 
     def init_strategies(self) -> dict[str, Strategy]:
-        return strategies(self.task, self.study.selection, self.study.holdout)
+        return strategies(self.task, self.study.selection, self.study.holdout, self.study.reviews)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         examiner, state, holdout = self.examiner, self.study.selection, self.study.holdout

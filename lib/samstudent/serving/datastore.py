@@ -317,6 +317,12 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         finals = ((case, entry.labels.get(FINAL)) for case, entry in self._datastore.objects.items())
         return [(case, float(x.info.get("time", x.info.get("ts", 0)))) for case, x in finals if x]
 
+    def label_infos(self, image_id: str | None = None) -> dict[str, dict[str, dict[str, Any]]]:
+        """Image id -> tag -> label info, as of one moment; of one image alone where it is named and known."""
+        objects = self._datastore.objects
+        ids = objects if image_id is None else objects.keys() & {image_id}
+        return {case: {tag: label.info for tag, label in objects[case].labels.items()} for case in ids}
+
     def label_history(self, image_id: str, tag: str = FINAL) -> list[Path]:
         """Earlier versions of a human's label, oldest first."""
         return self._history.versions(tag, image_id)

@@ -49,14 +49,9 @@ def router(name: str, login: Login | None) -> APIRouter:
 
     Args:
         name: of the app, the page's heading.
-        login: None: only ``/samstudent/me`` is there.
+        login: None: there are none.
     """
     routes = APIRouter(prefix="/samstudent", tags=["samstudent"])
-
-    @routes.get("/me", summary="Who is logged in, and with which roles")
-    def get_me(user: User = reader) -> dict[str, Any]:
-        who = caller().user
-        return {"login": login is not None, "user": who.username if who else None, "roles": user.roles}
 
     if login is None:
         return routes

@@ -12,17 +12,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Header
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC
+from monailabel.endpoints.user.auth import RBAC, User
 
+from samstudent.errors import UserError
 from samstudent.serving.threads import api_routes
 from samstudent.serving.users import ROLES
+
+__all__ = ["User", "admin", "annotator", "from_page", "permissions", "reader", "reviewer"]
 
 reader: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
 annotator: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 reviewer: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_REVIEWER))
 admin: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
+
+
+class _ForeignRequest(UserError):
+    status = 403
+
+
+def _require_header(x_samstudent: str | None = Header(None, description="anything; see from_page")) -> None:
+    if not x_samstudent:
+        raise _ForeignRequest("header X-Samstudent: must be there, with any value; pages of other sites cannot set it")
+
+
+#: For requests that change something: pages of other sites can make a browser send one, with its cookies, but not with
+#: a header of its own.
+from_page: Any = Depends(_require_header)
 
 #: Endpoints of the host that annotators may use there, and only administrators here: what changes which images a study
 #: holds, and what everybody's jobs are.
@@ -35,6 +52,15 @@ _FOR_ADMINS = frozenset(
 )
 #: Those that everybody may use there, and whoever may save labels here: they reserve a case, or take space.
 _FOR_ANNOTATORS = frozenset({("POST", "/activelearning/{strategy}"), ("PUT", "/session/")})
+
+
+def permissions(user: User) -> dict[str, bool]:
+    """What the page offers to a user."""
+    everybody = not settings.MONAI_LABEL_AUTH_ENABLE
+    return {
+        "review": everybody or settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR in user.roles,
+        "administer": everybody or settings.MONAI_LABEL_AUTH_ROLE_ADMIN in user.roles,
+    }
 
 
 def host_names() -> tuple[str, str, str, str]:

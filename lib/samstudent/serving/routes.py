@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
-from monailabel.endpoints.user.auth import User
 from pydantic import BaseModel, ConfigDict
 
 from samstudent.serving import audit
 from samstudent.serving.identity import user_name
-from samstudent.serving.roles import admin, reader
+from samstudent.serving.page.routes import page_router
+from samstudent.serving.roles import User, admin, reader
 
 if TYPE_CHECKING:
     from samstudent.serving.app import SamstudentApp
@@ -80,4 +80,7 @@ def router(app: SamstudentApp) -> APIRouter:
         app.study.sams.use_plain(who=user_name())
         return {"in_force": None}
 
-    return routes
+    everything = APIRouter()
+    everything.include_router(routes)
+    everything.include_router(page_router(app))
+    return everything

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from samstudent.errors import UserError
+from samstudent.pseudolabels.review import Reviews
 from samstudent.rounds.holdout import HoldOut
 from samstudent.selection.scores import disagreement_score, entropy_score
 from samstudent.selection.state import SelectionState
@@ -50,6 +51,7 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
         holdout: the study's hold-out.
         section: the task's; for how long a case is reserved.
         rng: for all that is drawn; None: from the system.
+        reviews: which cases reviewers sent to the annotators.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
         holdout: HoldOut,
         section: ActiveLearningSection,
         rng: np.random.Generator | None = None,
+        reviews: Reviews | None = None,
     ) -> None:
         super().__init__(DESCRIPTIONS[name])
         self.name = name
         self.state, self.holdout, self.section = state, holdout, section
         self.rng = rng or np.random.default_rng()
+        self.reviews = reviews
 
     def info(self) -> dict[str, Any]:
         """With ``config``, which Slicer shows as options and sends back."""
@@ -78,13 +82,13 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
             datastore: the host's.
 
         Returns:
-            ``id``, ``selected_by`` (the strategy, what it fell back to, or ``hold-out``) and ``score``; None when every
-            case is labelled, excluded, or another client's.
+            ``id``, ``selected_by`` (the strategy, what it fell back to, ``hold-out`` or ``review``) and ``score``; None
+            when every case is labelled, excluded, or another client's.
         """
         client = str(request.get("client_id") or request.get("user") or "")
         minutes = _minutes(request.get("reserve_minutes", self.section.reserve_minutes))
         unlabelled, labelled = _cases(datastore, self.holdout)
-        tables = self.state.tables()
+        tables, sent = self.state.tables(), self._sent(labelled)
         lost: set[str] = set()
         while True:
             reserved = self.state.reserved()
@@ -93,7 +97,9 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
             candidates = allowed - reserved.keys() or allowed
             # What somebody has on screen will be labelled: the next one should be unlike it, too.
             covered = (labelled | (unlabelled & reserved.keys())) - candidates
-            choice = choose(self.name, candidates, covered, tables, self.rng, self.holdout.ids, self.holdout.fraction)
+            choice = choose(
+                self.name, candidates, covered, tables, self.rng, self.holdout.ids, self.holdout.fraction, sent
+            )
             if choice is None:
                 return None
             if self.state.reserve(choice.case, client, minutes):
@@ -101,11 +107,22 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
                 return {"id": choice.case, "selected_by": choice.by, "score": choice.score}
             lost.add(choice.case)  # somebody was faster
 
+    def _sent(self, labelled: set[str]) -> list[str]:
+        """What reviewers sent, without what was labelled since."""
+        if self.reviews is None:
+            return []
+        self.reviews.forget(labelled)
+        return self.reviews.sent()
 
-def strategies(task: Task, state: SelectionState, holdout: HoldOut) -> dict[str, Strategy]:
+
+def strategies(
+    task: Task, state: SelectionState, holdout: HoldOut, reviews: Reviews | None = None
+) -> dict[str, Strategy]:
     """All strategies by their names, and the task's own as ``random``, the only one that OHIF asks for."""
     section = task.active_learning
-    by_name: dict[str, Strategy] = {name: SelectionStrategy(name, state, holdout, section) for name in STRATEGIES}
+    by_name: dict[str, Strategy] = {
+        name: SelectionStrategy(name, state, holdout, section, reviews=reviews) for name in STRATEGIES
+    }
     return {**by_name, "random": by_name[section.strategy]}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.errors import UserError
+from samstudent.pseudolabels.review import Reviews
 from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.holdout import HoldOut
 from samstudent.rounds.ledger import Ledger, Promotion
@@ -76,6 +77,10 @@ class Study:
     @cached_property
     def selection(self) -> SelectionState:
         return SelectionState(self.folder / "state.sqlite")
+
+    @cached_property
+    def reviews(self) -> Reviews:
+        return Reviews(self.folder / "state.sqlite")
 
     @cached_property
     def embeddings(self) -> EmbeddingCache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,15 @@ def human_cases(datastore: Any, ids: Iterable[str]) -> list[CaseFiles]:
 
 
 def pseudo_cases(
-    datastore: Any, ids: Iterable[str], tag: str, expected: Provenance, task: Task, softs: SoftLabels | None = None
-) -> list[CaseFiles]:
+    datastore: Any, ids: Iterable[str], tag: str, expected: Provenance, task: Task, softs: SoftLabels | None = None,
+    withheld: Callable[[str, Mapping[str, Any]], bool] = lambda case, info: False,
+) -> list[CaseFiles]:  # fmt: skip
     """Those of the cases that have a pseudo label of this tag which is up to date and not rejected altogether.
 
-    ``softs``: where their probabilities are, if those are to be taught; masks are where it has none.
+    Args:
+        softs: where their probabilities are, if those are to be taught; masks are where it has none.
+        withheld: tells by case and label info what a person has rejected or sent to the annotators
+            (``Reviews.withheld``).
     """
     cases = []
     for case_id in sorted(ids):
@@ -70,7 +74,7 @@ def pseudo_cases(
             continue
         info = datastore.get_label_info(labels[tag], tag)
         structures = info.get("structures", {})
-        if not is_current(info, expected):
+        if not is_current(info, expected) or withheld(case_id, info):
             continue
         soft = softs.path_of(case_id, expected) if softs else None
         # Nothing but absences is what a bad student says of every case; probabilities tell how sure it is.

@@ -214,7 +214,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             logger.info("no student is served yet: this round trains on human labels alone")
         trainable = self.study.holdout.trainable(datastore.list_images())
         softs = self._softs() if tag == REFINED_TAG else None
-        found = [pseudo_cases(datastore, trainable, tag, made, self.task, softs) for made in wanted]
+        withheld = self.study.reviews.withheld()
+        found = [pseudo_cases(datastore, trainable, tag, made, self.task, softs, withheld) for made in wanted]
         pseudo = max(found, key=len, default=[])
         self.ledger.update(request["round"], pseudo_used={"n": len(pseudo), "tag": tag if pseudo else None})
         made = wanted[found.index(pseudo)] if pseudo else None

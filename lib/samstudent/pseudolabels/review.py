@@ -1,0 +1,227 @@
+"""What people decide about pseudo labels: which to look at first, what was rejected or sent to the annotators, and the
+label that accepting one makes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.errors import UserError
+from samstudent.labels import label_map
+from samstudent.pseudolabels.provenance import Provenance
+from samstudent.task import Task
+
+Decision = Literal["rejected", "sent"]
+#: Where a structure of an accepted label comes from: the refined mask, the student's own, or it is not there.
+Source = Literal["refined", "student", "absent"]
+SOURCES: tuple[Source, ...] = ("refined", "student", "absent")
+
+#: In the study's state.sqlite, beside the tables of active learning.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS reviews (
+    case_id TEXT PRIMARY KEY, decision TEXT NOT NULL, made_with TEXT NOT NULL, who TEXT NOT NULL, time REAL NOT NULL
+);
+"""
+_FIELDS = [field for field in Provenance.__dataclass_fields__ if field != "time"]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One decision. made_with: the provenance of the label that it was about; time: seconds since 1970."""
+
+    decision: Decision
+    made_with: Mapping[str, str]
+    who: str
+    time: float
+
+    def holds_for(self, info: Mapping[str, Any]) -> bool:
+        """Whether it is (still) about the label with this info.
+
+        A case that was sent waits for a person, whatever label it gets meanwhile. What was rejected stays so until
+        another student, SAM or recipe made the label; the student's own masks are as bad as what was made of them.
+        """
+        if self.decision == "sent":
+            return True
+        found = info.get("provenance")
+        if not isinstance(found, Mapping):
+            return False
+        # Masks that no SAM has seen are told by their student; their other digests are of less than the refined ones'.
+        fields = _FIELDS if found.get("sam_backend") else ["student"]
+        return all(found.get(field) == self.made_with.get(field) for field in fields)
+
+
+class Reviews:
+    """The decisions of one study, in SQLite. Any number of processes at once: the trainer reads what the server wrote.
+
+    Accepting is not among them: what was accepted is a human's label, and the datastore has it.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        """Open or make the table in this SQLite file; ``now``: the present time, for tests.
+
+        Raises:
+            UserError: the file is no SQLite database.
+        """
+        self.path, self._now = path, now
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._connection() as database:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{path}: {error}; restore it from a backup, or remove it: reviews are forgotten"
+            ) from error
+
+    def decide(self, case: str, decision: Decision, info: Mapping[str, Any], who: str) -> None:
+        """Keep a decision about the pseudo label with this info, in place of an earlier one about the case."""
+        provenance = info.get("provenance") or {}
+        made_with = json.dumps({field: str(provenance.get(field, "")) for field in _FIELDS}, sort_keys=True)
+        with self._connection() as database:
+            row = (case, decision, made_with, who, self._now())
+            database.execute("INSERT OR REPLACE INTO reviews VALUES (?, ?, ?, ?, ?)", row)
+
+    def undo(self, case: str) -> bool:
+        """Forget the decision about a case; False where there was none."""
+        with self._connection() as database:
+            return database.execute("DELETE FROM reviews WHERE case_id = ?", (case,)).rowcount == 1
+
+    def forget(self, cases: Iterable[str]) -> None:
+        """Forget what was decided about cases that a human has labelled since."""
+        if done := sorted(self.decisions().keys() & set(cases)):
+            with self._connection() as database:
+                database.executemany("DELETE FROM reviews WHERE case_id = ?", [(case,) for case in done])
+
+    def decisions(self) -> dict[str, Decided]:
+        """Case -> decision, in the order in which they were made."""
+        with self._connection() as database:
+            rows = database.execute("SELECT case_id, decision, made_with, who, time FROM reviews ORDER BY time, rowid")
+            return {case: Decided(what, json.loads(made), who, at) for case, what, made, who, at in rows}
+
+    def sent(self) -> list[str]:
+        """Cases that wait for an annotator, the first that was sent first."""
+        return [case for case, decided in self.decisions().items() if decided.decision == "sent"]
+
+    def withheld(self) -> Callable[[str, Mapping[str, Any]], bool]:
+        """A test by case and label info, of the decisions as they are now: True for what must not train."""
+        decisions = self.decisions()
+        return lambda case, info: case in decisions and decisions[case].holds_for(info)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        # One for each use, as in ``selection.state``.
+        database = sqlite3.connect(self.path, timeout=30)
+        try:
+            with database:
+                yield database
+        finally:
+            database.close()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How good a pseudo label is thought to be, by the estimates of the structures that it found.
+
+    Attributes:
+        worst: the lowest quality; None where nothing was found.
+        mean: of all that were found.
+        rejected: how many of them did not pass the gate.
+    """
+
+    worst: float | None
+    mean: float | None
+    rejected: int
+
+    @classmethod
+    def of(cls, structures: Mapping[str, Mapping[str, Any]], only: str | None = None) -> Judged:
+        """From a label's ``structures``; of one structure alone where ``only`` names it."""
+        found = [s for name, s in structures.items() if s.get("status") != "absent" and only in (None, name)]
+        qualities = [float(s.get("quality") or 0.0) for s in found]
+        rejected = sum(s.get("status") == "rejected" for s in found)
+        if not qualities:
+            return cls(None, None, 0)
+        return cls(min(qualities), sum(qualities) / len(qualities), rejected)
+
+
+def worst_first(judged: Mapping[str, Judged]) -> list[str]:
+    """The cases in the order in which to look at them: lowest worst quality first, then lowest mean.
+
+    A case in which nothing was found comes before all others: more likely everything was overlooked.
+    """
+
+    def key(case: str) -> tuple[float, float, str]:
+        about = judged[case]
+        worst = -1.0 if about.worst is None else about.worst
+        return worst, about.mean or 0.0, case
+
+    return sorted(judged, key=key)
+
+
+def check_sources(chosen: Mapping[str, str], structures: Mapping[str, Mapping[str, Any]], task: Task) -> dict[str, str]:
+    """The source of each structure of a label that is to be accepted.
+
+    What passed the gate is taken as it was refined, what was not found is absent, unless ``chosen`` says otherwise. Of
+    a rejected structure ``chosen`` must say it: the label would else teach that it is not there.
+
+    Raises:
+        UserError: a structure that the task does not have, a source that there is none of, a rejected one left open.
+    """
+    if unknown := sorted(set(chosen) - set(task.names)):
+        raise UserError(f"structures: {', '.join(unknown)} is not in the task, which has {', '.join(task.names)}")
+    if wrong := sorted(name for name, source in chosen.items() if source not in SOURCES):
+        raise UserError(f"structures: {wrong[0]} must be one of {', '.join(SOURCES)}, not {chosen[wrong[0]]!r}")
+    default = {"accepted": "refined", "absent": "absent"}
+    sources = {name: default.get(str(structures.get(name, {}).get("status", "")), "") for name in task.names}
+    sources |= chosen
+    if left := [name for name, source in sources.items() if not source]:
+        raise UserError(
+            f"structures: say for {', '.join(left)} whether the refined mask is right, the student's is, or it is "
+            "absent: what a label leaves out is taught as absent. If neither is right, send the case to an annotator"
+        )
+    return sources
+
+
+def compose(sources: Mapping[str, str], refined: NDArray[Any], student: NDArray[Any], task: Task) -> NDArray[np.bool_]:
+    """The label that accepting makes.
+
+    Args:
+        sources: of ``check_sources``.
+        refined: bool (S, *spatial), refined masks, rejected ones included.
+        student: bool (S, *spatial), the student's own.
+
+    Returns:
+        bool (S, *spatial). Where structures of different sources meet although the task lets none overlap, the smaller
+        one has the pixels.
+
+    Raises:
+        UserError: a mask that was chosen is empty.
+    """
+    masks = np.zeros_like(refined, dtype=bool)
+    for index, name in enumerate(task.names):
+        source = sources[name]
+        if source != "absent":
+            masks[index] = (refined if source == "refined" else student)[index]
+            if not masks[index].any():
+                raise UserError(f"structures: {name}: its {source} mask is empty; choose another, or absent")
+    if task.overlap or not _meet(masks):
+        return masks
+    values = label_map(masks)
+    return np.stack([values == value for value in range(1, len(masks) + 1)])
+
+
+def _meet(masks: NDArray[Any]) -> bool:
+    taken = np.zeros(masks[0].shape, dtype=bool)
+    for mask in masks:
+        if (taken & mask).any():
+            return True
+        taken |= mask
+    return False

@@ -1,0 +1,128 @@
+// Which part of the page is shown, who is looking, and what is looked up again from time to time.
+
+import { get, post } from './api.js';
+import { button, dialogOpen, h, notice } from './dom.js';
+import { Overview } from './overview.js';
+import { Review } from './review.js';
+
+const POLL_BUSY = 3000, POLL_IDLE = 15000;
+
+const state = { me: null, overview: null, part: null, timer: null };
+const main = document.getElementById('main');
+
+async function refresh() {
+  clearTimeout(state.timer);
+  try {
+    if (!document.hidden) {
+      state.overview = await get('samstudent/overview');
+      showHeader();
+      state.part?.update?.(state.overview);
+    }
+  } catch (error) {
+    if (error.status === 401) return;
+    document.getElementById('job').hidden = false;
+    document.getElementById('job').textContent = error.message;
+  }
+  clearTimeout(state.timer);
+  state.timer = setTimeout(refresh, state.overview?.jobs.length ? POLL_BUSY : POLL_IDLE);
+}
+
+function showHeader() {
+  const { study, counts, jobs } = state.overview;
+  document.getElementById('study').textContent = `samstudent · ${study.name}`;
+  document.title = `samstudent · ${study.name}`;
+  const waiting = document.getElementById('waiting');
+  waiting.hidden = counts.waiting === 0;
+  waiting.textContent = counts.waiting;
+  waiting.setAttribute('aria-label', `${counts.waiting} waiting`);
+  const job = document.getElementById('job');
+  job.hidden = jobs.length === 0;
+  job.textContent = jobs.length ? `${jobs[0].what}${jobs[0].percent === null ? '' : ` ${Math.round(jobs[0].percent)} %`}` : '';
+}
+
+function showUser() {
+  const { user, name, login, may } = state.me;
+  const can = may.administer ? 'administrator' : may.review ? 'annotator' : 'reader';
+  document.getElementById('user').textContent = login ? `${name || user} (${can})` : `${user} (no login)`;
+  document.getElementById('logout').hidden = !login;
+}
+
+async function logout() {
+  try {
+    await post('samstudent/logout');
+    location.assign('samstudent/login?next=/samstudent');
+  } catch (error) {
+    if (error.status !== 401) notice(error.message, { error: true });
+  }
+}
+
+function route() {
+  const [part, ...rest] = location.hash.slice(1).split('/');
+  const wanted = part === 'review' ? 'review' : 'overview';
+  for (const name of ['overview', 'review']) {
+    const link = document.getElementById(`to-${name}`);
+    if (name === wanted) link.setAttribute('aria-current', 'page');
+    else link.removeAttribute('aria-current');
+  }
+  const name = rest.length ? decodeURIComponent(rest.join('/')) : null;
+  if (state.part?.name !== wanted) {
+    state.part?.leave?.();
+    main.replaceChildren();
+    main.className = wanted;
+    const Part = wanted === 'review' ? Review : Overview;
+    state.part = new Part(main, state.me, state.overview, refresh);
+  }
+  state.part.open?.(name);
+}
+
+const KEYS = [
+  ['a', 'accept: the pseudo label becomes your label'], ['Shift a', 'accept, taking SAM’s mask for every structure left open'],
+  ['r', 'reject: it is not trained on until it is made anew'], ['s', 'send: the case is offered to annotators first'],
+  ['u', 'undo the last decision'], ['j  →', 'next case'], ['k  ←', 'previous case'],
+  ['↑ ↓  PgUp PgDn', 'slices of a volume (PgUp and PgDn: ten)'], ['x y z', 'slices across that axis'],
+  ['1 … 9', 'show or hide a structure'], ['0', 'show all, or none'], ['m', 'SAM’s masks'], ['c', 'the student’s coarse masks'],
+  ['f', 'filled, or outlines only'], ['Space', 'hide all masks while held'], ['+ −', 'zoom; drag to move'], ['Home', 'fit to the window'],
+  ['?', 'this list'],
+];
+
+function help() {
+  if (dialogOpen()) return;
+  const dialog = h('dialog', { class: 'help', 'aria-labelledby': 'help-title', onclose: () => dialog.remove() },
+    h('h2', { id: 'help-title' }, 'Keyboard'),
+    h('dl', {}, KEYS.map(([key, what]) => [h('dt', {}, key.split('  ').map((one) => h('kbd', {}, one))), h('dd', {}, what)])),
+    h('div', { class: 'buttons' }, button('Close', () => dialog.close(), { class: 'primary' })));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+document.getElementById('logout').addEventListener('click', logout);
+document.getElementById('help-button').addEventListener('click', help);
+document.addEventListener('keydown', (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || dialogOpen()) return;
+  if (event.key === '?') help();
+  else state.part?.key?.(event);
+});
+document.addEventListener('keyup', (event) => state.part?.keyUp?.(event));
+document.addEventListener('visibilitychange', () => { if (!document.hidden) refresh(); });
+document.addEventListener('login-needed', () => {
+  clearTimeout(state.timer);
+  main.replaceChildren(h('section', { class: 'card' }, h('h2', {}, 'Please log in'),
+    h('p', {}, 'The server asks for a login; this browser has none, or it has expired.'),
+    h('p', {}, h('a', { href: 'samstudent/login?next=/samstudent' }, 'Log in'))));
+});
+
+async function start() {
+  try {
+    [state.me, state.overview] = await Promise.all([get('samstudent/me'), get('samstudent/overview')]);
+  } catch (error) {
+    if (error.status !== 401) notice(error.message, { error: true });
+    return;
+  }
+  showHeader();
+  showUser();
+  window.addEventListener('hashchange', route);
+  route();
+  refresh();
+}
+
+start();

@@ -1,0 +1,169 @@
+// How the study stands: counts, what is served, what runs, the schedule, all rounds.
+
+import { post, put, remove } from './api.js';
+import { chart } from './chart.js';
+import { button, confirmed, duration, h, notice, percent, when } from './dom.js';
+
+export class Overview {
+  name = 'overview';
+
+  constructor(main, me, overview, refresh) {
+    this.me = me;
+    this.refresh = refresh;
+    this.key = 'mean';
+    this.shown = {};
+    this.parts = Object.fromEntries(['counts', 'served', 'jobs', 'schedule', 'curve', 'rounds'].map((name) => [name, h('section', { class: `card ${name}` })]));
+    main.append(this.parts.counts, h('div', { class: 'columns' }, this.parts.served, this.parts.jobs, this.parts.schedule), this.parts.curve, this.parts.rounds);
+    this.update(overview);
+  }
+
+  /** Draws what has changed; what has not is left alone, so that focus and selections stay. */
+  update(overview) {
+    this.overview = overview;
+    this.draw('counts', overview.counts, () => this.counts());
+    this.draw('served', overview.served, () => this.served());
+    this.draw('jobs', overview.jobs, () => this.jobs());
+    this.draw('schedule', overview.schedule, () => this.schedule());
+    this.draw('curve', [overview.rounds, this.key], () => this.curve());
+    this.draw('rounds', [overview.rounds, overview.served?.id], () => this.rounds());
+  }
+
+  draw(name, data, content) {
+    const text = JSON.stringify(data);
+    if (this.shown[name] === text) return;
+    this.shown[name] = text;
+    const focused = this.parts[name].contains(document.activeElement) ? document.activeElement.id : null;
+    this.parts[name].replaceChildren(...content().flat(Infinity).filter(Boolean));
+    if (focused) document.getElementById(focused)?.focus();
+  }
+
+  counts() {
+    const n = this.overview.counts;
+    const figure = (value, what, more, href) => h(href ? 'a' : 'div', { class: 'figure', href },
+      h('strong', {}, String(value)), h('span', {}, what), more && h('small', {}, more));
+    const share = (value) => `${n.images ? (100 * value) / n.images : 0}`;
+    const bar = h('div', { class: 'share', role: 'img', 'aria-label': `${n.labelled} labelled, ${n.pseudo_labelled} pseudo-labelled, ${n.unlabelled} without a label, of ${n.images} images` });
+    for (const [kind, value] of [['labelled', n.labelled], ['pseudo', n.pseudo_labelled]]) {
+      const part = h('span', { class: kind });
+      part.style.width = `${share(value)}%`;
+      bar.append(part);
+    }
+    const drawn = n.labelled - n.accepted;
+    return [h('h2', { class: 'sr' }, 'Cases'), h('div', { class: 'figures' },
+      figure(n.images, 'images', n.excluded ? `${n.excluded} kept for a test` : null),
+      figure(n.labelled, 'labelled', `${drawn} drawn, ${n.accepted} accepted`),
+      figure(n.held_out, 'held out', `${n.held_out_labelled} of them labelled`),
+      figure(n.pseudo_labelled, 'pseudo-labelled', `${n.structures_accepted} structures, ${n.structures_rejected} doubtful`),
+      figure(n.waiting, 'waiting for review', n.rejected ? `${n.rejected} rejected` : 'worst first', '#review'),
+      figure(n.sent, 'sent to annotators', 'offered first')), bar];
+  }
+
+  served() {
+    const round = this.overview.served;
+    if (!round) return [h('h2', {}, 'Served student'), h('p', { class: 'empty' }, 'None yet. The first round that is done will be served.')];
+    const dice = round.dice?.challenger?.mean;
+    const title = h('h2', {}, 'Served student');
+    const facts = h('p', { class: 'lead' }, h('strong', {}, round.id), typeof dice === 'number' ? ` · Dice ${percent(dice)} on ${round.held_out} held-out cases` : ' · not measured');
+    const how = round.how === 'rollback' ? 'rolled back to' : 'promoted';
+    const more = h('p', {}, `${round.labels} labels and ${round.pseudo} pseudo labels. ${how[0].toUpperCase()}${how.slice(1)} ${when(round.since)}${round.by ? ` by ${round.by}` : ''}.`);
+    const back = this.me.may.administer && round.before && button(`Roll back to ${round.before}`, () => this.rollBack(round.before), { id: 'roll-back' });
+    return [title, facts, more, back];
+  }
+
+  jobs() {
+    const jobs = this.overview.jobs;
+    const title = h('h2', {}, 'Running');
+    const training = jobs.some((job) => job.kind === 'train' || job.kind === 'round');
+    const start = this.me.may.administer && !training && button('Start a round now', () => this.start(), { id: 'start-round' });
+    if (!jobs.length) return [title, h('p', { class: 'empty' }, 'Nothing runs.'), start];
+    const scoring = jobs.some((job) => job.kind === 'scoring') && h('p', { class: 'small' }, 'The scores of active learning are being computed.');
+    return [title, jobs.filter((job) => job.kind !== 'scoring').map((job) => {
+      const known = job.percent !== null;
+      const left = job.seconds_left ? `, about ${duration(job.seconds_left)} left in this step` : '';
+      return h('div', { class: 'job' },
+        h('p', {}, h('strong', {}, job.round ? `Round ${job.round}` : job.name[0].toUpperCase() + job.name.slice(1)), job.reason ? ` · ${job.reason}` : ''),
+        h('progress', { max: '100', value: known ? String(job.percent) : null, 'aria-label': job.what }),
+        h('p', { class: 'small' }, job.what, known ? `: ${job.done} of ${job.total} (${Math.round(job.percent)} %)` : '', left),
+        job.kind === 'train' && this.me.may.administer && button('Stop', () => this.stop(), { id: 'stop-job' }));
+    }), scoring, start];
+  }
+
+  schedule() {
+    const s = this.overview.schedule;
+    const rules = [s.every_labels && `after every ${s.every_labels} new labels`, s.at && `at ${s.at} o’clock`].filter(Boolean).join(' and ');
+    const title = h('h2', {}, 'Schedule');
+    if (!rules) return [title, h('p', { class: 'empty' }, 'The task file sets none: rounds are started by hand.')];
+    const facts = [`A round starts ${rules}.`, `${s.new_labels} new since the last one.`];
+    if (s.next_time) facts.push(`Next time of day: ${when(Date.parse(s.next_time) / 1000)}.`);
+    if (s.pending) facts.push(`Due: ${s.pending}${s.waiting ? `; waits: ${s.waiting}` : ''}.`);
+    const toggle = this.me.may.administer && button(s.paused ? 'Resume' : 'Pause', () => this.pause(!s.paused), { id: 'pause' });
+    return [title, h('p', { class: 'lead' }, h('strong', {}, s.paused ? 'Paused' : 'On')), h('p', {}, facts.join(' ')),
+      s.last_error && h('p', { class: 'error-text' }, s.last_error), toggle];
+  }
+
+  curve() {
+    const select = h('select', { id: 'curve-key', onchange: () => { this.key = select.value; this.update(this.overview); } },
+      h('option', { value: 'mean' }, 'mean of all structures'), this.overview.study.structures.map((name) => h('option', { value: name }, name)));
+    select.value = this.key;
+    return [h('div', { class: 'head' }, h('h2', {}, 'Dice on the hold-out, by round'), h('label', {}, 'of ', select)), chart(this.overview.rounds, this.key)];
+  }
+
+  rounds() {
+    const rounds = [...this.overview.rounds].reverse();
+    const title = h('h2', {}, 'Rounds');
+    if (!rounds.length) return [title, h('p', { class: 'empty' }, 'None yet. Label a few cases, then start a round.')];
+    const columns = ['round', 'started', 'why', 'labels', 'pseudo', 'Dice', 'before', 'decision', ''];
+    return [title, h('div', { class: 'scroll' }, h('table', {},
+      h('thead', {}, h('tr', {}, columns.map((name) => h('th', { scope: 'col', class: ['labels', 'pseudo', 'Dice', 'before'].includes(name) ? 'number' : null }, name)))),
+      h('tbody', {}, rounds.map((round) => this.row(round)))))];
+  }
+
+  row(round) {
+    const served = round.id === this.overview.served?.id;
+    const took = round.finished ? ` (${duration(round.finished - round.started)})` : '';
+    const outcome = round.error ? h('span', { class: 'error-text' }, round.error) : round.decision || round.status;
+    const action = served ? h('span', { class: 'tag' }, 'served')
+      : this.me.may.administer && round.servable && button('Promote', () => this.promote(round), { id: `promote-${round.id}`, 'aria-label': `Promote ${round.id}` });
+    const number = (value) => h('td', { class: 'number' }, value);
+    return h('tr', { class: served ? 'served' : null }, h('th', { scope: 'row' }, round.id), h('td', { class: 'nowrap' }, when(round.started), h('small', {}, took)),
+      h('td', {}, round.reason), number(String(round.labels)), number(String(round.pseudo)), number(percent(round.dice?.challenger?.mean)),
+      number(percent(round.dice?.champion?.mean)), h('td', { class: 'decision' }, outcome), h('td', {}, action));
+  }
+
+  // ---- what an administrator does ----
+
+  async act(call, done) {
+    try {
+      await call();
+      notice(done);
+    } catch (error) {
+      notice(error.message, { error: true });
+    }
+    await this.refresh();
+  }
+
+  async promote(round) {
+    const dice = percent(round.dice?.challenger?.mean), now = percent(this.overview.served?.dice?.challenger?.mean);
+    const text = `From the next request on, all clients get answers of ${round.id} (Dice ${dice}; served now: ${now}). You can roll back.`;
+    if (await confirmed(`Serve ${round.id}?`, text, 'Promote')) this.act(() => post(`samstudent/rounds/${round.id}/promote`), `${round.id} is served now.`);
+  }
+
+  async rollBack(before) {
+    const text = `From the next request on, all clients get answers of ${before} again.`;
+    if (await confirmed(`Go back to ${before}?`, text, 'Roll back')) this.act(() => post('samstudent/rollback'), `${before} is served again.`);
+  }
+
+  pause(paused) {
+    this.act(() => put('samstudent/schedule', { paused }), paused ? 'The schedule is paused; what is due is kept.' : 'The schedule goes on.');
+  }
+
+  async start() {
+    const text = 'It makes pseudo labels anew, trains a student on them and on all labels, and serves it if it is not worse.';
+    if (await confirmed('Start a round?', text, 'Start')) this.act(() => post('train/student'), 'A round has been started.');
+  }
+
+  async stop() {
+    const text = 'What it has done so far is lost; the served student stays as it is.';
+    if (await confirmed('Stop the training?', text, 'Stop it')) this.act(() => remove('train/'), 'The training has been stopped.');
+  }
+}

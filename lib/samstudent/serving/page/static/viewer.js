@@ -1,0 +1,262 @@
+// The picture of a case: image, masks over it, zoom, slices. Pictures come in the size of the screen, not of the file.
+
+import { get, getBlob, reviewPath } from './api.js';
+import { button, h } from './dom.js';
+import { layer } from './masks.js';
+
+const SIZES = [512, 768, 1024, 1536, 2048, 3072, 4096];
+const KEPT = 48;
+const AXIS_NAMES = { z: 'axial', y: 'coronal', x: 'sagittal' };
+
+/** Planes that were fetched last: { bitmap, masks } by what was asked for. */
+class Planes {
+  kept = new Map();
+
+  get(data, axis, index, size) {
+    const key = [data.case, data.image, data.digest, axis, index, size].join(' ');
+    const known = this.kept.get(key);
+    if (known) {
+      this.kept.delete(key);
+      this.kept.set(key, known);
+      return known;
+    }
+    const query = { axis, index, size };
+    const plane = Promise.all([
+      getBlob(reviewPath(data.case, '/image', query)).then((blob) => createImageBitmap(blob)),
+      get(reviewPath(data.case, '/masks', query)),
+    ]).then(([bitmap, masks]) => ({ bitmap, masks }));
+    plane.catch(() => this.kept.delete(key));
+    this.kept.set(key, plane);
+    while (this.kept.size > KEPT) this.kept.delete(this.kept.keys().next().value);
+    return plane;
+  }
+}
+
+export class Viewer {
+  constructor(failed) {
+    this.failed = failed;
+    this.planes = new Planes();
+    this.look = { refined: true, student: false, filled: true, opacity: 0.3, hidden: new Set(), marked: null, all: true };
+    this.data = null;
+    this.plane = null;
+    this.canvas = h('canvas', { tabindex: '0', role: 'img', 'aria-label': 'No case' });
+    this.sides = [...'left right top bottom'.split(' ')].map((side) => h('span', { class: `side ${side}`, 'aria-hidden': 'true' }));
+    this.where = h('span', { class: 'where' });
+    this.stage = h('div', { class: 'stage' }, this.canvas, this.sides, this.where);
+    this.slider = h('input', { type: 'range', min: '0', 'aria-label': 'Slice', oninput: () => this.goTo(Number(this.slider.value)) });
+    this.axes = h('div', { class: 'segments', role: 'group', 'aria-label': 'Direction of slices' },
+      Object.entries(AXIS_NAMES).map(([axis, name]) => button(name, () => this.setAxis(axis), { 'data-axis': axis })));
+    this.volume = h('div', { class: 'slices' }, this.axes, this.slider);
+    this.element = h('div', { class: 'viewer' }, this.stage, this.volume, this.toolbar());
+    this.fit();
+    this.listen();
+    this.observer = new ResizeObserver(() => this.resized());
+    this.observer.observe(this.stage);
+  }
+
+  leave() {
+    this.observer.disconnect();
+  }
+
+  toolbar() {
+    const toggle = (text, key, title) => button(text, () => this.toggle(key), { 'data-look': key, title, class: 'toggle' });
+    const opacity = h('input', { type: 'range', min: '0', max: '1', step: '0.05', value: String(this.look.opacity), 'aria-label': 'Opacity of filled masks',
+      oninput: () => { this.look.opacity = Number(opacity.value); this.redraw(); } });
+    this.toggles = h('div', { class: 'toolbar', role: 'toolbar', 'aria-label': 'How masks are shown' },
+      toggle('SAM’s', 'refined', 'm'), toggle('Student’s', 'student', 'c'), toggle('Filled', 'filled', 'f'),
+      h('label', { class: 'opacity' }, 'opacity ', opacity), h('span', { class: 'spring' }),
+      button('−', () => this.zoomBy(1 / 1.4), { 'aria-label': 'Zoom out' }), button('Fit', () => this.reset(), { title: 'Home' }),
+      button('+', () => this.zoomBy(1.4), { 'aria-label': 'Zoom in' }));
+    return this.toggles;
+  }
+
+  // ---- which plane ----
+
+  /** Shows a case, a volume at the slice where its first doubtful structure is seen best. */
+  show(data) {
+    this.data = data;
+    this.plane = null;
+    this.fit();
+    this.axis = data.axes ? this.axis ?? 'z' : null;
+    if (data.axes && !data.axes[this.axis]) this.axis = 'z';
+    this.index = data.axes ? startIndex(data, this.axis) : null;
+    this.load();
+  }
+
+  clear() {
+    this.data = this.plane = null;
+    this.canvas.setAttribute('aria-label', 'No case');
+    this.volume.hidden = true;
+    this.draw();
+  }
+
+  prefetch(data) {
+    const axis = data.axes ? this.axis ?? 'z' : null;
+    this.planes.get(data, axis, data.axes ? startIndex(data, axis) : null, this.size(data, axis)).catch(() => {});
+  }
+
+  setAxis(axis) {
+    if (!this.data?.axes || axis === this.axis) return;
+    this.axis = axis;
+    this.index = startIndex(this.data, axis);
+    this.fit();
+    this.load();
+  }
+
+  step(by) {
+    if (this.data?.axes) this.goTo(this.index + by);
+  }
+
+  goTo(index) {
+    const last = this.data.axes[this.axis] - 1;
+    const wanted = Math.max(0, Math.min(last, index));
+    if (wanted === this.index) return;
+    this.index = wanted;
+    this.load();
+  }
+
+  seek(structure) {
+    if (structure.slices && this.axis) this.goTo(structure.slices[this.axis]);
+  }
+
+  /** Longest side to ask for: what the screen shows at this zoom, and no more than the file has. */
+  size(data, axis) {
+    const spacing = data.spacing.filter((_, i) => !axis || i !== 'zyx'.indexOf(axis));
+    const size = data.size.filter((_, i) => !axis || i !== 'zyx'.indexOf(axis));
+    const native = Math.max(...size.map((n, i) => (n * spacing[i]) / Math.min(...spacing)));
+    const wanted = Math.min(native, Math.max(this.canvas.width, this.canvas.height, 256) * this.zoom);
+    return SIZES.find((step) => step >= wanted) ?? SIZES.at(-1);
+  }
+
+  async load() {
+    const { data, axis, index } = this;
+    if (!data) return;
+    this.label();
+    try {
+      const plane = await this.planes.get(data, axis, index, this.size(data, axis));
+      if (this.data !== data || this.axis !== axis || this.index !== index) return;
+      this.plane = plane;
+      this.redraw();
+      this.stage.dataset.shown = `${data.case} ${axis ?? ''} ${index ?? ''}`.trim();
+      if (axis) for (const next of [index + 1, index - 1, index + 2]) {
+        if (next >= 0 && next < data.axes[axis]) this.planes.get(data, axis, next, this.size(data, axis)).catch(() => {});
+      }
+    } catch (error) {
+      if (this.data === data) this.failed(error);
+    }
+  }
+
+  label() {
+    const { data, axis, index } = this;
+    this.volume.hidden = !axis;
+    const where = axis ? `${AXIS_NAMES[axis]} ${index + 1} / ${data.axes[axis]}` : '';
+    this.where.textContent = where;
+    this.canvas.setAttribute('aria-label', `${data.case} ${where}`.trim());
+    this.sides.forEach((side, i) => { side.textContent = axis ? data.sides[axis][i] : ''; });
+    if (!axis) return;
+    this.slider.max = String(data.axes[axis] - 1);
+    this.slider.value = String(index);
+    this.slider.setAttribute('aria-valuetext', where);
+    for (const item of this.axes.children) item.setAttribute('aria-pressed', String(item.dataset.axis === axis));
+  }
+
+  // ---- how it looks ----
+
+  toggle(key) {
+    this.look[key] = !this.look[key];
+    this.redraw();
+  }
+
+  hide(name) {
+    if (!this.look.hidden.delete(name)) this.look.hidden.add(name);
+    this.redraw();
+  }
+
+  mark(name) {
+    if (this.look.marked === name) return;
+    this.look.marked = name;
+    this.redraw();
+  }
+
+  redraw() {
+    for (const item of this.toggles.querySelectorAll('[data-look]')) item.setAttribute('aria-pressed', String(this.look[item.dataset.look]));
+    if (this.plane) {
+      const [height, width] = this.plane.masks.size;
+      this.overlay = layer(this.plane.masks, this.data.structures, this.look, this.scale(width, height), 1.3 * devicePixelRatio);
+    }
+    this.draw();
+  }
+
+  scale(width, height) {
+    return Math.min(this.canvas.width / width, this.canvas.height / height) * this.zoom;
+  }
+
+  draw() {
+    const context = this.canvas.getContext('2d');
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    if (!this.plane) return;
+    const { bitmap } = this.plane;
+    const scale = this.scale(bitmap.width, bitmap.height);
+    const width = bitmap.width * scale, height = bitmap.height * scale;
+    const x = (this.canvas.width - width) / 2 + this.panX, y = (this.canvas.height - height) / 2 + this.panY;
+    context.imageSmoothingQuality = 'high';
+    context.drawImage(bitmap, x, y, width, height);
+    if (this.look.all) context.drawImage(this.overlay, x, y, width, height);
+  }
+
+  // ---- zoom ----
+
+  fit() {
+    this.zoom = 1;
+    this.panX = this.panY = 0;
+  }
+
+  reset() {
+    this.fit();
+    this.redraw();
+  }
+
+  zoomBy(factor) {
+    const zoom = Math.max(1, Math.min(16, this.zoom * factor));
+    this.panX *= zoom / this.zoom;
+    this.panY *= zoom / this.zoom;
+    this.zoom = zoom;
+    if (zoom === 1) this.panX = this.panY = 0;
+    this.redraw();
+    clearTimeout(this.finer);
+    this.finer = setTimeout(() => this.load(), 250);
+  }
+
+  resized() {
+    const { width, height } = this.stage.getBoundingClientRect();
+    this.canvas.width = Math.max(1, Math.round(width * devicePixelRatio));
+    this.canvas.height = Math.max(1, Math.round(height * devicePixelRatio));
+    this.redraw();
+    clearTimeout(this.finer);
+    this.finer = setTimeout(() => this.load(), 250);
+  }
+
+  listen() {
+    let from = null;
+    this.canvas.addEventListener('pointerdown', (event) => { from = event; this.canvas.setPointerCapture(event.pointerId); });
+    this.canvas.addEventListener('pointermove', (event) => {
+      if (!from || this.zoom === 1) return;
+      this.panX += (event.clientX - from.clientX) * devicePixelRatio;
+      this.panY += (event.clientY - from.clientY) * devicePixelRatio;
+      from = event;
+      this.draw();
+    });
+    this.canvas.addEventListener('pointerup', () => { from = null; });
+    this.canvas.addEventListener('wheel', (event) => {
+      event.preventDefault();
+      if (this.axis && !event.ctrlKey) this.step(Math.sign(event.deltaY));
+      else this.zoomBy(event.deltaY < 0 ? 1.15 : 1 / 1.15);
+    }, { passive: false });
+  }
+}
+
+function startIndex(data, axis) {
+  const seen = data.structures.filter((structure) => structure.slices);
+  const worst = seen.sort((a, b) => (a.quality ?? 1) - (b.quality ?? 1))[0];
+  return worst ? worst.slices[axis] : Math.floor(data.axes[axis] / 2);
+}

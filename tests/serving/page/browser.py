@@ -1,0 +1,115 @@
+"""A real browser (Debian's chromium) for tests, watched: what it asks for, and what it complains about."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+#: Of a browser that is not to call its maker.
+OPTIONS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1366,768"
+)
+WAIT_SECONDS = 60
+
+
+class Browser:
+    """One window of 1366 x 768 pixels with a profile of its own."""
+
+    def __init__(self, profile: Path, url: str) -> None:
+        self.url = url
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(shutil.which("chromium"))
+        for argument in (*OPTIONS.split(), f"--user-data-dir={profile}"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        metrics = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def open(self, path: str) -> None:
+        self.driver.get(f"{self.url}/{path}")
+
+    def close(self) -> None:
+        self.driver.quit()
+
+    def press(self, *keys: str) -> None:
+        """Keys one after another, wherever the focus is."""
+        for key in keys:
+            ActionChains(self.driver).send_keys(key).perform()
+
+    def find(self, selector: str) -> WebElement:
+        """The first element of a CSS selector, waited for."""
+        self.until(lambda: self.driver.find_elements(By.CSS_SELECTOR, selector), selector)
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        """What an element says; the page may replace it at any moment, so it is asked for in one step."""
+        script = "return document.querySelector(arguments[0])?.innerText ?? ''"
+        return str(self.driver.execute_script(script, selector))
+
+    def run(self, script: str) -> Any:
+        return self.driver.execute_script(script)
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait until a condition holds; ``what`` is told where it never does."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            if value := condition():
+                return value
+            time.sleep(0.1)
+        pytest.fail(f"waited in vain for {what}; console: {self.console()}; page: {self.text('body')[:1500]}")
+
+    def shows(self, case: str) -> None:
+        """Wait until the picture of a case (with axis and index of a volume: ``v0 z 5``) is drawn."""
+        self.until(
+            lambda: self.run("return document.querySelector('.stage')?.dataset.shown") == case, f"picture of {case}"
+        )
+
+    def drawn(self) -> list[int]:
+        """The canvas in numbers: sums of red, green and blue of all pixels."""
+        return list(
+            self.run(
+                "const c = document.querySelector('.stage canvas'); const o = new OffscreenCanvas(c.width, c.height);"
+                " const x = o.getContext('2d', { willReadFrequently: true }); x.drawImage(c, 0, 0);"
+                " const d = x.getImageData(0, 0, c.width, c.height).data; const s = [0, 0, 0];"
+                " for (let i = 0; i < d.length; i += 4) for (let j = 0; j < 3; j += 1) s[j] += d[i + j]; return s"
+            )
+        )
+
+    def console(self) -> list[str]:
+        """Warnings and errors since the last call."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+    def asked(self) -> set[str]:
+        """Origins of all requests since the last call."""
+        found = set()
+        for entry in self.driver.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            if message["method"] == "Network.requestWillBeSent":
+                url = urlsplit(message["params"]["request"]["url"])
+                if url.scheme not in ("blob", "data", "chrome"):  # the last are of the browser's own first window
+                    found.add(f"{url.scheme}://{url.netloc}")
+        return found
+
+
+def require_browser() -> None:
+    """Skip where there is none; in CI that is a failure."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        message = "needs a browser: apt-get install chromium chromium-driver"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
