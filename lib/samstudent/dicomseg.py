@@ -147,7 +147,7 @@ def _frames(seg: Dataset) -> NDArray[Any]:
     if seg.SOPClassUID == LABEL_MAP or str(seg.SegmentationType) == "LABELMAP":
         return np.asarray(frames)
     highest = int(seg.get("MaximumFractionalValue", 1)) if str(seg.SegmentationType) == "FRACTIONAL" else 1
-    return np.asarray(frames * 2 >= highest) & (frames > 0)
+    return np.asarray(frames >= max(1, (highest + 1) // 2))
 
 
 def _drawn(seg: Dataset, index: int, frame: NDArray[Any]) -> list[tuple[int, NDArray[Any]]]:

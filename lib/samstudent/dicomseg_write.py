@@ -59,7 +59,13 @@ class About:
 
 
 def write_seg(
-    path: Path, masks: NDArray[Any], task: Task, grid: Grid, source: Path, about: About, only: Sequence[str] | None = None
+    path: Path,
+    masks: NDArray[Any],
+    task: Task,
+    grid: Grid,
+    source: Path,
+    about: About,
+    only: Sequence[str] | None = None,
 ) -> Dataset:
     """Write one DICOM SEG with a segment for each structure; structures that overlap stay whole.
 
@@ -112,6 +118,10 @@ def write_seg(
             content_date=time.date(),
             content_time=time.time(),
         )
+    for shared in seg.SharedFunctionalGroupsSequence:
+        measures = shared.get("PixelMeasuresSequence")
+        if measures and "SliceThickness" not in measures[0]:
+            del shared.PixelMeasuresSequence  # without a place in space; readers want all of it or nothing
     seg.SeriesDate, seg.SeriesTime = seg.ContentDate, seg.ContentTime
     seg.save_as(path)
     return seg
@@ -121,7 +131,7 @@ def sources_of(source: Path, grid: Grid) -> list[Dataset]:
     """The headers of an image's files in the order of the grid's slices, with what a SEG needs of them."""
     files = [source] if source.is_file() else sorted(p for p in source.iterdir() if p.is_file())
     with decoding(source, "DICOM"):
-        images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+        images: list[Dataset] = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     count = 1 if len(grid.shape) == 2 else grid.shape[0]
     if len(images) != count:
         raise UserError(f"{source}: {len(images)} DICOM files for an image of {count} slices")

@@ -108,16 +108,26 @@ class RunningServer:
         # Its sessions, caches and temporary files go under home, not to the user's.
         self.temporary = home / "tmp"
         self.temporary.mkdir()
-        environment = {
+        self._environment = {
             **os.environ,
             "HOME": str(home),
             "TMPDIR": str(self.temporary),
             "OMP_NUM_THREADS": "1",
             "PYTHONUNBUFFERED": "1",
         }
-        with self.log.open("wb") as log:
+        self._command, self._home = command, home
+        self.start_again()
+
+    def start_again(self) -> None:
+        """As at first, with what the last one has left."""
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                self._command,
+                cwd=self._home,
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def wait_until_up(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import sysconfig
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from samstudent.errors import NotFound, UserError
+from samstudent.errors import NotFound
 from samstudent.task import load_task
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def serve(studies: str, task: str, host: str, port: int, app_dir: Path | None) -
 
     conf_task = _task_argument(task)
     folder = _app_folder(studies, app_dir)
-    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
+    if is_pacs(studies):
+        typer.echo(f"labels, students and logs of this PACS: {folder.resolve()}")
+    elif not Path(studies).is_dir():
         raise NotFound(f"--studies {studies}: no such folder")
     sys.argv = ["monailabel", "start_server", "--app", str(folder), "--studies", studies]
     sys.argv += ["--conf", "task", conf_task, "--host", host, "--port", str(port)]
@@ -113,21 +116,32 @@ def _task_argument(task: str) -> str:
 
 
 def _app_folder(studies: str, app_dir: Path | None) -> Path:
-    """The app folder: the one given, else one inside the study folder, so that a study keeps its own logs."""
+    """The app folder: the one given, else one inside the study folder, or the PACS's: a study keeps its own logs."""
     if app_dir is not None:
         if not (app_dir / "main.py").is_file():
             raise NotFound(f"--app {app_dir}: no main.py in it; apps/samstudent of the project is one")
         return app_dir
-    if studies.startswith(("http://", "https://")):
-        raise UserError(
-            "a DICOMweb study needs --app, a folder for models and logs (monailabel apps --download makes it)"
-        )
-    if not Path(studies).is_dir():
+    if is_pacs(studies):
+        folder = pacs_folder(studies)
+    elif Path(studies).is_dir():
+        folder = Path(studies) / ".samstudent" / "app"
+    else:
         raise NotFound(f"--studies {studies}: no such folder")
-    folder = Path(studies) / ".samstudent" / "app"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_shipped_app() / "main.py", folder / "main.py")
     return folder
+
+
+def is_pacs(studies: str) -> bool:
+    return studies.startswith(("http://", "https://"))
+
+
+def pacs_folder(url: str) -> Path:
+    """Where all that is learnt from a PACS is kept: ``~/.local/share/samstudent/<address>``, or under XDG_DATA_HOME."""
+    from samstudent.serving.study import slug_of
+
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "samstudent" / slug_of(url)
 
 
 def _shipped_app() -> Path:

@@ -9,6 +9,8 @@ from monailabel.config import settings
 from monailabel.endpoints.user.auth import RBAC, User
 from pydantic import BaseModel, ConfigDict
 
+from samstudent.errors import NotFound
+
 if TYPE_CHECKING:
     from samstudent.serving.app import SamstudentApp
 
@@ -59,6 +61,13 @@ def router(app: SamstudentApp) -> APIRouter:
     @routes.post("/rollback", summary="Serve the student that was served before")
     def post_rollback(user: User = admin) -> dict[str, Any]:
         return {"champion": app.study.ledger.rollback(who=user.username)}
+
+    @routes.get("/pacs", summary="Whether the PACS answers, and which labels it does not have yet")
+    def get_pacs(user: User = reader) -> dict[str, Any]:
+        exchange = getattr(app.datastore(), "exchange", None)
+        if exchange is None:
+            raise NotFound("this study is a folder, not a PACS")
+        return dict(exchange.status())
 
     @routes.get("/sam", summary="Which SAM is in force, and all that were adapted to this study's labels")
     def get_sam(user: User = reader) -> dict[str, Any]:
