@@ -136,12 +136,15 @@ def is_pacs(studies: str) -> bool:
     return studies.startswith(("http://", "https://"))
 
 
-def pacs_folder(url: str) -> Path:
-    """Where all that is learnt from a PACS is kept: ``~/.local/share/samstudent/<address>``, or under XDG_DATA_HOME."""
+def pacs_folder(url: str, data: Path | None = None) -> Path:
+    """Where all that is learnt from a PACS is kept: ``~/.local/share/samstudent/<address>``, or under XDG_DATA_HOME.
+
+    ``data`` stands for these.
+    """
     from samstudent.serving.study import slug_of
 
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "samstudent" / slug_of(url)
+    data = data or Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "samstudent" / slug_of(url)
 
 
 def _shipped_app() -> Path:

@@ -13,14 +13,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from live_server import TASK, RunningServer, draw_film  # noqa: E402
+from live_server import TASK, RunningServer, draw_film
 
-from samstudent.demo.films import dx_image, save_film  # noqa: E402
-from samstudent.demo.orthanc import Orthanc, find_orthanc  # noqa: E402
-from samstudent.errors import NotFound  # noqa: E402
-from samstudent.images import read_image  # noqa: E402
-from samstudent.labels import write_masks  # noqa: E402
-from samstudent.task import Task, load_task  # noqa: E402
+from samstudent.demo.films import dx_image, save_film
+from samstudent.demo.orthanc import Orthanc, find_orthanc
+from samstudent.errors import NotFound
+from samstudent.images import read_image
+from samstudent.labels import write_masks
+from samstudent.task import Task, load_task
 
 FILMS = 6
 

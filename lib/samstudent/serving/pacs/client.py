@@ -128,7 +128,7 @@ class Pacs:
 
     def fetch_series(self, study: str, series: str, folder: Path) -> int:
         """Write all images of a series to a folder; how many came."""
-        with self._talking("fetching a series", IMAGE_TIMEOUTS) as client:
+        with self._talking("fetching a series", images=True) as client:
             count = 0
             for image in client.iter_series(study, series, media_types=AS_STORED):
                 _require(image, "SeriesInstanceUID", series)
@@ -138,7 +138,7 @@ class Pacs:
 
     def fetch_instance(self, study: str, series: str, uid: str, folder: Path) -> Path:
         """Write one image or SEG to a folder; where."""
-        with self._talking("fetching an image", IMAGE_TIMEOUTS) as client:
+        with self._talking("fetching an image", images=True) as client:
             image = client.retrieve_instance(study, series, uid, media_types=AS_STORED)
             _require(image, "SOPInstanceUID", uid)
             return _save(image, folder)
@@ -150,7 +150,7 @@ class Pacs:
             Refused: it says that it will not have it. Unavailable: it says nothing that can be relied on.
         """
         uid = str(instance.SOPInstanceUID)
-        with self._talking("storing a segmentation", IMAGE_TIMEOUTS) as client:
+        with self._talking("storing a segmentation", images=True) as client:
             answer = client.store_instances([instance], str(instance.StudyInstanceUID))
             stored = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence") or []}
             failed = [int(item.get("FailureReason", 0)) for item in answer.get("FailedSOPSequence") or []]
@@ -163,7 +163,8 @@ class Pacs:
     # ---- talking ----
 
     @contextmanager
-    def _talking(self, what: str, timeouts: int = LIST_TIMEOUTS) -> Iterator[Any]:
+    def _talking(self, what: str, images: bool = False) -> Iterator[Any]:
+        timeouts = IMAGE_TIMEOUTS if images else LIST_TIMEOUTS
         self._local.end = time.monotonic() + timeouts * self.settings.timeout
         try:
             yield self._client()
