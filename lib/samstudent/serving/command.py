@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from samstudent.errors import NotFound
+from samstudent.errors import NotFound, Unavailable
 from samstudent.task import load_task
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def serve(studies: str, task: str, host: str, port: int, app_dir: Path | None) -
 
 def pseudo_label(studies: str, task: str) -> None:
     _show_progress()
-    result = _app(studies, task).batch_infer({"model": "student+sam", "images": "unlabeled"})
+    app = _app(studies, task)
+    result = app.batch_infer({"model": "student+sam", "images": "unlabeled"})
+    _send(app)
     for key, value in result.items():
         typer.echo(f"{key}: {value}")
 
@@ -54,7 +56,9 @@ def train(studies: str, task: str, pseudo_labels: str, steps: int | None, promot
     if steps is not None:
         request["steps"] = steps
     _show_progress()
-    _app(studies, task).train(request)
+    app = _app(studies, task)
+    app.train(request)
+    _send(app)
     list_rounds(studies, task)
 
 
@@ -107,6 +111,15 @@ def _app(studies: str, task: str) -> SamstudentApp:
 
     folder = str(_app_folder(studies, None))
     return SamstudentApp(app_dir=folder, studies=str(studies), conf={"task": _task_argument(task)})
+
+
+def _send(app: SamstudentApp) -> None:
+    """To the PACS with what the job has made, if the study is one; what is not sent, a server sends later."""
+    if exchange := getattr(app.datastore(), "exchange", None):
+        try:
+            exchange.send()
+        except Unavailable as error:
+            typer.secho(f"not sent yet: {error}", fg="yellow", err=True)
 
 
 def _task_argument(task: str) -> str:
