@@ -25,11 +25,18 @@ if TYPE_CHECKING:
 def require_dicom(app: SamstudentApp, image: str) -> Path:
     """The DICOM file or folder of a case; UserError where it is something else."""
     path = Path(app.datastore().get_image_uri(image)) if image else None
-    if path is None or not (path.is_dir() or kind_of(path) == "dicom"):
+    if path is None or not (path.is_dir() or _is_dicom(path)):
         raise UserError(
             "output=dicom_seg needs a case that is DICOM (a DICOMweb study, or .dcm files); take output=image or all"
         )
     return path
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return kind_of(path) == "dicom"
+    except UserError:
+        return False  # no image at all
 
 
 def as_seg(app: SamstudentApp, tasks: BackgroundTasks, model: str, source: Path, drawn: Path) -> FileResponse:
