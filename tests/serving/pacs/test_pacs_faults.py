@@ -155,6 +155,28 @@ def test_one_odd_series_does_not_hide_the_others(fake: FakePacs) -> None:
     assert [series.uid for series in Pacs(fake.url, QUICK).series()] == ["1.2.3"]
 
 
+def test_a_pacs_that_does_not_count(fake: FakePacs, store: PacsDatastore) -> None:
+    """The number of a series' images is optional in QIDO-RS."""
+    item = {**json.loads(listed())[0], "0020000E": {"vr": "UI", "Value": ["1.2.9"]}}
+    del item["00201209"]
+    both, one = say(200, json.dumps([*json.loads(listed()), item]).encode()), say(200, json.dumps([item]).encode())
+    fake.answer = lambda handler: (one if "/instances" in handler.path else both)(handler)
+    store.exchange.look()
+    assert store.list_images() == ["1.2.3", "1.2.9"]
+    asked = len(fake.asked)
+    store.exchange.look()
+    assert len(fake.asked) == asked + 1  # the list alone
+
+
+def test_a_series_that_is_only_listed_hides_no_other(fake: FakePacs, store: PacsDatastore) -> None:
+    item = {**json.loads(listed())[0], "0020000E": {"vr": "UI", "Value": ["1.2.9"]}}
+    both = say(200, json.dumps([item, *json.loads(listed())]).encode())
+    fake.answer = lambda handler: (say(404, b"gone", "text/plain") if "1.2.9" in handler.path else both)(handler)
+    store.exchange.look()
+    assert store.list_images() == ["1.2.3"]
+    assert store.exchange.status()["state"] == "connected"
+
+
 def test_another_image_than_asked_for(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "other"), tmp_path).read_bytes()
     body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + film + b"\r\n--x--\r\n"

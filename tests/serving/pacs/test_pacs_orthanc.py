@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.uid import generate_uid
 
 from samstudent.demo.films import dx_image
@@ -204,6 +205,28 @@ def test_the_newest_of_many_is_in_force(orthanc: Orthanc, make: Make, tmp_path: 
     store.exchange.look()
     assert (in_force(store, case) == drawn[1]).all()
     assert len(store.label_history(case)) == 2
+
+
+def test_a_label_that_fits_no_image_holds_up_no_other(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
+    """Taken unchecked while the PACS was away, say. The client's next try, with a label that fits, is sent."""
+    images = [slices("DX", 1, seed=seed)[0] for seed in (20, 21)]
+    orthanc.store(images)
+    store = make(2)
+    store.exchange.look()
+    bad, good = sorted(str(image.SeriesInstanceUID) for image in images)
+    masks = random_masks(store, good)
+    Image.fromarray(np.ones((5, 7), np.uint8)).save(tmp_path / "bad.png")
+    store.save_label(bad, str(tmp_path / "bad.png"), "final", {})
+    submit(store, good, masks, tmp_path)
+    store.exchange.send()
+    assert store.label_state(good, "final")["state"] == "stored"
+    state = store.label_state(bad, "final")
+    assert state["state"] == "refused" and "shape" in state["reason"]
+    assert [label["case"] for label in store.exchange.status()["waiting"]] == [bad]
+    submit(store, bad, masks, tmp_path)
+    store.exchange.send()
+    assert store.label_state(bad, "final")["state"] == "stored"
+    assert store.exchange.status()["waiting"] == []
 
 
 def test_images_come_from_the_pacs_and_stay_there(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:

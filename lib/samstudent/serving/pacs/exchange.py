@@ -12,7 +12,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ class Exchange:
             Unavailable: the PACS is away, or answers nonsense; nothing was changed by that.
         """
         end = time.monotonic() + seconds
-        with self._mutex, self._noting():
+        with self._mutex, self._noting(proves=True):
             listed = self.pacs.series()
             self._take_cases([series for series in listed if series.modality != "SEG"])
             self._take_segmentations([series for series in listed if series.modality == "SEG"], end)
@@ -117,21 +118,30 @@ class Exchange:
         self.send()
 
     def send(self) -> None:
-        """Send the labels that the PACS lacks. Raises Unavailable; those not sent go with the next call."""
-        with self._mutex, self._noting():
-            for case, tag, version in self.waiting(again=True):
-                try:
-                    series, instance = self._uids(case, tag, version)
-                    # Noted before, lest it be taken for another's if this process ends right after.
-                    self.memory.saw(instance, case, "sent by this server")
-                    outgoing.send(self.datastore, case, tag, (series, instance))
-                    if self.datastore.version(case, tag) == version:  # else another was saved meanwhile, and sent
-                        self.memory.put_there(case, tag, version, series, instance)
-                except (Refused, UserError) as error:
-                    if isinstance(error, Unavailable) and not isinstance(error, Refused):
-                        raise
-                    logger.error("label %r of %s is not in the PACS: %s", tag, case, error)
-                    self.memory.had_trouble(case, tag, version, str(error))
+        """Send the labels that the PACS lacks, humans' first. Raises Unavailable; the rest goes with the next call."""
+        with self._mutex, self._noting(proves=False):
+            for case, tag, version in sorted(self.waiting(again=True), key=lambda label: label[1] == PSEUDO):
+                if tag == PSEUDO and self._wake.is_set():
+                    return  # somebody has just saved a label and is waiting
+                self._send_one(case, tag, version)
+
+    def _send_one(self, case: str, tag: str, version: str) -> None:
+        series, instance = self._uids(case, tag, version)
+        # Noted before, lest it be taken for another's if this process ends right after.
+        self.memory.saw(instance, case, "sent by this server")
+        try:
+            outgoing.send(self.datastore, case, tag, (series, instance))
+        except Exception as error:
+            if isinstance(error, Unavailable) and not isinstance(error, Refused):
+                raise
+            # One label that cannot be sent, whatever the reason, must not hold up the others.
+            log = logger.error if isinstance(error, UserError) else logger.exception
+            log("label %r of %s is not in the PACS: %s", tag, case, error)
+            self.memory.had_trouble(case, tag, version, str(error) or type(error).__name__)
+            return
+        self._note(None)
+        if self.datastore.version(case, tag) == version:  # else another was saved meanwhile, and perhaps sent
+            self.memory.put_there(case, tag, version, series, instance)
 
     def waiting(self, again: bool = False) -> Iterator[tuple[str, str, str]]:
         """(case, tag, version) of each label that should be in the PACS and is not known to be.
@@ -181,13 +191,21 @@ class Exchange:
         after: dict[str, Reference] = {}
         for series in listed:
             known = by_series.get(series.uid, [])
-            for reference in self._cases_of(series, known):
-                after[reference.case] = reference
+            try:
+                found = self._cases_of(series, known)
+            except Refused as error:  # one series that the PACS only lists must not hide the others
+                logger.warning("series %s: %s", series.uid, error)
+                found = known
+            after |= {reference.case: reference for reference in found}
         self._counts = {series.uid: series.images for series in listed}
         self.datastore.put_references(after)
 
     def _cases_of(self, series: Series, known: list[Reference]) -> list[Reference]:
         last = self._counts.get(series.uid)
+        if series.images == 0 and not known and last is None:  # a PACS that does not count
+            series = replace(series, images=len(self.pacs.instances(series.study, series.uid)))
+        elif series.images == 0:
+            return known
         if series.images == (known[0].images if known else last):
             return known
         if is_volume(series):
@@ -216,10 +234,7 @@ class Exchange:
                     continue
                 if time.monotonic() > end:
                     break
-                for instance in self.pacs.instances(series.study, series.uid):
-                    if not self.memory.has_seen(instance.uid):
-                        path = self.pacs.fetch_instance(series.study, series.uid, instance.uid, Path(folder))
-                        found.append(incoming.read(path, series.uid, instance.uid))
+                found += self._fetched(series, Path(folder))
                 done.append(series)
             for item in sorted(found, key=lambda item: item.time):  # the newest last, it stays in force
                 incoming.take(self.datastore, item, references)
@@ -231,32 +246,47 @@ class Exchange:
                 self._homeless.pop(series.uid, None)
                 self.memory.look_done(series.uid, series.images)
 
+    def _fetched(self, series: Series, folder: Path) -> Iterator[incoming.Found]:
+        """The segmentations of a series that were not seen before."""
+        try:
+            instances = self.pacs.instances(series.study, series.uid)
+        except Refused as error:
+            logger.warning("segmentations of series %s: %s", series.uid, error)
+            return
+        for instance in instances:
+            if self.memory.has_seen(instance.uid):
+                continue
+            try:
+                path = self.pacs.fetch_instance(series.study, series.uid, instance.uid, folder)
+            except Refused as error:
+                logger.warning("segmentation %s: %s", instance.uid, error)
+                self.memory.saw(instance.uid, None, f"left out: {error}")
+                continue
+            yield incoming.read(path, series.uid, instance.uid)
+
     def _uids(self, case: str, tag: str, version: str) -> tuple[str, str]:
         """Series and instance of a label's segmentation: the same whenever it is sent, so that it is there once."""
         name = f"{self._server}/{case}/{tag}/{version}"
         series, instance = (uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{kind}") for kind in ("series", "instance"))
         return f"2.25.{series.int}", f"2.25.{instance.int}"
 
-    def _noting(self) -> _Noting:
-        return _Noting(self.state, self.pacs.url)
+    @contextmanager
+    def _noting(self, proves: bool) -> Iterator[None]:
+        """Keep the state as a block of talking to the PACS finds it. ``proves``: done, it has shown that it answers."""
+        try:
+            yield
+        except Unavailable as error:
+            self._note(error)
+            raise
+        if proves:
+            self._note(None)
 
-
-class _Noting:
-    """Keeps the state as a block of talking to the PACS finds it; a change is logged once."""
-
-    def __init__(self, state: State, url: str) -> None:
-        self.state, self.url = state, url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None and not isinstance(error, Unavailable):
-            return
+    def _note(self, error: Unavailable | None) -> None:
+        """A change is logged once."""
         connected = error is None
         if connected != self.state.connected:
             if connected:
-                logger.info("PACS %s: connected", self.url)
+                logger.info("PACS %s: connected", self.pacs.url)
             else:
                 logger.error("%s; the server goes on with what it has, and tries again", error)
             self.state.connected, self.state.since = connected, time.time()
