@@ -16,8 +16,8 @@ import numpy as np
 import pydicom
 import pytest
 import requests
-from conftest import FILMS, FilmStudy
 from dicomweb_client import DICOMwebClient
+from film_study import FILMS, FilmStudy
 from live_server import RunningServer, detail
 
 from samstudent.dicomseg_write import About, write_seg
