@@ -90,6 +90,7 @@ def films(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> FilmStu
 def film_server(films: FilmStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMSTUDENT_PACS_POLL_SECONDS", "0.5")
+        patch.setenv("SAMSTUDENT_PACS_TIMEOUT", "5")
         running = RunningServer(films, tmp_path_factory.mktemp("home"))  # type: ignore[arg-type]
     try:
         running.wait_until_up()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from fake_pacs import Answer, FakePacs, drip, listed, say, silent
 from live_server import TASK
 
 from samstudent.demo.films import dx_image, save_film
@@ -26,77 +24,13 @@ from samstudent.serving.pacs.settings import PacsSettings
 from samstudent.task import load_task
 
 QUICK = PacsSettings(timeout=1.0)
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-class FakePacs:
-    """Answers every request by ``answer``."""
-
-    def __init__(self) -> None:
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                outer.answer(self)
-
-            do_POST = do_GET
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self.answer: Answer = say(200, b"[]")
-        self.asked: list[str] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}/dicom-web"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-def say(status: int, body: bytes, kind: str = "application/dicom+json") -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        handler.send_header("Content-Type", kind)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
-
-
-def drip(handler: BaseHTTPRequestHandler) -> None:
-    """A drop every now and then, for ever: no single read ever times out."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/dicom+json")
-    handler.end_headers()
-    try:
-        while True:
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-            time.sleep(0.05)
-    except OSError:
-        return
-
-
-def silent(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(3)
-
-
-def listed(**changes: Any) -> bytes:
-    item: dict[str, Any] = {
-        "0020000D": {"vr": "UI", "Value": ["1.2"]},
-        "0020000E": {"vr": "UI", "Value": ["1.2.3"]},
-        "00080060": {"vr": "CS", "Value": ["DX"]},
-        "00201209": {"vr": "IS", "Value": [1]},
-        "00080018": {"vr": "UI", "Value": ["1.2.3.4"]},
-    }
-    return json.dumps([{**item, **changes}]).encode()
 
 
 @pytest.fixture
 def fake() -> Iterator[FakePacs]:
     pacs = FakePacs()
     yield pacs
-    pacs.server.shutdown()
+    pacs.close()
 
 
 @pytest.fixture
@@ -166,6 +100,17 @@ def test_a_pacs_that_does_not_count(fake: FakePacs, store: PacsDatastore) -> Non
     asked = len(fake.asked)
     store.exchange.look()
     assert len(fake.asked) == asked + 1  # the list alone
+
+
+def test_a_large_pacs_comes_in_bit_by_bit(fake: FakePacs, store: PacsDatastore) -> None:
+    item = {**json.loads(listed())[0], "0020000E": {"vr": "UI", "Value": ["1.2.9"]}}
+    fake.answer = say(200, json.dumps([*json.loads(listed()), item]).encode())
+    store.exchange.look(seconds=-1)
+    assert store.list_images() == ["1.2.3"]
+    fake.answer = lambda handler: say(200, json.dumps([item] if "1.2.9" in handler.path else both).encode())(handler)
+    both = [*json.loads(listed()), item]
+    store.exchange.look()
+    assert store.list_images() == ["1.2.3", "1.2.9"]
 
 
 def test_a_series_that_is_only_listed_hides_no_other(fake: FakePacs, store: PacsDatastore) -> None:

@@ -17,6 +17,7 @@ import pydicom
 import pytest
 import requests
 from dicomweb_client import DICOMwebClient
+from fake_pacs import Answer, FakePacs, say, silent
 from film_study import FILMS, FilmStudy
 from live_server import RunningServer, detail
 
@@ -300,6 +301,28 @@ def test_a_pacs_that_is_away(film_server: RunningServer, films: FilmStudy, tmp_p
     assert get(film_server, "samstudent/pacs")["state"] == "connected"
     assert (masks_of(films, segs_of(films, case)[-1], case) == films.truth[case]).all()
     assert (masks_of(films, segs_of(films, last)[-1], last) == films.truth[last]).all()
+
+
+@pytest.mark.parametrize("answer", [say(200, b"<html>Log in</html>", "text/html"), silent], ids=["html", "silence"])
+def test_a_pacs_that_answers_nonsense(
+    film_server: RunningServer, films: FilmStudy, tmp_path: Path, answer: Answer
+) -> None:
+    last = films.add_film(400 + (answer is silent))
+    wait_until(lambda: last in get(film_server, "datastore/?output=all")["objects"], 20)
+    films.orthanc.kill()
+    fake = FakePacs(films.orthanc.port)
+    try:
+        fake.answer = answer
+        image = requests.get(f"{film_server.url}/datastore/image?image={last}", timeout=60)
+        assert image.status_code == 503 and films.orthanc.url in detail(image)
+        case = films.cases[1]
+        assert put_label(film_server, case, films.label(case, tmp_path)).json()["pacs"]["state"] == "waiting"
+        assert film_server.client().info()["datastore"]["total"] == len(films.cases)
+    finally:
+        fake.close()
+    films.orthanc.start()
+    wait_until(lambda: get(film_server, "samstudent/pacs")["waiting"] == [], 60)
+    assert requests.get(f"{film_server.url}/datastore/image?image={last}", timeout=60).ok
 
 
 def test_labels_that_waited_survive_a_restart_of_the_server(

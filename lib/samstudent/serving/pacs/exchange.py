@@ -32,6 +32,8 @@ PSEUDO = "pseudo"
 TRY_AGAIN_SECONDS = 600.0
 #: While the PACS is away it is looked for at most this seldom.
 LONGEST_PAUSE = 30.0
+#: A look that finds a whole new PACS tells of what it has after so long, and goes on.
+LONGEST_LOOK = 20.0
 #: A look takes at most this share of the time: a large PACS is looked at less often.
 SHARE_OF_TIME = 0.1
 
@@ -58,6 +60,8 @@ class Exchange:
         self._mutex = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        #: Whether the last look came to its end.
+        self._complete = True
         #: Series -> number of images at the last look; of those that are no case, and of those that are growing.
         self._counts: dict[str, int] = {}
         #: Series of segmentations -> the image series they belong to, which is not in the study.
@@ -82,8 +86,10 @@ class Exchange:
                 self._wake.clear()
                 self._guarded(self.send)
             started = time.monotonic()
-            if self._guarded(self.look):
+            if self._guarded(lambda: self.look(LONGEST_LOOK)):
                 pause = max(self.pacs.settings.poll_seconds, (time.monotonic() - started) / SHARE_OF_TIME)
+                if not self._complete:
+                    pause = 0.0
             else:
                 pause = min(max(2 * pause, self.pacs.settings.poll_seconds), LONGEST_PAUSE)
 
@@ -104,15 +110,16 @@ class Exchange:
         """Take in what is new in the PACS, and send what it lacks.
 
         Args:
-            seconds: after so long no further segmentation is taken in by this look.
+            seconds: after so long this look takes in nothing further; the next one goes on.
 
         Raises:
             Unavailable: the PACS is away, or answers nonsense; nothing was changed by that.
         """
         end = time.monotonic() + seconds
+        self._complete = True
         with self._mutex, self._noting(proves=True):
             listed = self.pacs.series()
-            self._take_cases([series for series in listed if series.modality != "SEG"])
+            self._take_cases([series for series in listed if series.modality != "SEG"], end)
             self._take_segmentations([series for series in listed if series.modality == "SEG"], end)
             self.state.looked = time.time()
         self.send()
@@ -182,22 +189,27 @@ class Exchange:
 
     # ---- steps ----
 
-    def _take_cases(self, listed: Sequence[Series]) -> None:
+    def _take_cases(self, listed: Sequence[Series], end: float) -> None:
         """Make the study's list that of the PACS."""
         before = self.datastore.references()
         by_series: dict[str, list[Reference]] = {}
         for reference in before.values():
             by_series.setdefault(reference.series, []).append(reference)
         after: dict[str, Reference] = {}
+        counts: dict[str, int] = {}
         for series in listed:
             known = by_series.get(series.uid, [])
+            if not known and series.uid not in self._counts and time.monotonic() > end:
+                self._complete = False
+                continue
             try:
                 found = self._cases_of(series, known)
             except Refused as error:  # one series that the PACS only lists must not hide the others
                 logger.warning("series %s: %s", series.uid, error)
                 found = known
             after |= {reference.case: reference for reference in found}
-        self._counts = {series.uid: series.images for series in listed}
+            counts[series.uid] = series.images
+        self._counts = counts
         self.datastore.put_references(after)
 
     def _cases_of(self, series: Series, known: list[Reference]) -> list[Reference]:
@@ -233,6 +245,7 @@ class Exchange:
                 if known or (source is not None and source not in in_study):
                     continue
                 if time.monotonic() > end:
+                    self._complete = False
                     break
                 found += self._fetched(series, Path(folder))
                 done.append(series)
