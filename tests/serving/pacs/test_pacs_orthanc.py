@@ -202,8 +202,17 @@ def test_the_newest_of_many_is_in_force(orthanc: Orthanc, make: Make, tmp_path: 
     lost.ReferencedSeriesSequence[0].SeriesInstanceUID = generate_uid()
     lost.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = generate_uid()
     orthanc.store([lost])
+    unnamed = pydicom.dcmread(tmp_path / "v.dcm")
+    unnamed.SOPInstanceUID = unnamed.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    unnamed.SeriesInstanceUID = generate_uid()
+    for segment in unnamed.SegmentSequence:
+        segment.SegmentLabel = "Segment 1"
+        del segment.SegmentedPropertyTypeCodeSequence
+    orthanc.store([unnamed])
     store.exchange.look()
     assert (in_force(store, case) == drawn[1]).all()
+    told = {item["SOPInstanceUID"]: item["reason"] for item in store.exchange.status()["left_out"]}
+    assert told[unnamed.SOPInstanceUID] == "none of its segments is a structure of the task"
     assert len(store.label_history(case)) == 2
 
 

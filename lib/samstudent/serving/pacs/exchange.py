@@ -34,6 +34,8 @@ TRY_AGAIN_SECONDS = 600.0
 LONGEST_PAUSE = 30.0
 #: A look that finds a whole new PACS tells of what it has after so long, and goes on.
 LONGEST_LOOK = 20.0
+#: So many segmentations that did not become labels are told of.
+TOLD = 20
 #: A look takes at most this share of the time: a large PACS is looked at less often.
 SHARE_OF_TIME = 0.1
 
@@ -185,6 +187,7 @@ class Exchange:
                 {"case": case, "tag": tag, "reason": troubles.get((case, tag, version), ("not sent yet",))[0]}
                 for case, tag, version in self.waiting()
             ],
+            "left_out": self.memory.left_out(TOLD),
         }
 
     # ---- steps ----

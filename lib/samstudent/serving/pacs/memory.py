@@ -73,6 +73,19 @@ class Memory:
         with self._connection() as database:
             database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", (instance, case, outcome, time.time()))
 
+    def left_out(self, most: int) -> list[dict[str, Any]]:
+        """The last segmentations that did not become labels, and why; the newest first. Programs' own are not told."""
+        with self._connection() as database:
+            query = (
+                "SELECT instance, case_id, outcome, time FROM seen WHERE outcome LIKE 'left out: %'"
+                " AND outcome NOT LIKE '%program alone' ORDER BY time DESC LIMIT ?"
+            )
+            rows = database.execute(query, (most,)).fetchall()
+        return [
+            {"SOPInstanceUID": instance, "case": case, "reason": outcome.removeprefix("left out: "), "time": seen}
+            for instance, case, outcome, seen in rows
+        ]
+
     # ---- labels ----
 
     def put_there(self, case: str, tag: str, version: str, series: str, instance: str) -> None:
