@@ -6,6 +6,7 @@ The tests share one server and one Orthanc and run in order.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -270,16 +271,24 @@ def test_a_round_and_its_pseudo_labels(film_server: RunningServer, films: FilmSt
 # ---- the PACS goes away ----
 
 
+def forget_image(server: RunningServer, case: str) -> None:
+    """Scoring may have fetched it already."""
+    for folder in (server.log.parent / "app" / "model").glob(f"*/images/{case}"):
+        shutil.rmtree(folder)
+
+
 def test_a_pacs_that_is_away(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
     """An acknowledged label is not lost, the client is told, everything else answers, and it recovers by itself."""
     last = films.add_film(300)
     wait_until(lambda: last in get(film_server, "datastore/?output=all")["objects"], 20)
-    films.orthanc.kill()
     case = films.cases[1]
+    assert requests.get(f"{film_server.url}/datastore/image?image={case}", timeout=60).ok  # now it is on this disk
+    films.orthanc.kill()
     answer = put_label(film_server, case, films.label(case, tmp_path))
     assert answer.status_code == 200
     assert answer.json()["pacs"]["state"] == "waiting"
-    assert "does not answer" in answer.json()["pacs"]["reason"]
+    wait_until(lambda: "does not answer" in label_info(film_server, case)["pacs"]["reason"])
+    forget_image(film_server, last)
     # An image that is not on this disk: 503 with the reason; one that is: as ever.
     image = requests.get(f"{film_server.url}/datastore/image?image={last}", timeout=60)
     assert image.status_code == 503
@@ -311,6 +320,7 @@ def test_a_pacs_that_answers_nonsense(
     wait_until(lambda: last in get(film_server, "datastore/?output=all")["objects"], 20)
     films.orthanc.kill()
     fake = FakePacs(films.orthanc.port)
+    forget_image(film_server, last)
     try:
         fake.answer = answer
         image = requests.get(f"{film_server.url}/datastore/image?image={last}", timeout=60)
