@@ -18,6 +18,7 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "reference" / "task-fi
 #: Heading of the document -> model. Sections of the task are headed by their key.
 SECTIONS: dict[str, type[BaseModel]] = {
     "top level": task.Task,
+    "codes": task.Code,
     "image": task.ImageSection,
     "student": task.StudentSection,
     "sam": task.SamSection,

@@ -61,12 +61,15 @@ def demo(
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running at the end.")] = False,
+    pacs: Annotated[
+        bool, typer.Option("--pacs", help="A short walk over DICOMweb, with an Orthanc of its own.")
+    ] = False,
 ) -> None:
     """Walk the whole loop through a real server, and write report.html."""
     from samstudent.demo import DemoError, DemoOptions, run_demo
 
     try:
-        run_demo(DemoOptions(studies, task, output, labels, limit, steps, seed, keep))
+        run_demo(DemoOptions(studies, task, output, labels, limit, steps, seed, keep, pacs))
     except DemoError as error:
         typer.secho(f"the demo stopped: {error}\nthe server's log: {output / 'server.log'}", fg="red", err=True)
         raise typer.Exit(1) from error

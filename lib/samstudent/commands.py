@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,9 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
         except UserError as error:
             report.fault("task", str(error))
     report.check("SAM", lambda: _describe_sam(task))
-    if studies:
+    if studies and studies.startswith(("http://", "https://")):
+        report.check("PACS", lambda: _describe_pacs(studies))
+    elif studies:
         _examine_study(report, Path(studies), task)
     console.print("everything is right" if not report.faults else f"{report.faults} things are wrong")
     return report.faults == 0
@@ -154,6 +157,15 @@ def _host_starts() -> str:
 def _describe_sam(task: Task | None) -> str:
     backend = load_backend((task or load_task("phantom")).sam)
     return f"{backend.name}, weights {backend.digest[:12]}..."
+
+
+def _describe_pacs(url: str) -> str:
+    # Here, not above: only a PACS needs the host's settings.
+    from samstudent.serving.pacs.client import Pacs
+    from samstudent.serving.pacs.settings import PacsSettings
+
+    kinds = Counter(series.modality for series in Pacs(url, PacsSettings.from_environment()).series())
+    return f"{url} answers; series: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common()) or 'none'}"
 
 
 def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:

@@ -20,3 +20,12 @@ class Conflict(UserError):
     """Right in itself, but not now: a job is running, nothing to train on (HTTP 409)."""
 
     status = 409
+
+
+class Unavailable(UserError):
+    """Another server that this needs (the PACS) does not answer, or answers what cannot be used (HTTP 503).
+
+    It may be right a minute later: what is asked for was not done, and can be asked for again.
+    """
+
+    status = 503

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samstudent import resample, segnrrd
+from samstudent import dicomseg, resample, segnrrd
 from samstudent.errors import UserError
 from samstudent.files import atomic_path
 from samstudent.formats import Stored, kind_of, read_nifti, read_nrrd, read_pillow
@@ -37,8 +37,8 @@ def read_masks(
 ) -> NDArray[Any]:
     """The structures of a label file, on the image's grid.
 
-    A file that names its segments (.seg.nrrd) is read by these names, whatever the other arguments say. Any other is a
-    label map. A label on another grid of the same space is resampled to the nearest pixel.
+    A file that names its segments (.seg.nrrd, DICOM SEG) is read by these names, whatever the other arguments say. Any
+    other is a label map. A label on another grid of the same space is resampled to the nearest pixel.
 
     Args:
         path: .seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .dcm.
@@ -57,6 +57,8 @@ def read_masks(
             fit.
     """
     path = Path(path)
+    if _is_dicom_seg(path):
+        return dicomseg.read_seg(path, task, grid)
     stored = _read(path)
     segments = segnrrd.segments_of(stored, path)
     masks = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
@@ -210,8 +212,10 @@ def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
 
 def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any]:
     """bool (S, *spatial): the segments whose name is a structure's with this prefix."""
-    stored = _read(path)
     found = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
+    if _is_dicom_seg(path):
+        return found
+    stored = _read(path)
     segments = [s for s in segnrrd.segments_of(stored, path) if s.name.startswith(prefix)]
     if segments:
         layers = _on_grid(stored, grid, path)
@@ -219,6 +223,10 @@ def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any
             if (name := segment.name.removeprefix(prefix)) in task.structures:
                 found[task.structures[name] - 1] |= layers[segment.layer] == segment.value
     return found
+
+
+def _is_dicom_seg(path: Path) -> bool:
+    return kind_of(path) == "dicom" and dicomseg.is_seg(path)
 
 
 def _read(path: Path) -> Stored:

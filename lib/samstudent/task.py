@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from samstudent.coding import Code, own_code
 from samstudent.errors import NotFound, UserError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,63}$")]
@@ -282,6 +283,8 @@ class Task(_Section):
     description: str = ""
     dimension: Literal[2, 3]
     structures: dict[Name, int] = Field(min_length=1, max_length=250)
+    #: What structures are called in DICOM segmentations. Those without a code go by their name.
+    codes: dict[Name, Code] = {}
     #: True where structures may share pixels, as bones on a projection do: one sigmoid each instead of a softmax.
     overlap: bool = False
     image: ImageSection = ImageSection()
@@ -322,6 +325,10 @@ class Task(_Section):
         threshold = self.pseudo_labels.threshold
         if isinstance(threshold, dict) and (unknown := set(threshold) - set(self.structures)):
             raise ValueError(f"pseudo_labels.threshold names unknown structures {sorted(unknown)}")
+        if unknown := set(self.codes) - set(self.structures):
+            raise ValueError(f"codes names unknown structures {sorted(unknown)}")
+        if len({code.key for code in self.codes.values()}) < len(self.codes):
+            raise ValueError("codes: two structures have the same code; set their 'side', or leave one out")
         if self.dimension == 2 and "z" in self.training.mirror:
             raise ValueError("training.mirror: a 2D image has no axis z")
         return self
@@ -330,6 +337,10 @@ class Task(_Section):
     def names(self) -> list[str]:
         """Structure names in the order of their label values; the first axis of every stack of masks."""
         return list(self.structures)
+
+    def code_of(self, structure: str) -> Code:
+        """What a structure is called in DICOM segmentations."""
+        return self.codes.get(structure) or own_code(structure)
 
     def threshold_of(self, structure: str) -> float:
         """Lowest quality at which a pseudo label of this structure is used."""

@@ -128,7 +128,7 @@ class RunningServer:
         # Its sessions, caches and temporary files go under home, not to the user's.
         self.temporary = home / "tmp"
         self.temporary.mkdir()
-        variables = {
+        self._environment = {
             **os.environ,
             "HOME": str(home),
             "TMPDIR": str(self.temporary),
@@ -136,9 +136,19 @@ class RunningServer:
             "PYTHONUNBUFFERED": "1",
             **(environment or {}),
         }
-        with self.log.open("wb") as log:
+        self._command, self._home = command, home
+        self.start_again()
+
+    def start_again(self) -> None:
+        """As at first, with what the last one has left."""
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=home, env=variables, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                self._command,
+                cwd=self._home,
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def wait_until_up(self) -> None:

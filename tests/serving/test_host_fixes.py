@@ -113,36 +113,6 @@ def test_e4_host_is_still_broken(monkeypatch: pytest.MonkeyPatch) -> None:
         host.from_token(jwt.encode(claims, key, "RS256"))
 
 
-# ---- E6 ----
-
-
-def test_e6_nothing_is_downloaded(app: App, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    def download(**_: Any) -> None:
-        pytest.fail("went to the internet")
-
-    monkeypatch.setattr("monailabel.interfaces.app.download_and_extract", download)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(host_fixes.sys, "executable", "/nowhere/python")
-    app._download_dcmqi_tools()
-    assert "pip install dcmqi" in caplog.text
-
-
-def test_e6_tool_beside_python_is_found(app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
-    tool = tmp_path / host_fixes.DCMQI_TOOL
-    tool.touch(mode=0o755)
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(host_fixes.sys, "executable", str(tmp_path / "python"))
-    app._download_dcmqi_tools()
-    assert shutil.which(host_fixes.DCMQI_TOOL) == str(tool)
-
-
-def test_e6_host_is_still_broken() -> None:
-    source = Path(host_fixes.MONAILabelApp.__init__.__code__.co_filename).read_text()
-    assert "self._download_dcmqi_tools()" in source and "download_and_extract(" in source, drop("_find_dcmqi_tools")
-
-
 # ---- E7 ----
 
 

@@ -14,8 +14,11 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from samstudent.demo.orthanc import Orthanc, find_orthanc
+from samstudent.demo.pacs import PACS_CASES, make_pacs_study, what_lies_in
 from samstudent.demo.server import Annotator, DemoError, Server
 from samstudent.demo.study import DemoStudy, check_empty, make_phantom_study, prepare_study, task_with
+from samstudent.errors import UserError
 from samstudent.task import Task, load_task
 
 #: The schedule of the demo starts a round after this many new labels.
@@ -33,6 +36,7 @@ class DemoOptions:
     steps: int | None
     seed: int
     keep: bool
+    pacs: bool = False
 
 
 def run_demo(options: DemoOptions) -> None:
@@ -42,6 +46,9 @@ def run_demo(options: DemoOptions) -> None:
         UserError: the task, the study folder or the output folder is not usable.
         DemoError: the server answered with an error or did not start.
     """
+    if options.pacs:
+        run_on_pacs(options)
+        return
     started = time.monotonic()
     task = task_with(load_task(options.task), options.steps, SCHEDULED_LABELS)
     check_empty(options.output)
@@ -72,6 +79,63 @@ def run_demo(options: DemoOptions) -> None:
             server.stop()
     if keep:
         _explain_keep(server)
+
+
+def run_on_pacs(options: DemoOptions) -> None:
+    """A shorter walk, with a PACS as the study: what goes to and fro is DICOM. Raises as ``run_demo``."""
+    if options.studies is not None:
+        raise UserError("--pacs draws its own films; leave out --studies")
+    find_orthanc()  # before anything is drawn
+    started = time.monotonic()
+    task = task_with(load_task(options.task), options.steps, SCHEDULED_LABELS)
+    check_empty(options.output)
+    orthanc = Orthanc(options.output / "orthanc")
+    task_file = options.output / "task.yaml"
+    task_file.write_text(yaml.safe_dump(task.model_dump(mode="json", exclude_none=True), sort_keys=False))
+    server = None
+    keep = False
+    try:
+        with console.status(f"starting Orthanc at {orthanc.url}, storing synthetic wrist radiographs as DX images"):
+            orthanc.start()
+            study = make_pacs_study(options.output, orthanc, min(options.limit, PACS_CASES), options.seed)
+        server = Server(orthanc.url, task_file, options.output / "server.log", options.output / "data")
+        with console.status(f"starting the server at {server.url}"):
+            server.wait_until_up()
+        annotator = Annotator(server, study, task)
+        arms = _walk_on_pacs(annotator, min(options.labels, len(study.train) - 1))
+        from samstudent.demo.summary import show_table  # imports MONAI: seconds
+
+        show_table(console, task, arms)
+        for line in what_lies_in(orthanc):
+            console.print(line)
+        console.print(f"server and PACS: {options.output.resolve()}   ({time.monotonic() - started:.0f} s in all)")
+        keep = options.keep
+    finally:
+        if not keep:
+            if server is not None:
+                server.stop()
+            orthanc.kill()
+    if keep and server is not None and orthanc.process is not None:
+        _explain_keep(server)
+        console.print(f"Orthanc goes on at {orthanc.url} (stop it with: kill {orthanc.process.pid}).")
+
+
+def _walk_on_pacs(annotator: Annotator, labels: int) -> dict[str, dict[str, Any]]:
+    """The loop over DICOMweb; the table's columns by their names."""
+    annotator.put("samstudent/schedule", {"paused": True})
+    with _progress() as bar:
+        for case in bar.track(annotator.study.holdout, description="hold-out: labels submitted"):
+            annotator.submit(case)
+    _label(annotator, labels, "annotator labels the cases offered")
+    first = _train(annotator, "training on labels only", {"pseudo_labels": "off"})
+    for model in ("student", "student+sam"):
+        annotator.infer(model, annotator.study.holdout[0])
+    _pseudo_label(annotator)
+    with console.status("labels and pseudo labels go to the PACS"):
+        while annotator.get("samstudent/pacs")["waiting"]:
+            time.sleep(1)
+    sam = _train(annotator, "training, plus SAM pseudo labels", {"pseudo_labels": "use"})
+    return {"labels only": first, "+ SAM pseudo labels": sam}
 
 
 def _study(options: DemoOptions, task: Task) -> DemoStudy:

@@ -31,9 +31,16 @@ class DemoError(Exception):
 
 
 class Server:
-    """``samstudent serve`` on a free loopback port, in a process group of its own."""
+    """``samstudent serve`` on a free loopback port, in a process group of its own.
 
-    def __init__(self, studies: Path, task_file: Path, log: Path) -> None:
+    Args:
+        studies: the study folder, or a PACS's address.
+        task_file: the task.
+        log: where its output goes.
+        data: where the state of a PACS is kept; None: where the user keeps such things.
+    """
+
+    def __init__(self, studies: Path | str, task_file: Path, log: Path, data: Path | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -41,8 +48,11 @@ class Server:
         self.log = log
         command = [sys.executable, "-m", "samstudent.cli", "serve", "--studies", str(studies)]
         command += ["--task", str(task_file), "--port", str(self.port)]
+        environment = {**os.environ, "XDG_DATA_HOME": str(data)} if data else None
         with log.open("wb") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+            )
 
     def wait_until_up(self) -> None:
         """Return when /info/ answers. Raises DemoError with the end of the log when the server does not start."""

@@ -26,6 +26,8 @@ class DemoStudy:
     holdout: list[str]
     #: True where the truth is a bit mask (folder labels_overlap/): bit v-1 is the structure of value v.
     bits: bool
+    #: What the server is given as its study, where that is not ``folder``: a PACS's address.
+    address: str | None = None
 
 
 def make_phantom_study(output: Path, cases: int, seed: int) -> DemoStudy:

@@ -35,6 +35,9 @@ from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.examine import Examiner
 from samstudent.serving.identity import user_name
 from samstudent.serving.interactive import SamInteractiveTask
+from samstudent.serving.pacs.client import Pacs
+from samstudent.serving.pacs.datastore import SEND_SECONDS, PacsDatastore
+from samstudent.serving.pacs.settings import PacsSettings
 from samstudent.serving.sam_training import SamTrainTask
 from samstudent.serving.selection import DiversityScoring, UncertaintyScoring, strategies
 from samstudent.serving.study import Study
@@ -87,14 +90,24 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
     # ---- the host asks for the parts ----
 
     def init_datastore(self) -> Datastore:
-        if self.study.is_remote:
+        if self.study.is_remote and settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
             return super().init_datastore()
+        if self.study.is_remote:
+            return self._init_pacs()
         return SafeLocalDatastore(
             self.studies,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             check_label=self._check_label,
         )
+
+    def _init_pacs(self) -> PacsDatastore:
+        pacs = Pacs(self.studies, PacsSettings.from_environment())
+        study = self.study
+        datastore = PacsDatastore(study.folder / "pacs", pacs, self.task, study.root / "images", self._check_label)
+        if not children.is_child():  # the server looks for its children, too
+            datastore.first_look()
+        return datastore
 
     def init_infers(self) -> dict[str, InferTask]:
         return {
@@ -156,6 +169,8 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         startup.warn_if_open(sys.argv[1:], login is not None)
         children.one_job_at_a_time()
         children.announce_server()
+        if isinstance(datastore := self.datastore(), PacsDatastore):
+            datastore.exchange.start()
         super().on_init_complete()
         self.scheduler = Scheduler(
             self.task.schedule,
@@ -169,6 +184,14 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         schedule.every(POLL_SECONDS).seconds.do(self._refresh_scores)
         atexit.register(children.stop_all)
         train_endpoints.stop = functools.partial(self._stop_training, train_endpoints.stop)
+
+    def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
+        """Tells a client, beside that its label is saved, whether the PACS has it yet."""
+        datastore = self.datastore()
+        if not isinstance(datastore, PacsDatastore) or not datastore.is_labelled(image_id):
+            return {}
+        datastore.exchange.wait_for(image_id, FINAL, SEND_SECONDS)
+        return {"pacs": datastore.label_state(image_id, FINAL)}
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
         """Scores are asked for by name, or by the host after every sample and training (method None).

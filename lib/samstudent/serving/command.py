@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from samstudent.errors import NotFound, UserError
+from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.task import load_task
 
 if TYPE_CHECKING:
@@ -60,9 +60,11 @@ def serve(
 ) -> None:
     """Start the host's server with our app folder; does not return until the server ends."""
     conf_task = _task_argument(task)
-    if not studies.startswith(("http://", "https://")) and not Path(studies).is_dir():
+    if not is_pacs(studies) and not Path(studies).is_dir():
         raise NotFound(f"--studies {studies}: no such folder")
     folder = _app_folder(studies, app_dir)
+    if is_pacs(studies):
+        typer.echo(f"labels, students and logs of this PACS: {folder.resolve()}")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # children.share_cores, before anything imports torch
     if users is not None:
         from samstudent.serving.users import Users
@@ -81,7 +83,9 @@ def serve(
 
 def pseudo_label(studies: str, task: str) -> None:
     _show_progress()
-    result = _app(studies, task).batch_infer({"model": "student+sam", "images": "unlabeled"})
+    app = _app(studies, task)
+    result = app.batch_infer({"model": "student+sam", "images": "unlabeled"})
+    _send(app)
     for key, value in result.items():
         typer.echo(f"{key}: {value}")
 
@@ -91,7 +95,9 @@ def train(studies: str, task: str, pseudo_labels: str, steps: int | None, promot
     if steps is not None:
         request["steps"] = steps
     _show_progress()
-    _app(studies, task).train(request)
+    app = _app(studies, task)
+    app.train(request)
+    _send(app)
     list_rounds(studies, task)
 
 
@@ -147,6 +153,15 @@ def _app(studies: str, task: str) -> SamstudentApp:
     return SamstudentApp(app_dir=folder, studies=str(studies), conf={"task": _task_argument(task)})
 
 
+def _send(app: SamstudentApp) -> None:
+    """To the PACS with what the job has made, if the study is one; what is not sent, a server sends later."""
+    if exchange := getattr(app.datastore(), "exchange", None):
+        try:
+            exchange.send()
+        except Unavailable as error:
+            typer.secho(f"not sent yet: {error}", fg="yellow", err=True)
+
+
 def _task_argument(task: str) -> str:
     """The task as children of the server find it, too: a path is made absolute."""
     load_task(task)
@@ -154,21 +169,35 @@ def _task_argument(task: str) -> str:
 
 
 def _app_folder(studies: str, app_dir: Path | None) -> Path:
-    """The app folder: the one given, else one inside the study folder, so that a study keeps its own logs."""
+    """The app folder: the one given, else one inside the study folder, or the PACS's: a study keeps its own logs."""
     if app_dir is not None:
         if not (app_dir / "main.py").is_file():
             raise NotFound(f"--app {app_dir}: no main.py in it; apps/samstudent of the project is one")
         return app_dir
-    if studies.startswith(("http://", "https://")):
-        raise UserError(
-            "a DICOMweb study needs --app, a folder for models and logs (monailabel apps --download makes it)"
-        )
-    if not Path(studies).is_dir():
+    if is_pacs(studies):
+        folder = pacs_folder(studies)
+    elif Path(studies).is_dir():
+        folder = Path(studies) / ".samstudent" / "app"
+    else:
         raise NotFound(f"--studies {studies}: no such folder")
-    folder = Path(studies) / ".samstudent" / "app"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_shipped_app() / "main.py", folder / "main.py")
     return folder
+
+
+def is_pacs(studies: str) -> bool:
+    return studies.startswith(("http://", "https://"))
+
+
+def pacs_folder(url: str, data: Path | None = None) -> Path:
+    """Where all that is learnt from a PACS is kept: ``~/.local/share/samstudent/<address>``, or under XDG_DATA_HOME.
+
+    ``data`` stands for these.
+    """
+    from samstudent.serving.study import slug_of
+
+    data = data or Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "samstudent" / slug_of(url)
 
 
 def _shipped_app() -> Path:

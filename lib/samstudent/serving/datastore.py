@@ -257,12 +257,17 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         info = dict(label_info or {})
         if self.check_label:
             self.check_label(image_id, Path(label_filename), label_tag, info)
+        self._put_label(image_id, Path(label_filename), ext, label_tag, info)
+        return image_id
+
+    def _put_label(self, image_id: str, file: Path, ext: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Copy a checked label into its place, the earlier one into the history."""
         with self.transaction() as model:
             entry = self._entry(image_id)
             previous = self._previous(image_id, label_tag, entry)
             destination = Path(model.label_path(label_tag)) / (image_id + ext)
             with atomic_path(destination) as temporary:
-                shutil.copyfile(label_filename, temporary)
+                shutil.copyfile(file, temporary)
                 entry.labels[label_tag] = DataModel(info={**info, **about(temporary, destination.name)}, ext=ext)
                 model.objects[image_id] = entry
                 if label_tag not in MACHINE_TAGS:
@@ -271,7 +276,6 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
                     self._write(model)
             if previous is not None and previous != destination:
                 previous.unlink(missing_ok=True)
-        return image_id
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label; a human's goes to the history."""

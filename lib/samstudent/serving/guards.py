@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -41,7 +41,7 @@ from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 
 from samstudent.errors import NotFound, UserError
-from samstudent.serving import answers, audit_lines, gate, limits
+from samstudent.serving import answers, audit_lines, dicom_answers, gate, limits
 from samstudent.serving.audit import recorded
 from samstudent.serving.identity import caller, stamped, user_name
 from samstudent.serving.logins import Login
@@ -175,11 +175,18 @@ class _Guards:
             check_image_id(image) if session_id else self.image(image)
         if session_id:
             self.check_session(session_id)
-        if output == "dicom_seg" and not self.remote:
-            raise UserError("output=dicom_seg needs a DICOMweb study; take output=image or all")
         for upload in (file, label):
             self.rename(upload)
-        return _cleaning_up(tasks, original, name, image, session_id, params, file, label, output)
+        if output == "dicom_seg":
+            source = dicom_answers.require_dicom(self.app, image)
+            params = json.dumps({**json_object(params, "params"), "result_extension": ".seg.nrrd"})
+            drawn = _cleaning_up(tasks, original, name, image, session_id, params, file, label, "image")
+            answer = dicom_answers.as_seg(self.app, tasks, name, source, Path(drawn.path))
+        else:
+            answer = _cleaning_up(tasks, original, name, image, session_id, params, file, label, output)
+        if image and (note := getattr(self.app.datastore(), "note_assistance", None)):
+            note(image, name)
+        return answer
 
     def sample(self, original: Callable[..., Any], strategy: str, params: dict[str, Any] | None, *rest: Any) -> Any:
         check_known(strategy, self.app._strategies, "strategy")
@@ -265,10 +272,17 @@ class _Guards:
         if check_sum := options.pop("check_sum", None):
             algorithm, _, digest = check_sum.rpartition(":")
             check_known(algorithm or "SHA256", ("SHA256", "SHA512", "MD5"), "checksum")
-            uri = self.app.datastore().get_image_uri(self.image(image))
+            uri = str(self.file_of(self.image(image)))
             if file_checksum(uri, algorithm or "SHA256").rpartition(":")[2] != digest.lower():
                 raise NotFound(f"image {image!r} has another checksum")
+        if hasattr(self.app.datastore(), "viewer_file"):
+            return dicom_answers.download(self.file_of, self.image(image), bool(options.get("check_only")))
         return original(self.image(image), *rest, **options)
+
+    def file_of(self, image: str) -> Path:
+        """The one file that a client gets for an image."""
+        store = self.app.datastore()
+        return Path(store.viewer_file(image) if hasattr(store, "viewer_file") else store.get_image_uri(image))
 
     def save_label(
         self, original: Callable[..., Any], tasks: BackgroundTasks, image: str, params: str, tag: str,

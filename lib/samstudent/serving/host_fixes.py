@@ -9,10 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shutil
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -28,8 +25,6 @@ logger = logging.getLogger(__name__)
 #: The server answers itself on loopback, or not at all.
 CALLBACK_SECONDS = 10
 
-DCMQI_TOOL = "itkimage2segimage"
-
 
 def apply() -> None:
     """Mend the host in this process. Children of the server call it too, when they import the app. Idempotent."""
@@ -37,7 +32,6 @@ def apply() -> None:
         return
     MONAILabelApp._samstudent_fixed = True
     tracking_off_unless_asked()
-    MONAILabelApp._download_dcmqi_tools = _find_dcmqi_tools
     BatchInferTask.__call__ = _one_device_without_gpu(BatchInferTask.__call__)
     MONAILabelApp._local_request = _callback
     MONAILabelApp._load_sessions = _safe_sessions
@@ -52,20 +46,6 @@ def tracking_off_unless_asked() -> None:
     Needless when the host's default is a store that MLflow takes. A user who names MONAI_LABEL_TRACKING_URI gets it.
     """
     settings.MONAI_LABEL_TRACKING_ENABLED = bool(settings.MONAI_LABEL_TRACKING_URI)
-
-
-def _find_dcmqi_tools(app: MONAILabelApp) -> None:
-    """E6. The host downloads dcmqi 1.2.4 from GitHub at the start of a DICOMweb study; offline it does not start.
-
-    Needless when the host takes an installed tool or starts without. ``pip install dcmqi`` brings the tool.
-    """
-    beside_python = Path(sys.executable).parent
-    if (beside_python / DCMQI_TOOL).exists() and not shutil.which(DCMQI_TOOL):
-        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), str(beside_python)])  # a venv not activated
-    if not shutil.which(DCMQI_TOOL):
-        logger.warning(
-            "%s is not installed (pip install dcmqi): final labels cannot be stored as DICOM SEG", DCMQI_TOOL
-        )
 
 
 def _one_device_without_gpu(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
+from samstudent.errors import NotFound
 from samstudent.serving import audit
 from samstudent.serving.identity import user_name
 from samstudent.serving.page.routes import page_router
@@ -61,6 +62,13 @@ def router(app: SamstudentApp) -> APIRouter:
     @routes.post("/rollback", summary="Serve the student that was served before")
     def post_rollback(user: User = admin) -> dict[str, Any]:
         return {"champion": app.study.ledger.rollback(who=user_name())}
+
+    @routes.get("/pacs", summary="Whether the PACS answers, and which labels it does not have yet")
+    def get_pacs(user: User = reader) -> dict[str, Any]:
+        exchange = getattr(app.datastore(), "exchange", None)
+        if exchange is None:
+            raise NotFound("this study is a folder, not a PACS")
+        return dict(exchange.status())
 
     @routes.get("/sam", summary="Which SAM is in force, and all that were adapted to this study's labels")
     def get_sam(user: User = reader) -> dict[str, Any]:

@@ -29,6 +29,11 @@ from samstudent.task import Task
 logger = logging.getLogger(__name__)
 
 
+def slug_of(url: str) -> str:
+    """A PACS's address as the name of a folder."""
+    return re.sub(r"\W+", "-", url.split("://", 1)[1]).strip("-")
+
+
 class Study:
     """One study folder (or PACS) worked on with one task: its folders, and the parts that read and write them.
 
@@ -42,9 +47,8 @@ class Study:
         self.task = task
         self.is_remote = studies.startswith(("http://", "https://"))
         if self.is_remote:
-            slug = re.sub(r"\W+", "-", studies.split("://", 1)[1]).strip("-")
-            self.root = Path(app_dir) / "model" / slug
-            self.split_csv: Path | None = None
+            self.root = Path(app_dir) / "model" / slug_of(studies)
+            self.split_csv = self.root / "split.csv"
         else:
             self.root = Path(studies) / ".samstudent"
             self.split_csv = Path(studies) / "split.csv"

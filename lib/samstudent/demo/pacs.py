@@ -1,0 +1,66 @@
+"""The demo's films in a PACS instead of a folder."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from dicomweb_client import DICOMwebClient
+from PIL import Image
+
+from samstudent import phantom
+from samstudent.commands import cases_in
+from samstudent.demo.films import dx_image, save_film
+from samstudent.demo.orthanc import Orthanc
+from samstudent.demo.study import DemoStudy
+
+#: Fewer than in the demo on a folder: it shows the way over DICOMweb, not what it is worth.
+PACS_CASES, PACS_HOLDOUT = 12, 5
+
+
+def make_pacs_study(output: Path, orthanc: Orthanc, cases: int, seed: int) -> DemoStudy:
+    """Draw films, store them as DX images, and tell the server by a ``split.csv`` which are the hold-out.
+
+    Args:
+        output: the demo's folder; ``data`` in it becomes the server's.
+        orthanc: runs.
+        cases: training films.
+        seed: of the films.
+    """
+    from samstudent.serving.command import pacs_folder
+    from samstudent.serving.study import slug_of
+
+    source, films = output / "phantoms", output / "films"
+    phantom.make_study(source, cases + PACS_HOLDOUT, seed, holdout=PACS_HOLDOUT)
+    films.mkdir()
+    labels = cases_in(source / "labels")
+    with (source / "split.csv").open(newline="") as file:
+        splits = {row["id"]: row["split"] for row in csv.DictReader(file)}
+    truth, by_split = {}, dict[str, list[str]](train=[], val=[])
+    for name, path in sorted(cases_in(source / "images").items()):
+        pixels = np.asarray(Image.open(path)).astype(np.uint16)
+        image = dx_image(pixels, f"{name}-{seed}", phantom.FIELD[0] / pixels.shape[0])
+        case = save_film(image, films).stem
+        orthanc.store([image])
+        truth[case] = labels[name]
+        by_split[splits[name]].append(case)
+    root = pacs_folder(orthanc.url, output / "data") / "model" / slug_of(orthanc.url)
+    root.mkdir(parents=True)
+    with (root / "split.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "split"])
+        writer.writerows([case, split] for split, found in by_split.items() for case in found)
+    return DemoStudy(films, truth, by_split["train"], by_split["val"], bits=False, address=orthanc.url)
+
+
+def what_lies_in(orthanc: Orthanc) -> Iterator[str]:
+    """What the PACS holds at the end, a line a kind."""
+    series = DICOMwebClient(orthanc.url).search_for_series(fields=["SeriesDescription"])
+    kinds = Counter(
+        (item["00080060"]["Value"][0], *(item.get("0008103E", {}).get("Value") or [""])) for item in series
+    )
+    for (modality, description), count in sorted(kinds.items()):
+        yield f"in the PACS: {count} series {modality} {description!r}"

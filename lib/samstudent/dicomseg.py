@@ -1,0 +1,251 @@
+"""DICOM segmentations (SEG): what a task's structures are in one, whoever wrote it.
+
+Read with pydicom alone: viewers leave out much that the standard asks for, and a strict reader would refuse their work.
+``dicomseg_write`` is the way back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, SegmentationStorage
+
+from samstudent import resample
+from samstudent.bounds import check_size
+from samstudent.errors import UserError
+from samstudent.formats import Stored, decoding
+from samstudent.geometry import LPS_TO_RAS, Grid
+from samstudent.task import Task
+
+#: Newer than pydicom's dictionary.
+LABEL_MAP = UID("1.2.840.10008.5.1.4.1.1.66.7")
+SOP_CLASSES = (SegmentationStorage, LABEL_MAP)
+#: Frames whose corners lie less than this share of a pixel beside the image's are on its grid: headers round.
+_SAME = 0.25
+_SIDES = {"7771000": "left", "24028007": "right"}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What a SEG says of one segment."""
+
+    number: int
+    label: str
+    #: Value, scheme and side of its type code; None where it has none.
+    code: tuple[str, str, str | None] | None
+    #: AUTOMATIC, SEMIAUTOMATIC, MANUAL, or empty.
+    algorithm: str
+
+
+def is_seg(path: Path) -> bool:
+    """Whether a DICOM file is a segmentation; only its first bytes are read."""
+    with decoding(path, "DICOM"):
+        meta: Any = pydicom.filereader.read_file_meta_info(str(path))  # type: ignore[no-untyped-call]
+    return meta.get("MediaStorageSOPClassUID") in SOP_CLASSES
+
+
+def segments_of(seg: Dataset) -> list[Segment]:
+    """The segments that a SEG declares, in its own order."""
+    return [_segment(item) for item in seg.get("SegmentSequence") or []]
+
+
+def is_machines(seg: Dataset) -> bool:
+    """Whether every segment was drawn by a program alone, so that it is no human's label."""
+    return all(segment.algorithm == "AUTOMATIC" for segment in segments_of(seg))
+
+
+def structures_of(seg: Dataset, task: Task) -> dict[int, str]:
+    """Segment number -> the task's structure: by its label, else by its code. Segments of other names are left out."""
+    by_label = {_plain(name): name for name in task.names}
+    by_code = {task.code_of(name).key: name for name in task.names}
+    found = {}
+    for segment in segments_of(seg):
+        name = by_label.get(_plain(segment.label)) or (by_code.get(segment.code) if segment.code else None)
+        if name:
+            found[segment.number] = name
+    return found
+
+
+def references_of(seg: Dataset) -> tuple[str | None, list[str]]:
+    """The image series that a SEG was drawn on, and the images that it names, as UIDs."""
+    images: list[str] = []
+    for series in seg.get("ReferencedSeriesSequence") or []:
+        images += [str(item.ReferencedSOPInstanceUID) for item in series.get("ReferencedInstanceSequence") or []]
+        return str(series.get("SeriesInstanceUID") or "") or None, images
+    for item in seg.get("SourceImageSequence") or []:
+        images.append(str(item.ReferencedSOPInstanceUID))
+    return None, images
+
+
+def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
+    """The task's structures in a SEG, on the image's grid. What it has no frame of is empty.
+
+    Frames with a position in space are put where they lie, and resampled to the nearest pixel if they lie on another
+    grid. Those without one (radiographs) must have the image's size.
+
+    Args:
+        path: the SEG, BINARY, FRACTIONAL (from one half on) or LABELMAP.
+        task: whose structures to look for, see ``structures_of``.
+        grid: the image's.
+
+    Returns:
+        bool (S, *spatial), canonical.
+
+    Raises:
+        UserError: cannot be read; none of the task's structures; another size; another place.
+    """
+    with decoding(path, "a DICOM segmentation"):
+        seg = pydicom.dcmread(path)
+        numbers = structures_of(seg, task)
+        if not numbers:
+            labels = [segment.label for segment in segments_of(seg)]
+            raise UserError(f"{path}: none of its segments {labels} is in the task, which has {task.names}")
+        check_size(path, (int(seg.Rows), int(seg.Columns), int(seg.get("NumberOfFrames", 1))))
+        frames = _frames(seg)
+        masks = np.zeros((len(task.names), *_with_slices(grid)), dtype=bool)
+        elsewhere: list[int] = []
+        for index, frame in enumerate(frames):
+            place = _slice_of(_corner(seg, index), frame.shape, grid, path)
+            if place is None:
+                elsewhere.append(index)
+                continue
+            for number, mask in _drawn(seg, index, frame):
+                if number in numbers:
+                    masks[task.structures[numbers[number]] - 1, place] |= mask
+        if elsewhere:
+            _resample(seg, elsewhere, frames, numbers, masks, task, grid, path)
+    return grid.from_file(masks.reshape(len(masks), *grid.shape))
+
+
+def _segment(item: Dataset) -> Segment:
+    code = None
+    for entry in item.get("SegmentedPropertyTypeCodeSequence") or []:
+        value = entry.get("CodeValue") or entry.get("LongCodeValue")
+        sides = entry.get("SegmentedPropertyTypeModifierCodeSequence") or []
+        side = next((_SIDES.get(str(modifier.get("CodeValue"))) for modifier in sides), None)
+        code = (str(value), str(entry.get("CodingSchemeDesignator")), side) if value else None
+    algorithm = str(item.get("SegmentAlgorithmType") or "")
+    return Segment(int(item.SegmentNumber), str(item.get("SegmentLabel") or ""), code, algorithm)
+
+
+def _plain(label: str) -> str:
+    """Viewers write "Left lung" for "left_lung"."""
+    return re.sub(r"[\s_.\-]+", " ", label).strip().casefold()
+
+
+def _frames(seg: Dataset) -> NDArray[Any]:
+    """(frames, rows, columns): bool, or the segment numbers of a label map."""
+    pixels = seg.pixel_array
+    frames = pixels[None] if pixels.ndim == 2 else pixels
+    if seg.SOPClassUID == LABEL_MAP or str(seg.SegmentationType) == "LABELMAP":
+        return np.asarray(frames)
+    highest = int(seg.get("MaximumFractionalValue", 1)) if str(seg.SegmentationType) == "FRACTIONAL" else 1
+    return np.asarray(frames >= max(1, (highest + 1) // 2))
+
+
+def _drawn(seg: Dataset, index: int, frame: NDArray[Any]) -> list[tuple[int, NDArray[Any]]]:
+    """(segment number, mask) of all that is drawn on a frame."""
+    if frame.dtype != bool:
+        return [(int(value), frame == value) for value in np.unique(frame) if value]
+    group = _group(seg, index, "SegmentIdentificationSequence")
+    return [(int(group.ReferencedSegmentNumber), frame)] if group is not None else []
+
+
+def _group(seg: Dataset, index: int, keyword: str) -> Dataset | None:
+    """A functional group of a frame: its own, else the one shared by all frames."""
+    own = seg.get("PerFrameFunctionalGroupsSequence") or []
+    for item in ([own[index]] if index < len(own) else []) + list(seg.get("SharedFunctionalGroupsSequence") or []):
+        if item.get(keyword):
+            found: Dataset = item[keyword][0]
+            return found
+    return None
+
+
+def _corner(seg: Dataset, index: int) -> NDArray[Any] | None:
+    """(4, 4): a frame's index (column, row, 0) -> RAS mm, its third column the normal; None where it has no place."""
+    position = _group(seg, index, "PlanePositionSequence")
+    orientation = _group(seg, index, "PlaneOrientationSequence")
+    measures = _group(seg, index, "PixelMeasuresSequence")
+    if position is None or orientation is None or measures is None:
+        return None
+    axes = np.array(orientation.ImageOrientationPatient, dtype=float).reshape(2, 3)
+    between_rows, between_columns = (float(v) for v in measures.PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = axes[0] * between_columns, axes[1] * between_rows
+    affine[:3, 2] = np.cross(axes[0], axes[1])
+    affine[:3, 3] = np.array(position.ImagePositionPatient, dtype=float)
+    return np.asarray(LPS_TO_RAS @ affine)
+
+
+def _with_slices(grid: Grid) -> tuple[int, ...]:
+    return (1, *grid.shape) if len(grid.shape) == 2 else grid.shape
+
+
+def _slice_of(corner: NDArray[Any] | None, size: tuple[int, ...], grid: Grid, path: Path) -> int | None:
+    """Which of the file's slices a frame is; None where it lies on another grid."""
+    slices, rows, columns = _with_slices(grid)
+    if corner is None:
+        if slices > 1:
+            raise UserError(f"{path}: its frames have no position in space, but the image is a volume")
+        if size != (rows, columns):
+            raise UserError(f"{path}: drawn on {size[0]} x {size[1]} pixels, but the image has {rows} x {columns}")
+        return 0
+    if size != (rows, columns):
+        return None
+    corners = np.array([[0, 0, 0, 1], [columns - 1, 0, 0, 1], [0, rows - 1, 0, 1], [columns - 1, rows - 1, 0, 1]]).T
+    found = (np.linalg.inv(grid.affine) @ corner @ corners)[:3]
+    if slices == 1 and grid.dimension == 2:
+        found[2] = 0  # one image alone: how far away a viewer thinks its plane is does not matter
+    place = round(float(found[2].mean()))
+    wanted = corners[:3].astype(float)
+    wanted[2] = place
+    return place if 0 <= place < slices and np.abs(found - wanted).max() < _SAME else None
+
+
+def _resample(
+    seg: Dataset,
+    indices: Sequence[int],
+    frames: NDArray[Any],
+    numbers: Mapping[int, str],
+    masks: NDArray[Any],
+    task: Task,
+    grid: Grid,
+    path: Path,
+) -> None:
+    """Frames of another grid, made a volume of their own and brought to the image's; adds to ``masks``, file order."""
+    corners = {index: _corner(seg, index) for index in indices}
+    first = next(corner for corner in corners.values() if corner is not None)
+    normal = first[:3, 2]
+    heights = {index: float(normal @ corner[:3, 3]) for index, corner in corners.items() if corner is not None}
+    levels = sorted({round(height, 3) for height in heights.values()})
+    step = min(np.diff(levels)) if len(levels) > 1 else _thickness(seg, indices[0])
+    count = round((levels[-1] - levels[0]) / step) + 1
+    check_size(path, (count, *frames.shape[1:]))
+    affine = first.copy()
+    affine[:3, 2] = normal * step
+    affine[:3, 3] += normal * (levels[0] - float(normal @ first[:3, 3]))
+    volumes = {name: np.zeros((count, *frames.shape[1:]), dtype=bool) for name in set(numbers.values())}
+    for index, height in heights.items():
+        for number, mask in _drawn(seg, index, frames[index]):
+            if number in numbers:
+                volumes[numbers[number]][round((height - levels[0]) / step)] |= mask
+    names = list(volumes)
+    stack = np.stack([volumes[name] for name in names])
+    stored = Stored(stack[0], stack.shape[1:], affine)
+    moved = resample.to_grid(stack, stored, grid, path)
+    for name, volume in zip(names, grid.to_file(moved), strict=True):
+        masks[task.structures[name] - 1] |= volume.reshape(masks.shape[1:])
+
+
+def _thickness(seg: Dataset, index: int) -> float:
+    measures = _group(seg, index, "PixelMeasuresSequence")
+    found = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") if measures is not None else None
+    return float(found or 1.0)

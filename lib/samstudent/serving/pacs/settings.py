@@ -1,0 +1,84 @@
+"""How a PACS is talked to: environment variables, the host's own where it has them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from monailabel.config import settings as host
+
+from samstudent.errors import UserError
+
+#: Modalities whose series of several images are one volume.
+VOLUMES = ("CT", "MR", "PT")
+#: Modalities whose every image is a case of its own: radiographs, ultrasound stills, photographs.
+FILMS = ("CR", "DX", "MG", "RG", "PX", "IO", "XA", "RF", "US", "XC", "ES", "OP", "GM", "OT")
+_FILTER = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
+
+
+@dataclass(frozen=True)
+class PacsSettings:
+    """See docs/how-to/orthanc.md, "Settings"."""
+
+    #: Which series are cases.
+    modalities: tuple[str, ...] = VOLUMES + FILMS
+    #: Further QIDO-RS filters, e.g. {"BodyPartExamined": "WRIST"}.
+    filters: dict[str, str] = field(default_factory=dict)
+    #: A look at the PACS every so many seconds.
+    poll_seconds: float = 5.0
+    #: The longest silence in an answer.
+    timeout: float = 20.0
+    #: Images are kept on disk up to about this much.
+    cache_gb: float = 20.0
+    #: Whether accepted pseudo labels go to the PACS.
+    pseudo: bool = True
+    #: Name and password, where the PACS asks for them.
+    login: tuple[str, str] | None = None
+
+    @classmethod
+    def from_environment(cls) -> PacsSettings:
+        """Raises UserError naming the variable that is wrong."""
+        modalities, filters = _search_filter()
+        username, password = host.MONAI_LABEL_DICOMWEB_USERNAME, host.MONAI_LABEL_DICOMWEB_PASSWORD
+        return cls(
+            modalities=modalities or cls.modalities,
+            filters=filters,
+            poll_seconds=_number("SAMSTUDENT_PACS_POLL_SECONDS", cls.poll_seconds),
+            timeout=_number("SAMSTUDENT_PACS_TIMEOUT", cls.timeout),
+            cache_gb=_number("SAMSTUDENT_PACS_CACHE_GB", cls.cache_gb),
+            pseudo=_yes_or_no("SAMSTUDENT_PACS_PSEUDO_LABELS", cls.pseudo),
+            login=(username, password) if username and password else None,
+        )
+
+
+def _search_filter() -> tuple[tuple[str, ...], dict[str, str]]:
+    """The host's filter. Its default, CT alone, would hide every radiograph and counts as not set: the host writes it
+    into the environment of its children, so that one cannot tell who has. CT alone is {"Modality": ["CT"]}."""
+    filters: dict[str, Any] = dict(host.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
+    if filters == {"Modality": "CT"}:
+        return (), {}
+    wanted = filters.pop("Modality", [])
+    modalities = tuple([wanted] if isinstance(wanted, str) else wanted)
+    if any(not isinstance(value, str) for value in (*modalities, *filters.values())):
+        found = host.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
+        raise UserError(f"{_FILTER}={found}: values must be texts, of Modality a text or a list of texts")
+    return modalities, filters
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise UserError(f"{name}={text!r}: expected a number above 0")
+    return value
+
+
+def _yes_or_no(name: str, default: bool) -> bool:
+    text = os.environ.get(name, "").lower()
+    if text not in ("", "true", "false", "1", "0", "yes", "no"):
+        raise UserError(f"{name}={text!r}: expected true or false")
+    return text in ("true", "1", "yes") if text else default

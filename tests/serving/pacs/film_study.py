@@ -1,0 +1,99 @@
+"""A real Orthanc with drawn films in it, and the real server on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from live_server import TASK, RunningServer, draw_film
+
+from samstudent.demo.films import dx_image, save_film
+from samstudent.demo.orthanc import Orthanc, find_orthanc
+from samstudent.errors import NotFound
+from samstudent.images import read_image
+from samstudent.labels import write_masks
+from samstudent.task import Task, load_task
+
+FILMS = 6
+
+
+@dataclass
+class FilmStudy:
+    """Films in a PACS, with their truth. ``folder`` is what ``RunningServer`` calls its study: here an address."""
+
+    orthanc: Orthanc
+    files: Path
+    task_file: Path
+    task: Task
+    truth: dict[str, np.ndarray]
+
+    @property
+    def folder(self) -> str:
+        return self.orthanc.url
+
+    @property
+    def cases(self) -> list[str]:
+        return list(self.truth)
+
+    def image(self, case: str) -> Path:
+        return self.files / f"{case}.dcm"
+
+    def label(self, case: str, folder: Path, masks: np.ndarray | None = None) -> Path:
+        """An annotator's file: the truth, or other masks."""
+        path = folder / f"{case}.seg.nrrd"
+        masks = self.truth[case] if masks is None else masks
+        write_masks(path, masks, self.task, read_image(self.image(case)).grid)
+        return path
+
+    def add_film(self, seed: int) -> str:
+        """Draw a film and send it to the PACS; its case id."""
+        pixels, masks = draw_film(np.random.default_rng(seed))
+        image = dx_image(pixels, f"film{seed}")
+        save_film(image, self.files)
+        self.orthanc.store([image])
+        self.truth[str(image.SeriesInstanceUID)] = masks
+        return str(image.SeriesInstanceUID)
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """An empty Orthanc. Without it these tests say what to install; where CI is set they must not be passed over."""
+    try:
+        find_orthanc()
+    except NotFound as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    running = Orthanc(tmp_path_factory.mktemp("orthanc"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
+
+
+@pytest.fixture(scope="module")
+def films(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> FilmStudy:
+    root = tmp_path_factory.mktemp("films")
+    (root / "tiny.yaml").write_text(TASK + 'codes: {radius: {value: "62413002", meaning: Radius, color: "#ff8000"}}\n')
+    study = FilmStudy(orthanc, root, root / "tiny.yaml", load_task(root / "tiny.yaml"), {})
+    for seed in range(FILMS):
+        study.add_film(seed)
+    return study
+
+
+@pytest.fixture(scope="module")
+def film_server(films: FilmStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMSTUDENT_PACS_POLL_SECONDS", "0.5")
+        patch.setenv("SAMSTUDENT_PACS_TIMEOUT", "5")
+        running = RunningServer(films, tmp_path_factory.mktemp("home"))  # type: ignore[arg-type]
+    try:
+        running.wait_until_up()
+        yield running
+    finally:
+        running.stop()

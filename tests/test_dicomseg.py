@@ -1,0 +1,272 @@
+"""DICOM SEG: written and read back equal to the pixel, for drawn images with known answers and for real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom.uid import generate_uid
+from test_dicom import SERIES, save, save_series
+
+from samstudent.demo.films import dx_image, save_film
+from samstudent.dicomseg import is_machines, references_of, segments_of, structures_of
+from samstudent.dicomseg_write import About, write_seg
+from samstudent.errors import UserError
+from samstudent.images import read_image
+from samstudent.labels import read_ignore, read_masks
+from samstudent.task import Task
+
+ABOUT = About("Label", "MANUAL")
+
+
+def make_task(dimension: int, **changes: Any) -> Task:
+    content = {"name": "t", "dimension": dimension, "structures": ["left lung", "heart", "rib"], "overlap": True}
+    return Task.model_validate({**content, "student": {"size": [32] * dimension}, **changes})
+
+
+def a_film(folder: Path, **changes: Any) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 4096, (23, 31), dtype=np.uint16)
+    return save_film(dx_image(pixels, "film", **changes), folder)
+
+
+def a_series(folder: Path, **fields: Any) -> Path:
+    uids = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": SERIES}
+    return save_series(folder / "series", [9, 0, 6, 3], FrameOfReferenceUID="1.2.4", SliceThickness=3, **uids, **fields)
+
+
+def random_masks(path: Path, task: Task, share: float = 0.5) -> NDArray[Any]:
+    """Overlapping noise: nothing of it can be right by chance."""
+    shape = read_image(path).grid.spatial_shape
+    return np.random.default_rng(1).random((len(task.names), *shape)) < share
+
+
+def round_trip(path: Path, task: Task, masks: NDArray[Any], folder: Path, about: About = ABOUT, **more: Any) -> Any:
+    seg = write_seg(folder / "seg.dcm", masks, task, read_image(path).grid, path, about, **more)
+    return seg, read_masks(folder / "seg.dcm", task, read_image(path).grid)
+
+
+# ---- equal to the pixel ----
+
+
+def test_a_radiograph(tmp_path: Path) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    masks = random_masks(film, task)
+    seg, back = round_trip(film, task, masks, tmp_path)
+    assert (masks[0] & masks[1]).any() and (back == masks).all()
+    assert references_of(seg) == (str(pydicom.dcmread(film).SeriesInstanceUID), [pydicom.dcmread(film).SOPInstanceUID])
+
+
+def test_a_radiograph_with_a_frame_of_reference_but_no_place_in_it(tmp_path: Path) -> None:
+    film, task = a_film(tmp_path, FrameOfReferenceUID="1.2.9"), make_task(2)
+    masks = random_masks(film, task)
+    assert (round_trip(film, task, masks, tmp_path)[1] == masks).all()
+
+
+@pytest.mark.parametrize("flip", [[1, 0, 0, 0, 1, 0], [-1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1]])
+def test_a_series_with_empty_slices(tmp_path: Path, flip: list[int]) -> None:
+    """Whatever its orientation, and in whatever order its files lie."""
+    normal = np.cross(flip[:3], flip[3:])
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for i, height in enumerate([9, 0, 6, 3]):
+        save(
+            folder / f"{i}.dcm", np.full((3, 4), i, np.uint16), ImageOrientationPatient=flip,
+            ImagePositionPatient=list(map(float, normal * height)), FrameOfReferenceUID="1.2.4", SliceThickness=3,
+        )  # fmt: skip
+    task = make_task(3)
+    masks = random_masks(folder, task)
+    masks[:, 1] = False  # nothing at all on this slice
+    masks[1, 2] = False
+    masks[2] = False  # a structure that is nowhere
+    seg, back = round_trip(folder, task, masks, tmp_path)
+    assert (back == masks).all()
+    assert len(seg.SegmentSequence) == 3
+    frames = sum(bool(mask.any()) for stack in read_image(folder).grid.to_file(masks) for mask in stack)
+    assert seg.NumberOfFrames == frames
+
+
+def test_a_tilted_series(tmp_path: Path) -> None:
+    folder = save_series(tmp_path / "s", [0, 2, 4], lateral=0.3, FrameOfReferenceUID="1.2.4", SliceThickness=2)
+    task = make_task(3)
+    masks = random_masks(folder, task)
+    assert (round_trip(folder, task, masks, tmp_path)[1] == masks).all()
+
+
+def test_one_slice_as_a_2d_case(tmp_path: Path) -> None:
+    path, task = save(tmp_path / "a.dcm", FrameOfReferenceUID="1.2.4", SliceThickness=2), make_task(2)
+    masks = random_masks(path, task)
+    assert (round_trip(path, task, masks, tmp_path)[1] == masks).all()
+
+
+def test_nothing_drawn_at_all(tmp_path: Path) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    _, back = round_trip(film, task, random_masks(film, task, share=0), tmp_path)
+    assert not back.any()
+
+
+def test_real_images(shared_data: Path, tmp_path: Path) -> None:
+    for source, dimension in (("mr_hippocampus", 3), ("dx/thorax.dcm", 2)):
+        path, task = shared_data / "dicom" / source, make_task(dimension)
+        masks = random_masks(path, task)
+        masks[:, 2] = False
+        assert (round_trip(path, task, masks, tmp_path)[1] == masks).all()
+
+
+def test_real_ct(shared_data: Path, tmp_path: Path) -> None:
+    """Its UIDs were taken out when it was published; a hospital's has them."""
+    study, series = generate_uid(), generate_uid()
+    (tmp_path / "ct").mkdir()
+    for file in (shared_data / "dicom" / "ct").iterdir():
+        image = pydicom.dcmread(file)
+        image.SOPClassUID, image.SOPInstanceUID = (
+            image.file_meta.MediaStorageSOPClassUID,
+            image.file_meta.MediaStorageSOPInstanceUID,
+        )
+        image.StudyInstanceUID, image.SeriesInstanceUID = study, series
+        image.save_as(tmp_path / "ct" / file.name)
+    task = make_task(3)
+    masks = random_masks(tmp_path / "ct", task)
+    masks[:, 3:7] = False
+    assert (round_trip(tmp_path / "ct", task, masks, tmp_path)[1] == masks).all()
+    with pytest.raises(UserError, match="SOPInstanceUID"):
+        write_seg(
+            tmp_path / "x.dcm", masks, task, read_image(tmp_path / "ct").grid, shared_data / "dicom" / "ct", ABOUT
+        )
+
+
+# ---- what it says ----
+
+
+def test_highdicom_reads_names_codes_colours_and_provenance(tmp_path: Path) -> None:
+    code = {"value": "39607008", "meaning": "Lung", "side": "left", "color": "#ff0000"}
+    film, task = a_film(tmp_path), make_task(2, codes={"left lung": code})
+    about = About(
+        "Pseudo label, task t", "AUTOMATIC", "student+sam", {"student": "a" * 64, "sam_digest": "b" * 64},
+        {"left lung": 0.75}, creator="nightly", time=1.7e9, uids=("1.2.5", "1.2.6"),
+    )  # fmt: skip
+    round_trip(film, task, random_masks(film, task), tmp_path, about, only=["left lung", "rib"])
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert (seg.SeriesInstanceUID, seg.SOPInstanceUID) == ("1.2.5", "1.2.6")
+    assert (seg.SeriesDescription, str(seg.ContentCreatorName)) == ("Pseudo label, task t", "nightly^")
+    assert [segment.SegmentLabel for segment in seg.SegmentSequence] == ["left lung", "rib"]
+    lung, rib = seg.SegmentSequence
+    kind = lung.SegmentedPropertyTypeCodeSequence[0]
+    assert (kind.CodeValue, kind.CodingSchemeDesignator) == ("39607008", "SCT")
+    assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+    assert rib.SegmentedPropertyTypeCodeSequence[0].CodeValue == "rib"
+    algorithm = lung.SegmentationAlgorithmIdentificationSequence[0]
+    assert algorithm.AlgorithmName == "student+sam"
+    assert algorithm.AlgorithmParameters == f"student={'a' * 64},sam_digest={'b' * 64},quality=0.7500"
+    assert lung.SegmentDescription == "quality 0.750"
+    red = highdicom.color.CIELabColor.from_rgb(255, 0, 0).value
+    assert tuple(lung.RecommendedDisplayCIELabValue) == red != tuple(rib.RecommendedDisplayCIELabValue)
+    assert is_machines(seg)
+
+
+def test_the_same_label_has_the_same_time_whenever_it_is_written(tmp_path: Path) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    about = About("Label", "MANUAL", time=1.7e9, uids=("1.2.5", "1.2.6"))
+    first, second = (round_trip(film, task, random_masks(film, task), tmp_path, about)[0] for _ in range(2))
+    assert (first.ContentDate, first.ContentTime) == (second.ContentDate, second.ContentTime)
+
+
+# ---- what others wrote ----
+
+
+def edited(path: Path, change: Any) -> Path:
+    seg = pydicom.dcmread(path)
+    change(seg)
+    seg.save_as(path)
+    return path
+
+
+def test_segments_are_found_by_label_or_code_in_any_order(tmp_path: Path) -> None:
+    film = a_film(tmp_path)
+    lung = {"value": "39607008", "meaning": "Lung"}
+    codes = {"left lung": {**lung, "side": "left"}, "rib": {**lung, "side": "right"}}
+    task = make_task(2, codes=codes)
+    other = make_task(2, structures=["rib", "left lung", "heart"], codes=codes)
+    masks = random_masks(film, task)
+    round_trip(film, task, masks, tmp_path)
+
+    def rename(seg: Any) -> None:
+        for segment, label in zip(seg.SegmentSequence, ("Lunge links", "HEART", "x"), strict=True):
+            segment.SegmentLabel = label
+
+    path = edited(tmp_path / "seg.dcm", rename)
+    assert structures_of(pydicom.dcmread(path), task) == {1: "left lung", 2: "heart", 3: "rib"}
+    assert (read_masks(path, other, read_image(film).grid) == masks[[2, 0, 1]]).all()
+    assert not read_ignore(path, task, read_image(film).grid).any()
+
+
+def test_segments_without_codes_or_algorithm(tmp_path: Path) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    masks = random_masks(film, task)
+    round_trip(film, task, masks, tmp_path)
+
+    def strip(seg: Any) -> None:
+        for segment in seg.SegmentSequence:
+            del segment.SegmentedPropertyTypeCodeSequence, segment.SegmentAlgorithmType
+        del seg.ReferencedSeriesSequence
+
+    path = edited(tmp_path / "seg.dcm", strip)
+    assert (read_masks(path, task, read_image(film).grid) == masks).all()
+    assert not is_machines(pydicom.dcmread(path))
+    assert segments_of(pydicom.dcmread(path))[0].code is None
+
+
+def test_probabilities_count_from_one_half(tmp_path: Path) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    image = pydicom.dcmread(film)
+    values = np.random.default_rng(0).integers(0, 256, (1, image.Rows, image.Columns, 1)) / 255
+    description = highdicom.seg.SegmentDescription(
+        1, "heart", pydicom.sr.codedict.codes.SCT.AnatomicalStructure, pydicom.sr.codedict.codes.SCT.Heart, "MANUAL"
+    )
+    highdicom.seg.Segmentation(
+        [image], values, "FRACTIONAL", [description], generate_uid(), 1, generate_uid(), 1, "x", "x", "1", "1"
+    ).save_as(tmp_path / "f.dcm")
+    back = read_masks(tmp_path / "f.dcm", task, read_image(film).grid)
+    assert (back[1] == (values[0, ..., 0] >= 0.5)).all()
+
+
+def test_frames_on_another_grid_are_resampled(tmp_path: Path) -> None:
+    """A viewer segmented a series of the same space with slices twice as thick."""
+    series, task = a_series(tmp_path), make_task(3)
+    thick = save_series(tmp_path / "thick", [1.5, 7.5], FrameOfReferenceUID="1.2.4", SliceThickness=6)
+    masks = random_masks(thick, task)
+    write_seg(tmp_path / "seg.dcm", masks, task, read_image(thick).grid, thick, ABOUT)
+    back = read_masks(tmp_path / "seg.dcm", task, read_image(series).grid)
+    assert (back == np.repeat(masks, 2, axis=1)).all()
+
+
+def test_faults_are_told(tmp_path: Path) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    path = tmp_path / "seg.dcm"
+    round_trip(film, task, random_masks(film, task), tmp_path)
+    with pytest.raises(UserError, match=r"none of its segments .*'heart'.* is in the task"):
+        read_masks(path, make_task(2, structures=["knee"]), read_image(film).grid)
+    (tmp_path / "other").mkdir()
+    other = save_film(dx_image(np.zeros((9, 9), np.uint16), "other"), tmp_path / "other")
+    with pytest.raises(UserError, match="23 x 31 pixels, but the image has 9 x 9"):
+        read_masks(path, task, read_image(other).grid)
+    with pytest.raises(UserError, match="no position in space, but the image is a volume"):
+        read_masks(path, make_task(3), read_image(a_series(tmp_path)).grid)
+    content = path.read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(content[: len(content) - 40])
+    with pytest.raises(UserError, match=r"cut\.dcm"):
+        read_masks(tmp_path / "cut.dcm", task, read_image(film).grid)
+    with pytest.raises(UserError, match="masks of shape"):
+        write_seg(path, np.zeros((3, 5, 5), bool), task, read_image(film).grid, film, ABOUT)
+
+
+def test_codes_of_a_task() -> None:
+    lung = {"value": "39607008", "meaning": "Lung"}
+    with pytest.raises(ValueError, match="unknown structures"):
+        make_task(2, codes={"knee": lung})
+    with pytest.raises(ValueError, match="same code"):
+        make_task(2, codes={"left lung": lung, "heart": lung})
