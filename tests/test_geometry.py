@@ -85,7 +85,7 @@ def test_2d_is_never_flipped_whatever_its_axes(
     assert len(grid.index_to_file(index)) == len(shape)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-0.3, 0.3), min_size=9, max_size=9), st.sampled_from(ORIENTATIONS))
 def test_oblique_and_sheared_axes_take_their_nearest_direction(shear: list[float], orientation: Any) -> None:
     affine = affine_of(*orientation, (1, 1, 1))

@@ -38,7 +38,7 @@ def test_dice_of_squares(truth: np.ndarray, prediction: np.ndarray, expected: fl
     assert metrics.dice(truth, prediction) == pytest.approx(expected, nan_ok=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
 def test_dice_is_the_formula_in_3d_and_symmetric(seed: int) -> None:
     first, second = np.random.default_rng(seed).random((2, 5, 6, 7)) > 0.6

@@ -150,7 +150,7 @@ def test_few_cases_do_not_blow_up() -> None:
     assert low <= mean <= high
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 6), st.floats(0, 6))
 def test_better_signals_never_mean_less(low: float, high: float, near: float, far: float) -> None:
     low, high = sorted((low, high))

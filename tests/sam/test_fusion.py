@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -96,7 +96,6 @@ def test_the_images_edge_is_no_border() -> None:
     assert not near_border(np.ones((4, 4), bool), 3).any() and not near_border(np.zeros((4, 4), bool), 3).any()
 
 
-@settings(deadline=None)
 @given(p=PROBABILITIES, logits=LOGITS, overlap=st.booleans(), sources=st.tuples(SOURCES, SOURCES, SOURCES))
 def test_a_fusion_keeps_its_promises(p: Any, logits: Any, overlap: bool, sources: Any) -> None:
     recipes = [Recipe(source=source, threshold=0.7, border_width=1) for source in sources]

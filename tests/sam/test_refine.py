@@ -167,7 +167,7 @@ def test_overlap_goes_to_the_highest_logit_only_where_it_is_forbidden() -> None:
     assert allowed[:2, :, 10:20].all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     p=arrays(np.float32, (3, 20, 26), elements=st.floats(0, 1, width=32)),
     overlap=st.booleans(),
