@@ -20,20 +20,9 @@ import numpy as np
 import requests
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from slicer_nodes import LabelMapNode, Matrix4x4, Mutable, ParameterNode, StringArray, VolumeNode
 from slicer_qt import SETTINGS, Quiet, Widget, load_ui, modules
-from slicer_scene import (
-    LabelImage,
-    LabelMapNode,
-    Matrix4x4,
-    Mutable,
-    ParameterNode,
-    Scene,
-    SegmentationLogic,
-    SegmentationNode,
-    SegmentEditor,
-    StringArray,
-    VolumeNode,
-)
+from slicer_scene import LabelImage, Scene, SegmentationLogic, SegmentationNode, SegmentEditor
 
 FOLDER = Path(sys.prefix) / "monailabel" / "plugins" / "slicer" / "MONAILabel"
 NAMES = (
