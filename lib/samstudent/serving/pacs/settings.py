@@ -40,7 +40,9 @@ class PacsSettings:
     def from_environment(cls) -> PacsSettings:
         """Raises UserError naming the variable that is wrong."""
         modalities, filters = _search_filter()
-        username, password = host.MONAI_LABEL_DICOMWEB_USERNAME, host.MONAI_LABEL_DICOMWEB_PASSWORD
+        # The host's older and newer names for the same.
+        username = host.MONAI_LABEL_DICOMWEB_USERNAME or host.MONAI_LABEL_DATASTORE_USERNAME
+        password = host.MONAI_LABEL_DICOMWEB_PASSWORD or host.MONAI_LABEL_DATASTORE_PASSWORD
         return cls(
             modalities=modalities or cls.modalities,
             filters=filters,
