@@ -506,7 +506,7 @@ def test_ohif_in_a_real_browser(server: RunningServer, tmp_path: Path) -> None:
             assert time.monotonic() < deadline, driver.page_source[:2000]
             time.sleep(0.5)
         assert driver.current_url.startswith(f"{server.url}/ohif/")
-        assert not driver.execute_script("return document.cookie")
+        assert COOKIE not in driver.execute_script("return document.cookie")
         ask = "fetch(arguments[0], {method: arguments[1]}).then(answer => arguments[2](answer.status))"
         for method, path, status in (("GET", "/info/", 200), ("POST", "/session/x", 405), ("DELETE", "/train/", 403)):
             assert driver.execute_async_script(ask, path, method) == status
