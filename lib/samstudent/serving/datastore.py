@@ -359,7 +359,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
 
     def _unless_hidden(self, dispatch: Callable[[Any], None], event: Any) -> None:
         """Spare the comparison with forty patterns what lies in hidden folders and temporary files: under load that is
-        nearly everything, and it took a third of the server's time."""
+        most of them, and the watcher took about a fifth of a busy server's processor time."""
         path = os.fspath(event.dest_path or event.src_path)
         if f"{os.sep}." not in path[len(self._datastore_path) :]:
             dispatch(event)
