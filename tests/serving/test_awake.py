@@ -95,7 +95,7 @@ def test_eight_annotators_at_once(server: RunningServer, study: TinyStudy, tmp_p
         if number < 3:
             click = {"label": "lunate", "foreground": [[31, 26, 0]], "background": [], "slice": 0}
             _, result = client.infer("sam", case, click)
-            assert result["label_names"] == {"lunate": 3}
+            assert result["label_names"]["lunate"] == 3
         client.save_label(case, str(study.label(case, folder)), params={"client_id": f"annotator {number}"})
         return case
 

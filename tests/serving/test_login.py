@@ -75,6 +75,17 @@ NEEDED = {
         GET /samstudent/rounds/{round_id}
         GET /samstudent/sam
         GET /samstudent/me
+        GET /samstudent/pacs
+        GET /samstudent
+        GET /samstudent/page/{name}
+        GET /samstudent/overview
+        GET /samstudent/review
+        GET /samstudent/review/{case}
+        GET /samstudent/review/{case}/image
+        GET /samstudent/review/{case}/masks
+        POST /samstudent/review/{case}/accept
+        POST /samstudent/review/{case}/{decision}
+        DELETE /samstudent/review/{case}/decision
         POST /samstudent/logout
         GET /auth/token/valid
         GET /
@@ -203,7 +214,8 @@ def routes_there_are() -> set[tuple[str, str]]:
 
     host = importlib.import_module("monailabel.app")
     login = importlib.import_module("monailabel.endpoints.login")
-    ours = [routes.router(SimpleNamespace()), login_routes.router("", FileLogin.__new__(FileLogin)), login.router]
+    app = SimpleNamespace(study=None, task=None)
+    ours = [routes.router(app), login_routes.router("", FileLogin.__new__(FileLogin)), login.router]
     found = {(method, route.path) for route in threads.api_routes(host.app) for method in route.methods}
     return found | {(method, route.path) for router in ours for route in router.routes for method in route.methods}
 
@@ -257,7 +269,8 @@ def test_each_role_may_do_what_those_below_may(server: RunningServer, tokens: di
 def test_who_one_is(server: RunningServer, tokens: dict[str, str]) -> None:
     me = call(server, "GET", "/samstudent/me", tokens["rita"]).json()
     names = roles.host_names()
-    assert me == {"login": True, "user": "rita", "roles": list(names[:3])}
+    assert me["may"] == {"review": True, "administer": False}
+    assert (me["login"], me["user"], me["roles"]) == (True, "rita", list(names[:3]))
     assert call(server, "GET", "/auth/token/valid", tokens["ada"]).json()["roles"] == list(names)
 
 

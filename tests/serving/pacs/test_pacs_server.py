@@ -104,7 +104,7 @@ def test_radiographs_of_the_pacs_are_cases(film_server: RunningServer, films: Fi
 
 def test_a_new_radiograph_is_seen_within_seconds(film_server: RunningServer, films: FilmStudy) -> None:
     case = films.add_film(100)
-    wait_until(lambda: case in get(film_server, "datastore/?output=all")["objects"], 20)
+    wait_until(lambda: case in get(film_server, "datastore/?output=all")["objects"])
 
 
 def test_next_sample_has_what_ohif_and_slicer_read(film_server: RunningServer, films: FilmStudy) -> None:
@@ -206,7 +206,7 @@ def test_a_segmentation_that_a_viewer_stored_is_a_label(
     case = films.cases[4]
     seg = viewers_seg(films, case, films.truth[case], tmp_path)
     films.orthanc.store([seg])
-    wait_until(lambda: film_server.client().info()["datastore"]["completed"] == 4, 20)
+    wait_until(lambda: film_server.client().info()["datastore"]["completed"] == 4)
     info = label_info(film_server, case)
     assert (info["source"], info["user"], info["SOPInstanceUID"]) == ("PACS", "viewer", seg.SOPInstanceUID)
     assert info["pacs"]["state"] == "stored"
@@ -221,18 +221,18 @@ def test_a_viewers_correction_replaces_a_label_that_is_kept(
     before = label_info(film_server, case)["sha256"]
     corrected = np.roll(films.truth[case], 2, axis=1)
     films.orthanc.store([viewers_seg(films, case, corrected, tmp_path)])
-    wait_until(lambda: label_info(film_server, case)["sha256"] != before, 20)
+    wait_until(lambda: label_info(film_server, case)["sha256"] != before)
     history = list((film_server.log.parent / "app").rglob(f"labels/.history/final/{case}/*.seg.nrrd"))
     assert [before[:12] in path.name for path in history] == [True]
 
 
 def test_what_a_program_drew_alone_is_no_label(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
     case = films.add_film(200)
-    wait_until(lambda: case in get(film_server, "datastore/?output=all")["objects"], 20)
+    wait_until(lambda: case in get(film_server, "datastore/?output=all")["objects"])
     seg = viewers_seg(films, case, films.truth[case], tmp_path, SegmentAlgorithmType="AUTOMATIC")
     films.orthanc.store([seg])
     looked = time.time()
-    wait_until(lambda: get(film_server, "samstudent/pacs")["looked"] > looked + 2, 30)
+    wait_until(lambda: get(film_server, "samstudent/pacs")["looked"] > looked + 2)
     assert not get(film_server, "datastore/?output=all")["objects"][case]["labels"]
 
 
@@ -256,7 +256,7 @@ def test_a_round_and_its_pseudo_labels(film_server: RunningServer, films: FilmSt
         found = [seg for case in cases for seg in segs_of(films, case)]
         return [seg for seg in found if seg.ContentLabel == "PREDICTION"]
 
-    segs = wait_until(predictions, 30)
+    segs = wait_until(predictions)
     champion = get(film_server, "samstudent/rounds")["rounds"][-1]
     for segment in segs[0].SegmentSequence:
         assert segment.SegmentAlgorithmType == "AUTOMATIC"
@@ -280,7 +280,7 @@ def forget_image(server: RunningServer, case: str) -> None:
 def test_a_pacs_that_is_away(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
     """An acknowledged label is not lost, the client is told, everything else answers, and it recovers by itself."""
     last = films.add_film(300)
-    wait_until(lambda: last in get(film_server, "datastore/?output=all")["objects"], 20)
+    wait_until(lambda: last in get(film_server, "datastore/?output=all")["objects"])
     case = films.cases[1]
     assert requests.get(f"{film_server.url}/datastore/image?image={case}", timeout=60).ok  # now it is on this disk
     films.orthanc.kill()
@@ -317,7 +317,7 @@ def test_a_pacs_that_answers_nonsense(
     film_server: RunningServer, films: FilmStudy, tmp_path: Path, answer: Answer
 ) -> None:
     last = films.add_film(400 + (answer is silent))
-    wait_until(lambda: last in get(film_server, "datastore/?output=all")["objects"], 20)
+    wait_until(lambda: last in get(film_server, "datastore/?output=all")["objects"])
     films.orthanc.kill()
     fake = FakePacs(films.orthanc.port)
     forget_image(film_server, last)

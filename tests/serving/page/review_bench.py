@@ -17,12 +17,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from samstudent.errors import UserError
 from samstudent.images import read_image
 from samstudent.labels import write_masks
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.rounds.schedule import Scheduler
-from samstudent.serving import guards
+from samstudent.serving import answers
 from samstudent.serving.datastore import SafeLocalDatastore
 from samstudent.serving.routes import router
 from samstudent.serving.study import Study
@@ -115,7 +114,7 @@ def make_bench(folder: Path, task: Task, draw: Callable[[Path, int], NDArray[Any
     app = SimpleNamespace(**parts, on_save_label=lambda case, label: saved.append(case))
     http = FastAPI()
     http.include_router(router(app))  # type: ignore[arg-type]
-    http.add_exception_handler(UserError, guards._user_error)
+    answers.install(http)
     return Bench(study, datastore, truths, http, saved)
 
 
