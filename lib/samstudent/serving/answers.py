@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
 import requests
@@ -27,6 +28,7 @@ def install(fastapi_app: FastAPI) -> None:
         (MONAILabelException, _host_error),
         (RequestValidationError, _invalid_request),
         (requests.RequestException, _no_answer),
+        (OSError, _system_error),
         (Exception, _our_error),
     ):
         fastapi_app.exception_handlers[kind] = handler
@@ -57,6 +59,16 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
 async def _no_answer(request: Request, error: Exception) -> JSONResponse:
     logger.error("%s %s: %s", request.method, request.url.path, error)
     return _answer(503, "a server that this one depends on (PACS, login) does not answer; the log says which")
+
+
+async def _system_error(request: Request, error: Exception) -> JSONResponse:
+    """A full disk is nobody's mistake in the request, and nothing of it was kept: what is written appears whole or not
+    at all. HTTP's 507 says so."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        logger.error("%s %s: %s", request.method, request.url.path, error)
+        return _answer(507, f"the server's disk is full, nothing was saved: {error}")
+    logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
+    return await _our_error(request, error)
 
 
 async def _our_error(request: Request, error: Exception) -> JSONResponse:
