@@ -33,6 +33,24 @@ const brushes = {
   props: { groupId: 'BrushTools', items: [brush('Brush', 'icon-tool-brush'), brush('Eraser', 'icon-tool-eraser')] },
 };
 
+const scissors = ['CircleScissor', 'SphereScissor', 'RectangleScissor'];
+const shapes = {
+  id: 'Shapes',
+  uiType: 'ohif.radioGroup',
+  props: {
+    label: 'Shapes',
+    icon: 'icon-tool-shape',
+    evaluate: { name: 'evaluate.cornerstone.segmentation', toolNames: scissors },
+    options: [
+      {
+        name: 'Shape', type: 'radio', id: 'shape-mode', value: scissors[0],
+        values: scissors.map((value) => ({ value, label: value.replace('Scissor', '') })),
+        commands: 'setToolActiveToolbar',
+      },
+    ],
+  },
+};
+
 /** The shipped mode under its own id, so that OHIF leaves out the other. */
 const monaiLabel = {
   id: '@ohif/mode-monai-label',
@@ -43,10 +61,9 @@ const monaiLabel = {
     return {
       ...mode,
       onModeEnter(services) {
+        // The shipped mode names these two for the panel's toolbox, and does not have them.
+        services.servicesManager.services.toolbarService.addButtons([brushes, shapes]);
         mode.onModeEnter(services);
-        const { toolbarService } = services.servicesManager.services;
-        toolbarService.addButtons([brushes]);
-        toolbarService.createButtonSection('segmentationToolbox', ['BrushTools']);
       },
       isValidMode: (study) => ({
         ...mode.isValidMode(study),
@@ -58,7 +75,8 @@ const monaiLabel = {
           layoutTemplate(context) {
             const layout = route.layoutTemplate(context);
             const panel = '@ohif/extension-cornerstone.panelModule.panelSegmentationWithTools';
-            layout.props.rightPanels = [...layout.props.rightPanels, panel];
+            // Not beside MONAI Label's, which forgets its connection and clicks when another tab is looked at.
+            layout.props.leftPanels = [...layout.props.leftPanels, panel];
             return layout;
           },
         },
