@@ -23,7 +23,8 @@ from samstudent.labels import write_masks
 from samstudent.task import Task, load_task
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-SHAPE = (8, 48, 48)
+#: An odd number of slices: of an even one OHIF first shows the plane between the two in the middle.
+SHAPE = (9, 48, 48)
 SERIES, LABELLED = 5, 4
 TASK = """\
 name: organs

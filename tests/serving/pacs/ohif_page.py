@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from browser import Browser
@@ -20,13 +21,13 @@ class Ohif:
     def __init__(self, browser: Browser) -> None:
         self.browser = browser
 
-    def open_list(self) -> None:
-        """The study list; the notice that it is for investigational use only is confirmed once."""
+    def open_list(self, patients: Collection[str]) -> None:
+        """The study list, until all these are in it."""
         self.browser.open("ohif/")
-        self.browser.until(lambda: "Instances" in self.browser.text("body"), "the study list")
+        self.browser.until(lambda: all(name in self.browser.text("body") for name in patients), f"{patients}")
 
     def open_study(self, uid: str) -> None:
-        """In the MONAI Label mode, until its picture is drawn."""
+        """In the MONAI Label mode, until its picture is drawn; the notice that it is for investigation only is hidden."""
         self.browser.open(f"ohif/monai-label?StudyInstanceUIDs={uid}")
         loaded = "return window.cornerstone?.cache.getVolumes().some(volume => volume.loadStatus?.loaded)"
         self.browser.until(lambda: self.browser.run(loaded), "the volume")
@@ -43,6 +44,8 @@ class Ohif:
     def press(self, selector: str, text: str = "") -> None:
         """Click with the mouse on the first visible element of a CSS selector that says ``text``."""
         place = self.browser.until(lambda: self._find(selector, text), f"{selector} {text}")
+        while (now := self._find(selector, text)) != place and now:  # it is still sliding to its place
+            place = now
         self._click(*place)
 
     def _find(self, selector: str, text: str) -> list[float] | None:
@@ -63,22 +66,39 @@ class Ohif:
         actions.perform()
 
     def click_voxel(self, i: int, j: int) -> int:
-        """Click on the axial picture where column i, row j is; the slice that it shows."""
+        """Place a point on the axial picture where column i, row j is; the slice that it shows."""
         x, y, k = self.run(
             "const view = cornerstone.getRenderingEngines()[0].getViewports().find(v => v.id === 'mpr-axial');"
-            " const k = view.getSliceIndex(), image = view.getImageData().imageData;"
+            " const image = view.getImageData().imageData;"
+            " const k = Math.round(image.worldToIndex(view.getCamera().focalPoint)[2]);"
             f" const [x, y] = view.worldToCanvas(image.indexToWorld([{i}, {j}, k]));"
             " const box = view.canvas.getBoundingClientRect(); return [box.left + x, box.top + y, k]"
         )
+        points = "return cornerstoneTools.annotation.state.getAllAnnotations().length"
+        before = self.run(points)
         self._click(x, y)
+        # OHIF waits a moment for a second click.
+        self.browser.until(lambda: self.run(points) > before, "the point")
         return int(k)
 
     def choose(self, tab: str, model: str) -> None:
         """Open a tab of MONAI Label's panel and choose its model."""
         self.press(".tab-label", tab)
-        self.browser.until(lambda: self._find(".tab-content select.selectBox", ""), f"models of {tab}")
-        selects = self.browser.driver.find_elements("css selector", ".tab-content select.selectBox")
-        Select(next(select for select in selects if select.is_displayed())).select_by_value(model)
+        label = f"[...document.querySelectorAll('.tab-label')].find(e => e.innerText === '{tab}')"
+        select = self.browser.until(
+            lambda: self.run(f"return {label}?.parentElement.querySelector('select.selectBox')"), f"models of {tab}"
+        )
+        Select(select).select_by_value(model)
+
+    def choose_structure(self, name: str) -> None:
+        """Of the list below the point prompts."""
+        row = f"[...document.querySelectorAll('.clickable-row')].find(e => e.innerText.trim() === '{name}')"
+
+        def chosen() -> bool:
+            return bool(self.run(f"return {row}?.style.backgroundColor === 'darkblue'"))
+
+        while not chosen():
+            self.press(".clickable-row", name)
 
     def segments(self) -> dict[int, str]:
         """Number and name of the segments."""
@@ -104,7 +124,6 @@ class Ohif:
     def export(self) -> None:
         """Segmentation panel, menu: Export DICOM SEG."""
         self.press("[data-cy=panelSegmentationWithTools-btn]")
-        self.press("[data-cy=panelSegmentationWithTools-btn]") if not self._find("button", "Add Segment") else None
         self.browser.until(lambda: self._find("button", "Add Segment"), "the segmentation panel")
         menu = "[...document.querySelectorAll('button[role=combobox]')].find(e => e.innerText === 'Segmentations')"
         self.run(f"{menu}.parentElement.querySelector('button[aria-haspopup=menu]').id = 'segmentation-menu'")

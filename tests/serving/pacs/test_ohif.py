@@ -101,8 +101,7 @@ def test_files_in_folders(server: RunningServer) -> None:
 
 def test_an_annotator_draws_with_sam_and_saves(ct: CtStudy, server: RunningServer, ohif: Ohif) -> None:
     case = ct.cases[LABELLED]
-    ohif.open_list()
-    assert all(f"ct{seed}" in ohif.browser.text("body") for seed in range(SERIES))
+    ohif.open_list([f"ct{seed}" for seed in range(SERIES)])
     ohif.open_study(ct.studies[case])
     # Of this patient, not of all.
     assert ohif.browser.text("[data-cy=studyBrowser-panel]").count("01-Jan-2026") == 1
@@ -114,7 +113,7 @@ def test_an_annotator_draws_with_sam_and_saves(ct: CtStudy, server: RunningServe
 
     ohif.choose("Point Prompts", "sam")
     for structure, name in enumerate(ct.task.names):
-        ohif.press(".clickable-row", name)
+        ohif.choose_structure(name)
         middle = np.argwhere(ct.truth[case][structure, SHAPE[0] // 2]).mean(axis=0)
         before = ohif.labelmap()
         slice = ohif.click_voxel(round(middle[1]), round(middle[0]))
