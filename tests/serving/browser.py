@@ -72,7 +72,6 @@ class Browser:
             if value := condition():
                 return value
             time.sleep(0.1)
-        __import__("os").environ.get("SHOT") and self.driver.save_screenshot("/tmp/ohifw/fail.png")
         pytest.fail(f"waited in vain for {what}; console: {self.console()}; page: {self.text('body')[:1500]}")
 
     def shows(self, case: str) -> None:

@@ -1,4 +1,4 @@
-"""A real Orthanc with drawn CT series in it, and the real server on it, its student trained."""
+"""A real Orthanc with drawn CT series in it, with their truth."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
-import requests
 from film_study import running_orthanc
-from live_server import RunningServer
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
 from samstudent.demo.films import dx_image
 from samstudent.demo.orthanc import Orthanc
-from samstudent.images import read_image
-from samstudent.labels import write_masks
 from samstudent.task import Task, load_task
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -93,26 +88,6 @@ class CtStudy:
         self.orthanc.store(images)
         self.truth[case], self.studies[case] = masks, str(images[0].StudyInstanceUID)
         return case
-
-    def label(self, case: str) -> Path:
-        """The truth as an annotator's file."""
-        path = self.files / f"{case}.seg.nrrd"
-        grid = read_image(self.files / case, 3).grid
-        write_masks(path, self.truth[case], self.task, grid)
-        return path
-
-
-def segs_of(orthanc: Orthanc, case: str) -> list[Any]:
-    """The SEGs that the PACS holds of a case, oldest first."""
-    from dicomweb_client import DICOMwebClient
-
-    client = DICOMwebClient(orthanc.url)
-    found = []
-    for item in client.search_for_series(search_filters={"Modality": "SEG"}):
-        for seg in client.retrieve_series(item["0020000D"]["Value"][0], item["0020000E"]["Value"][0]):
-            if seg.ReferencedSeriesSequence[0].SeriesInstanceUID == case:
-                found.append(seg)
-    return sorted(found, key=lambda seg: (seg.InstanceCreationDate, seg.InstanceCreationTime))
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ class Ohif:
         self.browser.until(lambda: all(name in self.browser.text("body") for name in patients), f"{patients}")
 
     def open_study(self, uid: str) -> None:
-        """In the MONAI Label mode, until its picture is drawn; the notice that it is for investigation only is hidden."""
+        """In the MONAI Label mode, until its picture is drawn; hides the notice on its use."""
         self.browser.open(f"ohif/monai-label?StudyInstanceUIDs={uid}")
         loaded = "return window.cornerstone?.cache.getVolumes().some(volume => volume.loadStatus?.loaded)"
         self.browser.until(lambda: self.browser.run(loaded), "the volume")
@@ -108,6 +108,9 @@ class Ohif:
         """The numbers of all voxels, x fastest."""
         return list(self.run(f"return Array.from({_VOLUME}.voxelManager.getCompleteScalarDataArray())"))
 
+    def wait_for_labelmap_other_than(self, before: list[int]) -> None:
+        self.browser.until(lambda: self.labelmap() != before, "a model's answer")
+
     def drawn(self) -> tuple[int, int]:
         """Pixels of the pictures that are not black, and those that have a colour."""
         bright, coloured = self.run(
@@ -120,17 +123,6 @@ class Ohif:
             " return [bright, coloured]"
         )
         return int(bright), int(coloured)
-
-    def export(self) -> None:
-        """Segmentation panel, menu: Export DICOM SEG."""
-        self.press("[data-cy=panelSegmentationWithTools-btn]")
-        self.browser.until(lambda: self._find("button", "Add Segment"), "the segmentation panel")
-        menu = "[...document.querySelectorAll('button[role=combobox]')].find(e => e.innerText === 'Segmentations')"
-        self.run(f"{menu}.parentElement.querySelector('button[aria-haspopup=menu]').id = 'segmentation-menu'")
-        self.press("#segmentation-menu")
-        self.press("[role=menuitem]", "Export & Download")
-        self.press("[role=menuitem]", "Export DICOM SEG")
-        self.press("button", "Save")
 
     def run(self, script: str) -> Any:
         return self.browser.run(script)

@@ -1,5 +1,5 @@
 // OHIF's configuration on this server, in place of the one that MONAI Label ships. Its MONAI Label mode there cannot save
-// what was drawn, nor correct it by hand; here it has the segmentation panel of OHIF beside MONAI Label's.
+// what was drawn, nor correct it by hand; here it has OHIF's own segmentation panel, too.
 
 // MONAI Label's panel reads its server's address from this cookie, else takes port 8000. Cookies do not know ports: what
 // another server on this machine has left must not be believed either.
