@@ -46,6 +46,8 @@ from samstudent.serving.audit import recorded
 from samstudent.serving.identity import caller, stamped, user_name
 from samstudent.serving.logins import Login
 from samstudent.serving.names import check_image_id, check_name
+from samstudent.serving.ohif.files import ohif_file
+from samstudent.serving.pacs.proxy import forward
 from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
 
 logger = logging.getLogger(__name__)
@@ -356,12 +358,10 @@ class _Guards:
             raise NotFound("this study is a folder, not a DICOMweb server; there is nothing to be a proxy for")
         if ".." in path.split("/"):
             raise UserError("path: must not lead upwards")
-        return await original(request, op, path)
+        return forward(request, await request.body(), op, path)
 
     def ohif(self, original: Callable[..., Any], path: str) -> Any:
-        if {".", ".."} & set(path.split("/")):
-            raise NotFound("no such page")
-        return original(path)
+        return ohif_file(path)
 
 
 def _wrap(module: ModuleType, name: str, guard: Callable[..., Any]) -> None:

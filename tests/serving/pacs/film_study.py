@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +60,8 @@ class FilmStudy:
         return str(image.SeriesInstanceUID)
 
 
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+@contextmanager
+def running_orthanc(folder: Path) -> Iterator[Orthanc]:
     """An empty Orthanc. Without it these tests say what to install; where CI is set they must not be passed over."""
     try:
         find_orthanc()
@@ -68,12 +69,18 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
-    running = Orthanc(tmp_path_factory.mktemp("orthanc"))
+    running = Orthanc(folder)
     try:
         running.start()
         yield running
     finally:
         running.kill()
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

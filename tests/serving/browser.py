@@ -29,14 +29,15 @@ WAIT_SECONDS = 60
 class Browser:
     """One window of 1366 x 768 pixels with a profile of its own."""
 
-    def __init__(self, profile: Path, url: str) -> None:
+    def __init__(self, profile: Path, url: str, options: str = "") -> None:
+        """``options``: more of the command's."""
         self.url = url
-        options = webdriver.ChromeOptions()
-        options.binary_location = str(shutil.which("chromium"))
-        for argument in (*OPTIONS.split(), f"--user-data-dir={profile}"):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+        chosen = webdriver.ChromeOptions()
+        chosen.binary_location = str(shutil.which("chromium"))
+        for argument in (*OPTIONS.split(), *options.split(), f"--user-data-dir={profile}"):
+            chosen.add_argument(argument)
+        chosen.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options=chosen, service=Service(shutil.which("chromedriver")))
         metrics = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 

@@ -1,0 +1,39 @@
+"""OHIF's files as MONAI Label ships them, with our configuration.
+
+The host's own answer finds files of the top folder alone, and gives the page itself for all others: a picture or a
+script that is not found is then HTML.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from fastapi.responses import FileResponse, Response
+from monailabel.endpoints import ohif
+from monailabel.utils.others.generic import get_mime_type
+
+from samstudent.errors import NotFound
+
+SHIPPED = Path(ohif.__file__).parent / "static" / "ohif"
+OURS = {"app-config.js": Path(__file__).parent / "app-config.js"}
+
+
+def ohif_file(path: str) -> Response:
+    """A file of OHIF; its page for what is no file's name, which is a place within it.
+
+    Args:
+        path: below ``/ohif/``.
+
+    Raises:
+        NotFound: there is no such file.
+    """
+    wanted = PurePosixPath(path)
+    if {".", ".."} & set(path.split("/")) or wanted.is_absolute() or "\\" in path:
+        raise NotFound("no such page")
+    file = OURS.get(path, SHIPPED / wanted)
+    if not file.is_file():
+        if wanted.suffix:
+            raise NotFound(f"OHIF has no file {path}")
+        file = SHIPPED / "index.html"
+    # It asks each time whether a file is still the same: an update of this server must not meet pages of the last.
+    return FileResponse(file, media_type=get_mime_type(str(file)), headers={"Cache-Control": "no-cache"})

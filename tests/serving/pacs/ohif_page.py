@@ -1,0 +1,128 @@
+"""OHIF as a user sees it: what he presses, and what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from browser import Browser
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.support.select import Select
+
+#: A picture of volumes needs WebGL; where there is no graphics card it is computed.
+WEBGL = "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
+_VOLUME = "services.segmentationService.getLabelmapVolume('1')"
+_SEGMENTS = "Object.values(services.segmentationService.getSegmentation('1').segments)"
+
+
+class Ohif:
+    """One browser on OHIF."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+
+    def open_list(self, patients: Collection[str]) -> None:
+        """The study list, until all these are in it."""
+        self.browser.open("ohif/")
+        self.browser.until(lambda: all(name in self.browser.text("body") for name in patients), f"{patients}")
+
+    def open_study(self, uid: str) -> None:
+        """In the MONAI Label mode, until its picture is drawn; hides the notice on its use."""
+        self.browser.open(f"ohif/monai-label?StudyInstanceUIDs={uid}")
+        loaded = "return window.cornerstone?.cache.getVolumes().some(volume => volume.loadStatus?.loaded)"
+        self.browser.until(lambda: self.browser.run(loaded), "the volume")
+        self.browser.until(lambda: self.drawn()[0] > 1000, "the picture")
+        if self._find("button", "Confirm and Hide"):
+            self.press("button", "Confirm and Hide")
+
+    def connect(self) -> None:
+        """MONAI Label's panel asks the server what it has."""
+        self.press(".settingsTable button")
+        self.browser.until(lambda: "Options / Configurations" in self.browser.text(".monaiLabelPanel"), "the panel")
+        self.browser.until(lambda: self.run(f"return !!{_VOLUME}"), "an empty segmentation")
+
+    def press(self, selector: str, text: str = "") -> None:
+        """Click with the mouse on the first visible element of a CSS selector that says ``text``."""
+        place = self.browser.until(lambda: self._find(selector, text), f"{selector} {text}")
+        while (now := self._find(selector, text)) != place and now:  # it is still sliding to its place
+            place = now
+        self._click(*place)
+
+    def _find(self, selector: str, text: str) -> list[float] | None:
+        found: list[float] | None = self.browser.driver.execute_script(
+            "const [selector, text] = arguments;"
+            " const boxes = [...document.querySelectorAll(selector)].filter(e => (e.innerText ?? '').includes(text))"
+            ".map(e => e.getBoundingClientRect()).filter(r => r.width && r.height);"
+            " return boxes.length ? [boxes[0].left + boxes[0].width / 2, boxes[0].top + boxes[0].height / 2] : null",
+            selector,
+            text,
+        )
+        return found
+
+    def _click(self, x: float, y: float) -> None:
+        actions = ActionChains(self.browser.driver)
+        actions.w3c_actions.pointer_action.move_to_location(round(x), round(y))
+        actions.w3c_actions.pointer_action.click()
+        actions.perform()
+
+    def click_voxel(self, i: int, j: int) -> int:
+        """Place a point on the axial picture where column i, row j is; the slice that it shows."""
+        x, y, k = self.run(
+            "const view = cornerstone.getRenderingEngines()[0].getViewports().find(v => v.id === 'mpr-axial');"
+            " const image = view.getImageData().imageData;"
+            " const k = Math.round(image.worldToIndex(view.getCamera().focalPoint)[2]);"
+            f" const [x, y] = view.worldToCanvas(image.indexToWorld([{i}, {j}, k]));"
+            " const box = view.canvas.getBoundingClientRect(); return [box.left + x, box.top + y, k]"
+        )
+        points = "return cornerstoneTools.annotation.state.getAllAnnotations().length"
+        before = self.run(points)
+        self._click(x, y)
+        # OHIF waits a moment for a second click.
+        self.browser.until(lambda: self.run(points) > before, "the point")
+        return int(k)
+
+    def choose(self, tab: str, model: str) -> None:
+        """Open a tab of MONAI Label's panel and choose its model."""
+        self.press(".tab-label", tab)
+        label = f"[...document.querySelectorAll('.tab-label')].find(e => e.innerText === '{tab}')"
+        select = self.browser.until(
+            lambda: self.run(f"return {label}?.parentElement.querySelector('select.selectBox')"), f"models of {tab}"
+        )
+        Select(select).select_by_value(model)
+
+    def choose_structure(self, name: str) -> None:
+        """Of the list below the point prompts."""
+        row = f"[...document.querySelectorAll('.clickable-row')].find(e => e.innerText.trim() === '{name}')"
+
+        def chosen() -> bool:
+            return bool(self.run(f"return {row}?.style.backgroundColor === 'darkblue'"))
+
+        while not chosen():
+            self.press(".clickable-row", name)
+
+    def segments(self) -> dict[int, str]:
+        """Number and name of the segments."""
+        return {int(n): name for n, name in self.run(f"return {_SEGMENTS}.map(s => [s.segmentIndex, s.label])")}
+
+    def labelmap(self) -> list[int]:
+        """The numbers of all voxels, x fastest."""
+        return list(self.run(f"return Array.from({_VOLUME}.voxelManager.getCompleteScalarDataArray())"))
+
+    def wait_for_labelmap_other_than(self, before: list[int]) -> None:
+        self.browser.until(lambda: self.labelmap() != before, "a model's answer")
+
+    def drawn(self) -> tuple[int, int]:
+        """Pixels of the pictures that are not black, and those that have a colour."""
+        bright, coloured = self.run(
+            "let bright = 0, coloured = 0;"
+            " for (const view of window.cornerstone?.getRenderingEngines()[0]?.getViewports() ?? []) {"
+            "  const c = view.canvas; if (!c.width) continue;"
+            "  const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+            "  for (let i = 0; i < d.length; i += 4) {"
+            "   bright += d[i] > 60; coloured += Math.abs(d[i] - d[i + 2]) > 25; } }"
+            " return [bright, coloured]"
+        )
+        return int(bright), int(coloured)
+
+    def run(self, script: str) -> Any:
+        return self.browser.run(script)
