@@ -9,7 +9,7 @@ import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,11 @@ class Study:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.folder, self._record_change)
+        return Ledger(self.folder, partial(_record_change, self.audit))
 
     @cached_property
     def audit(self) -> AuditLog:
         return AuditLog(self.folder / "audit.jsonl")
-
-    def _record_change(self, change: Promotion) -> None:
-        """Whoever asked for it: a person, the command line, or a round that promotes its student."""
-        action = "promotion" if change.kind == "promote" else "roll-back"
-        self.audit.record(action, change.who or TRAINING, round=change.round, why=change.why)
 
     @cached_property
     def holdout(self) -> HoldOut:
@@ -220,3 +215,10 @@ class Study:
             logger.warning("adapted SAM %s is kept anew: %s", id, error)
             return False
         return True
+
+
+def _record_change(audit: AuditLog, change: Promotion) -> None:
+    """Whoever asked for it: a person, the command line, or a round that promotes its student. No method: the ledger
+    goes to the processes of a training on several GPUs, and the study cannot."""
+    action = "promotion" if change.kind == "promote" else "roll-back"
+    audit.record(action, change.who or TRAINING, round=change.round, why=change.why)
