@@ -20,6 +20,13 @@ def files() -> list[str]:
     return [str(path) for path in found or []]
 
 
+def test_every_file_of_the_package_is_installed(files: list[str]) -> None:
+    """A new package must be named in setup.cfg, and so must files that are no modules."""
+    lib = Path(__file__).resolve().parents[1] / "lib"
+    there = [path.relative_to(lib).as_posix() for path in (lib / "samstudent").rglob("*") if path.is_file()]
+    assert not {path for path in there if "__pycache__" not in path} - set(files)
+
+
 def test_task_files_and_templates_are_there(files: list[str]) -> None:
     for needed in (
         "samstudent/configs/wrist.yaml",
