@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from samstudent import images as image_files
+from samstudent.address import is_pacs
 from samstudent.errors import NotFound, UserError
 from samstudent.images import for_sam, read_image
 from samstudent.labels import read_masks, write_masks
@@ -136,7 +137,7 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
         except UserError as error:
             report.fault("task", str(error))
     report.check("SAM", lambda: _describe_sam(task))
-    if studies and studies.startswith(("http://", "https://")):
+    if studies and is_pacs(studies):
         report.check("PACS", lambda: _describe_pacs(studies))
     elif studies:
         _examine_study(report, Path(studies), task)

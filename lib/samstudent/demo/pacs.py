@@ -12,6 +12,7 @@ from dicomweb_client import DICOMwebClient
 from PIL import Image
 
 from samstudent import phantom
+from samstudent.address import slug_of
 from samstudent.commands import cases_in
 from samstudent.demo.films import dx_image, save_film
 from samstudent.demo.orthanc import Orthanc
@@ -31,7 +32,6 @@ def make_pacs_study(output: Path, orthanc: Orthanc, cases: int, seed: int) -> De
         seed: of the films.
     """
     from samstudent.serving.command import pacs_folder
-    from samstudent.serving.study import slug_of
 
     source, films = output / "phantoms", output / "films"
     phantom.make_study(source, cases + PACS_HOLDOUT, seed, holdout=PACS_HOLDOUT)

@@ -4,10 +4,8 @@ label that accepting one makes."""
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from samstudent.database import connection, make_tables
 from samstudent.errors import UserError
 from samstudent.labels import label_map
 from samstudent.pseudolabels.provenance import Provenance
@@ -72,38 +71,30 @@ class Reviews:
             UserError: the file is no SQLite database.
         """
         self.path, self._now = path, now
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._connection() as database:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{path}: {error}; restore it from a backup, or remove it: reviews are forgotten"
-            ) from error
+        make_tables(path, _SCHEMA, "restore it from a backup, or remove it: reviews are forgotten")
 
     def decide(self, case: str, decision: Decision, info: Mapping[str, Any], who: str) -> None:
         """Keep a decision about the pseudo label with this info, in place of an earlier one about the case."""
         provenance = info.get("provenance") or {}
         made_with = json.dumps({field: str(provenance.get(field, "")) for field in _FIELDS}, sort_keys=True)
-        with self._connection() as database:
+        with connection(self.path) as database:
             row = (case, decision, made_with, who, self._now())
             database.execute("INSERT OR REPLACE INTO reviews VALUES (?, ?, ?, ?, ?)", row)
 
     def undo(self, case: str) -> bool:
         """Forget the decision about a case; False where there was none."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             return database.execute("DELETE FROM reviews WHERE case_id = ?", (case,)).rowcount == 1
 
     def forget(self, cases: Iterable[str]) -> None:
         """Forget what was decided about cases that a human has labelled since."""
         if done := sorted(self.decisions().keys() & set(cases)):
-            with self._connection() as database:
+            with connection(self.path) as database:
                 database.executemany("DELETE FROM reviews WHERE case_id = ?", [(case,) for case in done])
 
     def decisions(self) -> dict[str, Decided]:
         """Case -> decision, in the order in which they were made."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             rows = database.execute("SELECT case_id, decision, made_with, who, time FROM reviews ORDER BY time, rowid")
             return {case: Decided(what, json.loads(made), who, at) for case, what, made, who, at in rows}
 
@@ -115,16 +106,6 @@ class Reviews:
         """A test by case and label info, of the decisions as they are now: True for what must not train."""
         decisions = self.decisions()
         return lambda case, info: case in decisions and decisions[case].holds_for(info)
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        # One for each use, as in ``selection.state``.
-        database = sqlite3.connect(self.path, timeout=30)
-        try:
-            with database:
-                yield database
-        finally:
-            database.close()
 
 
 @dataclass(frozen=True)

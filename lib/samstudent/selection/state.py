@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samstudent.database import connection, make_tables
 from samstudent.errors import UserError
 
 _SCHEMA = """
@@ -52,16 +51,7 @@ class SelectionState:
         """
         self.path = path
         self._now = now
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._connection() as database:
-                # Readers (the server) never wait for a writer (the scoring child).
-                database.execute("PRAGMA journal_mode = WAL")
-                database.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{path}: {error}; remove it: reservations are forgotten and scores computed again"
-            ) from error
+        make_tables(path, _SCHEMA, "remove it: reservations are forgotten and scores computed again")
 
     def reserve(self, case: str, client: str, minutes: float) -> bool:
         """Keep a case for one client, or prolong that client's reservation; one step for all processes.
@@ -70,7 +60,7 @@ class SelectionState:
             False when another client holds it.
         """
         now = self._now()
-        with self._connection() as database:
+        with connection(self.path) as database:
             cursor = database.execute(
                 "INSERT INTO reservations VALUES (?, ?, ?) ON CONFLICT (case_id) DO UPDATE SET "
                 "client = excluded.client, until = excluded.until WHERE until <= ? OR client = excluded.client",
@@ -80,7 +70,7 @@ class SelectionState:
 
     def reserved(self) -> dict[str, str]:
         """Case -> client, for every reservation that has not run out."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             return dict(database.execute("SELECT case_id, client FROM reservations WHERE until > ?", (self._now(),)))
 
     def reserved_by_others(self, client: str) -> set[str]:
@@ -95,7 +85,7 @@ class SelectionState:
             scores: case -> score; None: looked at, but it has none.
             version: what they were computed with; a score of another version is out of date.
         """
-        with self._connection() as database:
+        with connection(self.path) as database:
             database.executemany(
                 "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?)",
                 [(method, case, None if score is None else float(score), version) for case, score in scores.items()],
@@ -103,7 +93,7 @@ class SelectionState:
 
     def scores(self, method: str) -> dict[str, float]:
         """Case -> latest score, of whatever version: one of the last student is better than none."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             rows = database.execute(
                 "SELECT case_id, score FROM scores WHERE method = ? AND score IS NOT NULL", (method,)
             )
@@ -111,7 +101,7 @@ class SelectionState:
 
     def scored(self, method: str, version: str) -> set[str]:
         """Cases whose score, or lack of one, is of this version."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             rows = database.execute("SELECT case_id FROM scores WHERE method = ? AND version = ?", (method, version))
             return {case for (case,) in rows}
 
@@ -124,7 +114,7 @@ class SelectionState:
         for case, vector in vectors.items():
             if vector.ndim != 1 or not np.isfinite(vector).all():
                 raise UserError(f"case {case!r}: its embedding must be a row of finite numbers")
-        with self._connection() as database:
+        with connection(self.path) as database:
             database.executemany(
                 "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
                 [(case, np.asarray(v, dtype="<f4").tobytes(), version) for case, v in vectors.items()],
@@ -132,7 +122,7 @@ class SelectionState:
 
     def vectors(self) -> dict[str, NDArray[np.float32]]:
         """Case -> vector, float32 (D,); only of the version written last: vectors of two backends do not compare."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             rows = database.execute(
                 "SELECT case_id, vector FROM vectors "
                 "WHERE version = (SELECT version FROM vectors ORDER BY rowid DESC LIMIT 1)"
@@ -141,19 +131,9 @@ class SelectionState:
 
     def vectored(self, version: str) -> set[str]:
         """Cases whose vector is of this version."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             return {case for (case,) in database.execute("SELECT case_id FROM vectors WHERE version = ?", (version,))}
 
     def tables(self) -> Tables:
         """Everything the strategies choose by."""
         return Tables(self.scores("entropy"), self.scores("disagreement"), self.vectors())
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        # One for each use: connections must not pass from thread to thread or into a forked process.
-        database = sqlite3.connect(self.path, timeout=30)
-        try:
-            with database:
-                yield database
-        finally:
-            database.close()

@@ -24,6 +24,8 @@ from samstudent.files import atomic_write
 
 #: What the host runs in child processes.
 METHODS = ("train", "batch_infer", "scoring")
+#: A job's status while it waits or runs.
+ACTIVE = ("SUBMITTED", "RUNNING")
 #: Jobs that the host remembers; it forgets none, and each holds its request and twenty lines.
 MOST_REMEMBERED = 50
 #: In a job's request: the file that its child writes the result to, for whoever waits for it.
@@ -74,7 +76,7 @@ def settle() -> None:
 def is_busy(*methods: str) -> bool:
     """Whether a job of these kinds runs or waits in this server."""
     tasks = [task for method in methods for task in background_tasks.get(method, [])]
-    return any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks)
+    return any(task["status"] in ACTIVE for task in tasks)
 
 
 def stop_all() -> None:
@@ -131,7 +133,7 @@ def answer(request: dict[str, Any], work: Callable[[dict[str, Any]], Any]) -> An
 
 
 def _result_of(task: dict[str, Any], method: str, file: Path) -> Any:
-    while task["status"] in ("SUBMITTED", "RUNNING"):
+    while task["status"] in ACTIVE:
         time.sleep(0.2)
     if task["status"] != "DONE":
         lines = list(task.get("details", ()))
@@ -141,6 +143,6 @@ def _result_of(task: dict[str, Any], method: str, file: Path) -> Any:
 
 def _forget_old(method: str) -> None:
     jobs = background_tasks.get(method, [])
-    ended = [job for job in jobs if job["status"] not in ("SUBMITTED", "RUNNING")]
+    ended = [job for job in jobs if job["status"] not in ACTIVE]
     for job in ended[: max(0, len(jobs) - MOST_REMEMBERED)]:
         jobs.remove(job)

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from samstudent.address import is_pacs, slug_of
 from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.task import load_task
 
@@ -185,17 +186,11 @@ def _app_folder(studies: str, app_dir: Path | None) -> Path:
     return folder
 
 
-def is_pacs(studies: str) -> bool:
-    return studies.startswith(("http://", "https://"))
-
-
 def pacs_folder(url: str, data: Path | None = None) -> Path:
     """Where all that is learnt from a PACS is kept: ``~/.local/share/samstudent/<address>``, or under XDG_DATA_HOME.
 
     ``data`` stands for these.
     """
-    from samstudent.serving.study import slug_of
-
     data = data or Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return data / "samstudent" / slug_of(url)
 

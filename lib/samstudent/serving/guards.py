@@ -40,6 +40,7 @@ from monailabel.utils.others.generic import device_map, file_checksum, remove_fi
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 
+from samstudent.address import is_pacs
 from samstudent.errors import NotFound, UserError
 from samstudent.serving import answers, audit_lines, dicom_answers, gate, limits
 from samstudent.serving.audit import recorded
@@ -124,7 +125,7 @@ class _Guards:
 
     def __init__(self, app: MONAILabelApp) -> None:
         self.app = app
-        self.remote = app.studies.startswith(("http://", "https://"))
+        self.remote = is_pacs(app.studies)
         self.devices = [*device_map().keys(), *device_map().values()]
 
     def install(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import threading
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from samstudent.address import is_pacs, slug_of
 from samstudent.errors import UserError
 from samstudent.pseudolabels.review import Reviews
 from samstudent.pseudolabels.trust import Trust
@@ -29,11 +29,6 @@ from samstudent.task import Task
 logger = logging.getLogger(__name__)
 
 
-def slug_of(url: str) -> str:
-    """A PACS's address as the name of a folder."""
-    return re.sub(r"\W+", "-", url.split("://", 1)[1]).strip("-")
-
-
 class Study:
     """One study folder (or PACS) worked on with one task: its folders, and the parts that read and write them.
 
@@ -45,7 +40,7 @@ class Study:
 
     def __init__(self, studies: str, app_dir: str, task: Task) -> None:
         self.task = task
-        self.is_remote = studies.startswith(("http://", "https://"))
+        self.is_remote = is_pacs(studies)
         if self.is_remote:
             self.root = Path(app_dir) / "model" / slug_of(studies)
             self.split_csv = self.root / "split.csv"

@@ -5,15 +5,12 @@ It is knowledge, not the labels: lost, it is made again, at the price of looking
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samstudent.errors import UserError
+from samstudent.database import connection, make_tables
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS series (uid TEXT PRIMARY KEY, images INTEGER NOT NULL);
@@ -43,39 +40,33 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._connection() as database:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{path}: {error}; remove it: the PACS is looked through again") from error
+        make_tables(path, _SCHEMA, "remove it: the PACS is looked through again")
 
     # ---- segmentations seen ----
 
     def looked_through(self) -> dict[str, int]:
         """Series of segmentations that need no look -> how many instances they had."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             return dict(database.execute("SELECT uid, images FROM series"))
 
     def look_done(self, series: str, images: int) -> None:
-        with self._connection() as database:
+        with connection(self.path) as database:
             database.execute("INSERT OR REPLACE INTO series VALUES (?, ?)", (series, images))
 
     def has_seen(self, instance: str) -> bool:
         """True for all that was looked at, and for all that was sent."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             query = "SELECT 1 FROM seen WHERE instance = ? UNION SELECT 1 FROM there WHERE instance = ?"
             return database.execute(query, (instance, instance)).fetchone() is not None
 
     def saw(self, instance: str, case: str | None, outcome: str) -> None:
         """``outcome`` is for people: what became of it."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", (instance, case, outcome, time.time()))
 
     def left_out(self, most: int) -> list[dict[str, Any]]:
         """The last segmentations that did not become labels, and why; the newest first. Programs' own are not told."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             query = (
                 "SELECT instance, case_id, outcome, time FROM seen WHERE outcome LIKE 'left out: %'"
                 " AND outcome NOT LIKE '%program alone' ORDER BY time DESC LIMIT ?"
@@ -90,31 +81,31 @@ class Memory:
 
     def put_there(self, case: str, tag: str, version: str, series: str, instance: str) -> None:
         """This version of a label is in the PACS."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             row = (case, tag, version, series, instance, time.time())
             database.execute("INSERT OR REPLACE INTO there VALUES (?, ?, ?, ?, ?, ?)", row)
             database.execute("DELETE FROM trouble WHERE case_id = ? AND tag = ?", (case, tag))
 
     def there(self) -> set[tuple[str, str, str]]:
         """(case, tag, version) of all labels that are in the PACS."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             return set(database.execute("SELECT case_id, tag, version FROM there"))
 
     def where(self, case: str, tag: str, version: str) -> There | None:
-        with self._connection() as database:
+        with connection(self.path) as database:
             query = "SELECT series, instance, time FROM there WHERE case_id = ? AND tag = ? AND version = ?"
             row = database.execute(query, (case, tag, version)).fetchone()
             return There(*row) if row else None
 
     def had_trouble(self, case: str, tag: str, version: str, reason: str) -> None:
         """This version of a label cannot be made a segmentation, or the PACS refuses it."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             row = (case, tag, version, reason, time.time())
             database.execute("INSERT OR REPLACE INTO trouble VALUES (?, ?, ?, ?, ?)", row)
 
     def troubles(self) -> dict[tuple[str, str, str], tuple[str, float]]:
         """(case, tag, version) -> reason, time of the last try."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             rows = database.execute("SELECT case_id, tag, version, reason, time FROM trouble")
             return {(case, tag, version): (reason, tried) for case, tag, version, reason, tried in rows}
 
@@ -122,15 +113,6 @@ class Memory:
 
     def fact(self, name: str, value: str) -> str:
         """A value that is chosen once and then kept: ``value`` if there is none yet."""
-        with self._connection() as database:
+        with connection(self.path) as database:
             database.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, value))
             return str(database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()[0])
-
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        database = sqlite3.connect(self.path, timeout=30)
-        try:
-            with database:
-                yield database
-        finally:
-            database.close()

@@ -51,7 +51,7 @@ def jobs(running: RoundRecord | None) -> list[dict[str, Any]]:
     found = []
     for method in children.METHODS:
         for task in background_tasks.get(method, []):
-            if task["status"] not in ("SUBMITTED", "RUNNING"):
+            if task["status"] not in children.ACTIVE:
                 continue
             lines = [str(line) for line in task.get("details", ())]
             phase = phase_of(lines, "training the student" if method == "train" else NAMES[method])
