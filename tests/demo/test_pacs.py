@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needed import require_orthanc
 from PIL import Image
 from pydicom.dataset import Dataset
 
@@ -78,12 +79,7 @@ def test_where_the_state_of_a_pacs_lies(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.slow
 @pytest.mark.server
 def test_the_whole_demo(tmp_path: Path) -> None:
-    try:
-        find_orthanc()
-    except NotFound as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    require_orthanc()
     command = [sys.executable, "-m", "samstudent.cli", "demo", "--pacs", "--output", str(tmp_path / "out")]
     command += ["--steps", "10", "--limit", "4", "--labels", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)

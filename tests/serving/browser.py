@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -105,12 +104,3 @@ class Browser:
                 if url.scheme not in ("blob", "data", "chrome"):  # the last are of the browser's own first window
                     found.add(f"{url.scheme}://{url.netloc}")
         return found
-
-
-def require_browser() -> None:
-    """Skip where there is none; in CI that is a failure."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        message = "needs a browser: apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)

@@ -113,6 +113,17 @@ def open_module(folder: Path) -> Iterator[Panel]:
                 sys.modules[name] = known
 
 
+@contextmanager
+def connected_module(folder: Path, url: str) -> Iterator[Panel]:
+    """``open_module``, connected to a server, in a folder of its own; *Next Sample* draws nothing by itself."""
+    own = folder / "slicer"
+    own.mkdir()
+    with open_module(own) as panel:
+        SETTINGS["MONAILabel/autoRunSegmentationOnNextSample"] = False
+        panel.connect(url)
+        yield panel
+
+
 class _Observing:
     """VTKObservationMixin."""
 

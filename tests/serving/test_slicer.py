@@ -18,7 +18,7 @@ from live_server import CASES, RunningServer, TinyStudy, draw_film
 from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 from PIL import Image
-from slicer_module import Panel, open_module
+from slicer_module import Panel, connected_module
 from slicer_qt import SETTINGS, CheckBox, ComboBox, TableWidgetItem
 
 from samstudent.images import read_image
@@ -62,11 +62,7 @@ def study(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> TinyStu
 @pytest.fixture
 def panel(server: RunningServer, tmp_path: Path) -> Iterator[Panel]:
     """The module, opened and connected."""
-    folder = tmp_path / "slicer"
-    folder.mkdir()
-    with open_module(folder) as panel:
-        SETTINGS["MONAILabel/autoRunSegmentationOnNextSample"] = False
-        panel.connect(server.url)
+    with connected_module(tmp_path, server.url) as panel:
         yield panel
 
 

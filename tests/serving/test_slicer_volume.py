@@ -15,7 +15,7 @@ import pytest
 import torch
 from live_server import RunningServer
 from numpy.typing import NDArray
-from slicer_module import Panel, open_module
+from slicer_module import Panel, connected_module
 from slicer_qt import SETTINGS
 
 from samstudent.images import read_image
@@ -84,11 +84,7 @@ def scan(seed: int) -> NDArray[np.int16]:
 
 @pytest.fixture
 def panel(server: RunningServer, tmp_path: Path) -> Iterator[Panel]:
-    folder = tmp_path / "slicer"
-    folder.mkdir()
-    with open_module(folder) as panel:
-        SETTINGS["MONAILabel/autoRunSegmentationOnNextSample"] = False
-        panel.connect(server.url)
+    with connected_module(tmp_path, server.url) as panel:
         yield panel
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from film_study import running_orthanc
+from film_study import PacsStudy, running_orthanc
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
 from samstudent.demo.films import dx_image
-from samstudent.demo.orthanc import Orthanc
-from samstudent.task import Task, load_task
+from samstudent.task import load_task
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 #: An odd number of slices: of an even one OHIF first shows the plane between the two in the middle.
@@ -59,23 +57,10 @@ def draw_series(seed: int) -> tuple[list[Any], NDArray[np.bool_]]:
 
 
 @dataclass
-class CtStudy:
-    """CT series in a PACS, with their truth. ``folder`` is what ``RunningServer`` calls its study: here an address."""
+class CtStudy(PacsStudy):
+    """CT series; ``studies``: case -> Study Instance UID."""
 
-    orthanc: Orthanc
-    files: Path
-    task_file: Path
-    task: Task
-    truth: dict[str, NDArray[np.bool_]]
     studies: dict[str, str]
-
-    @property
-    def folder(self) -> str:
-        return self.orthanc.url
-
-    @property
-    def cases(self) -> list[str]:
-        return list(self.truth)
 
     def add(self, seed: int) -> str:
         """Draw a series and send it to the PACS; its case id."""

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import requests
-from browser import Browser, require_browser
+from browser import Browser
 from ct_study import LABELLED, SERIES, SHAPE, CtStudy
 from drawn import dice
+from film_study import server_on
 from live_server import RunningServer
+from needed import require_browser
 from ohif_page import WEBGL, Ohif
 
 pytestmark = pytest.mark.server
@@ -22,15 +24,8 @@ pytestmark = pytest.mark.server
 @pytest.fixture(scope="module")
 def server(ct: CtStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     require_browser()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAMSTUDENT_PACS_POLL_SECONDS", "0.5")
-        patch.setenv("SAMSTUDENT_PACS_TIMEOUT", "5")
-        running = RunningServer(ct, tmp_path_factory.mktemp("home"))  # type: ignore[arg-type]
-    try:
-        running.wait_until_up()
+    with server_on(ct, tmp_path_factory.mktemp("home")) as running:
         yield running
-    finally:
-        running.stop()
 
 
 @pytest.fixture(scope="module")

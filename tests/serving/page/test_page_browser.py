@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import requests
 import uvicorn
-from browser import Browser, require_browser
+from browser import Browser
 from live_server import CASES, RunningServer, TinyStudy
+from needed import require_browser
 from review_bench import shifted, volume_bench, write_pseudo_label
 from selenium.webdriver.common.keys import Keys
 

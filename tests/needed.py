@@ -1,0 +1,31 @@
+"""Programs that some tests need beside the installation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+from samstudent.demo.orthanc import find_orthanc
+from samstudent.errors import NotFound
+
+
+def require_orthanc() -> None:
+    try:
+        find_orthanc()
+    except NotFound as error:
+        _missing(str(error))
+
+
+def require_browser() -> None:
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        _missing("needs a browser: apt-get install chromium chromium-driver")
+
+
+def _missing(message: str) -> NoReturn:
+    """Skip; where CI is set the tests must not be passed over."""
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
