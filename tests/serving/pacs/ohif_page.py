@@ -27,8 +27,12 @@ class Ohif:
         self.browser.until(lambda: all(name in self.browser.text("body") for name in patients), f"{patients}")
 
     def open_study(self, uid: str) -> None:
-        """In the MONAI Label mode, until its picture is drawn; hides the notice on its use."""
+        """In the MONAI Label mode, until its picture is drawn."""
         self.browser.open(f"ohif/monai-label?StudyInstanceUIDs={uid}")
+        self.wait_for_picture()
+
+    def wait_for_picture(self) -> None:
+        """Of a study just opened; hides the notice on its use."""
         loaded = "return window.cornerstone?.cache.getVolumes().some(volume => volume.loadStatus?.loaded)"
         self.browser.until(lambda: self.browser.run(loaded), "the volume")
         self.browser.until(lambda: self.drawn()[0] > 1000, "the picture")
@@ -49,11 +53,15 @@ class Ohif:
         self._click(*place)
 
     def _find(self, selector: str, text: str) -> list[float] | None:
+        """The middle of the first that a click would reach: not folded away, nor below a notice."""
         found: list[float] | None = self.browser.driver.execute_script(
             "const [selector, text] = arguments;"
-            " const boxes = [...document.querySelectorAll(selector)].filter(e => (e.innerText ?? '').includes(text))"
-            ".map(e => e.getBoundingClientRect()).filter(r => r.width && r.height);"
-            " return boxes.length ? [boxes[0].left + boxes[0].width / 2, boxes[0].top + boxes[0].height / 2] : null",
+            " for (const element of document.querySelectorAll(selector)) {"
+            "  if (!(element.innerText ?? '').includes(text)) continue;"
+            "  const box = element.getBoundingClientRect();"
+            "  const place = [box.left + box.width / 2, box.top + box.height / 2];"
+            "  if (element.contains(document.elementFromPoint(...place))) return place; }"
+            " return null",
             selector,
             text,
         )
@@ -110,6 +118,29 @@ class Ohif:
 
     def wait_for_labelmap_other_than(self, before: list[int]) -> None:
         self.browser.until(lambda: self.labelmap() != before, "a model's answer")
+
+    def export(self) -> None:
+        """Segmentation panel, three dots, *Export DICOM SEG*, *Save*, until OHIF says that it is stored."""
+        self.press("[data-cy=panelSegmentationWithTools-btn]")
+        self.browser.until(lambda: self._find("button", "Add Segment"), "the segmentation panel")
+        menu = "[...document.querySelectorAll('button[role=combobox]')].find(e => e.innerText === 'Segmentations')"
+        self.run(f"{menu}.parentElement.querySelector('button[aria-haspopup=menu]').id = 'segmentation-menu'")
+        self.press("#segmentation-menu")
+        self.press("[role=menuitem]", "Export & Download")
+        self.press("[role=menuitem]", "Export DICOM SEG")
+        self.press("button", "Save")
+        self.wait_for_notice("Stored in the PACS.")
+
+    def wait_for_notice(self, text: str) -> None:
+        self.browser.until(lambda: text in self.browser.text("body"), f"the notice {text}")
+
+    def next_sample(self) -> str:
+        """*Active Learning*, *Next Sample*, *OK*, and yes: the Study Instance UID that it goes to."""
+        self.press("button", "Next Sample")
+        self.press(".nextSampleForm button", "OK")
+        self.browser.driver.switch_to.alert.accept()
+        self.wait_for_picture()
+        return self.browser.driver.current_url.split("=")[-1]
 
     def drawn(self) -> tuple[int, int]:
         """Pixels of the pictures that are not black, and those that have a colour."""

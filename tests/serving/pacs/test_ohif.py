@@ -6,6 +6,7 @@ The tests share one server and one PACS and run in order.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from film_study import server_on
 from live_server import RunningServer
 from needed import require_browser
 from ohif_page import WEBGL, Ohif
+
+from samstudent.images import read_image
+from samstudent.labels import read_masks, write_masks
 
 pytestmark = pytest.mark.server
 
@@ -102,3 +106,46 @@ def test_an_annotator_draws_with_sam(ct: CtStudy, server: RunningServer, ohif: O
     for index, truth in enumerate(ct.truth[case][:, slice], 1):
         assert dice(labelmap[slice] == index, truth) > 0.5
     assert ohif.drawn()[1] > gray + 500
+
+
+def test_what_was_drawn_becomes_the_label(ct: CtStudy, server: RunningServer, ohif: Ohif, tmp_path: Path) -> None:
+    case = ct.cases[LABELLED]
+    drawn = np.reshape(ohif.labelmap(), SHAPE)
+    ohif.export()
+    ohif.browser.until(lambda: server.client().info()["datastore"]["completed"] == 1, "the label")
+    file = tmp_path / f"{case}.seg.nrrd"
+    file.write_bytes(requests.get(f"{server.url}/datastore/label?label={case}&tag=final", timeout=60).content)
+    grid = read_image(ct.files / case).grid
+    assert (grid.to_file(read_masks(file, ct.task, grid)) == np.stack([drawn == 1, drawn == 2])).all()
+
+
+def test_next_sample_and_update_model(ct: CtStudy, server: RunningServer, ohif: Ohif, tmp_path: Path) -> None:
+    ohif.press(".tab-label", "Active Learning")
+    study = ohif.next_sample()
+    assert study in ct.studies.values() and study != ct.studies[ct.cases[LABELLED]]
+    for case in ct.cases[:LABELLED]:
+        if ct.studies[case] != study:
+            file = tmp_path / f"{case}.seg.nrrd"
+            grid = read_image(ct.files / case).grid
+            write_masks(file, grid.from_file(ct.truth[case]), ct.task, grid)
+            server.client().save_label(case, str(file), params={})
+    ohif.connect()
+    ohif.press(".tab-label", "Active Learning")
+    ohif.press("button", "Update Model")
+    ohif.wait_for_notice("Model update task STARTED")
+    ohif.browser.until(lambda: "student+sam" in server.client().info()["models"], "a student", 240)
+
+
+def test_the_students_masks_are_seen(ct: CtStudy, ohif: Ohif) -> None:
+    study = ohif.browser.driver.current_url.split("=")[-1]
+    case = next(case for case, uid in ct.studies.items() if uid == study)
+    ohif.open_study(study)
+    ohif.connect()
+    gray = ohif.drawn()[1]
+    ohif.choose("Auto-Segmentation", "student+sam")
+    before = ohif.labelmap()
+    ohif.press(".tab-content button", "Run")
+    ohif.wait_for_labelmap_other_than(before)
+    labelmap = np.reshape(ohif.labelmap(), SHAPE)
+    assert dice(labelmap == 1, ct.truth[case][0]) > 0.5
+    ohif.browser.until(lambda: ohif.drawn()[1] > gray + 500, "the overlay")

@@ -51,6 +51,34 @@ const shapes = {
   },
 };
 
+/**
+ * Let "Export DICOM SEG" store what was drawn. OHIF has two commands of this name, and the one that the panel reaches is
+ * not told where to store, and fails without a word.
+ */
+const mendExport = ({ servicesManager, extensionManager, commandsManager }) => {
+  const shipped = commandsManager.getCommand('storeSegmentation');
+  if (!shipped || shipped.mended) {
+    return;
+  }
+  const { uiNotificationService } = servicesManager.services;
+  const tell = (type, message) => uiNotificationService.show({ title: 'Export DICOM SEG', type, message });
+  const store = shipped.commandFn;
+  shipped.mended = true;
+  shipped.commandFn = async (options) => {
+    const [active] = extensionManager.getActiveDataSource();
+    try {
+      const stored = await store({ ...options, dataSource: options.dataSource ?? active });
+      if (stored) {
+        tell('success', 'Stored in the PACS.');
+      }
+      return stored;
+    } catch (error) {
+      tell('error', `Not stored: ${error?.message || error?.response || 'the PACS did not take it'}`);
+      return undefined;
+    }
+  };
+};
+
 /** The shipped mode under its own id, so that OHIF leaves out the other. */
 const monaiLabel = {
   id: '@ohif/mode-monai-label',
@@ -64,6 +92,7 @@ const monaiLabel = {
         // The shipped mode names these two for the panel's toolbox, and does not have them.
         services.servicesManager.services.toolbarService.addButtons([brushes, shapes]);
         mode.onModeEnter(services);
+        mendExport(services);
       },
       isValidMode: (study) => ({
         ...mode.isValidMode(study),
