@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -22,6 +23,14 @@ def require_orthanc() -> None:
 def require_browser() -> None:
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         _missing("needs a browser: apt-get install chromium chromium-driver")
+
+
+def require_faketime() -> str:
+    """The library that a process loads first, to be lied to about the time of day."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        _missing("needs a clock that can be set: apt-get install faketime")
+    return str(found[0])
 
 
 def _missing(message: str) -> NoReturn:

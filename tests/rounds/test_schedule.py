@@ -165,6 +165,23 @@ def test_a_trigger_while_a_training_runs_is_kept_and_not_doubled(world: World):
     assert world.look() == 2
 
 
+def test_a_clock_that_is_set_back_does_not_stop_the_schedule(world: World):
+    world.label(3)
+    assert world.look() == 1
+    world.end()
+    assert world.look() == 1
+    world.now -= 900
+    world.label(2)
+    assert world.look() == 1
+    world.label(1)
+    assert world.look() == 2
+    world.end("interrupted")  # its trigger stays; the wait between two starts is not three days long
+    world.now -= 50
+    world.label(3)
+    assert world.look() == 2 and world.scheduler.status()["waiting"].endswith("next try in 10 s")
+    assert world.look(after=11) == 3
+
+
 def test_a_restart_keeps_a_pending_trigger_and_does_not_double_it(world: World):
     world.busy = True
     world.label(4)
@@ -259,6 +276,14 @@ def test_asking_for_the_status_writes_nothing(tmp_path: Path):
     world = World(tmp_path / "state")
     assert world.scheduler.status()["last_round"] is None
     assert not (tmp_path / "state").exists()
+
+
+def test_a_time_of_day_after_the_clock_was_set_back():
+    at = ScheduleSection(at="03:00")
+    noon = datetime(2026, 3, 10, 12, tzinfo=BERLIN).timestamp()
+    label, created = noon - 36000, noon + 86400
+    assert due(at, noon, [label], None, created, BERLIN)
+    assert not due(at, noon, [label], None, noon - 60, BERLIN)
 
 
 def test_the_thread_polls_and_goes_on_after_an_error(tmp_path: Path):

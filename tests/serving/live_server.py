@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,3 +221,13 @@ def client(server: RunningServer, tmp_path: Path) -> MONAILabelClient:
 def detail(response: requests.Response) -> str:
     """The reason in an error's JSON."""
     return str(json.loads(response.text)["detail"])
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 180) -> Any:
+    """What a condition gives as soon as that is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.2)
+    pytest.fail("it did not happen in time")

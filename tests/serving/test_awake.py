@@ -8,11 +8,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
-from live_server import CASES, RunningServer, TinyStudy, detail
+from live_server import CASES, RunningServer, TinyStudy, detail, wait_until
 
 from samstudent.serving.threads import MOST_WAITING
 
@@ -68,13 +67,6 @@ def server(study: TinyStudy, home: Path) -> Iterator[RunningServer]:
 def held(server: RunningServer, number: int) -> requests.Response:
     form = {"params": json.dumps({"number": str(number)})}
     return requests.post(f"{server.url}/infer/held?image={CASES[0]}&output=json", data=form, timeout=300)
-
-
-def wait_until(condition: Any, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def names(folder: Path) -> set[str]:

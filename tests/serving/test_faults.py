@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
-from live_server import CASES, RunningServer, TinyStudy, detail
+from live_server import CASES, RunningServer, TinyStudy, detail, wait_until
 
 from samstudent.files import sha256_file
 from samstudent.images import read_image
@@ -218,10 +218,3 @@ def test_no_room_left(study: TinyStudy, small_disk: Path, tmp_path: Path) -> Non
 
 def listed(server: RunningServer) -> dict[str, object]:
     return dict(requests.get(f"{server.url}/datastore/?output=all", timeout=60).json()["objects"])
-
-
-def wait_until(condition: object, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)

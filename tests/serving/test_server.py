@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import nrrd
 import numpy as np
 import pytest
 import requests
-from live_server import CASES, RunningServer, TinyStudy, detail
+from live_server import CASES, RunningServer, TinyStudy, detail, wait_until
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from PIL import Image
@@ -357,13 +356,6 @@ def test_the_servers_end_ends_its_training(study: TinyStudy, tmp_path_factory: p
     finally:
         server.stop()
     assert not server.members()
-
-
-def wait_until(condition: Any, seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
 
 
 def read_nrrd(content: bytes) -> tuple[dict[str, Any], np.ndarray]:

@@ -10,19 +10,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from datetime import time as datetime_time
 from pathlib import Path
 from typing import Any
 
 import tzlocal
-from apscheduler.schedulers.background import BackgroundScheduler
 from pydantic import BaseModel, ValidationError
 
 from samstudent.errors import UserError
 from samstudent.files import atomic_write
 from samstudent.rounds.ledger import Ledger, RoundRecord
 from samstudent.task import ScheduleSection
+from samstudent.timer import Timer
 
 logger = logging.getLogger(__name__)
 #: The longest wait between two starts that came to nothing, in seconds.
@@ -54,7 +54,8 @@ def due(
         label_times: when each case's human label was last saved.
         last_concluded: start of the last round that was done or failed. A failed one counts, else a broken data set
             would be tried for ever; an interrupted one does not, its trigger stays pending.
-        created: when the schedule was first set up; times of day before it are not made up for.
+        created: when the schedule was first set up; times of day before it are not made up for. Unknown if it is to
+            come: the clock was set back.
         zone: of ``section.at``; None: the server's own.
 
     Returns:
@@ -66,7 +67,7 @@ def due(
     if section.at is not None:
         latest = _last_time(section.at, now, zone)
         there_by_then = [t for t in new if t <= latest]
-        if latest >= created and there_by_then:
+        if (latest >= created or created > now) and there_by_then:
             return f"{section.at} o'clock, {len(there_by_then)} new label{'s' * (len(there_by_then) > 1)}"
     return None
 
@@ -136,7 +137,7 @@ class Scheduler:
         self._clock, self._zone = clock, zone
         self._path: Path = ledger.folder / "schedule.json"
         self._lock = threading.RLock()
-        self._jobs: BackgroundScheduler | None = None
+        self._timer: Timer | None = None
         self.last_error: str | None = None
         # Starts since the last concluded round, the time of the last of them, and that round's own start.
         self._starts = 0
@@ -147,24 +148,13 @@ class Scheduler:
         """Begin polling in a thread. After an error in one look, kept for ``status``, the next happens all the same."""
         if self.section.every_labels is None and self.section.at is None:
             return
-        # A look that takes long delays the next, it never runs twice at once.
-        self._jobs = BackgroundScheduler(timezone=self._zone or tzlocal.get_localzone(), daemon=True)
-        self._jobs.add_job(
-            self.look,
-            "interval",
-            seconds=self._poll_seconds,
-            next_run_time=datetime.now(timezone.utc),
-            coalesce=True,
-            max_instances=1,
-            misfire_grace_time=None,
-        )
-        self._jobs.start()
+        self._timer = Timer(self._poll_seconds, self.look, "schedule")
 
     def stop(self) -> None:
         """End the polling; rounds that run go on."""
-        if self._jobs is not None:
-            self._jobs.shutdown(wait=False)
-            self._jobs = None
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
 
     def pause(self, paused: bool) -> None:
         """Hold (True) or release (False) the schedule, also over restarts. Triggers are kept meanwhile."""
@@ -192,7 +182,7 @@ class Scheduler:
         now = self._clock()
         records = self.ledger.rounds()
         running = next((r for r in reversed(records) if r.status == "running"), None)
-        since = running.started if running else _concluded(records)
+        since = running.started if running else _concluded(records, now)
         label_times = self._label_times()
         pending = due(self.section, now, label_times, since, self._kept().created, self._zone)
         at = next_time(self.section, now, self._zone)
@@ -215,7 +205,8 @@ class Scheduler:
         if not self._path.exists():
             self._write(self._kept())
         records = self.ledger.rounds()
-        concluded = _concluded(records)
+        self._started_at = min(self._started_at, now)  # the clock may have been set back
+        concluded = _concluded(records, now)
         if concluded != self._concluded:
             self._starts, self._concluded, self.last_error = 0, concluded, None
         running = next((r for r in reversed(records) if r.status == "running"), None)
@@ -260,8 +251,10 @@ class Scheduler:
         atomic_write(self._path, kept.model_dump_json())
 
 
-def _concluded(records: list[RoundRecord]) -> float | None:
-    return max((r.started for r in records if r.status in ("done", "failed")), default=None)
+def _concluded(records: list[RoundRecord], now: float) -> float | None:
+    """Start of the last one. One that is to come does not count: the clock was set back since, and labels saved now
+    were never new to it. Better a round too many than none for days."""
+    return max((r.started for r in records if r.status in ("done", "failed") and r.started <= now), default=None)
 
 
 def _brief(record: RoundRecord | None) -> dict[str, Any] | None:

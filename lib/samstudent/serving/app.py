@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import schedule
 from monailabel.config import settings
 from monailabel.endpoints import train as train_endpoints
 from monailabel.interfaces.app import MONAILabelApp
@@ -45,6 +44,7 @@ from samstudent.student.batch import SamstudentBatchInfer
 from samstudent.student.infer import StudentInferTask, StudentSamInferTask
 from samstudent.student.trainer import StudentTrainTask
 from samstudent.task import load_task, shipped_tasks
+from samstudent.timer import Timer
 
 logger = logging.getLogger(__name__)
 host_fixes.apply()
@@ -181,7 +181,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             poll_seconds=POLL_SECONDS,
         )
         self.scheduler.run()
-        schedule.every(POLL_SECONDS).seconds.do(self._refresh_scores)
+        Timer(POLL_SECONDS, self._refresh_scores, "scores")
         atexit.register(children.stop_all)
         train_endpoints.stop = functools.partial(self._stop_training, train_endpoints.stop)
 
@@ -237,7 +237,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
                     return {}
                 self._scored_for = present
             return {name: self.async_scoring(name) for name in self._scoring_methods}
-        except Exception:  # the host's timer thread dies of an exception, and with it all its jobs
+        except Exception:  # the next look happens all the same
             logger.exception("The scores of active learning could not be refreshed")
             return {}
 

@@ -12,7 +12,7 @@ from samstudent.files import atomic_path, atomic_write
 
 
 class History:
-    """``<labels>/.history/<tag>/<id>/<time>-<digest><ext>``, each with its label info beside it as ``.json``."""
+    """``<labels>/.history/<tag>/<id>/<time>-<number>-<digest><ext>``; each has its label info beside it, ``.json``."""
 
     def __init__(self, labels: Path) -> None:
         self.folder = labels / ".history"
@@ -20,10 +20,13 @@ class History:
     def keep(self, tag: str, case: str, info: dict[str, Any], file: Path, ext: str) -> Path:
         """Keep a label file and its info (key ``sha256`` set); returns the kept file. Equal content is kept once."""
         name = f"{info['sha256'][:12]}{ext}"
-        for kept in self.versions(tag, case):
+        before = self.versions(tag, case)
+        for kept in before:
             if kept.name.endswith(name):
                 return kept
-        kept = self.folder / tag / case / f"{time.strftime('%Y%m%dT%H%M%S')}-{name}"
+        # In the order in which they came, also within a second, and where the clock was set back.
+        now = max([time.strftime("%Y%m%dT%H%M%S"), *(version.name.split("-")[0] for version in before[-1:])])
+        kept = self.folder / tag / case / f"{now}-{len(before):04}-{name}"
         # The info first: a label file without it could be misread, its voxel values are the client's own.
         atomic_write(kept.with_name(kept.name + ".json"), json.dumps(info, default=str))
         with atomic_path(kept) as temporary:

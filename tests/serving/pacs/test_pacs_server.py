@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import requests
 from dicomweb_client import DICOMwebClient
 from fake_pacs import Answer, FakePacs, say, silent
 from film_study import FILMS, FilmStudy
-from live_server import RunningServer, detail
+from live_server import RunningServer, detail, wait_until
 
 from samstudent.dicomseg_write import About, write_seg
 from samstudent.images import read_image
@@ -28,15 +27,6 @@ from samstudent.images import read_image
 pytestmark = pytest.mark.server
 
 CLICK = {"label": "lunate", "foreground": [[31, 26, 0]], "background": [], "slice": 0}
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    pytest.fail("it did not happen in time")
 
 
 def get(server: RunningServer, path: str) -> Any:

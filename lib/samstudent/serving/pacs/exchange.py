@@ -158,7 +158,8 @@ class Exchange:
         ``again``: leave out those that were tried in vain a short while ago.
         """
         there = self.memory.there()
-        late = {k for k, (_, tried) in self.memory.troubles().items() if time.time() - tried < TRY_AGAIN_SECONDS}
+        # Not "less than": where the clock was set back, it would wait until then.
+        late = {k for k, (_, tried) in self.memory.troubles().items() if abs(time.time() - tried) < TRY_AGAIN_SECONDS}
         for label in self.datastore.labels_to_send():
             if label not in there and not (again and label in late):
                 yield label
