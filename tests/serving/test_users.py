@@ -122,9 +122,15 @@ def test_a_login_ends_for_all_its_tokens(tmp_path: Path, monkeypatch: pytest.Mon
     assert tokens.renewed(session) is None  # a day's work is over
     monkeypatch.undo()
     tokens.end(session.id)
-    for ended in (token, renewed[0]):
-        with pytest.raises(jwt.InvalidTokenError):
-            tokens.read(ended)
+    for after in (tokens, Tokens(tmp_path / "key")):  # the second: after a restart
+        for ended in (token, renewed[0]):
+            with pytest.raises(jwt.InvalidTokenError, match="logged out"):
+                after.read(ended)
+    kept = tmp_path / "key.ended"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    kept.write_text("[]")
+    with pytest.raises(UserError, match=r"key\.ended: unreadable"):
+        Tokens(tmp_path / "key")
 
 
 def test_the_throttle() -> None:

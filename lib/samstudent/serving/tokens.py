@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -13,6 +14,7 @@ from pathlib import Path
 import jwt
 
 from samstudent.errors import UserError
+from samstudent.files import atomic_write
 
 #: A token's life, seconds. A browser's is renewed while it is used.
 LIFE = 3600.0
@@ -49,14 +51,16 @@ class Tokens:
     """Signs and reads tokens.
 
     Args:
-        key_file: holds the key; made where it is missing, for its owner only.
+        key_file: holds the key; made where it is missing, for its owner only. Beside it, ``.ended``: logins that ended
+            before their tokens would have.
         life: of a token, seconds.
     """
 
     def __init__(self, key_file: Path, life: float = LIFE) -> None:
         self.life = life
         self._key = _key(key_file)
-        self._ended: dict[str, float] = {}
+        self._ended_file = key_file.with_name(key_file.name + ".ended")
+        self._ended = _kept(self._ended_file)
         self._lock = threading.Lock()
 
     def open(self, name: str, roles: tuple[str, ...], source: str, **more: str | None) -> tuple[str, Session]:
@@ -95,6 +99,7 @@ class Tokens:
         with self._lock:
             self._ended = {id: until for id, until in self._ended.items() if until > now}
             self._ended[session_id] = now + self.life
+            atomic_write(self._ended_file, json.dumps(self._ended), 0o600)
 
     def _sign(self, session: Session) -> tuple[str, Session]:
         claims = {
@@ -118,6 +123,19 @@ def is_ours(token: str) -> bool:
         return jwt.decode(token, options={"verify_signature": False}).get("iss") == ISSUER
     except jwt.InvalidTokenError:
         return False
+
+
+def _kept(file: Path) -> dict[str, float]:
+    """Login -> when the last of its tokens has expired. Logins that ended stay so over a restart."""
+    try:
+        return {str(id): float(until) for id, until in json.loads(file.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{file}: unreadable; remove it, then all who logged out within the last hour can come back"
+            f" with their old tokens: {error}"
+        ) from error
 
 
 def _key(file: Path) -> bytes:

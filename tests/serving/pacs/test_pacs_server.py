@@ -16,13 +16,16 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+from browser import Browser
 from dicomweb_client import DICOMwebClient
 from fake_pacs import Answer, FakePacs, say, silent
 from film_study import FILMS, FilmStudy
 from live_server import RunningServer, detail, wait_until
+from needed import require_browser
 
 from samstudent.dicomseg_write import About, write_seg
 from samstudent.images import read_image
+from samstudent.labels import read_masks
 
 pytestmark = pytest.mark.server
 
@@ -256,6 +259,32 @@ def test_a_round_and_its_pseudo_labels(film_server: RunningServer, films: FilmSt
         assert segment.SegmentDescription.startswith("quality ")
     time.sleep(2)
     assert client.info()["datastore"]["completed"] == labelled  # none of them came back as a human's
+
+
+def test_a_radiograph_is_accepted_in_the_browser(
+    film_server: RunningServer, films: FilmStudy, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """OHIF opens no radiographs: the page does, and what a reviewer accepts there goes to the PACS."""
+    require_browser()
+    film_server.client().train_start("student", {})
+    assert film_server.wait_for("train", 240)["status"] == "DONE"
+    case = get(film_server, "samstudent/review")["cases"][0]["case"]
+    browser = Browser(tmp_path_factory.mktemp("profile"), film_server.url)
+    try:
+        browser.open("samstudent#review")
+        browser.shows(case)
+        assert sum(browser.drawn()) > 0
+        browser.press("A")
+        wait_until(lambda: case not in [c["case"] for c in get(film_server, "samstudent/review")["cases"]])
+        assert browser.console() == []
+    finally:
+        browser.close()
+    seg = stored_seg(film_server, films, case)
+    assert seg.ContentLabel == "LABEL"
+    file = tmp_path_factory.mktemp("accepted") / "label.seg.nrrd"
+    file.write_bytes(requests.get(f"{film_server.url}/datastore/label?label={case}&tag=final", timeout=60).content)
+    accepted = read_masks(file, films.task, read_image(films.image(case)).grid)
+    assert accepted.any() and (masks_of(films, seg, case) == accepted).all()
 
 
 # ---- the PACS goes away ----
