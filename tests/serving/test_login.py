@@ -372,9 +372,11 @@ def test_another_site_cannot_log_somebody_in(server: RunningServer) -> None:
 def test_tokens_expire_and_a_browsers_is_renewed(server: RunningServer, users: Users) -> None:
     key_file = users.path.with_name(users.path.name + ".key")
     assert key_file.stat().st_mode & 0o077 == 0 and users.path.stat().st_mode & 0o077 == 0
-    expired, _ = Tokens(key_file, life=-1).open("anna", ("admin",), "users")
+    version = users.all()["anna"].changed
+    expired, _ = Tokens(key_file, life=-1).open("anna", ("admin",), "users", version=version)
     assert call(server, "GET", "/info/", expired).status_code == 401
-    old, _ = Tokens(key_file, life=900).open("anna", ("admin",), "users")  # less than half of an hour is left
+    # Less than half of an hour is left.
+    old, _ = Tokens(key_file, life=900).open("anna", ("admin",), "users", version=version)
     renewing = call(server, "GET", "/info/", cookies={COOKIE: old})
     assert renewing.ok and COOKIE in renewing.cookies
     assert "set-cookie" not in call(server, "GET", "/info/", old).headers

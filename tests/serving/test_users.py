@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from samstudent.cli import app
 from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.serving import tokens as tokens_module
+from samstudent.serving.logins import FileLogin
 from samstudent.serving.throttle import MOST_OF_A_NAME, MOST_OF_AN_ADDRESS, WINDOW, Throttle, Throttled
 from samstudent.serving.tokens import Tokens
 from samstudent.serving.users import Users
@@ -131,6 +132,19 @@ def test_a_login_ends_for_all_its_tokens(tmp_path: Path, monkeypatch: pytest.Mon
     kept.write_text("[]")
     with pytest.raises(UserError, match=r"key\.ended: unreadable"):
         Tokens(tmp_path / "key")
+
+
+def test_a_clock_that_is_set_back_locks_nobody_out(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    login = FileLogin(users, Tokens(users.path.parent / "key"))
+    tomorrow = time.time() + 86400
+    monkeypatch.setattr(tokens_module.time, "time", lambda: tomorrow)
+    users.add("anna", "annotator", "a good password")
+    monkeypatch.undo()
+    answer = login._by_password("anna", "a good password")
+    assert answer and login.user_of(answer["access_token"])[0].username == "anna"
+    users.set_role("anna", "reviewer")
+    with pytest.raises(jwt.InvalidTokenError, match="changed since"):
+        login.user_of(answer["access_token"])
 
 
 def test_the_throttle() -> None:

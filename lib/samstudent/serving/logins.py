@@ -89,7 +89,7 @@ class Login(ABC):
         audit.record("login", name, by=self.source)
         return answer
 
-    def _session(self, name: str, roles: tuple[str, ...], **more: str | None) -> dict[str, Any]:
+    def _session(self, name: str, roles: tuple[str, ...], **more: Any) -> dict[str, Any]:
         token, session = self.tokens.open(name, roles, self.source, **more)
         life = round(session.expires - session.started)
         return {"access_token": token, "token_type": "bearer", "expires_in": life}
@@ -109,15 +109,15 @@ class FileLogin(Login):
     def user_of(self, token: str) -> tuple[User, Session | None]:
         session = self.tokens.read(token)
         entry = self.users.get(session.name)
-        if session.source != self.source or entry is None or entry.changed > session.started:
+        if session.source != self.source or entry is None or entry.changed != session.version:
             raise jwt.InvalidTokenError(f"{session.name}: the user, the password or the role changed since the login")
         return User(username=session.name, name=session.name, roles=with_lower([entry.role])), session
 
     def _by_password(self, name: str, password: str) -> dict[str, Any] | None:
+        entry = self.users.get(name)  # first: should the password change meanwhile, the token is worth nothing
         with self._comparing:
             right = self.users.check(name, password)
-        entry = self.users.get(name)
-        return self._session(name, (entry.role,)) if right and entry else None
+        return self._session(name, (entry.role,), version=entry.changed) if right and entry else None
 
 
 class OpenIdLogin(Login):

@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jwt
 
@@ -35,6 +36,7 @@ class Session:
         started: the login, seconds since 1970.
         expires: the token, likewise.
         id: of the login; renewed tokens keep it.
+        version: of what was known of the user at the login. Not by time: the clock may be set back.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Session:
     id: str
     email: str | None = None
     full_name: str | None = None
+    version: float | None = None
 
 
 class Tokens:
@@ -63,7 +66,7 @@ class Tokens:
         self._ended = _kept(self._ended_file)
         self._lock = threading.Lock()
 
-    def open(self, name: str, roles: tuple[str, ...], source: str, **more: str | None) -> tuple[str, Session]:
+    def open(self, name: str, roles: tuple[str, ...], source: str, **more: Any) -> tuple[str, Session]:
         """A new login's first token."""
         now = time.time()
         return self._sign(Session(name, roles, source, now, now + self.life, secrets.token_urlsafe(16), **more))
@@ -90,7 +93,7 @@ class Tokens:
             raise jwt.InvalidTokenError("logged out")
         return Session(
             claims["sub"], tuple(claims["roles"]), claims["source"], claims["started"], claims["exp"], claims["sid"],
-            claims.get("email"), claims.get("name"),
+            claims.get("email"), claims.get("name"), claims.get("version"),
         )  # fmt: skip
 
     def end(self, session_id: str) -> None:
@@ -113,6 +116,7 @@ class Tokens:
             "sid": session.id,
             "email": session.email,
             "name": session.full_name,
+            "version": session.version,
         }
         return jwt.encode(claims, self._key, algorithm=_ALGORITHM), session
 

@@ -43,7 +43,7 @@ class Entry(BaseModel):
     role: str
     #: argon2's text, with its parameters and salt.
     password: str
-    #: When password or role last changed, seconds since 1970: logins of before count no more.
+    #: When password or role last changed, seconds since 1970: logins that know of another time count no more.
     changed: float
 
     @field_validator("role")
