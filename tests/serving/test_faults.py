@@ -6,6 +6,7 @@ Nothing that a client was told is saved may be lost, nothing half-written may be
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -168,6 +169,48 @@ def test_an_image_that_is_still_being_copied(server: RunningServer, study: TinyS
     finally:
         path.unlink()
         wait_until(lambda: "arriving" not in listed(server))
+
+
+def test_ten_thousand_cases(study: TinyStudy, tmp_path: Path) -> None:
+    """A folder that large is served like a small one: eight people ask, save, and find it all again after a restart."""
+    many, people = 10_000, 8
+    films = tmp_path / "films"
+    films.mkdir()
+    sources = {f"film{number:05}": CASES[number % len(CASES)] for number in range(many)}
+    for name, source in sources.items():
+        os.link(study.image(source), films / f"{name}.png")
+    server = RunningServer(TinyStudy(films, study.task_file, study.task, study.truth), tmp_path)
+
+    def annotate(person: int) -> str:
+        client = server.client(f"person{person}")
+        case = str(client.next_sample("uniform", {})["id"])
+        path = tmp_path / f"{case}.seg.nrrd"
+        write_masks(path, study.truth[sources[case]], study.task, read_image(films / f"{case}.png").grid)
+        client.save_label(case, str(path), params={})
+        return case
+
+    def counts() -> tuple[int, int]:
+        found = requests.get(f"{server.url}/info/", timeout=60).json()["datastore"]
+        return found["total"], found["completed"]
+
+    try:
+        server.wait_until_up()
+        assert counts() == (many, 0)
+        with ThreadPoolExecutor(people) as pool:
+            cases = list(pool.map(annotate, range(people)))
+        assert len(set(cases)) == people and counts() == (many, people)
+        entries = requests.get(f"{server.url}/datastore/?output=all", timeout=60).json()["objects"]
+        assert {case for case, entry in entries.items() if entry["labels"]} == set(cases)
+        overview = requests.get(f"{server.url}/samstudent/overview", timeout=60).json()
+        assert (overview["counts"]["images"], overview["counts"]["labelled"]) == (many, people)
+        os.link(study.image(CASES[0]), films / "new.png")
+        wait_until(lambda: counts() == (many + 1, people))
+        server.stop()
+        server.start_again()
+        server.wait_until_up()
+        assert counts() == (many + 1, people)
+    finally:
+        server.stop()
 
 
 @pytest.fixture

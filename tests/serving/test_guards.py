@@ -21,7 +21,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.utils import app as host_apps
 
 from samstudent.errors import Conflict
-from samstudent.serving import guards, host_fixes
+from samstudent.serving import closed, guards, host_fixes
 from samstudent.serving.datastore import SafeLocalDatastore
 
 PNG = b"\x89PNG not really"
@@ -343,8 +343,8 @@ def test_reload_is_closed(client: TestClient) -> None:
 
 
 def test_gpu_log_without_gpu(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards.shutil, "which", lambda name: None)
-    guards._close_endpoints()
+    monkeypatch.setattr(closed.shutil, "which", lambda name: None)
+    closed.close_endpoints()
     refused(client.get("/logs/gpu"), 404, "nvidia-smi")
 
 

@@ -1,4 +1,4 @@
-"""Between the clients and the host's endpoints: wrong requests answer 4xx with a reason, dangerous ones are closed.
+"""Between the clients and the host's endpoints: wrong requests answer 4xx with a reason.
 
 The host's routes call plain functions of their modules (``endpoints.infer.run_inference`` ...) by name. Those functions
 are wrapped, not the routes: so authentication comes first, and every route that ends in the same function is covered.
@@ -8,41 +8,33 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import os
-import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
-import monailabel.app as host
 from fastapi import FastAPI, Request, UploadFile
 from fastapi.background import BackgroundTasks
-from fastapi.middleware.cors import CORSMiddleware
 from monailabel.config import settings
 from monailabel.endpoints import (
     activelearning,
     batch_infer,
     datastore,
     infer,
-    logs,
-    model,
     ohif,
     proxy,
     scoring,
     session,
     train,
-    wsi_infer,
 )
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.utils.others.generic import device_map, file_checksum, remove_file
 from starlette.background import BackgroundTask
-from starlette.middleware import Middleware
 
 from samstudent.address import is_pacs
 from samstudent.errors import NotFound, UserError
-from samstudent.serving import answers, audit_lines, dicom_answers, gate, limits
+from samstudent.serving import answers, audit_lines, closed, dicom_answers, gate
 from samstudent.serving.audit import recorded
 from samstudent.serving.identity import caller, stamped, user_name
 from samstudent.serving.logins import Login
@@ -51,73 +43,18 @@ from samstudent.serving.ohif.files import ohif_file
 from samstudent.serving.pacs.proxy import forward
 from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
 
-logger = logging.getLogger(__name__)
-
 _ORIGINALS: dict[tuple[str, str], Callable[..., Any]] = {}
-
-
-class Closed(UserError):
-    """An endpoint of the host that this server does not offer (HTTP 403)."""
-
-    status = 403
 
 
 def install(fastapi_app: FastAPI, app: MONAILabelApp, login: Login | None = None) -> None:
     """Put all guards in place. To be called from ``on_init_complete``: in the host's lifespan, before any request."""
     answers.install(fastapi_app)
-    gate.install(fastapi_app, login, _restrict_origins(fastapi_app))
-    _close_endpoints()
-    _bound_requests(fastapi_app)
+    gate.install(fastapi_app, login, closed.restrict_origins(fastapi_app))
+    closed.close_endpoints()
+    closed.bound_requests(fastapi_app)
     _Guards(app).install()
     # The host built its stack before the lifespan began; the next request goes through this one.
     fastapi_app.middleware_stack = fastapi_app.build_middleware_stack()
-
-
-# ---- what is closed ----
-
-
-def _restrict_origins(fastapi_app: FastAPI) -> list[str]:
-    """By default the host lets every web page that a user visits read and write the study through his browser. Here no
-    other site may, but those named in MONAI_LABEL_CORS_ORIGINS, which are returned."""
-    # The host's own list ends each origin with a slash, so that none ever matches.
-    origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
-    for middleware in fastapi_app.user_middleware:
-        if getattr(middleware.cls, "__name__", "") == CORSMiddleware.__name__:
-            middleware.kwargs["allow_origins"] = origins
-    return origins
-
-
-def _bound_requests(fastapi_app: FastAPI) -> None:
-    limits.bound_forms()
-    # Added first, so innermost: refusals, too, get the headers that pages of allowed origins need.
-    if not any(getattr(middleware.cls, "__name__", "") == "Limits" for middleware in fastapi_app.user_middleware):
-        fastapi_app.user_middleware.append(Middleware(limits.Limits))
-
-
-def _close_endpoints() -> None:
-    def refuse(reason: str) -> Callable[..., Any]:
-        def closed(*args: Any, **kwargs: Any) -> Any:
-            raise Closed(reason)
-
-        return closed
-
-    rounds = "weights are replaced by promoting a round: POST /samstudent/rounds/<id>/promote"
-    model.update_model = model.delete_model = refuse(rounds)
-    whole_slide = refuse("whole-slide images are not supported; use POST /infer/<model>")
-    wsi_infer.run_wsi_inference = whole_slide
-    wsi_infer.json = SimpleNamespace(loads=whole_slide)  # what a form holds is read before, and not checked
-    # After a reload the app no longer knows that it is a server, and calls itself until it hangs (E10).
-    host.clear_cache = refuse("the app cannot be loaded again while it runs; restart the server")
-    if not shutil.which("nvidia-smi"):
-        message = "there is no nvidia-smi on this machine"
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            raise NotFound(message)
-
-        logs.subprocess = SimpleNamespace(run=run, PIPE=None)
-
-
-# ---- what is checked ----
 
 
 class _Guards:
