@@ -35,7 +35,7 @@ def test_all_48_orientations_come_to_ras_and_back(order: tuple[int, ...], signs:
     grid = Grid.of((4, 3, 2), affine)
     file = np.arange(24).reshape(4, 3, 2)
     canonical = grid.from_file(file)
-    assert canonical.shape == grid.spatial_shape
+    assert canonical.shape == grid.spatial_shape and canonical.flags.c_contiguous
     assert (grid.to_file(canonical) == file).all()
     assert grid.spacing == tuple(spacing[order.index(axis)] for axis in (2, 1, 0))
     for ijk in product(range(2), range(3), range(4)):

@@ -98,7 +98,7 @@ class Grid:
         return tuple(bool(self._orientation[2 - axis, 1] < 0) for axis in self._axes)
 
     def from_file(self, array: NDArray[Any]) -> NDArray[Any]:
-        """File array to canonical array, as a view.
+        """File array to canonical array, contiguous: torch takes no array that runs backwards.
 
         Args:
             array: (*lead, *shape), any number of leading axes.
@@ -112,7 +112,7 @@ class Grid:
             array = np.squeeze(array, axis=lead + self.dropped)
         kept = sorted(self._axes)
         order = [lead + kept.index(axis) for axis in self._axes]
-        return self._flip(array.transpose([*range(lead), *order]))
+        return np.ascontiguousarray(self._flip(array.transpose([*range(lead), *order])))
 
     def to_file(self, array: NDArray[Any]) -> NDArray[Any]:
         """Canonical array to file array, the reverse of ``from_file``, as a view.

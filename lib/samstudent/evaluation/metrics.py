@@ -157,5 +157,5 @@ def _tensors(truth: Masks, prediction: Masks) -> tuple[torch.Tensor, torch.Tenso
     """Both as float (1, S, *spatial), as MONAI takes them."""
     if truth.shape != prediction.shape:
         raise UserError(f"truth has the shape {truth.shape}, prediction {prediction.shape}; they must be equal")
-    true, predicted = (torch.from_numpy(np.asarray(m, bool)[None]).float() for m in (truth, prediction))
+    true, predicted = (torch.from_numpy(np.ascontiguousarray(m, bool)[None]).float() for m in (truth, prediction))
     return true, predicted
