@@ -1,7 +1,7 @@
 """Figures of docs/images from what ``samstudent experiment`` left in its output folder. They hold no image of the data.
 
     python benchmarks/figures.py curves NAME OUTPUT
-    python benchmarks/figures.py quality NAME LEGEND=OUTPUT/work/trusted-KEY/labels.json ...
+    python benchmarks/figures.py quality NAME LEGEND=OUTPUT/work/trusted-KEY/labels.json[,OTHER-SEED...] ...
 
 ``NAME-curves.png``: Dice over the number of labels for each method, of all that was measured in the folder.
 ``NAME-quality.png``: how well the Dice of pseudo labels was estimated.
@@ -30,8 +30,8 @@ def curves(name: str, output: str) -> None:
 
 def quality(name: str, *files: str) -> None:
     found = {}
-    for legend, path in (file.split("=", 1) for file in files):
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+    for legend, paths in (file.split("=", 1) for file in files):
+        rows = [row for path in paths.split(",") for row in json.loads(Path(path).read_text(encoding="utf-8"))["rows"]]
         known = [row for row in rows if row["quality"] is not None and row["refined"] is not None]
         found[legend] = reliability([row["quality"] for row in known], [row["refined"] for row in known])
     (IMAGES / f"{name}-quality.png").write_bytes(reliability_picture(found))
