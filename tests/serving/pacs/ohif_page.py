@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 from browser import Browser
@@ -11,6 +12,8 @@ from selenium.webdriver.support.select import Select
 
 #: A picture of volumes needs WebGL; where there is no graphics card it is computed.
 WEBGL = "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
+#: Seconds in which something comes of a click.
+SOON = 20
 _VOLUME = "services.segmentationService.getLabelmapVolume('1')"
 _SEGMENTS = "Object.values(services.segmentationService.getSegmentation('1').segments)"
 
@@ -51,6 +54,17 @@ class Ohif:
         while (now := self._find(selector, text)) != place and now:  # it is still sliding to its place
             place = now
         self._click(*place)
+
+    def press_until(self, selector: str, text: str, condition: Callable[[], Any], what: str) -> None:
+        """Press, and once more where nothing comes of it: a click goes astray while OHIF draws its panels anew."""
+        for _ in range(4):
+            self.press(selector, text)
+            end = time.monotonic() + SOON
+            while time.monotonic() < end:
+                if condition():
+                    return
+                time.sleep(0.1)
+        self.browser.until(condition, what)
 
     def _find(self, selector: str, text: str) -> list[float] | None:
         """The middle of the first that a click would reach: not folded away, nor below a notice."""
@@ -116,8 +130,10 @@ class Ohif:
         """The numbers of all voxels, x fastest."""
         return list(self.run(f"return Array.from({_VOLUME}.voxelManager.getCompleteScalarDataArray())"))
 
-    def wait_for_labelmap_other_than(self, before: list[int]) -> None:
-        self.browser.until(lambda: self.labelmap() != before, "a model's answer")
+    def run_model(self, button: str, text: str = "") -> None:
+        """Press a *Run* button until the model's answer is there."""
+        before = self.labelmap()
+        self.press_until(button, text, lambda: self.labelmap() != before, "a model's answer")
 
     def export(self) -> None:
         """Segmentation panel, three dots, *Export DICOM SEG*, *Save*, until OHIF says that it is stored."""
@@ -136,7 +152,8 @@ class Ohif:
 
     def next_sample(self) -> str:
         """*Active Learning*, *Next Sample*, *OK*, and yes: the Study Instance UID that it goes to."""
-        self.press("button", "Next Sample")
+        form = ".nextSampleForm button"
+        self.press_until("button", "Next Sample", lambda: self._find(form, "OK"), "the next sample")
         self.press(".nextSampleForm button", "OK")
         self.browser.driver.switch_to.alert.accept()
         self.wait_for_picture()

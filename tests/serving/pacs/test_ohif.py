@@ -97,10 +97,8 @@ def test_an_annotator_draws_with_sam(ct: CtStudy, server: RunningServer, ohif: O
     for structure, name in enumerate(ct.task.names):
         ohif.choose_structure(name)
         middle = np.argwhere(ct.truth[case][structure, SHAPE[0] // 2]).mean(axis=0)
-        before = ohif.labelmap()
         slice = ohif.click_voxel(round(middle[1]), round(middle[0]))
-        ohif.press("button[title='Run PointPrompts']")
-        ohif.wait_for_labelmap_other_than(before)
+        ohif.run_model("button[title='Run PointPrompts']")
     labelmap = np.reshape(ohif.labelmap(), SHAPE)
     assert set(np.flatnonzero(labelmap.any(axis=(1, 2)))) == {slice}
     for index, truth in enumerate(ct.truth[case][:, slice], 1):
@@ -131,8 +129,8 @@ def test_next_sample_and_update_model(ct: CtStudy, server: RunningServer, ohif: 
             server.client().save_label(case, str(file), params={})
     ohif.connect()
     ohif.press(".tab-label", "Active Learning")
-    ohif.press("button", "Update Model")
-    ohif.browser.until(lambda: server.client().train_status(check_if_running=True), "the training")
+    running = f"{server.url}/train/?check_if_running=true"
+    ohif.press_until("button", "Update Model", lambda: requests.get(running, timeout=60).ok, "the training")
     ohif.browser.until(lambda: "student+sam" in server.client().info()["models"], "a student", 240)
 
 
@@ -149,9 +147,7 @@ def test_the_students_masks_are_seen(ct: CtStudy, server: RunningServer, ohif: O
     ohif.connect()
     gray = ohif.drawn()[1]
     ohif.choose("Auto-Segmentation", "student+sam")
-    before = ohif.labelmap()
-    ohif.press(".tab-content button", "Run")
-    ohif.wait_for_labelmap_other_than(before)
+    ohif.run_model(".tab-content button", "Run")
     labelmap = np.reshape(ohif.labelmap(), SHAPE)
     assert (np.stack([labelmap == 1, labelmap == 2]) == masks).all()
     ohif.browser.until(lambda: ohif.drawn()[1] > gray + 500, "the overlay")
