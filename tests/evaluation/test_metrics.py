@@ -36,9 +36,8 @@ EMPTY = np.zeros((32, 32), bool)
 )
 def test_dice_of_squares(truth: np.ndarray, prediction: np.ndarray, expected: float) -> None:
     assert metrics.dice(truth, prediction) == pytest.approx(expected, nan_ok=True)
-    turned = metrics.dice_per_structure(
-        truth[None, ::-1, ::-1], prediction[None, ::-1, ::-1]
-    )  # views that run backwards
+    # Views that run backwards, as of a volume whose axes are turned.
+    turned = metrics.dice_per_structure(truth[None, ::-1, ::-1], prediction[None, ::-1, ::-1])
     assert turned == pytest.approx([expected], nan_ok=True)
 
 

@@ -56,10 +56,10 @@ class TinyStudy:
     def image(self, case: str) -> Path:
         return self.folder / f"{case}.png"
 
-    def label(self, case: str, folder: Path) -> Path:
-        """The truth of a case as an annotator's file."""
+    def label(self, case: str, folder: Path, by: int = 0) -> Path:
+        """The truth of a case as an annotator's file, ``by`` columns to the right."""
         path = folder / f"{case}.seg.nrrd"
-        write_masks(path, self.truth[case], self.task, read_image(self.image(case)).grid)
+        write_masks(path, np.roll(self.truth[case], by, axis=2), self.task, read_image(self.image(case)).grid)
         return path
 
 

@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import requests
 from live_server import CASES, RunningServer, TinyStudy, wait_until
 from needed import require_faketime
 
 from samstudent.files import sha256_file
-from samstudent.images import read_image
-from samstudent.labels import write_masks
 
 pytestmark = pytest.mark.server
 
@@ -65,9 +62,7 @@ def scheduled(study: TinyStudy, clock: Clock, tmp_path: Path) -> Iterator[Runnin
 
 def save(server: RunningServer, study: TinyStudy, case: str, by: int, folder: Path) -> str:
     """A label, shifted by some pixels to be another each time; its digest."""
-    path = folder / f"{case}-{by}.seg.nrrd"
-    masks = np.roll(study.truth[case], by, axis=2)
-    write_masks(path, masks, study.task, read_image(study.image(case)).grid)
+    path = study.label(case, folder, by)
     server.client().save_label(case, str(path), params={})
     return sha256_file(path)
 
