@@ -1,6 +1,7 @@
 """A teacher is honest: no case is predicted by a model that trained on it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,26 @@ def test_any_other_case_is_seen_by_all(teacher: Teacher) -> None:
         teacher.honest_views("case9", image)
 
 
-def test_more_students_join_the_others_view_only(teacher: Teacher, fitted: CrossFit) -> None:
-    image, _ = read("case1")
-    other = Student.load(fitted.models[0], TASK)
-    joined = Teacher(teacher.folds, teacher.students, teacher.readers, more=[other])
-    assert joined.version != teacher.version
+def test_an_earlier_student_has_its_weight_in_both_views_of_other_cases(teacher: Teacher, fitted: CrossFit) -> None:
+    image, _ = read("case9")
+    earlier = Student.load(fitted.models[0], TASK)
+    joined = replace(teacher, earlier=earlier, weight=0.25)
+    known, own = earlier.predict(image), teacher.views(image)
+    np.testing.assert_allclose(joined.views(image), 0.75 * own + 0.25 * known, atol=1e-6)
     np.testing.assert_array_equal(joined.honest_views("case1", image), teacher.honest_views("case1", image))
-    assert not np.array_equal(joined.views(image)[0], teacher.views(image)[0])
+    np.testing.assert_array_equal(replace(joined, weight=0.0).views(image), own)
+    assert len({t.version for t in (teacher, joined, replace(joined, weight=0.5))}) == 3 and not joined.alone
+
+
+def test_of_weight_1_it_is_asked_alone(teacher: Teacher, fitted: CrossFit, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, _ = read("case9")
+    earlier = Student.load(fitted.models[0], TASK)
+    for reader in teacher.readers:
+        monkeypatch.setattr(reader, "predict", lambda *_: pytest.fail("asked"))
+    alone = replace(teacher, earlier=earlier, weight=1.0)
+    assert alone.alone
+    np.testing.assert_array_equal(alone.views(image), earlier.predict(image)[None])
+    np.testing.assert_array_equal(alone.predict(image), earlier.predict(image))
 
 
 def test_readers_are_kept_until_an_input_changes(teacher: Teacher, fitted: CrossFit) -> None:

@@ -108,6 +108,27 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     assert ledger.kept("r0001", "inputs")["pseudo_labels_made_with"] is None
 
 
+def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    ledger = bench.study.ledger
+    train(bench, steps=20)
+    train(bench, steps=20)
+    assert "earlier" not in ledger.kept("r0002", "scores"), "a small hold-out cannot tell"
+    alone = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]["student"]
+    monkeypatch.setattr(trainer, "MIN_HELD", len(held))
+    champion = ledger.champion().id
+    train(bench, steps=20)
+    earlier = ledger.kept("r0003", "scores")["earlier"]
+    assert earlier["round"] == champion and set(earlier["dice"]) == {"0", "0.25", "0.5", "0.75", "1"}
+    assert earlier["dice"][f"{earlier['weight']:g}"] == max(earlier["dice"].values())
+    with_it = ledger.kept("r0003", "inputs")["pseudo_labels_made_with"]["student"]
+    assert with_it != alone
+    # What was learnt from the labels is the same, whoever is champion.
+    trusts = [(bench.study.trust_folder(id) / "trust.json").read_text() for id in ("r0002", "r0003")]
+    assert trusts[0] == trusts[1]
+
+
 def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     learnt = []
 

@@ -1,4 +1,4 @@
-"""Students on the hold-out: what decides which of them is served."""
+"""Students on the hold-out: what decides which of them is served, and how much say an earlier one has."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.evaluation.metrics import dice_per_structure
+from samstudent.evaluation.metrics import dice_per_structure, mean_of
 from samstudent.pseudolabels.case import own_masks
+from samstudent.pseudolabels.labelled import size_of
+from samstudent.sam.working import reduced
 from samstudent.student.cases import CaseFiles, read_truth
 from samstudent.student.crossfit import CrossFit
 from samstudent.student.predict import Student
+from samstudent.student.teacher import EARLIER_WEIGHT, Teacher
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
 
 #: Case id -> Dice of each structure in the order of the task; None where neither truth nor answer shows it.
 CaseDice = dict[str, list[float | None]]
+#: Weights of an earlier student that are compared; of equal ones the first is taken.
+EARLIER_WEIGHTS = (EARLIER_WEIGHT, 0.25, 0.75, 0.0, 1.0)
+#: Hold-out cases that this is decided on, at most.
+MOST_WEIGHED = 20
 
 
 def compare(students: Sequence[Student], cases: Sequence[CaseFiles], task: Task) -> list[CaseDice]:
@@ -51,3 +58,31 @@ def out_of_fold(cross: CrossFit, cases: Sequence[CaseFiles], task: Task) -> Case
 def without_nan(dice: NDArray[np.float64]) -> list[float | None]:
     """Dice float (S,) for JSON."""
     return [None if np.isnan(value) else round(float(value), 6) for value in dice]
+
+
+def weigh_earlier(teacher: Teacher, earlier: Student, cases: Sequence[CaseFiles], task: Task) -> dict[float, float]:
+    """How much say an earlier student should have beside a teacher: weight -> mean Dice of what both say together.
+
+    Looked at are up to ``MOST_WEIGHED`` of the cases, from all over the list, on the working grid. One that cannot be
+    read is told of and left out. The best weight is the first of the highest value; empty: no case could be read.
+
+    Args:
+        cases: human-labelled, and nobody trained on them.
+    """
+    count = min(MOST_WEIGHED, len(cases))
+    dice: list[list[NDArray[np.float64]]] = []
+    for files in (cases[i * len(cases) // count] for i in range(count)):
+        try:
+            image, truth = read_truth(files, task)
+        except (UserError, OSError) as error:
+            logger.warning("hold-out case %s does not tell who teaches: %s", files.id, error)
+            continue
+        size = size_of(image, task)
+        if task.dimension == 2:
+            truth = reduced(truth, (size[0], size[1])) >= 0.5
+        own, known = teacher.predict(image, size), earlier.predict(image, size)
+        dice.append([dice_per_structure(truth, own_masks(own + w * (known - own), task)) for w in EARLIER_WEIGHTS])
+    if not dice:
+        return {}
+    means = [mean_of(np.array(dice)[:, i].ravel()) for i in range(len(EARLIER_WEIGHTS))]
+    return dict(zip(EARLIER_WEIGHTS, np.nan_to_num(means).tolist(), strict=True))

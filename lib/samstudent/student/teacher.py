@@ -3,6 +3,9 @@
 What it says of a labelled case comes from the members that did not train on it ("honest"); what it says of any other
 case comes from all members. Students and readers see images through very different eyes, so where the two agree they
 are mostly right: their answers are kept apart as two views.
+
+A student that learned from an earlier teacher's pseudo labels has mostly overtaken it, and errs elsewhere: in a second
+round it has a say in both views (docs/explanation/trust.md).
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from samstudent.task import Task
 logger = logging.getLogger(__name__)
 
 Size = tuple[int, ...] | None
+#: Weight of an earlier student, unless cases that never train tell better: as much as all other members together.
+EARLIER_WEIGHT = 0.5
 #: Case id -> its image and its human label, bool (S, *spatial).
 Read = Callable[[str], tuple[CaseImage, NDArray[Any]]]
 
@@ -44,36 +49,47 @@ class Teacher:
         folds: of the labelled cases.
         students: one a fold.
         readers: one a fold; empty: none.
-        more: students that trained on all labelled cases; only asked about other cases.
         share: the readers' share in the mean of both.
+        earlier: a student that may have trained on all labelled cases and on pseudo labels of others; only asked about
+            cases without a label.
+        weight: of ``earlier`` in both views, 0 to 1; 1: it is asked alone.
     """
 
     folds: Mapping[str, int]
     students: Sequence[Student]
     readers: Sequence[Reader] = ()
-    more: Sequence[Student] = ()
     share: float = 0.5
+    earlier: Student | None = None
+    weight: float = EARLIER_WEIGHT
 
     @property
     def version(self) -> str:
         """SHA-256, hex, of all members and their shares."""
-        members: list[Predictor] = [*self.students, *self.readers, *self.more]
-        versions = [member.version for member in members]
-        return hashlib.sha256("\n".join([*versions, f"{self.share:.3f}"]).encode()).hexdigest()
+        members: list[Predictor] = [*self.students, *self.readers]
+        parts = [*(member.version for member in members), f"{self.share:.3f}"]
+        if self.earlier is not None:
+            parts += [self.earlier.version, f"{self.weight:.3f}"]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def alone(self) -> bool:
         """Whether there is one student."""
-        return len(self.students) + len(self.more) == 1
+        return self.earlier is not None and self.weight == 1
 
     def predict(self, image: CaseImage, size: Size = None) -> NDArray[Any]:
         """Probabilities float32 (S, *spatial), or (S, *size)."""
-        return mix(self.views(image, size), self.share)
+        return mix(self.views(image, size, readers=self.share > 0), self.share)
 
     def views(self, image: CaseImage, size: Size = None, *, readers: bool = True) -> NDArray[Any]:
         """The mean of the students and, where there are ``readers`` and they are wanted, theirs: float32 (1 or 2, S,
         *spatial)."""
-        return _views([*self.students, *self.more], self.readers if readers else [], image, size)
+        if self.earlier is None or self.weight == 0:
+            return _views(self.students, self.readers if readers else [], image, size)
+        known = self.earlier.predict(image, size).astype(np.float32)[None]
+        if self.alone:
+            return known
+        views = _views(self.students, self.readers if readers else [], image, size)
+        return views + np.float32(self.weight) * (known - views)
 
     def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]:
         """``views`` of the members that did not train on this labelled case.
@@ -95,7 +111,6 @@ def fit_teacher(
     backend: SamBackend | None,
     cache: EmbeddingCache | None,
     *,
-    more: Sequence[Student] = (),
     seed: int = 0,
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -106,12 +121,11 @@ def fit_teacher(
         fitted: the students; readers are written beside their models, and kept where one for the same inputs is there.
         read: gives each labelled case.
         backend: whose embeddings are read; None: no readers.
-        more: students trained on all labelled cases.
         progress: called with the readers trained and their number.
     """
     students = [p for p in fitted.ensemble.predictors if isinstance(p, Student)]
     if backend is None:
-        return Teacher(fitted.folds, students, more=more)
+        return Teacher(fitted.folds, students)
     readers = []
     slices: dict[str, list[ReaderCase]] = {}
     for fold, model in enumerate(fitted.models):
@@ -129,7 +143,7 @@ def fit_teacher(
         readers.append(Reader.load(path, fitted.task, backend, cache, device))
         if progress is not None:
             progress(fold + 1, len(fitted.models))
-    return Teacher(fitted.folds, students, readers, more)
+    return Teacher(fitted.folds, students, readers)
 
 
 def _inputs(train: Iterable[str], model: Path, task: Task, backend: SamBackend, seed: int) -> str:

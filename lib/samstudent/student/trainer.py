@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from samstudent.sam.backends import SamBackend
 from samstudent.serving import children
 from samstudent.serving.study import Study
 from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases
-from samstudent.student.compare import CaseDice, compare, out_of_fold
+from samstudent.student.compare import CaseDice, compare, out_of_fold, weigh_earlier
 from samstudent.student.data import make_loader
 from samstudent.student.learning import ADAPTED_FILE, Report, fit_folds, learn
 from samstudent.student.loss import StudentLoss
@@ -177,8 +178,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         self._write_stats(stats)
         return stats
 
-    def _keep_scores(self, round_id: str, **scores: CaseDice) -> None:
-        """Add to what is kept of a round: Dice of each case and structure, by whom."""
+    def _keep_scores(self, round_id: str, **scores: Mapping[str, Any]) -> None:
+        """Add to what is kept of a round: Dice of each case and structure, by whom; how ``earlier`` students do."""
         kept = self.ledger.kept(round_id, "scores") or {"structures": self.task.names}
         self.ledger.keep(round_id, "scores", kept | scores)
 
@@ -229,8 +230,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         self, request: dict[str, Any], options: TrainOptions, files: list[CaseFiles], datastore: Any
     ) -> tuple[Student | Teacher | None, Trust | None, str | None]:
         """Who predicts the unlabelled cases, and how far to trust it: students on folds of the labelled cases, whose
-        predictions of these are honest; with too few labels for that, and for the other choices, the champion, by what
-        its own round learnt.
+        predictions of these are honest, and the champion as far as the hold-out listens to it; with too few labels for
+        that, and for the other choices, the champion, by what its own round learnt.
 
         The students on folds are trained for a small hold-out, too: their scores take part in the comparison.
 
@@ -261,7 +262,22 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             learnt_from = digests(entry for entry in files if entry.id in cross.folds)
             id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from, request["round"])
             logger.info("SAM %s: %s", id, found["reason"])
+        self._add_champion(teacher, request, device, datastore)
         return teacher, self.study.as_in_force(trust), request["round"]
+
+    def _add_champion(self, teacher: Teacher, request: dict[str, Any], device: str, datastore: Any) -> None:
+        """The champion joins the teacher with the weight that is best on the hold-out; a small one cannot tell."""
+        held, served = human_cases(datastore, request["held_ids"]), self._champion(device)
+        if served is None or len(held) < MIN_HELD:
+            return
+        dice = weigh_earlier(teacher, served[1], held, self.task)
+        if not dice:
+            return
+        teacher.earlier, teacher.weight = served[1], max(dice, key=lambda weight: dice[weight])
+        told = {f"{weight:g}": round(value, 4) for weight, value in sorted(dice.items())}
+        earlier = {"round": served[0].parent.name, "weight": teacher.weight, "dice": told}
+        self._keep_scores(request["round"], earlier=earlier)
+        logger.info("the champion's weight among the teachers is %g: hold-out Dice by weight %s", teacher.weight, told)
 
     def _produce(self, options: TrainOptions, teacher: Student | Teacher, trust: Trust | None, datastore: Any) -> None:
         holdout, softs = self.study.holdout, self._softs()

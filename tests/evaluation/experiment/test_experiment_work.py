@@ -161,6 +161,19 @@ def test_a_part_switched_off_shares_the_folds(setting: Setting) -> None:
     assert random.needs["students"].needs["students"] == trusts[0].needs["students"].needs["students"]
 
 
+def test_the_student_of_the_first_round_is_among_the_teachers_of_the_second(setting: Setting) -> None:
+    planner = Planner(setting)
+    ours, once = (METHODS[name].build(planner, 3, 0) for name in ("ours", "ours-again"))
+    second, first = ours.needs["pseudo"], once.needs["pseudo"]
+    assert "earlier" not in first.needs and first.kind == second.kind == "trusted"
+    assert second.needs["earlier"].key == once.key and 0 < second.params["weight"] < 1
+    assert second.needs["trust"].key == first.needs["trust"].key
+    one = METHODS["ours-ensemble"].build(planner, 3, 0).needs["pseudo"]
+    assert one.params["weight"] == 1
+    assert one.needs["earlier"].needs["pseudo"].needs["earlier"].key == METHODS["labels"].build(planner, 3, 0).key
+    assert METHODS["ours"].quality(planner, 3, 0).needs["earlier"].key == once.key
+
+
 def test_ours_needs_some_labels_and_methods_their_names(setting: Setting) -> None:
     with pytest.raises(UserError, match="--labels 2"):
         METHODS["ours"].build(Planner(setting), 2, 0)

@@ -13,6 +13,7 @@ from typing import Any
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment.plan import Job, Setting
 from samstudent.pseudolabels.trust import some_of
+from samstudent.student.teacher import EARLIER_WEIGHT
 
 #: Keys of the task by section.
 Changes = Mapping[str, Mapping[str, Any]]
@@ -65,13 +66,14 @@ class Planner:
         return Job("pseudo", label, params, {"teacher": teacher, **self.prepared(rest)})
 
     def ours(self, n: int, seed: int, changes: Changes = MappingProxyType({}), **options: Any) -> dict[str, Job]:
-        """The jobs of a round's pseudo labels: ``labels`` of the unlabelled cases, and ``test`` of the test cases,
-        which train nothing and only tell how good the estimates of quality are.
+        """The jobs of the last round's pseudo labels: ``labels`` of the unlabelled cases, and ``test`` of the test
+        cases, which train nothing and only tell how good the estimates of quality are.
 
         Args:
             changes: keys of the task that differ, by section.
-            options: ``ensemble`` False: the labels-only student alone is asked, not all; ``random_sam`` True: a SAM
-                whose weights mean nothing.
+            options: ``again`` False: one round, not a second with the student of the first among its teachers;
+                ``ensemble`` False: the labels-only student alone is asked, then that of the first round alone;
+                ``random_sam`` True: a SAM whose weights mean nothing.
         """
         setting = self.setting
         if n < setting.task.trust.min_labels:
@@ -104,14 +106,31 @@ class Planner:
         trust = Job(
             "trust", f"trust from {name}", more | {"unlabelled": looked_at}, {"students": students, **images}
         )  # fmt: skip
+        ensemble = options.get("ensemble", True)
         needs = {"trust": trust, "students": students}
-        if not options.get("ensemble", True):
-            needs["alone"] = self.student(n, seed)
+        first = None if ensemble else self.student(n, seed)
+        jobs = self._trusted(name, more, sections, needs, first, None if ensemble else 1.0)
+        if not options.get("again", True):
+            return jobs
+        student = self.student(n, seed, jobs["labels"], changes=changes)
+        return self._trusted(
+            f"{name}, second round", more, sections, needs, student, EARLIER_WEIGHT if ensemble else 1.0
+        )
+
+    def _trusted(
+        self, name: str, params: Mapping[str, Any], sections: Mapping[str, Any], needs: Mapping[str, Job],
+        earlier: Job | None, weight: float | None,
+    ) -> dict[str, Job]:  # fmt: skip
+        """The jobs of ``ours`` for one round; ``earlier`` is a student that has a say of this weight in it."""
         jobs = {}
-        for what, ids in (("labels", rest), ("test", list(setting.test))):
-            seen = needs | self.prepared(ids) | self.embedded(ids, **random)
+        if earlier is not None:
+            needs = {**needs, "earlier": earlier}
+            params = {**params, "weight": weight}
+        random = {"random_sam": params["random_sam"]} if "random_sam" in params else {}
+        for what, ids in (("labels", self.setting.rest(len(params["labelled"]))), ("test", list(self.setting.test))):
+            seen = {**needs, **self.prepared(ids), **self.embedded(ids, **random)}
             label = f"{'pseudo labels' if what == 'labels' else 'their quality on test cases'} from {name}"
-            jobs[what] = Job("trusted", label, more | {"ids": ids, "sections": sections}, seen)
+            jobs[what] = Job("trusted", label, {**params, "ids": ids, "sections": sections}, seen)
         return jobs
 
     def evaluation(self, student: Job, method: str, n: int | None, seed: int) -> Job:
@@ -240,7 +259,8 @@ PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
     "fusion": ({"trust": {"fusion": False}}, {}, "ours without fusing SAM's and the student's masks"),
     "soft": ({"pseudo_labels": {"soft": False}}, {}, "ours taught masks, gated and weighted by their quality"),
     "readers": ({"trust": {"readers": False}}, {}, "ours without convolutions on SAM's embeddings"),
-    "ensemble": ({}, {"ensemble": False}, "ours with the labels-only student asked alone"),
+    "again": ({}, {"again": False}, "ours in one round: its student never teaches a second"),
+    "ensemble": ({}, {"ensemble": False}, "ours with one student asked alone: the labels-only one, then its successor"),
     "random-sam": ({}, {"random_sam": True}, "ours with a SAM whose weights were shuffled; what may not do harm"),
 }
 #: ``ours`` with a choice of training switched over.
@@ -263,7 +283,8 @@ def _ours(changes: Changes, **options: Any) -> Callable[[Planner, int, int], Job
 
 _method(
     "ours",
-    "and on pseudo labels as a round makes them: readers, adapted SAM, recipes searched, quality estimated",
+    "and on pseudo labels as two rounds make them: readers, adapted SAM, recipes searched, quality estimated; the "
+    "student of the first is among the teachers of the second",
 )(_ours({}))
 METHODS["ours"] = replace(METHODS["ours"], quality=lambda planner, n, seed: planner.ours(n, seed)["test"])
 for _part, (_changes, _options, _meaning) in PARTS.items():

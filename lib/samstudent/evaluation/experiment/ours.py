@@ -1,4 +1,4 @@
-"""The method ``ours``: what ``pseudolabels.trust`` learns and labels, on the experiment's stored cases.
+"""The method ``ours``: what ``pseudolabels.trust`` learns and labels, on the experiment's stored cases, in two rounds.
 
 This is the one place that knows how that is put together; the jobs in ``work`` call these functions.
 """
@@ -83,13 +83,12 @@ class Labeller:
         self, task: Task, store: Store, params: Params, folders: Mapping[str, Path], backend: SamModel,
         cache: EmbeddingCache,
     ) -> None:  # fmt: skip
-        """Args: folders: ``trust`` of ``learn``, ``students`` of the students or readers, and maybe ``alone``, of a
-        student that is asked in place of those of the folds."""
+        """Args: folders: ``trust`` of ``learn``, ``students`` of the students or readers, and maybe ``earlier``, of a
+        student that has a say beside them, of weight ``params["weight"]``."""
         self.trust = Trust.load(folders["trust"], task, backend)
         self.teacher = _teacher(task, store, params, folders["students"], backend, cache)
-        if alone := folders.get("alone"):
-            student = Student.load(alone / "model.pt", task)
-            self.teacher = Teacher(self.teacher.folds, [], self.teacher.readers, [student])
+        if earlier := folders.get("earlier"):
+            self.teacher.earlier, self.teacher.weight = Student.load(earlier / "model.pt", task), params["weight"]
         self.task, self.backend, self.cache = self.trust.task, backend, cache
         self.believed = belief_in_absence(store.presence(params["labelled"]))
 
