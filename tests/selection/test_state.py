@@ -36,6 +36,18 @@ def test_a_reservation_holds_until_its_time(tmp_path: Path):
     assert state.reserved() == {"a": "bob"}
 
 
+def test_a_clock_set_back_does_not_keep_a_case_for_days(tmp_path: Path):
+    clock = Clock()
+    state = SelectionState(tmp_path / "s", clock)
+    clock.now = 3 * 24 * 3600
+    assert state.reserve("a", "anna", 30)
+    clock.now -= 30  # put right by a time server
+    assert state.reserved() == {"a": "anna"} and not state.reserve("a", "bob", 30)
+    clock.now = 0
+    assert state.reserved() == {} and state.reserve("a", "bob", 30)
+    assert state.reserved() == {"a": "bob"}
+
+
 def test_no_time_is_no_reservation(tmp_path: Path):
     state = SelectionState(tmp_path / "s", Clock())
     assert state.reserve("a", "anna", 0) and state.reserve("a", "bob", 0)

@@ -14,12 +14,17 @@ from samstudent.database import connection, make_tables
 from samstudent.errors import UserError
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS reservations (case_id TEXT PRIMARY KEY, client TEXT NOT NULL, until REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS reserved (
+    case_id TEXT PRIMARY KEY, client TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS scores (
     method TEXT, case_id TEXT, score REAL, version TEXT NOT NULL, PRIMARY KEY (method, case_id)
 );
 CREATE TABLE IF NOT EXISTS vectors (case_id TEXT PRIMARY KEY, vector BLOB NOT NULL, version TEXT NOT NULL);
 """
+#: Seconds by which a clock may be put right without a word. A reservation from further ahead was made before the clock
+#: was set back, and would hold for as long: it counts as run out.
+_SLACK = 60.0
 
 
 @dataclass(frozen=True)
@@ -62,16 +67,21 @@ class SelectionState:
         now = self._now()
         with connection(self.path) as database:
             cursor = database.execute(
-                "INSERT INTO reservations VALUES (?, ?, ?) ON CONFLICT (case_id) DO UPDATE SET "
-                "client = excluded.client, until = excluded.until WHERE until <= ? OR client = excluded.client",
-                (case, client, now + 60 * minutes, now),
+                "INSERT INTO reserved VALUES (?, ?, ?, ?) ON CONFLICT (case_id) DO UPDATE SET "
+                "client = excluded.client, since = excluded.since, until = excluded.until "
+                "WHERE until <= ? OR since > ? OR client = excluded.client",
+                (case, client, now, now + 60 * minutes, now, now + _SLACK),
             )
             return cursor.rowcount == 1
 
     def reserved(self) -> dict[str, str]:
         """Case -> client, for every reservation that has not run out."""
+        now = self._now()
         with connection(self.path) as database:
-            return dict(database.execute("SELECT case_id, client FROM reservations WHERE until > ?", (self._now(),)))
+            rows = database.execute(
+                "SELECT case_id, client FROM reserved WHERE until > ? AND since <= ?", (now, now + _SLACK)
+            )
+            return dict(rows)
 
     def reserved_by_others(self, client: str) -> set[str]:
         """Cases that this client must not be given."""
