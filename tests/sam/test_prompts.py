@@ -14,6 +14,7 @@ from samstudent.sam.prompts import (
     box_of,
     coarse_mask,
     coarse_masks,
+    contested,
     inner_point,
     negative_points,
     reshape,
@@ -202,3 +203,26 @@ def test_clean_up_only_removes_and_is_deterministic(p: Any, component: Any, morp
             assert not (mask & ~shaped).any()
         else:
             assert not (shaped & ~mask).any()
+
+
+def test_a_likely_structure_among_many_is_not_lost() -> None:
+    # Pixels: of ten structures one has 0.4 and background 0.3; nobody has much; background is likeliest; all is known.
+    p = np.full((10, 4), 0.03, dtype=np.float32)
+    p[3, 0], p[3, 2], p[:, 3] = 0.4, 0.3, 0
+    p[7, 3] = 1
+    before = p.copy()
+    seen = contested(p, overlap=False)
+    assert seen[3, 0] == pytest.approx(0.4 / 0.73, abs=1e-4) and seen[4, 0] == pytest.approx(0.03 / 0.43, abs=1e-4)
+    assert (seen[:, 1] < 0.1).all()
+    assert seen[3, 2] == pytest.approx(0.3 / 0.73, abs=1e-4)
+    assert seen[7, 3] == 1 and (np.delete(seen[:, 3], 7) == 0).all()
+    np.testing.assert_array_equal(p, before)
+    mask = coarse_masks(seen[:, None], Recipe(component="all", min_size=1))
+    assert [(int(s), int(x)) for s, _, x in np.argwhere(mask)] == [(3, 0), (7, 3)]
+
+
+def test_of_one_structure_and_of_overlapping_ones_nothing_changes() -> None:
+    p = np.random.default_rng(0).random((1, 5, 5)).astype(np.float32)
+    np.testing.assert_allclose(contested(p, overlap=False), p, atol=1e-6)
+    many = np.random.default_rng(0).random((3, 5, 5))
+    np.testing.assert_array_equal(contested(many, overlap=True), many)

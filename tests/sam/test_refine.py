@@ -124,7 +124,7 @@ def test_a_mask_stage_gives_the_coarse_mask() -> None:
 
 def test_no_structure_no_question_no_mask() -> None:
     painter = Painter(fill_box)
-    result = refine(np.full((3, 40, 40), 0.3, np.float32), IMAGE, painter, task())
+    result = refine(np.full((3, 40, 40), 0.2, np.float32), IMAGE, painter, task())
     assert not result.masks.any() and not painter.asked
     assert not any(s.present for s in result.structures)
 

@@ -26,7 +26,7 @@ class HonestCase:
     Attributes:
         id: of the case. The slices of a volume share it.
         fold: of the cross-fitting.
-        probabilities: float16 (S, y, x) on the working grid.
+        probabilities: float16 (S, y, x) on the working grid, ``prompts.contested``.
         truth: bool (S, y, x).
         embedding: its ``image_size`` is the working grid.
         volume: float16 (S, z, y, x), what is predicted of the whole volume, whose slice ``z`` this is: not all slices

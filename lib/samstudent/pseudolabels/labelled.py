@@ -15,7 +15,7 @@ from samstudent.pseudolabels.case import mix
 from samstudent.sam.adapt import Example
 from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.prompts import coarse_masks
+from samstudent.sam.prompts import coarse_masks, contested
 from samstudent.sam.volumes import slice_axis
 from samstudent.sam.working import reduced, working_size
 from samstudent.task import Task
@@ -94,7 +94,7 @@ def honest_parts(
     Args:
         cases: labelled ones in all, among which volumes share the slices that may be looked at.
     """
-    probabilities = mix(case.views, share).astype(np.float16)
+    probabilities = contested(mix(case.views, share), task.overlap).astype(np.float16)
     seen = for_sam(case.image, task.image)
     if task.dimension == 2:
         height, width = case.truth.shape[1:]

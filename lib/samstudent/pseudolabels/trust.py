@@ -47,6 +47,7 @@ from samstudent.sam.adapt import Adaptation, adapt
 from samstudent.sam.adapted import load_adapted, save_adapted, with_weights
 from samstudent.sam.backends import SamBackend, SamModel
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.prompts import contested
 from samstudent.sam.refine import Refinement, refine, refine_slice
 from samstudent.task import Task
 
@@ -421,7 +422,8 @@ def _refine(
         )
     height, width = probabilities.shape[1:]
     embedding = replace(embed(seen, backend, cache), image_size=(height, width))
-    return refine_slice(probabilities, embedding, backend, choice.recipes, task.names, task.overlap, **options)
+    rivals = contested(probabilities, task.overlap)
+    return refine_slice(rivals, embedding, backend, choice.recipes, task.names, task.overlap, **options)
 
 
 def _asks_sam(task: Task, share: float, choice: Choice) -> bool:

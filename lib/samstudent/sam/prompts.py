@@ -86,6 +86,30 @@ def coarse_mask(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
     return mask
 
 
+def contested(probabilities: NDArray[np.floating[Any]], overlap: bool) -> NDArray[np.floating[Any]]:
+    """Probabilities as recipes read them. Structures that may share pixels keep theirs. Of others, each probability is
+    taken against its strongest rival, another structure or background: p / (p + rival), float32. From 0.5 on it is the
+    likeliest, so that a structure is not lost where many share what a doubtful student has to give: of 32 teeth the
+    right one may have 0.4, background 0.3.
+
+    Args:
+        probabilities: (S, *spatial), 0 to 1; where structures do not overlap, background has what they leave of 1.
+    """
+    if overlap:
+        return probabilities
+    best = np.maximum(1 - probabilities.sum(axis=0, dtype=np.float32), 0)
+    second = np.zeros_like(best)
+    owner = np.full(best.shape, -1, dtype=np.int16)
+    for index, p in enumerate(probabilities):
+        higher = p > best
+        second = np.where(higher, best, np.maximum(second, p))
+        best, owner = np.where(higher, p, best), np.where(higher, np.int16(index), owner)
+    result = np.empty(probabilities.shape, dtype=np.float32)
+    for index, (out, p) in enumerate(zip(result, probabilities, strict=True)):
+        out[...] = p / np.maximum(p + np.where(owner == index, second, best), np.float32(1e-12))
+    return result
+
+
 def coarse_masks(probabilities: NDArray[np.floating[Any]], recipe: Recipe | Sequence[Recipe]) -> Mask:
     """``coarse_mask`` of every structure: float (S, *spatial) -> bool (S, *spatial), by one recipe or one of each."""
     recipes = [recipe] * len(probabilities) if isinstance(recipe, Recipe) else recipe

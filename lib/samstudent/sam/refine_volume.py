@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from samstudent.sam.backends import Decoded, Embedding, Float, SamBackend, Size
 from samstudent.sam.decode import Drawn, decode_structures, stability
-from samstudent.sam.prompts import Box, Mask, box_of, coarse_masks, reshape
+from samstudent.sam.prompts import Box, Mask, box_of, coarse_masks, contested, reshape
 from samstudent.sam.results import Refinement, merge_slices
 from samstudent.sam.slices import Probabilities, recipes_of, refine_image
 from samstudent.sam.volumes import (
@@ -108,9 +108,12 @@ def refine_volume(
         the stability of its logits.
     """
     recipes = recipes_of(names, recipe)
-    axis = slice_axis(coarse_masks(probabilities, recipes), way.spacing, way.recipe.axis)
+    rivals = contested(probabilities, overlap)
+    axis = slice_axis(coarse_masks(rivals, recipes), way.spacing, way.recipe.axis)
     p, slices = np.moveaxis(probabilities, axis + 1, 1), np.moveaxis(image, axis, 0)
-    coarse = np.stack([coarse_volume(own, r) for own, r in zip(p, recipes, strict=True)])
+    rivals = np.moveaxis(rivals, axis + 1, 1)
+    coarse = np.stack([coarse_volume(own, r) for own, r in zip(rivals, recipes, strict=True)])
+    del rivals
     size = (coarse.shape[2], coarse.shape[3])
     small = working_size(size)
     work = coarse

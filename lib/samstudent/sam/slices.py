@@ -22,7 +22,7 @@ from samstudent.errors import UserError
 from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.decode import Drawn, decode_structures, stability
 from samstudent.sam.fusion import as_half, fuse, student_soft
-from samstudent.sam.prompts import Mask, coarse_masks
+from samstudent.sam.prompts import Mask, coarse_masks, contested
 from samstudent.sam.results import Refinement, StructureResult, Tally
 from samstudent.sam.working import enlarged, image_prompts, reduced, working_size
 from samstudent.task import Recipe
@@ -111,14 +111,16 @@ def refine_image(
 ) -> Refinement:
     """``refine_slice`` of an image of any size: done on the working grid, with masks and soft masks brought back.
 
-    Arguments are those of ``refine_slice``, on the image's grid. ``drawn`` and ``tallies`` stay on the working grid.
+    Arguments are those of ``refine_slice``, on the image's grid, but probabilities are the student's own
+    (``prompts.contested`` is done here). ``drawn`` and ``tallies`` stay on the working grid.
     """
     size, small = embedding.image_size, working_size(embedding.image_size)
     if small == size:
+        probabilities = contested(probabilities, overlap)
         return refine_slice(probabilities, embedding, backend, recipe, names, overlap, coarse=coarse, **options)
     check_shapes(probabilities, names, size)
     embedding = replace(embedding, image_size=small)
-    less = reduced(probabilities, small)
+    less = contested(reduced(probabilities, small), overlap)
     given = None if coarse is None else reduced(coarse, small) >= 0.5
     work = refine_slice(less, embedding, backend, recipe, names, overlap, coarse=given, **options)
     masks, soft = np.zeros(probabilities.shape, np.bool_), np.zeros(probabilities.shape, np.float16)

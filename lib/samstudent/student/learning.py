@@ -1,4 +1,4 @@
-"""What is learned from the labels before pseudo labels are made: students on folds, and how far to trust them."""
+"""What is learned before pseudo labels are made: students on folds, how far to trust them, and an earlier student."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, some_of
 from samstudent.sam.backends import SamModel
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.student.cases import CaseFiles, digests, load_cases, read_truth
+from samstudent.student.compare import weigh_earlier
 from samstudent.student.crossfit import CrossFit, cross_fit
-from samstudent.student.teacher import Teacher, fit_teacher
+from samstudent.student.predict import Student
+from samstudent.student.teacher import Teacher, fit_earlier_reader, fit_teacher
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
@@ -124,6 +126,37 @@ def learn(
         logger.info("nothing that trust is learnt from has changed: taken again from an earlier round")
     teacher.share = trust.share
     return teacher, trust
+
+
+def add_earlier(
+    teacher: Teacher, earlier: Student, held: Sequence[CaseFiles], files: Sequence[CaseFiles], task: Task,
+    backend: SamModel, cache: EmbeddingCache | None, folder: Path, *, seed: int, device: str,
+    unlabelled: Sequence[str], path_of: Callable[[str], str],
+) -> dict[str, Any]:  # fmt: skip
+    """Let an earlier student join a teacher, with the weight that is best on the hold-out, and a reader that learns
+    from what both say of the unlabelled cases (``fit_earlier_reader``).
+
+    Args:
+        held: human-labelled cases that nobody trained on.
+        files, unlabelled, path_of: as of ``learn``.
+        folder: for the reader.
+
+    Returns:
+        For the round's record: the ``weight``, and ``dice`` by weight; empty where no case of the hold-out can be read.
+        Then nobody joins.
+    """
+    dice = weigh_earlier(teacher, earlier, held, task)
+    if not dice:
+        return {}
+    teacher.earlier, teacher.weight = earlier, max(dice, key=lambda weight: dice[weight])
+    told = {f"{weight:g}": round(value, 4) for weight, value in sorted(dice.items())}
+    logger.info("the champion's weight among the teachers is %g: hold-out Dice by weight %s", teacher.weight, told)
+    known = {entry.id: entry for entry in files}
+    fit_earlier_reader(
+        teacher, lambda case: read_truth(known[case], task), readable(sorted(unlabelled), path_of, task),
+        task, backend, cache, folder / "earlier_reader.pt", seed=seed, device=device, on_step=Report("last reader: "),
+    )  # fmt: skip
+    return {"weight": teacher.weight, "dice": told}
 
 
 def readable(cases: Sequence[str], path_of: Callable[[str], str], task: Task) -> Iterator[CaseImage]:

@@ -26,7 +26,7 @@ from samstudent.sam.cache import EmbeddingCache
 from samstudent.student.device import pick_device
 from samstudent.student.network import output_channels
 from samstudent.student.predict import load_weights, save_model
-from samstudent.student.training import make_trainer
+from samstudent.student.training import OnStep, make_trainer
 from samstudent.task import Task
 
 #: Slices in a batch.
@@ -86,7 +86,7 @@ def reader_cases(
     """The slices of one labelled case: the image of a 2D case; of a volume those along ``reading_axis``.
 
     Args:
-        truth: bool (S, *spatial) on the image's canonical grid.
+        truth: bool (S, *spatial) on the image's canonical grid; of a 2D image, on any that covers it.
     """
     seen = for_sam(image, task.image)
     if task.dimension == 2:
@@ -148,7 +148,7 @@ class Reader:
 
 def train_reader(
     cases: Sequence[ReaderCase], task: Task, out_path: Path, *, steps: int | None = None, seed: int = 0,
-    device: str | None = None,
+    device: str | None = None, on_step: OnStep | None = None,
 ) -> str:  # fmt: skip
     """Train a reader and write its last weights at once. Returns its version, the SHA-256 of the file.
 
@@ -166,7 +166,7 @@ def train_reader(
         torch.manual_seed(seed)
         network = ReaderNetwork(output_channels(task)).to(target)
         optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
-        make_trainer(network, optimizer, _Batches(cases, steps, seed), task, 1, steps, target).run()
+        make_trainer(network, optimizer, _Batches(cases, steps, seed), task, 1, steps, target, on_step).run()
     return save_model(out_path, network, task)
 
 

@@ -5,7 +5,8 @@ case comes from all members. Students and readers see images through very differ
 are mostly right: their answers are kept apart as two views.
 
 A student that learned from an earlier teacher's pseudo labels has mostly overtaken it, and errs elsewhere: in a second
-round it has a say in both views (docs/explanation/trust.md).
+round it has a say among the students, and a reader that learned from all of them among the readers
+(docs/explanation/trust.md).
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,15 @@ from numpy.typing import NDArray
 
 from samstudent.files import atomic_write, sha256_file
 from samstudent.images import CaseImage
-from samstudent.pseudolabels.case import Predictor, mix
+from samstudent.pseudolabels.case import Predictor, mix, own_masks
+from samstudent.pseudolabels.labelled import size_of
 from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.student.crossfit import CrossFit
 from samstudent.student.ensemble import Ensemble
 from samstudent.student.predict import Student
 from samstudent.student.reader import Reader, ReaderCase, reader_cases, train_reader
+from samstudent.student.training import OnStep
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
@@ -37,6 +42,10 @@ logger = logging.getLogger(__name__)
 Size = tuple[int, ...] | None
 #: Weight of an earlier student, unless cases that never train tell better: as much as all other members together.
 EARLIER_WEIGHT = 0.5
+#: Unlabelled images that a second round's reader learns from, at most: each takes 2 MB and more of memory.
+MOST_READ = 200
+#: Its steps, as a multiple of a first reader's: so many more images are not soon known by heart.
+_MORE_STEPS = 3
 #: Case id -> its image and its human label, bool (S, *spatial).
 Read = Callable[[str], tuple[CaseImage, NDArray[Any]]]
 
@@ -53,6 +62,7 @@ class Teacher:
         earlier: a student that may have trained on all labelled cases and on pseudo labels of others; only asked about
             cases without a label.
         weight: of ``earlier`` in both views, 0 to 1; 1: it is asked alone.
+        earlier_reader: stands for ``earlier`` in the readers' view.
     """
 
     folds: Mapping[str, int]
@@ -61,6 +71,7 @@ class Teacher:
     share: float = 0.5
     earlier: Student | None = None
     weight: float = EARLIER_WEIGHT
+    earlier_reader: Reader | None = None
 
     @property
     def version(self) -> str:
@@ -69,6 +80,8 @@ class Teacher:
         parts = [*(member.version for member in members), f"{self.share:.3f}"]
         if self.earlier is not None:
             parts += [self.earlier.version, f"{self.weight:.3f}"]
+        if self.earlier_reader is not None:
+            parts.append(self.earlier_reader.version)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
@@ -89,6 +102,8 @@ class Teacher:
         if self.alone:
             return known
         views = _views(self.students, self.readers if readers else [], image, size)
+        if len(views) == 2 and self.earlier_reader is not None:
+            known = np.stack([known[0], self.earlier_reader.predict(image, size)])
         return views + np.float32(self.weight) * (known - views)
 
     def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]:
@@ -144,6 +159,47 @@ def fit_teacher(
         if progress is not None:
             progress(fold + 1, len(fitted.models))
     return Teacher(fitted.folds, students, readers)
+
+
+def fit_earlier_reader(
+    teacher: Teacher,
+    read: Read,
+    images: Iterable[CaseImage],
+    task: Task,
+    backend: SamBackend,
+    cache: EmbeddingCache | None,
+    path: Path,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    on_step: OnStep | None = None,
+) -> None:
+    """Give the teacher an ``earlier_reader``, which learns from the labelled cases and from what the teacher, with its
+    earlier student, says of others. Nothing is done where it would have no say: without an earlier student beside
+    others, where readers have no share, and of volumes, whose slices would all have to be embedded.
+
+    Args:
+        read: gives each of ``teacher.folds``.
+        images: of cases without a label; the first ``MOST_READ`` are looked at.
+        path: for the model.
+    """
+    joins = teacher.earlier is not None and 0 < teacher.weight < 1
+    if not (joins and teacher.readers and teacher.share > 0) or task.dimension == 3:
+        return
+    taught = []
+    for image in islice(images, MOST_READ):
+        # On the working grid a radiograph takes megabytes, not hundreds of them.
+        masks = own_masks(teacher.predict(image, size_of(image, task)), task)
+        taught += reader_cases(image, masks, task, backend, cache)
+    if not taught:
+        return
+    known = [part for case in sorted(teacher.folds) for part in reader_cases(*read(case), task, backend, cache)]
+    # So often that they have the share that human labels have in a student's batches.
+    share = task.training.human_share
+    known *= max(1, math.ceil(share / (1 - share) * len(taught) / len(known))) if share < 1 else 1
+    steps = _MORE_STEPS * task.trust.reader_steps
+    train_reader([*known, *taught], task, path, steps=steps, seed=seed, device=device, on_step=on_step)
+    teacher.earlier_reader = Reader.load(path, task, backend, cache, device)
 
 
 def _inputs(train: Iterable[str], model: Path, task: Task, backend: SamBackend, seed: int) -> str:

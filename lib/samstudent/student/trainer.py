@@ -37,9 +37,9 @@ from samstudent.sam.backends import SamBackend
 from samstudent.serving import children
 from samstudent.serving.study import Study
 from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases
-from samstudent.student.compare import CaseDice, compare, out_of_fold, weigh_earlier
+from samstudent.student.compare import CaseDice, compare, out_of_fold
 from samstudent.student.data import make_loader
-from samstudent.student.learning import ADAPTED_FILE, Report, fit_folds, learn
+from samstudent.student.learning import ADAPTED_FILE, Report, add_earlier, fit_folds, learn
 from samstudent.student.loss import StudentLoss
 from samstudent.student.options import CHOICES, TrainOptions
 from samstudent.student.predict import Student, save_model
@@ -262,22 +262,24 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             learnt_from = digests(entry for entry in files if entry.id in cross.folds)
             id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from, request["round"])
             logger.info("SAM %s: %s", id, found["reason"])
-        self._add_champion(teacher, request, device, datastore)
+        self._add_champion(teacher, request, files, device, datastore)
         return teacher, self.study.as_in_force(trust), request["round"]
 
-    def _add_champion(self, teacher: Teacher, request: dict[str, Any], device: str, datastore: Any) -> None:
-        """The champion joins the teacher with the weight that is best on the hold-out; a small one cannot tell."""
+    def _add_champion(
+        self, teacher: Teacher, request: dict[str, Any], files: list[CaseFiles], device: str, datastore: Any
+    ) -> None:
+        """The champion joins the teacher as far as the hold-out listens to it; a small one cannot tell."""
         held, served = human_cases(datastore, request["held_ids"]), self._champion(device)
         if served is None or len(held) < MIN_HELD:
             return
-        dice = weigh_earlier(teacher, served[1], held, self.task)
-        if not dice:
-            return
-        teacher.earlier, teacher.weight = served[1], max(dice, key=lambda weight: dice[weight])
-        told = {f"{weight:g}": round(value, 4) for weight, value in sorted(dice.items())}
-        earlier = {"round": served[0].parent.name, "weight": teacher.weight, "dice": told}
-        self._keep_scores(request["round"], earlier=earlier)
-        logger.info("the champion's weight among the teachers is %g: hold-out Dice by weight %s", teacher.weight, told)
+        unlabelled = self.study.holdout.trainable(datastore.get_unlabeled_images())
+        options = TrainOptions.model_validate(request["options"])
+        told = add_earlier(
+            teacher, served[1], held, files, self.task, self.study.plain_sam(), self.study.embeddings,
+            self.study.trust_folder(request["round"]), seed=options.seed, device=device,
+            unlabelled=unlabelled, path_of=datastore.get_image_uri,
+        )  # fmt: skip
+        self._keep_scores(request["round"], earlier={"round": served[0].parent.name, **told})
 
     def _produce(self, options: TrainOptions, teacher: Student | Teacher, trust: Trust | None, datastore: Any) -> None:
         holdout, softs = self.study.holdout, self._softs()

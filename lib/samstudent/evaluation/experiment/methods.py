@@ -13,7 +13,7 @@ from typing import Any
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment.plan import Job, Setting
 from samstudent.pseudolabels.trust import some_of
-from samstudent.student.teacher import EARLIER_WEIGHT
+from samstudent.student.teacher import EARLIER_WEIGHT, MOST_READ
 
 #: Keys of the task by section.
 Changes = Mapping[str, Mapping[str, Any]]
@@ -112,10 +112,16 @@ class Planner:
         jobs = self._trusted(name, more, sections, needs, first, None if ensemble else 1.0)
         if not options.get("again", True):
             return jobs
-        student = self.student(n, seed, jobs["labels"], changes=changes)
-        return self._trusted(
-            f"{name}, second round", more, sections, needs, student, EARLIER_WEIGHT if ensemble else 1.0
-        )
+        student, weight = self.student(n, seed, jobs["labels"], changes=changes), EARLIER_WEIGHT if ensemble else 1.0
+        if ensemble and sections["trust"]["readers"] and setting.task.dimension == 2:
+            ids = rest[:MOST_READ]
+            needs["reader"] = Job(
+                "reader",
+                f"reader of the second round from {name}",
+                {**more, "weight": weight, "ids": ids},
+                {**needs, "earlier": student, **self.prepared(ids), **self.embedded(ids, **random)},
+            )
+        return self._trusted(f"{name}, second round", more, sections, needs, student, weight)
 
     def _trusted(
         self, name: str, params: Mapping[str, Any], sections: Mapping[str, Any], needs: Mapping[str, Job],

@@ -28,10 +28,13 @@ from samstudent.sam.cache import EmbeddingCache
 from samstudent.student.crossfit import CrossFit, cross_fit, folds_of
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.student.predict import Student
+from samstudent.student.reader import Reader
 from samstudent.student.teacher import Teacher, fit_teacher
+from samstudent.student.teacher import fit_earlier_reader as fit
 from samstudent.task import Task
 
 Params = Mapping[str, Any]
+_EARLIER_READER = "earlier_reader.pt"
 
 
 def fit_students(task: Task, store: Store, params: Params, folder: Path, report: Report) -> None:
@@ -76,6 +79,18 @@ def learn(
     )  # fmt: skip
 
 
+def fit_earlier_reader(
+    task: Task, store: Store, params: Params, folders: Mapping[str, Path], folder: Path, backend: SamModel,
+    cache: EmbeddingCache, report: Report,
+) -> None:  # fmt: skip
+    """The reader of a second round into ``folder``, unless it would have no say."""
+    labeller = Labeller(task, store, params, folders, backend, cache)
+    fit(
+        labeller.teacher, _read(store), map(store.image, params["ids"]), labeller.task, backend, cache,
+        folder / _EARLIER_READER, seed=params["seed"], on_step=lambda step, steps, loss: report(step, steps),
+    )  # fmt: skip
+
+
 class Labeller:
     """Makes the pseudo labels of one round."""
 
@@ -84,11 +99,14 @@ class Labeller:
         cache: EmbeddingCache,
     ) -> None:  # fmt: skip
         """Args: folders: ``trust`` of ``learn``, ``students`` of the students or readers, and maybe ``earlier``, of a
-        student that has a say beside them, of weight ``params["weight"]``."""
+        student that has a say beside them, of weight ``params["weight"]``, and ``reader`` of ``fit_earlier_reader``."""
         self.trust = Trust.load(folders["trust"], task, backend)
         self.teacher = _teacher(task, store, params, folders["students"], backend, cache)
         if earlier := folders.get("earlier"):
             self.teacher.earlier, self.teacher.weight = Student.load(earlier / "model.pt", task), params["weight"]
+        self.teacher.share = self.trust.share
+        if (folder := folders.get("reader")) and (path := folder / _EARLIER_READER).is_file():
+            self.teacher.earlier_reader = Reader.load(path, task, backend, cache)
         self.task, self.backend, self.cache = self.trust.task, backend, cache
         self.believed = belief_in_absence(store.presence(params["labelled"]))
 

@@ -114,6 +114,12 @@ def fit_readers(setting: Setting, params: Params, needs: Needs, folder: Path, re
     ours.fit_readers(task, setting.store, params, needs["students"], folder, backend, cache, report)
 
 
+def fit_earlier_reader(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """The reader of a second round."""
+    task, backend, cache = _task_of(setting, params), backend_of(params), _cache(setting)
+    ours.fit_earlier_reader(task, setting.store, params, needs, folder, backend, cache, report)
+
+
 def learn(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Adaptation, search and calibration."""
     task, backend, cache = _task_of(setting, params), backend_of(params), _cache(setting)
@@ -337,6 +343,7 @@ KINDS: dict[str, Callable[[Setting, Params, Needs, Path, Report], None]] = {
     "pseudo": pseudo_label,
     "students": fit_students,
     "readers": fit_readers,
+    "reader": fit_earlier_reader,
     "trust": learn,
     "trusted": trusted_labels,
     "nnunet": run_nnunet,
