@@ -187,7 +187,7 @@ class TrainingSection(_Section):
 
     steps: int = Field(default=600, ge=1)
     batch_size: int = Field(default=6, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     #: Share of every batch that is human-labelled while pseudo labels are used.
     human_share: float = Field(default=0.25, gt=0, le=1)
     #: ``scratch``: fresh weights every round. ``champion``: go on from the served model.

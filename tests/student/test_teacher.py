@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import FakeSam, case_image, shapes, small_task, training_cases
+from drawn import FakeSam, case_image, dice, shapes, small_task, training_cases
 
+from samstudent.pseudolabels.case import own_masks
 from samstudent.student.crossfit import CrossFit, cross_fit
 from samstudent.student.predict import Student
-from samstudent.student.teacher import Teacher, fit_teacher
+from samstudent.student.teacher import Teacher, fit_earlier_reader, fit_teacher
+from samstudent.task import Task
 
 TASK = small_task(trust={"reader_steps": 2})
 
@@ -70,6 +72,57 @@ def test_of_weight_1_it_is_asked_alone(teacher: Teacher, fitted: CrossFit, monke
     assert alone.alone
     np.testing.assert_array_equal(alone.views(image), earlier.predict(image)[None])
     np.testing.assert_array_equal(alone.predict(image), earlier.predict(image))
+
+
+def fit_second(teacher: Teacher, folder: Path, unlabelled: list[str], task: Task = TASK) -> None:
+    images = (read(case)[0] for case in unlabelled)
+    fit_earlier_reader(teacher, read, images, task, FakeSam(), None, folder / "earlier_reader.pt")
+
+
+def test_a_second_rounds_reader_speaks_for_the_earlier_student_among_the_readers(
+    teacher: Teacher, fitted: CrossFit, tmp_path: Path
+) -> None:
+    image, _ = read("case9")
+    joined = replace(teacher, earlier=Student.load(fitted.models[0], TASK), weight=0.25)
+    before = joined.version
+    fit_second(joined, tmp_path, ["case7", "case8"])
+    assert joined.earlier_reader is not None and joined.version != before
+    students, readers = joined.views(image)
+    own = teacher.views(image)
+    np.testing.assert_allclose(students, 0.75 * own[0] + 0.25 * joined.earlier.predict(image), atol=1e-6)  # type: ignore[union-attr]
+    np.testing.assert_allclose(readers, 0.75 * own[1] + 0.25 * joined.earlier_reader.predict(image), atol=1e-6)
+    np.testing.assert_array_equal(joined.honest_views("case1", image), teacher.honest_views("case1", image))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"earlier": None}, {"weight": 0.0}, {"weight": 1.0}, {"share": 0.0}, {"readers": ()}]
+)
+def test_a_second_rounds_reader_is_not_trained_where_it_has_no_say(
+    teacher: Teacher, fitted: CrossFit, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    joined = replace(teacher, **({"earlier": Student.load(fitted.models[0], TASK), "weight": 0.5} | changes))  # type: ignore[arg-type]
+    fit_second(joined, tmp_path, ["case7"])
+    assert joined.earlier_reader is None and not list(tmp_path.iterdir())
+
+
+def test_a_second_rounds_reader_learns_what_the_labels_and_the_teacher_say(
+    teacher: Teacher, fitted: CrossFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = replace(teacher, earlier=Student.load(fitted.models[0], TASK), weight=0.5)
+    taught = []
+
+    def train(cases, task, path, **options):  # type: ignore[no-untyped-def]
+        taught.extend(cases)
+        Path(path).write_bytes((fitted.models[0].with_name("reader0.pt")).read_bytes())
+
+    monkeypatch.setattr("samstudent.student.teacher.train_reader", train)
+    said = own_masks(joined.predict(read("case10")[0]), TASK)
+    fit_second(joined, tmp_path, [f"case{number}" for number in range(10, 34)])
+    # A quarter is human: four labels, twice, beside 24 cases.
+    assert len(taught) == 4 * 2 + 24
+    # In SAM's frame, four times as large here.
+    assert dice(taught[8].masks[:, 2::4, 2::4].numpy(), said) > 0.95
+    np.testing.assert_array_equal(taught[0].masks.numpy(), taught[4].masks.numpy())
 
 
 def test_readers_are_kept_until_an_input_changes(teacher: Teacher, fitted: CrossFit) -> None:

@@ -172,6 +172,11 @@ def test_the_student_of_the_first_round_is_among_the_teachers_of_the_second(sett
     assert one.params["weight"] == 1
     assert one.needs["earlier"].needs["pseudo"].needs["earlier"].key == METHODS["labels"].build(planner, 3, 0).key
     assert METHODS["ours"].quality(planner, 3, 0).needs["earlier"].key == once.key
+    reader = second.needs["reader"]
+    assert reader.kind == "reader" and reader.needs["earlier"].key == once.key
+    assert reader.params["ids"] == setting.rest(3)
+    assert all("reader" not in job.needs for job in (first, one))
+    assert "reader" not in METHODS["ours-readers"].build(planner, 3, 0).needs["pseudo"].needs
 
 
 def test_ours_needs_some_labels_and_methods_their_names(setting: Setting) -> None:
