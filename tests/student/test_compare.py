@@ -11,7 +11,8 @@ from drawn import case_image, shapes, small_task
 from samstudent.errors import UserError
 from samstudent.student import compare
 from samstudent.student.cases import CaseFiles
-from samstudent.student.compare import EARLIER_WEIGHTS, MOST_WEIGHED, weigh_earlier
+from samstudent.pseudolabels.labelled import spread_out
+from samstudent.student.compare import EARLIER_WEIGHTS, LEARNT, MOST_WEIGHED, fit_of, not_learnt, weigh_earlier
 
 TASK = small_task()
 
@@ -69,3 +70,23 @@ def test_of_many_cases_some_are_looked_at(cases: list[CaseFiles]) -> None:
     many = [entry(f"case{i}") for i in range(3 * MOST_WEIGHED)]
     weigh_earlier(Fake(), earlier, many, TASK)  # type: ignore[arg-type]
     assert earlier.asked == [f"case{3 * i}" for i in range(MOST_WEIGHED)]
+
+
+@pytest.mark.parametrize("mistaken", [False, True])
+def test_a_student_that_has_not_learnt_its_own_labels_is_told_of(mistaken: bool) -> None:
+    pixels, TRUTHS["case3"] = shapes(3)
+    known = [(replace(case_image(pixels), path=Path("case3.png")), TRUTHS["case3"])]
+    fit = fit_of(Fake(mistaken=mistaken), known, TASK)  # type: ignore[arg-type]
+    assert fit == (pytest.approx(0.0, abs=0.2) if mistaken else 1.0)
+    told = not_learnt(fit)
+    assert (told is not None and "training.steps" in told) if mistaken else told is None
+
+
+def test_what_is_not_known_is_not_complained_of() -> None:
+    assert not_learnt(LEARNT) is None
+    assert not_learnt(fit_of(Fake(), [], TASK)) is None  # type: ignore[arg-type]
+
+
+def test_some_of_many_are_spread_over_all() -> None:
+    assert spread_out(range(100), 4) == [0, 25, 50, 75]
+    assert spread_out([1, 2], 4) == [1, 2] and spread_out([], 4) == []

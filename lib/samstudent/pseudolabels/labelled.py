@@ -73,6 +73,12 @@ def size_of(image: CaseImage, task: Task) -> tuple[int, ...]:
     return working_size((shape[0], shape[1])) if task.dimension == 2 else tuple(shape)
 
 
+def spread_out(cases: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of them, from all over the list."""
+    count = min(most, len(cases))
+    return [cases[i * len(cases) // count] for i in range(count)]
+
+
 def common_axis(cases: Sequence[Seen], task: Task) -> str:
     """The axis along which most of the labelled volumes are best cut; all of a study's are cut alike."""
     if task.dimension == 2 or task.recipe.axis != "auto":

@@ -37,6 +37,7 @@ from samstudent.pseudolabels.labelled import (
     honest_parts,
     see,
     size_of,
+    spread_out,
     with_axis,
 )
 from samstudent.pseudolabels.provenance import provenance_of
@@ -194,8 +195,7 @@ def some_of(unlabelled: Sequence[str], task: Task) -> list[str]:
     """The unlabelled cases that ``learn_trust`` should look at, from all over the list; of volumes few, as each of
     their slices may have to be embedded."""
     most = _LEAST if task.dimension == 3 else min(_MOST, max(_LEAST, _STRUCTURES // len(task.names)))
-    count = min(most, len(unlabelled))
-    return [unlabelled[i * len(unlabelled) // count] for i in range(count)]
+    return spread_out(unlabelled, most)
 
 
 def inputs_of(

@@ -63,6 +63,8 @@ class RoundRecord(BaseModel):
     holdout_ids: list[str] = []
     #: On the hold-out: ``{"challenger": {structure: Dice, "mean": Dice}, "champion": the same or None}``.
     dice: dict[Literal["challenger", "champion"], DiceTable | None] = {}
+    #: Mean Dice of the challenger on labels that it trained on; low: it has not converged.
+    fit: float | None = None
     #: How the decision was made: ``fair.Comparison`` as JSON, None where there was nothing to compare, and
     #: ``fair.Decision.debt``.
     comparison: dict[str, Any] | None = None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.evaluation.metrics import dice_per_structure, mean_of
+from samstudent.images import CaseImage
 from samstudent.pseudolabels.case import own_masks
-from samstudent.pseudolabels.labelled import size_of
+from samstudent.pseudolabels.labelled import size_of, spread_out
 from samstudent.sam.working import reduced
 from samstudent.student.cases import CaseFiles, read_truth
 from samstudent.student.crossfit import CrossFit
@@ -27,6 +29,11 @@ CaseDice = dict[str, list[float | None]]
 EARLIER_WEIGHTS = (EARLIER_WEIGHT, 0.25, 0.75, 0.0, 1.0)
 #: Hold-out cases that this is decided on, at most.
 MOST_WEIGHED = 20
+#: Labels that a student trained on and is asked about again, at most; and the Dice below which it has not learnt them.
+#: Of drawn teeth, 8 labels: 53 % there went with 33 on new films, 92 with 75. No other figure tells an unconverged
+#: student, which pseudo labels ruin, from one that has too few labels.
+MOST_REMEMBERED = 5
+LEARNT = 0.7
 
 
 def compare(students: Sequence[Student], cases: Sequence[CaseFiles], task: Task) -> list[CaseDice]:
@@ -69,9 +76,8 @@ def weigh_earlier(teacher: Teacher, earlier: Student, cases: Sequence[CaseFiles]
     Args:
         cases: human-labelled, and nobody trained on them.
     """
-    count = min(MOST_WEIGHED, len(cases))
     dice: list[list[NDArray[np.float64]]] = []
-    for files in (cases[i * len(cases) // count] for i in range(count)):
+    for files in spread_out(cases, MOST_WEIGHED):
         try:
             image, truth = read_truth(files, task)
         except (UserError, OSError) as error:
@@ -86,3 +92,20 @@ def weigh_earlier(teacher: Teacher, earlier: Student, cases: Sequence[CaseFiles]
         return {}
     means = [mean_of(np.array(dice)[:, i].ravel()) for i in range(len(EARLIER_WEIGHTS))]
     return dict(zip(EARLIER_WEIGHTS, np.nan_to_num(means).tolist(), strict=True))
+
+
+def fit_of(student: Student, known: Iterable[tuple[CaseImage, NDArray[Any]]], task: Task) -> float:
+    """How well a student has learnt what it was taught: its mean Dice on human-labelled cases that it trained on.
+
+    Args:
+        known: images and masks bool (S, *spatial).
+    """
+    dice = [dice_per_structure(truth, own_masks(student.predict(image), task)) for image, truth in known]
+    return mean_of(np.array(dice).ravel())
+
+
+def not_learnt(fit: float) -> str | None:
+    """What to tell of a student with such a fit (``fit_of``); None: nothing."""
+    if not fit < LEARNT:
+        return None
+    return f"Dice on labels that it trained on is only {fit:.2f}: it has not converged; raise training.steps"

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,16 +30,18 @@ from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write
 from samstudent.images import CaseImage
 from samstudent.pseudolabels.case import PseudoLabel
+from samstudent.pseudolabels.labelled import spread_out
 from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, made_with, produce
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.pseudolabels.softs import SoftLabels
 from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.fair import MIN_HELD, compare_fairly, decide, table_of
+from samstudent.rounds.ledger import RoundRecord
 from samstudent.sam.backends import SamBackend
 from samstudent.serving import children
 from samstudent.serving.study import Study
-from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases
-from samstudent.student.compare import CaseDice, compare, out_of_fold
+from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases, read_truth
+from samstudent.student.compare import MOST_REMEMBERED, CaseDice, compare, fit_of, not_learnt, out_of_fold
 from samstudent.student.data import make_loader
 from samstudent.student.learning import ADAPTED_FILE, Report, add_earlier, fit_folds, learn
 from samstudent.student.loss import StudentLoss
@@ -159,6 +163,9 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         why = decision.why
         if decision.promote and not options.promote:
             why = f"not promoted, as asked for; else: {why}"
+        fit = self._fit(challenger, self.ledger.get(round_id), datastore)
+        if told := not_learnt(fit):
+            why = f"{why}. {told}"
         self._keep_scores(round_id, **dict(zip(WHO, scores, strict=True)))
         tables = [table_of(found, self.task.names) if found else None for found in scores]
         self.ledger.update(
@@ -167,6 +174,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             comparison=comparison.as_json() if comparison else None,
             debt=decision.debt,
             decision=why,
+            fit=None if math.isnan(fit) else fit,
         )
         promoted = decision.promote and options.promote
         if promoted:
@@ -177,6 +185,14 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             stats["best_metric"] = _number(tables[0]["mean"])
         self._write_stats(stats)
         return stats
+
+    def _fit(self, challenger: Student, record: RoundRecord, datastore: Any) -> float:
+        """``fit_of`` some of the round's labels; nan where none can be read any more."""
+        there, known = set(record.labels_used) & set(datastore.get_labeled_images()), []
+        for files in spread_out(human_cases(datastore, there), MOST_REMEMBERED):
+            with suppress(UserError, OSError):
+                known.append(read_truth(files, self.task))
+        return fit_of(challenger, known, self.task)
 
     def _keep_scores(self, round_id: str, **scores: Mapping[str, Any]) -> None:
         """Add to what is kept of a round: Dice of each case and structure, by whom; how ``earlier`` students do."""

@@ -98,8 +98,10 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_another_number_of_steps_is_another_student(tmp_path: Path) -> None:
     short = run_experiment(options_of(tmp_path, methods=("labels",), steps=1))
+    assert "has not converged" in (tmp_path / "out" / "report.html").read_text()
     long = run_experiment(options_of(tmp_path, methods=("labels",), steps=40))
     assert long["table"][0]["honest"][0] > short["table"][0]["honest"][0]
+    assert "labels, 3 labels, seed 0" in short["not_converged"][0] and long["not_converged"] == []
 
 
 @pytest.mark.parametrize("kind", ["labels_overlap", "volumes"])

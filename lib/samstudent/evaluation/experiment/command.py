@@ -63,6 +63,8 @@ def run(
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return False
+    for told in results["not_converged"]:
+        console.print(f"[yellow]{told}[/]", highlight=False, soft_wrap=True)
     console.print(f"results.json and report.html are in {output}")
     return not results["failed"]
 

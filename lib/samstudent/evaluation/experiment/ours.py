@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from samstudent.evaluation.experiment.plan import Report
 from samstudent.evaluation.experiment.store import Store
@@ -74,7 +73,7 @@ def learn(
 
     images = map(store.image, params["unlabelled"])
     learn_trust(
-        teacher, _read(store), task, backend, cache, folder,
+        teacher, store.known_case, task, backend, cache, folder,
         unlabelled=images, seed=params["seed"], progress=progress,
     )  # fmt: skip
 
@@ -86,7 +85,7 @@ def fit_earlier_reader(
     """The reader of a second round into ``folder``, unless it would have no say."""
     labeller = Labeller(task, store, params, folders, backend, cache)
     fit(
-        labeller.teacher, _read(store), map(store.image, params["ids"]), labeller.task, backend, cache,
+        labeller.teacher, store.known_case, map(store.image, params["ids"]), labeller.task, backend, cache,
         folder / _EARLIER_READER, seed=params["seed"], on_step=lambda step, steps, loss: report(step, steps),
     )  # fmt: skip
 
@@ -150,17 +149,8 @@ def _teacher(
     models = [folder / f"fold{fold}.pt" for fold in range(max(folds.values()) + 1)]
     readers = backend if task.trust.readers else None
     return fit_teacher(
-        CrossFit(folds, models, task), _read(store), readers, cache, seed=params["seed"], progress=report
+        CrossFit(folds, models, task), store.known_case, readers, cache, seed=params["seed"], progress=report
     )  # fmt: skip
-
-
-def _read(store: Store) -> Any:
-    def read(case: str) -> tuple[CaseImage, NDArray[Any]]:
-        truth = store.truth(case)
-        assert truth is not None
-        return store.image(case), truth
-
-    return read
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from samstudent.evaluation.report import (
 from samstudent.files import atomic_write
 from samstudent.images import for_sam
 from samstudent.pseudolabels.case import own_masks
+from samstudent.student.compare import not_learnt
 from samstudent.student.predict import Student
 
 #: Longest side of a case's picture, in pixels of the image.
@@ -62,6 +63,7 @@ def write_results(
         "pairs": [asdict(pair) for pair in summary.pairs(results, main)],
         "quality": [asdict(found) for found in _qualities(setting, jobs, failed, results)],
         "learnt": _learnt(setting, jobs, failed),
+        "not_converged": [f"{r['method']}, {_labels(r)}, seed {r['seed']}: {told}" for r, told in _not_learnt(results)],
         "seconds": _seconds(setting, jobs),
         "results": results,
     }
@@ -74,6 +76,16 @@ def write_results(
         pictures = []
     write_report(setting.output / "report.html", setting, content, lines, pictures)
     return content
+
+
+def _not_learnt(results: Sequence[summary.Result]) -> list[tuple[summary.Result, str]]:
+    """Results of students that learned from human labels alone and have not learnt even these, and what to tell."""
+    alone = [r for r in results if r["method"] in ("labels", "all") and r.get("fit") is not None]
+    return [(r, told) for r in alone if (told := not_learnt(r["fit"]))]
+
+
+def _labels(result: summary.Result) -> str:
+    return "all labels" if result["labels"] is None else f"{result['labels']} labels"
 
 
 def write_report(

@@ -64,6 +64,12 @@ class Store:
                 return None
             return _unpack(file.get_tensor("truth"), (len(self.task.names), *file.get_slice("pixels").get_shape()[1:]))
 
+    def known_case(self, case: str) -> tuple[CaseImage, NDArray[Any]]:
+        """The image of a labelled case and its true masks."""
+        truth = self.truth(case)
+        assert truth is not None
+        return self.image(case), truth
+
     def training_case(self, case: str) -> TrainingCase:
         """The case with its human label."""
         shown = self._shown(case)

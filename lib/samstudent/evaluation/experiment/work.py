@@ -21,11 +21,13 @@ from samstudent.evaluation.metrics import dice_per_structure
 from samstudent.files import atomic_write
 from samstudent.images import CaseImage, for_sam
 from samstudent.pseudolabels.case import own_masks
+from samstudent.pseudolabels.labelled import spread_out
 from samstudent.sam.backends import SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import Mask
 from samstudent.sam.refine import refine
 from samstudent.sam.working import enlarged, reduced, working_size
+from samstudent.student.compare import MOST_REMEMBERED, fit_of
 from samstudent.student.data import prepare_case
 from samstudent.student.predict import Student
 from samstudent.student.training import train_student
@@ -41,6 +43,7 @@ PAPER = Recipe(component="probable", stages=PAPER_STAGES, source="sam", decoder=
 WALKER_SURE = 0.8
 #: scikit-image's default; how strongly a walker shuns edges.
 WALKER_BETA = 130.0
+_FIT = "fit.json"
 #: Pixels around the pixels in doubt that are walked through, too.
 _WALKER_MARGIN = 5
 
@@ -82,6 +85,9 @@ def train(setting: Setting, params: Params, needs: Needs, folder: Path, report: 
         on_step=lambda step, steps, loss: report(step, steps),
         unlabelled=[store.unlabelled_case(case) for case in params.get("unlabelled", [])] or None,
     )
+    student = Student.load(folder / "model.pt", setting.task)
+    fit = fit_of(student, map(store.known_case, spread_out(params["labelled"], MOST_REMEMBERED)), setting.task)
+    atomic_write(folder / _FIT, json.dumps(_number(fit)))
 
 
 def pseudo_label(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
@@ -194,8 +200,10 @@ def evaluate(setting: Setting, params: Params, needs: Needs, folder: Path, repor
         cases[case] = measure(truth, masks, image.grid.spacing)
         report(number, len(params["ids"]))
     seconds = json.loads((needs["student"] / "done.json").read_text())["seconds"]
+    fit = needs["student"] / _FIT
     result = {key: params[key] for key in ("method", "labels", "seed")}
     result |= {"key": folder.name, "split": setting.split, "structures": task.names, "training_seconds": seconds}
+    result["fit"] = json.loads(fit.read_text()) if fit.is_file() else None
     atomic_write(result_path(setting.output, params), json.dumps(result | {"cases": cases}, indent=1))
 
 
