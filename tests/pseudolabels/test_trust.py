@@ -269,3 +269,11 @@ def test_of_large_volumes_some_slices_teach(tmp_path: Path, monkeypatch: pytest.
     assert len(searched) == 12
     sizes = [int(case.truth.sum()) for case in searched[:3]]
     assert sizes[0] == sizes[2] < sizes[1] == int(teacher.masks[0].sum(axis=(1, 2)).max())
+
+
+def test_models_that_know_nothing_teach_nothing(tmp_path: Path) -> None:
+    trust = learn(tmp_path)
+    assert trust.record["honest"] > 0.3 and trust.silence is None
+    # A record of an earlier version does not tell.
+    assert replace(trust, record={}).silence is None
+    assert "labels alone" in (replace(trust, record={"honest": 0.04}).silence or "")

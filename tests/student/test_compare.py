@@ -9,9 +9,9 @@ import pytest
 from drawn import case_image, shapes, small_task
 
 from samstudent.errors import UserError
+from samstudent.pseudolabels.labelled import spread_out
 from samstudent.student import compare
 from samstudent.student.cases import CaseFiles
-from samstudent.pseudolabels.labelled import spread_out
 from samstudent.student.compare import EARLIER_WEIGHTS, LEARNT, MOST_WEIGHED, fit_of, not_learnt, weigh_earlier
 
 TASK = small_task()

@@ -90,3 +90,13 @@ def test_padding_is_not_taught() -> None:
     # Half of the frame is padding; a warp of a tenth moves it a little.
     assert bool(((ignored > 0.35) & (ignored < 0.75)).all())
     assert not bool((batch["masks"].bool() & batch["ignore"]).any())
+
+
+def test_a_label_map_teaches_what_masks_do() -> None:
+    from samstudent.student.reader import _Batches
+
+    masks, label = (next(iter(_Batches(cases_of(2), 1, 0, overlap))) for overlap in (True, False))
+    assert masks["masks"].any() and bool((masks["image"] == label["image"]).all())
+    for index in range(masks["masks"].shape[1]):
+        assert bool((masks["masks"][:, index].bool() == (label["label"] == 1 + index)).all())
+    assert bool((masks["ignore"] == label["ignore"]).all())

@@ -133,6 +133,20 @@ def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, mon
     assert trusts[0] == trusts[1]
 
 
+def test_teachers_that_know_nothing_teach_nothing(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    monkeypatch.setattr("samstudent.pseudolabels.trust.LEAST_HONEST", 1.1)
+    stats = train(bench, steps=2)
+    assert "trained on labels alone" in stats["decision"]
+    assert bench.study.ledger.get("r0001").pseudo_used.n == 0
+    # The served student was compared on the hold-out, and is heard.
+    monkeypatch.setattr("samstudent.student.compare.EARLIER_WEIGHTS", (0.5,))
+    monkeypatch.setattr("samstudent.student.trainer.MIN_HELD", 1)
+    assert "labels alone" not in train(bench, steps=2)["decision"]
+    assert bench.study.ledger.get("r0002").pseudo_used.n > 0
+
+
 def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     learnt = []
 

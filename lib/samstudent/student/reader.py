@@ -166,15 +166,17 @@ def train_reader(
         torch.manual_seed(seed)
         network = ReaderNetwork(output_channels(task)).to(target)
         optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
-        make_trainer(network, optimizer, _Batches(cases, steps, seed), task, 1, steps, target, on_step).run()
+        batches = _Batches(cases, steps, seed, task.overlap)
+        make_trainer(network, optimizer, batches, task, 1, steps, target, on_step).run()
     return save_model(out_path, network, task)
 
 
 class _Batches:
     """Seeded batches of warped slices: rotated, zoomed and shifted in the space of features."""
 
-    def __init__(self, cases: Sequence[ReaderCase], steps: int, seed: int) -> None:
-        self.cases, self.steps, self.seed = cases, steps, seed
+    def __init__(self, cases: Sequence[ReaderCase], steps: int, seed: int, overlap: bool = True) -> None:
+        """Args: overlap: the task's; without it targets are label maps, with which 32 teeth take a quarter less time."""
+        self.cases, self.steps, self.seed, self.overlap = cases, steps, seed, overlap
 
     def __len__(self) -> int:
         return self.steps
@@ -193,8 +195,8 @@ class _Batches:
         self, cases: Sequence[ReaderCase], rng: np.random.Generator, noise: torch.Generator
     ) -> dict[str, torch.Tensor]:
         features = torch.stack([case.features for case in cases]).float()
-        masks = torch.stack([case.masks for case in cases]).float()
-        outside = torch.ones((len(cases), 1, *masks.shape[-2:]))
+        targets = torch.stack([case.masks if self.overlap else _label_of(case.masks) for case in cases]).float()
+        outside = torch.ones((len(cases), 1, *targets.shape[-2:]))
         for index, case in enumerate(cases):
             outside[index, :, : case.size[0], : case.size[1]] = 0
         angle, zoom = np.radians(rng.uniform(-15, 15, len(cases))), rng.uniform(0.9, 1.1, len(cases))
@@ -206,12 +208,19 @@ class _Batches:
         features = F.grid_sample(features, F.affine_grid(warp, list(features.shape), False), align_corners=False)
         features = features + spread * torch.randn(features.shape, generator=noise)
         # What the warp brings in from outside of the frame is as unknown as the padding.
-        both = torch.cat([masks, outside - 1], dim=1)
+        both = torch.cat([targets, outside - 1], dim=1)
         grid = F.affine_grid(warp, list(both.shape), False)
         both = F.grid_sample(both, grid, mode="nearest", align_corners=False)
-        ignore = (both[:, -1:] > -0.5).expand(-1, masks.shape[1], -1, -1)
-        weights = torch.ones(masks.shape[:2])
-        return {"image": features, "masks": both[:, :-1], "ignore": ignore, "weights": weights}
+        ignore = both[:, -1:] > -0.5
+        weights = torch.ones((len(cases), len(cases[0].masks)))
+        target = {"masks": both[:, :-1]} if self.overlap else {"label": both[:, 0]}
+        return {"image": features, "ignore": ignore, "weights": weights, **target}
+
+
+def _label_of(masks: torch.Tensor) -> torch.Tensor:
+    """Masks bool (S, y, x) that share no pixel as a label map (1, y, x): 0 background, else 1 + the index."""
+    values = torch.arange(1, len(masks) + 1, dtype=torch.int16)
+    return (masks.to(torch.int16) * values[:, None, None]).amax(dim=0, keepdim=True)
 
 
 def _reader_case(embedding: Embedding, truth: NDArray[Any]) -> ReaderCase:

@@ -164,8 +164,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         if decision.promote and not options.promote:
             why = f"not promoted, as asked for; else: {why}"
         fit = self._fit(challenger, self.ledger.get(round_id), datastore)
-        if told := not_learnt(fit):
-            why = f"{why}. {told}"
+        for told in ((self.ledger.kept(round_id, "scores") or {}).get("silence"), not_learnt(fit)):
+            why = f"{why}. {told}" if told else why
         self._keep_scores(round_id, **dict(zip(WHO, scores, strict=True)))
         tables = [table_of(found, self.task.names) if found else None for found in scores]
         self.ledger.update(
@@ -223,7 +223,13 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         tag = RAW_TAG if options.pseudo_labels == "raw" else REFINED_TAG
         teacher, trust, learnt_in = self._teacher(request, options, cases, datastore)
         wanted: list[Provenance] = []
-        if teacher is not None:
+        # A champion that the hold-out listens to has shown that it knows something.
+        alone = isinstance(teacher, Teacher) and (teacher.earlier is None or teacher.weight == 0)
+        silence = trust.silence if trust is not None and alone else None
+        if silence is not None:
+            logger.warning("round %s: %s", request["round"], silence)
+            self._keep_scores(request["round"], silence=silence)
+        elif teacher is not None:
             wanted = self._wanted(request["round"], options, teacher, trust)
             if options.pseudo_labels != "use":
                 self._produce(options, teacher, trust, datastore)

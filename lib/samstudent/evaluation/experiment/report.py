@@ -229,6 +229,7 @@ def _seconds(setting: Setting, jobs: Mapping[str, Job]) -> dict[str, dict[str, f
     words = {
         "prepare": "reading cases", "embed": "embedding images", "student": "training students",
         "students": "training students on folds", "readers": "training readers",
+        "reader": "training readers of the second round",
         "trust": "adaptation, search, calibration",
         "nnunet": "nnU-Net", "pseudo": "making pseudo labels (others)", "trusted": "making pseudo labels (ours)",
         "evaluate": "measuring",

@@ -141,7 +141,7 @@ def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path,
         image = store.image(case)
         label = labeller.label(image)
         # Of masks those with nothing on them teach nothing; probabilities always say how sure they are.
-        if task.pseudo_labels.soft or label.masks.any():
+        if (task.pseudo_labels.soft or label.masks.any()) and not labeller.trust.silence:
             keep_pseudo(folder, labeller.training_case(case, image, label))
             kept.append(case)
         truth = store.truth(case)
