@@ -175,7 +175,7 @@ class _Batches:
     """Seeded batches of warped slices: rotated, zoomed and shifted in the space of features."""
 
     def __init__(self, cases: Sequence[ReaderCase], steps: int, seed: int, overlap: bool = True) -> None:
-        """Args: overlap: the task's; without it targets are label maps, with which 32 teeth take a quarter less time."""
+        """Args: overlap: the task's; without it targets are label maps, with which 32 teeth take a quarter less."""
         self.cases, self.steps, self.seed, self.overlap = cases, steps, seed, overlap
 
     def __len__(self) -> int:

@@ -194,7 +194,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
                 known.append(read_truth(files, self.task))
         return fit_of(challenger, known, self.task)
 
-    def _keep_scores(self, round_id: str, **scores: Mapping[str, Any]) -> None:
+    def _keep_scores(self, round_id: str, **scores: Mapping[str, Any] | str) -> None:
         """Add to what is kept of a round: Dice of each case and structure, by whom; how ``earlier`` students do."""
         kept = self.ledger.kept(round_id, "scores") or {"structures": self.task.names}
         self.ledger.keep(round_id, "scores", kept | scores)
