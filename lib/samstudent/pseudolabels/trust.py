@@ -62,8 +62,8 @@ _MOST_JITTERS = 2
 #: Unlabelled cases on which estimates are carried over from a fold's models to all together: at least and at most, and
 #: about how many structures of them. SAM is asked about each once for every fold and once more.
 _LEAST, _MOST, _STRUCTURES = 5, 20, 160
-#: Models of which honest predictions have a mean Dice below this know nothing that another could learn. Of 32 drawn
-#: teeth students that had not converged had 0.04; labels alone gave 9.6 % on new films, with their pseudo labels 0.7.
+#: Models whose honest predictions have a mean Dice below this know nothing that another could learn. Of 32 drawn teeth
+#: and students that had not converged, labels alone gave 9.6 % on new films, with pseudo labels 0.7.
 LEAST_HONEST = 0.1
 _FILE = "trust.json"
 
@@ -102,10 +102,7 @@ class Trust:
     @property
     def silence(self) -> str | None:
         """Why the models that this was learnt of should teach nothing; None: they may."""
-        honest = self.record.get("honest")
-        if honest is None or honest >= LEAST_HONEST:
-            return None
-        return f"trained on labels alone: Dice of its teachers is only {honest:.2f} on labels that they had not seen"
+        return silence_of(self.record)
 
     @property
     def digest(self) -> str:
@@ -202,6 +199,14 @@ def learn_trust(
     content |= {"choice": choice.as_json(), "calibrator": calibrator.as_json(), "for": meant_for, "inputs": inputs}
     atomic_write(folder / _FILE, json.dumps(content, indent=1))
     return Trust(task, share, choice, calibrator, shift, adapted, record)
+
+
+def silence_of(record: Mapping[str, Any]) -> str | None:
+    """``Trust.silence`` of a ``Trust.record``."""
+    honest = record.get("honest")
+    if honest is None or honest >= LEAST_HONEST:
+        return None
+    return f"trained on labels alone: Dice of its teachers is only {honest:.2f} on labels that they had not seen"
 
 
 def some_of(unlabelled: Sequence[str], task: Task) -> list[str]:

@@ -96,12 +96,22 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert done == ["evaluate"]
 
 
+def test_teachers_that_know_nothing_leave_the_student_as_it_is(
+    tmp_path: Path, sam: FakeSam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samstudent.pseudolabels.trust.LEAST_HONEST", 1.1)
+    results = run_experiment(options_of(tmp_path, methods=("labels", "ours-again"), steps=5))
+    assert any("trained on labels alone" in told for told in results["warnings"])
+    table = {line["method"]: line["structures"] for line in results["table"]}
+    assert table["labels"] == table["ours-again"]
+
+
 def test_another_number_of_steps_is_another_student(tmp_path: Path) -> None:
     short = run_experiment(options_of(tmp_path, methods=("labels",), steps=1))
     assert "has not converged" in (tmp_path / "out" / "report.html").read_text()
     long = run_experiment(options_of(tmp_path, methods=("labels",), steps=40))
     assert long["table"][0]["honest"][0] > short["table"][0]["honest"][0]
-    assert "labels, 3 labels, seed 0" in short["not_converged"][0] and long["not_converged"] == []
+    assert "labels, 3 labels, seed 0" in short["warnings"][0] and long["warnings"] == []
 
 
 @pytest.mark.parametrize("kind", ["labels_overlap", "volumes"])

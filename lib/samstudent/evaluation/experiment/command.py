@@ -63,7 +63,7 @@ def run(
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         return False
-    for told in results["not_converged"]:
+    for told in results["warnings"]:
         console.print(f"[yellow]{told}[/]", highlight=False, soft_wrap=True)
     console.print(f"results.json and report.html are in {output}")
     return not results["failed"]

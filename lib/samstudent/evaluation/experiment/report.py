@@ -31,6 +31,7 @@ from samstudent.evaluation.report import (
 from samstudent.files import atomic_write
 from samstudent.images import for_sam
 from samstudent.pseudolabels.case import own_masks
+from samstudent.pseudolabels.trust import silence_of
 from samstudent.student.compare import not_learnt
 from samstudent.student.predict import Student
 
@@ -46,6 +47,7 @@ def write_results(
     results = [json.loads(work.result_path(setting.output, job.params).read_text()) for job in measured]
     lines = summary.table(results)
     main = "ours" if any(r["method"] == "ours" for r in results) else "labels"
+    learnt = _learnt(setting, jobs, failed)
     content: dict[str, Any] = {
         "command": options.command,
         "when": time.strftime("%Y-%m-%d %H:%M %Z"),
@@ -62,8 +64,9 @@ def write_results(
         "table": [asdict(line) for line in lines],
         "pairs": [asdict(pair) for pair in summary.pairs(results, main)],
         "quality": [asdict(found) for found in _qualities(setting, jobs, failed, results)],
-        "learnt": _learnt(setting, jobs, failed),
-        "not_converged": [f"{r['method']}, {_labels(r)}, seed {r['seed']}: {told}" for r, told in _not_learnt(results)],
+        "learnt": learnt,
+        "warnings": _not_learnt(results)
+        + [f"{label}: {told}" for label, found in learnt.items() if (told := silence_of(found["record"]))],
         "seconds": _seconds(setting, jobs),
         "results": results,
     }
@@ -78,14 +81,14 @@ def write_results(
     return content
 
 
-def _not_learnt(results: Sequence[summary.Result]) -> list[tuple[summary.Result, str]]:
-    """Results of students that learned from human labels alone and have not learnt even these, and what to tell."""
-    alone = [r for r in results if r["method"] in ("labels", "all") and r.get("fit") is not None]
-    return [(r, told) for r in alone if (told := not_learnt(r["fit"]))]
-
-
-def _labels(result: summary.Result) -> str:
-    return "all labels" if result["labels"] is None else f"{result['labels']} labels"
+def _not_learnt(results: Sequence[summary.Result]) -> list[str]:
+    """Which students that learned from human labels alone have not learnt even these."""
+    found = []
+    for r in results:
+        if r["method"] in ("labels", "all") and r.get("fit") is not None and (told := not_learnt(r["fit"])):
+            labels = "all" if r["labels"] is None else r["labels"]
+            found.append(f"{r['method']}, {labels} labels, seed {r['seed']}: {told} (--steps)")
+    return found
 
 
 def write_report(
