@@ -157,7 +157,8 @@ def _walk(annotator: Annotator, labels: int) -> list[dict[str, Any]]:
     first = _train(annotator, "training on labels only", {"pseudo_labels": "off"})
     _pseudo_label(annotator)
     raw = _train(annotator, "training, plus raw pseudo labels", {"pseudo_labels": "raw", "promote": False})
-    sam = _train(annotator, "training, plus SAM pseudo labels", {"pseudo_labels": "use"})
+    # As a round is by default: pseudo labels anew, by what the labels say of students and SAM.
+    sam = _train(annotator, "training, plus SAM pseudo labels", {})
     _label(annotator, SCHEDULED_LABELS, "annotator labels more")
     annotator.put("samstudent/schedule", {"paused": False})
     scheduled = _wait_for_round(annotator, "the schedule runs a round by itself", after=sam["id"])
