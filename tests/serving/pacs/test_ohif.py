@@ -131,7 +131,7 @@ def test_next_sample_and_update_model(ct: CtStudy, server: RunningServer, ohif: 
     ohif.press(".tab-label", "Active Learning")
     running = f"{server.url}/train/?check_if_running=true"
     ohif.press_until("button", "Update Model", lambda: requests.get(running, timeout=60).ok, "the training")
-    ohif.browser.until(lambda: "student+sam" in server.client().info()["models"], "a student", 240)
+    ohif.browser.until(lambda: "student+sam" in server.client().info()["models"], "a student", 480)
 
 
 def test_the_students_masks_are_seen(ct: CtStudy, server: RunningServer, ohif: Ohif, tmp_path: Path) -> None:
