@@ -61,9 +61,10 @@ def write_demo_report(
             f"A real MONAI Label server with the samstudent app; this report's client spoke to it over HTTP. An annotator "
             f"who knows the truth labelled {holdout} cases of the hold-out and the {labels} cases that the server "
             f"offered. A student was trained on these labels alone.",
-            "The student then drew all other cases. Its masks, as they are (raw) or redrawn by SAM from boxes and points "
-            "made of them, became pseudo labels, and students were trained anew on labels plus pseudo labels, with the "
-            "same number of steps. At last a few more labels came in, and the schedule ran a round by itself.",
+            "The student then drew all other cases. Its masks as they are (raw) became pseudo labels. Then, as in every "
+            "round, the labels told how far students, SAM and both together are to be trusted, and what SAM redraws by "
+            "that became pseudo labels. With each kind a student was trained anew on labels plus pseudo labels, with "
+            "the same number of steps. At last a few more labels came in, and the schedule ran a round by itself.",
         ],
         command=command,
         structures=task.names,
