@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from samstudent.task import load_task
+
 Drawn = tuple[NDArray[np.float64], NDArray[np.bool_]]
 #: FDI numbers in the order of the film, from the viewer's left.
 UPPER = [*range(18, 10, -1), *range(21, 29)]
 LOWER = [*range(48, 40, -1), *range(31, 39)]
-CHEST = ["left_lung", "right_lung", "heart", "left_clavicle", "right_clavicle"]
 
 
 def clouds(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> NDArray[np.float64]:
@@ -73,7 +74,7 @@ def teeth(rng: np.random.Generator, shape: tuple[int, int] = (320, 640)) -> Draw
 
 
 def chest(rng: np.random.Generator, shape: tuple[int, int] = (320, 320)) -> Drawn:
-    """5 masks in the order of ``CHEST``."""
+    """5 masks in the order of the task ``chest``."""
     height, width = shape
     film = 0.6 + 0.06 * clouds(rng, shape, 40) + 0.03 * clouds(rng, shape, 8)
     masks = np.zeros((5, *shape), bool)
@@ -106,7 +107,7 @@ def chest(rng: np.random.Generator, shape: tuple[int, int] = (320, 320)) -> Draw
 
 def write(folder: Path, kind: str, cases: int) -> None:
     """Images, labels, the structures' names and ``split.csv``."""
-    names = CHEST if kind == "chest" else [f"tooth_{number}" for number in sorted(UPPER + LOWER)]
+    names = load_task(kind).names
     labels = folder / ("labels_overlap" if kind == "chest" else "labels")
     for made in (folder / "images", labels):
         made.mkdir(parents=True, exist_ok=True)

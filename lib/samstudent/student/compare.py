@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,18 +36,30 @@ MOST_REMEMBERED = 5
 LEARNT = 0.7
 
 
+def readable_truths(
+    cases: Iterable[CaseFiles], task: Task, else_told: str
+) -> Iterator[tuple[CaseFiles, CaseImage, NDArray[Any]]]:
+    """The cases with their images and masks. One that cannot be read is left out and told of in the log.
+
+    Args:
+        else_told: for the log, with a place for the case and one for the reason.
+    """
+    for files in cases:
+        try:
+            image, truth = read_truth(files, task)
+        except (UserError, OSError) as error:
+            logger.warning(else_told, files.id, error)
+        else:
+            yield files, image, truth
+
+
 def compare(students: Sequence[Student], cases: Sequence[CaseFiles], task: Task) -> list[CaseDice]:
     """Dice of each student's own masks, on the same cases in the image's own pixels.
 
     A case that cannot be read is told of and left out for all students.
     """
     scores: list[CaseDice] = [{} for _ in students]
-    for files in cases:
-        try:
-            image, truth = read_truth(files, task)
-        except (UserError, OSError) as error:
-            logger.warning("hold-out case %s is not compared on: %s", files.id, error)
-            continue
+    for files, image, truth in readable_truths(cases, task, "hold-out case %s is not compared on: %s"):
         for student, found in zip(students, scores, strict=True):
             found[files.id] = without_nan(dice_per_structure(truth, own_masks(student.predict(image), task)))
     return scores
@@ -77,12 +89,8 @@ def weigh_earlier(teacher: Teacher, earlier: Student, cases: Sequence[CaseFiles]
         cases: human-labelled, and nobody trained on them.
     """
     dice: list[list[NDArray[np.float64]]] = []
-    for files in spread_out(cases, MOST_WEIGHED):
-        try:
-            image, truth = read_truth(files, task)
-        except (UserError, OSError) as error:
-            logger.warning("hold-out case %s does not tell who teaches: %s", files.id, error)
-            continue
+    some = spread_out(cases, MOST_WEIGHED)
+    for _, image, truth in readable_truths(some, task, "hold-out case %s does not tell who teaches: %s"):
         size = size_of(image, task)
         if task.dimension == 2:
             truth = reduced(truth, (size[0], size[1])) >= 0.5

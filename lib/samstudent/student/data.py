@@ -165,7 +165,7 @@ class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
             item["soft"] = torch.from_numpy(soft.astype(np.float32))
         else:
             # As few channels as say it all: 32 structures that do not overlap are one.
-            item["hard"] = _channels(case.masks if self.overlap else _label_of(case.masks))
+            item["hard"] = _channels(case.masks if self.overlap else label_of(case.masks))
         if case.ignore.any():
             # Where they do not overlap, the loss ignores pixels for all structures alike.
             item["ignore"] = _channels(case.ignore if self.overlap else case.ignore.any(axis=0, keepdims=True))
@@ -194,7 +194,7 @@ def _channels(array: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-def _label_of(masks: NDArray[Any]) -> NDArray[Any]:
+def label_of(masks: NDArray[Any]) -> NDArray[Any]:
     """Whole numbers (1, *grid) of masks (S, *grid) that do not overlap: 0 background, else 1 + index."""
     label = np.zeros((1, *masks.shape[1:]), dtype=np.uint8)
     for value, mask in enumerate(masks, 1):

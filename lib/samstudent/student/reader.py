@@ -23,6 +23,7 @@ from samstudent.errors import UserError
 from samstudent.images import CaseImage, for_sam
 from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.student.data import label_of
 from samstudent.student.device import pick_device
 from samstudent.student.network import output_channels
 from samstudent.student.predict import load_weights, save_model
@@ -177,6 +178,7 @@ class _Batches:
     def __init__(self, cases: Sequence[ReaderCase], steps: int, seed: int, overlap: bool = True) -> None:
         """Args: overlap: the task's; without it targets are label maps, with which 32 teeth take a quarter less."""
         self.cases, self.steps, self.seed, self.overlap = cases, steps, seed, overlap
+        self.targets = [c.masks if overlap else torch.from_numpy(label_of(c.masks.numpy())) for c in cases]
 
     def __len__(self) -> int:
         return self.steps
@@ -189,13 +191,12 @@ class _Batches:
         every = list(range(len(self.cases)))
         for _ in range(self.steps):
             drawn = [int(rng.choice(full if full and k % 2 == 0 else every)) for k in range(BATCH)]
-            yield self._batch([self.cases[i] for i in drawn], rng, noise)
+            yield self._batch(drawn, rng, noise)
 
-    def _batch(
-        self, cases: Sequence[ReaderCase], rng: np.random.Generator, noise: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    def _batch(self, drawn: Sequence[int], rng: np.random.Generator, noise: torch.Generator) -> dict[str, torch.Tensor]:
+        cases = [self.cases[i] for i in drawn]
         features = torch.stack([case.features for case in cases]).float()
-        targets = torch.stack([case.masks if self.overlap else _label_of(case.masks) for case in cases]).float()
+        targets = torch.stack([self.targets[i] for i in drawn]).float()
         outside = torch.ones((len(cases), 1, *targets.shape[-2:]))
         for index, case in enumerate(cases):
             outside[index, :, : case.size[0], : case.size[1]] = 0
@@ -215,12 +216,6 @@ class _Batches:
         weights = torch.ones((len(cases), len(cases[0].masks)))
         target = {"masks": both[:, :-1]} if self.overlap else {"label": both[:, 0]}
         return {"image": features, "ignore": ignore, "weights": weights, **target}
-
-
-def _label_of(masks: torch.Tensor) -> torch.Tensor:
-    """Masks bool (S, y, x) that share no pixel as a label map (1, y, x): 0 background, else 1 + the index."""
-    values = torch.arange(1, len(masks) + 1, dtype=torch.int16)
-    return (masks.to(torch.int16) * values[:, None, None]).amax(dim=0, keepdim=True)
 
 
 def _reader_case(embedding: Embedding, truth: NDArray[Any]) -> ReaderCase:

@@ -85,9 +85,14 @@ class Teacher:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
+    def heard(self) -> bool:
+        """Whether the earlier student has a say."""
+        return self.earlier is not None and self.weight > 0
+
+    @property
     def alone(self) -> bool:
         """Whether there is one student."""
-        return self.earlier is not None and self.weight == 1
+        return self.heard and self.weight == 1
 
     def predict(self, image: CaseImage, size: Size = None) -> NDArray[Any]:
         """Probabilities float32 (S, *spatial), or (S, *size)."""
@@ -183,7 +188,7 @@ def fit_earlier_reader(
         images: of cases without a label; the first ``MOST_READ`` are looked at.
         path: for the model.
     """
-    joins = teacher.earlier is not None and 0 < teacher.weight < 1
+    joins = teacher.heard and not teacher.alone
     if not (joins and teacher.readers and teacher.share > 0) or task.dimension == 3:
         return
     taught = []

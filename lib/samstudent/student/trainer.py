@@ -14,7 +14,6 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,16 @@ from samstudent.rounds.ledger import RoundRecord
 from samstudent.sam.backends import SamBackend
 from samstudent.serving import children
 from samstudent.serving.study import Study
-from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases, read_truth
-from samstudent.student.compare import MOST_REMEMBERED, CaseDice, compare, fit_of, not_learnt, out_of_fold
+from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases
+from samstudent.student.compare import (
+    MOST_REMEMBERED,
+    CaseDice,
+    compare,
+    fit_of,
+    not_learnt,
+    out_of_fold,
+    readable_truths,
+)
 from samstudent.student.data import make_loader
 from samstudent.student.learning import ADAPTED_FILE, Report, add_earlier, fit_folds, learn
 from samstudent.student.loss import StudentLoss
@@ -146,7 +153,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         served = self._champion(target)
         students = [challenger] if served is None else [challenger, served[1]]
         scores: list[CaseDice] = [*compare(students, human_cases(datastore, held_ids), self.task), {}][:2]
-        folds = (self.ledger.kept(round_id, "scores") or {}).get("folds")
+        kept = self.ledger.kept(round_id, "scores") or {}
         comparison, debt = None, 0.0
         if served is not None:
             champion = self.ledger.get(served[0].parent.name)
@@ -154,7 +161,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
                 scores[0],
                 scores[1],
                 self.task.names,
-                challenger_folds=folds,
+                challenger_folds=kept.get("folds"),
                 champion_folds=(self.ledger.kept(champion.id, "scores") or {}).get("folds"),
                 seed=options.seed,
             )
@@ -164,7 +171,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         if decision.promote and not options.promote:
             why = f"not promoted, as asked for; else: {why}"
         fit = self._fit(challenger, self.ledger.get(round_id), datastore)
-        for told in ((self.ledger.kept(round_id, "scores") or {}).get("silence"), not_learnt(fit)):
+        for told in (kept.get("silence"), not_learnt(fit)):
             why = f"{why}. {told}" if told else why
         self._keep_scores(round_id, **dict(zip(WHO, scores, strict=True)))
         tables = [table_of(found, self.task.names) if found else None for found in scores]
@@ -188,11 +195,9 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
 
     def _fit(self, challenger: Student, record: RoundRecord, datastore: Any) -> float:
         """``fit_of`` some of the round's labels; nan where none can be read any more."""
-        there, known = set(record.labels_used) & set(datastore.get_labeled_images()), []
-        for files in spread_out(human_cases(datastore, there), MOST_REMEMBERED):
-            with suppress(UserError, OSError):
-                known.append(read_truth(files, self.task))
-        return fit_of(challenger, known, self.task)
+        there = human_cases(datastore, set(record.labels_used) & set(datastore.get_labeled_images()))
+        known = readable_truths(spread_out(there, MOST_REMEMBERED), self.task, "labelled case %s is not asked: %s")
+        return fit_of(challenger, ((image, truth) for _, image, truth in known), self.task)
 
     def _keep_scores(self, round_id: str, **scores: Mapping[str, Any] | str) -> None:
         """Add to what is kept of a round: Dice of each case and structure, by whom; how ``earlier`` students do."""
@@ -224,8 +229,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         teacher, trust, learnt_in = self._teacher(request, options, cases, datastore)
         wanted: list[Provenance] = []
         # A champion that the hold-out listens to has shown that it knows something.
-        alone = isinstance(teacher, Teacher) and (teacher.earlier is None or teacher.weight == 0)
-        silence = trust.silence if trust is not None and alone else None
+        unheard = isinstance(teacher, Teacher) and not teacher.heard
+        silence = trust.silence if trust is not None and unheard else None
         if silence is not None:
             logger.warning("round %s: %s", request["round"], silence)
             self._keep_scores(request["round"], silence=silence)

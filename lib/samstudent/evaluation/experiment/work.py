@@ -193,9 +193,7 @@ def evaluate(setting: Setting, params: Params, needs: Needs, folder: Path, repor
     student = None if answers.is_dir() else Student.load(needs["student"] / "model.pt", task)
     cases = {}
     for number, case in enumerate(params["ids"], 1):
-        truth = store.truth(case)
-        assert truth is not None
-        image = store.image(case)
+        image, truth = store.known_case(case)
         masks = own_masks(student.predict(image), task) if student else nnunet.answer(answers, case, truth.shape)
         cases[case] = measure(truth, masks, image.grid.spacing)
         report(number, len(params["ids"]))
