@@ -78,21 +78,22 @@ def test_an_experiment_from_folder_to_report(tmp_path: Path, sam: FakeSam) -> No
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run_experiment(options_of(tmp_path, steps=5))
+    options = options_of(tmp_path, steps=5)
+    first = run_experiment(options)
     done: list[str] = []
     real = dict(work.KINDS)
     for kind, function in real.items():
         monkeypatch.setitem(work.KINDS, kind, lambda *a, k=kind, f=function: (done.append(k), f(*a))[1])
-    assert run_experiment(options_of(tmp_path, steps=5))["table"] == first["table"]
+    assert run_experiment(options)["table"] == first["table"]
     assert done == []
     # Another seed needs students of its own, but no case is read again.
-    run_experiment(options_of(tmp_path, steps=5, seeds=(0, 1)))
+    run_experiment(replace(options, seeds=(0, 1)))
     assert set(done) == {"student", "pseudo", "evaluate"}
     assert done.count("student") == 3
     done.clear()
     # A result that is lost is measured again, with the student that is there.
     (tmp_path / "out" / "results" / "raw-n3-s0.json").unlink()
-    run_experiment(options_of(tmp_path, steps=5))
+    run_experiment(options)
     assert done == ["evaluate"]
 
 
@@ -172,7 +173,7 @@ def test_a_killed_experiment_goes_on(tmp_path: Path) -> None:
     options = options_of(tmp_path)
     command = [
         sys.executable, "-m", "samstudent.cli", "experiment", str(options.folder), "--output", str(options.output),
-        "--task", str(options.task), "--labels", "3", "--methods", "labels,raw", "--seeds", "0", "--steps", "15",
+        "--task", str(options.task), "--labels", "3", "--methods", "labels,raw", "--seeds", "0,1", "--steps", "15",
         "--jobs", "1",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -190,7 +191,7 @@ def test_a_killed_experiment_goes_on(tmp_path: Path) -> None:
     finished = [path for path in models if (path.parent / "done.json").is_file()]
     assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
     results = json.loads((options.output / "results.json").read_text())
-    assert len(results["results"]) == 2
+    assert len(results["results"]) == 4
     assert finished
     assert all(path.stat().st_mtime_ns == models[path] for path in finished)
 
