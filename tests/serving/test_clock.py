@@ -29,7 +29,7 @@ class Clock:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.file.write_text("+0d\n")
+        self.set(0)
 
     def set(self, days: float) -> None:
         """Returns when every process believes it."""
@@ -40,7 +40,7 @@ class Clock:
         return {
             "LD_PRELOAD": require_faketime(),
             "FAKETIME_TIMESTAMP_FILE": str(self.file),
-            # Reading the file each time that somebody asks for the time takes half of what such a process computes.
+            # Reading the file at every question for the time is slow: rounds did not end in time.
             "FAKETIME_CACHE_DURATION": str(CACHED_SECONDS),
             # Setting a clock moves neither of these.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
