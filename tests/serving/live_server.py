@@ -24,6 +24,7 @@ from PIL import Image
 
 from samstudent.images import read_image
 from samstudent.labels import write_masks
+from samstudent.serving.forkserver import JOB_PREFIX, SERVER_NAME
 from samstudent.task import Task, load_task
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "samstudent"
@@ -176,6 +177,15 @@ class RunningServer:
                     found.append(process)
             except (ProcessLookupError, psutil.NoSuchProcess):
                 continue
+        return found
+
+    def jobs(self) -> dict[str, psutil.Process]:
+        """Kind (train, scoring, batch_infer) -> the process that does the host's job of this kind now."""
+        found = {}
+        for process in self.members():
+            with contextlib.suppress(psutil.Error):
+                if (name := process.name()) != SERVER_NAME and name.startswith(JOB_PREFIX):
+                    found[name.removeprefix(JOB_PREFIX)] = process
         return found
 
     def stop(self) -> None:

@@ -64,15 +64,6 @@ def all_labels(study: TinyStudy, case: str) -> set[str]:
     return {sha256_file(file) for file in files if file.is_file()}
 
 
-def train_children(server: RunningServer) -> list[psutil.Process]:
-    found = []
-    for process in server.members():
-        with contextlib.suppress(psutil.Error):
-            if "train" in process.cmdline() and process.pid != server.process.pid:
-                found.append(process)
-    return found
-
-
 def live_and_die(server: RunningServer, rng: random.Random) -> None:
     """Ask for a training as soon as that is possible, and after a random time kill the server or its training child."""
     end = time.monotonic() + rng.uniform(0, LONGEST_LIFE)
@@ -83,11 +74,10 @@ def live_and_die(server: RunningServer, rng: random.Random) -> None:
                 body = {"steps": 20, "pseudo_labels": rng.choice(["off", "raw"])}
                 asked = requests.post(f"{server.url}/train/student", json=body, timeout=10).status_code < 500
         time.sleep(0.1)
-    children = train_children(server) if rng.random() < 0.5 else []
-    for process in children or [psutil.Process(server.process.pid)]:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(signal.SIGKILL)
-    if not children:
+    training = server.jobs().get("train") if rng.random() < 0.5 else None
+    with contextlib.suppress(psutil.Error):
+        (training or psutil.Process(server.process.pid)).send_signal(signal.SIGKILL)
+    if training is None:
         server.process.wait()
 
 

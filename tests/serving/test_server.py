@@ -272,7 +272,7 @@ def test_a_training_is_stopped(client: MONAILabelClient, server: RunningServer) 
     wait_until(lambda: client.train_status(check_if_running=True))
     client.train_stop()
     assert server.wait_for("train")["status"] in ("STOPPED", "ERROR")
-    wait_until(lambda: len(server.members()) == 1)
+    wait_until(lambda: "train" not in server.jobs())
     assert "student" in client.info()["models"]
     assert requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()["champion"] == "r0001"
 
@@ -349,7 +349,7 @@ def test_the_servers_end_ends_its_training(study: TinyStudy, tmp_path_factory: p
     try:
         server.wait_until_up()
         server.client().train_start("student", {"steps": 100_000, "pseudo_labels": "off"})
-        wait_until(lambda: any("train" in process.cmdline() for process in server.members()))
+        wait_until(lambda: "train" in server.jobs())
         os.kill(server.process.pid, signal.SIGTERM)
         server.process.wait(30)
         wait_until(lambda: not server.members())

@@ -29,9 +29,10 @@ from samstudent.errors import UserError
 from samstudent.images import read_image
 from samstudent.labels import names_from_label_info, read_masks
 from samstudent.rounds.schedule import Scheduler
-from samstudent.serving import audit, children, guards, host_fixes, logins, startup, threads
+from samstudent.serving import audit, children, forkserver, guards, host_fixes, logins, startup, threads
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.examine import Examiner
+from samstudent.serving.forkserver import ForkServer
 from samstudent.serving.identity import user_name
 from samstudent.serving.interactive import SamInteractiveTask
 from samstudent.serving.pacs.client import Pacs
@@ -68,6 +69,8 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         children.share_cores()
+        #: Forked here, where nothing is begun yet; None in the host's children and where the host does not run.
+        self._fork_server = _fork_server()
         try:
             self.task = load_task(_required_task(conf))
             self.study = Study(studies, app_dir, self.task)
@@ -169,6 +172,8 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         startup.warn_if_open(sys.argv[1:], login is not None)
         children.one_job_at_a_time()
         children.announce_server()
+        if self._fork_server:
+            self._fork_server.install()
         if isinstance(datastore := self.datastore(), PacsDatastore):
             datastore.exchange.start()
         super().on_init_complete()
@@ -267,6 +272,12 @@ def _as_child() -> Iterator[None]:
     except UserError as error:
         print(f"samstudent: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def _fork_server() -> ForkServer | None:
+    """Of the host's server alone, which calls this in its main thread before anything else of ours."""
+    is_server = settings.MONAI_LABEL_APP_DIR and not children.is_child()
+    return ForkServer() if is_server and forkserver.is_possible() else None
 
 
 def _required_task(conf: dict[str, str]) -> str:

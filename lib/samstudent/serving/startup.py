@@ -38,6 +38,7 @@ class _LoopbackByDefault:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == _HOST_COMMAND:
             sys.argv[1:] = with_loopback(sys.argv[1:])
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # ``children.share_cores``, before torch is imported
             if os.environ.get("SAMSTUDENT_USERS"):  # the host builds its endpoints with or without login when imported
                 os.environ.setdefault("MONAI_LABEL_AUTH_ENABLE", "true")
 
