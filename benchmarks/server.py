@@ -15,6 +15,8 @@ The host's app is DeepEdit on small volumes with random weights: its answers are
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
 import itertools
 import json
 import os
@@ -71,21 +73,38 @@ class Server:
         rng = np.random.default_rng(0)
         for case in self.cases:
             self.draw(case, rng)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
         (folder / "tmp").mkdir()
-        environment = {
+        self.environment = {
             **os.environ,
             "TMPDIR": str(folder / "tmp"),
             "HOME": str(folder),
             "PYTHONPATH": str(ROOT / "lib"),
+            "MONAI_LABEL_TRACKING_ENABLED": "false",  # E3
         }
-        environment["MONAI_LABEL_TRACKING_ENABLED"] = "false"  # E3
-        with (folder / "server.log").open("wb") as log:
+        self.choose_port()
+        self.start()
+
+    def choose_port(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def second(self) -> Server:
+        """Another one, running on the same study."""
+        other = copy.copy(self)
+        other.choose_port()
+        other.start()
+        return other
+
+    def image(self, case: str) -> Path:
+        return next(self.study.glob(f"{case}.*"))
+
+    def start(self) -> None:
+        """As at first, with what an earlier one has left."""
+        with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                self.command(), cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
         self.wait_until(lambda: self.answers("GET", "info/"), 300)
 
@@ -136,9 +155,9 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
-        finally:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
@@ -186,7 +205,7 @@ class Host(Server):
 
     def command(self) -> list[str]:
         app = self.folder / "radiology"
-        shutil.copytree(Path(sys.prefix) / "monailabel" / "sample-apps" / "radiology", app)
+        shutil.copytree(Path(sys.prefix) / "monailabel" / "sample-apps" / "radiology", app, dirs_exist_ok=True)
         # Half of each side: with the whole, one training and one inference take most of a small machine's memory.
         config = app / "lib" / "configs" / "deepedit.py"
         config.write_text(config.read_text().replace("(128, 128, 128)", "(64, 64, 64)"))

@@ -150,13 +150,15 @@ def test_the_server_answers_beside_a_training_and_four_inferences(server: Runnin
 def test_a_job_that_is_waited_for_runs_in_a_child(server: RunningServer) -> None:
     """``run_sync=true``: the host would work in the server's own process and answer nobody else."""
     server.wait_for("scoring")
-    with ThreadPoolExecutor(1) as people:
-        asked = people.submit(requests.post, f"{server.url}/scoring/uncertainty?run_sync=true", timeout=300)
-        wait_until(lambda: requests.get(f"{server.url}/scoring/?check_if_running=true", timeout=60).ok)
-        assert requests.get(f"{server.url}/info/", timeout=60).ok and not asked.done()
-        answer = asked.result()
-    assert answer.json() == {"scored": 0, "current": 0, "failed": {}, "note": "no student is served yet"}
+    scored = requests.post(f"{server.url}/scoring/uncertainty?run_sync=true", timeout=300)
+    assert scored.json() == {"scored": 0, "current": 0, "failed": {}, "note": "no student is served yet"}
     assert server.wait_for("scoring")["status"] == "DONE", server.tail()
+    with ThreadPoolExecutor(1) as people:
+        body = {"pseudo_labels": "off"}
+        asked = people.submit(requests.post, f"{server.url}/train/student?run_sync=true", json=body, timeout=300)
+        wait_until(lambda: "train" in server.jobs())
+        assert requests.get(f"{server.url}/info/", timeout=60).ok and not asked.done()
+        assert asked.result().json()["promoted"]
     failed = requests.post(f"{server.url}/train/sam?run_sync=true", json={"seed": -1}, timeout=60)
     assert failed.status_code == 400 and "seed" in detail(failed)
 

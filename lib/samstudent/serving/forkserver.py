@@ -18,18 +18,18 @@ import importlib
 import json
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 from monailabel.config import Settings, settings
@@ -58,28 +58,30 @@ class ForkedJob:
     """A running job; what the host and ``children.stop_all`` use of ``subprocess.Popen``.
 
     Args:
-        status: a pipe on which the fork server tells the process id, and the exit code when the job has ended.
-        output: a pipe with the job's standard output and error.
+        status: tells the process id, and the exit code when the job has ended.
+        output: the job's standard output and error.
 
     Raises:
-        OSError: the fork server has ended, or could not fork.
+        ConnectionError: the fork server has ended, or could not fork.
     """
 
-    def __init__(self, status: int, output: int) -> None:
-        self._status = os.fdopen(status, "rb", buffering=0)
-        self.stdout = os.fdopen(output, encoding="utf-8", errors="replace")
+    def __init__(self, status: IO[bytes], output: IO[str]) -> None:
+        self.stdout = output
         self.returncode: int | None = None
-        told = self._status.readline()
+        self._status, self._turn = status, threading.Lock()
+        told = status.readline()
         if not told:
-            self.stdout.close()
-            raise ConnectionError("the fork server has ended")
+            raise ConnectionError("the fork server has ended, or could not fork")
         self.pid = int(told)
 
     def poll(self) -> int | None:
         """The exit code, as in ``subprocess``: negative for a signal, None while the job runs."""
-        if self.returncode is None and select.select([self._status], [], [], 0)[0]:
-            self.returncode = int(self._status.readline() or -signal.SIGKILL)  # without its fork server a job is killed
-        return self.returncode
+        with self._turn:
+            if self.returncode is None and connection.wait([self._status.fileno()], timeout=0):
+                # Nothing is told where the fork server has ended, which kills its jobs.
+                self.returncode = int(self._status.readline() or -signal.SIGKILL)
+                self._status.close()
+            return self.returncode
 
     def kill(self) -> None:
         if self.poll() is None:
@@ -108,15 +110,20 @@ class ForkServer:
             OSError: the fork server has ended, or could not fork.
         """
         (request, ask), (output, print_to), (status, tell) = os.pipe(), os.pipe(), os.pipe()
-        with os.fdopen(ask, "w") as file:
-            try:
-                with self._turn:
-                    socket.send_fds(self._requests, [b"j"], [request, print_to, tell])
-            finally:
-                for descriptor in (request, print_to, tell):
-                    os.close(descriptor)
-            json.dump([list(command[3:]), dict(environment)], file)
-        return ForkedJob(status, output)
+        with contextlib.ExitStack() as until_it_runs:
+            said = until_it_runs.enter_context(os.fdopen(output, encoding="utf-8", errors="replace"))
+            told = until_it_runs.enter_context(os.fdopen(status, "rb", buffering=0))
+            with os.fdopen(ask, "w") as file:
+                try:
+                    with self._turn:
+                        socket.send_fds(self._requests, [b"j"], [request, print_to, tell])
+                finally:
+                    for descriptor in (request, print_to, tell):
+                        os.close(descriptor)
+                json.dump([list(command[3:]), dict(environment)], file)
+            job = ForkedJob(told, said)
+            until_it_runs.pop_all()
+            return job
 
     def popen(self, command: Sequence[str], **options: Any) -> ForkedJob | subprocess.Popen[str]:
         """In the place of ``subprocess.Popen`` in the host's starter of jobs. Where no fork is possible, that one."""
@@ -141,33 +148,35 @@ def _serve(requests: socket.socket) -> NoReturn:
     """Fork a job for each request until the server is gone; then end, and the jobs with it (``children.settle``)."""
     try:
         _forget_the_server()
-        _name(SERVER_NAME)
         gc.freeze()  # the collector would otherwise touch, and so copy, what the forks share
         jobs: dict[Any, tuple[BaseProcess, int]] = {}
         while True:
             for ready in connection.wait([requests, *jobs]):
-                if ready is requests:
-                    _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
-                    if not descriptors:
-                        os._exit(0)
-                    process, status = _fork(requests, *descriptors)
-                    jobs[process.sentinel] = process, status
-                else:
+                if ready is not requests:
                     process, status = jobs.pop(ready)
                     process.join()
                     _tell(status, process.exitcode)
                     os.close(status)
+                    continue
+                _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+                if not descriptors:
+                    os._exit(0)
+                request, output, status = descriptors
+                process = get_context("fork").Process(target=_work, args=(requests, *descriptors, os.getpid()))
+                try:
+                    process.start()
+                except OSError:  # no memory for one more; the server hears of it by the closed pipe
+                    traceback.print_exc()
+                    os.close(status)
+                else:
+                    jobs[process.sentinel] = process, status
+                    _tell(status, process.pid)
+                os.close(request)
+                os.close(output)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(1)
-
-
-def _fork(requests: socket.socket, request: int, output: int, status: int) -> tuple[BaseProcess, int]:
-    process = get_context("fork").Process(target=_work, args=(requests, request, output, status, os.getpid()))
-    process.start()
-    os.close(request)
-    os.close(output)
-    _tell(status, process.pid)
-    return process, status
 
 
 def _tell(status: int, number: int | None) -> None:
@@ -176,16 +185,12 @@ def _tell(status: int, number: int | None) -> None:
 
 
 def _forget_the_server() -> None:
-    """Signals and log lines are this process' own from now on."""
+    """Name, signals and log lines are this process' own from now on."""
+    _name(SERVER_NAME)
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server, whose end is this one's
-    for name in (None, *logging.Logger.manager.loggerDict):
-        log = logging.getLogger(name)
-        log.handlers.clear()
-        log.disabled, log.propagate = False, True
-    logging.getLogger().setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server, too, whose end is this one's
+    logging.getLogger().handlers.clear()  # a job's lines go to the server, which writes them into its files
 
 
 def _name(name: str) -> None:

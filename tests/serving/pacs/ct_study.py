@@ -27,8 +27,7 @@ image: {intensity: window, low: 0, high: 1400}
 student: {network: unet, size: [16, 48, 48], channels: [8, 16]}
 training: {steps: 120, batch_size: 2, learning_rate: 0.01, rotate: 5}
 pseudo_labels: {threshold: 0.0}
-sam: {adapt: {steps: 6}}
-trust: {readers: false, trials: 1, adapt: false}
+trust: {enabled: false}
 holdout: {fraction: 0.25}
 """
 

@@ -266,8 +266,6 @@ def test_a_radiograph_is_accepted_in_the_browser(
 ) -> None:
     """OHIF opens no radiographs: the page does, and what a reviewer accepts there goes to the PACS."""
     require_browser()
-    film_server.client().train_start("student", {})
-    assert film_server.wait_for("train", 240)["status"] == "DONE"
     case = get(film_server, "samstudent/review")["cases"][0]["case"]
     browser = Browser(tmp_path_factory.mktemp("profile"), film_server.url)
     try:
