@@ -90,8 +90,8 @@ def archive_elsewhere(t: Tried) -> bool:
 
 
 def training_elsewhere(t: Tried) -> bool:
-    """POST /train with a name that leads upward"""
-    t.ask("POST", f"train/{t.server.trainer}", json={**t.server.train(), "name": "../../outside/name"})
+    """POST /train with an absolute path as its name"""
+    t.ask("POST", f"train/{t.server.trainer}", json={**t.server.train(), "name": f"{t.outside}/name"})
     made = t.made("name", 60)
     t.ask("DELETE", "train/")
     return made

@@ -17,9 +17,6 @@ from samstudent.evaluation.report import (
     Report,
     RoundLine,
     best_median_worst,
-    duration,
-    installed_versions,
-    percent,
     table_cells,
     write_report,
 )
@@ -123,12 +120,3 @@ def test_best_median_worst() -> None:
     assert best_median_worst(scores) == {"best": "b", "median": "c", "worst": "a"}
     assert best_median_worst({"a": 0.1, "b": 0.9}) == {"best": "b", "worst": "a"}
     assert best_median_worst({"d": math.nan}) == {}
-
-
-def test_figures_as_text() -> None:
-    assert [percent(0.8312), percent(1), percent(math.nan)] == ["83.1", "100.0", "–"]
-    assert [duration(s) for s in (0.314, 12.4, 60, 75.4)] == ["0.31 s", "12 s", "1 min 00 s", "1 min 15 s"]
-
-
-def test_versions_name_what_decides_the_figures() -> None:
-    assert {"Python", "monai", "torch", "monailabel"} <= set(installed_versions())

@@ -24,7 +24,7 @@ from PIL import Image
 
 from samstudent.images import read_image
 from samstudent.labels import write_masks
-from samstudent.serving.forkserver import JOB_PREFIX, SERVER_NAME
+from samstudent.serving.forkserver import HOST_MODULE, JOB_PREFIX, SERVER_NAME
 from samstudent.task import Task, load_task
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "samstudent"
@@ -184,7 +184,10 @@ class RunningServer:
         found = {}
         for process in self.members():
             with contextlib.suppress(psutil.Error):
-                if (name := process.name()) != SERVER_NAME and name.startswith(JOB_PREFIX):
+                name, command = process.name(), process.cmdline()
+                if HOST_MODULE in command:  # no fork, but an interpreter of its own
+                    found[command[command.index(HOST_MODULE) + 2]] = process
+                elif name.startswith(JOB_PREFIX) and name != SERVER_NAME:
                     found[name.removeprefix(JOB_PREFIX)] = process
         return found
 

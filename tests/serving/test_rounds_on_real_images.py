@@ -62,7 +62,7 @@ def test_two_rounds(
     monkeypatch.setattr("samstudent.pseudolabels.trust.LEAST_HONEST", 0.0)
     task_file = small(name, tmp_path, **student)
     studies = tmp_path / "study"
-    ids = make_study(shared_data / name, studies, labelled=4, unlabelled=2, held=2)
+    ids = make_study(shared_data / name, studies, labelled=4, unlabelled=1, held=2)
     app = SamstudentApp(str(tmp_path / "app"), str(studies), {"task": str(task_file)})
 
     first = app.train({"model": "student", "pseudo_labels": "off"})

