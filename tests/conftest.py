@@ -12,6 +12,13 @@ settings.register_profile("samstudent", deadline=None)
 settings.load_profile("samstudent")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts servers or trains takes longest and comes first: else one worker ends with such a file, while the
+    other has nothing left to do."""
+    long = ("serving", "student", "evaluation")
+    items.sort(key=lambda item: min((long.index(part) for part in item.path.parts if part in long), default=len(long)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images beside the project; tests that need it are skipped where it is missing."""
