@@ -67,7 +67,7 @@ class StudentSection(_Section):
 
 
 class AdaptSection(_Section):
-    """How SAM learns from human labels (docs/explanation/adapted-sam.md)."""
+    """How SAM learns from human labels (docs/explanation/trust.md)."""
 
     #: What is trained. ``decoder+lora``: the mask decoder and low-rank changes of the image encoder's attention; for
     #: GPUs, because every image then passes the encoder at every step.

@@ -2,7 +2,7 @@
 
 It is asked as refinement asks it: with the recipe's prompts from the coarse masks of students that never saw the case,
 their boxes jittered, through all stages of the recipe. Labelled cases that are left out, fold by fold, decide after how
-many steps to stop, and whether the result is used at all (docs/explanation/adapted-sam.md).
+many steps to stop, and whether the result is used at all (docs/explanation/trust.md).
 """
 
 from __future__ import annotations
