@@ -210,10 +210,7 @@ def killed(t: Tried) -> str:
             for future in running:
                 future.result()
         t.server.start()
-    listed = t.server.ask("GET", "datastore/?output=all").json()["objects"]
-    lost = [case for case in saved if listed.get(case, {"labels": {}})["labels"].get("final") is None]
-    bare = [case for case in saved - set(lost) if listed[case]["labels"]["final"]["info"].get("client_id") != case]
-    return f"of {len(saved)} labels {len(lost)} lost, {len(bare)} without who drew them" if lost or bare else ""
+    return told_of_lost(t.server.lost(saved), len(saved))
 
 
 def two_servers(t: Tried) -> str:
@@ -222,12 +219,14 @@ def two_servers(t: Tried) -> str:
     try:
         cases = t.server.cases[-30:]
         told = [(t.server, second)[index % 2].save(case) for index, case in enumerate(cases)]
-        listed = t.server.ask("GET", "datastore/?output=all").json()["objects"]
+        lost = t.server.lost(case for case, ok in zip(cases, told, strict=True) if ok)
     finally:
         second.stop()
-    infos = {case: listed[case]["labels"].get("final", {}).get("info", {}) for case in cases}
-    bad = [case for case, ok in zip(cases, told, strict=True) if ok and infos[case].get("client_id") != case]
-    return f"of {sum(told)} labels {len(bad)} lost, or without who drew them" if bad else ""
+    return told_of_lost(lost, sum(told))
+
+
+def told_of_lost(lost: list[str], saved: int) -> str:
+    return f"of {saved} labels {len(lost)} lost, or without who drew them" if lost else ""
 
 
 def orphan(t: Tried) -> str:

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,12 @@ class Server:
         form = {"params": json.dumps({"client_id": case})}
         files = {"label": (f"{case}{self.ending}", self.label())}
         return self.ask("PUT", f"datastore/label?image={case}", data=form, files=files).ok
+
+    def lost(self, saved: Iterable[str]) -> list[str]:
+        """The cases, of those whose label was acknowledged, that are not in the list or lack who drew them."""
+        listed = self.ask("GET", "datastore/?output=all").json()["objects"]
+        finals = {case: entry["labels"].get("final", {}) for case, entry in listed.items()}
+        return [case for case in saved if finals.get(case, {}).get("info", {}).get("client_id") != case]
 
     def request_inference(self, case: str) -> requests.Response:
         form = {"params": json.dumps(self.infer(case))}
@@ -311,10 +317,7 @@ def saves(server: Server, number: int) -> str:
         told = list(clients.map(server.save, server.cases[:number]))
     seconds = time.perf_counter() - started
     time.sleep(2)
-    listed = server.ask("GET", "datastore/?output=all").json()["objects"]
-    infos = {case: entry["labels"].get("final", {}).get("info", {}) for case, entry in listed.items()}
-    saved = [case for case, ok in zip(server.cases[:number], told, strict=True) if ok]
-    lost = [case for case in saved if infos[case].get("client_id") != case]
+    lost = server.lost(case for case, ok in zip(server.cases[:number], told, strict=True) if ok)
     outcome = f"{told.count(False)} refused, {len(lost)} lost"
     return f"{server.name}: {number} saves by {SAVERS} clients in {seconds:.0f} s: {outcome}"
 

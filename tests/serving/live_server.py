@@ -24,7 +24,8 @@ from PIL import Image
 
 from samstudent.images import read_image
 from samstudent.labels import write_masks
-from samstudent.serving.forkserver import HOST_MODULE, JOB_PREFIX, SERVER_NAME
+from samstudent.serving.children import HOST_MODULE
+from samstudent.serving.forkserver import JOB_PREFIX, SERVER_NAME
 from samstudent.task import Task, load_task
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "samstudent"

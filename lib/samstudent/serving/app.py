@@ -32,7 +32,6 @@ from samstudent.rounds.schedule import Scheduler
 from samstudent.serving import audit, children, forkserver, guards, host_fixes, logins, startup, threads
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.examine import Examiner
-from samstudent.serving.forkserver import ForkServer
 from samstudent.serving.identity import user_name
 from samstudent.serving.interactive import SamInteractiveTask
 from samstudent.serving.pacs.client import Pacs
@@ -68,7 +67,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        children.share_cores()
+        startup.share_cores()
         #: Forked here, where nothing is begun yet; None in the host's children and where the host does not run.
         self._fork_server = _fork_server()
         try:
@@ -274,10 +273,10 @@ def _as_child() -> Iterator[None]:
         sys.exit(2)
 
 
-def _fork_server() -> ForkServer | None:
+def _fork_server() -> forkserver.ForkServer | None:
     """Of the host's server alone, which calls this in its main thread before anything else of ours."""
     is_server = settings.MONAI_LABEL_APP_DIR and not children.is_child()
-    return ForkServer() if is_server and forkserver.is_possible() else None
+    return forkserver.ForkServer() if is_server and forkserver.is_possible() else None
 
 
 def _required_task(conf: dict[str, str]) -> str:

@@ -22,6 +22,8 @@ from monailabel.utils.async_tasks.utils import background_tasks, processes, stop
 from samstudent.errors import Conflict
 from samstudent.files import atomic_write
 
+#: What the host starts its child processes with: ``python -m``.
+HOST_MODULE = "monailabel.interfaces.utils.app"
 #: What the host runs in child processes.
 METHODS = ("train", "batch_infer", "scoring")
 #: A job's status while it waits or runs.
@@ -35,19 +37,10 @@ SERVER = "SAMSTUDENT_SERVER_PID"
 PR_SET_PDEATHSIG = 1
 
 
-def share_cores() -> None:
-    """Let threads that wait for others sleep instead of spin; to be called before torch is imported, or for children.
-
-    Several processes with as many threads as cores otherwise burn the time slices that the others need: with three of
-    them on two cores a training step took ten seconds instead of a half.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def is_child() -> bool:
     """Whether this process was started by the host's server to do one job."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec is not None and spec.name == "monailabel.interfaces.utils.app"
+    return spec is not None and spec.name == HOST_MODULE
 
 
 def announce_server() -> None:

@@ -66,7 +66,6 @@ def serve(
     folder = _app_folder(studies, app_dir)
     if is_pacs(studies):
         typer.echo(f"labels, students and logs of this PACS: {folder.resolve()}")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # children.share_cores, before anything imports torch
     if users is not None:
         from samstudent.serving.users import Users
 

@@ -35,12 +35,10 @@ import numpy as np
 from monailabel.config import Settings, settings
 from monailabel.utils.async_tasks import utils as host_jobs
 
-from samstudent.serving import children
+from samstudent.serving.children import HOST_MODULE, SERVER
 
 logger = logging.getLogger(__name__)
 
-#: What the host starts with ``python -m``.
-HOST_MODULE = "monailabel.interfaces.utils.app"
 #: In ``ps`` and ``top``, of which 15 characters are shown; a job's kind follows its prefix.
 SERVER_NAME, JOB_PREFIX = "sam-forkserver", "sam-"
 #: What the host sets for one job. Anything else that differs from the server's may have been read before the fork.
@@ -213,7 +211,7 @@ def _work(requests: socket.socket, request: int, output: int, status: int, paren
     _name(JOB_PREFIX + arguments[1])
     os.environ.clear()
     os.environ.update(environment)
-    os.environ[children.SERVER] = str(parent)
+    os.environ[SERVER] = str(parent)
     settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD = Settings().MONAI_LABEL_DATASTORE_AUTO_RELOAD
     np.random.seed()  # not the same numbers in each job
     host = importlib.import_module(HOST_MODULE)

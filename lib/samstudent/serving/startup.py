@@ -38,9 +38,18 @@ class _LoopbackByDefault:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == _HOST_COMMAND:
             sys.argv[1:] = with_loopback(sys.argv[1:])
-            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # ``children.share_cores``, before torch is imported
+            share_cores()
             if os.environ.get("SAMSTUDENT_USERS"):  # the host builds its endpoints with or without login when imported
                 os.environ.setdefault("MONAI_LABEL_AUTH_ENABLE", "true")
+
+
+def share_cores() -> None:
+    """Let threads that wait for others sleep instead of spin; to be called before torch is imported, or for children.
+
+    Several processes with as many threads as cores otherwise burn the time slices that the others need: with three of
+    them on two cores a training step took ten seconds instead of a half.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def warn_if_open(arguments: Sequence[str], login: bool) -> None:
