@@ -70,7 +70,8 @@ class AdaptSection(_Section):
     """How SAM learns from human labels (docs/explanation/trust.md)."""
 
     #: What is trained. ``decoder+lora``: the mask decoder and low-rank changes of the image encoder's attention; for
-    #: GPUs, because every image then passes the encoder at every step.
+    #: GPUs, because every image then passes the encoder at every step. What is so trained serves clicks only: pseudo
+    #: labels need one encoder for readers, search and both decoders.
     parts: Literal["decoder", "decoder+prompt_encoder", "decoder+lora"] = "decoder"
     #: Most steps of each run; the labelled cases left out decide how many are taken.
     steps: int = Field(default=100, ge=1)
@@ -217,8 +218,14 @@ class PseudoLabelSection(_Section):
     #: Where refined and coarse mask differ, nothing is taught.
     ignore_disputed: bool = False
     #: After every quarter of a training, pseudo labels are mixed with what the student says by then, the more the
-    #: lower their quality.
+    #: lower their quality. Needs masks (``soft: false``): probabilities have no quality to mix by.
     renew: bool = False
+
+    @model_validator(mode="after")
+    def _renewable(self) -> PseudoLabelSection:
+        if self.renew and self.soft:
+            raise ValueError("renew needs soft: false: probabilities have no quality to mix by")
+        return self
 
 
 class TrustSection(_Section):
@@ -403,7 +410,10 @@ def _fault(error: object) -> str:
             if part in section.model_fields:
                 section = _section_in(section.model_fields[part].annotation) or section
         return f"{key}: unknown key; allowed here: {', '.join(section.model_fields)}"
-    return f"{key}: {error['msg']} (got {error.get('input')!r})" if error["type"] != "missing" else f"{key}: missing"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    # What pydantic puts before a message of ours.
+    return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {error.get('input')!r})"
 
 
 def _section_in(annotation: object) -> type[BaseModel] | None:

@@ -11,8 +11,10 @@ from drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 
 from samstudent.images import read_image
 from samstudent.labels import read_ignore, read_masks, read_rejected
-from samstudent.pseudolabels.case import own_masks, pseudo_label_case
+from samstudent.pseudolabels.case import own_masks, pseudo_label_case, pseudo_label_of
 from samstudent.pseudolabels.produce import on_image, produce
+from samstudent.pseudolabels.provenance import provenance_of
+from samstudent.sam.results import Refinement, StructureResult
 from samstudent.sam.working import reduced
 
 TASK = small_task()
@@ -116,6 +118,21 @@ def test_a_rejected_structure_is_an_ignored_region(store: FolderStore) -> None:
     assert masks[0].any() and not masks[1].any()
     assert not ignore[0].any()
     assert (ignore[1] >= store.truths["c0"][1]).all()
+
+
+def test_a_structure_that_lost_every_pixel_is_not_taught_as_absent() -> None:
+    """Whatever is estimated of it: accepted, its empty mask would be the truth."""
+    probabilities = np.zeros((2, 8, 8), np.float32)
+    probabilities[0, 2:6, 2:6], probabilities[1, 2:4, 2:4] = 0.9, 0.6
+    coarse, masks = probabilities > 0.5, probabilities > 0.7
+    structures = [
+        StructureResult(name, True, [], 0.9, agreement) for name, agreement in (("disk", 0.9), ("square", 0.0))
+    ]
+    refinement = Refinement(masks, coarse, structures, masks.astype(np.float16))
+    estimates = {"disk": 0.8, "square": 0.8}
+    label = pseudo_label_of(refinement, probabilities, TASK, provenance_of("v", FakeSam(), TASK), estimates)
+    assert [s.status for s in label.structures] == ["accepted", "rejected"]
+    assert (label.ignore[1] == coarse[1]).all() and label.soft[1].max() == pytest.approx(0.6, abs=1e-3)
 
 
 def test_a_rejected_mask_is_kept_for_people_to_look_at(store: FolderStore) -> None:

@@ -15,6 +15,7 @@ from samstudent.errors import NotFound, UserError
 from samstudent.pseudolabels import labelled
 from samstudent.pseudolabels import trust as trust_module
 from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, some_of, take_again, trusted_label
+from samstudent.sam.adapted import Adaptation
 from samstudent.task import Task
 
 TRUST = {"adapt": False, "readers": False, "trials": 2}
@@ -250,6 +251,45 @@ def test_volumes_are_judged_without_a_calibrator_too(tmp_path: Path) -> None:
     trust = learn_trust(teacher, lambda case: (teacher.image, teacher.masks), task, FakeSam(), None, tmp_path)
     label = trusted_label(teacher.image, teacher, trust, FakeSam(), None)
     assert [s.status for s in label.structures] == ["accepted"]
+
+
+def adapted_as_if(monkeypatch: pytest.MonkeyPatch, encoder: str, folds: tuple[int, ...]) -> None:
+    """Adaptation that helped, to a SAM whose embeddings go by ``encoder``."""
+    told: dict[str, Any] = dict.fromkeys(("plain", "adapted", "gain", "error", "seconds"), 0.5)
+    found = Adaptation(
+        {}, {fold: {} for fold in folds}, 1, used=True, reason="", curve=[], labels=[], settings={}, **told
+    )
+    better = FakeSam()
+    better.digest, better.embedding_digest = "a" * 64, encoder
+    monkeypatch.setattr(trust_module, "_adapt", lambda *given: found)
+    monkeypatch.setattr(trust_module, "save_adapted", lambda *given: None)
+    monkeypatch.setattr(trust_module, "load_adapted", lambda *given: better)
+    monkeypatch.setattr(trust_module, "with_weights", lambda *given: better)
+
+
+@pytest.mark.parametrize(("encoder", "used"), [("f" * 64, True), ("0" * 64, False)])
+def test_a_sam_with_another_encoder_makes_no_pseudo_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str, used: bool
+) -> None:
+    """The search asks both decoders about the plain one's embeddings."""
+    adapted_as_if(monkeypatch, encoder, (0, 1, 2))
+    trust = learn(tmp_path)
+    assert (trust.adapted is not None) == used
+    assert (json.loads((tmp_path / "trust.json").read_text())["adapted"] is not None) == used
+
+
+def test_a_fold_of_blank_volumes_has_no_sam_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted_as_if(monkeypatch, "f" * 64, (0, 2))
+    teacher: Any = VolumeTeacher()
+    blank = np.zeros_like(teacher.masks)
+
+    def honest_views(case: str, image: Any, size: Any = None) -> Any:
+        return (blank if case == "case1" else 0.9 * teacher.masks).astype(np.float32)[None]
+
+    monkeypatch.setattr(teacher, "honest_views", honest_views)
+    truths = {f"case{i}": blank if i == 1 else teacher.masks for i in range(4)}
+    trust = learn_trust(teacher, lambda case: (teacher.image, truths[case]), volume_task(), FakeSam(), None, tmp_path)
+    assert trust.record["cases"] == 4
 
 
 def test_of_large_volumes_some_slices_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

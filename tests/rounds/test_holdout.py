@@ -127,6 +127,11 @@ class TestSplitFile:
         assert holdout.split(["a", "b", "c"]) == (["c"], ["a"])
         assert holdout.trainable("abcdefg") == ["c", "d", "e", "f", "g"]
 
+    def test_without_a_val_row_the_share_is_reserved(self, tmp_path: Path):
+        holdout = self.holdout(tmp_path, "id,split\na,train\nb,test\n")
+        holdout.extend("abcdefg", [])
+        assert len(holdout.ids) == 3 and "b" not in holdout.ids and holdout.excluded == {"b"}
+
     def test_endings_match_the_datastores_ids(self, tmp_path: Path):
         holdout = self.holdout(tmp_path, "id,split\nx.nii.gz,val\n1.2.840.55,val\nbone.PNG,test\n")
         holdout.extend(["x", "1.2.840.55", "1.2.840", "bone"], [])

@@ -154,6 +154,14 @@ def test_negative_points_avoid_the_structure_itself() -> None:
     assert len(of_c) == 2
 
 
+def test_parts_of_one_structure_are_no_negatives_of_each_other() -> None:
+    stack = [np.zeros((20, 20), np.bool_) for _ in range(3)]
+    for mask, left in zip(stack, (0, 8, 16), strict=True):
+        mask[5:9, left : left + 4] = True
+    inner = [inner_point(m) for m in stack]
+    assert negative_points(stack, inner, [7, 7, 9]) == [(inner[2],), (inner[2],), (inner[0], inner[1])]
+
+
 def test_prompt_as_json_leaves_out_what_is_unused() -> None:
     assert Prompt(box=(1, 2, 3.14159, 4)).as_json() == {"box": [1, 2, 3.14, 4]}
     assert Prompt(positive=((1, 2),), negative=((3, 4), (5, 6))).as_json() == {

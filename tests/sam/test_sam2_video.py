@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from drawn import case_image
 from PIL import Image
 from sam2.build_sam import build_sam2_video_predictor
 from sam2.sam2_image_predictor import SAM2ImagePredictor
@@ -21,6 +22,7 @@ from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import Prompt
 from samstudent.sam.refine import refine
 from samstudent.sam.sam2_video import EXAMPLE, Sam2, build, made_ready
+from samstudent.student.reader import Reader, reader_cases, train_reader
 from samstudent.task import SamSection, Task
 
 BOX = (5.0, 6.0, 30.0, 31.0)
@@ -143,6 +145,16 @@ def test_refinement_of_a_volume_lets_sam2_follow_it(backend: Sam2, volume: Any) 
     assert result.masks.shape == p.shape and a.present and not b.present
     assert [entry["slice"] for entry in a.prompts] == [1] and a.prompts[0]["box"] == [5, 8, 29, 27]
     assert result.masks[0, 1:4].any(axis=(1, 2)).all() and not result.masks[0, [0, 4]].any()
+
+
+def test_readers_read_its_coarsest_level(backend: Sam2, volume: Any, tmp_path: Path) -> None:
+    content = {"name": "v", "dimension": 2, "structures": ["disk"], "student": {"size": [32, 32], "channels": [8, 16]}}
+    task = Task.model_validate(content)
+    image = case_image(volume[0][0, ..., 0])
+    truth = np.zeros((1, 40, 50), np.bool_)
+    truth[0, 8:28, 5:25] = True
+    train_reader(reader_cases(image, truth, task, backend, None), task, tmp_path / "reader.pt", steps=2)
+    assert Reader.load(tmp_path / "reader.pt", task, backend, None).predict(image).shape == (1, 40, 50)
 
 
 def test_one_state_leaves_nothing_to_the_next(backend: Sam2, volume: Any) -> None:

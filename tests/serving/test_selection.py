@@ -142,8 +142,7 @@ class TestScoring:
             if i == 3:
                 raise UserError(f"{path}: corrupt")
             probabilities = np.full((1, 4, 4), 0.5 + 0.1 * i, np.float32)
-            mask = np.ones((1, 4, 4), dtype=bool)
-            return probabilities, mask, mask & (np.arange(4) < 4 - i)
+            return probabilities, [1 - 0.2 * i]
 
         return UncertaintyScoring(study.state, study.holdout, lambda: version, examine, overlap=True)
 

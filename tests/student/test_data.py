@@ -29,11 +29,20 @@ from samstudent.task import Task
 def test_every_batch_holds_the_humans_share(human: int, pseudo: int, batch: int, share: float) -> None:
     sampler = MixedBatchSampler(range(human), range(100, 100 + pseudo), batch, share, steps=5, seed=0)
     batches = list(sampler)
-    expected = min(batch, max(1, round(share * batch))) if pseudo else batch
+    expected = max(1, round(share * batch)) if pseudo else batch
     assert len(batches) == len(sampler) == 5
     for drawn in batches:
         assert len(drawn) == batch
-        assert sum(d.case < 100 for d in drawn) == expected
+        # Where rounding leaves no place for the others, chance decides: see below.
+        assert sum(d.case < 100 for d in drawn) == expected or (expected >= batch and pseudo and share < 1)
+
+
+@pytest.mark.parametrize(("batch", "share"), [(1, 0.25), (2, 0.75), (6, 0.95)])
+def test_a_batch_too_small_to_be_shared_is_filled_by_chance(batch: int, share: float) -> None:
+    sampler = MixedBatchSampler(range(5), range(100, 140), batch, share, steps=2000, seed=0)
+    human = [d.case < 100 for drawn in sampler for d in drawn]
+    assert len(human) == 2000 * batch
+    assert sum(human) / len(human) == pytest.approx(share, abs=0.05)
 
 
 def test_every_case_is_drawn_before_any_is_drawn_again() -> None:

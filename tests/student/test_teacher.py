@@ -63,6 +63,12 @@ def test_an_earlier_student_has_its_weight_in_both_views_of_other_cases(teacher:
     assert len({t.version for t in (teacher, joined, replace(joined, weight=0.5))}) == 3 and not joined.alone
 
 
+def test_of_weight_0_it_might_as_well_not_be_there(teacher: Teacher, fitted: CrossFit) -> None:
+    unheard = replace(teacher, earlier=fitted.ensemble.predictors[0], weight=0.0)
+    assert unheard.version == teacher.version
+    assert replace(unheard, weight=0.25).version != teacher.version
+
+
 def test_of_weight_1_it_is_asked_alone(teacher: Teacher, fitted: CrossFit, monkeypatch: pytest.MonkeyPatch) -> None:
     image, _ = read("case9")
     earlier = Student.load(fitted.models[0], TASK)

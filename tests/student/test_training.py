@@ -216,7 +216,7 @@ def test_the_average_is_that_of_the_weights_so_far() -> None:
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
     assert network_to_save(network, average, task) is average.module
     # Kept to renew pseudo labels with, but not asked for as the result.
-    renewing = small_task(pseudo_labels={"renew": True})
+    renewing = small_task(pseudo_labels={"soft": False, "renew": True})
     assert network_to_save(network, new_average(network, renewing), renewing) is network
     assert new_average(network, small_task()) is None
 
@@ -276,7 +276,7 @@ def pseudo(task: Any, weights: tuple[float, float]) -> TrainingCase:
 
 
 def test_the_less_a_pseudo_label_is_trusted_the_more_the_average_counts() -> None:
-    task = small_task(pseudo_labels={"renew": True})
+    task = small_task(pseudo_labels={"soft": False, "renew": True})
     human, sure, unsure, unknown = (
         training_cases(1, task)[0], pseudo(task, (1.0, 1.0)), pseudo(task, (0.6, 0.0)), pseudo(task, (0.0, 0.0)),
     )  # fmt: skip
@@ -309,7 +309,7 @@ def test_the_less_a_pseudo_label_is_trusted_the_more_the_average_counts() -> Non
 
 def test_renewed_pseudo_labels_are_trained_on(tmp_path: Path) -> None:
     def train(renew: bool) -> torch.Tensor:
-        task = small_task(training={"steps": 51, "batch_size": 2}, pseudo_labels={"renew": renew})
+        task = small_task(training={"steps": 51, "batch_size": 2}, pseudo_labels={"soft": False, "renew": renew})
         train_student([training_cases(1, task)[0], pseudo(task, (0.5, 0.5))], task, tmp_path / "m")
         return weights(tmp_path / "m")
 

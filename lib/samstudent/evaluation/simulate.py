@@ -329,11 +329,9 @@ class Bench:
                 coarse = coarse_masks(probabilities, task.recipe)
                 found[case] = np.flatnonzero(coarse.reshape(len(coarse), -1).any(axis=1)).tolist()
             else:
-                refined = refine(
-                    probabilities, for_sam(image, task.image), self.sam, task, self.cache,
-                    signals=False, spacing=image.grid.spacing,
-                )  # fmt: skip
-                found[case] = disagreement_score(refined.coarse, refined.masks)
+                seen, spacing = for_sam(image, task.image), image.grid.spacing
+                refined = refine(probabilities, seen, self.sam, task, self.cache, spacing=spacing)
+                found[case] = disagreement_score(s.agreement for s in refined.structures)
         return found
 
     def _vector(self, case: str) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,8 +75,12 @@ def pseudo_label_of(
     provenance: Provenance,
     estimates: Mapping[str, float] | None = None,
 ) -> PseudoLabel:
-    """Gate a refinement; ``estimates`` as in ``quality.gate``."""
-    structures = gate(refined.structures, probabilities, task, estimates)
+    """Gate a refinement; ``estimates`` as in ``quality.gate``. A structure without a refined mask is never accepted."""
+    structures = [
+        # Other structures took every pixel: accepted, it would be taught as absent.
+        replace(gated, status="rejected") if gated.status == "accepted" and not mask.any() else gated
+        for gated, mask in zip(gate(refined.structures, probabilities, task, estimates), refined.masks, strict=True)
+    ]
     flat = (-1, *(1,) * (refined.masks.ndim - 1))
     accepted = np.array([s.status == "accepted" for s in structures]).reshape(flat)
     rejected = np.array([s.status == "rejected" for s in structures]).reshape(flat)

@@ -37,6 +37,8 @@ def provenance_of(student_version: str, backend: SamBackend | None, task: Task, 
     relevant = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "student"})
     if backend is None:
         return Provenance(student_version, "", "", "", _digest(relevant), clock.time())
+    # Changes what is taught of a label, so that it has to be made again.
+    relevant["taught"] = task.pseudo_labels.model_dump(mode="json", include={"soft", "ignore_disputed"})
     relevant["thresholds"] = {name: task.threshold_of(name) for name in task.names}
     # The stages that run, because a recipe may leave them to the backend.
     stages = [stage.model_dump(mode="json") for stage in task.recipe.stages_for(backend.name)]

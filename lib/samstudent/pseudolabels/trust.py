@@ -66,6 +66,8 @@ _LEAST, _MOST, _STRUCTURES = 5, 20, 160
 #: and students that had not converged, labels alone gave 9.6 % on new films, with pseudo labels 0.7.
 LEAST_HONEST = 0.05
 _FILE = "trust.json"
+#: What ``learn_trust`` calls the weights of an adapted SAM.
+ADAPTED_FILE = "adapted.safetensors"
 
 
 #: Called with what is being done, the part done and the number of parts.
@@ -173,10 +175,14 @@ def learn_trust(
     adaptation = _adapt(slices, task, backend, seed, told)
     adapted, of_fold, name = None, None, None
     if adaptation is not None and adaptation.used:
-        of_fold = {fold: with_weights(backend, weights) for fold, weights in adaptation.folds.items()}
-        name = "adapted.safetensors"
-        save_adapted(folder / name, adaptation, backend)
-        adapted = load_adapted(folder / name, backend)
+        save_adapted(folder / ADAPTED_FILE, adaptation, backend)
+        found = load_adapted(folder / ADAPTED_FILE, backend)
+        if found.embedding_digest == backend.embedding_digest:
+            adapted, name = found, ADAPTED_FILE
+            of_fold = {fold: with_weights(backend, weights) for fold, weights in adaptation.folds.items()}
+        else:
+            # Search and pseudo labels ask both decoders about one encoder's embedding.
+            logger.warning("sam.adapt.parts changes SAM's encoder: this SAM serves clicks, pseudo labels the plain one")
     choice = _choose([part for part, _ in slices], len(cases), task, backend, of_fold, seed, told)
     del slices  # As large as all else together.
     atlas = Atlas.of(case.truth for case in cases)
@@ -404,7 +410,8 @@ def _rows(
         # Of each case what will be known of an unlabelled one.
         views = case.views.astype(np.float32)[: None if asks else 1]
         probabilities = mix(views, share)
-        adapted = of_fold[case.fold] if of_fold else None
+        # None for a fold of blank volumes, which had nothing to compare.
+        adapted = of_fold.get(case.fold) if of_fold else None
         refined = _refine(
             case.image, probabilities, choice, task, backend, adapted, cache, seed=number, signals=asks
         )  # fmt: skip

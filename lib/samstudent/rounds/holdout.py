@@ -58,10 +58,11 @@ class HoldOut:
           labelled ones at least one is reserved.
         - Cases that come later extend the hold-out by the same share. Nothing is ever un-reserved, and nothing that
           was once free to train is ever reserved.
-        - With a ``split.csv`` (columns ``id``, ``split`` and maybe ``train_order``) its ``val`` rows are the hold-out,
-          its ``test`` rows are ``excluded`` from training, pseudo labels and selection, and everything else trains,
-          also cases that it does not list. It should be there before the first round; a row that becomes ``val``
-          after it has trained is reserved from then on, but models have seen it.
+        - With a ``split.csv`` (columns ``id``, ``split`` and maybe ``train_order``) its ``val`` rows are the hold-out
+          and everything else trains, also cases that it does not list; without any ``val`` row the share above is
+          reserved all the same. Its ``test`` rows are ``excluded`` from training, pseudo labels and selection. It
+          should be there before the first round; a row that becomes ``val`` after it has trained is reserved from
+          then on, but models have seen it.
     """
 
     def __init__(self, path: Path, fraction: float, split_file: Path | None = None) -> None:
@@ -111,8 +112,8 @@ class HoldOut:
             state = self._load().model_copy(deep=True)
             state.listed = sorted({*state.listed, *listed})
             new = every - self._seen(state) - listed
-            # A study with a split.csv has its hold-out; its other cases train.
-            fraction = 0.0 if self._rows() else self.fraction
+            # A split.csv that names a hold-out means that all others train.
+            fraction = 0.0 if "val" in self._rows().values() else self.fraction
             _extend(state.labelled, new & labelled, fraction, at_least_one=True)
             _extend(state.unlabelled, new - labelled, fraction, at_least_one=False)
             atomic_write(self.path, state.model_dump_json(indent=1))

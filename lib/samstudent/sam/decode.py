@@ -63,6 +63,7 @@ def decode_structures(
     *,
     adapted: SamBackend | None = None,
     wanted: Sequence[bool] | None = None,
+    owners: Sequence[int] | None = None,
     jitters: int = 0,
     seed: int = 0,
 ) -> list[Drawn | None]:
@@ -75,6 +76,7 @@ def decode_structures(
         recipe: one for all, or one for each of the S.
         adapted: the decoder for recipes that say ``adapted``; None: the plain one.
         wanted: S flags, which structures to ask about; None: all.
+        owners: S numbers, equal for parts of one structure: no part is told to keep off another; None: all differ.
         jitters: how many more times to ask, with boxes jittered as in SAM's own training.
         seed: of the jitter. What a structure's boxes become does not depend on the other structures.
 
@@ -84,7 +86,7 @@ def decode_structures(
     recipes = [recipe] * len(coarse) if isinstance(recipe, Recipe) else recipe
     present = [int(i) for i in np.flatnonzero(coarse.any(axis=(1, 2)))]
     asked = [i for i in present if wanted is None or wanted[i]]
-    sources = sources_of(coarse, present, asked, recipes, backend.name)
+    sources = sources_of(coarse, present, asked, recipes, backend.name, owners)
     groups: dict[tuple[bool, tuple[Stage, ...]], list[int]] = defaultdict(list)
     for i in asked:
         use_adapted = adapted is not None and recipes[i].decoder == "adapted"
@@ -131,15 +133,17 @@ class Source:
 
 
 def sources_of(
-    coarse: Mask, present: list[int], asked: list[int], recipes: Sequence[Recipe], backend: str
-) -> dict[int, Source]:
+    coarse: Mask, present: list[int], asked: list[int], recipes: Sequence[Recipe], backend: str,
+    owners: Sequence[int] | None = None,
+) -> dict[int, Source]:  # fmt: skip
     kinds = {kind for i in asked for stage in recipes[i].stages_for(backend) for kind in stage.prompts}
     inner: dict[int, Point] = {}
     negative: dict[int, tuple[Point, ...]] = {}
     if kinds & {"positive", "negative"}:
         inner = {i: inner_point(coarse[i]) for i in present}
     if "negative" in kinds:
-        points = negative_points([coarse[i] for i in present], list(inner.values()))
+        owned = present if owners is None else [owners[i] for i in present]
+        points = negative_points([coarse[i] for i in present], list(inner.values()), owned)
         negative = dict(zip(present, points, strict=True))
     sources = {}
     for i in asked:

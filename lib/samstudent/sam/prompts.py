@@ -193,7 +193,9 @@ def inner_point(mask: Mask) -> Point:
     return float(columns.start + x), float(rows.start + y)
 
 
-def negative_points(masks: Sequence[Mask], inner: Sequence[Point]) -> list[tuple[Point, ...]]:
+def negative_points(
+    masks: Sequence[Mask], inner: Sequence[Point], owners: Sequence[int] | None = None
+) -> list[tuple[Point, ...]]:
     """For every structure the inner points of all others.
 
     Where structures overlap, another's inner point may lie on this structure. Then the deepest pixel of the other
@@ -202,6 +204,7 @@ def negative_points(masks: Sequence[Mask], inner: Sequence[Point]) -> list[tuple
     Args:
         masks: the masks of the present structures, bool (y, x), none empty.
         inner: their inner points.
+        owners: equal numbers for masks that are parts of one structure; None: each is one of its own.
 
     Returns:
         One tuple of points (x, y) per structure, in the order of ``masks``.
@@ -210,7 +213,7 @@ def negative_points(masks: Sequence[Mask], inner: Sequence[Point]) -> list[tuple
     for i, own in enumerate(masks):
         points = []
         for j, other in enumerate(masks):
-            if j == i:
+            if j == i or (owners is not None and owners[j] == owners[i]):
                 continue
             x, y = inner[j]
             if not own[int(y), int(x)]:

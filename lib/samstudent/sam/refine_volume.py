@@ -194,7 +194,7 @@ def _asked(
         return {}
     drawn = decode_structures(
         np.stack(parts), embedding, backend, [recipes[i] for i in owners],
-        adapted=adapted, wanted=[wanted[i] for i in owners], jitters=jitters, seed=seed,
+        adapted=adapted, wanted=[wanted[i] for i in owners], owners=owners, jitters=jitters, seed=seed,
     )  # fmt: skip
     together: dict[int, list[tuple[Drawn, int]]] = defaultdict(list)
     for i, work, part in zip(owners, drawn, parts, strict=True):

@@ -5,7 +5,7 @@ What becomes of a structure (docs/reference/recipe.md):
 - absent in the coarse masks: absent in the refined ones, and never asked about;
 - SAM draws nothing, or the structure loses every pixel to others: the coarse mask is shown instead (where overlap is
   forbidden less the pixels that others have), marked ``refined=False`` and with agreement 0, so that no one takes it
-  for SAM's work and the quality gate drops it;
+  for SAM's work: the gate's formula rejects it, a calibrator judges it by that and all else;
 - its recipe says ``student``: the coarse mask is the result, ``refined=False``, and SAM's figures are still told.
 """
 

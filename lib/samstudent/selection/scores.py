@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from statistics import fmean
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,23 +36,19 @@ def entropy_score(probabilities: NDArray[np.float32], overlap: bool) -> float:
     return float(np.clip((weight * entropy).sum() / total, 0, 1)) if total > 0 else 0.0
 
 
-def disagreement_score(coarse: NDArray[np.bool_], refined: NDArray[np.bool_]) -> float | None:
-    """1 - mean Dice of the student's masks and SAM's, over the structures that either has.
+def disagreement_score(agreements: Iterable[float | None]) -> float | None:
+    """1 - mean agreement of the student's masks and SAM's.
 
     Args:
-        coarse: bool (S, *spatial), the student's cleaned masks.
-        refined: bool (S, *spatial), SAM's.
+        agreements: of each structure the Dice of the student's cleaned mask and what SAM drew, 0 where it drew nothing
+            (``StructureResult.agreement``, not what came out: there the student's mask stands in for SAM's); None where
+            SAM was not asked.
 
     Returns:
-        In [0, 1]; None when no structure is there: SAM was asked nothing, so there is nothing to disagree about.
+        In [0, 1]; None when SAM was asked nothing, so that there is nothing to disagree about.
     """
-    a, b = (mask.reshape(len(mask), -1).astype(bool) for mask in (coarse, refined))
-    size = a.sum(axis=1) + b.sum(axis=1)
-    present = size > 0
-    if not present.any():
-        return None
-    dice = 2 * (a & b).sum(axis=1)[present] / size[present]
-    return float(1 - dice.mean())
+    known = [value for value in agreements if value is not None]
+    return 1 - fmean(known) if known else None
 
 
 def _surprise(p: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from samstudent.images import CaseImage, for_sam, read_image
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.sam.refine import refine
-from samstudent.selection.scores import entropy_score
+from samstudent.selection.scores import disagreement_score, entropy_score
 from samstudent.serving.study import Study
 from samstudent.student.predict import Student
 
@@ -43,24 +42,24 @@ class Examiner:
             return
         if label.provenance != provenance_of(label.provenance.student, self.study.sam(), self.study.task):
             return
-        agreements = [s.agreement for s in label.structures if s.agreement is not None]
         entropy = entropy_score(label.probabilities, self.study.task.overlap)
         state.put_scores("entropy", {case: entropy}, version)
-        state.put_scores("disagreement", {case: 1 - fmean(agreements) if agreements else None}, version)
+        disagreement = disagreement_score(s.agreement for s in label.structures)
+        state.put_scores("disagreement", {case: disagreement}, version)
 
     def vector_version(self) -> str:
         """What the embeddings depend on."""
         return self.study.sam().embedding_digest
 
-    def examine(self, path: str) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Probabilities float32 (S, *spatial), cleaned coarse masks and SAM's masks, bool likewise."""
+    def examine(self, path: str) -> tuple[NDArray[np.float32], list[float | None]]:
+        """Probabilities float32 (S, *spatial), and SAM's agreement with each of the S coarse masks."""
         self._let_rounds_pass()
         image = self._read(path)
         probabilities = self._champion().predict(image)
         task = self.study.task
         seen, sam = for_sam(image, task.image), self.study.sam()
         result = refine(probabilities, seen, sam, task, self.study.embeddings, spacing=image.grid.spacing)
-        return probabilities, result.coarse, result.masks
+        return probabilities, [structure.agreement for structure in result.structures]
 
     def embed(self, path: str) -> NDArray[np.float32]:
         """SAM's embedding averaged over the image, float32 (D,); of a volume over every eighth slice and the image."""

@@ -11,9 +11,10 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from samstudent.errors import Conflict
+from samstudent.pseudolabels.trust import ADAPTED_FILE
 from samstudent.serving.study import Study
 from samstudent.student.cases import digests, human_cases
-from samstudent.student.learning import ADAPTED_FILE, fit_folds, learn
+from samstudent.student.learning import fit_folds, learn
 from samstudent.student.options import TrainOptions
 from samstudent.task import Task
 

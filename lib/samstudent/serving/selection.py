@@ -6,7 +6,7 @@ A strategy is waited for by somebody, so it computes nothing but the choice. Sco
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,8 @@ from samstudent.task import ActiveLearningSection, Task
 
 logger = logging.getLogger(__name__)
 
-#: Path of an image -> the student's probabilities, float32 (S, *spatial); its cleaned masks and SAM's, bool likewise.
-Examine = Callable[[str], tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]]
+#: Path of an image -> the student's probabilities, float32 (S, *spatial); SAM's agreement with each of its masks.
+Examine = Callable[[str], tuple[NDArray[np.float32], Sequence[float | None]]]
 #: Path of an image -> its SAM embedding, averaged over the image (and the slices of a volume), float32 (D,).
 Embed = Callable[[str], NDArray[np.float32]]
 
@@ -164,10 +164,10 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]
             return {"scored": 0, "current": 0, "failed": {}, "note": "no student is served yet"}
 
         def score(case: str) -> None:
-            probabilities, coarse, refined = self.examine(datastore.get_image_uri(case))
+            probabilities, agreements = self.examine(datastore.get_image_uri(case))
             self.state.put_scores("entropy", {case: entropy_score(probabilities, self.overlap)}, version)
             # Last: a case counts as done when it has this one.
-            self.state.put_scores("disagreement", {case: disagreement_score(coarse, refined)}, version)
+            self.state.put_scores("disagreement", {case: disagreement_score(agreements)}, version)
 
         unlabelled, _ = _cases(datastore, self.holdout)
         cases = self.holdout.trainable(unlabelled)

@@ -119,10 +119,9 @@ class MixedBatchSampler(Sampler[list[Draw]]):
         if not human:
             raise UserError("there is no human-labelled case to train on")
         self.steps = steps
-        self.human_count = batch_size
-        if pseudo:
-            self.human_count = min(batch_size, max(1, round(human_share * batch_size)))
-        self.pseudo_count = batch_size - self.human_count
+        self.batch_size = batch_size
+        # Without pseudo labels all are human.
+        self.human_share = human_share if pseudo else 1.0
         self._rng = np.random.default_rng(seed)
         self._human = _endless(human, self._rng)
         self._pseudo = _endless(pseudo, self._rng)
@@ -132,9 +131,18 @@ class MixedBatchSampler(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for _ in range(self.steps):
-            cases = [next(self._human) for _ in range(self.human_count)]
-            cases += [next(self._pseudo) for _ in range(self.pseudo_count)]
+            humans = self._humans()
+            cases = [next(self._human) for _ in range(humans)]
+            cases += [next(self._pseudo) for _ in range(self.batch_size - humans)]
             yield [Draw(case, int(self._rng.integers(2**32))) for case in cases]
+
+    def _humans(self) -> int:
+        """How many of the next batch are human-labelled: the share of it, at least one; where that leaves no place for
+        the others, which a large volume's batch of one never does, chance decides."""
+        count = max(1, round(self.human_share * self.batch_size))
+        if count >= self.batch_size and self.human_share < 1:
+            return int(self._rng.binomial(self.batch_size, self.human_share))
+        return count
 
 
 def _endless(indices: Sequence[int], rng: np.random.Generator) -> Iterator[int]:

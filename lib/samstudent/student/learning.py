@@ -24,8 +24,6 @@ from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
 
-#: What ``learn_trust`` calls the weights of an adapted SAM.
-ADAPTED_FILE = "adapted.safetensors"
 #: Seconds between two lines of progress.
 REPORT_EVERY = 2.0
 

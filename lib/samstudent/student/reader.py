@@ -35,6 +35,7 @@ BATCH = 6
 _RATE = 1e-3
 #: Standard deviation of the noise on features, as a share of their own.
 _NOISE = 0.1
+#: SAM 2 puts finer levels behind these; the reader's own are enough.
 _EMBEDDING_CHANNELS = 256
 
 
@@ -138,7 +139,8 @@ class Reader:
     def read(self, embedding: Embedding) -> NDArray[Any]:
         """Probabilities float32 (S, y, x) of one embedded image, at ``embedding.image_size``."""
         with torch.inference_mode():
-            logits = self.network(torch.from_numpy(embedding.features).to(self.device)).float()
+            features = torch.from_numpy(embedding.features[:, :_EMBEDDING_CHANNELS])
+            logits = self.network(features.to(self.device)).float()
             # The frame has as many pixels as the embedding has, fourfold; the model's own side may differ.
             height, width = _filled(embedding)
             probabilities = logits.sigmoid() if self.task.overlap else logits.softmax(dim=1)[:, 1:]
@@ -227,7 +229,8 @@ def _reader_case(embedding: Embedding, truth: NDArray[Any]) -> ReaderCase:
         shown = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None]
         shown = F.interpolate(shown, (height, width), mode="bilinear", antialias=True, align_corners=False)
         masks[index, :height, :width] = shown[0, 0] >= 0.5
-    return ReaderCase(torch.from_numpy(embedding.features[0]).half(), masks, (height, width))
+    features = torch.from_numpy(embedding.features[0, :_EMBEDDING_CHANNELS])
+    return ReaderCase(features.half(), masks, (height, width))
 
 
 def _filled(embedding: Embedding) -> tuple[int, int]:

@@ -78,10 +78,9 @@ class Teacher:
         """SHA-256, hex, of all members and their shares."""
         members: list[Predictor] = [*self.students, *self.readers]
         parts = [*(member.version for member in members), f"{self.share:.3f}"]
-        if self.earlier is not None:
+        if self.earlier is not None and self.heard:
             parts += [self.earlier.version, f"{self.weight:.3f}"]
-        if self.earlier_reader is not None:
-            parts.append(self.earlier_reader.version)
+            parts += [] if self.earlier_reader is None else [self.earlier_reader.version]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property

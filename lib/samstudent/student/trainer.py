@@ -33,7 +33,7 @@ from samstudent.pseudolabels.labelled import spread_out
 from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, made_with, produce
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.pseudolabels.softs import SoftLabels
-from samstudent.pseudolabels.trust import Trust
+from samstudent.pseudolabels.trust import ADAPTED_FILE, Trust
 from samstudent.rounds.fair import MIN_HELD, compare_fairly, decide, table_of
 from samstudent.rounds.ledger import RoundRecord
 from samstudent.sam.backends import SamBackend
@@ -50,7 +50,7 @@ from samstudent.student.compare import (
     readable_truths,
 )
 from samstudent.student.data import make_loader
-from samstudent.student.learning import ADAPTED_FILE, Report, add_earlier, fit_folds, learn
+from samstudent.student.learning import Report, add_earlier, fit_folds, learn
 from samstudent.student.loss import StudentLoss
 from samstudent.student.options import CHOICES, TrainOptions
 from samstudent.student.predict import Student, save_model
@@ -350,8 +350,10 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             earlier = [
                 self.ledger.kept(record.id, "inputs") for record in self.ledger.rounds() if record.id != round_id
             ]
-            known = [kept["pseudo_labels_made_with"] for kept in earlier if kept and kept["pseudo_labels_made_with"]]
-            wanted += [Provenance(**known[-1])] if known else []
+            made = [kept["pseudo_labels_made_with"] for kept in earlier if kept]
+            # Those of a raw round lie under a tag of their own and are not asked for here.
+            known = [Provenance(**found) for found in made if found and found["sam_backend"]]
+            wanted += known[-1:]
         return wanted
 
     def _keep_inputs(

@@ -272,7 +272,10 @@ PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
 #: ``ours`` with a choice of training switched over.
 CHOICES: dict[str, tuple[Changes, str]] = {
     "ema": ({"training": {"ema": 0.99}}, "ours, with the running average of the weights as its student"),
-    "renew": ({"pseudo_labels": {"renew": True}}, "ours, its pseudo labels renewed three times during the training"),
+    "renew": (
+        {"pseudo_labels": {"soft": False, "renew": True}},
+        "ours taught masks, renewed three times during the training",
+    ),
     "ignore": (
         {"pseudo_labels": {"soft": False, "ignore_disputed": True}},
         "ours taught masks, and nothing where student and SAM differ",
