@@ -235,7 +235,8 @@ class TrustSection(_Section):
     #: formula are used as they are.
     min_labels: int = Field(default=3, ge=3)
     enabled: bool = True
-    #: Parts of the cross-fitting: so many students are trained, each without one part of the labelled cases.
+    #: Parts of the cross-fitting: so many students are trained, each without one part of the labelled cases, and one
+    #: on all of them.
     folds: int = Field(default=3, ge=2, le=10)
     #: Steps of each of them. None: as many as ``training.steps``.
     steps: int | None = Field(default=None, ge=1)

@@ -64,6 +64,18 @@ def test_no_student_trained_on_the_case_that_it_is_asked_about(tmp_path: Path) -
         fit.student_for("never seen")
 
 
+def test_one_more_student_may_train_on_all_cases(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    without = cross_fit(CASES, TASK, tmp_path, k=2, steps=1)
+    fit = cross_fit(
+        CASES, TASK, tmp_path, k=2, steps=1, whole=True, on_step=lambda step, of, loss: steps.append((step, of))
+    )
+    assert steps == [(3, 3)]  # the others are there already
+    assert fit.models == without.models and without.whole is None and fit.whole == tmp_path / "whole.pt"
+    told = json.loads((tmp_path / "whole.json").read_text())
+    assert told["trained_on"] == sorted(case.id for case in CASES)
+
+
 def test_an_interrupted_cross_fit_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, calls = crossfit.train_student, []
 

@@ -63,6 +63,19 @@ def test_an_earlier_student_has_its_weight_in_both_views_of_other_cases(teacher:
     assert len({t.version for t in (teacher, joined, replace(joined, weight=0.5))}) == 3 and not joined.alone
 
 
+def test_a_student_of_all_labels_is_three_quarters_of_what_students_say_of_other_cases(
+    teacher: Teacher, fitted: CrossFit
+) -> None:
+    whole = replace(teacher, whole=fitted.ensemble.predictors[0])
+    assert whole.version != teacher.version
+    image, _ = read("case9")
+    without, views = teacher.views(image), whole.views(image)
+    np.testing.assert_allclose(views[0], without[0] / 4 + whole.whole.predict(image) * 3 / 4, atol=1e-6)
+    np.testing.assert_array_equal(views[1], without[1])  # it is no reader
+    labelled, _ = read("case1")
+    np.testing.assert_array_equal(whole.honest_views("case1", labelled), teacher.honest_views("case1", labelled))
+
+
 def test_of_weight_0_it_might_as_well_not_be_there(teacher: Teacher, fitted: CrossFit) -> None:
     unheard = replace(teacher, earlier=fitted.ensemble.predictors[0], weight=0.0)
     assert unheard.version == teacher.version

@@ -41,12 +41,16 @@ def folds_of(ids: Iterable[str], k: int, seed: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class CrossFit:
-    """What ``cross_fit`` made: the fold of each case, and the model file of each fold."""
+    """What ``cross_fit`` made: the fold of each case, and the model file of each fold.
+
+    ``whole``: of a student that trained on all of the cases, which has nothing honest to say of them.
+    """
 
     folds: dict[str, int]
     models: list[Path]
     task: Task
     device: str | None = None
+    whole: Path | None = None
 
     @cached_property
     def ensemble(self) -> Ensemble:
@@ -78,6 +82,7 @@ def cross_fit(
     seed: int = 0,
     device: str | None = None,
     on_step: OnStep | None = None,
+    whole: bool = False,
 ) -> CrossFit:
     """Train one student a fold on all cases but the fold's, into ``folder/fold<i>.pt``.
 
@@ -89,7 +94,8 @@ def cross_fit(
             have trained on the case that is left out.
         k: number of folds; at most one a case.
         steps: of each student; None: the task's.
-        on_step: called with the step and the number of steps of all folds together.
+        on_step: called with the step and the number of steps of all trainings together.
+        whole: also train one on all cases, into ``folder/whole.pt``.
 
     Raises:
         UserError: fewer than two cases; the task's network is not possible.
@@ -101,24 +107,26 @@ def cross_fit(
     if len(cases) < 2:
         raise UserError(f"{len(cases)} labelled case(s): cross-fitting leaves cases out, so it needs two or more")
     folds = folds_of(ids, max(2, k), seed)
-    count = max(folds.values()) + 1
+    trainings = {f"fold{fold}": fold for fold in range(max(folds.values()) + 1)}
+    if whole:
+        trainings["whole"] = len(trainings)  # no case is of this fold
     epochs, each = split_steps(steps or task.training.steps)
     models = []
-    for fold in range(count):
-        path = folder / f"fold{fold}.pt"
-        train = sorted((case for case in cases if folds[case.id] != fold), key=lambda case: case.id)
-        inputs = digest_of(train, task, steps=epochs * each, seed=seed + fold)
+    for name, number in trainings.items():
+        path = folder / f"{name}.pt"
+        train = sorted((case for case in cases if folds[case.id] != number), key=lambda case: case.id)
+        inputs = digest_of(train, task, steps=epochs * each, seed=seed + number)
         if _is_made(path, inputs):
-            logger.info("fold %d of %d: its student is there already", fold + 1, count)
+            logger.info("%d of %d: this student is there already", number + 1, len(trainings))
         else:
-            report = None if on_step is None else _Offset(on_step, fold, count)
+            report = None if on_step is None else _Offset(on_step, number, len(trainings))
             version = train_student(
-                train, task, path, steps=steps, seed=seed + fold, device=device, on_step=report
+                train, task, path, steps=steps, seed=seed + number, device=device, on_step=report
             )  # fmt: skip
             sidecar = {"inputs": inputs, "version": version, "trained_on": [case.id for case in train]}
             atomic_write(path.with_suffix(".json"), json.dumps(sidecar, indent=1))
         models.append(path)
-    return CrossFit(folds, models, task, device)
+    return CrossFit(folds, models[: len(models) - whole], task, device, models[-1] if whole else None)
 
 
 def digest_of(cases: Sequence[TrainingCase], task: Task, **others: object) -> str:

@@ -48,7 +48,7 @@ class Report:
 
 
 def fit_folds(
-    files: Sequence[CaseFiles], task: Task, folder: Path, *, steps: int, seed: int, device: str
+    files: Sequence[CaseFiles], task: Task, folder: Path, *, steps: int, seed: int, device: str, whole: bool = True
 ) -> CrossFit | None:
     """Train students on folds of human-labelled cases, or take those that are there for the same labels.
 
@@ -56,6 +56,7 @@ def fit_folds(
         files: of the human labels.
         folder: the study's state; models lie in ``folds/``, those of other labels are replaced.
         steps: of each student, unless the task says otherwise.
+        whole: also one on all of them, which a teacher needs and a comparison does not.
 
     Returns:
         None where trust is switched off or too few labels can be read for it.
@@ -78,6 +79,7 @@ def fit_folds(
         seed=seed,
         device=device,
         on_step=Report("students on parts: "),
+        whole=whole,
     )
 
 

@@ -40,6 +40,9 @@ from samstudent.task import Task
 logger = logging.getLogger(__name__)
 
 Size = tuple[int, ...] | None
+#: Weight of the student of all labels among those on folds: each of these misses a part of the labels, and with few of
+#: them that is much (docs/decisions/0013-a-student-of-all-labels.md).
+WHOLE_WEIGHT = 0.75
 #: Weight of an earlier student, unless cases that never train tell better: as much as all other members together.
 EARLIER_WEIGHT = 0.5
 #: Unlabelled images that a second round's reader learns from, at most: each takes 2 MB and more of memory.
@@ -59,6 +62,7 @@ class Teacher:
         students: one a fold.
         readers: one a fold; empty: none.
         share: the readers' share in the mean of both.
+        whole: a student that trained on all labelled cases: ``WHOLE_WEIGHT`` of the students' view of others.
         earlier: a student that may have trained on all labelled cases and on pseudo labels of others; only asked about
             cases without a label.
         weight: of ``earlier`` in both views, 0 to 1; 1: it is asked alone.
@@ -69,6 +73,7 @@ class Teacher:
     students: Sequence[Student]
     readers: Sequence[Reader] = ()
     share: float = 0.5
+    whole: Student | None = None
     earlier: Student | None = None
     weight: float = EARLIER_WEIGHT
     earlier_reader: Reader | None = None
@@ -77,6 +82,7 @@ class Teacher:
     def version(self) -> str:
         """SHA-256, hex, of all members and their shares."""
         members: list[Predictor] = [*self.students, *self.readers]
+        members += [] if self.whole is None else [self.whole]
         parts = [*(member.version for member in members), f"{self.share:.3f}"]
         if self.earlier is not None and self.heard:
             parts += [self.earlier.version, f"{self.weight:.3f}"]
@@ -101,14 +107,21 @@ class Teacher:
         """The mean of the students and, where there are ``readers`` and they are wanted, theirs: float32 (1 or 2, S,
         *spatial)."""
         if self.earlier is None or self.weight == 0:
-            return _views(self.students, self.readers if readers else [], image, size)
+            return self._views_of_labels(image, size, readers)
         known = self.earlier.predict(image, size).astype(np.float32)[None]
         if self.alone:
             return known
-        views = _views(self.students, self.readers if readers else [], image, size)
+        views = self._views_of_labels(image, size, readers)
         if len(views) == 2 and self.earlier_reader is not None:
             known = np.stack([known[0], self.earlier_reader.predict(image, size)])
         return views + np.float32(self.weight) * (known - views)
+
+    def _views_of_labels(self, image: CaseImage, size: Size, readers: bool) -> NDArray[Any]:
+        """``views`` of those that learned from labels alone."""
+        views = _views(self.students, self.readers if readers else [], image, size)
+        if self.whole is not None:
+            views[0] += np.float32(WHOLE_WEIGHT) * (self.whole.predict(image, size) - views[0])
+        return views
 
     def honest_views(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]:
         """``views`` of the members that did not train on this labelled case.
@@ -143,8 +156,9 @@ def fit_teacher(
         progress: called with the readers trained and their number.
     """
     students = [p for p in fitted.ensemble.predictors if isinstance(p, Student)]
+    whole = None if fitted.whole is None else Student.load(fitted.whole, fitted.task, device)
     if backend is None:
-        return Teacher(fitted.folds, students)
+        return Teacher(fitted.folds, students, whole=whole)
     readers = []
     slices: dict[str, list[ReaderCase]] = {}
     for fold, model in enumerate(fitted.models):
@@ -162,7 +176,7 @@ def fit_teacher(
         readers.append(Reader.load(path, fitted.task, backend, cache, device))
         if progress is not None:
             progress(fold + 1, len(fitted.models))
-    return Teacher(fitted.folds, students, readers)
+    return Teacher(fitted.folds, students, readers, whole=whole)
 
 
 def fit_earlier_reader(

@@ -269,7 +269,9 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         cross = None
         if renew or len(request["held_ids"]) < MIN_HELD:
             steps = request["max_epochs"] * request["epoch_steps"]
-            cross = fit_folds(files, self.task, self.study.folder, steps=steps, seed=options.seed, device=device)
+            cross = fit_folds(
+                files, self.task, self.study.folder, steps=steps, seed=options.seed, device=device, whole=renew
+            )
         if cross is not None:
             self._keep_scores(request["round"], folds=out_of_fold(cross, files, self.task))
         if cross is None or not renew:

@@ -92,7 +92,7 @@ class Planner:
             "students",
             f"students on folds of {n} labels, seed {seed}",
             plain | {"sections": told},
-            self.prepared(labelled),
+            {**self.prepared(labelled), "whole": self.student(n, seed)},
         )
         images = self.embedded(labelled, **random)
         if sections["trust"]["readers"]:

@@ -34,15 +34,17 @@ from samstudent.task import Task
 
 Params = Mapping[str, Any]
 _EARLIER_READER = "earlier_reader.pt"
+_WHOLE = "whole.pt"
 
 
-def fit_students(task: Task, store: Store, params: Params, folder: Path, report: Report) -> None:
-    """Students on folds of ``params["labelled"]``, into ``folder``."""
+def fit_students(task: Task, store: Store, params: Params, whole: Path, folder: Path, report: Report) -> None:
+    """Students on folds of ``params["labelled"]``, into ``folder``, beside the one on all of them from ``whole``."""
     cases = [store.training_case(case) for case in params["labelled"]]
     cross_fit(
         cases, task, folder, k=task.trust.folds, steps=params["steps"], seed=params["seed"],
         on_step=lambda step, steps, loss: report(step, steps),
     )  # fmt: skip
+    _link(whole / "model.pt", folder / _WHOLE)
 
 
 def fit_readers(
@@ -51,14 +53,18 @@ def fit_readers(
 ) -> None:  # fmt: skip
     """Readers of SAM's embeddings into ``folder``, beside copies of the students that they go with."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in students.glob("fold*"):
-        # Links where the disk can: they are never changed, only replaced.
-        with suppress(FileExistsError):
-            try:
-                os.link(path, folder / path.name)
-            except OSError:
-                shutil.copy2(path, folder / path.name)
+    for path in (*students.glob("fold*"), students / _WHOLE):
+        _link(path, folder / path.name)
     _teacher(task, store, params, folder, backend, cache, report)
+
+
+def _link(path: Path, target: Path) -> None:
+    # Links where the disk can: they are never changed, only replaced.
+    with suppress(FileExistsError):
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copy2(path, target)
 
 
 def learn(
@@ -148,9 +154,8 @@ def _teacher(
     folds = folds_of(params["labelled"], max(2, task.trust.folds), params["seed"])
     models = [folder / f"fold{fold}.pt" for fold in range(max(folds.values()) + 1)]
     readers = backend if task.trust.readers else None
-    return fit_teacher(
-        CrossFit(folds, models, task), store.known_case, readers, cache, seed=params["seed"], progress=report
-    )  # fmt: skip
+    fitted = CrossFit(folds, models, task, whole=folder / _WHOLE)
+    return fit_teacher(fitted, store.known_case, readers, cache, seed=params["seed"], progress=report)
 
 
 def describe(folder: Path) -> dict[str, Any]:

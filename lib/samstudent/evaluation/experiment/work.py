@@ -110,8 +110,8 @@ def pseudo_label(setting: Setting, params: Params, needs: Needs, folder: Path, r
 
 
 def fit_students(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
-    """Students on folds of the labelled cases."""
-    ours.fit_students(_task_of(setting, params), setting.store, params, folder, report)
+    """Students on folds of the labelled cases, beside the one on all of them."""
+    ours.fit_students(_task_of(setting, params), setting.store, params, needs["whole"], folder, report)
 
 
 def fit_readers(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
