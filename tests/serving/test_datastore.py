@@ -311,6 +311,67 @@ def test_label_times_are_finer_than_seconds(study: Path, tmp_path: Path) -> None
     assert store.get_label_info(first, "final")["note"] == "x"
 
 
+SWAPPED = [{"name": "ulna", "idx": 1}, {"name": "radius", "idx": 2}]
+
+
+def test_label_whose_values_mean_something_else_is_another_label(study: Path, tmp_path: Path) -> None:
+    """Checked like one that is saved, with the earlier meaning in the history, and newer than before."""
+    checked: list[Any] = []
+
+    def check(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
+        checked.append((case, file.read_text(), tag, info.get("label_info"), info.get("user")))
+        if info.get("label_info") == "wrong":
+            raise UserError("no such structure")
+
+    store = SafeLocalDatastore(study, check_label=check)
+    first = [{"name": "radius", "idx": 1}, {"name": "ulna", "idx": 2}]
+    store.save_label(CASES[0], label(tmp_path), "final", {"label_info": first, "user": "anna"})
+    (_, saved), *_ = store.label_times()
+    checked.clear()
+    store.update_label_info(CASES[0], "final", {"note": "x"})
+    store.update_label_info(CASES[0], "final", {"label_info": first})
+    assert not checked and store.label_history(CASES[0]) == [] and store.label_times() == [(CASES[0], saved)]
+    with pytest.raises(UserError, match="no such structure"):
+        store.update_label_info(CASES[0], "final", {"label_info": "wrong"})
+    assert store.get_label_info(CASES[0], "final")["label_info"] == first and store.label_history(CASES[0]) == []
+
+    checked.clear()
+    store.update_label_info(CASES[0], "final", {"label_info": SWAPPED})
+    assert checked == [(CASES[0], "label", "final", SWAPPED, "anna")]
+    (kept,) = store.label_history(CASES[0])
+    assert kept.read_text() == "label" and kept.name.endswith(".nii.gz")
+    before = json.loads(kept.with_name(f"{kept.name}.json").read_text())
+    assert (before["label_info"], before["user"], before["note"]) == (first, "anna", "x")
+    assert store.label_times()[0][1] > saved
+    store.save_label(CASES[0], label(tmp_path, "another"), "final", {})
+    infos = [json.loads(p.with_name(f"{p.name}.json").read_text()) for p in store.label_history(CASES[0])]
+    assert [info["label_info"] for info in infos] == [first, SWAPPED]
+
+
+def test_the_last_meaning_of_a_label_comes_back_with_its_image(study: Path, tmp_path: Path) -> None:
+    store = SafeLocalDatastore(study)
+    store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": "radius", "idx": 1}]})
+    store.update_label_info(CASES[0], "final", {"label_info": SWAPPED})
+    image = study / f"{CASES[0]}.png"
+    image.rename(tmp_path / "away.png")
+    store.refresh()
+    (tmp_path / "away.png").rename(image)
+    store.refresh()
+    assert store.get_label_info(CASES[0], "final")["label_info"] == SWAPPED
+
+
+def test_label_saved_while_its_new_meaning_is_checked(study: Path, tmp_path: Path) -> None:
+    def check(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
+        if "label_info" in info:
+            SafeLocalDatastore(study).save_label(case, label(tmp_path, "newer"), tag, {})
+
+    store = SafeLocalDatastore(study, check_label=check)
+    store.save_label(CASES[0], label(tmp_path), "final", {})
+    with pytest.raises(Conflict, match="meanwhile"):
+        store.update_label_info(CASES[0], "final", {"label_info": SWAPPED})
+    assert "label_info" not in store.get_label_info(CASES[0], "final")
+
+
 def test_image_that_comes_back_gets_its_label_info_back(study: Path, tmp_path: Path) -> None:
     store = SafeLocalDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": "radius", "idx": 3}]})

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import importlib
 import io
 import json
 import sys
 import tarfile
+import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import Request
+from fastapi.background import BackgroundTasks
 from fastapi.testclient import TestClient
 from monailabel.config import settings
+from monailabel.endpoints import proxy
+from monailabel.endpoints.user.auth import User
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.utils import app as host_apps
 
-from samstudent.errors import Conflict
-from samstudent.serving import closed, guards, host_fixes
+from samstudent.errors import Conflict, NotFound, UserError
+from samstudent.serving import audit, closed, guards, host_fixes, threads
 from samstudent.serving.datastore import SafeLocalDatastore
+from samstudent.serving.identity import Caller, enter, leave
 
 PNG = b"\x89PNG not really"
 
@@ -38,6 +46,10 @@ class Echo(InferTask):  # type: ignore[misc]
         return self.valid
 
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        if request.get("draws"):
+            with tempfile.NamedTemporaryFile(suffix=".png", delete=False) as file:
+                file.write(PNG)
+            return file.name, {}
         if request.get("fail"):
             raise {"conflict": Conflict("not now"), "bug": RuntimeError("secret path")}[request["fail"]]
         return None, {"image": request["image"], "device": request.get("device")}
@@ -185,6 +197,8 @@ def test_params_must_be_a_json_object(client: TestClient, params: str) -> None:
         ("result_extension", 3),
         ("result_dtype", "object"),
         ("label_tag", "final"),
+        ("label_tag", "pseudo"),
+        ("label_tag", "version_1"),
         ("label_tag", "../x"),
         ("model", "untrained"),
     ],
@@ -329,7 +343,124 @@ def test_session_file_names(client: TestClient, names: list[str]) -> None:
     refused(client.put("/session/", files=[("files", (name, PNG)) for name in names]), 400)
 
 
+# ---- labels: whose they are, and what they mean ----
+
+
+@pytest.fixture
+def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[Any, ...]]]:
+    """Action, case, tag and model of what the audit has."""
+    log = audit.AuditLog(tmp_path / "audit.jsonl")
+    monkeypatch.setattr(audit, "_log", log)
+
+    def read() -> list[tuple[Any, ...]]:
+        found = [json.loads(line) for line in log.path.read_text().splitlines()] if log.path.exists() else []
+        return [(line["action"], line["case"], line["tag"], line.get("model")) for line in found]
+
+    return read
+
+
+def info_of(case: str, tag: str) -> dict[str, Any]:
+    info: dict[str, Any] = host_apps.app_instance().datastore().get_label_info(case, tag)
+    return info
+
+
+FORGED = {"accepted_from": {"x": 1}, "source": "pacs", "content_time": 1, "assisted_by": ["sam"]}
+
+
+def test_a_drawn_label_cannot_be_made_an_accepted_one(client: TestClient) -> None:
+    """What was accepted in review, any annotator may undo; what somebody drew, only an administrator may remove."""
+    params = json.dumps({**FORGED, "user": "anna"})
+    assert client.put("/datastore/label?image=a", data={"params": params}, files={"label": ("a.png", PNG)}).is_success
+    assert "accepted_from" not in info_of("a", "final")
+    data = {"info": json.dumps({**FORGED, "user": "bob", "client_id": "bob", "note": "x"})}
+    settled = {key: value for key, value in info_of("a", "final").items() if key != "note"}
+    for url, field in (("label/info", "info"), ("updatelabelinfo", "params")):
+        assert client.put(f"/datastore/{url}?label=a&tag=final", data={field: data["info"]}).is_success
+        assert info_of("a", "final") == {**settled, "note": "x"} and settled["user"] == "anna"
+
+
+@pytest.mark.parametrize("info", [{"structures": {"a": {"status": "accepted"}}}, {"structures": "x"}])
+@pytest.mark.parametrize("tag", ["pseudo", "pseudo_raw"])
+def test_info_of_pseudo_labels_is_not_a_clients(
+    client: TestClient, study: Path, tag: str, info: dict[str, Any]
+) -> None:
+    datastore = host_apps.app_instance().datastore()
+    datastore.save_label("a", str(study / "b.png"), tag, {"structures": {}})
+    refused(client.put(f"/datastore/label/info?label=a&tag={tag}", data={"info": json.dumps(info)}), 400, tag)
+    assert info_of("a", tag)["structures"] == {}
+
+
+def test_slicers_reviewer_may_add_its_verdict(client: TestClient, lines: Callable[[], Any]) -> None:
+    assert client.put("/datastore/label?image=a", files={"label": ("a.png", PNG)}).is_success
+    verdict = {"segmentationMeta": {"status": "approved", "approvedBy": "rita", "level": "easy"}}
+    url = "/datastore/updatelabelinfo?label=a&tag=final"
+    assert client.put(url, data={"params": json.dumps(verdict)}).is_success
+    assert info_of("a", "final")["segmentationMeta"] == verdict["segmentationMeta"]
+    assert lines() == [("label saved", "a", "final", None)]
+
+
+def test_other_names_for_a_labels_values_are_told(client: TestClient, lines: Callable[[], Any]) -> None:
+    assert client.put("/datastore/label?image=a", files={"label": ("a.png", PNG)}).is_success
+    data = {"info": json.dumps({"label_info": [{"name": "ulna", "idx": 1}]})}
+    assert client.put("/datastore/label/info?label=a&tag=final", data=data).is_success
+    assert lines()[1:] == [("label changed", "a", "final", None)]
+    assert len(host_apps.app_instance().datastore().label_history("a")) == 1
+
+
+def test_an_answer_that_is_kept_is_told(client: TestClient, study: Path, lines: Callable[[], Any]) -> None:
+    answer = client.post("/infer/echo?image=a&output=json", data={"params": '{"draws": true}'})
+    assert answer.is_success and lines() == []
+    kept = {"params": '{"draws": true, "save_label": true, "label_tag": "original"}'}
+    assert client.post("/infer/echo?image=a&output=json", data=kept).is_success
+    assert (study / "labels" / "original" / "a.png").read_bytes() == PNG
+    assert lines() == [("label saved", "a", "original", "echo")]
+    assert client.post("/infer/echo", data=kept, files={"file": ("x.png", PNG)}).is_success
+    assert len(lines()) == 1
+
+
+def test_whoever_only_reads_keeps_no_answer(client: TestClient) -> None:
+    guard = guards._Guards(host_apps.app_instance())
+    roles = [settings.MONAI_LABEL_AUTH_ROLE_USER]
+
+    def infer(params: str) -> Any:
+        token = enter(Caller(user=User(username="u", roles=roles)))
+        try:
+            return guard.infer(lambda *args: "answer", BackgroundTasks(), "echo", "a", "", params, None, None, "json")
+        finally:
+            leave(token)
+
+    assert infer('{"save_label": false}') == "answer"
+    with pytest.raises(UserError, match="save_label") as error:
+        infer('{"save_label": "true"}')
+    assert error.value.status == 403
+    roles.append(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR)
+    assert infer('{"save_label": true}') == "answer"
+
+
 # ---- what is closed ----
+
+
+def test_nothing_is_read_for_a_pacs_that_is_not_there(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bool] = []
+
+    async def receive() -> dict[str, Any]:
+        read.append(True)
+        return {"type": "http.request", "body": b"DICOM", "more_body": False}
+
+    def ask() -> Any:
+        request = Request({"type": "http", "method": "POST", "headers": [], "path": "/"}, receive)
+        store = threads._offloaded(
+            proxy.proxy_stow, functools.partial(threads._finish, proxy.proxy_stow), threads.Pool(1)
+        )
+        return asyncio.run(store(request=request, path="studies", user=None))
+
+    with pytest.raises(NotFound, match="not a DICOMweb server"):
+        ask()
+    assert read == []
+    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", "http://pacs/dicom-web")
+    with pytest.raises(NotFound):  # of this app; what counts is that the thread would find the body
+        ask()
+    assert read == [True]
 
 
 def test_weights_are_not_replaced(client: TestClient) -> None:

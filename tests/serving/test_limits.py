@@ -9,19 +9,21 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from samstudent.errors import UserError
+from samstudent.serving import limits
 from samstudent.serving.json_text import MAX_DEPTH, strict_json
 from samstudent.serving.limits import MAX_BODY, Limits, max_upload
 
 JSON = {"content-type": "application/json"}
 UPLOAD = {"content-type": "multipart/form-data; boundary=x"}
+STORED = {"content-type": 'multipart/related; type="application/dicom"; boundary=x'}
 
 
 @pytest.fixture
 def client() -> TestClient:
     app = FastAPI()
 
-    @app.post("/length")
-    async def length(request: Request) -> int:
+    @app.post("/{path:path}")
+    async def length(request: Request, path: str) -> int:
         return len(await request.body())
 
     @app.get("/length")
@@ -42,14 +44,47 @@ def test_what_fits_arrives_whole(client: TestClient) -> None:
     text = b'{"a": [1, 2, {"b": "[[[[["}]}' + b" " * 1000
     assert client.post("/length", content=text, headers=JSON).json() == len(text)
     assert client.post("/length", content=pieces(4), headers={"content-type": "text/plain"}).json() == MAX_BODY
-    assert client.post("/length", content=pieces(8), headers=UPLOAD).json() == 2 * MAX_BODY
+    assert client.post("/infer/sam", content=pieces(8), headers=UPLOAD).json() == 2 * MAX_BODY
+
+
+@pytest.mark.parametrize(
+    "path", ["/infer/student+sam", "/datastore/", "/datastore/image", "/datastore/label", "/session/"]
+)
+def test_forms_with_files_may_be_long(client: TestClient, path: str) -> None:
+    assert client.post(path, content=pieces(8), headers=UPLOAD).json() == 2 * MAX_BODY
+    for kind in ("multipart/related", "multipart/x", "multipart/form-data2"):
+        assert client.post(path, content=pieces(5), headers={"content-type": kind}).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/train/student", "/infer/wsi/sam", "/batch/infer/sam", "/datastore/label/info", "/samstudent/review/a/accept"],
+)
+def test_other_bodies_are_short_whatever_they_call_themselves(client: TestClient, path: str) -> None:
+    for told in (True, False):
+        for kind in (UPLOAD, STORED):
+            content = b"".join(pieces(5)) if told else pieces(5)
+            response = client.post(path, content=content, headers=kind)
+            assert response.status_code == 413 and f"than {MAX_BODY} bytes" in response.json()["detail"]
+
+
+def test_what_a_viewer_stores_in_the_pacs_has_a_bound_of_its_own(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_STORED", 3 * MAX_BODY // 2)
+    for path in ("/proxy/dicom/stow/studies", "/proxy/dicom/wado/studies/1.2.3", "/proxy/dicom/studies"):
+        assert client.post(path, content=pieces(6), headers=STORED).json() == 3 * MAX_BODY // 2
+        response = client.post(path, content=pieces(7), headers=STORED)
+        assert response.status_code == 413 and "SAMSTUDENT_MAX_UPLOAD" not in response.json()["detail"]
+        assert client.post(path, content=pieces(5), headers=UPLOAD).status_code == 413
+    assert client.post("/proxy/dicom/qido/studies", content=pieces(5), headers=STORED).status_code == 413
 
 
 @pytest.mark.parametrize("headers", [JSON, UPLOAD, {"content-type": "application/x-www-form-urlencoded"}, {}])
 @pytest.mark.parametrize("told", [True, False], ids=["length told", "length not told"])
 def test_what_is_too_long_ends_with_413(client: TestClient, headers: dict[str, str], told: bool) -> None:
     content = b"".join(pieces(9)) if told else pieces(9)
-    response = client.post("/length", content=content, headers=headers)
+    response = client.post("/infer/sam", content=content, headers=headers)
     assert response.status_code == 413
     assert "longer than" in response.json()["detail"]
 

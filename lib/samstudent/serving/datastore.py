@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -307,11 +308,38 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             model.objects[image_id] = entry
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Add to what is known of a label. With other ``label_info`` its values mean something else: it counts as saved
+        anew, and a human's goes to the history with what it meant before.
+
+        Raises:
+            NotFound: no such image or label.
+            UserError: ``check_label`` refuses the label with that ``label_info``.
+            Conflict: another label was saved while this one was checked.
+        """
+        known = self._entry(label_id).labels.get(label_tag)
+        if known is None:
+            raise NotFound(f"image {label_id!r} has no label {label_tag!r}")
+        info = _unreserved(info)
+        meant = known.info.get("label_info")
+        renamed = info.get("label_info", meant) != meant
+        file = Path(self.get_label_uri(label_id, label_tag))
+        if renamed and self.check_label:
+            self.check_label(label_id, file, label_tag, {**known.info, **info})
         with self.transaction() as model:
             entry = self._entry(label_id)
-            if label_tag not in entry.labels:
-                raise NotFound(f"image {label_id!r} has no label {label_tag!r}")
-            entry.labels[label_tag].info.update(_unreserved(info))
+            label = entry.labels.get(label_tag)
+            if label is None or (renamed and label != known):
+                raise Conflict(
+                    f"label {label_tag!r} of {label_id!r} was changed or removed meanwhile; look at it again"
+                )
+            if renamed and label_tag not in MACHINE_TAGS and file.is_file():
+                before = label.info if "sha256" in label.info else {**label.info, "sha256": sha256_file(file)}
+                # Of equal files the history keeps one; this one has to stand beside the one with the new meaning.
+                meaning = hashlib.sha256(json.dumps(meant).encode()).hexdigest()[:8]
+                self._history.keep(label_tag, label_id, before, file, f".{meaning}{label.ext}")
+            if renamed:
+                info |= {"ts": int(time.time()), "time": time.time()}
+            label.info.update(info)
             model.objects[label_id] = entry
 
     # ---- reading ----

@@ -40,10 +40,20 @@ from samstudent.serving.identity import caller, stamped, user_name
 from samstudent.serving.logins import Login
 from samstudent.serving.names import check_image_id, check_name
 from samstudent.serving.ohif.files import ohif_file
+from samstudent.serving.pacs.datastore import _ONLY_FROM_PACS
 from samstudent.serving.pacs.proxy import forward
+from samstudent.serving.page.desk import ACCEPTED_FROM
 from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
 
 _ORIGINALS: dict[tuple[str, str], Callable[..., Any]] = {}
+#: Whose a label is and what it was made of: told when it is saved, and not changed by who adds to its info later.
+_SETTLED = frozenset({"user", "client_id", ACCEPTED_FROM, *_ONLY_FROM_PACS})
+
+
+class _NotThisRole(UserError):
+    """Another role is needed (HTTP 403)."""
+
+    status = 403
 
 
 def install(fastapi_app: FastAPI, app: MONAILabelApp, login: Login | None = None) -> None:
@@ -107,7 +117,12 @@ class _Guards:
         output: str | None,
     ) -> Any:
         check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
-        check_params(json_object(params, "params"), self.devices, name)
+        given = json_object(params, "params")
+        check_params(given, self.devices, name)
+        if given.get("save_label"):
+            _require_annotator()
+            if image and not (session_id or file):  # of other images the host keeps nothing
+                original = recorded("label saved", original, _kept_answer)
         if not (image or session_id or file):
             raise UserError("nothing to work on: give image (an id), session_id, or upload a file")
         if image:
@@ -119,7 +134,7 @@ class _Guards:
             self.rename(upload)
         if output == "dicom_seg":
             source = dicom_answers.require_dicom(self.app, image)
-            params = json.dumps({**json_object(params, "params"), "result_extension": ".seg.nrrd"})
+            params = json.dumps({**given, "result_extension": ".seg.nrrd"})
             drawn = _cleaning_up(tasks, original, name, image, session_id, params, file, label, "image")
             answer = dicom_answers.as_seg(self.app, tasks, name, source, Path(drawn.path))
         else:
@@ -228,7 +243,7 @@ class _Guards:
         self, original: Callable[..., Any], tasks: BackgroundTasks, image: str, params: str, tag: str,
         label: UploadFile, *rest: Any,
     ) -> Any:  # fmt: skip
-        params = json.dumps(stamped(json_object(params, "params")))
+        params = json.dumps(_without(stamped(json_object(params, "params")), {ACCEPTED_FROM}))
         check_upload_tag(tag or "final")
         self.rename(label)
         return _cleaning_up(tasks, original, self.image(image), params, tag, label, *rest)
@@ -240,8 +255,13 @@ class _Guards:
         return original(label, tag, *rest, **options)
 
     def update_label_info(self, original: Callable[..., Any], label: str, tag: str, info: str, *rest: Any) -> Any:
-        json_object(info, "info")
-        return self.label_call(original, label, tag, info or "{}", *rest)
+        check_upload_tag(tag)
+        given = _without(json_object(info, "info"), _SETTLED)
+        call = self.label_call
+        if "label_info" in given:  # says what the label's values mean
+            call = recorded("label changed", call, audit_lines.removal)
+        # Without the host's last argument, the user: it would make the label his.
+        return call(original, label, tag, json.dumps(given))
 
     def dataset(self, original: Callable[..., Any], limit_cases: int | None) -> Any:
         if limit_cases is not None and limit_cases < 1:
@@ -306,6 +326,25 @@ def _wrap(module: ModuleType, name: str, guard: Callable[..., Any]) -> None:
     """Replace a function of the host by a guard that is given it first; a second time replaces the first guard."""
     original = _ORIGINALS.setdefault((module.__name__, name), getattr(module, name))
     setattr(module, name, functools.partial(guard, original))
+
+
+def _without(info: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key not in keys}
+
+
+def _require_annotator() -> None:
+    """Inferring is everybody's; whoever has the answer kept as a label needs the role that saves labels."""
+    user, role = caller().user, settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR
+    if user is not None and role not in user.roles:
+        raise _NotThisRole(f"params: 'save_label': role \"{role}\" is required to save labels")
+
+
+def _kept_answer(
+    tasks: BackgroundTasks, model: str, image: str, session_id: str, params: str, *rest: Any
+) -> audit_lines.Told:
+    """For the audit, of what the host's ``run_inference`` is given."""
+    user = user_name(json_object(params, "params").get("client_id"))
+    return user, {"case": image, "tag": "original", "model": model}
 
 
 def _job_status(original: Callable[..., Any], *args: Any) -> Any:

@@ -1,13 +1,15 @@
 """Bounds of a request, kept before anything of the host reads it: its address, its body, the JSON in it.
 
-An ASGI middleware. A body that is no upload (multipart) is read here, checked, and handed on; an upload is counted
-while it streams. Both end with 413 where they are too long, whether or not the client told the length.
+An ASGI middleware. A body that is no upload is read here, checked, and handed on; an upload is counted while it
+streams. Both end with 413 where they are too long, whether or not the client told the length. What is an upload is
+told by its address, too: elsewhere the host reads a body into memory, whatever its type, before it asks for a role.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -24,10 +26,17 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 #: JSON and plain forms; the longest that a client sends are some hundred points.
 MAX_BODY = 1 << 20
+#: What a viewer stores in the PACS, mostly a DICOM SEG; it is kept in memory while it is passed on.
+MAX_STORED = 512 << 20
 #: Path and query of an address.
 MAX_ADDRESS = 16 << 10
 #: Fields of an upload that are no files (each of at most 1 MiB), its files, and bytes of each that are kept in memory.
 MAX_FIELDS, MAX_FILES, IN_MEMORY = 20, 1000, 64 << 10
+
+#: Addresses that take files.
+_UPLOADS = re.compile(r"/infer/[^/]+|/datastore/(image|label)?|/session/")
+#: OHIF stores where it retrieves (``pacs/proxy.py``), so not ``stow`` alone.
+_STORES = re.compile(r"/proxy/dicom/(?!qido/).+")
 
 
 def max_upload() -> int:
@@ -54,7 +63,7 @@ class Limits:
 
     Args:
         app: the next one.
-        upload: bytes of a multipart body; None: ``max_upload``.
+        upload: bytes of a form with files; None: ``max_upload``.
     """
 
     def __init__(self, app: App, upload: int | None = None) -> None:
@@ -70,21 +79,31 @@ class Limits:
             await _refuse(send, 414, f"the address is longer than {MAX_ADDRESS} bytes")
             return
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        limit = self.upload if kind.startswith(b"multipart/") else MAX_BODY
+        streamed = self._streamed(scope, kind)
+        limit = MAX_BODY if streamed is None else streamed
         told = headers.get(b"content-length", b"")
         too_long = f"the body is longer than {limit} bytes" + (
-            "; SAMSTUDENT_MAX_UPLOAD allows more" if limit != MAX_BODY else ""
+            "; SAMSTUDENT_MAX_UPLOAD allows more" if streamed == self.upload else ""
         )
         if told.isdigit() and int(told) > limit:
             await _refuse(send, 413, too_long)
             return
         try:
-            if kind.startswith(b"multipart/"):
+            if streamed is not None:
                 await self._stream(scope, receive, send, limit)
             else:
                 await self._whole(scope, receive, send, kind)
         except _TooLong:
             await _refuse(send, 413, too_long)
+
+    def _streamed(self, scope: MutableMapping[str, Any], kind: bytes) -> int | None:
+        """The most bytes of a body that may be long; None: it may not."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if kind == b"multipart/form-data" and _UPLOADS.fullmatch(path):
+            return self.upload
+        if kind == b"multipart/related" and scope["method"] == "POST" and _STORES.fullmatch(path):
+            return min(self.upload, MAX_STORED)
+        return None
 
     async def _whole(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, kind: bytes) -> None:
         """Read a short body, check what it says, and pass it on."""

@@ -119,8 +119,8 @@ def _check_gpus(key: str, value: Any) -> None:
 
 
 def _check_tag(key: str, value: Any) -> None:
-    if check_name(value, key) == "final":
-        raise UserError(f"params: {key!r} cannot be 'final': that tag is for labels that a human submitted")
+    if check_name(value, key) != "original":
+        raise UserError(f"params: {key!r} must be 'original', where a model's answer is kept, not {value!r}")
 
 
 def _check_name(key: str, value: Any) -> None:
@@ -128,10 +128,10 @@ def _check_name(key: str, value: Any) -> None:
 
 
 def check_upload_tag(tag: str) -> str:
-    """The tag as given, if a client may upload labels under it."""
+    """The tag as given, if a client may upload labels under it, or change their info."""
     if check_name(tag, "tag") in PSEUDO_TAGS:
         raise UserError(
-            f"tag {tag!r}: kept for labels that the software makes; {sorted(PSEUDO_TAGS)} cannot be uploaded"
+            f"tag {tag!r}: kept for labels that the software makes; {sorted(PSEUDO_TAGS)} cannot be uploaded or changed"
         )
     return tag
 

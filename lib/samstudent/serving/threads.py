@@ -38,6 +38,7 @@ from monailabel.endpoints import (
     wsi_infer,
 )
 
+from samstudent.address import is_pacs
 from samstudent.errors import UserError
 
 #: More inferences at once only share the cores, and each holds its image.
@@ -212,7 +213,8 @@ def _offloaded(
     @functools.wraps(endpoint)
     async def call(**values: Any) -> Any:
         for value in values.values():
-            if isinstance(value, Request):
+            # Only the proxy takes one. While the study is a folder it refuses (guards.py): nothing is read for that.
+            if isinstance(value, Request) and is_pacs(settings.MONAI_LABEL_STUDIES):
                 await value.body()  # kept in the request: the thread finds it there, and waits for nothing
         return await pool.run(functools.partial(_rendered, function, values))
 

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from review_bench import HEADER, MADE, QUALITIES, RAW, Bench, shifted, volume_be
 
 from samstudent.images import read_image
 from samstudent.labels import read_masks, write_masks
-from samstudent.serving import audit
+from samstudent.serving import audit, guards
 from samstudent.serving.selection import SelectionStrategy
 from samstudent.student.cases import pseudo_cases
 
@@ -177,6 +178,21 @@ def test_every_decision_can_be_undone(bench: Bench) -> None:
     assert len(bench.datastore.label_history("good")) == 1  # nothing that was a label is lost
     again = client.delete("/samstudent/review/good/decision")
     assert again.status_code == 409 and "no decision" in again.json()["detail"]
+
+
+def test_a_drawn_label_stays_whatever_a_client_says_of_it(bench: Bench) -> None:
+    """Undoing a review removes what was accepted in it; only administrators may remove what somebody drew."""
+    store = bench.datastore
+    store.save_label("good", store.get_label_uri("good", "pseudo"), "final", {"user": "bob"})
+    guard = guards._Guards(SimpleNamespace(studies="", datastore=lambda: store))  # type: ignore[arg-type]
+
+    def of_the_host(label: str, tag: str, info: str, user: str | None = None) -> None:
+        store.update_label_info(label, tag, json.loads(info) | ({"user": user} if user else {}))
+
+    guard.update_label_info(of_the_host, "good", "final", '{"accepted_from": {"x": 1}, "note": "x"}', "eve")
+    assert bench.client.delete("/samstudent/review/good/decision").status_code == 409
+    info = store.get_label_info("good", "final")
+    assert (info["user"], info["note"]) == ("bob", "x") and store.label_history("good") == []
 
 
 def test_a_label_that_a_person_has_drawn_since_is_not_undone(bench: Bench) -> None:
