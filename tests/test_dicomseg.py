@@ -10,9 +10,10 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from pydicom.uid import generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 from test_dicom import SERIES, save, save_series
 
+from samstudent import bounds
 from samstudent.demo.films import dx_image, save_film
 from samstudent.dicomseg import is_machines, references_of, segments_of, structures_of
 from samstudent.dicomseg_write import About, write_seg
@@ -242,6 +243,56 @@ def test_frames_on_another_grid_are_resampled(tmp_path: Path) -> None:
     write_seg(tmp_path / "seg.dcm", masks, task, read_image(thick).grid, thick, ABOUT)
     back = read_masks(tmp_path / "seg.dcm", task, read_image(series).grid)
     assert (back == np.repeat(masks, 2, axis=1)).all()
+
+
+@pytest.mark.parametrize("thickness", [3, None])
+def test_slices_between_drawn_ones_stay_empty(tmp_path: Path, thickness: int | None) -> None:
+    """Writers leave out empty frames, so that two that are there may be far apart."""
+    series, task = a_series(tmp_path), make_task(3, structures=["heart"])
+    fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 3, "PixelSpacing": [1.0, 0.5]}
+    coarse = save_series(tmp_path / "coarse", [9, 0, 12, 6, 3], **fields)
+    masks = np.zeros((1, *read_image(coarse).grid.spatial_shape), bool)
+    masks[0, [0, 4]] = True
+    write_seg(tmp_path / "seg.dcm", masks, task, read_image(coarse).grid, coarse, ABOUT)
+
+    def without_thickness(seg: Any) -> None:
+        measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        for keyword in ("SliceThickness", "SpacingBetweenSlices"):
+            if thickness is None and keyword in measures:
+                delattr(measures, keyword)
+
+    back = read_masks(edited(tmp_path / "seg.dcm", without_thickness), task, read_image(series).grid)
+    assert back[0].any(axis=(1, 2)).tolist() == [True, False, False, False]
+
+
+def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    round_trip(film, task, random_masks(film, task), tmp_path)
+    seg = pydicom.dcmread(tmp_path / "seg.dcm")
+    seg.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    seg.add_new(0x00204000, "UT", "a" * 200_000)
+    seg.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    monkeypatch.setattr(bounds, "MAX_PLANE", 10_000)
+    with pytest.raises(UserError, match="unpacks to more than"):
+        read_masks(tmp_path / "seg.dcm", task, read_image(film).grid)
+
+
+def test_frames_and_segments_that_are_not_told_of(tmp_path: Path) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    path = tmp_path / "seg.dcm"
+    round_trip(film, task, random_masks(film, task), tmp_path)
+
+    def less(seg: Any) -> None:
+        del seg.PerFrameFunctionalGroupsSequence[-1]
+
+    with pytest.raises(UserError, match=r"seg\.dcm: 3 frames, but PerFrameFunctionalGroupsSequence tells of 2"):
+        read_masks(edited(path, less), task, read_image(film).grid)
+
+    def unnumbered(seg: Any) -> None:
+        del seg.SegmentSequence[0].SegmentNumber
+
+    with pytest.raises(UserError, match="a segment without a SegmentNumber"):
+        read_masks(edited(path, unnumbered), task, read_image(film).grid)
 
 
 def test_faults_are_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, SegmentationStorage
 
 from samstudent import resample
-from samstudent.bounds import check_size
+from samstudent.bounds import check_dicom, check_size
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding
 from samstudent.geometry import LPS_TO_RAS, Grid
@@ -53,7 +53,7 @@ def is_seg(path: Path) -> bool:
 
 
 def segments_of(seg: Dataset) -> list[Segment]:
-    """The segments that a SEG declares, in its own order."""
+    """The segments that a SEG declares, in its own order. Raises UserError: one has no number."""
     return [_segment(item) for item in seg.get("SegmentSequence") or []]
 
 
@@ -103,12 +103,16 @@ def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
         UserError: cannot be read; none of the task's structures; another size; another place.
     """
     with decoding(path, "a DICOM segmentation"):
+        check_dicom(path, 0)  # pydicom unpacks a deflated file whole
         seg = pydicom.dcmread(path)
         numbers = structures_of(seg, task)
         if not numbers:
             labels = [segment.label for segment in segments_of(seg)]
             raise UserError(f"{path}: none of its segments {labels} is in the task, which has {task.names}")
-        check_size(path, (int(seg.Rows), int(seg.Columns), int(seg.get("NumberOfFrames", 1))))
+        count, told = int(seg.get("NumberOfFrames", 1)), len(seg.get("PerFrameFunctionalGroupsSequence") or [])
+        check_size(path, (int(seg.Rows), int(seg.Columns), count))
+        if count > 1 and told != count:
+            raise UserError(f"{path}: {count} frames, but PerFrameFunctionalGroupsSequence tells of {told}")
         frames = _frames(seg)
         masks = np.zeros((len(task.names), *_with_slices(grid)), dtype=bool)
         elsewhere: list[int] = []
@@ -133,7 +137,10 @@ def _segment(item: Dataset) -> Segment:
         side = next((_SIDES.get(str(modifier.get("CodeValue"))) for modifier in sides), None)
         code = (str(value), str(entry.get("CodingSchemeDesignator")), side) if value else None
     algorithm = str(item.get("SegmentAlgorithmType") or "")
-    return Segment(int(item.SegmentNumber), str(item.get("SegmentLabel") or ""), code, algorithm)
+    number = item.get("SegmentNumber")
+    if number is None:
+        raise UserError("a segment without a SegmentNumber")
+    return Segment(int(number), str(item.get("SegmentLabel") or ""), code, algorithm)
 
 
 def _plain(label: str) -> str:
@@ -226,9 +233,13 @@ def _resample(
     normal = first[:3, 2]
     heights = {index: float(normal @ corner[:3, 3]) for index, corner in corners.items() if corner is not None}
     levels = sorted({round(height, 3) for height in heights.values()})
-    step = min(np.diff(levels)) if len(levels) > 1 else _thickness(seg, indices[0])
+    step = _thickness(seg, indices[0]) or _slice_distance(grid, normal)
+    if len(levels) > 1:
+        # Writers leave out empty frames: the least distance of two that are there may be that of many slices.
+        least = float(min(np.diff(levels)))
+        step = least / max(1, round(least / step))
     count = round((levels[-1] - levels[0]) / step) + 1
-    check_size(path, (count, *frames.shape[1:]))
+    check_size(path, (count, *frames.shape[1:]), components=len(set(numbers.values())))
     affine = first.copy()
     affine[:3, 2] = normal * step
     affine[:3, 3] += normal * (levels[0] - float(normal @ first[:3, 3]))
@@ -245,7 +256,14 @@ def _resample(
         masks[task.structures[name] - 1] |= volume.reshape(masks.shape[1:])
 
 
-def _thickness(seg: Dataset, index: int) -> float:
+def _thickness(seg: Dataset, index: int) -> float | None:
+    """Distance of a frame's neighbours in mm, as far as the file tells."""
     measures = _group(seg, index, "PixelMeasuresSequence")
     found = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") if measures is not None else None
-    return float(found or 1.0)
+    return abs(float(found)) if found and float(found) else None
+
+
+def _slice_distance(grid: Grid, normal: NDArray[Any]) -> float:
+    """The image's voxels along a direction, in mm: the extent of the axis that points there most."""
+    along = np.abs(np.asarray(grid.affine)[:3, :3].T @ normal)
+    return float(along.max()) or 1.0

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from monailabel.utils.async_tasks import utils as host_jobs
 
+from samstudent.serving import children
 from samstudent.serving.children import SERVER
 
 #: A server that starts a child, tells of it, and waits to be killed. The child waits for a line before it settles, as
@@ -101,3 +103,18 @@ def test_a_job_that_no_server_started_belongs_to_nobody(family: Family) -> None:
     family.let_child_settle()
     family.stdin.close()
     assert family.stdout.read() == "settled\ncame to its own end\n"
+
+
+def test_a_job_that_cannot_be_started_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's would wait for ever, and every later one of its kind with it."""
+
+    def too_long(*command: object, **options: object) -> None:
+        raise OSError(7, "Argument list too long")
+
+    children.one_job_at_a_time()
+    monkeypatch.setattr(host_jobs.subprocess, "Popen", too_long)
+    monkeypatch.setenv("PYTHONPATH", "")
+    task = host_jobs.run_background_task({}, "scoring")
+    host_jobs.background_executors["scoring"].submit(lambda: None).result(30)
+    assert task["status"] == "ERROR" and "Argument list too long" in task["details"][-1] and task["end_ts"]
+    assert not children.is_busy("scoring")

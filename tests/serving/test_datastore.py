@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -244,6 +246,45 @@ def test_failed_change_changes_nothing(study: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="disk full"):
         fail()
     assert on_disk(study) == before and store.list_images() == CASES
+
+
+@pytest.mark.parametrize("where", ["copy", "label"])
+def test_a_full_disk_gives_no_label_anothers_info(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The list is written before the file is put in place."""
+    store = SafeLocalDatastore(study)
+    store.save_label(CASES[0], label(tmp_path, "anna's"), "final", {"user": "anna"})
+    replace, calls = os.replace, []
+
+    def full(source: str, target: str) -> None:
+        hit = str(target).endswith(".copy") if where == "copy" else str(target).endswith(f"{CASES[0]}.nii.gz")
+        if hit and not calls:
+            calls.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    saved = {"user": "anna"}
+    with contextlib.nullcontext() if where == "copy" else pytest.raises(OSError, match="No space"):
+        store.save_label(CASES[0], label(tmp_path, "bob's"), "final", {"user": "bob"})
+        saved = {"user": "bob"}
+    assert calls
+    for server in (store, SafeLocalDatastore(study)):
+        told, file = server.get_label_info(CASES[0], "final"), Path(server.get_label_uri(CASES[0], "final"))
+        assert told["user"] == saved["user"] == file.read_text().removesuffix("'s")
+
+
+def test_the_history_keeps_what_equal_files_meant(study: Path, tmp_path: Path) -> None:
+    store = SafeLocalDatastore(study)
+    for meant in ("wrong", "right", "right"):
+        store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": meant, "idx": 1}]})
+    store.remove_label(CASES[0], "final")
+    assert len(store.label_history(CASES[0])) == 2
+    (study / "labels" / "final").mkdir(parents=True, exist_ok=True)
+    label(study / "labels" / "final", name=f"{CASES[0]}.nii.gz")
+    again = SafeLocalDatastore(study)
+    assert again.get_label_info(CASES[0], "final")["label_info"][0]["name"] == "right"
 
 
 def test_many_changes_one_write(study: Path, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         study = self.study
         datastore = PacsDatastore(study.folder / "pacs", pacs, self.task, study.root / "images", self._check_label)
         if not children.is_child():  # the server looks for its children, too
+            audit.write_to(self.study.audit)  # what it takes in has its lines
             datastore.first_look()
         return datastore
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import json
+import logging
 import os
 import signal
 import sys
@@ -13,14 +14,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from monailabel.utils.async_tasks import utils as host_jobs
 from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import background_tasks, processes, stop_background_task
+from monailabel.utils.async_tasks.utils import (
+    background_processes,
+    background_tasks,
+    processes,
+    stop_background_task,
+)
 
 from samstudent.errors import Conflict
 from samstudent.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 #: What the host starts its child processes with: ``python -m``.
 HOST_MODULE = "monailabel.interfaces.utils.app"
@@ -91,9 +101,28 @@ def one_job_at_a_time() -> None:
     - ``run_sync=true`` waits for a child, too. The host would work in the server's own process, unseen by the rule
       that one training runs at a time, and with its memory.
     - Old jobs are forgotten.
+    - A job that cannot be started has failed. The host's stays "SUBMITTED", and no other of its kind is ever started.
     """
+    if not hasattr(host_jobs._task_func, "_of_host"):
+        host_jobs._task_func = _failing(host_jobs._task_func)
     if not hasattr(AsyncTask.run, "_of_host"):
         AsyncTask.run = staticmethod(_started(AsyncTask.run))
+
+
+def _failing(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def work(task: dict[str, Any], method: str, callback: Any = None) -> None:
+        try:
+            original(task, method, callback)
+        except Exception as error:
+            logger.exception("job %s of %s ended before it began, or was lost", task["id"], method)
+            background_processes[method].pop(task["id"], None)
+            task["details"] = [*task.get("details", ()), f"it could not be done: {error}"]
+            task["end_ts"] = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+            task["status"] = "ERROR"
+
+    work._of_host = original  # type: ignore[attr-defined]
+    return work
 
 
 def _started(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -127,17 +126,26 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             return
         with self._turn, self._lock:
             self._init_from_datastore_file()
-            self._local.written = self._model
+            before = self._local.written = self._model
             draft = _shallow_copy(self._model)
             self._local.draft = draft
             try:
                 yield draft
                 self._write(draft)
             except BaseException:
-                self._file.forget()  # what was written before the error is read back
+                self._take_back(before)
                 raise
             finally:
                 self._local.draft = None
+
+    def _take_back(self, before: LocalDatastoreModel) -> None:
+        """After an error: what a transaction has written so far would give an old file a new file's info."""
+        if self._local.written is not before:
+            try:
+                self._file.write(before)
+            except OSError as error:
+                logger.error("%s could not be written back: %s", self._file.path, error)
+        self._file.forget()  # it is read again
 
     def _write(self, draft: LocalDatastoreModel) -> None:
         """Write what a transaction has changed so far."""
@@ -334,9 +342,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
                 )
             if renamed and label_tag not in MACHINE_TAGS and file.is_file():
                 before = label.info if "sha256" in label.info else {**label.info, "sha256": sha256_file(file)}
-                # Of equal files the history keeps one; this one has to stand beside the one with the new meaning.
-                meaning = hashlib.sha256(json.dumps(meant).encode()).hexdigest()[:8]
-                self._history.keep(label_tag, label_id, before, file, f".{meaning}{label.ext}")
+                self._history.keep(label_tag, label_id, before, file, label.ext)
             if renamed:
                 info |= {"ts": int(time.time()), "time": time.time()}
             label.info.update(info)

@@ -44,11 +44,14 @@ class DatastoreFile:
         return model
 
     def write(self, model: LocalDatastoreModel) -> None:
-        """Replace the file, then its copy, each in one step."""
+        """Replace the file, then its copy, each in one step. The file counts: its copy may stay an older one."""
         content = model.model_dump_json(exclude={"base_path"}, fallback=str)
         atomic_write(self.path, content)
         self._seen = self._stat()
-        atomic_write(self.copy, content)
+        try:
+            atomic_write(self.copy, content)
+        except OSError as error:
+            logger.error("the copy %s could not be written: %s", self.copy, error)
 
     def forget(self) -> None:
         """Make the file count as changed, so that it is read again."""

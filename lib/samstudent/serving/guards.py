@@ -40,14 +40,14 @@ from samstudent.serving.identity import caller, stamped, user_name
 from samstudent.serving.logins import Login
 from samstudent.serving.names import check_image_id, check_name
 from samstudent.serving.ohif.files import ohif_file
-from samstudent.serving.pacs.datastore import _ONLY_FROM_PACS
+from samstudent.serving.pacs.datastore import ONLY_FROM_PACS
 from samstudent.serving.pacs.proxy import forward
 from samstudent.serving.page.desk import ACCEPTED_FROM
 from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
 
 _ORIGINALS: dict[tuple[str, str], Callable[..., Any]] = {}
 #: Whose a label is and what it was made of: told when it is saved, and not changed by who adds to its info later.
-_SETTLED = frozenset({"user", "client_id", ACCEPTED_FROM, *_ONLY_FROM_PACS})
+_SETTLED = frozenset({"user", "client_id", ACCEPTED_FROM, *ONLY_FROM_PACS})
 
 
 class _NotThisRole(UserError):

@@ -18,12 +18,13 @@ class History:
         self.folder = labels / ".history"
 
     def keep(self, tag: str, case: str, info: dict[str, Any], file: Path, ext: str) -> Path:
-        """Keep a label file and its info (key ``sha256`` set); returns the kept file. Equal content is kept once."""
+        """Keep a label file and its info (key ``sha256`` set); returns the kept file. Equal content of one author and
+        meaning is kept once in a row."""
         name = f"{info['sha256'][:12]}{ext}"
         before = self.versions(tag, case)
-        for kept in before:
-            if kept.name.endswith(name):
-                return kept
+        same = [kept for kept in before if kept.name.endswith(name)]
+        if same and _meaning(_info_beside(same[-1])) == _meaning(info):
+            return same[-1]
         # In the order in which they came, also within a second, and where the clock was set back.
         now = max([time.strftime("%Y%m%dT%H%M%S"), *(version.name.split("-")[0] for version in before[-1:])])
         kept = self.folder / tag / case / f"{now}-{len(before):04}-{name}"
@@ -36,7 +37,7 @@ class History:
     def info_of(self, tag: str, case: str, sha256: str) -> dict[str, Any] | None:
         """The info that belonged to a label of exactly this content, if it was ever kept."""
         for kept in reversed(self.versions(tag, case)):
-            info: dict[str, Any] = json.loads(kept.with_name(kept.name + ".json").read_text(encoding="utf-8"))
+            info = _info_beside(kept)
             if info["sha256"] == sha256:
                 return info
         return None
@@ -46,3 +47,13 @@ class History:
         folder = self.folder / tag / case
         files = folder.iterdir() if folder.is_dir() else iter(())
         return sorted(p for p in files if p.suffix != ".json" and not p.name.startswith("."))
+
+
+def _info_beside(kept: Path) -> dict[str, Any]:
+    info: dict[str, Any] = json.loads(kept.with_name(kept.name + ".json").read_text(encoding="utf-8"))
+    return info
+
+
+def _meaning(info: dict[str, Any]) -> str:
+    """Who drew a label, and what its values mean."""
+    return json.dumps([info.get("user"), info.get("label_info")], sort_keys=True, default=str)

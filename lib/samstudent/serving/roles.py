@@ -51,7 +51,13 @@ _FOR_ADMINS = frozenset(
     }
 )
 #: Those that everybody may use there, and whoever may save labels here: they reserve a case, or take space.
-_FOR_ANNOTATORS = frozenset({("POST", "/activelearning/{strategy}"), ("PUT", "/session/")})
+_FOR_ANNOTATORS = frozenset(
+    {
+        *(("POST", "/activelearning/{strategy}"), ("PUT", "/session/")),
+        # What is stored in the PACS becomes a label. OHIF stores where it retrieves.
+        *(("POST", f"/proxy/dicom{op}/{{path:path}}") for op in ("/qido", "/wado", "/stow", "")),
+    }
+)
 
 
 def permissions(user: User) -> dict[str, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from live_server import TASK
 
 from samstudent.demo.films import dx_image, save_film
 from samstudent.demo.orthanc import free_port
+from samstudent.dicomseg_write import About, write_seg
 from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.images import read_image
 from samstudent.labels import write_masks
-from samstudent.serving.pacs import client
+from samstudent.serving import audit
+from samstudent.serving.pacs import client, incoming
 from samstudent.serving.pacs.client import Pacs, Refused
 from samstudent.serving.pacs.datastore import PacsDatastore
 from samstudent.serving.pacs.settings import PacsSettings
@@ -205,6 +208,45 @@ def test_a_label_is_safe_whatever_the_pacs_says(fake: FakePacs, store: PacsDatas
     again.exchange.send()
     assert again.get_label_info("1.2.3", "final")["pacs"]["state"] == "stored"
     assert again.exchange.status()["waiting"] == []
+
+
+def test_an_old_segmentation_replaces_no_newer_label(
+    store: PacsDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_log", audit.AuditLog(tmp_path / "audit.jsonl"))
+    film, label = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path), tmp_path / "label.seg.nrrd"
+    masks = np.zeros((3, 8, 8), bool)
+    masks[0, 2:5, 2:5] = True
+    write_masks(label, masks, store.task, read_image(film).grid)
+    seg = write_seg(
+        tmp_path / "old.dcm", masks, store.task, read_image(film).grid, film, About("Label", "MANUAL", creator="anna")
+    )
+    store.save_label("1.2.3", str(label), "final", {"user": "ann"})
+    reference = replace(store.references()["1.2.3"], series=str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID))
+    for date, user in (("20190101", "ann"), ("29990101", "anna")):
+        seg.ContentDate, seg.SOPInstanceUID = date, f"1.2.{date}"
+        seg.save_as(tmp_path / "seg.dcm")
+        found = replace(incoming.read(tmp_path / "seg.dcm", "1.2", f"1.2.{date}"), images=frozenset())
+        incoming.take(store, found, {"1.2.3": replace(reference, image=None)})
+        assert store.get_label_info("1.2.3", "final")["user"] == user
+    (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
+    told = json.loads(line)
+    assert (told["action"], told["user"], told["case"]) == ("label saved", "anna", "1.2.3")
+
+
+def test_a_segmentation_that_nobody_can_read_is_left_out(store: PacsDatastore, tmp_path: Path) -> None:
+    """It held up all that came after it, and the next start."""
+    film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
+    seg = write_seg(
+        tmp_path / "seg.dcm", np.ones((3, 8, 8), bool), store.task, read_image(film).grid, film, About("L", "MANUAL")
+    )
+    del seg.SegmentSequence[0].SegmentNumber
+    seg.save_as(tmp_path / "seg.dcm")
+    found = replace(incoming.read(tmp_path / "seg.dcm", "1.2", "1.2.9"), images=frozenset())
+    reference = replace(store.references()["1.2.3"], series=found.source, image=None)
+    incoming.take(store, found, {"1.2.3": reference})
+    assert not store.is_labelled("1.2.3")
+    assert store.memory.has_seen("1.2.9")
 
 
 def answer_with_what_is_stored(handler: BaseHTTPRequestHandler) -> None:

@@ -28,7 +28,7 @@ from samstudent.task import Task
 logger = logging.getLogger(__name__)
 
 #: Info that says of a label that it came from the PACS; no client may.
-_ONLY_FROM_PACS = frozenset({"source", "content_time", "SOPInstanceUID", "SeriesInstanceUID", "assisted_by"})
+ONLY_FROM_PACS = frozenset({"source", "content_time", "SOPInstanceUID", "SeriesInstanceUID", "assisted_by"})
 #: A client that saves a label is told so after this long, even if the PACS does not have it yet.
 SEND_SECONDS = 3.0
 #: So long may the first look at the PACS keep the server from starting.
@@ -59,11 +59,12 @@ class PacsDatastore(SafeLocalDatastore):
         self.exchange = Exchange(self)
 
     def first_look(self) -> None:
-        """List the PACS before anybody asks. A PACS that is away is no reason not to start."""
+        """List the PACS before anybody asks. A PACS that is away, or answers nonsense, is no reason not to start."""
         try:
             self.exchange.look(FIRST_LOOK_SECONDS)
-        except Unavailable:
-            logger.warning("the study starts with the %d cases that were known before", len(self.list_images()))
+        except Exception as error:
+            known = len(self.list_images())
+            logger.warning("the study starts with the %d cases that were known before: %s", known, error)
 
     def name(self) -> str:
         return self.pacs.url
@@ -172,7 +173,7 @@ class PacsDatastore(SafeLocalDatastore):
         """As in any study; the label then goes to the PACS by itself."""
         if self.reference(image_id) is None and self.exchange.state.connected:
             self.exchange.look(0)  # drawn on a series that has just arrived
-        label_info = {key: value for key, value in (label_info or {}).items() if key not in _ONLY_FROM_PACS}
+        label_info = {key: value for key, value in (label_info or {}).items() if key not in ONLY_FROM_PACS}
         if label_tag == FINAL and (models := self.get_image_info(image_id).get("assisted_by")):
             label_info["assisted_by"] = models
         saved = super().save_label(image_id, label_filename, label_tag, label_info)

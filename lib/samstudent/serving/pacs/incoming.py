@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pydicom
 from pydicom.dataset import Dataset
 
+from samstudent.bounds import check_dicom
 from samstudent.dicomseg import is_machines, references_of, structures_of
-from samstudent.errors import Unavailable, UserError
+from samstudent.errors import Unavailable
+from samstudent.serving import audit
 from samstudent.serving.datastore import FINAL
 from samstudent.serving.pacs.listing import Reference
 
@@ -47,6 +50,7 @@ class Found:
 def read(path: Path, series: str, instance: str) -> Found:
     """What can be said of it without its pixels."""
     try:
+        check_dicom(path, 0)
         header = pydicom.dcmread(path, stop_before_pixels=True)
         source, images = references_of(header)
         time = f"{header.get('ContentDate') or ''}{header.get('ContentTime') or ''}"
@@ -61,7 +65,12 @@ def take(datastore: PacsDatastore, found: Found, references: Mapping[str, Refere
     case = case_of(found, references)
     if case is None and found.source and all(r.series != found.source for r in references.values()):
         return
-    outcome = _outcome(datastore, found, case)
+    try:
+        outcome = _outcome(datastore, found, case)
+    except (Unavailable, OSError):
+        raise
+    except Exception as error:  # whatever another program has written; else each look would end at it
+        outcome = f"left out: {error}"
     logger.info("segmentation %s of case %s: %s", found.instance, case, outcome)
     datastore.memory.saw(found.instance, case, outcome)
 
@@ -86,8 +95,8 @@ def _outcome(datastore: PacsDatastore, found: Found, case: str | None) -> str:
         return "left out: drawn by a program alone"
     if not structures_of(header, datastore.task):
         return "left out: none of its segments is a structure of the task"
-    if found.time and found.time < str(_info(datastore, case).get("content_time", "")):
-        return "left out: older than the label in force, which came from the PACS, too"
+    if found.time and found.time < _time_of(_info(datastore, case)):
+        return "left out: older than the label in force"
     info = {
         "source": "PACS",
         "user": str(header.get("ContentCreatorName") or "").rstrip("^"),
@@ -96,14 +105,21 @@ def _outcome(datastore: PacsDatastore, found: Found, case: str | None) -> str:
         "SeriesInstanceUID": found.series,
         "SOPInstanceUID": found.instance,
     }
-    try:
-        datastore.take_from_pacs(case, found.path, info)
-    except Unavailable:
-        raise
-    except UserError as error:
-        return f"left out: {error}"
+    datastore.take_from_pacs(case, found.path, info)
     datastore.memory.put_there(case, FINAL, datastore.version(case, FINAL), found.series, found.instance)
+    try:
+        audit.record("label saved", info["user"] or "anonymous", case=case, tag=FINAL, instance=found.instance)
+    except audit.AuditFailed as error:
+        logger.error("%s", error)  # nobody waits to be told
     return "taken as the label"
+
+
+def _time_of(info: Mapping[str, object]) -> str:
+    """When a label was drawn, as ``Found.time``. Of one that a client saved, a day before that: DICOM tells the time of
+    wherever the viewer is."""
+    if "content_time" in info or "time" not in info:
+        return str(info.get("content_time", ""))
+    return (datetime.fromtimestamp(float(str(info["time"]))) - timedelta(days=1)).strftime("%Y%m%d%H%M%S.%f")
 
 
 def _info(datastore: PacsDatastore, case: str) -> dict[str, object]:
