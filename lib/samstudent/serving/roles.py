@@ -55,7 +55,7 @@ _FOR_ANNOTATORS = frozenset(
     {
         *(("POST", "/activelearning/{strategy}"), ("PUT", "/session/")),
         # What is stored in the PACS becomes a label. OHIF stores where it retrieves.
-        *(("POST", f"/proxy/dicom{op}/{{path:path}}") for op in ("/qido", "/wado", "/stow", "")),
+        *(("POST", f"/proxy/dicom{op}/{{path:path}}") for op in ("/wado", "/stow", "")),
     }
 )
 
@@ -103,4 +103,5 @@ def raise_roles(fastapi_app: FastAPI) -> None:
             if name:
                 for dependency in route.dependant.dependencies:
                     if isinstance(dependency.call, RBAC):
-                        dependency.call.roles = name  # each endpoint has an RBAC of its own
+                        # One of its own: the host's may be that of another method, too.
+                        dependency.call = RBAC(name)
