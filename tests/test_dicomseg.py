@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 from test_dicom import SERIES, save, save_series
 
-from samstudent import bounds
+from samstudent import bounds, dicomseg
 from samstudent.demo.films import dx_image, save_film
 from samstudent.dicomseg import is_machines, references_of, segments_of, structures_of
 from samstudent.dicomseg_write import About, write_seg
@@ -265,6 +266,37 @@ def test_slices_between_drawn_ones_stay_empty(tmp_path: Path, thickness: int | N
     assert back[0].any(axis=(1, 2)).tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize("told", ["SpacingBetweenSlices", "SliceThickness", None])
+def test_slices_of_a_part_of_the_plane_keep_their_thickness(tmp_path: Path, told: str | None) -> None:
+    """Drawn on slices 4 and 12 of an image of 1 mm, on a grid that was cropped in plane."""
+    fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 1, "PixelSpacing": [1.0, 1.0]}
+    heights, task = list(map(float, range(20))), make_task(3, structures=["heart"])
+    grids = {}
+    for size in (6, 10):
+        (tmp_path / str(size)).mkdir()
+        for height in heights:
+            save(
+                tmp_path / str(size) / f"{height}.dcm", np.zeros((size, size), np.uint16),
+                ImagePositionPatient=[0, 0, height], **fields,
+            )  # fmt: skip
+        grids[size] = read_image(tmp_path / str(size)).grid
+    masks = np.zeros((1, 20, 6, 6), bool)
+    masks[0, [4, 12]] = True
+    write_seg(tmp_path / "seg.dcm", masks, task, grids[6], tmp_path / "6", ABOUT)
+
+    def tell(seg: Any) -> None:
+        measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+            if keyword in measures:
+                delattr(measures, keyword)
+        if told:
+            setattr(measures, told, 1)
+
+    back = read_masks(edited(tmp_path / "seg.dcm", tell), task, grids[10])
+    assert np.flatnonzero(back[0].any(axis=(1, 2))).tolist() == [4, 12]
+    assert back.sum() == masks.sum()
+
+
 def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film, task = a_film(tmp_path), make_task(2)
     round_trip(film, task, random_masks(film, task), tmp_path)
@@ -275,6 +307,61 @@ def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(bounds, "MAX_PLANE", 10_000)
     with pytest.raises(UserError, match="unpacks to more than"):
         read_masks(tmp_path / "seg.dcm", task, read_image(film).grid)
+
+
+def far_apart(folder: Path, task: Task) -> Path:
+    """A SEG of three frames on another grid: two nearly at one place, one so far away that 300,001 fit between."""
+    fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 3, "PixelSpacing": [1.0, 0.5]}
+    coarse = save_series(folder / "coarse", [0, 3, 6], **fields)
+    masks = np.zeros((3, *read_image(coarse).grid.spatial_shape), bool)
+    masks[[0, 1, 2], [0, 1, 2]] = True
+    write_seg(folder / "seg.dcm", masks, task, read_image(coarse).grid, coarse, ABOUT)
+
+    def move(seg: Any) -> None:
+        for item, height in zip(seg.PerFrameFunctionalGroupsSequence, (0, 0.001, 300), strict=True):
+            item.PlanePositionSequence[0].ImagePositionPatient[2] = height
+
+    return edited(folder / "seg.dcm", move)
+
+
+def test_frames_far_apart_count_once_for_each_structure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series, task = a_series(tmp_path), make_task(3)
+    path, size = far_apart(tmp_path, task), 300_001 * 3 * 4
+    monkeypatch.setenv("SAMSTUDENT_MAX_PIXELS", str(3 * size - 1))
+    with pytest.raises(UserError, match=r"seg\.dcm: 300001 x 3 x 4 pixels .*are more than the limit"):
+        read_masks(path, task, read_image(series).grid)
+    monkeypatch.setenv("SAMSTUDENT_MAX_PIXELS", str(3 * size))
+    grid = read_image(series).grid
+    tracemalloc.start()
+    try:
+        assert read_masks(path, task, grid).any(axis=(1, 2, 3)).tolist() == [True, False, False]
+        assert tracemalloc.get_traced_memory()[1] < 3 * size * 1.1
+    finally:
+        tracemalloc.stop()
+
+
+def test_too_many_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    round_trip(film, task, random_masks(film, task), tmp_path)
+    monkeypatch.setattr(dicomseg, "_MAX_FRAMES", 2)
+    with pytest.raises(UserError, match=r"seg\.dcm: 3 frames; expected at most 2"):
+        read_masks(tmp_path / "seg.dcm", task, read_image(film).grid)
+
+
+@pytest.mark.parametrize("number", ["missing", None, [1, 2]])
+def test_segments_without_number(tmp_path: Path, number: Any) -> None:
+    film, task = a_film(tmp_path), make_task(2)
+    round_trip(film, task, random_masks(film, task), tmp_path)
+
+    def change(seg: Any) -> None:
+        del seg.SegmentSequence[1].SegmentNumber
+        if number != "missing":
+            seg.SegmentSequence[1].SegmentNumber = number
+
+    path = edited(tmp_path / "seg.dcm", change)
+    for read in (segments_of, is_machines, lambda seg: structures_of(seg, task)):
+        with pytest.raises(UserError, match=r"seg\.dcm: a segment without a SegmentNumber, .*expected a whole number"):
+            read(pydicom.dcmread(path))
 
 
 def test_frames_and_segments_that_are_not_told_of(tmp_path: Path) -> None:
@@ -291,7 +378,7 @@ def test_frames_and_segments_that_are_not_told_of(tmp_path: Path) -> None:
     def unnumbered(seg: Any) -> None:
         del seg.SegmentSequence[0].SegmentNumber
 
-    with pytest.raises(UserError, match="a segment without a SegmentNumber"):
+    with pytest.raises(UserError, match=r"seg\.dcm: a segment without a SegmentNumber"):
         read_masks(edited(path, unnumbered), task, read_image(film).grid)
 
 

@@ -30,6 +30,8 @@ LABEL_MAP = UID("1.2.840.10008.5.1.4.1.1.66.7")
 SOP_CLASSES = (SegmentationStorage, LABEL_MAP)
 #: Frames whose corners lie less than this share of a pixel beside the image's are on its grid: headers round.
 _SAME = 0.25
+#: A hundred structures on each slice of a long CT have as many; each costs time, however few pixels it has.
+_MAX_FRAMES = 1 << 16
 _SIDES = {"7771000": "left", "24028007": "right"}
 
 
@@ -54,16 +56,20 @@ def is_seg(path: Path) -> bool:
 
 def segments_of(seg: Dataset) -> list[Segment]:
     """The segments that a SEG declares, in its own order. Raises UserError: one has no number."""
-    return [_segment(item) for item in seg.get("SegmentSequence") or []]
+    file = getattr(seg, "filename", None) or "a DICOM segmentation"
+    return [_segment(item, file) for item in seg.get("SegmentSequence") or []]
 
 
 def is_machines(seg: Dataset) -> bool:
-    """Whether every segment was drawn by a program alone, so that it is no human's label."""
+    """Whether every segment was drawn by a program alone, so that it is no human's label. Raises as ``segments_of``."""
     return all(segment.algorithm == "AUTOMATIC" for segment in segments_of(seg))
 
 
 def structures_of(seg: Dataset, task: Task) -> dict[int, str]:
-    """Segment number -> the task's structure: by its label, else by its code. Segments of other names are left out."""
+    """Segment number -> the task's structure: by its label, else by its code. Segments of other names are left out.
+
+    Raises as ``segments_of``.
+    """
     by_label = {_plain(name): name for name in task.names}
     by_code = {task.code_of(name).key: name for name in task.names}
     found = {}
@@ -100,7 +106,7 @@ def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
         bool (S, *spatial), canonical.
 
     Raises:
-        UserError: cannot be read; none of the task's structures; another size; another place.
+        UserError: cannot be read; too large; none of the task's structures; another size; another place.
     """
     with decoding(path, "a DICOM segmentation"):
         check_dicom(path, 0)  # pydicom unpacks a deflated file whole
@@ -111,6 +117,8 @@ def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
             raise UserError(f"{path}: none of its segments {labels} is in the task, which has {task.names}")
         count, told = int(seg.get("NumberOfFrames", 1)), len(seg.get("PerFrameFunctionalGroupsSequence") or [])
         check_size(path, (int(seg.Rows), int(seg.Columns), count))
+        if count > _MAX_FRAMES:
+            raise UserError(f"{path}: {count} frames; expected at most {_MAX_FRAMES}")
         if count > 1 and told != count:
             raise UserError(f"{path}: {count} frames, but PerFrameFunctionalGroupsSequence tells of {told}")
         frames = _frames(seg)
@@ -129,7 +137,7 @@ def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
     return grid.from_file(masks.reshape(len(masks), *grid.shape))
 
 
-def _segment(item: Dataset) -> Segment:
+def _segment(item: Dataset, file: object) -> Segment:
     code = None
     for entry in item.get("SegmentedPropertyTypeCodeSequence") or []:
         value = entry.get("CodeValue") or entry.get("LongCodeValue")
@@ -138,8 +146,8 @@ def _segment(item: Dataset) -> Segment:
         code = (str(value), str(entry.get("CodingSchemeDesignator")), side) if value else None
     algorithm = str(item.get("SegmentAlgorithmType") or "")
     number = item.get("SegmentNumber")
-    if number is None:
-        raise UserError("a segment without a SegmentNumber")
+    if not isinstance(number, int):
+        raise UserError(f"{file}: a segment without a SegmentNumber, found {number!r}; expected a whole number")
     return Segment(int(number), str(item.get("SegmentLabel") or ""), code, algorithm)
 
 
@@ -239,19 +247,18 @@ def _resample(
         least = float(min(np.diff(levels)))
         step = least / max(1, round(least / step))
     count = round((levels[-1] - levels[0]) / step) + 1
-    check_size(path, (count, *frames.shape[1:]), components=len(set(numbers.values())))
+    names = sorted(set(numbers.values()))
+    check_size(path, (count, *frames.shape[1:]), components=len(names))
     affine = first.copy()
     affine[:3, 2] = normal * step
     affine[:3, 3] += normal * (levels[0] - float(normal @ first[:3, 3]))
-    volumes = {name: np.zeros((count, *frames.shape[1:]), dtype=bool) for name in set(numbers.values())}
+    volumes = np.zeros((len(names), count, *frames.shape[1:]), dtype=bool)
     for index, height in heights.items():
         for number, mask in _drawn(seg, index, frames[index]):
             if number in numbers:
-                volumes[numbers[number]][round((height - levels[0]) / step)] |= mask
-    names = list(volumes)
-    stack = np.stack([volumes[name] for name in names])
-    stored = Stored(stack[0], stack.shape[1:], affine)
-    moved = resample.to_grid(stack, stored, grid, path)
+                volumes[names.index(numbers[number]), round((height - levels[0]) / step)] |= mask
+    stored = Stored(volumes[0], volumes.shape[1:], affine)
+    moved = resample.to_grid(volumes, stored, grid, path)
     for name, volume in zip(names, grid.to_file(moved), strict=True):
         masks[task.structures[name] - 1] |= volume.reshape(masks.shape[1:])
 
