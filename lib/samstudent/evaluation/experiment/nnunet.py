@@ -34,7 +34,9 @@ _COMMANDS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict
 def require() -> None:
     """Raises UserError where nnU-Net is not installed."""
     if missing := [command for command in _COMMANDS if shutil.which(command) is None]:
-        raise UserError(f"method nnunet: {missing[0]} is not there; install it by pip install '.[nnunetv2]' in the checkout")
+        raise UserError(
+            f"method nnunet: {missing[0]} is not there; install it by pip install '.[nnunetv2]' in the checkout"
+        )
 
 
 def export(store: Store, train: Sequence[str], test: Sequence[str], raw: Path) -> Path:
