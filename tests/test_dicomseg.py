@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 from test_dicom import SERIES, save, save_series
 
-from samstudent import bounds, dicomseg
+from samstudent import bounds_dicom, dicomseg
 from samstudent.demo.films import dx_image, save_film
 from samstudent.dicomseg import is_machines, references_of, segments_of, structures_of
 from samstudent.dicomseg_write import About, write_seg
@@ -304,7 +304,7 @@ def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.Mon
     seg.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     seg.add_new(0x00204000, "UT", "a" * 200_000)
     seg.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
-    monkeypatch.setattr(bounds, "MAX_PLANE", 10_000)
+    monkeypatch.setattr(bounds_dicom, "MAX_PLANE", 10_000)
     with pytest.raises(UserError, match="unpacks to more than"):
         read_masks(tmp_path / "seg.dcm", task, read_image(film).grid)
 

@@ -9,13 +9,8 @@ from __future__ import annotations
 import gzip
 import os
 import struct
-import warnings
 import zlib
 from pathlib import Path
-from typing import Any
-
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from samstudent.errors import UserError
 
@@ -25,9 +20,6 @@ DEFLATE_RATIO = 1032
 MAX_PLANE = 1 << 26
 #: NIfTI extensions (DICOM headers, comments) lie before the pixels.
 MAX_NIFTI_EXTENSIONS = 16 << 20
-_CHUNK = 1 << 16
-#: How an item of a DICOM sequence begins.
-_ITEM = b"\xfe\xff\x00\xe0"
 
 
 def max_pixels() -> int:
@@ -103,43 +95,3 @@ def check_nifti_header(path: Path) -> None:
             f"{path}: corrupt, or its extensions are too long: pixels from byte {offset:.0f} on, where 352 to"
             f" {MAX_NIFTI_EXTENSIONS} was expected"
         )
-
-
-def check_dicom(path: Path, needed: int) -> None:
-    """Refuse a DICOM file that is too short for its pixels, or unpacks to far more than them.
-
-    Args:
-        path: the file; one that cannot be read is left to its reader.
-        needed: bytes of pixels that its header announces; 0: not known yet.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom complains of values; GDCM decides what can be read
-        meta: Any = read_file_meta_info(path)
-    syntax = meta.get("TransferSyntaxUID")
-    if syntax == DeflatedExplicitVRLittleEndian:
-        _check_deflated(path, 8 * MAX_PLANE)
-    elif needed and syntax is not None and not syntax.is_compressed:
-        check_holds(path, needed, packed=False)
-
-
-def _check_deflated(path: Path, allowed: int) -> None:
-    """Unpack and forget, a piece at a time, until it ends or is more than ``allowed``.
-
-    An item has eight bytes but takes its reader hundreds and a good deal of time. Those of real files differ and are
-    packed to several bytes each; more than one in a byte are the same nothing over and over.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(132)
-        head = file.read(12)  # (0002,0000) UL 4: bytes of the rest of group 2
-        if head[:6] != b"\x02\0\0\0UL":
-            raise UserError(f"{path}: not a DICOM file, its header has no length")
-        file.seek(144 + struct.unpack("<I", head[8:])[0])
-        unpacker, total, items = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
-        while not unpacker.eof and (piece := unpacker.unconsumed_tail or file.read(_CHUNK)):
-            unpacked = unpacker.decompress(piece, _CHUNK)
-            total, items = total + len(unpacked), items + unpacked.count(_ITEM)
-            if total > allowed:
-                raise UserError(f"{path}: unpacks to more than {allowed} bytes")
-            if items > size:
-                raise UserError(f"{path}: unpacks to more items than its {size} bytes; expected several bytes an item")

@@ -14,7 +14,8 @@ import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from samstudent.bounds import check_dicom, check_size
+from samstudent.bounds import check_size
+from samstudent.bounds_dicom import check_dicom
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding, from_itk, itk_reader
 from samstudent.geometry import LPS_TO_RAS

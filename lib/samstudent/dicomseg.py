@@ -19,7 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, SegmentationStorage
 
 from samstudent import resample
-from samstudent.bounds import check_dicom, check_size
+from samstudent.bounds import check_size
+from samstudent.bounds_dicom import check_dicom
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding
 from samstudent.geometry import LPS_TO_RAS, Grid

@@ -133,6 +133,25 @@ def test_another_image_than_asked_for(fake: FakePacs, store: PacsDatastore, tmp_
         store.get_image_uri("1.2.3")
 
 
+def test_two_who_fetch_one_image_at_once(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
+    """Who is second leaves what the first has, which may be read by now."""
+    image = dx_image(np.zeros((8, 8), np.uint16), "film", SeriesInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4")
+    film = save_film(image, tmp_path).read_bytes()
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + film + b"\r\n--x--\r\n"
+    whole = say(200, body, 'multipart/related; type="application/dicom"; boundary=x')
+    firsts: list[tuple[Path, int]] = []
+
+    def second(handler: BaseHTTPRequestHandler) -> None:
+        fake.answer = whole
+        place = Path(store.get_image_uri("1.2.3"))
+        firsts.append((place, place.stat().st_ino))
+        whole(handler)
+
+    fake.answer = second
+    assert Path(store.get_image_uri("1.2.3")) == firsts[0][0]
+    assert firsts[0][0].stat().st_ino == firsts[0][1]
+
+
 def test_a_series_that_came_in_half(tmp_path: Path, fake: FakePacs) -> None:
     (tmp_path / "t.yaml").write_text("name: t\ndimension: 3\nstructures: [a]\nstudent: {size: [32, 32, 32]}\n")
     store = PacsDatastore(tmp_path / "s", Pacs(fake.url, QUICK), load_task(tmp_path / "t.yaml"), tmp_path / "cache")

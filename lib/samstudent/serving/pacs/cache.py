@@ -101,6 +101,8 @@ class ImageCache:
                         f" {reference.images}; perhaps more are still coming in"
                     )
             case = self.folder / reference.case
+            if self.has(reference):  # another process or thread was faster, and somebody may read what it fetched
+                return
             if case.exists():  # of fewer slices
                 os.replace(case, Path(temporary) / "old")
             os.replace(Path(temporary) / "case", case)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pydicom
 from pydicom.dataset import Dataset
 
-from samstudent.bounds import check_dicom
+from samstudent.bounds_dicom import check_dicom
 from samstudent.dicomseg import is_machines, references_of, structures_of
 from samstudent.errors import Unavailable
 from samstudent.serving import audit

@@ -1,0 +1,131 @@
+"""DICOM files that announce or unpack to more than they hold; see ``bounds.py``."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydicom.datadict import dictionary_VR
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+from samstudent.bounds import MAX_PLANE, check_holds
+from samstudent.errors import UserError
+
+_CHUNK = 1 << 16
+#: How an item of a sequence begins.
+_ITEM = b"\xfe\xff\x00\xe0"
+#: An element may announce so many bytes more than the file has: its reader would miss them, but not run out of memory.
+_TOO_LONG = 1 << 20
+_UNDEFINED = 0xFFFFFFFF
+_PIXELS = (0x7FE0, 0x0010)
+_ITEM_TAG, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
+
+
+def check_dicom(path: Path, needed: int) -> None:
+    """Refuse a file that is too short for its pixels or any element, or unpacks to far more than them.
+
+    Args:
+        path: the file; one that cannot be read is left to its reader.
+        needed: bytes of pixels that its header announces; 0: not known yet.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom complains of values; GDCM decides what can be read
+        with path.open("rb") as file:
+            file.seek(132)
+            start = _check_lengths(path, file, path.stat().st_size, explicit=True, order="<", meta=True)
+        meta: Any = read_file_meta_info(path)
+        syntax = meta.get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        unpacked = _unpack(path, start, 8 * MAX_PLANE)
+        _check_lengths(path, io.BytesIO(unpacked), len(unpacked), explicit=True, order="<")
+        return
+    if needed and syntax is not None and not syntax.is_compressed:
+        check_holds(path, needed, packed=False)
+    with path.open("rb") as file:
+        file.seek(start)
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
+        _check_lengths(path, file, path.stat().st_size, syntax != ImplicitVRLittleEndian, order)
+
+
+def _check_lengths(path: Path, file: BinaryIO, size: int, explicit: bool, order: str, meta: bool = False) -> int:
+    """Walk over the elements, by DICOM PS3.5 chapter 7, without reading their values.
+
+    GDCM makes room for a value before it reads it: four bytes of a small file would take 4 GB.
+
+    Args:
+        path: for the error.
+        file: from where on to walk.
+        size: of the file in bytes.
+        explicit: elements name their value representation.
+        order: of bytes, as ``struct`` has it.
+        meta: only group 2.
+
+    Returns:
+        Where it ended, in bytes from the file's beginning.
+    """
+    outside: list[tuple[bool, bool]] = []  # of the open sequences without length: explicit and fragments around them
+    fragments = False  # inside of packed pixels, whose items hold no elements
+    while len(head := file.read(8)) == 8:
+        tag: tuple[int, int] = struct.unpack(order + "HH", head[:4])
+        if meta and tag[0] != 2:
+            return file.tell() - 8
+        representation, length = None, struct.unpack(order + "I", head[4:])[0]
+        if explicit and tag[0] != 0xFFFE and head[4:6].isalpha():
+            representation = head[4:6].decode()
+            length = struct.unpack(order + "H", head[6:])[0]
+            if representation in EXPLICIT_VR_LENGTH_32:
+                length = int.from_bytes(file.read(4), "little" if order == "<" else "big")
+        if tag == _SEQUENCE_END and outside:
+            explicit, fragments = outside.pop()
+        if tag in (_ITEM_END, _SEQUENCE_END) or (tag == _ITEM_TAG and length == _UNDEFINED):
+            continue
+        if length == _UNDEFINED:
+            outside.append((explicit, fragments))
+            fragments = tag == _PIXELS
+            explicit = explicit and representation != "UN"  # PS3.5 6.2.2
+            continue
+        if length > size - file.tell() + _TOO_LONG:
+            name = f"({tag[0]:04x},{tag[1]:04x})"
+            raise UserError(f"{path}: corrupt, element {name} announces {length} bytes of a file of {size}")
+        if not _holds_elements(tag, representation, fragments):
+            file.seek(length, io.SEEK_CUR)
+    return file.tell()
+
+
+def _holds_elements(tag: tuple[int, int], representation: str | None, fragments: bool) -> bool:
+    """Whether what lies behind an element's head are heads again."""
+    if tag == _ITEM_TAG:
+        return not fragments
+    if representation is not None:
+        return representation == "SQ"
+    try:
+        return dictionary_VR(tag) == "SQ"
+    except KeyError:
+        return False
+
+
+def _unpack(path: Path, start: int, allowed: int) -> bytes:
+    """What is packed with deflate from ``start`` on, a piece at a time, refused if it is more than ``allowed``.
+
+    An item has eight bytes but takes its reader hundreds and a good deal of time. Those of real files differ and are
+    packed to several bytes each; more than one in a byte are the same nothing over and over.
+    """
+    size = path.stat().st_size
+    unpacker, whole, items = zlib.decompressobj(-zlib.MAX_WBITS), bytearray(), 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while not unpacker.eof and (piece := unpacker.unconsumed_tail or file.read(_CHUNK)):
+            unpacked = unpacker.decompress(piece, _CHUNK)
+            whole += unpacked
+            items += unpacked.count(_ITEM)
+            if len(whole) > allowed:
+                raise UserError(f"{path}: unpacks to more than {allowed} bytes")
+            if items > size:
+                raise UserError(f"{path}: unpacks to more items than its {size} bytes; expected several bytes an item")
+    return bytes(whole)
