@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tempfile
 import warnings
 import zlib
 from pathlib import Path
@@ -11,46 +12,60 @@ from typing import Any, BinaryIO
 
 from pydicom.datadict import dictionary_VR
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from samstudent.bounds import MAX_PLANE, check_holds
 from samstudent.errors import UserError
 
 _CHUNK = 1 << 16
-#: How an item of a sequence begins.
-_ITEM = b"\xfe\xff\x00\xe0"
 #: An element may announce so many bytes more than the file has: its reader would miss them, but not run out of memory.
 _TOO_LONG = 1 << 20
 _UNDEFINED = 0xFFFFFFFF
 _PIXELS = (0x7FE0, 0x0010)
 _ITEM_TAG, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
+_ITEM = struct.pack("<HH", *_ITEM_TAG)
 
 
-def check_dicom(path: Path, needed: int) -> None:
-    """Refuse a file that is too short for its pixels or any element, or unpacks to far more than them.
+def check_dicom(path: Path) -> UID | None:
+    """Refuse a file with an element longer than itself, or that unpacks to far more than an image.
 
     Args:
         path: the file; one that cannot be read is left to its reader.
-        needed: bytes of pixels that its header announces; 0: not known yet.
+
+    Returns:
+        Its transfer syntax, for ``check_pixels``; None if it names none.
     """
-    with warnings.catch_warnings():
+    with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom complains of values; GDCM decides what can be read
-        with path.open("rb") as file:
-            file.seek(132)
-            start = _check_lengths(path, file, path.stat().st_size, explicit=True, order="<", meta=True)
+        size = path.stat().st_size
+        file.seek(132)
+        start = _check_lengths(path, file, size, explicit=True, order="<", meta=True)
         meta: Any = read_file_meta_info(path)
-        syntax = meta.get("TransferSyntaxUID")
-    if syntax == DeflatedExplicitVRLittleEndian:
-        unpacked = _unpack(path, start, 8 * MAX_PLANE)
-        _check_lengths(path, io.BytesIO(unpacked), len(unpacked), explicit=True, order="<")
-        return
-    if needed and syntax is not None and not syntax.is_compressed:
-        check_holds(path, needed, packed=False)
-    with path.open("rb") as file:
+        syntax: UID | None = meta.get("TransferSyntaxUID")
         file.seek(start)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            with tempfile.TemporaryFile() as unpacked:
+                _unpack(path, file, unpacked, 8 * MAX_PLANE)
+                length = unpacked.tell()
+                unpacked.seek(0)
+                _check_lengths(path, unpacked, length, explicit=True, order="<")
+            return syntax
         order = ">" if syntax == ExplicitVRBigEndian else "<"
-        _check_lengths(path, file, path.stat().st_size, syntax != ImplicitVRLittleEndian, order)
+        _check_lengths(path, file, size, syntax != ImplicitVRLittleEndian, order)
+        return syntax
+
+
+def check_pixels(path: Path, syntax: UID | None, needed: int) -> None:
+    """Refuse a file too short for its pixels, if they lie in it as they are.
+
+    Args:
+        path: the file.
+        syntax: its transfer syntax.
+        needed: bytes of pixels that its header announces.
+    """
+    if syntax is not None and syntax != DeflatedExplicitVRLittleEndian and not syntax.is_compressed:
+        check_holds(path, needed, packed=False)
 
 
 def _check_lengths(path: Path, file: BinaryIO, size: int, explicit: bool, order: str, meta: bool = False) -> int:
@@ -110,22 +125,19 @@ def _holds_elements(tag: tuple[int, int], representation: str | None, fragments:
         return False
 
 
-def _unpack(path: Path, start: int, allowed: int) -> bytes:
-    """What is packed with deflate from ``start`` on, a piece at a time, refused if it is more than ``allowed``.
+def _unpack(path: Path, packed: BinaryIO, unpacked: BinaryIO, allowed: int) -> None:
+    """Undo deflate, a piece at a time, from where ``packed`` stands; refused if it is more than ``allowed`` bytes.
 
     An item has eight bytes but takes its reader hundreds and a good deal of time. Those of real files differ and are
     packed to several bytes each; more than one in a byte are the same nothing over and over.
     """
     size = path.stat().st_size
-    unpacker, whole, items = zlib.decompressobj(-zlib.MAX_WBITS), bytearray(), 0
-    with path.open("rb") as file:
-        file.seek(start)
-        while not unpacker.eof and (piece := unpacker.unconsumed_tail or file.read(_CHUNK)):
-            unpacked = unpacker.decompress(piece, _CHUNK)
-            whole += unpacked
-            items += unpacked.count(_ITEM)
-            if len(whole) > allowed:
-                raise UserError(f"{path}: unpacks to more than {allowed} bytes")
-            if items > size:
-                raise UserError(f"{path}: unpacks to more items than its {size} bytes; expected several bytes an item")
-    return bytes(whole)
+    unpacker, total, items = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0
+    while not unpacker.eof and (piece := unpacker.unconsumed_tail or packed.read(_CHUNK)):
+        content = unpacker.decompress(piece, _CHUNK)
+        total, items = total + len(content), items + content.count(_ITEM)
+        if total > allowed:
+            raise UserError(f"{path}: unpacks to more than {allowed} bytes")
+        if items > size:
+            raise UserError(f"{path}: unpacks to more items than its {size} bytes; expected several bytes an item")
+        unpacked.write(content)

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from samstudent.bounds import check_size
-from samstudent.bounds_dicom import check_dicom
+from samstudent.bounds_dicom import check_dicom, check_pixels
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding, from_itk, itk_reader
 from samstudent.geometry import LPS_TO_RAS
@@ -107,7 +107,7 @@ def _never_inverted(files: list[Path], fields: list[dict[str, str]]) -> Iterator
 def _header(path: Path) -> Any:
     reader = itk_reader(path, "GDCMImageIO")
     with decoding(path, "a DICOM image"):
-        check_dicom(path, 0)  # GDCM unpacks a deflated file whole, to read its header
+        syntax = check_dicom(path)  # GDCM unpacks a deflated file whole, to read its header
         reader.ReadImageInformation()
     if len(reader.GetSize()) > 2 and reader.GetSize()[2] > 1:
         raise UserError(f"{path}: holds {reader.GetSize()[2]} frames; expected one image per DICOM file")
@@ -116,7 +116,7 @@ def _header(path: Path) -> Any:
     bits = _numbers(_fields(reader).get("0028|0100", "")) or [8.0]
     with decoding(path, "a DICOM image"):
         # Of colours in YBR_FULL_422 two of three values are stored.
-        check_dicom(path, math.prod(reader.GetSize()) * min(components, 2) * int(bits[0]) // 8)
+        check_pixels(path, syntax, math.prod(reader.GetSize()) * min(components, 2) * int(bits[0]) // 8)
     return reader
 
 

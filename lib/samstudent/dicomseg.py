@@ -110,7 +110,7 @@ def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
         UserError: cannot be read; too large; none of the task's structures; another size; another place.
     """
     with decoding(path, "a DICOM segmentation"):
-        check_dicom(path, 0)  # pydicom unpacks a deflated file whole
+        check_dicom(path)  # pydicom unpacks a deflated file whole
         seg = pydicom.dcmread(path)
         numbers = structures_of(seg, task)
         if not numbers:

@@ -51,6 +51,12 @@ def store(fake: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return datastore
 
 
+def sends(file: bytes) -> Answer:
+    """Answers with one DICOM file, as WADO-RS does."""
+    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n--x--\r\n"
+    return say(200, body, 'multipart/related; type="application/dicom"; boundary=x')
+
+
 NONSENSE = {
     "html": say(200, b"<html>Log in</html>", "text/html"),
     "an error page": say(500, b"Traceback: database is locked", "text/plain"),
@@ -127,8 +133,7 @@ def test_a_series_that_is_only_listed_hides_no_other(fake: FakePacs, store: Pacs
 
 def test_another_image_than_asked_for(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "other"), tmp_path).read_bytes()
-    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + film + b"\r\n--x--\r\n"
-    fake.answer = say(200, body, 'multipart/related; type="application/dicom"; boundary=x')
+    fake.answer = sends(film)
     with pytest.raises(Unavailable, match=r"asked for SOPInstanceUID 1\.2\.3\.4"):
         store.get_image_uri("1.2.3")
 
@@ -137,8 +142,7 @@ def test_two_who_fetch_one_image_at_once(fake: FakePacs, store: PacsDatastore, t
     """Who is second leaves what the first has, which may be read by now."""
     image = dx_image(np.zeros((8, 8), np.uint16), "film", SeriesInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4")
     film = save_film(image, tmp_path).read_bytes()
-    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + film + b"\r\n--x--\r\n"
-    whole = say(200, body, 'multipart/related; type="application/dicom"; boundary=x')
+    whole = sends(film)
     firsts: list[tuple[Path, int]] = []
 
     def second(handler: BaseHTTPRequestHandler) -> None:
@@ -161,8 +165,7 @@ def test_a_series_that_came_in_half(tmp_path: Path, fake: FakePacs) -> None:
     )
     store.exchange.look()
     film = save_film(image, tmp_path).read_bytes()
-    body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + film + b"\r\n--x--\r\n"
-    fake.answer = say(200, body, 'multipart/related; type="application/dicom"; boundary=x')
+    fake.answer = sends(film)
     with pytest.raises(Unavailable, match=r"sent 1 images of series 1\.2\.3, which has 2"):
         store.get_image_uri("1.2.3")
     assert list(store.images.folder.iterdir()) == []

@@ -100,9 +100,9 @@ class ImageCache:
                         f"PACS {self.pacs.url}: sent {count} images of series {reference.series}, which has"
                         f" {reference.images}; perhaps more are still coming in"
                     )
-            case = self.folder / reference.case
             if self.has(reference):  # another process or thread was faster, and somebody may read what it fetched
                 return
+            case = self.folder / reference.case
             if case.exists():  # of fewer slices
                 os.replace(case, Path(temporary) / "old")
             os.replace(Path(temporary) / "case", case)

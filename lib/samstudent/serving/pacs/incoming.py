@@ -50,7 +50,7 @@ class Found:
 def read(path: Path, series: str, instance: str) -> Found:
     """What can be said of it without its pixels."""
     try:
-        check_dicom(path, 0)
+        check_dicom(path)
         header = pydicom.dcmread(path, stop_before_pixels=True)
         source, images = references_of(header)
         time = f"{header.get('ContentDate') or ''}{header.get('ContentTime') or ''}"
