@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,19 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_text("id,split\nnobody,train\n")
     with pytest.raises(UserError, match="none of its ids"):
         open_folder(tmp_path)
+
+
+def test_a_folder_that_was_copied_is_still_the_same_experiment(tmp_path: Path) -> None:
+    folder = open_folder(labelled_folder(tmp_path / "here", train=2))
+    stamp = folder.stamp(folder.order)
+    copy = open_folder(Path(shutil.copytree(tmp_path / "here", tmp_path / "there")))
+    for path in copy.images.values():
+        os.utime(path, (1, 1))
+    assert copy.stamp(copy.order) == stamp
+
+    label = copy.labels[copy.order[0]]
+    label.write_bytes(label.read_bytes() + b"\0")
+    assert copy.stamp(copy.order) != stamp
 
 
 def test_a_task_is_derived_from_values_with_gaps(tmp_path: Path) -> None:

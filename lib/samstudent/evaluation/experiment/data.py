@@ -18,6 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from samstudent.commands import cases_in
 from samstudent.errors import NotFound, UserError
+from samstudent.files import sha256_file
 from samstudent.geometry import Grid
 from samstudent.images import CaseImage, read_image
 from samstudent.labels import read_masks, stored_values
@@ -80,14 +81,15 @@ class Folder:
         return reduce_case(image, masks)
 
     def stamp(self, cases: Sequence[str]) -> str:
-        """A digest that changes when files of these cases do: names, sizes, times of change."""
+        """A digest that changes when these cases or the content of their files do.
+
+        Times of change say less: a folder that was copied or unpacked again is still the same experiment.
+        """
         digest = hashlib.sha256()
         for case in cases:
             for file in (self.images[case], self.labels.get(case)):
-                status = file.stat() if file else None
-                digest.update(
-                    f"{case}|{file and file.name}|{status and (status.st_size, status.st_mtime_ns)}\n".encode()
-                )
+                content = sha256_file(file) if file else None
+                digest.update(f"{case}|{file and file.name}|{content}\n".encode())
         return digest.hexdigest()
 
 
