@@ -23,10 +23,12 @@ from fastapi import FastAPI
 from live_server import CASES, RunningServer, TinyStudy, detail
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
+from requests_toolbelt.adapters.source import SourceAddressAdapter
 
 from samstudent.serving import login_routes, roles, threads
 from samstudent.serving.audit import AuditFailed
 from samstudent.serving.gate import COOKIE, PUBLIC
+from samstudent.serving.offers import SWITCH
 from samstudent.serving.study import Study
 from samstudent.serving.throttle import MOST_OF_A_NAME
 from samstudent.serving.tokens import Tokens
@@ -163,7 +165,7 @@ def server(study: TinyStudy, users: Users, tmp_path_factory: pytest.TempPathFact
         study,
         tmp_path_factory.mktemp("home"),
         options=["--ssl_certfile", str(certificate), "--ssl_keyfile", str(key)],
-        environment={"SAMSTUDENT_USERS": str(users.path)},
+        environment={"SAMSTUDENT_USERS": str(users.path), SWITCH: "true"},
         certificate=certificate,
     )
     try:
@@ -306,6 +308,32 @@ def test_slicers_client(server: RunningServer, study: TinyStudy, tmp_path: Path)
     assert other.next_sample("random", {})["id"] != hers
     with pytest.raises(MONAILabelClientException, match="403"):
         client.train_start("student", {})
+
+
+def test_slicer_downloads_what_it_was_offered(server: RunningServer, tokens: dict[str, str]) -> None:
+    """Slicer's own download sends no token (MONAI 6743)."""
+
+    def status(method: str, path: str, session: requests.Session | None = None, **params: str) -> int:
+        session = session or requests.Session()
+        answer = session.request(
+            method, f"{server.url}{path}", params=params, timeout=60, verify=str(server.certificate)
+        )
+        return answer.status_code
+
+    closed = {case for case in CASES if status("GET", "/datastore/image", image=case) == 401}
+    offered = call(server, "POST", "/activelearning/random", tokens["ada"], json={}).json()["id"]
+    assert offered in closed
+    other = next(case for case in sorted(closed) if case != offered)
+    assert status("GET", "/datastore/image", image=offered) == 200
+    assert status("HEAD", "/datastore/image", image=offered) == 200
+    assert status("GET", "/datastore/image", image=f"../{offered}") == 401
+    assert status("GET", "/datastore/image", image=other) == 401
+    assert status("GET", "/datastore/image/info", image=offered) == 401
+    assert status("GET", "/datastore/label", label=offered, tag="final") == 401
+    assert status("PUT", "/datastore/image", image=offered) == 401
+    elsewhere = requests.Session()
+    elsewhere.mount("https://", SourceAddressAdapter("127.0.0.9"))
+    assert status("GET", "/datastore/image", elsewhere, image=offered) == 401
 
 
 def test_uploads_are_their_owners(server: RunningServer, study: TinyStudy, tokens: dict[str, str]) -> None:

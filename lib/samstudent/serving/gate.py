@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from samstudent.errors import UserError
 from samstudent.serving.identity import Caller, caller, enter, leave
 from samstudent.serving.logins import Login
+from samstudent.serving.offers import Offers
 from samstudent.serving.tokens import Session
 
 logger = logging.getLogger(__name__)
@@ -46,10 +47,13 @@ class Gate:
         app: what lies behind.
         login: None: everybody may do everything, but other sites may not make a browser do it.
         origins: of other sites that may.
+        offers: images that may be read without a token, where this is switched on.
     """
 
-    def __init__(self, app: ASGIApp, login: Login | None, origins: Collection[str] = ()) -> None:
-        self.app, self.login, self.origins = app, login, frozenset(origins)
+    def __init__(
+        self, app: ASGIApp, login: Login | None, origins: Collection[str] = (), offers: Offers | None = None
+    ) -> None:
+        self.app, self.login, self.origins, self.offers = app, login, frozenset(origins), offers
         self._limiter: CapacityLimiter | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +83,11 @@ class Gate:
             return (None if small else _refuse(413, "a login is shorter")), send
         given, by_cookie = _token(request)
         if given is None:
-            return _ask_to_log_in(request, "log in first"), send
+            if self.offers is None or (offered_to := self.offers.user_of(request, _path(request), address)) is None:
+                return _ask_to_log_in(request, "log in first"), send
+            enter(Caller(address, offered_to))
+            _authorize(request, "offered")
+            return None, send
         try:
             user, session = await self._user_of(self.login, given)
         except jwt.InvalidTokenError as error:
@@ -93,8 +101,7 @@ class Gate:
             return _refuse(503, "logins cannot be checked at the moment; the log says why"), send
         enter(Caller(address, user, session.id if session else ""))
         if by_cookie:
-            # The host's endpoints ask for this header, which a browser does not send by itself.
-            MutableHeaders(scope=request.scope)["authorization"] = f"Bearer {given}"
+            _authorize(request, given)
             send = self._renewing(self.login, request, session, send)
         return None, send
 
@@ -122,11 +129,11 @@ class Gate:
         return with_cookie
 
 
-def install(fastapi_app: FastAPI, login: Login | None, origins: Collection[str]) -> None:
+def install(fastapi_app: FastAPI, login: Login | None, origins: Collection[str], offers: Offers | None = None) -> None:
     """Put the gate before the host's endpoints; its middleware must be built anew after this. Idempotent."""
     inner = [m for m in fastapi_app.user_middleware if getattr(m.cls, "__name__", "") != Gate.__name__]
     # Behind the host's own, which answers what browsers ask before they ask from another site.
-    fastapi_app.user_middleware[:] = [*inner, Middleware(Gate, login=login, origins=origins)]
+    fastapi_app.user_middleware[:] = [*inner, Middleware(Gate, login=login, origins=origins, offers=offers)]
     if login is not None:
         auth.from_token = _recognised
 
@@ -147,6 +154,11 @@ def cookie(request: Request, token: str, session: Session) -> str:
         secure=request.url.scheme == "https", path=request.scope.get("root_path") or "/",
     )  # fmt: skip
     return response.headers["set-cookie"]
+
+
+def _authorize(request: Request, token: str) -> None:
+    """The host's endpoints ask for this header, which a browser does not send by itself."""
+    MutableHeaders(scope=request.scope)["authorization"] = f"Bearer {token}"
 
 
 def _path(request: Request) -> str:

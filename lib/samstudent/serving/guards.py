@@ -34,7 +34,7 @@ from starlette.background import BackgroundTask
 
 from samstudent.address import is_pacs
 from samstudent.errors import NotFound, UserError
-from samstudent.serving import answers, audit_lines, closed, dicom_answers, gate
+from samstudent.serving import answers, audit_lines, closed, dicom_answers, gate, offers
 from samstudent.serving.audit import recorded
 from samstudent.serving.identity import caller, stamped, user_name
 from samstudent.serving.logins import Login
@@ -59,10 +59,11 @@ class _NotThisRole(UserError):
 def install(fastapi_app: FastAPI, app: MONAILabelApp, login: Login | None = None) -> None:
     """Put all guards in place. To be called from ``on_init_complete``: in the host's lifespan, before any request."""
     answers.install(fastapi_app)
-    gate.install(fastapi_app, login, closed.restrict_origins(fastapi_app))
+    offered = offers.configured()
+    gate.install(fastapi_app, login, closed.restrict_origins(fastapi_app), offered)
     closed.close_endpoints()
     closed.bound_requests(fastapi_app)
-    _Guards(app).install()
+    _Guards(app, offered).install()
     # The host built its stack before the lifespan began; the next request goes through this one.
     fastapi_app.middleware_stack = fastapi_app.build_middleware_stack()
 
@@ -70,8 +71,8 @@ def install(fastapi_app: FastAPI, app: MONAILabelApp, login: Login | None = None
 class _Guards:
     """Wraps the functions behind the host's endpoints, for one app."""
 
-    def __init__(self, app: MONAILabelApp) -> None:
-        self.app = app
+    def __init__(self, app: MONAILabelApp, offered: offers.Offers | None) -> None:
+        self.app, self.offered = app, offered
         self.remote = is_pacs(app.studies)
         self.devices = [*device_map().keys(), *device_map().values()]
 
@@ -146,7 +147,10 @@ class _Guards:
     def sample(self, original: Callable[..., Any], strategy: str, params: dict[str, Any] | None, *rest: Any) -> Any:
         check_known(strategy, self.app._strategies, "strategy")
         check_params(params or {}, self.devices)
-        return original(strategy, stamped(params or {}), *rest)
+        offer = original(strategy, stamped(params or {}), *rest)
+        if self.offered is not None and offer.get("id"):
+            self.offered.add(offer["id"])
+        return offer
 
     def train_all(self, original: Callable[..., Any], params: dict[str, Any] | None, *rest: Any) -> Any:
         self.by_name(params, self.app._trainers, "trainer")

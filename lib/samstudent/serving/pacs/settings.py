@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
 from monailabel.config import settings as host
 
 from samstudent.errors import UserError
+from samstudent.serving.environment import number, yes_or_no
 
 #: Modalities whose series of several images are one volume.
 VOLUMES = ("CT", "MR", "PT")
@@ -46,10 +46,10 @@ class PacsSettings:
         return cls(
             modalities=modalities or cls.modalities,
             filters=filters,
-            poll_seconds=_number("SAMSTUDENT_PACS_POLL_SECONDS", cls.poll_seconds),
-            timeout=_number("SAMSTUDENT_PACS_TIMEOUT", cls.timeout),
-            cache_gb=_number("SAMSTUDENT_PACS_CACHE_GB", cls.cache_gb),
-            pseudo=_yes_or_no("SAMSTUDENT_PACS_PSEUDO_LABELS", cls.pseudo),
+            poll_seconds=number("SAMSTUDENT_PACS_POLL_SECONDS", cls.poll_seconds),
+            timeout=number("SAMSTUDENT_PACS_TIMEOUT", cls.timeout),
+            cache_gb=number("SAMSTUDENT_PACS_CACHE_GB", cls.cache_gb),
+            pseudo=yes_or_no("SAMSTUDENT_PACS_PSEUDO_LABELS", cls.pseudo),
             login=(username, password) if username and password else None,
         )
 
@@ -66,21 +66,3 @@ def _search_filter() -> tuple[tuple[str, ...], dict[str, str]]:
         found = host.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
         raise UserError(f"{_FILTER}={found}: values must be texts, of Modality a text or a list of texts")
     return modalities, filters
-
-
-def _number(name: str, default: float) -> float:
-    text = os.environ.get(name, "")
-    try:
-        value = float(text) if text else default
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"{name}={text!r}: expected a number above 0")
-    return value
-
-
-def _yes_or_no(name: str, default: bool) -> bool:
-    text = os.environ.get(name, "").lower()
-    if text not in ("", "true", "false", "1", "0", "yes", "no"):
-        raise UserError(f"{name}={text!r}: expected true or false")
-    return text in ("true", "1", "yes") if text else default
