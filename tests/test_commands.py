@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -96,6 +97,22 @@ def test_doctor_finds_what_is_wrong(disk: Path) -> None:
     assert "broken.png" in done.stdout
     assert "value" in done.stdout
     assert "nobody.png" in done.stdout
+
+
+def test_doctor_tells_which_structures_the_labels_have(disk: Path) -> None:
+    """By the names that the host keeps: value 2 of this label map is the disk, value 1 something else."""
+    labels = disk / "images" / "labels" / "final"
+    labels.mkdir(parents=True)
+    stored = np.ones((120, 160), np.uint8)
+    stored[:60] = 2
+    Image.fromarray(stored).save(labels / "a.png")
+    info = {"label_info": [{"name": "ruler", "idx": 1}, {"name": "disk", "idx": 2}]}
+    objects = {"a": {"image": {"info": {}}, "labels": {"final": {"info": info}}}}
+    (disk / "images" / "datastore_v2.json").write_text(json.dumps({"objects": objects}))
+    done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "of 1 have disk 1" in done.stdout
+    assert "left out: ruler (1)" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from samstudent import images as image_files
 from samstudent.address import is_pacs
 from samstudent.errors import NotFound, UserError
 from samstudent.images import for_sam, read_image
-from samstudent.labels import read_masks, write_masks
+from samstudent.labels import names_from_label_info, read_masks, stored_values, write_masks
 from samstudent.pseudolabels.quality import structure_quality
 from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
@@ -169,6 +171,15 @@ def _describe_pacs(url: str) -> str:
     return f"{url} answers; series: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common()) or 'none'}"
 
 
+def _label_infos(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the host's list of the folder says of each case's human label."""
+    try:
+        objects = json.loads((folder / "datastore_v2.json").read_text(encoding="utf-8"))["objects"]
+        return {case: kept["labels"]["final"]["info"] for case, kept in objects.items() if "final" in kept["labels"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no server has looked at this folder yet
+        return {}
+
+
 def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     if not folder.is_dir():
         report.fault("study", f"{folder}: no such folder")
@@ -186,12 +197,22 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
         report.fault("study", f"{folder}: no readable image in it or in its images/")
         return
     labels = cases_in(folder / "labels" / "final") if (folder / "labels" / "final").is_dir() else {}
+    named, drawn, unknown = _label_infos(folder), Counter[str](), Counter[str]()
     for case, path in labels.items():
         if case not in cases:
             report.fault("label", f"{path}: there is no image of this name")
         elif task:
             try:
-                read_masks(path, task, cases[case].grid)
+                names = names_from_label_info(named.get(case, {}))
+                masks = read_masks(path, task, cases[case].grid, names=names)
+                unknown.update({*(stored_values(path)[1] or names or ())} - {*task.structures})
             except UserError as error:
                 report.fault("label", str(error))
+            else:
+                drawn.update(name for name, mask in zip(task.names, masks, strict=True) if mask.any())
+    if task and labels:
+        report.ok("labels", f"of {len(labels)} have " + ", ".join(f"{name} {drawn[name]}" for name in task.names))
+    if unknown:
+        others = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
+        report.ok("labels", f"structures that the task does not have are left out: {others}")
     report.ok("study", f"{len(cases)} images, {len(labels)} human labels")
