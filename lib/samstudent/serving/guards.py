@@ -71,7 +71,7 @@ def install(fastapi_app: FastAPI, app: MONAILabelApp, login: Login | None = None
 class _Guards:
     """Wraps the functions behind the host's endpoints, for one app."""
 
-    def __init__(self, app: MONAILabelApp, offered: offers.Offers | None) -> None:
+    def __init__(self, app: MONAILabelApp, offered: offers.Offers | None = None) -> None:
         self.app, self.offered = app, offered
         self.remote = is_pacs(app.studies)
         self.devices = [*device_map().keys(), *device_map().values()]
