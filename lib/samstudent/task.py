@@ -212,9 +212,10 @@ class PseudoLabelSection(_Section):
     threshold: Share | dict[str, Share] = 0.6
     #: True: pseudo labels weigh as much as their quality says; False: as much as a human's.
     weight_by_quality: bool = True
-    #: Teach probabilities, not masks: of accepted structures what refinement leaves, of all others what the student
-    #: says. Doubt is then taught as doubt, and neither weights nor ignored regions are needed.
-    soft: bool = True
+    #: True: teach probabilities, not masks: of accepted structures what refinement leaves, of all others what the
+    #: student says. Doubt is then taught as doubt, and neither weights nor ignored regions are needed. "auto": while
+    #: the gate lets through no more than half of what was found.
+    soft: bool | Literal["auto"] = "auto"
     #: Where refined and coarse mask differ, nothing is taught.
     ignore_disputed: bool = False
     #: After every quarter of a training, pseudo labels are mixed with what the student says by then, the more the
@@ -223,7 +224,7 @@ class PseudoLabelSection(_Section):
 
     @model_validator(mode="after")
     def _renewable(self) -> PseudoLabelSection:
-        if self.renew and self.soft:
+        if self.renew and self.soft is not False:
             raise ValueError("renew needs soft: false: probabilities have no quality to mix by")
         return self
 

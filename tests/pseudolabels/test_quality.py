@@ -8,7 +8,7 @@ from drawn import small_task
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samstudent.pseudolabels.quality import gate, structure_quality, training_weights
+from samstudent.pseudolabels.quality import gate, structure_quality, teach_probabilities, training_weights
 from samstudent.sam.refine import StructureResult
 
 
@@ -69,3 +69,20 @@ def test_an_estimate_takes_the_formulas_place_where_there_is_one() -> None:
     # An estimate for a structure that is not there does not bring it back.
     gone = gate([result("disk", False, None, None), results[1]], probabilities, small_task(), {"disk": 0.9})
     assert (gone[0].status, gone[0].quality) == ("absent", None)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "probabilities"),
+    [
+        (["accepted", "accepted", "rejected", "absent"], False),
+        (["accepted", "rejected", "absent", "absent"], True),
+        (["rejected", "rejected", "accepted", "rejected"], True),
+        (["absent"], True),
+        ([], True),
+    ],
+)
+def test_masks_are_taught_where_the_gate_lets_most_through(statuses: list[str], probabilities: bool) -> None:
+    labels = [{"disk": {"status": status}} for status in statuses]
+    assert teach_probabilities(labels, small_task()) is probabilities
+    for settled in (True, False):
+        assert teach_probabilities(labels, small_task(pseudo_labels={"soft": settled})) is settled

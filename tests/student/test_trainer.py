@@ -291,10 +291,16 @@ def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
     assert decoder() == Decoder.digest and study.sam_in_force == "s0002"
 
 
-def test_soft_pseudo_labels_are_taught_where_the_task_says_so(bench: Any) -> None:
+@pytest.mark.parametrize(
+    ("soft", "threshold", "taught"),
+    [(True, 0.0, True), (False, 0.0, False), ("auto", 0.0, False), ("auto", 1.0, True)],
+)
+def test_soft_pseudo_labels_are_taught_where_task_or_gate_say_so(
+    bench: Any, soft: bool | str, threshold: float, taught: bool
+) -> None:
     task = bench.study.task
-    soft = task.pseudo_labels.model_copy(update={"soft": True, "threshold": 0.0})
-    bench.study.task = task.model_copy(update={"pseudo_labels": soft})
+    section = task.pseudo_labels.model_copy(update={"soft": soft, "threshold": threshold})
+    bench.study.task = task.model_copy(update={"pseudo_labels": section})
     free, held = split(bench)
     bench.label(free[0], *held)
     train(bench)
@@ -304,9 +310,13 @@ def test_soft_pseudo_labels_are_taught_where_the_task_says_so(bench: Any) -> Non
     softs = SoftLabels(bench.study.folder / "soft")
     cases = pseudo_cases(bench.datastore, trainable, "pseudo", Provenance(**made), bench.study.task, softs)
     assert len(cases) == len(free) - 1
+    if not taught:
+        assert all(case.soft is None and case.weights for case in cases)
+        return
     loaded = load_case(cases[0], bench.study.task)
-    # ``FakeSam`` is sure to 0.993, which masks would not tell.
-    assert loaded.soft is not None and loaded.soft.max() == pytest.approx(0.993, abs=0.003)
+    assert loaded.soft is not None
+    if not threshold:  # ``FakeSam`` is sure to 0.993, which masks would not tell
+        assert loaded.soft.max() == pytest.approx(0.993, abs=0.003)
 
 
 def test_with_a_small_hold_out_cross_validation_takes_part(bench: Any) -> None:

@@ -12,7 +12,8 @@ near zero takes the quality to zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ from samstudent.sam.refine import StructureResult
 from samstudent.task import Task
 
 Status = Literal["accepted", "rejected", "absent"]
+#: Masks are taught where the gate lets through more than this share of the structures that were found.
+MASKS_FROM = 0.5
 
 
 def structure_quality(result: StructureResult) -> float:
@@ -85,6 +88,21 @@ def gate(
         numbers = {"predicted_iou": result.predicted_iou, "agreement": result.agreement}
         gated.append(Gated(result.name, status, quality, **numbers))
     return gated
+
+
+def teach_probabilities(labels: Iterable[Mapping[str, Mapping[str, Any]]], task: Task) -> bool:
+    """Whether the next student learns the probabilities of these pseudo labels, or their masks.
+
+    Masks with weights keep out what is wrong; but where the gate lets little through they leave little to learn from
+    (docs/decisions/0014-masks-or-probabilities.md).
+
+    Args:
+        labels: of each pseudo label the ``structures`` in its info.
+    """
+    if task.pseudo_labels.soft != "auto":
+        return task.pseudo_labels.soft
+    counts = Counter(record.get("status") for structures in labels for record in structures.values())
+    return counts["accepted"] <= MASKS_FROM * (counts["accepted"] + counts["rejected"])
 
 
 def belief_in_absence(present: NDArray[Any]) -> NDArray[Any]:

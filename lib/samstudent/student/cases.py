@@ -17,7 +17,7 @@ from samstudent.images import CaseImage, read_image
 from samstudent.labels import names_from_label_info, read_ignore, read_masks
 from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
 from samstudent.pseudolabels.provenance import Provenance, is_current
-from samstudent.pseudolabels.quality import belief_in_absence, training_weights
+from samstudent.pseudolabels.quality import belief_in_absence, teach_probabilities, training_weights
 from samstudent.pseudolabels.softs import SoftLabels, read_soft
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.task import Task
@@ -63,26 +63,29 @@ def pseudo_cases(
     """Those of the cases that have a pseudo label of this tag which is up to date and not rejected altogether.
 
     Args:
-        softs: where their probabilities are, if those are to be taught; masks are where it has none.
+        softs: where their probabilities are, should those be taught; masks are where it has none.
         withheld: tells by case and label info what a person has rejected or sent to the annotators
             (``Reviews.withheld``).
     """
-    cases = []
+    known: dict[str, tuple[str, dict[str, Any]]] = {}
     for case_id in sorted(ids):
         labels = datastore.get_labels_by_image_id(case_id)
         if HUMAN_TAG in labels or tag not in labels:
             continue
         info = datastore.get_label_info(labels[tag], tag)
-        structures = info.get("structures", {})
-        if not is_current(info, expected) or withheld(case_id, info):
-            continue
+        if is_current(info, expected) and not withheld(case_id, info):
+            known[case_id] = labels[tag], info.get("structures", {})
+    if not teach_probabilities((structures for _, structures in known.values()), task):
+        softs = None
+    cases = []
+    for case_id, (label, structures) in known.items():
         soft = softs.path_of(case_id, expected) if softs else None
         # Nothing but absences is what a bad student says of every case; probabilities tell how sure it is.
         accepted = any(structures.get(name, {}).get("status") == "accepted" for name in task.names)
         if not accepted and soft is None:
             continue
         weights = None if soft else tuple(float(w) for w in training_weights(structures, task))
-        image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(labels[tag], tag)
+        image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(label, tag)
         cases.append(CaseFiles(case_id, image, label, tag, weights=weights, soft=str(soft) if soft else None))
     return cases
 

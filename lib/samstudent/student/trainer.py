@@ -334,7 +334,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         logger.info("pseudo labels: %s", counts)
 
     def _softs(self) -> SoftLabels | None:
-        return SoftLabels(self.study.folder / "soft") if self.task.pseudo_labels.soft else None
+        return SoftLabels(self.study.folder / "soft") if self.task.pseudo_labels.soft is not False else None
 
     def _backend(self, options: TrainOptions, trust: Trust | None) -> SamBackend | None:
         """Trust knows which structures ask the adapted decoder; without it the SAM in force is asked."""

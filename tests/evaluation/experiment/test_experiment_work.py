@@ -71,12 +71,14 @@ def test_pseudo_labels_come_back_with_what_they_teach(setting: Setting, tmp_path
     )
     keep_pseudo(tmp_path / "pseudo", given)
     cases = StoredCases(store, ["case0"], {"case1": tmp_path / "pseudo"})
+    doubted = StoredCases(store, ["case0"], {"case1": tmp_path / "pseudo"}, soft=True)[1]
     got = cases[1]
     assert [case.human for case in cases] == [True, False]
     assert (got.ignore == given.ignore).all()
     assert got.weights.tolist() == [0.5, 0]
-    assert got.soft is not None
-    assert np.allclose(got.soft, given.soft)
+    assert got.soft is None
+    assert doubted.soft is not None and np.allclose(doubted.soft, given.soft)
+    assert doubted.weights.tolist() == [1, 1] and not doubted.ignore.any()
     batch = next(iter(make_loader(cases, task, 1, 0)))
     assert batch["image"].shape == (4, 1, 64, 64)
 

@@ -263,7 +263,7 @@ PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
         "ours without estimates of quality: every mask taken, with weight 1",
     ),
     "fusion": ({"trust": {"fusion": False}}, {}, "ours without fusing SAM's and the student's masks"),
-    "soft": ({"pseudo_labels": {"soft": False}}, {}, "ours taught masks, gated and weighted by their quality"),
+    "soft": ({"pseudo_labels": {"soft": False}}, {}, "ours taught masks, gated and weighted by their quality, always"),
     "readers": ({"trust": {"readers": False}}, {}, "ours without convolutions on SAM's embeddings"),
     "again": ({}, {"again": False}, "ours in one round: its student never teaches a second"),
     "ensemble": ({}, {"ensemble": False}, "ours with one student asked alone: the labels-only one, then its successor"),
@@ -272,6 +272,7 @@ PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
 #: ``ours`` with a choice of training switched over.
 CHOICES: dict[str, tuple[Changes, str]] = {
     "ema": ({"training": {"ema": 0.99}}, "ours, with the running average of the weights as its student"),
+    "soft": ({"pseudo_labels": {"soft": True}}, "ours taught probabilities, always"),
     "renew": (
         {"pseudo_labels": {"soft": False, "renew": True}},
         "ours taught masks, renewed three times during the training",

@@ -120,13 +120,14 @@ class Labeller:
         return trusted_label(image, self.teacher, self.trust, self.backend, self.cache)
 
     def training_case(self, case: str, image: CaseImage, label: PseudoLabel) -> TrainingCase:
-        """The label as the final student learns it: weighted as in a round."""
-        if self.task.pseudo_labels.soft:
-            return prepare_case(case, image, label.masks, self.task, soft=label.soft, human=False)
+        """The label as the final student may learn it: masks weighted as in a round, and probabilities."""
         weights = training_weights(label.info()["structures"], self.task)
         there = label.masks.reshape(len(label.masks), -1).any(1)
         weights = np.where(there, weights, weights * self.believed)
-        return prepare_case(case, image, label.masks, self.task, ignore=label.ignore, weights=weights, human=False)
+        soft = None if self.task.pseudo_labels.soft is False else label.soft
+        return prepare_case(
+            case, image, label.masks, self.task, ignore=label.ignore, weights=weights, human=False, soft=soft
+        )
 
 
 def shuffled(backend: SamModel, seed: int) -> SamModel:

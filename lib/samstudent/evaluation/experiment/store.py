@@ -78,15 +78,19 @@ class Store:
         weights = np.ones(len(masks), dtype=np.float32)
         return TrainingCase(case, shown, masks, np.zeros_like(masks), weights, True)
 
-    def pseudo_case(self, case: str, folder: Path) -> TrainingCase:
-        """The case with the pseudo label that ``keep_pseudo`` wrote to the folder."""
+    def pseudo_case(self, case: str, folder: Path, soft: bool = False) -> TrainingCase:
+        """The case with the pseudo label that ``keep_pseudo`` wrote to the folder: its masks, their weights and what is
+        ignored, or its probabilities."""
         shown = self._shown(case)
         with safe_open(folder / f"{case}.safetensors", framework="np") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         shape = (len(self.task.names), *shown.shape[1:])
         masks = _unpack(found["masks"], shape)
+        if soft:
+            weights = np.ones(len(masks), dtype=np.float32)
+            return TrainingCase(case, shown, masks, np.zeros_like(masks), weights, False, found["soft"])
         ignore = _unpack(found["ignore"], shape) if "ignore" in found else np.zeros_like(masks)
-        return TrainingCase(case, shown, masks, ignore, found["weights"], False, found.get("soft"))
+        return TrainingCase(case, shown, masks, ignore, found["weights"], False)
 
     def unlabelled_case(self, case: str) -> TrainingCase:
         """The case with nothing known of it, as ``student.data.without_label``; its masks take no memory."""
@@ -122,9 +126,12 @@ def keep_pseudo(folder: Path, case: TrainingCase) -> None:
 class StoredCases(Sequence[TrainingCase]):
     """Training cases that are read from disk whenever they are asked for."""
 
-    def __init__(self, store: Store, human: Sequence[str], pseudo: Mapping[str, Path] | None = None) -> None:
-        """Args: cases with their human labels; case -> folder of its pseudo label."""
-        self.store = store
+    def __init__(
+        self, store: Store, human: Sequence[str], pseudo: Mapping[str, Path] | None = None, soft: bool = False
+    ) -> None:
+        """Args: cases with their human labels; case -> folder of its pseudo label; whether of these the probabilities
+        are taught."""
+        self.store, self.soft = store, soft
         self.entries: list[tuple[str, Path | None]] = [(case, None) for case in human]
         self.entries += list((pseudo or {}).items())
 
@@ -139,7 +146,7 @@ class StoredCases(Sequence[TrainingCase]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         case, folder = self.entries[index]
-        return self.store.training_case(case) if folder is None else self.store.pseudo_case(case, folder)
+        return self.store.training_case(case) if folder is None else self.store.pseudo_case(case, folder, self.soft)
 
 
 def _compact(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -22,6 +22,7 @@ from samstudent.files import atomic_write
 from samstudent.images import CaseImage, for_sam
 from samstudent.pseudolabels.case import own_masks
 from samstudent.pseudolabels.labelled import spread_out
+from samstudent.pseudolabels.quality import teach_probabilities
 from samstudent.sam.backends import SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import Mask
@@ -74,10 +75,15 @@ def embed(setting: Setting, params: Params, needs: Needs, folder: Path, report: 
 def train(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Train a student into ``model.pt``."""
     pseudo = needs.get("pseudo")
-    kept = json.loads((pseudo / "labels.json").read_text())["kept"] if pseudo else []
+    labels = json.loads((pseudo / "labels.json").read_text()) if pseudo else {"kept": []}
     store = setting.store
     train_student(
-        StoredCases(store, params["labelled"], dict.fromkeys(kept, pseudo) if pseudo else {}),
+        StoredCases(
+            store,
+            params["labelled"],
+            dict.fromkeys(labels["kept"], pseudo) if pseudo else {},
+            soft=labels.get("soft", False),
+        ),
         _task_of(setting, params),
         folder / "model.pt",
         steps=params["steps"],
@@ -136,14 +142,14 @@ def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path,
     """Pseudo labels by what was learnt; ``labels.json`` as of ``pseudo_label``, with estimates of Dice."""
     store, task = setting.store, _task_of(setting, params)
     labeller = ours.Labeller(task, store, params, needs, backend_of(params), _cache(setting))
-    kept, rows = [], []
+    told: dict[str, tuple[bool, dict[str, Any]]] = {}
+    rows = []
     for number, case in enumerate(params["ids"], 1):
         image = store.image(case)
         label = labeller.label(image)
-        # Of masks those with nothing on them teach nothing; probabilities always say how sure they are.
-        if (task.pseudo_labels.soft or label.masks.any()) and not labeller.trust.silence:
+        if not labeller.trust.silence:
             keep_pseudo(folder, labeller.training_case(case, image, label))
-            kept.append(case)
+            told[case] = bool(label.masks.any()), label.info()["structures"]
         truth = store.truth(case)
         if truth is not None and truth.shape != label.refined.shape:
             height, width = label.refined.shape[1:]
@@ -151,8 +157,11 @@ def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path,
         status = {s.name: (s.status, s.quality) for s in label.structures}
         rows += quality_rows(case, truth, label.raw, label.refined, task, status)
         report(number, len(params["ids"]))
+    soft = teach_probabilities((structures for _, structures in told.values()), task)
+    # Of masks those with nothing on them teach nothing; probabilities always say how sure they are.
+    kept = [case for case, (anything, _) in told.items() if soft or anything]
     learnt = ours.describe(needs["trust"])
-    atomic_write(folder / "labels.json", json.dumps({"kept": kept, "rows": rows, "learnt": learnt}))
+    atomic_write(folder / "labels.json", json.dumps({"kept": kept, "soft": soft, "rows": rows, "learnt": learnt}))
 
 
 def quality_rows(
