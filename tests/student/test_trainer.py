@@ -310,6 +310,8 @@ def test_soft_pseudo_labels_are_taught_where_task_or_gate_say_so(
     softs = SoftLabels(bench.study.folder / "soft")
     cases = pseudo_cases(bench.datastore, trainable, "pseudo", Provenance(**made), bench.study.task, softs)
     assert len(cases) == len(free) - 1
+    used = bench.study.ledger.get("r0002").pseudo_used
+    assert used.taught == ("probabilities" if taught else "masks")
     if not taught:
         assert all(case.soft is None and case.weights for case in cases)
         return

@@ -29,10 +29,12 @@ DiceTable = dict[str, float | None]
 
 
 class PseudoUsed(BaseModel):
-    """How many cases trained on pseudo labels, and on which of them (the tag in the datastore)."""
+    """How many cases trained on pseudo labels, on which of them (the tag in the datastore), and whether masks or
+    probabilities of these were taught (None: no case, or a round older than the choice)."""
 
     n: int = 0
     tag: str | None = None
+    taught: Literal["masks", "probabilities"] | None = None
 
 
 class RoundRecord(BaseModel):

@@ -245,12 +245,15 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         withheld = self.study.reviews.withheld()
         found = [pseudo_cases(datastore, trainable, tag, made, self.task, softs, withheld) for made in wanted]
         pseudo = max(found, key=len, default=[])
-        self.ledger.update(request["round"], pseudo_used={"n": len(pseudo), "tag": tag if pseudo else None})
+        taught = "probabilities" if any(case.soft for case in pseudo) else "masks"
+        used = {"n": len(pseudo), "tag": tag, "taught": taught} if pseudo else {"n": 0}
+        self.ledger.update(request["round"], pseudo_used=used)
         made = wanted[found.index(pseudo)] if pseudo else None
         # Those that are there may have been made by what another round had learnt.
         learnt_in = learnt_in if made is None or made == wanted[0] else None
         self._keep_inputs(request, options, cases + pseudo, made, learnt_in)
-        logger.info("round %s: %d human labels, %d pseudo labels", request["round"], len(cases), len(pseudo))
+        told = (request["round"], len(cases), len(pseudo), taught)
+        logger.info("round %s: %d human labels, %d pseudo labels, of which it learns %s", *told)
         return cases + pseudo
 
     def _teacher(

@@ -6,8 +6,9 @@ import io
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,7 @@ def _qualities(
 ) -> list[summary.Quality]:
     """Of the pseudo labels of each method that makes some, seeds together."""
     rows: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    taught: dict[tuple[str, int, str], set[str]] = defaultdict(set)
     for key, job in jobs.items():
         if key in failed:
             continue
@@ -196,8 +198,10 @@ def _qualities(
         if source is not None:
             content = json.loads((setting.work_folder(source.kind, source.key) / "labels.json").read_text())
             rows.setdefault((where[0], n, where[1]), []).extend(content["rows"])
-    found = (summary.quality(method, n, cases, some) for (method, n, cases), some in rows.items())
-    return [q for q in found if q is not None]
+            if where[1] == "unlabelled":
+                taught[where[0], n, where[1]].add("probabilities" if content.get("soft") else "masks")
+    found = [(which, summary.quality(*which, some)) for which, some in rows.items()]
+    return [replace(q, taught=", ".join(sorted(taught[which]))) for which, q in found if q is not None]
 
 
 def _learnt(setting: Setting, jobs: Mapping[str, Job], failed: Mapping[str, str]) -> dict[str, Any]:

@@ -75,6 +75,7 @@ class Quality:
             over structures and seeds, honest.
         taken: share of the masks drawn that are accepted.
         reliability: of the estimates of Dice (``calibration.reliability``), None where there is none.
+        taught: "masks", "probabilities", or both where seeds differ; "" of test cases.
     """
 
     method: str
@@ -85,6 +86,7 @@ class Quality:
     accepted: float
     taken: float
     reliability: dict[str, Any] | None
+    taught: str = ""
 
 
 def table(results: Sequence[Result]) -> list[Line]:
