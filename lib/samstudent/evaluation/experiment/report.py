@@ -173,6 +173,8 @@ def learning_curves(lines: Sequence[summary.Line]) -> bytes:
     ticks = sorted({line.labels for line in lines if line.labels is not None})
     if len(ticks) > 1:
         axes.set_xscale("log")
+    elif ticks:  # methods are drawn side by side, not from end to end
+        axes.set_xlim(0.5 * ticks[0], 1.5 * ticks[0])
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
     axes.set(xlabel="labelled cases", ylabel="Dice (%), mean and spread over seeds")
