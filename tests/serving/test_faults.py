@@ -102,9 +102,16 @@ def test_killed_at_random_moments(study: TinyStudy, tmp_path: Path, kills: int) 
         for case, digest in annotator.saved:
             assert digest in all_labels(study, case), f"a label of {case} was acknowledged and is lost"
         assert info["datastore"]["completed"] == len({case for case, _ in annotator.saved})
+
         # What is served is whole, and the next round goes through.
-        job = server.client().train_start("student", {"steps": 20, "pseudo_labels": "off"})
-        assert job and server.wait_for("train")["status"] == "DONE"
+        def started() -> bool:
+            server.wait_for("train")  # one that a kill or the schedule left under way; until then another is refused
+            return requests.post(
+                f"{server.url}/train/student", json={"steps": 20, "pseudo_labels": "off"}, timeout=60
+            ).ok
+
+        wait_until(started)
+        assert server.wait_for("train")["status"] == "DONE"
         rounds = requests.get(f"{server.url}/samstudent/rounds", timeout=60).json()
         assert not [r for r in rounds["rounds"] if r["status"] == "running"]
         if rounds["champion"]:
