@@ -20,7 +20,7 @@ from samstudent.dicomseg import is_machines, references_of, segments_of, structu
 from samstudent.dicomseg_write import About, write_seg
 from samstudent.errors import UserError
 from samstudent.images import read_image
-from samstudent.labels import read_ignore, read_masks
+from samstudent.labels import other_names, read_ignore, read_masks
 from samstudent.task import Task
 
 ABOUT = About("Label", "MANUAL")
@@ -204,6 +204,8 @@ def test_segments_are_found_by_label_or_code_in_any_order(tmp_path: Path) -> Non
     assert structures_of(pydicom.dcmread(path), task) == {1: "left lung", 2: "heart", 3: "rib"}
     assert (read_masks(path, other, read_image(film).grid) == masks[[2, 0, 1]]).all()
     assert not read_ignore(path, task, read_image(film).grid).any()
+    assert not other_names(path, task)
+    assert other_names(path, make_task(2, structures=["heart"])) == {"Lunge links", "x"}
 
 
 def test_segments_without_codes_or_algorithm(tmp_path: Path) -> None:

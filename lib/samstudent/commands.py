@@ -20,7 +20,7 @@ from samstudent import images as image_files
 from samstudent.address import is_pacs
 from samstudent.errors import NotFound, UserError
 from samstudent.images import for_sam, read_image
-from samstudent.labels import names_from_label_info, read_masks, stored_values, write_masks
+from samstudent.labels import names_from_label_info, other_names, read_masks, write_masks
 from samstudent.pseudolabels.quality import structure_quality
 from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
@@ -205,7 +205,7 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
             try:
                 names = names_from_label_info(named.get(case, {}))
                 masks = read_masks(path, task, cases[case].grid, names=names)
-                unknown.update({*(stored_values(path)[1] or names or ())} - {*task.structures})
+                unknown.update(other_names(path, task, names))
             except UserError as error:
                 report.fault("label", str(error))
             else:

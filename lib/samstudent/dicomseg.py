@@ -81,6 +81,15 @@ def structures_of(seg: Dataset, task: Task) -> dict[int, str]:
     return found
 
 
+def other_labels(path: Path, task: Task) -> set[str]:
+    """Labels of a SEG's segments that are none of the task's structures. Raises UserError: cannot be read."""
+    with decoding(path, "a DICOM segmentation"):
+        check_dicom(path)  # pydicom unpacks a deflated file whole
+        seg = pydicom.dcmread(path, stop_before_pixels=True)
+        known = structures_of(seg, task)
+        return {segment.label for segment in segments_of(seg) if segment.number not in known}
+
+
 def references_of(seg: Dataset) -> tuple[str | None, list[str]]:
     """The image series that a SEG was drawn on, and the images that it names, as UIDs."""
     images: list[str] = []

@@ -169,6 +169,20 @@ def stored_values(path: str | Path) -> tuple[NDArray[np.int64], list[str] | None
     return values.astype(np.int64), None
 
 
+def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None) -> set[str]:
+    """Names in a label file that are none of the task's: what ``read_masks``, with the same ``names``, leaves out.
+
+    Raises:
+        NotFound, UserError: as ``read_masks``.
+    """
+    path = Path(path)
+    if _is_dicom_seg(path):
+        return dicomseg.other_labels(path, task)
+    # Of the others only NRRD names its segments.
+    segments = segnrrd.segments_of(_read(path), path) if kind_of(path) == "nrrd" else []
+    return {*([segment.name for segment in segments] or names or ())} - {*task.structures}
+
+
 def label_map(masks: NDArray[Any]) -> NDArray[Any]:
     """One image of all structures: uint8 (*spatial), 0 background, i + 1 for ``masks[i]``.
 
