@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,9 +89,15 @@ class Folder:
         digest = hashlib.sha256()
         for case in cases:
             for file in (self.images[case], self.labels.get(case)):
-                content = sha256_file(file) if file else None
+                content = _content(file, file.stat().st_mtime_ns) if file else None
                 digest.update(f"{case}|{file and file.name}|{content}\n".encode())
         return digest.hexdigest()
+
+
+@cache
+def _content(file: Path, changed: int) -> str:
+    """Digest of a file; a folder is stamped twice, for its task and for its cases, and its images may be gigabytes."""
+    return sha256_file(file)
 
 
 def open_folder(path: Path, overlap: bool | None = None, seed: int = 0) -> Folder:

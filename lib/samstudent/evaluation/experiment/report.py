@@ -192,16 +192,16 @@ def _qualities(
     for key, job in jobs.items():
         if key in failed:
             continue
-        source, n = None, 0
         if job.kind == "evaluate" and (pseudo := job.needs["student"].needs.get("pseudo")):
-            source, n, where = pseudo, job.params["labels"], (job.params["method"], "unlabelled")
+            source, which = pseudo, (job.params["method"], job.params["labels"], "unlabelled")
         elif job.kind == "trusted" and job.params["ids"] == list(setting.test):
-            source, n, where = job, len(job.params["labelled"]), ("ours", "test")
-        if source is not None:
-            content = json.loads((setting.work_folder(source.kind, source.key) / "labels.json").read_text())
-            rows.setdefault((where[0], n, where[1]), []).extend(content["rows"])
-            if where[1] == "unlabelled":
-                taught[where[0], n, where[1]].add("probabilities" if content.get("soft") else "masks")
+            source, which = job, ("ours", len(job.params["labelled"]), "test")
+        else:
+            continue
+        content = json.loads((setting.work_folder(source.kind, source.key) / "labels.json").read_text())
+        rows.setdefault(which, []).extend(content["rows"])
+        if which[2] == "unlabelled":
+            taught[which].add("probabilities" if content.get("soft") else "masks")
     found = [(which, summary.quality(*which, some)) for which, some in rows.items()]
     return [replace(q, taught=", ".join(sorted(taught[which]))) for which, q in found if q is not None]
 
