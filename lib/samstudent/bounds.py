@@ -12,6 +12,7 @@ import struct
 import zlib
 from pathlib import Path
 
+from samstudent.environment import whole_number
 from samstudent.errors import UserError
 
 #: Deflate packs at most 1032 bytes into one (zlib, "Maximum Expansion Factor").
@@ -24,10 +25,7 @@ MAX_NIFTI_EXTENSIONS = 16 << 20
 
 def max_pixels() -> int:
     """The largest image that is decoded, in values: environment variable ``SAMSTUDENT_MAX_PIXELS``, else 2^28."""
-    text = os.environ.get("SAMSTUDENT_MAX_PIXELS", "")
-    if text and not text.isdigit():
-        raise UserError(f"SAMSTUDENT_MAX_PIXELS={text!r}: expected a whole number of pixels")
-    return int(text) if text else 1 << 28
+    return whole_number("SAMSTUDENT_MAX_PIXELS", 1 << 28, "pixels")
 
 
 def check_size(path: Path, sizes: tuple[int, ...], components: int = 1, bytes_each: int = 1) -> None:

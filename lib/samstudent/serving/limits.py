@@ -8,7 +8,6 @@ told by its address, too: elsewhere the host reads a body into memory, whatever 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
 
-from samstudent.errors import UserError
+from samstudent.environment import whole_number
 from samstudent.serving.json_text import strict_json
 
 Message = MutableMapping[str, Any]
@@ -41,10 +40,7 @@ _STORES = re.compile(r"/proxy/dicom/(?!qido/).+")
 
 def max_upload() -> int:
     """The largest upload in bytes: environment variable ``SAMSTUDENT_MAX_UPLOAD``, else 2 GiB."""
-    text = os.environ.get("SAMSTUDENT_MAX_UPLOAD", "")
-    if text and not text.isdigit():
-        raise UserError(f"SAMSTUDENT_MAX_UPLOAD={text!r}: expected a whole number of bytes")
-    return int(text) if text else 2 << 30
+    return whole_number("SAMSTUDENT_MAX_UPLOAD", 2 << 30, "bytes")
 
 
 def bound_forms() -> None:

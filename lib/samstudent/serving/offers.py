@@ -13,7 +13,7 @@ from threading import Lock
 from fastapi import Request
 from monailabel.endpoints.user.auth import User
 
-from samstudent.serving.environment import yes_or_no
+from samstudent.environment import yes_or_no
 from samstudent.serving.identity import caller
 
 SWITCH = "SAMSTUDENT_SLICER_DOWNLOADS"

@@ -7,8 +7,8 @@ from typing import Any
 
 from monailabel.config import settings as host
 
+from samstudent.environment import number, yes_or_no
 from samstudent.errors import UserError
-from samstudent.serving.environment import number, yes_or_no
 
 #: Modalities whose series of several images are one volume.
 VOLUMES = ("CT", "MR", "PT")

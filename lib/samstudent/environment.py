@@ -19,6 +19,14 @@ def number(name: str, default: float) -> float:
     return value
 
 
+def whole_number(name: str, default: int, unit: str) -> int:
+    """A whole number of 0 or more of ``unit``. Raises UserError naming the variable."""
+    text = os.environ.get(name, "")
+    if text and not (text.isascii() and text.isdigit()):
+        raise UserError(f"{name}={text!r}: expected a whole number of {unit}")
+    return int(text) if text else default
+
+
 def yes_or_no(name: str, default: bool) -> bool:
     """Raises UserError naming the variable."""
     text = os.environ.get(name, "").lower()
