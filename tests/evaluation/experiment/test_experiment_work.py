@@ -12,7 +12,7 @@ from drawn_folder import labelled_folder
 from PIL import Image
 
 from samstudent.errors import UserError
-from samstudent.evaluation.experiment import nnunet
+from samstudent.evaluation.experiment import nnunet, ours
 from samstudent.evaluation.experiment.data import open_folder
 from samstudent.evaluation.experiment.methods import METHODS, Planner, chosen
 from samstudent.evaluation.experiment.plan import Setting, in_order
@@ -179,6 +179,28 @@ def test_the_student_of_the_first_round_is_among_the_teachers_of_the_second(sett
     assert reader.params["ids"] == setting.rest(3)
     assert all("reader" not in job.needs for job in (first, one))
     assert "reader" not in METHODS["ours-readers"].build(planner, 3, 0).needs["pseudo"].needs
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_readers_of_a_killed_run_are_begun_again(
+    monkeypatch: pytest.MonkeyPatch, setting: Setting, tmp_path: Path, links: bool
+) -> None:
+    def refuse(*paths: Path) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(ours, "_teacher", lambda *given: None)  # what is killed
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    students, folder = tmp_path / "students", tmp_path / "readers"
+    students.mkdir()
+    names = ("fold0.pt", "fold0.json", "whole.pt")
+    for name in names:
+        (students / name).write_text(f"all of {name}")
+    folder.mkdir()
+    (folder / "fold0.pt").write_text("half")
+    for _ in range(2):
+        ours.fit_readers(setting.task, setting.store, {}, students, folder, None, None, lambda *progress: None)  # type: ignore[arg-type]
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {name: f"all of {name}" for name in names}
 
 
 def test_ours_needs_some_labels_and_methods_their_names(setting: Setting) -> None:

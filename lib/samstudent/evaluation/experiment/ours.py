@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +58,12 @@ def fit_readers(
 
 
 def _link(path: Path, target: Path) -> None:
-    # Links where the disk can: they are never changed, only replaced.
-    with suppress(FileExistsError):
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copy2(path, target)
+    # Links where the disk can: they are never changed, only replaced. What a killed run left may be half a copy.
+    target.unlink(missing_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copy2(path, target)
 
 
 def learn(
