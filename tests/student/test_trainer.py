@@ -24,7 +24,7 @@ from samstudent.pseudolabels.provenance import Provenance
 from samstudent.pseudolabels.softs import SoftLabels
 from samstudent.pseudolabels.trust import ADAPTED_FILE, Trust, learn_trust
 from samstudent.rounds.fair import compare_fairly, decide
-from samstudent.student import learning, trainer
+from samstudent.student import learning, round_cases
 from samstudent.student.cases import load_case, pseudo_cases
 from samstudent.student.options import TrainOptions
 from samstudent.student.predict import Student
@@ -120,7 +120,7 @@ def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, mon
     train(bench, steps=20)
     assert "earlier" not in ledger.kept("r0002", "scores"), "a small hold-out cannot tell"
     alone = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]["student"]
-    monkeypatch.setattr(trainer, "MIN_HELD", len(held))
+    monkeypatch.setattr(round_cases, "MIN_HELD", len(held))
     champion = ledger.champion().id
     train(bench, steps=20)
     earlier = ledger.kept("r0003", "scores")["earlier"]
@@ -142,7 +142,7 @@ def test_teachers_that_know_nothing_teach_nothing(bench: Any, monkeypatch: pytes
     assert bench.study.ledger.get("r0001").pseudo_used.n == 0
     # The served student was compared on the hold-out, and is heard.
     monkeypatch.setattr("samstudent.student.compare.EARLIER_WEIGHTS", (0.5,))
-    monkeypatch.setattr("samstudent.student.trainer.MIN_HELD", 1)
+    monkeypatch.setattr("samstudent.student.round_cases.MIN_HELD", 1)
     assert "labels alone" not in train(bench, steps=2)["decision"]
     assert bench.study.ledger.get("r0002").pseudo_used.n > 0
 
@@ -275,7 +275,7 @@ def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
         (args[2] / ADAPTED_FILE).write_text(reason)
         return teacher, replace(trust, adapted=Decoder(), record={**trust.record, "adaptation": found})
 
-    monkeypatch.setattr(trainer, "learn", adapted_too)
+    monkeypatch.setattr(round_cases, "learn", adapted_too)
     free, held = split(bench)
     bench.label(*free[:3], *held)
 

@@ -13,7 +13,6 @@ import math
 import os
 import platform
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,36 +24,29 @@ from monai.inferers.inferer import SimpleInferer
 from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.others.generic import device_list, name_to_device
 
-from samstudent.errors import Conflict, UserError
+from samstudent.errors import Conflict
 from samstudent.files import atomic_write
-from samstudent.images import CaseImage
-from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.labelled import spread_out
-from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, made_with, produce
-from samstudent.pseudolabels.provenance import Provenance
-from samstudent.pseudolabels.softs import SoftLabels
-from samstudent.pseudolabels.trust import ADAPTED_FILE, Trust
-from samstudent.rounds.fair import MIN_HELD, compare_fairly, decide, table_of
+from samstudent.pseudolabels.produce import OnCase
+from samstudent.rounds.fair import compare_fairly, decide, table_of
 from samstudent.rounds.ledger import RoundRecord
-from samstudent.sam.backends import SamBackend
 from samstudent.serving import children
 from samstudent.serving.study import Study
-from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases, pseudo_cases
+from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases
 from samstudent.student.compare import (
     MOST_REMEMBERED,
     CaseDice,
     compare,
     fit_of,
     not_learnt,
-    out_of_fold,
     readable_truths,
 )
 from samstudent.student.data import make_loader
-from samstudent.student.learning import Report, add_earlier, fit_folds, learn
+from samstudent.student.learning import Report
 from samstudent.student.loss import StudentLoss
 from samstudent.student.options import CHOICES, TrainOptions
 from samstudent.student.predict import Student, save_model
-from samstudent.student.teacher import Teacher
+from samstudent.student.round_cases import Gathered, RoundCases, champion_of
 from samstudent.student.training import (
     make_trainer,
     network_to_save,
@@ -150,7 +142,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         logger.info("round %s: comparing on %d hold-out cases", round_id, len(held_ids))
         target = str(name_to_device(device))
         challenger = Student.load(self.ledger.model_path(round_id), self.task, target)
-        served = self._champion(target)
+        served = champion_of(self.ledger, self.task, target)
         students = [challenger] if served is None else [challenger, served[1]]
         scores: list[CaseDice] = [*compare(students, human_cases(datastore, held_ids), self.task), {}][:2]
         kept = self.ledger.kept(round_id, "scores") or {}
@@ -173,7 +165,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         fit = self._fit(challenger, self.ledger.get(round_id), datastore)
         for told in (kept.get("silence"), not_learnt(fit)):
             why = f"{why}. {told}" if told else why
-        self._keep_scores(round_id, **dict(zip(WHO, scores, strict=True)))
+        told_of = {"structures": self.task.names, **dict(zip(WHO, scores, strict=True))}
+        self.ledger.keep_more(round_id, "scores", told_of)
         tables = [table_of(found, self.task.names) if found else None for found in scores]
         self.ledger.update(
             round_id,
@@ -199,188 +192,33 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         known = readable_truths(spread_out(there, MOST_REMEMBERED), self.task, "labelled case %s is not asked: %s")
         return fit_of(challenger, ((image, truth) for _, image, truth in known), self.task)
 
-    def _keep_scores(self, round_id: str, **scores: Mapping[str, Any] | str) -> None:
-        """Add to what is kept of a round: Dice of each case and structure, by whom; how ``earlier`` students do."""
-        kept = self.ledger.kept(round_id, "scores") or {"structures": self.task.names}
-        self.ledger.keep(round_id, "scores", kept | scores)
-
-    def _champion(self, device: str) -> tuple[Path, Student] | None:
-        """The served model's file, in the folder of its round, and the student in it; None if there is none, or none
-        that could predict for the task as it is now.
-
-        Both by one look at the ledger: somebody may promote another round at any moment.
-        """
-        path = self.ledger.champion_path()
-        if path is None:
-            return None
-        try:
-            return path, Student.load(path, self.task, device)
-        except UserError as error:
-            logger.warning("the served model is left out: %s", error)
-            return None
-
     # ---- data ----
 
     def pre_process(self, request: dict[str, Any], datastore: Any) -> list[CaseFiles]:
-        """The cases of this round: human labels, and the pseudo labels that were asked for and are up to date."""
-        options = TrainOptions.model_validate(request["options"])
-        cases = human_cases(datastore, request["train_ids"])
-        tag = RAW_TAG if options.pseudo_labels == "raw" else REFINED_TAG
-        teacher, trust, learnt_in = self._teacher(request, options, cases, datastore)
-        wanted: list[Provenance] = []
-        # A champion that the hold-out listens to has shown that it knows something.
-        unheard = isinstance(teacher, Teacher) and not teacher.heard
-        silence = trust.silence if trust is not None and unheard else None
-        if silence is not None:
-            logger.warning("round %s: %s", request["round"], silence)
-            self._keep_scores(request["round"], silence=silence)
-        elif teacher is not None:
-            wanted = self._wanted(request["round"], options, teacher, trust)
-            if options.pseudo_labels != "use":
-                self._produce(options, teacher, trust, datastore)
-        elif options.pseudo_labels != "off":
-            logger.info("no student is served yet: this round trains on human labels alone")
-        trainable = self.study.holdout.trainable(datastore.list_images())
-        softs = self._softs() if tag == REFINED_TAG else None
-        withheld = self.study.reviews.withheld()
-        found = [pseudo_cases(datastore, trainable, tag, made, self.task, softs, withheld) for made in wanted]
-        pseudo = max(found, key=len, default=[])
-        taught = "probabilities" if any(case.soft for case in pseudo) else "masks"
-        used = {"n": len(pseudo), "tag": tag, "taught": taught} if pseudo else {"n": 0}
-        self.ledger.update(request["round"], pseudo_used=used)
-        made = wanted[found.index(pseudo)] if pseudo else None
-        # Those that are there may have been made by what another round had learnt.
-        learnt_in = learnt_in if made is None or made == wanted[0] else None
-        self._keep_inputs(request, options, cases + pseudo, made, learnt_in)
-        told = (request["round"], len(cases), len(pseudo), taught)
-        logger.info("round %s: %d human labels, %d pseudo labels, of which it learns %s", *told)
-        return cases + pseudo
+        """The cases of this round; its record and its inputs tell which."""
+        round_id, options = request["round"], TrainOptions.model_validate(request["options"])
+        gathered = RoundCases(
+            self.study, datastore, round_id, options, request["train_ids"], request["held_ids"],
+            steps=request["max_epochs"] * request["epoch_steps"], device=str(name_to_device(request["device"])),
+            on_case=self.on_case,
+        ).gather()  # fmt: skip
+        used = gathered.used
+        self.ledger.update(round_id, pseudo_used=used)
+        self._keep_inputs(request, options, gathered)
+        told = f", of which it learns {used['taught']}" if used["n"] else ""
+        logger.info("round %s: %d human labels, %d pseudo labels%s", round_id, len(gathered.human), used["n"], told)
+        return gathered.cases
 
-    def _teacher(
-        self, request: dict[str, Any], options: TrainOptions, files: list[CaseFiles], datastore: Any
-    ) -> tuple[Student | Teacher | None, Trust | None, str | None]:
-        """Who predicts the unlabelled cases, and how far to trust it: students on folds of the labelled cases, whose
-        predictions of these are honest, and the champion as far as the hold-out listens to it; with too few labels for
-        that, and for the other choices, the champion, by what its own round learnt.
-
-        The students on folds are trained for a small hold-out, too: their scores take part in the comparison.
-
-        Returns:
-            Both, and the round in whose folder lies what was learnt; each None where there is none.
-        """
-        device, renew = str(name_to_device(request["device"])), options.pseudo_labels == "renew"
-        cross = None
-        if renew or len(request["held_ids"]) < MIN_HELD:
-            steps = request["max_epochs"] * request["epoch_steps"]
-            cross = fit_folds(
-                files, self.task, self.study.folder, steps=steps, seed=options.seed, device=device, whole=renew
-            )
-        if cross is not None:
-            self._keep_scores(request["round"], folds=out_of_fold(cross, files, self.task))
-        if cross is None or not renew:
-            served = self._champion(device) if options.pseudo_labels != "off" else None
-            if served is None:
-                return None, None, None
-            round_id, champion = served[0].parent.name, served[1]
-            earlier_trust = self.study.trust_of(round_id) if options.pseudo_labels != "raw" else None
-            return champion, earlier_trust, round_id if earlier_trust is not None else None
-        folder, sam = self.study.trust_folder(request["round"]), self.study.plain_sam()
-        earlier = [self.study.trust_folder(r.id) for r in reversed(self.ledger.rounds()) if r.id != request["round"]]
-        teacher, trust = learn(
-            cross, files, self.task, sam, self.study.embeddings, folder, earlier, seed=options.seed, device=device,
-            unlabelled=self.study.holdout.trainable(datastore.get_unlabeled_images()), path_of=datastore.get_image_uri,
-        )  # fmt: skip
-        if found := trust.record["adaptation"]:
-            learnt_from = digests(entry for entry in files if entry.id in cross.folds)
-            id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from, request["round"])
-            logger.info("SAM %s: %s", id, found["reason"])
-        self._add_champion(teacher, request, files, device, datastore)
-        return teacher, self.study.as_in_force(trust), request["round"]
-
-    def _add_champion(
-        self, teacher: Teacher, request: dict[str, Any], files: list[CaseFiles], device: str, datastore: Any
-    ) -> None:
-        """The champion joins the teacher as far as the hold-out listens to it; a small one cannot tell."""
-        held, served = human_cases(datastore, request["held_ids"]), self._champion(device)
-        if served is None or len(held) < MIN_HELD:
-            return
-        unlabelled = self.study.holdout.trainable(datastore.get_unlabeled_images())
-        options = TrainOptions.model_validate(request["options"])
-        told = add_earlier(
-            teacher, served[1], held, files, self.task, self.study.plain_sam(), self.study.embeddings,
-            self.study.trust_folder(request["round"]), seed=options.seed, device=device,
-            unlabelled=unlabelled, path_of=datastore.get_image_uri,
-        )  # fmt: skip
-        self._keep_scores(request["round"], earlier={"round": served[0].parent.name, **told})
-
-    def _produce(self, options: TrainOptions, teacher: Student | Teacher, trust: Trust | None, datastore: Any) -> None:
-        holdout, softs = self.study.holdout, self._softs()
-
-        def on_case(case_id: str, image: CaseImage, label: PseudoLabel) -> None:
-            if softs is not None:
-                softs.keep(case_id, label)
-            if self.on_case is not None:
-                self.on_case(case_id, image, label)
-
-        counts = produce(
-            datastore,
-            teacher,
-            self._backend(options, trust),
-            self.task,
-            self.study.embeddings,
-            datastore.list_images(),
-            _log_case,
-            exclude=holdout.ids | holdout.excluded,
-            on_case=on_case,
-            trust=trust,
-        )
-        logger.info("pseudo labels: %s", counts)
-
-    def _softs(self) -> SoftLabels | None:
-        return SoftLabels(self.study.folder / "soft") if self.task.pseudo_labels.soft is not False else None
-
-    def _backend(self, options: TrainOptions, trust: Trust | None) -> SamBackend | None:
-        """Trust knows which structures ask the adapted decoder; without it the SAM in force is asked."""
-        if options.pseudo_labels == "raw":
-            return None
-        return self.study.sam() if trust is None else self.study.plain_sam()
-
-    def _wanted(
-        self, round_id: str, options: TrainOptions, teacher: Student | Teacher, trust: Trust | None
-    ) -> list[Provenance]:
-        """What pseudo labels must have been made with to be of use: the present teacher, or, where those that are there
-        are used, what the last round that had any made them with."""
-        wanted = [made_with(teacher.version, self._backend(options, trust), self.task, trust)]
-        if options.pseudo_labels == "use":
-            earlier = [
-                self.ledger.kept(record.id, "inputs") for record in self.ledger.rounds() if record.id != round_id
-            ]
-            made = [kept["pseudo_labels_made_with"] for kept in earlier if kept]
-            # Those of a raw round lie under a tag of their own and are not asked for here.
-            known = [Provenance(**found) for found in made if found and found["sam_backend"]]
-            wanted += known[-1:]
-        return wanted
-
-    def _keep_inputs(
-        self,
-        request: dict[str, Any],
-        options: TrainOptions,
-        cases: list[CaseFiles],
-        made_with: Provenance | None,
-        learnt_in: str | None,
-    ) -> None:
-        """Write down all that the challenger depends on, so that the round can be repeated. Paths from its folder on.
-
-        Args:
-            learnt_in: the round by whose trust the pseudo labels were made; its own, the champion's, or none.
-        """
+    def _keep_inputs(self, request: dict[str, Any], options: TrainOptions, gathered: Gathered) -> None:
+        """Write down all that the challenger depends on, so that the round can be repeated; paths from its folder."""
+        made_with, learnt_in = gathered.made_with, gathered.learnt_in
         elsewhere = "" if learnt_in == request["round"] else f"../{learnt_in}/"
         start = self.ledger.champion() if self.task.training.start == "champion" else None
         content = {
             "task": self.task.model_dump(mode="json"),
             "options": options.model_dump(mode="json"),
             "steps": request["max_epochs"] * request["epoch_steps"],
-            "cases": digests(cases),
+            "cases": digests(gathered.cases),
             "pseudo_labels_made_with": made_with.as_json() if made_with else None,
             "adapted_sam": self.study.sam_in_force,
             "trust": f"{elsewhere}trust/trust.json" if learnt_in else None,
@@ -413,8 +251,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
 
     def network(self, context: Context) -> torch.nn.Module:
         seed = context.request["options"]["seed"]
-        # A champion that does not fit the task as it is now is no start; ``_champion`` has logged why.
-        served = self._champion("cpu") if self.task.training.start == "champion" else None
+        # A champion that does not fit the task as it is now is no start; ``champion_of`` has logged why.
+        served = champion_of(self.ledger, self.task, "cpu") if self.task.training.start == "champion" else None
         return new_network(self.task, seed, served[0] if served else None)
 
     def optimizer(self, context: Context) -> torch.optim.Optimizer:
@@ -481,10 +319,6 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
 
     def _write_stats(self, stats: dict[str, Any]) -> None:
         atomic_write(Path(self._stats_path), json.dumps(stats, indent=1))
-
-
-def _log_case(number: int, total: int, case_id: str) -> None:
-    logger.info("pseudo labels: %d of %d (%s)", number, total, case_id)
 
 
 def _inner(network: torch.nn.Module) -> torch.nn.Module:

@@ -1,0 +1,239 @@
+"""The cases that a round trains on: human labels, and pseudo labels that are made, renewed or found.
+
+Who predicts the unlabelled cases, and how far to trust it, is learnt here from the labels that train. The round itself
+and the training in the host's frame are ``student/trainer.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samstudent.errors import UserError
+from samstudent.images import CaseImage
+from samstudent.pseudolabels.case import PseudoLabel
+from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, made_with, produce
+from samstudent.pseudolabels.provenance import Provenance
+from samstudent.pseudolabels.softs import SoftLabels
+from samstudent.pseudolabels.trust import ADAPTED_FILE, Trust
+from samstudent.rounds.fair import MIN_HELD
+from samstudent.rounds.ledger import Ledger
+from samstudent.sam.backends import SamBackend
+from samstudent.serving.study import Study
+from samstudent.student.cases import CaseFiles, digests, human_cases, pseudo_cases
+from samstudent.student.compare import out_of_fold
+from samstudent.student.learning import add_earlier, fit_folds, learn
+from samstudent.student.options import TrainOptions
+from samstudent.student.predict import Student
+from samstudent.student.teacher import Teacher
+from samstudent.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+def champion_of(ledger: Ledger, task: Task, device: str) -> tuple[Path, Student] | None:
+    """The served model's file, in the folder of its round, and the student in it; None if there is none, or none that
+    could predict for the task as it is now.
+
+    Both by one look at the ledger: somebody may promote another round at any moment.
+    """
+    path = ledger.champion_path()
+    if path is None:
+        return None
+    try:
+        return path, Student.load(path, task, device)
+    except UserError as error:
+        logger.warning("the served model is left out: %s", error)
+        return None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a round trains on.
+
+    Attributes:
+        tag: under which the pseudo labels lie.
+        made_with: what they were made with; None: there are none.
+        learnt_in: the round by whose trust they were made; its own, the champion's, or none.
+    """
+
+    human: list[CaseFiles]
+    pseudo: list[CaseFiles]
+    tag: str
+    made_with: Provenance | None
+    learnt_in: str | None
+
+    @property
+    def cases(self) -> list[CaseFiles]:
+        return self.human + self.pseudo
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """``RoundRecord.pseudo_used``."""
+        if not self.pseudo:
+            return {"n": 0}
+        taught = "probabilities" if any(case.soft for case in self.pseudo) else "masks"
+        return {"n": len(self.pseudo), "tag": self.tag, "taught": taught}
+
+
+@dataclass
+class RoundCases:
+    """Gathers them; ``scores`` of the round keep what the hold-out and the folds say meanwhile.
+
+    Attributes:
+        datastore: the host's.
+        id: of the round.
+        steps: of the challenger; students on folds take as many, unless the task says otherwise.
+        device: as PyTorch names it.
+        on_case: called with every pseudo label that is made.
+    """
+
+    study: Study
+    datastore: Any
+    id: str
+    options: TrainOptions
+    train_ids: Sequence[str]
+    held_ids: Sequence[str]
+    steps: int
+    device: str
+    on_case: OnCase | None = None
+
+    def gather(self) -> Gathered:
+        """The human labels, and of the pseudo labels those that were asked for and are up to date."""
+        study, asked = self.study, self.options.pseudo_labels
+        human = human_cases(self.datastore, self.train_ids)
+        tag = RAW_TAG if asked == "raw" else REFINED_TAG
+        teacher, trust, learnt_in = self._teacher(human)
+        wanted: list[Provenance] = []
+        # A champion that the hold-out listens to has shown that it knows something.
+        unheard = isinstance(teacher, Teacher) and not teacher.heard
+        silence = trust.silence if trust is not None and unheard else None
+        if silence is not None:
+            logger.warning("round %s: %s", self.id, silence)
+            self._keep(silence=silence)
+        elif teacher is not None:
+            wanted = self._wanted(teacher, trust)
+            if asked != "use":
+                self._produce(teacher, trust)
+        elif asked != "off":
+            logger.info("no student is served yet: this round trains on human labels alone")
+        trainable = study.holdout.trainable(self.datastore.list_images())
+        softs = self._softs() if tag == REFINED_TAG else None
+        withheld = study.reviews.withheld()
+        found = [pseudo_cases(self.datastore, trainable, tag, made, study.task, softs, withheld) for made in wanted]
+        pseudo = max(found, key=len, default=[])
+        made = wanted[found.index(pseudo)] if pseudo else None
+        # Those that are there may have been made by what another round had learnt.
+        learnt_in = learnt_in if made is None or made == wanted[0] else None
+        return Gathered(human, pseudo, tag, made, learnt_in)
+
+    def _keep(self, **scores: Any) -> None:
+        self.study.ledger.keep_more(self.id, "scores", scores)
+
+    def _teacher(self, human: list[CaseFiles]) -> tuple[Student | Teacher | None, Trust | None, str | None]:
+        """Who predicts the unlabelled cases, and how far to trust it: students on folds of the labelled cases, whose
+        predictions of these are honest, and the champion as far as the hold-out listens to it; with too few labels for
+        that, and for the other choices, the champion, by what its own round learnt.
+
+        The students on folds are trained for a small hold-out, too: their scores take part in the comparison.
+
+        Returns:
+            Both, and the round in whose folder lies what was learnt; each None where there is none.
+        """
+        study, task, seed = self.study, self.study.task, self.options.seed
+        asked = self.options.pseudo_labels
+        renew = asked == "renew"
+        cross = None
+        if renew or len(self.held_ids) < MIN_HELD:
+            cross = fit_folds(
+                human, task, study.folder, steps=self.steps, seed=seed, device=self.device, whole=renew
+            )  # fmt: skip
+        if cross is not None:
+            self._keep(folds=out_of_fold(cross, human, task))
+        if cross is None or not renew:
+            served = champion_of(study.ledger, study.task, self.device) if asked != "off" else None
+            if served is None:
+                return None, None, None
+            round_id, champion = served[0].parent.name, served[1]
+            earlier_trust = study.trust_of(round_id) if asked != "raw" else None
+            return champion, earlier_trust, round_id if earlier_trust is not None else None
+        folder = study.trust_folder(self.id)
+        earlier = [study.trust_folder(r.id) for r in reversed(study.ledger.rounds()) if r.id != self.id]
+        teacher, trust = learn(
+            cross, human, task, study.plain_sam(), study.embeddings, folder, earlier, seed=seed, device=self.device,
+            unlabelled=self._unlabelled(), path_of=self.datastore.get_image_uri,
+        )  # fmt: skip
+        if found := trust.record["adaptation"]:
+            learnt_from = digests(entry for entry in human if entry.id in cross.folds)
+            id = study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from, self.id)
+            logger.info("SAM %s: %s", id, found["reason"])
+        self._add_champion(teacher, human)
+        return teacher, study.as_in_force(trust), self.id
+
+    def _add_champion(self, teacher: Teacher, human: list[CaseFiles]) -> None:
+        """The champion joins the teacher as far as the hold-out listens to it; a small one cannot tell."""
+        study = self.study
+        held, served = human_cases(self.datastore, self.held_ids), champion_of(study.ledger, study.task, self.device)
+        if served is None or len(held) < MIN_HELD:
+            return
+        told = add_earlier(
+            teacher, served[1], held, human, study.task, study.plain_sam(), study.embeddings,
+            study.trust_folder(self.id), seed=self.options.seed, device=self.device,
+            unlabelled=self._unlabelled(), path_of=self.datastore.get_image_uri,
+        )  # fmt: skip
+        self._keep(earlier={"round": served[0].parent.name, **told})
+
+    def _unlabelled(self) -> list[str]:
+        return self.study.holdout.trainable(self.datastore.get_unlabeled_images())
+
+    def _produce(self, teacher: Student | Teacher, trust: Trust | None) -> None:
+        holdout, softs = self.study.holdout, self._softs()
+
+        def on_case(case_id: str, image: CaseImage, label: PseudoLabel) -> None:
+            if softs is not None:
+                softs.keep(case_id, label)
+            if self.on_case is not None:
+                self.on_case(case_id, image, label)
+
+        counts = produce(
+            self.datastore,
+            teacher,
+            self._backend(trust),
+            self.study.task,
+            self.study.embeddings,
+            self.datastore.list_images(),
+            _log_case,
+            exclude=holdout.ids | holdout.excluded,
+            on_case=on_case,
+            trust=trust,
+        )
+        logger.info("pseudo labels: %s", counts)
+
+    def _softs(self) -> SoftLabels | None:
+        return SoftLabels(self.study.folder / "soft") if self.study.task.pseudo_labels.soft is not False else None
+
+    def _backend(self, trust: Trust | None) -> SamBackend | None:
+        """Trust knows which structures ask the adapted decoder; without it the SAM in force is asked."""
+        if self.options.pseudo_labels == "raw":
+            return None
+        return self.study.sam() if trust is None else self.study.plain_sam()
+
+    def _wanted(self, teacher: Student | Teacher, trust: Trust | None) -> list[Provenance]:
+        """What pseudo labels must have been made with to be of use: the present teacher, or, where those that are there
+        are used, what the last round that had any made them with."""
+        ledger = self.study.ledger
+        wanted = [made_with(teacher.version, self._backend(trust), self.study.task, trust)]
+        if self.options.pseudo_labels == "use":
+            earlier = [ledger.kept(record.id, "inputs") for record in ledger.rounds() if record.id != self.id]
+            made = [kept["pseudo_labels_made_with"] for kept in earlier if kept]
+            # Those of a raw round lie under a tag of their own and are not asked for here.
+            known = [Provenance(**found) for found in made if found and found["sam_backend"]]
+            wanted += known[-1:]
+        return wanted
+
+
+def _log_case(number: int, total: int, case_id: str) -> None:
+    logger.info("pseudo labels: %d of %d (%s)", number, total, case_id)
