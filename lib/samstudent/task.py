@@ -191,8 +191,9 @@ class TrainingSection(_Section):
     learning_rate: float = Field(default=3e-3, gt=0)
     #: Share of every batch that is human-labelled while pseudo labels are used.
     human_share: float = Field(default=0.25, gt=0, le=1)
+    #: ``labels``: go on from the student of all labels that a round's teacher has, where it makes pseudo labels anew.
     #: ``scratch``: fresh weights every round. ``champion``: go on from the served model.
-    start: Literal["scratch", "champion"] = "scratch"
+    start: Literal["labels", "scratch", "champion"] = "labels"
     seed: int = 0
     #: Augmentation: largest rotation in degrees, zoom and shift as shares, axes (array order) that may be mirrored.
     rotate: float = Field(default=15.0, ge=0, le=180)

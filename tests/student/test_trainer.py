@@ -109,7 +109,9 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     assert inputs["trust"] == "trust/trust.json" and trust.record["cases"] == 3
     assert set(trust.choice.recipes) == set(task.names)
     assert inputs["packages"]["torch"] == torch.__version__ and inputs["threads"] == torch.get_num_threads()
-    assert ledger.kept("r0001", "inputs")["pseudo_labels_made_with"] is None
+    assert inputs["start"] == sha256_file(bench.study.folder / "folds" / "whole.pt")
+    first = ledger.kept("r0001", "inputs")
+    assert first["pseudo_labels_made_with"] is None and first["start"] is None
 
 
 def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,6 +374,21 @@ def test_a_round_may_go_on_from_the_champion_unless_that_no_longer_fits(bench: A
     bench.study.task = bench.study.task.model_copy(update={"image": task.image.model_copy(update={"channels": 3})})
     third = ledger.get(train(bench, steps=1)["round"])
     assert (third.status, third.dice["champion"], third.pseudo_used.n) == ("done", None, 0)
+
+
+def test_with_pseudo_labels_a_challenger_goes_on_from_the_student_of_all_labels(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    task = bench.study.task
+    long = task.trust.model_copy(update={"steps": task.training.steps})
+    dice = {}
+    for start in ("scratch", "labels"):
+        training = task.training.model_copy(update={"start": start})
+        bench.study.task = task.model_copy(update={"trust": long, "training": training})
+        record = bench.study.ledger.get(train(bench, steps=1)["round"])
+        assert record.pseudo_used.n == len(free) - 3
+        dice[start] = record.dice["challenger"]["mean"]
+    assert dice["labels"] > 0.4 > dice["scratch"], "one step from fresh weights finds nothing"
 
 
 def test_nothing_labelled_is_a_conflict_and_no_round(bench: Any) -> None:

@@ -63,8 +63,9 @@ def write_demo_report(
             f"offered. A student was trained on these labels alone.",
             "The student then drew all other cases. Its masks as they are (raw) became pseudo labels. Then, as in every "
             "round, the labels told how far students, SAM and both together are to be trusted, and what SAM redraws by "
-            "that became pseudo labels. With each kind a student was trained anew on labels plus pseudo labels, with "
-            "the same number of steps. At last a few more labels came in, and the schedule ran a round by itself.",
+            "that became pseudo labels. A student was trained on labels plus raw pseudo labels from fresh weights; in a "
+            "round it goes on from the student of all labels, so that it learns twice as long. At last a few more "
+            "labels came in, and the schedule ran a round by itself.",
         ],
         command=command,
         structures=task.names,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Gathered:
         tag: under which the pseudo labels lie.
         made_with: what they were made with; None: there are none.
         learnt_in: the round by whose trust they were made; its own, the champion's, or none.
+        whole: the teacher's student of all human labels; None: there is none, or no pseudo label beside them.
     """
 
     human: list[CaseFiles]
@@ -65,6 +66,7 @@ class Gathered:
     tag: str
     made_with: Provenance | None
     learnt_in: str | None
+    whole: Path | None = None
 
     @property
     def cases(self) -> list[CaseFiles]:
@@ -100,6 +102,7 @@ class RoundCases:
     steps: int
     device: str
     on_case: OnCase | None = None
+    _whole: Path | None = field(default=None, init=False)
 
     def gather(self) -> Gathered:
         """The human labels, and of the pseudo labels those that were asked for and are up to date."""
@@ -128,7 +131,7 @@ class RoundCases:
         made = wanted[found.index(pseudo)] if pseudo else None
         # Those that are there may have been made by what another round had learnt.
         learnt_in = learnt_in if made is None or made == wanted[0] else None
-        return Gathered(human, pseudo, tag, made, learnt_in)
+        return Gathered(human, pseudo, tag, made, learnt_in, self._whole if pseudo else None)
 
     def _keep(self, **scores: Any) -> None:
         self.study.ledger.keep_more(self.id, "scores", scores)
@@ -160,6 +163,7 @@ class RoundCases:
             round_id, champion = served[0].parent.name, served[1]
             earlier_trust = study.trust_of(round_id) if asked != "raw" else None
             return champion, earlier_trust, round_id if earlier_trust is not None else None
+        self._whole = cross.whole
         folder = study.trust_folder(self.id)
         earlier = [study.trust_folder(r.id) for r in reversed(study.ledger.rounds()) if r.id != self.id]
         teacher, trust = learn(

@@ -25,7 +25,7 @@ from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from samstudent.errors import Conflict
-from samstudent.files import atomic_write
+from samstudent.files import atomic_write, sha256_file
 from samstudent.pseudolabels.labelled import spread_out
 from samstudent.pseudolabels.produce import OnCase
 from samstudent.rounds.fair import compare_fairly, decide, table_of
@@ -204,16 +204,25 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         ).gather()  # fmt: skip
         used = gathered.used
         self.ledger.update(round_id, pseudo_used=used)
+        start = self._start(gathered)
+        request["start"] = str(start) if start else None
         self._keep_inputs(request, options, gathered)
         told = f", of which it learns {used['taught']}" if used["n"] else ""
         logger.info("round %s: %d human labels, %d pseudo labels%s", round_id, len(gathered.human), used["n"], told)
         return gathered.cases
 
+    def _start(self, gathered: Gathered) -> Path | None:
+        """The model file that the challenger goes on from; None: fresh weights. See ``training.start``."""
+        if self.task.training.start == "labels":
+            return gathered.whole
+        # A champion that does not fit the task as it is now is no start; ``champion_of`` has logged why.
+        served = champion_of(self.ledger, self.task, "cpu") if self.task.training.start == "champion" else None
+        return served[0] if served else None
+
     def _keep_inputs(self, request: dict[str, Any], options: TrainOptions, gathered: Gathered) -> None:
         """Write down all that the challenger depends on, so that the round can be repeated; paths from its folder."""
         made_with, learnt_in = gathered.made_with, gathered.learnt_in
         elsewhere = "" if learnt_in == request["round"] else f"../{learnt_in}/"
-        start = self.ledger.champion() if self.task.training.start == "champion" else None
         content = {
             "task": self.task.model_dump(mode="json"),
             "options": options.model_dump(mode="json"),
@@ -222,7 +231,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             "pseudo_labels_made_with": made_with.as_json() if made_with else None,
             "adapted_sam": self.study.sam_in_force,
             "trust": f"{elsewhere}trust/trust.json" if learnt_in else None,
-            "start": start.model_digest if start else None,
+            "start": sha256_file(Path(request["start"])) if request["start"] else None,
             # Torch's own word: its metadata does not tell CUDA from CPU builds.
             "packages": {name: version(name) for name in PACKAGES} | {"torch": torch.__version__},
             "python": platform.python_version(),
@@ -250,10 +259,8 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
     # ---- the parts the host asks for ----
 
     def network(self, context: Context) -> torch.nn.Module:
-        seed = context.request["options"]["seed"]
-        # A champion that does not fit the task as it is now is no start; ``champion_of`` has logged why.
-        served = champion_of(self.ledger, self.task, "cpu") if self.task.training.start == "champion" else None
-        return new_network(self.task, seed, served[0] if served else None)
+        start = context.request["start"]
+        return new_network(self.task, context.request["options"]["seed"], Path(start) if start else None)
 
     def optimizer(self, context: Context) -> torch.optim.Optimizer:
         return new_optimizer(context.network, self.task)

@@ -12,7 +12,7 @@ from drawn_folder import labelled_folder
 from PIL import Image
 
 from samstudent.errors import UserError
-from samstudent.evaluation.experiment import nnunet, ours
+from samstudent.evaluation.experiment import nnunet, ours, work
 from samstudent.evaluation.experiment.data import open_folder
 from samstudent.evaluation.experiment.methods import METHODS, Planner, chosen
 from samstudent.evaluation.experiment.plan import Setting, in_order
@@ -179,6 +179,29 @@ def test_the_student_of_the_first_round_is_among_the_teachers_of_the_second(sett
     assert reader.params["ids"] == setting.rest(3)
     assert all("reader" not in job.needs for job in (first, one))
     assert "reader" not in METHODS["ours-readers"].build(planner, 3, 0).needs["pseudo"].needs
+
+
+def test_a_student_may_go_on_from_the_labels_only_one(
+    monkeypatch: pytest.MonkeyPatch, setting: Setting, tmp_path: Path
+) -> None:
+    labels, longer, plain, onward = (
+        METHODS[name].build(Planner(setting), 3, 0) for name in ("labels", "labels+steps", "ours", "ours+start")
+    )
+    assert longer.params["steps"] == 2 * labels.params["steps"] == 2 * onward.params["steps"]
+    assert onward.needs["start"].key == labels.key and onward.needs["pseudo"].key == plain.needs["pseudo"].key
+    assert len({job.key for job in (labels, longer, plain, onward)}) == 4
+
+    class Started(Exception):
+        pass
+
+    def train_student(*given: Any, start: Path | None, **more: Any) -> None:
+        raise Started(start)
+
+    monkeypatch.setattr(work, "train_student", train_student)
+    for needs, start in ({}, None), ({"start": tmp_path}, tmp_path / "model.pt"):
+        with pytest.raises(Started) as caught:
+            work.train(setting, labels.params, needs, tmp_path, lambda *progress: None)
+        assert caught.value.args == (start,)
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -1,4 +1,5 @@
-"""The methods that are compared: each says from which labels its student learns. All train for as many steps.
+"""The methods that are compared: each says from which labels its student learns. All train for as many steps, but for
+two that say so.
 
 A method is a function of a ``Planner``, the number of labels and the seed, which returns the job of its student.
 """
@@ -38,16 +39,20 @@ class Planner:
         *,
         changes: Changes = MappingProxyType({}),
         unlabelled: Sequence[str] = (),
+        start: Job | None = None,
+        times: int = 1,
     ) -> Job:
         """A student on n labels (None: all), and on the pseudo labels of a job if there is one.
 
         Args:
             changes: keys of the task that differ, by section.
             unlabelled: cases of which a mean teacher learns.
+            start: a student to go on from, instead of fresh weights.
+            times: as many steps as the others, so many times.
         """
         setting = self.setting
         labelled = setting.labelled(n)
-        params: dict[str, Any] = {"labelled": labelled, "steps": setting.steps, "seed": seed, **self._data()}
+        params: dict[str, Any] = {"labelled": labelled, "steps": times * setting.steps, "seed": seed, **self._data()}
         if unlabelled:
             params["unlabelled"] = list(unlabelled)
         whole = setting.task.model_dump(mode="json")
@@ -55,7 +60,10 @@ class Planner:
         needs = self.prepared([*labelled, *unlabelled])
         if pseudo is not None:
             needs["pseudo"] = pseudo
+        if start is not None:
+            needs["start"] = start
         name = pseudo.label if pseudo else f"{'all' if n is None else n} labels, seed {seed}"
+        name += ", on from the labels-only one" if start else "" if times == 1 else f", {times} times the steps"
         return Job("student", f"student on {name}", params, needs)
 
     def pseudo(self, how: str, n: int, teacher: Job, **more: Any) -> Job:
@@ -217,6 +225,11 @@ def all_labels(planner: Planner, n: int | None, seed: int) -> Job:
     return planner.student(None, seed)
 
 
+@_method("labels+steps", "trained on the labels only, for twice as many steps: what ours+start is to be compared with")
+def labels_longer(planner: Planner, n: int, seed: int) -> Job:
+    return planner.student(n, seed, times=2)
+
+
 @_method("nnunet", "by nnU-Net, which configures and trains itself (needs the extra nnunetv2)")
 def nnunet(planner: Planner, n: int, seed: int) -> Job:
     setting = planner.setting
@@ -301,6 +314,14 @@ for _part, (_changes, _options, _meaning) in PARTS.items():
     _method(f"ours-{_part}", _meaning)(_ours(_changes, **_options))
 for _part, (_changes, _meaning) in CHOICES.items():
     _method(f"ours+{_part}", _meaning)(_ours(_changes))
+
+
+@_method(
+    "ours+start",
+    "ours as the server's rounds train it: on from the labels-only student, so with twice as many steps in all",
+)
+def ours_onward(planner: Planner, n: int, seed: int) -> Job:
+    return planner.student(n, seed, planner.ours(n, seed)["labels"], start=planner.student(n, seed))
 
 
 def _told(changes: Changes, options: Mapping[str, Any]) -> str:

@@ -88,6 +88,7 @@ def train(setting: Setting, params: Params, needs: Needs, folder: Path, report: 
         folder / "model.pt",
         steps=params["steps"],
         seed=params["seed"],
+        start=needs["start"] / "model.pt" if "start" in needs else None,
         on_step=lambda step, steps, loss: report(step, steps),
         unlabelled=[store.unlabelled_case(case) for case in params.get("unlabelled", [])] or None,
     )
