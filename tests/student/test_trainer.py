@@ -414,6 +414,19 @@ def test_a_failed_round_is_recorded_and_harms_nothing(bench: Any) -> None:
     assert bench.study.ledger.champion_path() == served
 
 
+def test_a_round_that_fails_late_keeps_what_its_folds_scored(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(StudentTrainTask, "_conclude", fail)
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    with pytest.raises(UserError, match="the disk is full"):
+        train(bench, steps=2, pseudo_labels="off")
+    scores = bench.study.ledger.kept("r0001", "scores")
+    assert scores["structures"] == bench.study.task.names and set(scores["folds"]) == set(free[:3])
+
+
 def test_a_round_killed_on_the_way_leaves_the_served_model_whole(bench: Any) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)

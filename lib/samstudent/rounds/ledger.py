@@ -181,10 +181,6 @@ class Ledger:
         self._read(id)
         atomic_write(self.folder_of(id) / f"{name}.json", json.dumps(content, indent=1, allow_nan=False))
 
-    def keep_more(self, id: str, name: str, content: Mapping[str, Any]) -> None:
-        """Add keys to what ``keep`` wrote, or begin it. Raises as ``keep`` and ``kept``."""
-        self.keep(id, name, {**(self.kept(id, name) or {}), **content})
-
     def kept(self, id: str, name: str) -> dict[str, Any] | None:
         """What ``keep`` wrote; None if that is nothing.
 

@@ -7,10 +7,10 @@ and the training in the host's frame are ``student/trainer.py``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from samstudent.errors import UserError
 from samstudent.images import CaseImage
@@ -50,6 +50,26 @@ def champion_of(ledger: Ledger, task: Task, device: str) -> tuple[Path, Student]
         return None
 
 
+def keep_scores(ledger: Ledger, task: Task, round_id: str, **scores: Mapping[str, Any] | str) -> None:
+    """Add to what is kept of a round: Dice of each case and structure, by whom; how ``earlier`` students do."""
+    kept = ledger.kept(round_id, "scores") or {"structures": task.names}
+    ledger.keep(round_id, "scores", kept | scores)
+
+
+class _Teaching(NamedTuple):
+    """Who predicts the unlabelled cases and how far to trust it.
+
+    Attributes:
+        learnt_in: the round in whose folder lies what was learnt.
+        whole: the model file of the teacher's student of all human labels.
+    """
+
+    teacher: Student | Teacher | None = None
+    trust: Trust | None = None
+    learnt_in: str | None = None
+    whole: Path | None = None
+
+
 @dataclass(frozen=True)
 class Gathered:
     """What a round trains on.
@@ -66,7 +86,7 @@ class Gathered:
     tag: str
     made_with: Provenance | None
     learnt_in: str | None
-    whole: Path | None = None
+    whole: Path | None
 
     @property
     def cases(self) -> list[CaseFiles]:
@@ -102,14 +122,13 @@ class RoundCases:
     steps: int
     device: str
     on_case: OnCase | None = None
-    _whole: Path | None = field(default=None, init=False)
 
     def gather(self) -> Gathered:
         """The human labels, and of the pseudo labels those that were asked for and are up to date."""
         study, asked = self.study, self.options.pseudo_labels
         human = human_cases(self.datastore, self.train_ids)
         tag = RAW_TAG if asked == "raw" else REFINED_TAG
-        teacher, trust, learnt_in = self._teacher(human)
+        teacher, trust, learnt_in, whole = self._teacher(human)
         wanted: list[Provenance] = []
         # A champion that the hold-out listens to has shown that it knows something.
         unheard = isinstance(teacher, Teacher) and not teacher.heard
@@ -131,39 +150,35 @@ class RoundCases:
         made = wanted[found.index(pseudo)] if pseudo else None
         # Those that are there may have been made by what another round had learnt.
         learnt_in = learnt_in if made is None or made == wanted[0] else None
-        return Gathered(human, pseudo, tag, made, learnt_in, self._whole if pseudo else None)
+        return Gathered(human, pseudo, tag, made, learnt_in, whole if pseudo else None)
 
-    def _keep(self, **scores: Any) -> None:
-        self.study.ledger.keep_more(self.id, "scores", scores)
+    def _keep(self, **scores: Mapping[str, Any] | str) -> None:
+        keep_scores(self.study.ledger, self.study.task, self.id, **scores)
 
-    def _teacher(self, human: list[CaseFiles]) -> tuple[Student | Teacher | None, Trust | None, str | None]:
+    def _champion(self) -> tuple[Path, Student] | None:
+        return champion_of(self.study.ledger, self.study.task, self.device)
+
+    def _teacher(self, human: list[CaseFiles]) -> _Teaching:
         """Who predicts the unlabelled cases, and how far to trust it: students on folds of the labelled cases, whose
         predictions of these are honest, and the champion as far as the hold-out listens to it; with too few labels for
         that, and for the other choices, the champion, by what its own round learnt.
 
         The students on folds are trained for a small hold-out, too: their scores take part in the comparison.
-
-        Returns:
-            Both, and the round in whose folder lies what was learnt; each None where there is none.
         """
-        study, task, seed = self.study, self.study.task, self.options.seed
-        asked = self.options.pseudo_labels
+        study, task, seed, asked = self.study, self.study.task, self.options.seed, self.options.pseudo_labels
         renew = asked == "renew"
         cross = None
         if renew or len(self.held_ids) < MIN_HELD:
-            cross = fit_folds(
-                human, task, study.folder, steps=self.steps, seed=seed, device=self.device, whole=renew
-            )  # fmt: skip
+            cross = fit_folds(human, task, study.folder, steps=self.steps, seed=seed, device=self.device, whole=renew)
         if cross is not None:
             self._keep(folds=out_of_fold(cross, human, task))
         if cross is None or not renew:
-            served = champion_of(study.ledger, study.task, self.device) if asked != "off" else None
+            served = self._champion() if asked != "off" else None
             if served is None:
-                return None, None, None
+                return _Teaching()
             round_id, champion = served[0].parent.name, served[1]
             earlier_trust = study.trust_of(round_id) if asked != "raw" else None
-            return champion, earlier_trust, round_id if earlier_trust is not None else None
-        self._whole = cross.whole
+            return _Teaching(champion, earlier_trust, round_id if earlier_trust is not None else None)
         folder = study.trust_folder(self.id)
         earlier = [study.trust_folder(r.id) for r in reversed(study.ledger.rounds()) if r.id != self.id]
         teacher, trust = learn(
@@ -175,12 +190,12 @@ class RoundCases:
             id = study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from, self.id)
             logger.info("SAM %s: %s", id, found["reason"])
         self._add_champion(teacher, human)
-        return teacher, study.as_in_force(trust), self.id
+        return _Teaching(teacher, study.as_in_force(trust), self.id, cross.whole)
 
     def _add_champion(self, teacher: Teacher, human: list[CaseFiles]) -> None:
         """The champion joins the teacher as far as the hold-out listens to it; a small one cannot tell."""
         study = self.study
-        held, served = human_cases(self.datastore, self.held_ids), champion_of(study.ledger, study.task, self.device)
+        held, served = human_cases(self.datastore, self.held_ids), self._champion()
         if served is None or len(held) < MIN_HELD:
             return
         told = add_earlier(

@@ -46,7 +46,7 @@ from samstudent.student.learning import Report
 from samstudent.student.loss import StudentLoss
 from samstudent.student.options import CHOICES, TrainOptions
 from samstudent.student.predict import Student, save_model
-from samstudent.student.round_cases import Gathered, RoundCases, champion_of
+from samstudent.student.round_cases import Gathered, RoundCases, champion_of, keep_scores
 from samstudent.student.training import (
     make_trainer,
     network_to_save,
@@ -165,8 +165,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         fit = self._fit(challenger, self.ledger.get(round_id), datastore)
         for told in (kept.get("silence"), not_learnt(fit)):
             why = f"{why}. {told}" if told else why
-        told_of = {"structures": self.task.names, **dict(zip(WHO, scores, strict=True))}
-        self.ledger.keep_more(round_id, "scores", told_of)
+        keep_scores(self.ledger, self.task, round_id, **dict(zip(WHO, scores, strict=True)))
         tables = [table_of(found, self.task.names) if found else None for found in scores]
         self.ledger.update(
             round_id,

@@ -60,10 +60,12 @@ class Planner:
         needs = self.prepared([*labelled, *unlabelled])
         if pseudo is not None:
             needs["pseudo"] = pseudo
+        name = pseudo.label if pseudo else f"{'all' if n is None else n} labels, seed {seed}"
         if start is not None:
             needs["start"] = start
-        name = pseudo.label if pseudo else f"{'all' if n is None else n} labels, seed {seed}"
-        name += ", on from the labels-only one" if start else "" if times == 1 else f", {times} times the steps"
+            name += f", on from the {start.label}"
+        if times > 1:
+            name += f", {times} times the steps"
         return Job("student", f"student on {name}", params, needs)
 
     def pseudo(self, how: str, n: int, teacher: Job, **more: Any) -> Job:
