@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.metrics.surface_distance import compute_average_surface_distance
+from scipy.ndimage import gaussian_filter
 
 from samstudent.errors import UserError
 from samstudent.evaluation import metrics
@@ -51,22 +54,25 @@ def test_dice_is_the_formula_in_3d_and_symmetric(seed: int) -> None:
 
 
 def test_surface_distance_is_in_mm_of_each_axis() -> None:
-    truth = np.stack([square(10, 5, 8), square(10, 5, 8), EMPTY])
-    prediction = np.stack([square(10, 5, 8), square(13, 5, 8), square(0, 0, 3)])
+    truth = np.stack([square(10, 5, 1), square(10, 5, 8), EMPTY])
+    prediction = np.stack([square(13, 9, 1), square(10, 5, 8), square(0, 0, 3)])
     found = metrics.surface_distances(truth, prediction, (2.0, 0.5))
-    assert found.average[0] == 0
-    assert found.hausdorff95[0] == 0
-    # Moved by 3 pixels of 2 mm along y: no border point lies farther away than that.
-    assert found.hausdorff95[1] == pytest.approx(6.0)
-    assert 0 < found.average[1] < 6.0
-    assert np.isnan([found.average[2], found.hausdorff95[2]]).all()
+    # 3 pixels of 2 mm along y and 4 of 0.5 mm along x.
+    assert found[0] == pytest.approx(math.hypot(6, 2))
+    assert found[1] == 0 and np.isnan(found[2])
+    line, parallel = np.zeros((2, 1, 6, 5, 7), bool)
+    line[0, 1, :, 2] = parallel[0, 3, :, 2] = True
+    assert metrics.surface_distances(line, parallel, (1.5, 1.0, 1.0)) == pytest.approx([3.0])
 
 
-def test_surface_distance_in_3d() -> None:
-    truth, prediction = np.zeros((2, 1, 12, 12, 12), bool)
-    truth[0, 2:8, 2:8, 2:8] = True
-    prediction[0, 3:9, 2:8, 2:8] = True
-    assert metrics.surface_distances(truth, prediction, (1.5, 1.0, 1.0)).hausdorff95[0] == pytest.approx(1.5)
+@pytest.mark.parametrize("shape", [(40, 30), (6, 20, 30)])
+def test_surface_distance_is_that_of_the_whole_image(shape: tuple[int, ...]) -> None:
+    """Also where masks reach the image's edge."""
+    truth, masks = (gaussian_filter(noise, 2) > 0 for noise in np.random.default_rng(1).normal(size=(2, *shape)))
+    spacing = (1.5, 0.5, 2.0)[: len(shape)]
+    whole = [torch.from_numpy(mask[None, None]).float() for mask in (masks, truth)]
+    expected = compute_average_surface_distance(*whole, include_background=True, symmetric=True, spacing=list(spacing))
+    assert metrics.surface_distances(truth[None], masks[None], spacing) == pytest.approx([expected.item()], abs=1e-5)
 
 
 def test_table_tells_missed_from_false_alarms() -> None:

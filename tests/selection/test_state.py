@@ -26,7 +26,7 @@ def test_a_reservation_holds_until_its_time(tmp_path: Path):
     state = SelectionState(tmp_path / "deep" / "state.sqlite", clock)
     assert state.reserve("a", "anna", 30)
     assert not state.reserve("a", "bob", 30)
-    assert state.reserved_by_others("bob") == {"a"} and not state.reserved_by_others("anna")
+    assert state.reserved() == {"a": "anna"}
     clock.now = 20 * 60
     assert state.reserve("a", "anna", 30)  # prolonged
     clock.now = 49 * 60

@@ -7,17 +7,16 @@ counted on its own, so that both means can be given.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.meandice import compute_dice
 from monai.metrics.surface_distance import compute_average_surface_distance
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from samstudent.errors import UserError
 
@@ -45,17 +44,6 @@ class StructureScore:
     false_alarms: int
 
 
-@dataclass(frozen=True)
-class SurfaceDistance:
-    """Distances between the borders of S structures, in mm, float (S,); nan where either mask is empty.
-
-    average: mean distance of border points, both ways. hausdorff95: 95th percentile of the distances, the larger way.
-    """
-
-    average: NDArray[np.float64]
-    hausdorff95: NDArray[np.float64]
-
-
 def dice(truth: Masks, prediction: Masks) -> float:
     """Dice coefficient of two masks, bool (*spatial): nan if both are empty, 0 if only one is."""
     return float(dice_per_structure(truth[None], prediction[None])[0])
@@ -77,28 +65,32 @@ def dice_per_structure(truth: Masks, prediction: Masks) -> NDArray[np.float64]:
     return np.asarray(scores)
 
 
-def surface_distances(truth: Masks, prediction: Masks, spacing: Sequence[float]) -> SurfaceDistance:
-    """How far the borders lie apart.
+def surface_distances(truth: Masks, prediction: Masks, spacing: Sequence[float]) -> NDArray[np.float64]:
+    """How far the borders of each structure lie apart: the mean distance of border points, both ways.
+
+    Only the window of both masks is looked at: 32 teeth on 80 films, for every student, shall be a matter of seconds.
 
     Args:
         truth: bool (S, *spatial), 2D or 3D.
         prediction: the same shape.
         spacing: mm per pixel in array order, as ``Grid.spacing``.
+
+    Returns:
+        mm, float (S,); nan where either mask is empty.
     """
-    true, predicted = _tensors(truth, prediction)
+    _refuse_unlike(truth, prediction)
     if len(spacing) != truth.ndim - 1:
         raise UserError(f"spacing needs {truth.ndim - 1} numbers, one for each axis, not {list(spacing)}")
     mm = [float(s) for s in spacing]
-    both = _present(truth) & _present(prediction)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of empty masks, which become nan below
-        average = compute_average_surface_distance(
+    found = np.full(len(truth), np.nan)
+    for number in np.flatnonzero(_present(truth) & _present(prediction)):
+        both = np.stack([truth[number], prediction[number]]).astype(bool)
+        window = ndimage.find_objects(both.any(0).astype(np.uint8))[0]
+        true, predicted = torch.from_numpy(both[(slice(None), *window)])[:, None, None]
+        found[number] = compute_average_surface_distance(
             predicted, true, include_background=True, symmetric=True, spacing=mm
-        )[0]
-        worst = compute_hausdorff_distance(predicted, true, include_background=True, percentile=95, spacing=mm)[0]
-    return SurfaceDistance(
-        np.where(both, average.double().numpy(), np.nan), np.where(both, worst.double().numpy(), np.nan)
-    )
+        ).item()
+    return found
 
 
 def dice_table(truths: Iterable[Masks], predictions: Iterable[Masks], names: Sequence[str]) -> list[StructureScore]:
@@ -155,7 +147,11 @@ def _present(masks: Masks) -> NDArray[Any]:
 
 def _tensors(truth: Masks, prediction: Masks) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as float (1, S, *spatial), as MONAI takes them."""
-    if truth.shape != prediction.shape:
-        raise UserError(f"truth has the shape {truth.shape}, prediction {prediction.shape}; they must be equal")
+    _refuse_unlike(truth, prediction)
     true, predicted = (torch.from_numpy(np.ascontiguousarray(m, bool)[None]).float() for m in (truth, prediction))
     return true, predicted
+
+
+def _refuse_unlike(truth: Masks, prediction: Masks) -> None:
+    if truth.shape != prediction.shape:
+        raise UserError(f"truth has the shape {truth.shape}, prediction {prediction.shape}; they must be equal")

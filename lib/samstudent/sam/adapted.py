@@ -186,15 +186,6 @@ def load_adapted(path: Path, base: SamModel) -> SamModel:
         raise UserError(f"{path}: {error}") from error
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What a file of ``save_adapted`` tells: ``Adaptation.record`` with "backend", "base", "digest" and "date" (UTC).
-
-    Raises: as ``load_adapted``.
-    """
-    meta, _ = _read(path)
-    return {**json.loads(meta["record"]), **{key: meta[key] for key in ("backend", "base", "digest", "date")}}
-
-
 def _read(path: Path) -> tuple[dict[str, str], Weights]:
     if not path.is_file():
         raise NotFound(f"{path}: no such file of an adapted SAM")

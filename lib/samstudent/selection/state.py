@@ -83,10 +83,6 @@ class SelectionState:
             )
             return dict(rows)
 
-    def reserved_by_others(self, client: str) -> set[str]:
-        """Cases that this client must not be given."""
-        return {case for case, holder in self.reserved().items() if holder != client}
-
     def put_scores(self, method: str, scores: Mapping[str, float | None], version: str) -> None:
         """Store scores of one method.
 

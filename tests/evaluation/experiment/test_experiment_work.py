@@ -22,9 +22,7 @@ from samstudent.evaluation.experiment.work import (
     measure,
     quality_rows,
     random_walk,
-    surface_distance,
 )
-from samstudent.evaluation.metrics import surface_distances
 from samstudent.student.data import make_loader, prepare_case
 
 
@@ -110,20 +108,6 @@ def test_what_is_measured_tells_missed_from_absent() -> None:
     assert found["distance"][0] == 0
     assert found["truth"] == [True, False, False]
     assert found["found"] == [True, True, False]
-
-
-@pytest.mark.parametrize("depth", [0, 6])
-def test_surface_distances_are_those_of_the_metrics(depth: int) -> None:
-    _, truth = shapes(0)
-    _, masks = shapes(1)
-    spacing = (0.5, 2.0)
-    if depth:
-        truth, masks, spacing = np.stack([truth] * depth, 1), np.stack([masks] * depth, 1), (1.5, *spacing)
-        masks[:, 0] = truth[:, -1] = False
-    expected = surface_distances(truth, masks, spacing).average
-    got = [surface_distance(a, b, spacing) for a, b in zip(truth, masks, strict=True)]
-    assert np.allclose(got, expected, atol=1e-3)
-    assert np.isnan(surface_distance(truth[0], np.zeros_like(truth[0]), spacing))
 
 
 def test_rows_of_quality_tell_of_rejected_structures_too() -> None:
