@@ -1,10 +1,13 @@
-"""Figures of docs/images from what ``samstudent experiment`` left in its output folder. They hold no image of the data.
+"""Figures of docs/images from what ``samstudent experiment`` left in its output folder. They hold no image of
+../shared/data.
 
     python benchmarks/figures.py curves NAME OUTPUT
     python benchmarks/figures.py quality NAME LEGEND=OUTPUT/work/trusted-KEY/labels.json[,OTHER-SEED...] ...
+    python benchmarks/figures.py trust NAME OUTPUT CASE
 
 ``NAME-curves.png``: Dice over the number of labels for each method, of all that was measured in the folder.
 ``NAME-quality.png``: how well the Dice of pseudo labels was estimated.
+``NAME-trust.png``: how the pseudo label of an unlabelled case came about in the last round of ``ours``; for drawn films
 """
 
 from __future__ import annotations
@@ -15,10 +18,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from samstudent.evaluation.experiment import summary
+import numpy as np
+
+from samstudent.evaluation.experiment import ours, summary, work
+from samstudent.evaluation.experiment.plan import Setting
 from samstudent.evaluation.experiment.report import learning_curves
-from samstudent.evaluation.pictures import reliability_picture
+from samstudent.evaluation.metrics import dice_per_structure, mean_of
+from samstudent.evaluation.pictures import Panel, case_panels, reliability_picture
+from samstudent.images import for_sam
 from samstudent.pseudolabels.calibration import reliability
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.refine import refine
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
@@ -37,7 +47,39 @@ def quality(name: str, *files: str) -> None:
     (IMAGES / f"{name}-quality.png").write_bytes(reliability_picture(found))
 
 
+def trust(name: str, output: str, case: str) -> None:
+    plan = json.loads(Path(output, "plan.json").read_text(encoding="utf-8"))
+    setting, jobs = Setting.from_json(plan["setting"]), plan["jobs"]
+    made = [job for job in jobs.values() if job["kind"] == "trusted" and case in job["params"]["ids"]]
+    job = max(made, key=lambda job: "second round" in job["label"])
+    folders = {need: setting.work_folder(jobs[key]["kind"], key) for need, key in job["needs"].items()}
+    cache = EmbeddingCache(setting.embeddings, 32 << 30)
+    backend = work.backend_of(job["params"])
+    labeller = ours.Labeller(setting.task, setting.store, job["params"], folders, backend, cache)
+    image, truth = setting.store.known_case(case)
+    label = labeller.label(image)
+    plain = refine(label.probabilities, for_sam(image, setting.task.image), backend, setting.task, cache).masks
+    accepted = [s for s in label.structures if s.status == "accepted"]
+    there = [s for s in label.structures if s.status != "absent"]
+
+    def told(what: str, masks: np.ndarray) -> Panel:
+        return Panel(f"{what}: Dice {mean_of(dice_per_structure(truth, masks)):.2f}", masks)
+
+    chosen = f"{len(accepted)} of {len(there)} accepted, at {np.mean([s.quality for s in accepted]):.2f}"
+    panels = [
+        Panel("truth", truth),
+        told("teacher", label.raw),
+        told("redrawn by SAM as it comes", plain),
+        told("redrawn as was learnt from the labels", label.refined),
+    ]
+    shown = np.array([s.status == "accepted" for s in label.structures])
+    panels.append(Panel(chosen, label.refined & shown[:, None, None]))
+    (IMAGES / f"{name}-trust.png").write_bytes(
+        case_panels(for_sam(image, setting.task.image), panels, setting.task.names, height=2.6)
+    )
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 4 or sys.argv[1] not in ("curves", "quality"):
+    if len(sys.argv) < 4 or sys.argv[1] not in (commands := {"curves": curves, "quality": quality, "trust": trust}):
         sys.exit(__doc__)
-    {"curves": curves, "quality": quality}[sys.argv[1]](*sys.argv[2:])
+    commands[sys.argv[1]](*sys.argv[2:])

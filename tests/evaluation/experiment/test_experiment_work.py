@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,16 @@ def test_the_student_of_the_first_round_is_among_the_teachers_of_the_second(sett
     assert reader.params["ids"] == setting.rest(3)
     assert all("reader" not in job.needs for job in (first, one))
     assert "reader" not in METHODS["ours-readers"].build(planner, 3, 0).needs["pseudo"].needs
+
+
+def test_quality_is_measured_on_few_volumes_and_on_every_image(setting: Setting) -> None:
+    many = tuple(f"test{number}" for number in range(60))
+    volumes = small_task(dimension=3, student={"size": [16, 64, 64], "channels": [8, 16]})
+    for task, measured in ((setting.task, 60), (volumes, 10)):
+        planner = Planner(replace(setting, test=many, task=task))
+        quality, student = METHODS["ours"].quality(planner, 3, 0), METHODS["ours"].build(planner, 3, 0)
+        assert len(quality.params["ids"]) == measured
+        assert planner.evaluation(student, "ours", 3, 0).params["ids"] == list(many)
 
 
 def test_a_student_may_go_on_from_the_labels_only_one(

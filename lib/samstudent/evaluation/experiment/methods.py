@@ -13,6 +13,7 @@ from typing import Any
 
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment.plan import Job, Setting
+from samstudent.pseudolabels.labelled import spread_out
 from samstudent.pseudolabels.trust import some_of
 from samstudent.student.teacher import EARLIER_WEIGHT, MOST_READ
 
@@ -23,6 +24,8 @@ _TRUST_SECTIONS = ("recipe", "trust", "sam")
 _LABEL_SECTIONS = (*_TRUST_SECTIONS, "pseudo_labels")
 #: Cases that one job prepares or embeds.
 _SHARD = 40
+#: Volumes of the split on which estimates of quality are compared with the truth: SAM looks at every slice of each.
+_MEASURED_VOLUMES = 10
 
 
 class Planner:
@@ -143,7 +146,10 @@ class Planner:
             needs = {**needs, "earlier": earlier}
             params = {**params, "weight": weight}
         random = {"random_sam": params["random_sam"]} if "random_sam" in params else {}
-        for what, ids in (("labels", self.setting.rest(len(params["labelled"]))), ("test", list(self.setting.test))):
+        test = list(self.setting.test)
+        if self.setting.task.dimension == 3:
+            test = spread_out(test, _MEASURED_VOLUMES)
+        for what, ids in (("labels", self.setting.rest(len(params["labelled"]))), ("test", test)):
             seen = {**needs, **self.prepared(ids), **self.embedded(ids, **random)}
             label = f"{'pseudo labels' if what == 'labels' else 'their quality on test cases'} from {name}"
             jobs[what] = Job("trusted", label, {**params, "ids": ids, "sections": sections}, seen)
