@@ -12,13 +12,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from samstudent.evaluation.experiment import ours, summary, work
 from samstudent.evaluation.experiment.plan import Setting
@@ -28,7 +31,9 @@ from samstudent.evaluation.pictures import Panel, case_panels, reliability_pictu
 from samstudent.images import for_sam
 from samstudent.pseudolabels.calibration import reliability
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.prompts import window_of
 from samstudent.sam.refine import refine
+from samstudent.sam.working import enlarged
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
@@ -51,6 +56,8 @@ def trust(name: str, output: str, case: str) -> None:
     plan = json.loads(Path(output, "plan.json").read_text(encoding="utf-8"))
     setting, jobs = Setting.from_json(plan["setting"]), plan["jobs"]
     made = [job for job in jobs.values() if job["kind"] == "trusted" and case in job["params"]["ids"]]
+    if not made:
+        sys.exit(f"{output}: {case} is none of the cases that ours labelled")
     job = max(made, key=lambda job: "second round" in job["label"])
     folders = {need: setting.work_folder(jobs[key]["kind"], key) for need, key in job["needs"].items()}
     cache = EmbeddingCache(setting.embeddings, 32 << 30)
@@ -58,25 +65,51 @@ def trust(name: str, output: str, case: str) -> None:
     labeller = ours.Labeller(setting.task, setting.store, job["params"], folders, backend, cache)
     image, truth = setting.store.known_case(case)
     label = labeller.label(image)
-    plain = refine(label.probabilities, for_sam(image, setting.task.image), backend, setting.task, cache).masks
-    accepted = [s for s in label.structures if s.status == "accepted"]
-    there = [s for s in label.structures if s.status != "absent"]
+    seen = for_sam(image, setting.task.image)
+
+    def on_image(stack: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [enlarged(plane.astype(np.float32), seen.shape[:2]) for plane in stack]
+
+    raw, refined = (np.stack([mask for _, mask in on_image(masks)]) for masks in (label.raw, label.refined))
+    probabilities = np.stack([values for values, _ in on_image(label.probabilities)])
+    plain = refine(probabilities, seen, backend, setting.task, cache).masks
 
     def told(what: str, masks: np.ndarray) -> Panel:
         return Panel(f"{what}: Dice {mean_of(dice_per_structure(truth, masks)):.2f}", masks)
 
-    chosen = f"{len(accepted)} of {len(there)} accepted, at {np.mean([s.quality for s in accepted]):.2f}"
-    panels = [
-        Panel("truth", truth),
-        told("teacher", label.raw),
-        told("redrawn by SAM as it comes", plain),
-        told("redrawn as was learnt from the labels", label.refined),
-    ]
+    there = [s for s in label.structures if s.status != "absent"]
     shown = np.array([s.status == "accepted" for s in label.structures])
-    panels.append(Panel(chosen, label.refined & shown[:, None, None]))
-    (IMAGES / f"{name}-trust.png").write_bytes(
-        case_panels(for_sam(image, setting.task.image), panels, setting.task.names, height=2.6)
+    estimate = np.mean([s.quality for s in there if s.status == "accepted"])
+    chosen = f"{shown.sum()} of {len(there)} accepted, estimated Dice {estimate:.2f}"
+    panels = [
+        Panel("the film"),
+        Panel("truth", truth),
+        told("teacher", raw),
+        told("redrawn by SAM as it comes", plain),
+        told("redrawn as was learnt from the labels", refined),
+        Panel(chosen, refined & shown[:, None, None]),
+    ]
+    window = window_of((truth | raw).any(0))
+    picture = in_pairs(
+        seen, panels, setting.task.names, tuple(slice(max(s.start - 20, 0), s.stop + 20) for s in window)
     )
+    picture.quantize(192).save(IMAGES / f"{name}-trust.png", optimize=True)
+
+
+def in_pairs(image: np.ndarray, panels: list[Panel], names: list[str], window: tuple[slice, ...]) -> Image.Image:
+    """Two panels a row, of a window of the image; without the room for a legend, which so many structures lack."""
+    rows = []
+    for first in range(0, len(panels), 2):
+        pair = [
+            replace(p, masks=None if p.masks is None else p.masks[(slice(None), *window)])
+            for p in panels[first : first + 2]
+        ]
+        row = Image.open(io.BytesIO(case_panels(image[window], pair, names, height=2.2))).convert("RGB")
+        rows.append(row.crop((0, 0, row.width, ImageOps.invert(row).getbbox()[3] + 8)))
+    picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    for number, row in enumerate(rows):
+        picture.paste(row, (0, sum(above.height for above in rows[:number])))
+    return picture
 
 
 if __name__ == "__main__":
