@@ -77,16 +77,28 @@ def test_pairs_are_of_the_same_cases_and_seeds() -> None:
     assert found["all"].interval[1] < 0
 
 
-def test_not_drawing_what_is_not_there_beats_a_false_alarm() -> None:
-    silent = result("ours", 5, 0, [[0.9, None]])
-    alarm = result("labels", 5, 0, [[0.9, 0.0]])
-    alarm["cases"]["c0"]["truth"][1] = False
-    assert summary.paired(silent, alarm).tolist() == [[0.0, 1.0]]
+def test_a_difference_is_that_of_the_table() -> None:
+    """Also where one of them draws what is not there."""
+    silent = [result("ours", 5, seed, [[0.9, None], [0.9, 0.8 + seed / 10]]) for seed in range(2)]
+    alarms = [result("labels", 5, seed, [[0.9, 0.0], [0.7, 0.8]]) for seed in range(2)]
+    for alarm in alarms:
+        alarm["cases"]["c0"]["truth"][1] = False
+    ours, labels = (line.honest[0] for line in summary.table([*silent, *alarms]))
+    pair = summary.pairs([*silent, *alarms], "ours")[0]
+    assert pair.difference == pytest.approx(ours - labels) == pytest.approx(0.275)
+    assert pair.interval[0] <= pair.difference <= pair.interval[1]
+
+
+def test_only_cases_that_both_have_are_compared() -> None:
+    ours, labels = result("ours", 5, 0, [[0.9, 0.9], [0.1, 0.1]]), result("labels", 5, 0, [[0.8, 0.8]])
+    assert summary.pairs([ours, labels], "ours")[0].difference == pytest.approx(0.1)
 
 
 def test_a_wider_spread_of_cases_widens_the_interval() -> None:
     rng = np.random.default_rng(1)
-    narrow, wide = (summary.bootstrap(rng.normal(0, s, (3, 20, 2)))[1] for s in (0.01, 0.1))
+    narrow, wide = (
+        summary.bootstrap(0.5 + rng.normal(0, s, (3, 20, 2)), np.full((3, 20, 2), 0.5))[1] for s in (0.01, 0.1)
+    )
     assert wide[1] - wide[0] > 3 * (narrow[1] - narrow[0])
 
 

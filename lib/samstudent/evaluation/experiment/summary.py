@@ -7,6 +7,7 @@ cases whose truth has the structure; "honest" also those where it is drawn and n
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,8 +123,11 @@ def table(results: Sequence[Result]) -> list[Line]:
     return lines
 
 
-def dice_of(result: Result, paper: bool = False) -> Float:
-    """Dice (cases, S), nan where there is nothing to measure; ``paper``: also where the truth has nothing."""
+def dice_of(result: Result, paper: bool = False, cases: Sequence[str] | None = None) -> Float:
+    """Dice (cases, S), nan where there is nothing to measure; ``paper``: also where the truth has nothing; ``cases``:
+    of these."""
+    if cases is not None:
+        result = {"cases": {case: result["cases"][case] for case in cases}}
     dice = _column(result, "dice")
     if paper:
         dice[~np.array([case["truth"] for case in result["cases"].values()], dtype=bool)] = np.nan
@@ -131,11 +135,11 @@ def dice_of(result: Result, paper: bool = False) -> Float:
 
 
 def pairs(results: Sequence[Result], method: str, seed: int = 0) -> list[Pair]:
-    """``method`` against every other at the same number of labels (and the ceiling), on the seeds that both have.
+    """``method`` against every other at the same number of labels (and the ceiling), on the seeds and cases that both
+    have. Where these are all, the difference is that of the table.
 
-    A structure that is rightly not drawn counts 1 where the other method draws it, as in ``rounds.fair``. The bootstrap
-    draws cases and seeds, each with replacement: another sample of patients, trained anew. Three seeds tell little of
-    how seeds vary, so the interval is rather too narrow than too wide.
+    The bootstrap draws cases and seeds, each with replacement: another sample of patients, trained anew. Three seeds
+    tell little of how seeds vary, so the interval is rather too narrow than too wide.
     """
     by_key = {(r["method"], r["labels"], r["seed"]): r for r in results}
     found = []
@@ -143,41 +147,46 @@ def pairs(results: Sequence[Result], method: str, seed: int = 0) -> list[Pair]:
         for other in dict.fromkeys(r["method"] for r in results):
             if other == method:
                 continue
-            seeds = [
-                s for m, k, s in by_key if (m, k) == (method, n) and _partner(by_key, other, n, s) is not None
-            ]  # fmt: skip
-            if not seeds:
-                continue
-            differences = np.array(
-                [paired(by_key[method, n, s], _partner(by_key, other, n, s) or {}) for s in seeds]
-            )  # (seeds, cases, S)
-            mean, interval = bootstrap(differences, seed)
-            found.append(Pair(method, other, n, mean, interval))
+            both = [
+                (result, partner)
+                for (m, k, s), result in by_key.items()
+                if (m, k) == (method, n) and (partner := _partner(by_key, other, n, s)) is not None
+            ]
+            if both:
+                cases = sorted(set.intersection(*(set(r["cases"]) for pair in both for r in pair)))
+                one, less = (np.array([dice_of(pair[i], cases=cases) for pair in both]) for i in (0, 1))
+                found.append(Pair(method, other, n, *bootstrap(one, less, seed)))
     return found
 
 
-def paired(one: Result, other: Result) -> Float:
-    """Differences of Dice (cases, S) of the cases that both have, nan where neither shows the structure."""
-    cases = sorted(set(one["cases"]) & set(other["cases"]))
-    a, b = (dice_of({"cases": {case: r["cases"][case] for case in cases}}) for r in (one, other))
-    a, b = np.where(np.isnan(a) & ~np.isnan(b), 1.0, a), np.where(np.isnan(b) & ~np.isnan(a), 1.0, b)
-    return a - b
+def bootstrap(one: Float, other: Float, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """How much higher the mean Dice of one method is than another's, and the 95 % percentile interval.
 
-
-def bootstrap(differences: Float, seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """The mean over structures of differences (seeds, cases, S), and its 95 % percentile interval."""
+    Args:
+        one, other: Dice (seeds, cases, S) on the same seeds and cases, nan where there is nothing to measure.
+        seed: of the resampling.
+    """
     rng = np.random.default_rng(seed)
-    seeds, cases, _ = differences.shape
-    known = np.isfinite(differences).astype(float)
-    values = np.nan_to_num(differences)
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES).astype(float)
+    seeds, cases, _ = one.shape
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
     of_cases = rng.multinomial(cases, np.full(cases, 1 / cases), RESAMPLES).astype(float)
-    total, count = (np.einsum("bs,bc,sck->bk", of_seeds, of_cases, part, optimize=True) for part in (values, known))
-    with np.errstate(invalid="ignore"):
-        drawn = np.nanmean(np.where(count > 0, total / np.maximum(count, 1), np.nan), axis=1)
-    mean = _overall(differences.reshape(-1, differences.shape[-1]))
+    drawn = ((_means(one, of_cases) - _means(other, of_cases)) * of_seeds).sum(axis=1)
+    once = np.ones((1, cases))
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return mean, (float(low), float(high))
+    return float((_means(one, once) - _means(other, once)).mean()), (float(low), float(high))
+
+
+def _means(dice: Float, of_cases: Float) -> Float:
+    """The mean over structures of the means over weighted cases: of Dice (seeds, cases, S) and weights (B, cases) a
+    mean for each (B, seeds)."""
+    known = np.isfinite(dice).astype(float)
+    total, count = (
+        np.einsum("bc,sck->bsk", of_cases, part, optimize=True) for part in (np.nan_to_num(dice), known)
+    )  # fmt: skip
+    of_structures = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a sample that shows nothing: nan
+        return np.asarray(np.nanmean(of_structures, axis=2))
 
 
 def quality(method: str, labels: int, cases: str, rows: Sequence[Mapping[str, Any]]) -> Quality | None:
