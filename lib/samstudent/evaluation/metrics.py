@@ -7,6 +7,7 @@ counted on its own, so that both means can be given.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,9 +88,12 @@ def surface_distances(truth: Masks, prediction: Masks, spacing: Sequence[float])
         both = np.stack([truth[number], prediction[number]]).astype(bool)
         window = ndimage.find_objects(both.any(0).astype(np.uint8))[0]
         true, predicted = torch.from_numpy(both[(slice(None), *window)])[:, None, None]
-        found[number] = compute_average_surface_distance(
-            predicted, true, include_background=True, symmetric=True, spacing=mm
-        ).item()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MONAI's, of an argument that it gives itself
+            distance = compute_average_surface_distance(
+                predicted, true, include_background=True, symmetric=True, spacing=mm
+            )
+        found[number] = distance.item()
     return found
 
 

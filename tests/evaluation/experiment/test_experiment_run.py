@@ -17,6 +17,7 @@ from drawn_folder import labelled_folder, task_file
 from filelock import FileLock
 
 from samstudent.errors import Conflict, UserError
+from samstudent.evaluation.experiment import methods as registry
 from samstudent.evaluation.experiment import work
 from samstudent.evaluation.experiment.plan import Options
 from samstudent.evaluation.experiment.run import make_setting, run_experiment
@@ -130,6 +131,19 @@ def test_without_a_task_one_is_made(tmp_path: Path, kind: str) -> None:
     assert results["task"]["student"]["size"] == list(size)
     again = make_setting(options_of(tmp_path, task=None, labels=(2,), steps=2, size=size))
     assert again.task.model_dump(mode="json") == results["task"]
+
+
+def test_quality_is_told_though_not_all_volumes_are_measured(
+    tmp_path: Path, sam: FakeSam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_MEASURED_VOLUMES", 1)
+    folder = labelled_folder(tmp_path / "data", train=4, test=2, depth=6)
+    student = {"size": [16, 64, 64], "channels": [4, 8]}
+    task_file(folder, dimension=3, student=student, trust={"adapt": False, "readers": False, "trials": 1, "folds": 2})
+    results = run_experiment(options_of(tmp_path, methods=("labels", "ours"), steps=4))
+    assert not results["failed"]
+    assert {(q["method"], q["cases"]) for q in results["quality"]} == {("ours", "unlabelled"), ("ours", "test")}
+    assert len(results["results"][0]["cases"]) == 2
 
 
 def test_only_so_many_unlabelled_cases_are_used(tmp_path: Path) -> None:
