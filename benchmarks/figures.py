@@ -30,7 +30,7 @@ from samstudent.evaluation.metrics import dice_per_structure, mean_of
 from samstudent.evaluation.pictures import Panel, case_panels, reliability_picture
 from samstudent.images import for_sam
 from samstudent.pseudolabels.calibration import reliability
-from samstudent.sam.cache import EmbeddingCache
+from samstudent.pseudolabels.produce import on_image
 from samstudent.sam.prompts import window_of
 from samstudent.sam.refine import refine
 from samstudent.sam.working import enlarged
@@ -58,38 +58,31 @@ def trust(name: str, output: str, case: str) -> None:
     made = [job for job in jobs.values() if job["kind"] == "trusted" and case in job["params"]["ids"]]
     if not made:
         sys.exit(f"{output}: {case} is none of the cases that ours labelled")
-    job = max(made, key=lambda job: "second round" in job["label"])
+    job = max(made, key=lambda job: "earlier" in job["needs"])  # which the second round has
     folders = {need: setting.work_folder(jobs[key]["kind"], key) for need, key in job["needs"].items()}
-    cache = EmbeddingCache(setting.embeddings, 32 << 30)
-    backend = work.backend_of(job["params"])
+    backend, cache = work.backend_of(job["params"]), work.cache_of(setting)
     labeller = ours.Labeller(setting.task, setting.store, job["params"], folders, backend, cache)
     image, truth = setting.store.known_case(case)
     label = labeller.label(image)
-    seen = for_sam(image, setting.task.image)
-
-    def on_image(stack: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [enlarged(plane.astype(np.float32), seen.shape[:2]) for plane in stack]
-
-    raw, refined = (np.stack([mask for _, mask in on_image(masks)]) for masks in (label.raw, label.refined))
-    probabilities = np.stack([values for values, _ in on_image(label.probabilities)])
+    full, seen = on_image(label, image), for_sam(image, setting.task.image)
+    probabilities = np.stack([enlarged(plane, seen.shape[:2])[0] for plane in label.probabilities])
     plain = refine(probabilities, seen, backend, setting.task, cache).masks
 
     def told(what: str, masks: np.ndarray) -> Panel:
         return Panel(f"{what}: Dice {mean_of(dice_per_structure(truth, masks)):.2f}", masks)
 
     there = [s for s in label.structures if s.status != "absent"]
-    shown = np.array([s.status == "accepted" for s in label.structures])
-    estimate = np.mean([s.quality for s in there if s.status == "accepted"])
-    chosen = f"{shown.sum()} of {len(there)} accepted, estimated Dice {estimate:.2f}"
+    accepted = [s.quality for s in there if s.status == "accepted"]
+    chosen = f"{len(accepted)} of {len(there)} accepted, estimated Dice {np.mean(accepted):.2f}"
     panels = [
         Panel("the film"),
         Panel("truth", truth),
-        told("teacher", raw),
+        told("teacher", full.raw),
         told("redrawn by SAM as it comes", plain),
-        told("redrawn as was learnt from the labels", refined),
-        Panel(chosen, refined & shown[:, None, None]),
+        told("redrawn as was learnt from the labels", full.masks | full.rejected),
+        Panel(chosen, full.masks),
     ]
-    window = window_of((truth | raw).any(0))
+    window = window_of((truth | full.raw).any(0))
     picture = in_pairs(
         seen, panels, setting.task.names, tuple(slice(max(s.start - 20, 0), s.stop + 20) for s in window)
     )

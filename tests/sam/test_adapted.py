@@ -115,6 +115,7 @@ def test_the_file_gives_the_same_backend_and_its_record(tiny: Any, tmp_path: Pat
     record = json.loads(told["record"])
     assert (record["labels"], record["steps"], record["plain"], record["adapted"]) == (["a", "b", "c"], 40, 0.7, None)
     assert record["settings"] == {"parts": "decoder", "seed": 3}
+    json.dumps(record, allow_nan=False)
     assert [file.name for file in path.parent.iterdir()] == ["adapted.safetensors"]
 
 

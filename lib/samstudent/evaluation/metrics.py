@@ -84,16 +84,15 @@ def surface_distances(truth: Masks, prediction: Masks, spacing: Sequence[float])
         raise UserError(f"spacing needs {truth.ndim - 1} numbers, one for each axis, not {list(spacing)}")
     mm = [float(s) for s in spacing]
     found = np.full(len(truth), np.nan)
-    for number in np.flatnonzero(_present(truth) & _present(prediction)):
-        both = np.stack([truth[number], prediction[number]]).astype(bool)
-        window = ndimage.find_objects(both.any(0).astype(np.uint8))[0]
-        true, predicted = torch.from_numpy(both[(slice(None), *window)])[:, None, None]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MONAI's, of an argument that it gives itself
-            distance = compute_average_surface_distance(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI's, of an argument that it gives itself
+        for number in np.flatnonzero(_present(truth) & _present(prediction)):
+            both = np.stack([truth[number], prediction[number]]).astype(bool)
+            window = ndimage.find_objects(both.any(0).astype(np.uint8))[0]
+            true, predicted = torch.from_numpy(both[(slice(None), *window)])[:, None, None]
+            found[number] = compute_average_surface_distance(
                 predicted, true, include_background=True, symmetric=True, spacing=mm
-            )
-        found[number] = distance.item()
+            ).item()
     return found
 
 

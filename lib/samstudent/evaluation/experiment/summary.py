@@ -170,23 +170,18 @@ def bootstrap(one: Float, other: Float, seed: int = 0) -> tuple[float, tuple[flo
     seeds, cases, _ = one.shape
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
     of_cases = rng.multinomial(cases, np.full(cases, 1 / cases), RESAMPLES).astype(float)
-    drawn = ((_means(one, of_cases) - _means(other, of_cases)) * of_seeds).sum(axis=1)
-    once = np.ones((1, cases))
+    drawn = (of_seeds.T * (_means(one, of_cases) - _means(other, of_cases))).sum(axis=0)
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return float((_means(one, once) - _means(other, once)).mean()), (float(low), float(high))
+    difference = np.mean([_overall(a) - _overall(b) for a, b in zip(one, other, strict=True)])
+    return float(difference), (float(low), float(high))
 
 
 def _means(dice: Float, of_cases: Float) -> Float:
-    """The mean over structures of the means over weighted cases: of Dice (seeds, cases, S) and weights (B, cases) a
-    mean for each (B, seeds)."""
-    known = np.isfinite(dice).astype(float)
-    total, count = (
-        np.einsum("bc,sck->bsk", of_cases, part, optimize=True) for part in (np.nan_to_num(dice), known)
-    )  # fmt: skip
-    of_structures = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    """``_overall`` of samples of the cases: of Dice (seeds, cases, S) and weights (B, cases) a mean for each
+    (seeds, B)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a sample that shows nothing: nan
-        return np.asarray(np.nanmean(of_structures, axis=2))
+        warnings.simplefilter("ignore")  # of a sample that shows nothing, of a structure or at all: nan
+        return np.asarray(np.nanmean((of_cases @ np.nan_to_num(dice)) / (of_cases @ np.isfinite(dice)), axis=2))
 
 
 def quality(method: str, labels: int, cases: str, rows: Sequence[Mapping[str, Any]]) -> Quality | None:

@@ -65,7 +65,7 @@ def prepare(setting: Setting, params: Params, needs: Needs, folder: Path, report
 
 def embed(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Fill the cache of embeddings."""
-    backend, cache = backend_of(params), _cache(setting)
+    backend, cache = backend_of(params), cache_of(setting)
     for number, case in enumerate(params["ids"], 1):
         cache.embed(backend, for_sam(setting.store.image(case), setting.task.image))
         report(number, len(params["ids"]))
@@ -122,26 +122,26 @@ def fit_students(setting: Setting, params: Params, needs: Needs, folder: Path, r
 
 def fit_readers(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Readers of SAM's embeddings for these students."""
-    task, backend, cache = _task_of(setting, params), backend_of(params), _cache(setting)
+    task, backend, cache = _task_of(setting, params), backend_of(params), cache_of(setting)
     ours.fit_readers(task, setting.store, params, needs["students"], folder, backend, cache, report)
 
 
 def fit_earlier_reader(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """The reader of a second round."""
-    task, backend, cache = _task_of(setting, params), backend_of(params), _cache(setting)
+    task, backend, cache = _task_of(setting, params), backend_of(params), cache_of(setting)
     ours.fit_earlier_reader(task, setting.store, params, needs, folder, backend, cache, report)
 
 
 def learn(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Adaptation, search and calibration."""
-    task, backend, cache = _task_of(setting, params), backend_of(params), _cache(setting)
+    task, backend, cache = _task_of(setting, params), backend_of(params), cache_of(setting)
     ours.learn(task, setting.store, params, needs["students"], folder, backend, cache, report)
 
 
 def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Pseudo labels by what was learnt; ``labels.json`` as of ``pseudo_label``, with estimates of Dice."""
     store, task = setting.store, _task_of(setting, params)
-    labeller = ours.Labeller(task, store, params, needs, backend_of(params), _cache(setting))
+    labeller = ours.Labeller(task, store, params, needs, backend_of(params), cache_of(setting))
     told: dict[str, tuple[bool, dict[str, Any]]] = {}
     rows = []
     for number, case in enumerate(params["ids"], 1):
@@ -247,7 +247,8 @@ def _task_of(setting: Setting, params: Params) -> Task:
     return Task.model_validate(setting.task.model_dump(mode="json") | params.get("sections", {}))
 
 
-def _cache(setting: Setting) -> EmbeddingCache:
+def cache_of(setting: Setting) -> EmbeddingCache:
+    """Of SAM's embeddings, which all jobs share."""
     return EmbeddingCache(setting.embeddings, _EMBEDDINGS)
 
 
@@ -275,7 +276,7 @@ def _walker(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[An
 
 def _paper(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[Any]], Mask]:
     task = setting.task.model_copy(update={"recipe": PAPER})
-    backend, cache = backend_of(params), _cache(setting)
+    backend, cache = backend_of(params), cache_of(setting)
 
     def redraw(image: CaseImage, probabilities: NDArray[Any]) -> Mask:
         return refine(probabilities, for_sam(image, task.image), backend, task, cache, signals=False).masks
