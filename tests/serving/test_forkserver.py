@@ -115,13 +115,14 @@ def test_the_hosts_trainings_are_forks(server: RunningServer, study: TinyStudy, 
     assert requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()["champion"]
 
 
-def test_a_users_mistake_is_told_by_a_fork_too(server: RunningServer, study: TinyStudy) -> None:
+def test_a_users_mistake_is_told_by_a_fork_too(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
     """Its last lines are the job's details, which viewers show."""
     server.stop()
     server.start_again()
     server.wait_until_up()
+    server.client().save_label(CASES[0], str(study.label(CASES[0], tmp_path)))
     for file in (study.folder / "labels" / "final").iterdir():
-        file.unlink()
-    requests.post(f"{server.url}/train/student", json={"pseudo_labels": "off"}, timeout=30)
+        file.write_bytes(b"no picture")  # without any file the server itself refuses, before there is a job
+    assert requests.post(f"{server.url}/train/student", json={"pseudo_labels": "off"}, timeout=30).ok
     job = server.wait_for("train")
     assert job["status"] == "ERROR" and job["details"][-1].startswith("samstudent: "), job
