@@ -12,6 +12,7 @@ import typer
 from samstudent import __version__
 from samstudent.cli_users import users_app
 from samstudent.errors import UserError
+from samstudent.serving.startup import share_cores
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -211,6 +212,7 @@ def version() -> None:
 def main() -> None:
     """Entry point: a user's mistake becomes one line and exit code 2, never a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    share_cores()
     try:
         app()
     except UserError as error:

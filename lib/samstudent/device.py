@@ -1,12 +1,21 @@
-"""Where tensors live, and in which precision convolutions run there."""
+"""Where tensors live, in which precision convolutions run there, and how a CPU's cores are shared."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
 from samstudent.errors import UserError
+
+#: More threads than this wait for the memory, and each holds some of it.
+_MOST_THREADS = 8
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -47,3 +56,20 @@ def autocast(device: torch.device) -> torch.autocast:
     """Context in which convolutions run in ``half_precision(device)``, or plainly."""
     dtype = half_precision(device)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def on_all_cores(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """``work`` on each part, in order, in threads of one core each.
+
+    For many small calculations, of which a second core makes one hardly faster. There are as many threads as torch has
+    in the calling thread, so whoever gave it a share of the cores stays within it.
+    """
+    share = torch.get_num_threads()
+    threads = min(share, len(parts), _MOST_THREADS)
+    if threads < 2:
+        return [work(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(share)  # what the threads set is what every new one would begin with

@@ -19,12 +19,12 @@ def test_it_answers_and_learns_as_the_decoder_does(tiny: Any, prompts: list[Prom
     embedding = tiny.embed(np.random.default_rng(1).integers(0, 256, (80, 60, 3), dtype=np.uint8))
     features = torch.from_numpy(embedding.features)
     decoder, positions = tiny.load().mask_decoder, tiny.load().prompt_encoder.get_dense_pe().detach()
-    expected, expected_iou = tiny.answer(embedding, features, prompts)
+    expected, expected_iou = (part[:, 0] for part in tiny._ask(embedding, features, prompts))
     with torch.no_grad():
         sparse, dense = tiny.encode_prompts(embedding, prompts)
     if prompts[0].mask_input is None:
         dense = dense[:1]
-    low_res, iou = lean.decode(decoder, features, positions, sparse, dense)
+    low_res, iou = lean.decode(decoder, lean.look(decoder, features, positions, dense), sparse)
     torch.testing.assert_close(low_res, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(iou, expected_iou, atol=1e-4, rtol=1e-4)
 
@@ -46,9 +46,9 @@ def test_reduced_precision_changes_little(lite: Any) -> None:
     decoder, positions = lite.load().mask_decoder, lite.load().prompt_encoder.get_dense_pe()
     with torch.no_grad():
         sparse, dense = lite.encode_prompts(embedding, prompts)
-        exact, _ = lean.decode(decoder, features, positions, sparse, dense)
+        exact, _ = lean.decode(decoder, lean.look(decoder, features, positions, dense), sparse)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half, _ = lean.decode(decoder, features, positions, sparse, dense)
+            half, _ = lean.decode(decoder, lean.look(decoder, features, positions, dense), sparse)
     assert half.dtype == torch.bfloat16
     assert ((half > 0) != (exact > 0)).float().mean() < 0.02
 

@@ -15,12 +15,11 @@ from torch.nn import functional as F
 
 from samstudent.device import autocast, half_precision
 from samstudent.errors import UserError
-from samstudent.sam import lean
 from samstudent.sam.adapted import Weights, over_model, private_copy
 from samstudent.sam.backends import Embedding, SamModel, low_res_share
 from samstudent.sam.decode import Source, prompt_of, sources_of
 from samstudent.sam.lora import add_low_rank, low_rank_weights
-from samstudent.sam.prompts import Box, Mask, Prompt, box_of
+from samstudent.sam.prompts import Box, Mask, box_of
 from samstudent.task import AdaptSection, Recipe, Stage
 
 #: A coarse mask's box that overlaps the truth's by less (IoU) asks about something else.
@@ -148,8 +147,6 @@ class Run:
             self._encoder = getattr(copy, encoder)
             add_low_rank(self._encoder, options.lora_rank, int(self._rng.integers(2**31)))
         self.backend = over_model(plain, copy)
-        with torch.no_grad():
-            self._positions = getattr(copy, prompts).get_dense_pe()
         self._parameters = [parameter for parameter in copy.parameters() if parameter.requires_grad]
         self._own = {name: parameter for name, parameter in copy.named_parameters() if name in set(self._names)}
         self._optimizer = torch.optim.AdamW(self._parameters, lr=options.learning_rate, weight_decay=_WEIGHT_DECAY)
@@ -215,24 +212,10 @@ class Run:
         for stage in self._stages:
             given = [None] * len(sources) if low_res is None else list(low_res.detach().cpu().numpy())
             prompts = [prompt_of(s, stage, embedding, g) for s, g in zip(sources, given, strict=True)]
-            low_res, iou = self._answer(embedding, features, prompts)
+            with autocast(device):
+                low_res, iou = (part.float() for part in self.backend.answer(embedding, features, prompts))
             total = total + answer_loss(low_res, iou, target, meant, embedding)
         return total / len(self._stages)
-
-    def _answer(
-        self, embedding: Embedding, features: torch.Tensor, prompts: Sequence[Prompt]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``SamModel.answer``, faster where that can be."""
-        decoder = getattr(self.backend.load(), self.backend.parts[2])
-        if not lean.fits(decoder) or self.backend.offers_three(prompts[0]):
-            return self.backend.answer(embedding, features, prompts)
-        # Positions of boxes do not bear reduced precision: bfloat16 tells 256 pixels apart, no finer.
-        sparse, dense = self.backend.encode_prompts(embedding, prompts)
-        if prompts[0].mask_input is None:
-            dense = dense[:1]
-        with autocast(self.backend.device):
-            low_res, iou = lean.decode(decoder, features, self._positions, sparse, dense)
-        return low_res.float(), iou.float()
 
     def _jittered(self, box: Box, embedding: Embedding) -> Box:
         """Each side shifted by itself, inside the image."""

@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from samstudent.device import on_all_cores
 from samstudent.errors import UserError
+from samstudent.sam import lean
 from samstudent.sam.prompts import Mask, Prompt
 from samstudent.task import SamSection
 
@@ -142,7 +144,7 @@ class SamModel(ABC):
         self.loops = self.device.type == "cpu"
         self._build = build
         self._model: Any = None
-        self._dense_pe: torch.Tensor | None = None
+        self._dense_pe: Any = None
         self._lock = threading.RLock()
 
     def load(self) -> Any:
@@ -184,7 +186,7 @@ class SamModel(ABC):
     def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
         """Answer several prompts about one image, in their order.
 
-        One after the other where ``loops`` is set, else all of one form at once.
+        One by one where ``loops`` is set, on all cores of the calling thread; else all of one form at once.
 
         Raises:
             UserError: a prompt with neither box nor point.
@@ -194,23 +196,40 @@ class SamModel(ABC):
             if prompt.box is None and not prompt.positive and not prompt.negative:
                 raise UserError("a prompt needs a box or a point")
             groups[index if self.loops else _form(prompt)].append(index)
-        answers: dict[int, Decoded] = {}
+        batches = [group[start : start + _BATCH] for group in groups.values() for start in range(0, len(group), _BATCH)]
         with torch.inference_mode():
             self.load()
             features = torch.from_numpy(embedding.features).to(self.device)
-            for members in groups.values():
-                for start in range(0, len(members), _BATCH):
-                    batch = members[start : start + _BATCH]
-                    decoded = self._decode_alike(embedding, features, [prompts[i] for i in batch])
-                    answers.update(zip(batch, decoded, strict=True))
+            seen = self._look(features, prompts)
+
+        def work(batch: list[int]) -> list[Decoded]:
+            with torch.inference_mode():
+                return self._decode_alike(embedding, features, [prompts[i] for i in batch], seen)
+
+        decoded = on_all_cores(work, batches) if self.loops else map(work, batches)
+        answers = {
+            i: answer
+            for batch, part in zip(batches, decoded, strict=True)
+            for i, answer in zip(batch, part, strict=True)
+        }
         return [answers[i] for i in range(len(prompts))]
 
-    def _decode_alike(self, embedding: Embedding, features: torch.Tensor, prompts: list[Prompt]) -> list[Decoded]:
-        low_res, iou = (answer.float().cpu() for answer in self.answer(embedding, features, prompts))
+    def _look(self, features: torch.Tensor, prompts: Sequence[Prompt]) -> lean.Look | None:
+        """What prompts without a mask share of the decoder's work; None where there are none, or no such way."""
+        decoder = getattr(self._model, self.parts[2])
+        if not lean.fits(decoder) or all(prompt.mask_input is not None for prompt in prompts):
+            return None
+        _, dense = self._model.prompt_encoder(None, None, None)
+        return lean.look(decoder, features, self._dense_pe, dense)
+
+    def _decode_alike(
+        self, embedding: Embedding, features: torch.Tensor, prompts: list[Prompt], seen: lean.Look | None
+    ) -> list[Decoded]:
+        low_res, iou = (part.float().cpu() for part in self.answer(embedding, features, prompts, seen))
         return [Decoded(m, q, embedding) for m, q in zip(low_res.numpy(), iou.tolist(), strict=True)]
 
     def answer(
-        self, embedding: Embedding, features: torch.Tensor, prompts: Sequence[Prompt]
+        self, embedding: Embedding, features: torch.Tensor, prompts: Sequence[Prompt], seen: lean.Look | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, L, L) and predicted IoU (N,) for N prompts of one form, with gradients where they are on.
 
@@ -218,7 +237,15 @@ class SamModel(ABC):
             embedding: of the image; only its sizes are used.
             features: (1, 256, h, w), on ``device``.
             prompts: with the same number of points, all or none with box, all or none with mask.
+            seen: ``lean.look`` at the features without a mask, for prompts without one; None: looked at now.
         """
+        decoder = getattr(self._model, self.parts[2])
+        if lean.fits(decoder) and not self.offers_three(prompts[0]):
+            sparse, dense = self.encode_prompts(embedding, prompts)
+            if prompts[0].mask_input is not None or seen is None:
+                dense = dense[:1] if prompts[0].mask_input is None else dense
+                seen = lean.look(decoder, features, self._dense_pe, dense)
+            return lean.decode(decoder, seen, sparse)
         low_res, iou = self._ask(embedding, features, prompts)
         best = iou.argmax(dim=1)
         rows = torch.arange(len(prompts), device=best.device)
@@ -261,7 +288,9 @@ class SamModel(ABC):
         if first.mask_input is not None:
             stack = np.stack([np.asarray(p.mask_input, dtype=np.float32)[None] for p in prompts])
             masks = torch.from_numpy(stack).to(self.device)
-        encoded: tuple[torch.Tensor, torch.Tensor] = self._model.prompt_encoder(points, boxes, masks)
+        # Positions do not bear reduced precision: bfloat16 tells 256 pixels apart, no finer.
+        with torch.autocast(self.device.type, enabled=False):
+            encoded: tuple[torch.Tensor, torch.Tensor] = self._model.prompt_encoder(points, boxes, masks)
         return encoded
 
     def _scale(self, points: list[list[tuple[float, float]]], embedding: Embedding) -> torch.Tensor:

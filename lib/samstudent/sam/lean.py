@@ -1,4 +1,4 @@
-"""SAM's mask decoder, computed for training on a CPU: the same weights and numbers in less than half of the time.
+"""SAM's mask decoder, computed for a CPU: the same weights and numbers in less time (in training in less than half).
 
 segment-anything's own forward pass moves much memory: it copies the image for every prompt, leaves bfloat16 wherever
 something in float32 is added, draws four masks, and normalises over channels that lie far apart. Here the image's
@@ -8,7 +8,7 @@ convolutions (whose kernels do not overlap) are matrix products, and one mask is
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -19,44 +19,90 @@ def fits(decoder: Any) -> bool:
     return not hasattr(decoder, "conv_s0") and hasattr(decoder, "output_hypernetworks_mlps")
 
 
-def decode(
-    decoder: Any, features: torch.Tensor, positions: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``MaskDecoder.forward`` with ``multimask_output=False``.
+class Look(NamedTuple):
+    """What the decoder makes of an image before it hears of a prompt: all that prompts share.
+
+    Attributes:
+        image: tokens (1 or N, h w, C).
+        place: their positional encoding (1, h w, C).
+        keys, values: of the first layer's attention to the image, by heads (1 or N, H, h w, c).
+        queries: of its attention to the prompt.
+        size: h, w.
+    """
+
+    image: torch.Tensor
+    place: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
+    queries: torch.Tensor
+    size: tuple[int, int]
+
+
+def look(decoder: Any, features: torch.Tensor, positions: torch.Tensor, dense: torch.Tensor) -> Look:
+    """The part of ``MaskDecoder.forward`` that no point and no box changes.
 
     Args:
         decoder: segment-anything's ``MaskDecoder``.
         features: of one image (1, C, h, w).
         positions: their positional encoding (1, C, h, w).
-        sparse: of N prompts (N, T, C).
-        dense: of the prompts' masks (N, C, h, w), or (1, C, h, w) where all have the same.
+        dense: of N prompts' masks (N, C, h, w), or (1, C, h, w) where all have the same.
+    """
+    kind = features.device.type
+    half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    image = (features + dense).flatten(2).transpose(1, 2).to(half)
+    place = positions.flatten(2).transpose(1, 2).to(half)
+    first, placed = decoder.transformer.layers[0], image + place
+    to_image, to_prompt = first.cross_attn_token_to_image, first.cross_attn_image_to_token
+    heads = to_image.num_heads
+    return Look(
+        image,
+        place,
+        _by_heads(to_image.k_proj(placed), heads),
+        _by_heads(to_image.v_proj(image), heads),
+        _by_heads(to_prompt.q_proj(placed), heads),
+        (features.shape[-2], features.shape[-1]),
+    )
+
+
+def decode(decoder: Any, seen: Look, sparse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``MaskDecoder.forward`` with ``multimask_output=False``.
+
+    Args:
+        decoder: segment-anything's ``MaskDecoder``.
+        seen: ``look`` at the image, with the prompts' masks.
+        sparse: points and boxes of N prompts (N, T, C).
 
     Returns:
         Logits (N, 4h, 4w) and predicted IoU (N,).
     """
-    count, (height, width) = len(sparse), features.shape[-2:]
-    kind = features.device.type
-    half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    count, (height, width) = len(sparse), seen.size
     tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None].expand(count, -1, -1)
     tokens = torch.cat([tokens, sparse], dim=1)
-    image = (features + dense).flatten(2).transpose(1, 2).to(half)
-    place = positions.flatten(2).transpose(1, 2).to(half)
-    queries = tokens
-    for layer in decoder.transformer.layers:
+    image, queries = seen.image, tokens
+    for number, layer in enumerate(decoder.transformer.layers):
         if layer.skip_first_layer_pe:
             queries = layer.self_attn(q=queries, k=queries, v=queries)
         else:
             placed = queries + tokens
             queries = queries + layer.self_attn(q=placed, k=placed, v=queries)
         queries = layer.norm1(queries)
-        keys = image + place
-        queries = queries + _attend(layer.cross_attn_token_to_image, queries + tokens, keys, image)
+        to_image, to_prompt = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+        if number == 0:
+            keys, values, asking = seen.keys, seen.values, seen.queries
+        else:
+            at, heads = image + seen.place, to_image.num_heads
+            keys, values = _by_heads(to_image.k_proj(at), heads), _by_heads(to_image.v_proj(image), heads)
+            asking = _by_heads(to_prompt.q_proj(at), heads)
+        queries = queries + _attend(to_image, _by_heads(to_image.q_proj(queries + tokens), len(keys[0])), keys, values)
         queries = layer.norm2(queries)
         queries = layer.norm3(queries + layer.mlp(queries))
-        change = _attend(layer.cross_attn_image_to_token, keys, queries + tokens, queries)
-        image = _norm(image + change.to(half), layer.norm4)
+        told = _by_heads(to_prompt.k_proj(queries + tokens), len(keys[0]))
+        change = _attend(to_prompt, asking, told, _by_heads(to_prompt.v_proj(queries), len(keys[0])))
+        image = _norm(image + change.to(image.dtype), layer.norm4)
     final = decoder.transformer.final_attn_token_to_image
-    queries = queries + _attend(final, queries + tokens, image + place, image)
+    asking = _by_heads(final.q_proj(queries + tokens), final.num_heads)
+    keys, values = final.k_proj(image + seen.place), final.v_proj(image)
+    queries = queries + _attend(final, asking, _by_heads(keys, final.num_heads), _by_heads(values, final.num_heads))
     queries = decoder.transformer.norm_final_attn(queries)
     iou = decoder.iou_prediction_head(queries[:, 0])[:, 0]
     hyper = decoder.output_hypernetworks_mlps[0](queries[:, 1])
@@ -69,16 +115,16 @@ def decode(
     return logits.reshape(count, 4 * height, 4 * width), iou
 
 
-def _attend(attention: Any, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """segment-anything's ``Attention`` for (N, T, C), where one side may be the same for all prompts (1, T, C).
+def _by_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(N, T, C) as (N, heads, T, C / heads)."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _attend(attention: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """segment-anything's ``Attention`` of what its projections gave, by heads; one side may be one for all prompts.
 
     Not ``scaled_dot_product_attention``: its gradient took two fifths of a step on a CPU, for a handful of tokens.
     """
-
-    def heads(linear: Any, x: torch.Tensor) -> torch.Tensor:
-        return linear(x).unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
-
-    q, k, v = heads(attention.q_proj, queries), heads(attention.k_proj, keys), heads(attention.v_proj, values)
     scale = q.shape[-1] ** -0.5
     if q.shape[2] > k.shape[2]:
         # The many pixels last: a softmax over the last, short axis is slow.

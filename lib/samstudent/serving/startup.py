@@ -47,7 +47,8 @@ def share_cores() -> None:
     """Let threads that wait for others sleep instead of spin; to be called before torch is imported, or for children.
 
     Several processes with as many threads as cores otherwise burn the time slices that the others need: with three of
-    them on two cores a training step took ten seconds instead of a half.
+    them on two cores a training step took ten seconds instead of a half. So do the threads of one process that works in
+    threads of its own (``device.on_all_cores``).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
