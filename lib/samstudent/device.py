@@ -62,11 +62,12 @@ def on_all_cores(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[
     """``work`` on each part, in order, in threads of one core each.
 
     For many small calculations, of which a second core makes one hardly faster. There are as many threads as torch has
-    in the calling thread, so whoever gave it a share of the cores stays within it.
+    in the calling thread, so whoever gave it a share of the cores stays within it. With a GPU, which would have to hold
+    all parts at once, there is no second thread.
     """
     share = torch.get_num_threads()
     threads = min(share, len(parts), _MOST_THREADS)
-    if threads < 2:
+    if threads < 2 or torch.cuda.is_available():
         return [work(part) for part in parts]
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:

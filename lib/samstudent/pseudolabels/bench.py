@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from samstudent.device import on_all_cores
 from samstudent.pseudolabels.choice import Evidence
 from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.decode import Drawn, decode_structures
@@ -67,12 +68,17 @@ class Bench:
 
     def dice(self, sources: Sequence[Recipe]) -> NDArray[np.float64]:
         """Dice (n, S, len(sources)) of recipes that differ in nothing but source and fusion; nan where nothing is."""
-        counts = np.zeros((len(self._volumes), self.shown.shape[1], len(sources), 2), dtype=np.int64)
-        self.present = 0
-        for total, volume in zip(counts, self._volumes, strict=True):
-            for case, coarse in zip(volume, _coarse(volume, sources[0]), strict=True):
-                self._add(total, case, coarse, sources)
-        return self._dice_of(counts)
+
+        def score(volume: Sequence[HonestCase]) -> tuple[NDArray[np.int64], int, int]:
+            total = np.zeros((self.shown.shape[1], len(sources), 2), dtype=np.int64)
+            slices = zip(volume, _coarse(volume, sources[0]), strict=True)
+            found = [self._add(total, case, coarse, sources) for case, coarse in slices]
+            return total, sum(present for present, _ in found), sum(decoded for _, decoded in found)
+
+        counts, present, decoded = zip(*on_all_cores(score, self._volumes), strict=True)
+        self.present = sum(present)
+        self.decoded += sum(decoded)
+        return self._dice_of(np.stack(counts))
 
     def resolved(self, recipes: Sequence[Recipe]) -> float:
         """Mean Dice of one recipe for each structure after each pixel went to one structure."""
@@ -95,22 +101,27 @@ class Bench:
         size = counts[..., 1] + self._areas[..., None]
         return np.where(size > 0, 2 * counts[..., 0] / np.maximum(size, 1), np.nan)
 
-    def _add(self, total: NDArray[np.int64], case: HonestCase, coarse: Mask, sources: Sequence[Recipe]) -> None:
-        """Add one slice's pixels (S, len(sources), 2), in common with the truth and drawn, to ``total``."""
+    def _add(
+        self, total: NDArray[np.int64], case: HonestCase, coarse: Mask, sources: Sequence[Recipe]
+    ) -> tuple[int, int]:
+        """Add one slice's pixels (S, len(sources), 2), in common with the truth and drawn, to ``total``.
+
+        Returns:
+            How many structures are present, and how many of them were decoded.
+        """
         present = [int(s) for s in np.flatnonzero(coarse.any(axis=(1, 2)))]
-        self.present += len(present)
         keys = {s: self._key(case, coarse, s, sources) for s in present}
         missing = [s for s in present if keys[s] not in self._known]
+        asked = sources[0].source != "student"
         if missing:
-            asked = sources[0].source != "student"
             drawn = self._ask(case, coarse, sources[0], [asked and s in missing for s in range(len(coarse))])
-            self.decoded += asked * len(missing)
             for s in missing:
                 answer = drawn[s]
                 logits = None if answer is None else answer.logits
                 self._known[keys[s]] = _pixels(case, s, coarse[s], logits, sources)
         for s in present:
             total[s] += self._known[keys[s]]
+        return len(present), asked * len(missing)
 
     def _ask(
         self, case: HonestCase, coarse: Mask, recipe: Recipe | Sequence[Recipe], wanted: Sequence[bool]

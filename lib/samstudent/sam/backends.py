@@ -206,7 +206,7 @@ class SamModel(ABC):
             with torch.inference_mode():
                 return self._decode_alike(embedding, features, [prompts[i] for i in batch], seen)
 
-        decoded = on_all_cores(work, batches) if self.loops else map(work, batches)
+        decoded = on_all_cores(work, batches)
         answers = {
             i: answer
             for batch, part in zip(batches, decoded, strict=True)
