@@ -159,7 +159,7 @@ def experiment(
     seeds: Annotated[str, typer.Option(help="Seeds of the trainings.")] = "0,1,2",
     steps: Annotated[int | None, typer.Option(min=1, help="Of each student; default: the task's.")] = None,
     size: Annotated[str | None, typer.Option(help="Student's size, Y,X or Z,Y,X.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: the GPUs, or half the cores.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: the GPUs, or the cores.")] = None,
     unlabelled: Annotated[int | None, typer.Option(min=1, help="Use at most so many unlabelled cases.")] = None,
     test_cases: Annotated[int | None, typer.Option(min=1, help="Measure on at most so many cases.")] = None,
     split: Annotated[str, typer.Option(help="Measure on test or val.")] = "test",

@@ -9,9 +9,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
+import torch
 from drawn import FakeSam
 from drawn_folder import labelled_folder, task_file
 from filelock import FileLock
@@ -20,7 +23,12 @@ from samstudent.errors import Conflict, UserError
 from samstudent.evaluation.experiment import methods as registry
 from samstudent.evaluation.experiment import work
 from samstudent.evaluation.experiment.plan import Options
-from samstudent.evaluation.experiment.run import make_setting, run_experiment
+from samstudent.evaluation.experiment.run import (
+    default_processes,
+    make_setting,
+    run_experiment,
+    worker_environment,
+)
 from samstudent.sam.backends import Decoded, Embedding
 from samstudent.sam.prompts import Prompt
 
@@ -220,3 +228,17 @@ def wait_until(condition: Any, process: subprocess.Popen[bytes] | None = None, s
 
 def is_zombie(pid: int) -> bool:
     return "(zombie)" in Path(f"/proc/{pid}/status").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores", "gigabytes", "expected"), [(0, 2, 24, 2), (0, 16, 24, 6), (0, 4, 1, 1), (3, 16, 24, 3)]
+)
+def test_as_many_processes_as_there_are_gpus_or_cores_and_memory(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int, gigabytes: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=gigabytes << 30))
+    assert default_processes() == expected
+    if not gpus:
+        assert int(worker_environment(0, expected)["OMP_NUM_THREADS"]) <= cores // expected

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -31,6 +32,8 @@ from samstudent.task import Task, load_task
 
 console = Console()
 
+#: Bytes that a process takes at most, as measured: SAM, a student in training, the cases of the search.
+_MEMORY = 4 << 30
 #: Seconds that a job of a kind may take, as long as none was done here.
 _GUESS = {
     "prepare": 10.0, "embed": 40.0, "student": 180.0, "students": 540.0, "readers": 60.0, "trust": 400.0,
@@ -317,9 +320,10 @@ class Runner:
 
 
 def default_processes() -> int:
-    """One a GPU; without any, one for two cores."""
+    """One a GPU; without any, one a core, of which a second brings a small student's training little, as far as there
+    is memory."""
     gpus = torch.cuda.device_count()
-    return gpus or max(1, (os.cpu_count() or 1) // 2)
+    return gpus or max(1, min(os.cpu_count() or 1, psutil.virtual_memory().available // _MEMORY))
 
 
 def worker_environment(number: int, count: int) -> dict[str, str]:
