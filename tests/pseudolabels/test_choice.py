@@ -69,6 +69,19 @@ def test_a_margin_within_the_noise_keeps_the_simplest() -> None:
         assert verdict.gain == pytest.approx(0.004 * recipe)
 
 
+def test_few_compete_and_others_must_lead_them_by_more_than_luck() -> None:
+    """Recipes 1 and 20 are equally good, of which now one, now the other seems better; then 20 is by far."""
+
+    def chosen(gain: float) -> list[int]:
+        gains = np.zeros((2, 42))
+        gains[:, 1], gains[:, 20] = 0.03, gain
+        drawn = [evidence(gains, cases=16, spread=0.02, seed=seed) for seed in range(5)]
+        return [verdict.recipe for found in drawn for verdict in decide(found, 0, few=3)]
+
+    assert chosen(0.03).count(1) >= 9
+    assert chosen(0.09) == [20] * 10
+
+
 def test_each_structure_takes_its_own() -> None:
     """SAM lifts the lungs and ruins the heart."""
     verdicts = decide(evidence([[0, 0.03], [0, 0.03], [0, 0.03], [0, -0.13]]), 0)
@@ -100,16 +113,16 @@ def test_one_case_decides_nothing() -> None:
     assert decide(evidence([[0, 0.3], [0, 0.3]], cases=1), 0)[0].recipe == 0
 
 
-@pytest.mark.parametrize(("cases", "structures", "share"), [(10, 32, 0.8), (30, 5, 0.7), (30, 2, 0.7)])
+@pytest.mark.parametrize(("cases", "structures", "share"), [(10, 32, 0.7), (30, 5, 0.6), (30, 2, 0.6)])
 def test_hundred_recipes_of_pure_noise_gain_nothing_and_mostly_leave_the_student(
     cases: int, structures: int, share: float
 ) -> None:
     kept, honest, naive = [], [], []
     for seed in range(6):
         found = evidence(np.zeros((structures, 100)), cases, spread=0.04, seed=seed)
-        verdicts = decide(found, seed)
+        verdicts = decide(found, seed, few=12)
         kept += [verdict.recipe == 0 for verdict in verdicts]
-        honest.append(honest_gain(found, np.arange(cases) % 3, seed).gain)
+        honest.append(honest_gain(found, np.arange(cases) % 3, seed, few=12).gain)
         naive.append((found.means().max(axis=1) - found.means()[:, 0]).mean())
     assert np.mean(kept) > share
     # What looks won by picking the best is not there in cases that did not pick.

@@ -5,11 +5,14 @@ structures times ten cases from picking lucky ones among hundreds of recipes:
 
 - a structure's own gain is drawn towards the gain over all structures, the more, the less its cases tell (random
   effects, DerSimonian and Laird 1986; variances are drawn to the common one too, as in limma, Smyth 2004);
-- the simplest recipe within one standard error of the best, by paired differences, is taken (Breiman et al. 1984);
-- from the best's lead comes off what the best of so many wins by luck, found by resampling the cases. Over another of
-  SAM's recipes that is by how much choosing again on resampled cases flatters (Efron 1983). Over the student's own mask
-  it is more: what the luckiest would show if no recipe differed from the student;
+- few compete at first: the student's own masks, and what can be made of the base recipe's answer. The best of them
+  must beat the student's by what the luckiest of these few would show if none differed from the student, found by
+  resampling the cases, and by half a standard error of the paired difference;
+- another of the many takes that one's place only if it leads it by a whole standard error (Breiman et al. 1984) and by
+  what the luckiest of so many would show;
 - a SAM that alone is far below the student has no vote where the two are fused.
+
+How these rules compare with others: docs/explanation/recipe-search.md.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ MIN_CASES = 3
 #: The common variance counts as much as this many cases of a structure's own.
 _PRIOR_CASES = 4
 _RESAMPLES = 200
+#: Of a standard error, by which the student's mask must be beaten beyond luck: what is won where SAM is better and lost
+#: where it is not was compared for 0, 0.5 and 1 (docs/explanation/recipe-search.md).
+_DOUBT = 0.5
 #: SAM's masks need this share of the student's Dice to be fused with it: what does not know the structure at all only
 #: shifts the student's threshold, or adds noise.
 _VOTE = 2 / 3
@@ -92,7 +98,9 @@ class Verdict:
     luck: float
 
 
-def decide(evidence: Evidence, seed: int, sam: Sequence[int | None] | None = None) -> list[Verdict]:
+def decide(
+    evidence: Evidence, seed: int, sam: Sequence[int | None] | None = None, few: int | None = None
+) -> list[Verdict]:
     """Choose a recipe for each structure.
 
     Args:
@@ -100,9 +108,12 @@ def decide(evidence: Evidence, seed: int, sam: Sequence[int | None] | None = Non
         seed: of the resampling.
         sam: for each recipe None where it asks SAM nothing (those come first), else the index of the recipe that takes
             SAM's own mask of the same decoding. None: all but the first are SAM's own masks.
+        few: how many recipes, from the first, are the student's own masks or made of the base recipe's answer. None:
+            all.
     """
     recipes = evidence.dice.shape[2]
     sam = [None, *range(1, recipes)] if sam is None else sam
+    few = recipes if few is None else few
     free = sum(index is None for index in sam)
     gains = evidence.dice - evidence.dice[..., :1]
     shrunk = _shrink(gains, evidence)
@@ -110,15 +121,21 @@ def decide(evidence: Evidence, seed: int, sam: Sequence[int | None] | None = Non
     student = np.where(np.isnan(student), np.nanmean(student) if evidence.valid.any() else 0.0, student)
     worth = student + shrunk.mean[:, [0 if index is None else index for index in sam]]
     allowed = worth >= _VOTE * student
-    flattery, luck = _luck(gains, evidence, shrunk, allowed, np.random.default_rng(seed))
-    best = np.where(allowed, shrunk.mean, -np.inf).argmax(axis=1)
-    chosen = best.copy()
-    for index in np.unique(best):
-        lead = _shrink(gains[..., index, None] - gains[..., : index + 1], evidence)
-        due = np.where(np.arange(index + 1) < min(free, index), luck[:, None], flattery[:, None])
-        near = (lead.mean <= lead.error + due) & allowed[:, : index + 1]
-        near[:, index] = True
-        chosen[best == index] = near.argmax(axis=1)[best == index]
+    possible = np.where(allowed, shrunk.mean, -np.inf)
+    best = possible.argmax(axis=1)
+    rngs = [np.random.default_rng(seed) for _ in range(2)]
+    luck = _luck(gains, evidence, shrunk, allowed, rngs[0])
+    luck_of_few = _luck(gains[..., :few], evidence, shrunk.first(few), allowed[:, :few], rngs[1])
+
+    chosen = possible[:, :few].argmax(axis=1)
+    for s, index in enumerate(chosen):
+        lead = _shrink(gains[..., index, None] - gains[..., : min(free, index)], evidence)
+        near = (lead.mean[s] <= _DOUBT * lead.error[s] + luck_of_few[s]) & allowed[s, : min(free, index)]
+        chosen[s] = near.argmax() if near.any() else index
+    for s, index in enumerate(best):
+        lead = _shrink(gains[..., index, None] - gains[..., chosen[s], None], evidence)
+        if lead.mean[s, 0] > lead.error[s, 0] + luck[s]:
+            chosen[s] = index
     return [
         Verdict(
             recipe=int(c),
@@ -148,14 +165,18 @@ class HonestGain:
 
 
 def honest_gain(
-    evidence: Evidence, folds: Sequence[int], seed: int, sam: Sequence[int | None] | None = None
+    evidence: Evidence,
+    folds: Sequence[int],
+    seed: int,
+    sam: Sequence[int | None] | None = None,
+    few: int | None = None,
 ) -> HonestGain:
     """Leave out one fold after the other, decide on the rest, and score the choice on what was left out.
 
     Args:
         evidence: as for ``decide``.
         folds: of the n cases. All the same: each case is a fold.
-        seed, sam: as for ``decide``.
+        seed, sam, few: as for ``decide``.
     """
     groups = np.asarray(folds)
     if len(np.unique(groups)) < 2:
@@ -165,7 +186,7 @@ def honest_gain(
         held = groups == group
         if not evidence.valid[~held].any():
             continue  # Nothing to choose by: the simplest stays.
-        for s, verdict in enumerate(decide(evidence.rows(~held), seed, sam)):
+        for s, verdict in enumerate(decide(evidence.rows(~held), seed, sam, few)):
             gains[held, s] = evidence.dice[held, s, verdict.recipe] - evidence.dice[held, s, 0]
     gains *= evidence.valid
     counts = evidence.valid.sum(axis=0)
@@ -183,6 +204,10 @@ class _Shrunk:
     mean: Array
     error: Array
     own: Array
+
+    def first(self, count: int) -> _Shrunk:
+        """Of the first recipes only."""
+        return _Shrunk(self.mean[:, :count], self.error[:, :count], self.own[:, :count])
 
 
 def _shrink(values: Array, evidence: Evidence) -> _Shrunk:
@@ -231,21 +256,14 @@ def _means(values: Array, weights: Array, otherwise: Array) -> Array:
 
 def _luck(
     gains: Array, evidence: Evidence, shrunk: _Shrunk, allowed: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """How far luck takes the best of the ``allowed`` recipes (S, C), over resampled cases.
-
-    Returns:
-        float (S,) each: by how much the one chosen on resampled cases looks better there than on all cases; and what
-        the best would gain if every recipe's true gain were 0.
-    """
+) -> Array:
+    """What the best of the ``allowed`` recipes (S, C) would gain if every recipe's true gain were 0, float (S,), found
+    on resampled cases."""
     cases = len(gains)
-    flattery, luck = np.zeros((2, gains.shape[1]))
+    luck = np.zeros(gains.shape[1])
     for draw in rng.multinomial(cases, np.full(cases, 1 / cases), size=_RESAMPLES):
         weights = evidence.valid * draw[:, None]
         pooled = np.einsum("ns,nsc->c", weights, gains) / max(weights.sum(), 1)
         estimate = shrunk.own * _means(gains, weights, pooled) + (1 - shrunk.own) * pooled
-        off = np.where(allowed, estimate - shrunk.mean, 0)
-        best = np.where(allowed, estimate, -np.inf).argmax(axis=1)[:, None]
-        flattery += np.take_along_axis(off, best, 1)[:, 0]
-        luck += off.max(axis=1)
-    return np.maximum(flattery / _RESAMPLES, 0), luck / _RESAMPLES
+        luck += np.where(allowed, estimate - shrunk.mean, 0).max(axis=1)
+    return luck / _RESAMPLES

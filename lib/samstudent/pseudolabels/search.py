@@ -158,8 +158,9 @@ def search(
     evidence = Evidence.of(np.stack([dice for _, dice in tried], axis=-1), bench.shown)
     position = {recipe: index for index, recipe in enumerate(recipes)}
     sam = [None if recipe.source == "student" else position[space.sam_alone(recipe)] for recipe in recipes]
-    verdicts = decide(evidence, seed, sam)
-    honest = honest_gain(evidence, bench.folds, seed, sam)
+    few = sum(space.is_base(recipe) for recipe in recipes)
+    verdicts = decide(evidence, seed, sam, few)
+    honest = honest_gain(evidence, bench.folds, seed, sam, few)
     chosen = [recipes[verdict.recipe] for verdict in verdicts]
     fallback, resolved = None, {}
     if honest.gain < 0:

@@ -114,6 +114,10 @@ class Space:
         components = dict.fromkeys(("all", self.base.component, *_COMPONENTS))
         return [self.base.model_copy(update={"source": "student", "component": c}) for c in components]
 
+    def is_base(self, recipe: Recipe) -> bool:
+        """Whether it is the student's own mask or made of the base recipe's answer; these come first in complexity."""
+        return self.complexity(recipe)[:2] < (1, 1)
+
     def complexity(self, recipe: Recipe) -> tuple[float, ...]:
         """Sorts recipes, the simplest first.
 
