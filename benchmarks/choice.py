@@ -1,12 +1,12 @@
 """What choosing recipes on few labelled cases wins on others: the table in docs/explanation/recipe-search.md.
 
     samstudent experiment FOLDER --labels 10 --seeds 0 --methods ours --output DIR
-    python benchmarks/choice.py DIR [--cases 174] [--draws 80] [--labels 5,10,30]
+    python benchmarks/choice.py DIR [--cases 174] [--draws 80] [--labels 5,10,30] [--job "trust from 10 labels, seed 0"]
 
 The unlabelled cases of a finished experiment, of which the truth is known, are predicted by a fold's models and decoded
 by the plain and the adapted decoder in the search's default configurations, once. Then some of them are drawn as if
 they were the labelled ones, recipes are chosen on these (``choice.decide``), and scored on all others. The second half
-of the rows knows the plain decoder only. Folders of 2D images; test cases are not looked at.
+of the rows knows the plain decoder only. Test cases are not looked at.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ FOLDS = 3
 class Tried:
     """Recipes with their Dice (n, S, C), simplest first."""
 
-    def __init__(self, folder: Path, count: int) -> None:
+    def __init__(self, folder: Path, count: int, label: str) -> None:
         plan = json.loads((folder / "plan.json").read_text())
         jobs = plan["jobs"]
-        key = next(k for k, job in jobs.items() if job["kind"] == "trust")
+        key = next(k for k, job in jobs.items() if job["kind"] == "trust" and label in ("", job["label"]))
         job, plain = jobs[key], Task.model_validate(plan["setting"]["task"])
         task = Task.model_validate(plan["setting"]["task"] | job["params"].get("sections", {}))
         store, backend = Store(folder / "work" / job["params"]["cases"], plain), load_backend(task.sam)
@@ -60,7 +60,8 @@ class Tried:
             image, truth = store.known_case(case)
             size = size_of(image, trust.task)
             views = teacher.fold_views(number % FOLDS, image, size).astype(np.float16)
-            truth = reduced(truth, (size[0], size[1])) >= 0.5
+            if task.dimension == 2:
+                truth = reduced(truth, (size[0], size[1])) >= 0.5
             seen = Seen(case, number % FOLDS, image, views, truth)
             parts += [part for part, _ in honest_parts(seen, trust.share, trust.task, backend, cache, len(ids))]
         adapted = trust.adapted
@@ -110,8 +111,9 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=174)
     parser.add_argument("--draws", type=int, default=80)
     parser.add_argument("--labels", default="5,10,30")
+    parser.add_argument("--job", default="", help="its name in the experiment's output; default: the first of trust")
     arguments = parser.parse_args()
-    tried = Tried(arguments.folder, arguments.cases)
+    tried = Tried(arguments.folder, arguments.cases, arguments.job)
     print("| decoders | labels | won, points of Dice | worst draw | SAM's or fused masks |\n|---|---|---|---|---|")
     for decoders in (("plain", "adapted"), ("plain",)):
         for labels in map(int, arguments.labels.split(",")):
