@@ -217,7 +217,7 @@ class SamModel(ABC):
     def _look(self, features: torch.Tensor, prompts: Sequence[Prompt]) -> lean.Look | None:
         """What prompts without a mask share of the decoder's work; None where there are none, or no such way."""
         decoder = getattr(self._model, self.parts[2])
-        if not lean.fits(decoder) or all(prompt.mask_input is not None for prompt in prompts):
+        if not lean.fits(decoder) or all(p.mask_input is not None or self.offers_three(p) for p in prompts):
             return None
         _, dense = self._model.prompt_encoder(None, None, None)
         return lean.look(decoder, features, self._dense_pe, dense)
@@ -242,9 +242,9 @@ class SamModel(ABC):
         decoder = getattr(self._model, self.parts[2])
         if lean.fits(decoder) and not self.offers_three(prompts[0]):
             sparse, dense = self.encode_prompts(embedding, prompts)
-            if prompts[0].mask_input is not None or seen is None:
-                dense = dense[:1] if prompts[0].mask_input is None else dense
-                seen = lean.look(decoder, features, self._dense_pe, dense)
+            masked = prompts[0].mask_input is not None
+            if masked or seen is None:
+                seen = lean.look(decoder, features, self._dense_pe, dense if masked else dense[:1])
             return lean.decode(decoder, seen, sparse)
         low_res, iou = self._ask(embedding, features, prompts)
         best = iou.argmax(dim=1)
