@@ -1,7 +1,7 @@
 """What choosing recipes on few labelled cases wins on others: the table in docs/explanation/recipe-search.md.
 
     samstudent experiment FOLDER --labels 10 --seeds 0 --methods ours --output DIR
-    python benchmarks/choice.py DIR [--cases 174] [--draws 80] [--labels 5,10,30] [--job "trust from 10 labels, seed 0"]
+    python benchmarks/choice.py DIR [--cases 174] [--draws 80] [--labels 5,10,30] [--job NAME]
 
 The unlabelled cases of a finished experiment, of which the truth is known, are predicted by a fold's models and decoded
 by the plain and the adapted decoder in the search's default configurations, once. Then some of them are drawn as if
@@ -16,24 +16,21 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from samstudent.evaluation.experiment import ours
-from samstudent.evaluation.experiment.store import Store
+from samstudent.evaluation.experiment import ours, work
+from samstudent.evaluation.experiment.plan import Setting
 from samstudent.pseudolabels.bench import Bench
 from samstudent.pseudolabels.choice import Evidence, decide, honest_gain
-from samstudent.pseudolabels.labelled import Seen, honest_parts, size_of, spread_out
-from samstudent.pseudolabels.search import _try_cells
+from samstudent.pseudolabels.labelled import honest_parts, see, spread_out
+from samstudent.pseudolabels.search import try_recipes
 from samstudent.pseudolabels.space import Space
-from samstudent.pseudolabels.trust import Trust
-from samstudent.sam.backends import load_backend
-from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.working import reduced
-from samstudent.task import Recipe, Task
+from samstudent.task import Recipe
 
 FOLDS = 3
 
@@ -43,43 +40,36 @@ class Tried:
 
     def __init__(self, folder: Path, count: int, label: str) -> None:
         plan = json.loads((folder / "plan.json").read_text())
-        jobs = plan["jobs"]
-        key = next(k for k, job in jobs.items() if job["kind"] == "trust" and label in ("", job["label"]))
-        job, plain = jobs[key], Task.model_validate(plan["setting"]["task"])
-        task = Task.model_validate(plan["setting"]["task"] | job["params"].get("sections", {}))
-        store, backend = Store(folder / "work" / job["params"]["cases"], plain), load_backend(task.sam)
-        cache = EmbeddingCache(Path(plan["setting"]["embeddings"]), 32 << 30)
-        trust = Trust.load(folder / "work" / f"trust-{key}", task, backend)
-        students = job["needs"]["students"]
-        models = folder / "work" / f"{jobs[students]['kind']}-{students}"
-        teacher = ours._teacher(task, store, job["params"], models, backend, cache)
-        drawn = next(job["params"]["ids"] for job in jobs.values() if job["kind"] == "trusted")
-        ids = spread_out([case for case in drawn if case not in job["params"]["labelled"]], count)
+        setting, jobs = Setting.from_json(plan["setting"]), plan["jobs"]
+        first = [job for job in jobs.values() if job["kind"] == "trusted" and "earlier" not in job["needs"]]
+        job = next(job for job in first if label in ("", job["label"]))
+        params = job["params"]
+        needs = {need: setting.work_folder(jobs[key]["kind"], key) for need, key in job["needs"].items()}
+        backend, cache = work.backend_of(params), work.cache_of(setting)
+        labeller = ours.Labeller(work.task_of(setting, params), setting.store, params, needs, backend, cache)
+        task, trust, teacher = labeller.task, labeller.trust, labeller.teacher
+        ids = spread_out([case for case in params["ids"] if case not in params["labelled"]], count)
+        folds = {case: number % FOLDS for number, case in enumerate(ids)}
+        # No fold's models trained on these: as if each had been left out by one.
+        honest: Any = SimpleNamespace(
+            folds=folds, honest_views=lambda case, image, size: teacher.fold_views(folds[case], image, size)
+        )
         parts = []
-        for number, case in enumerate(ids):
-            image, truth = store.known_case(case)
-            size = size_of(image, trust.task)
-            views = teacher.fold_views(number % FOLDS, image, size).astype(np.float16)
-            if task.dimension == 2:
-                truth = reduced(truth, (size[0], size[1])) >= 0.5
-            seen = Seen(case, number % FOLDS, image, views, truth)
-            parts += [part for part, _ in honest_parts(seen, trust.share, trust.task, backend, cache, len(ids))]
+        for case in ids:
+            seen = see(case, honest, *setting.store.known_case(case), task)
+            parts += [part for part, _ in honest_parts(seen, trust.share, task, backend, cache, len(ids))]
         adapted = trust.adapted
-        space = self.space = Space.of(trust.task.recipe, backend.name, adapted is not None)
+        self.space = Space.of(task.recipe, backend.name, adapted is not None)
         bench = Bench(parts, backend, dict.fromkeys(range(FOLDS), adapted) if adapted else None)
-        tried = [(recipe, bench.dice([recipe])[..., 0]) for recipe in space.students()]
-        _try_cells(space, bench, tried, 9, 0, lambda done, total: print(f"{done} of {total}", file=sys.stderr))
-        tried.sort(key=lambda item: space.complexity(item[0]))
-        self.recipes, self.dice = [recipe for recipe, _ in tried], np.stack([dice for _, dice in tried], axis=-1)
+        self.recipes, self.dice, _, _ = try_recipes(
+            self.space, bench, 9, 0, lambda done, total: print(f"{done} of {total}", file=sys.stderr)
+        )
         self.shown = bench.shown
 
     def row(self, labels: int, draws: int, decoders: Sequence[str]) -> str:
         """What is won on cases that did not choose, over ``draws`` of ``labels`` cases."""
-        keep = [i for i, recipe in enumerate(self.recipes) if recipe.source == "student" or recipe.decoder in decoders]
-        recipes = [self.recipes[i] for i in keep]
-        alone = [None if recipe.source == "student" else self.space.sam_alone(recipe) for recipe in recipes]
-        sam = [None if recipe is None else recipes.index(recipe) for recipe in alone]
-        few = sum(self.space.is_base(recipe) for recipe in recipes)
+        keep = self.asking(decoders)
+        sam, few = self.space.rivals([self.recipes[i] for i in keep])
         won, used = [], []
         for draw in range(draws):
             order = np.random.default_rng([labels, draw]).permutation(len(self.dice))
@@ -93,14 +83,15 @@ class Tried:
         told = f"{np.mean(won):+.2f} +- {np.std(won):.2f} | {np.min(won):+.2f} | {100 * np.mean(used):.0f} %"
         return f"| {' and '.join(decoders)} | {labels} | {told} |"
 
+    def asking(self, decoders: Sequence[str]) -> list[int]:
+        """The recipes that ask none but these decoders."""
+        return [i for i, recipe in enumerate(self.recipes) if recipe.source == "student" or recipe.decoder in decoders]
+
     def best(self, decoders: Sequence[str]) -> tuple[float, Recipe]:
         """Of one recipe for all structures."""
         every = Evidence.of(self.dice, self.shown)
         gains = 100 * (every.dice - every.dice[..., :1]).sum(axis=(0, 1)) / every.valid.sum()
-        allowed = [
-            i for i, recipe in enumerate(self.recipes) if recipe.source == "student" or recipe.decoder in decoders
-        ]
-        index = max(allowed, key=lambda i: gains[i])
+        index = max(self.asking(decoders), key=lambda i: gains[i])
         return float(gains[index]), self.recipes[index]
 
 
@@ -111,7 +102,9 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=174)
     parser.add_argument("--draws", type=int, default=80)
     parser.add_argument("--labels", default="5,10,30")
-    parser.add_argument("--job", default="", help="its name in the experiment's output; default: the first of trust")
+    parser.add_argument(
+        "--job", default="", help="its name in the experiment's output; default: the first pseudo labels of ours"
+    )
     arguments = parser.parse_args()
     tried = Tried(arguments.folder, arguments.cases, arguments.job)
     print("| decoders | labels | won, points of Dice | worst draw | SAM's or fused masks |\n|---|---|---|---|---|")

@@ -123,9 +123,7 @@ def decide(
     allowed = worth >= _VOTE * student
     possible = np.where(allowed, shrunk.mean, -np.inf)
     best = possible.argmax(axis=1)
-    rngs = [np.random.default_rng(seed) for _ in range(2)]
-    luck = _luck(gains, evidence, shrunk, allowed, rngs[0])
-    luck_of_few = _luck(gains[..., :few], evidence, shrunk.first(few), allowed[:, :few], rngs[1])
+    luck, luck_of_few = _luck(gains, evidence, shrunk, allowed, (recipes, few), np.random.default_rng(seed))
 
     chosen = possible[:, :few].argmax(axis=1)
     for s, index in enumerate(chosen):
@@ -205,10 +203,6 @@ class _Shrunk:
     error: Array
     own: Array
 
-    def first(self, count: int) -> _Shrunk:
-        """Of the first recipes only."""
-        return _Shrunk(self.mean[:, :count], self.error[:, :count], self.own[:, :count])
-
 
 def _shrink(values: Array, evidence: Evidence) -> _Shrunk:
     """Draw each structure's mean of ``values`` (n, S, C) towards the mean over all structures."""
@@ -255,15 +249,17 @@ def _means(values: Array, weights: Array, otherwise: Array) -> Array:
 
 
 def _luck(
-    gains: Array, evidence: Evidence, shrunk: _Shrunk, allowed: NDArray[np.bool_], rng: np.random.Generator
-) -> Array:
-    """What the best of the ``allowed`` recipes (S, C) would gain if every recipe's true gain were 0, float (S,), found
-    on resampled cases."""
+    gains: Array, evidence: Evidence, shrunk: _Shrunk, allowed: NDArray[np.bool_], counts: Sequence[int],
+    rng: np.random.Generator,
+) -> Array:  # fmt: skip
+    """What the best of the ``allowed`` recipes (S, C) would gain if every recipe's true gain were 0, found on resampled
+    cases: float (len(counts), S), among so many of the first recipes each."""
     cases = len(gains)
-    luck = np.zeros(gains.shape[1])
+    luck = np.zeros((len(counts), gains.shape[1]))
     for draw in rng.multinomial(cases, np.full(cases, 1 / cases), size=_RESAMPLES):
         weights = evidence.valid * draw[:, None]
         pooled = np.einsum("ns,nsc->c", weights, gains) / max(weights.sum(), 1)
         estimate = shrunk.own * _means(gains, weights, pooled) + (1 - shrunk.own) * pooled
-        luck += np.where(allowed, estimate - shrunk.mean, 0).max(axis=1)
+        off = np.where(allowed, estimate - shrunk.mean, 0)
+        luck += [off[:, :count].max(axis=1) for count in counts]
     return luck / _RESAMPLES

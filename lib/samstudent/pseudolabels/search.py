@@ -151,14 +151,9 @@ def search(
         return Choice({name: StructureChoice(base) for name in names}, 0, seed=seed)
     space = Space.of(base, backend.name, adapted is not None, grid, fusion)
     bench = Bench(cases, backend, adapted)
-    tried: list[tuple[Recipe, NDArray[np.float64]]] = [(r, bench.dice([r])[..., 0]) for r in space.students()]
-    records, seconds = _try_cells(space, bench, tried, None if grid else trials, seed, progress)
-    tried.sort(key=lambda item: space.complexity(item[0]))
-    recipes = [recipe for recipe, _ in tried]
-    evidence = Evidence.of(np.stack([dice for _, dice in tried], axis=-1), bench.shown)
-    position = {recipe: index for index, recipe in enumerate(recipes)}
-    sam = [None if recipe.source == "student" else position[space.sam_alone(recipe)] for recipe in recipes]
-    few = sum(space.is_base(recipe) for recipe in recipes)
+    recipes, dice, records, seconds = try_recipes(space, bench, None if grid else trials, seed, progress)
+    evidence = Evidence.of(dice, bench.shown)
+    sam, few = space.rivals(recipes)
     verdicts = decide(evidence, seed, sam, few)
     honest = honest_gain(evidence, bench.folds, seed, sam, few)
     chosen = [recipes[verdict.recipe] for verdict in verdicts]
@@ -171,7 +166,7 @@ def search(
             fallback = "where overlap is forbidden, the chosen recipes together are worse than the student"
     if fallback:
         verdicts = [Verdict(0, v.best, 0.0, 0.0, v.margin, v.luck) for v in verdicts]
-    plain = position[space.recipe(space.first_cells()[0])]
+    plain = recipes.index(space.recipe(space.first_cells()[0]))
     return Choice(
         _structures(names, recipes, evidence, verdicts, honest, plain),
         len(bench.folds),
@@ -184,6 +179,20 @@ def search(
         seconds,
         seed,
     )
+
+
+def try_recipes(
+    space: Space, bench: Bench, trials: int | None, seed: int, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[Recipe], NDArray[np.float64], list[dict[str, Any]], list[float]]:
+    """Decode configurations and score all that can be made of them.
+
+    Returns:
+        Recipes, the simplest first; their Dice (n, S, C), nan where nothing is; and ``Choice.trials`` and ``.seconds``.
+    """
+    tried: list[tuple[Recipe, NDArray[np.float64]]] = [(r, bench.dice([r])[..., 0]) for r in space.students()]
+    records, seconds = _try_cells(space, bench, tried, trials, seed, progress)
+    tried.sort(key=lambda item: space.complexity(item[0]))
+    return [recipe for recipe, _ in tried], np.stack([dice for _, dice in tried], axis=-1), records, seconds
 
 
 def _try_cells(

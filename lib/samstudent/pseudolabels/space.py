@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,9 +114,11 @@ class Space:
         components = dict.fromkeys(("all", self.base.component, *_COMPONENTS))
         return [self.base.model_copy(update={"source": "student", "component": c}) for c in components]
 
-    def is_base(self, recipe: Recipe) -> bool:
-        """Whether it is the student's own mask or made of the base recipe's answer; these come first in complexity."""
-        return self.complexity(recipe)[:2] < (1, 1)
+    def rivals(self, recipes: Sequence[Recipe]) -> tuple[list[int | None], int]:
+        """What ``choice.decide`` asks of recipes in the order of ``complexity``: ``sam`` and ``few``."""
+        position = {recipe: index for index, recipe in enumerate(recipes)}
+        sam = [None if recipe.source == "student" else position[self.sam_alone(recipe)] for recipe in recipes]
+        return sam, sum(self.complexity(recipe)[:2] < (1, 1) for recipe in recipes)
 
     def complexity(self, recipe: Recipe) -> tuple[float, ...]:
         """Sorts recipes, the simplest first.

@@ -25,16 +25,13 @@ class Look(NamedTuple):
     Attributes:
         image: tokens (1 or N, h w, C).
         place: their positional encoding (1, h w, C).
-        keys, values: of the first layer's attention to the image, by heads (1 or N, H, h w, c).
-        queries: of its attention to the prompt.
+        projected: ``_projected`` for the first layer.
         size: h, w.
     """
 
     image: torch.Tensor
     place: torch.Tensor
-    keys: torch.Tensor
-    values: torch.Tensor
-    queries: torch.Tensor
+    projected: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     size: tuple[int, int]
 
 
@@ -51,17 +48,8 @@ def look(decoder: Any, features: torch.Tensor, positions: torch.Tensor, dense: t
     half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     image = (features + dense).flatten(2).transpose(1, 2).to(half)
     place = positions.flatten(2).transpose(1, 2).to(half)
-    first, placed = decoder.transformer.layers[0], image + place
-    to_image, to_prompt = first.cross_attn_token_to_image, first.cross_attn_image_to_token
-    heads = to_image.num_heads
-    return Look(
-        image,
-        place,
-        _by_heads(to_image.k_proj(placed), heads),
-        _by_heads(to_image.v_proj(image), heads),
-        _by_heads(to_prompt.q_proj(placed), heads),
-        (features.shape[-2], features.shape[-1]),
-    )
+    projected = _projected(decoder.transformer.layers[0], image, place)
+    return Look(image, place, projected, (features.shape[-2], features.shape[-1]))
 
 
 def decode(decoder: Any, seen: Look, sparse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,23 +74,16 @@ def decode(decoder: Any, seen: Look, sparse: torch.Tensor) -> tuple[torch.Tensor
             placed = queries + tokens
             queries = queries + layer.self_attn(q=placed, k=placed, v=queries)
         queries = layer.norm1(queries)
+        keys, values, asking = seen.projected if number == 0 else _projected(layer, image, seen.place)
         to_image, to_prompt = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-        if number == 0:
-            keys, values, asking = seen.keys, seen.values, seen.queries
-        else:
-            at, heads = image + seen.place, to_image.num_heads
-            keys, values = _by_heads(to_image.k_proj(at), heads), _by_heads(to_image.v_proj(image), heads)
-            asking = _by_heads(to_prompt.q_proj(at), heads)
-        queries = queries + _attend(to_image, _by_heads(to_image.q_proj(queries + tokens), len(keys[0])), keys, values)
+        queries = queries + _attend(to_image, _heads(to_image, "q", queries + tokens), keys, values)
         queries = layer.norm2(queries)
         queries = layer.norm3(queries + layer.mlp(queries))
-        told = _by_heads(to_prompt.k_proj(queries + tokens), len(keys[0]))
-        change = _attend(to_prompt, asking, told, _by_heads(to_prompt.v_proj(queries), len(keys[0])))
-        image = _norm(image + change.to(image.dtype), layer.norm4)
+        told = _heads(to_prompt, "k", queries + tokens), _heads(to_prompt, "v", queries)
+        image = _norm(image + _attend(to_prompt, asking, *told).to(image.dtype), layer.norm4)
     final = decoder.transformer.final_attn_token_to_image
-    asking = _by_heads(final.q_proj(queries + tokens), final.num_heads)
-    keys, values = final.k_proj(image + seen.place), final.v_proj(image)
-    queries = queries + _attend(final, asking, _by_heads(keys, final.num_heads), _by_heads(values, final.num_heads))
+    keys, values = _heads(final, "k", image + seen.place), _heads(final, "v", image)
+    queries = queries + _attend(final, _heads(final, "q", queries + tokens), keys, values)
     queries = decoder.transformer.norm_final_attn(queries)
     iou = decoder.iou_prediction_head(queries[:, 0])[:, 0]
     hyper = decoder.output_hypernetworks_mlps[0](queries[:, 1])
@@ -115,9 +96,17 @@ def decode(decoder: Any, seen: Look, sparse: torch.Tensor) -> tuple[torch.Tensor
     return logits.reshape(count, 4 * height, 4 * width), iou
 
 
-def _by_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """(N, T, C) as (N, heads, T, C / heads)."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+def _projected(layer: Any, image: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the image: keys and values for what the prompt asks, and queries of what it asks the prompt."""
+    to_image, placed = layer.cross_attn_token_to_image, image + place
+    asking = _heads(layer.cross_attn_image_to_token, "q", placed)
+    return _heads(to_image, "k", placed), _heads(to_image, "v", image), asking
+
+
+def _heads(attention: Any, which: str, x: torch.Tensor) -> torch.Tensor:
+    """The projection ``which`` (q, k, v) of tokens (N, T, C), by heads (N, H, T, c)."""
+    projected: torch.Tensor = getattr(attention, f"{which}_proj")(x)
+    return projected.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def _attend(attention: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -83,7 +83,7 @@ def train(setting: Setting, params: Params, needs: Needs, folder: Path, report: 
             dict.fromkeys(labels["kept"], pseudo) if pseudo else {},
             soft=labels.get("soft", False),
         ),
-        _task_of(setting, params),
+        task_of(setting, params),
         folder / "model.pt",
         steps=params["steps"],
         seed=params["seed"],
@@ -117,30 +117,30 @@ def pseudo_label(setting: Setting, params: Params, needs: Needs, folder: Path, r
 
 def fit_students(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Students on folds of the labelled cases, beside the one on all of them."""
-    ours.fit_students(_task_of(setting, params), setting.store, params, needs["whole"], folder, report)
+    ours.fit_students(task_of(setting, params), setting.store, params, needs["whole"], folder, report)
 
 
 def fit_readers(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Readers of SAM's embeddings for these students."""
-    task, backend, cache = _task_of(setting, params), backend_of(params), cache_of(setting)
+    task, backend, cache = task_of(setting, params), backend_of(params), cache_of(setting)
     ours.fit_readers(task, setting.store, params, needs["students"], folder, backend, cache, report)
 
 
 def fit_earlier_reader(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """The reader of a second round."""
-    task, backend, cache = _task_of(setting, params), backend_of(params), cache_of(setting)
+    task, backend, cache = task_of(setting, params), backend_of(params), cache_of(setting)
     ours.fit_earlier_reader(task, setting.store, params, needs, folder, backend, cache, report)
 
 
 def learn(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Adaptation, search and calibration."""
-    task, backend, cache = _task_of(setting, params), backend_of(params), cache_of(setting)
+    task, backend, cache = task_of(setting, params), backend_of(params), cache_of(setting)
     ours.learn(task, setting.store, params, needs["students"], folder, backend, cache, report)
 
 
 def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Pseudo labels by what was learnt; ``labels.json`` as of ``pseudo_label``, with estimates of Dice."""
-    store, task = setting.store, _task_of(setting, params)
+    store, task = setting.store, task_of(setting, params)
     labeller = ours.Labeller(task, store, params, needs, backend_of(params), cache_of(setting))
     told: dict[str, tuple[bool, dict[str, Any]]] = {}
     rows = []
@@ -242,7 +242,7 @@ def _backend(section: str, random_seed: int | None) -> SamModel:
     return backend if random_seed is None else ours.shuffled(backend, random_seed)
 
 
-def _task_of(setting: Setting, params: Params) -> Task:
+def task_of(setting: Setting, params: Params) -> Task:
     """The task with the sections that a method changes."""
     return Task.model_validate(setting.task.model_dump(mode="json") | params.get("sections", {}))
 
