@@ -172,9 +172,13 @@ def test_e10_failing_clean_up_ends_nothing(app: App, monkeypatch: pytest.MonkeyP
 
 
 def test_e10_host_is_still_broken() -> None:
+    from monailabel.endpoints import logs
     from monailabel.utils.async_tasks import utils
 
     assert 'my_env["PYTHONPATH"]' in Path(utils.__file__).read_text(), drop("setdefault of PYTHONPATH")
+    assert "https://" in logs.HTML_TEMPLATE, drop("guards._last_lines")
+    with pytest.raises(OverflowError):
+        logs.get_logs(__file__, 1 << 64, html=False, text=True, refresh=0)
 
 
 # ---- E12; what is done about it is tried in test_awake.py ----

@@ -158,6 +158,15 @@ def test_logs(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize(
+    "query", ["", "?lines=220823216873378669186252800&html=true&refresh=-727", "?lines=0", "?lines=-5"]
+)
+def test_logs_are_text_whatever_is_asked(server: RunningServer, query: str) -> None:
+    response = requests.get(f"{server.url}/logs/{query}", timeout=30)
+    assert response.ok, response.text
+    assert response.headers["content-type"].startswith("text/plain") and "<script" not in response.text
+
+
+@pytest.mark.parametrize(
     ("path", "arguments", "status", "reason"),
     [
         ("infer/nosuch?image=case00", {"data": {"params": "{}"}}, 404, "sam"),
