@@ -61,7 +61,7 @@ def trust(name: str, output: str, case: str) -> None:
     job = max(made, key=lambda job: "earlier" in job["needs"])  # which the second round has
     folders = {need: setting.work_folder(jobs[key]["kind"], key) for need, key in job["needs"].items()}
     backend, cache = work.backend_of(job["params"]), work.cache_of(setting)
-    labeller = ours.Labeller(setting.task, setting.store, job["params"], folders, backend, cache)
+    labeller = ours.Labeller(work.task_of(setting, job["params"]), setting.store, job["params"], folders, backend, cache)
     image, truth = setting.store.known_case(case)
     label = labeller.label(image)
     full, seen = on_image(label, image), for_sam(image, setting.task.image)

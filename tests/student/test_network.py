@@ -5,7 +5,7 @@ import torch
 from drawn import small_task
 
 from samstudent.errors import UserError
-from samstudent.student.network import QuickPReLU, build_network, output_channels
+from samstudent.student.network import Placed, QuickPReLU, build_network, output_channels
 from samstudent.task import load_task, shipped_tasks
 
 
@@ -16,6 +16,29 @@ def test_logits_lie_on_the_input_grid(network: str, dimension: int) -> None:
     task = small_task(dimension=dimension, student={"network": network, "size": size, "channels": [8, 8, 8, 8, 8]})
     logits = build_network(task)(torch.rand(2, 1, *size))
     assert logits.shape == (2, 3, *size)
+
+
+def test_a_prior_of_place_tells_equal_structures_apart() -> None:
+    """Two structures on an image without any contrast: no convolution of one pixel can say which is where."""
+    torch.manual_seed(0)
+    network = Placed(torch.nn.Conv2d(1, 2, 1), 2)
+    image, masks = torch.ones(1, 1, 20, 30), torch.zeros(1, 2, 20, 30)
+    masks[:, 0, 5:15, 4:11], masks[:, 1, 5:15, 19:26] = 1, 1
+    torch.testing.assert_close(network(image), network.network(image))  # at first it says nothing
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-2)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss(network(image), masks).backward()
+        optimizer.step()
+    found = (network(image) > 0).float()
+    assert (2 * (found * masks).sum(dim=(0, 2, 3)) / (found + masks).sum(dim=(0, 2, 3)) > 0.8).all()
+
+
+@pytest.mark.parametrize(("dimension", "position", "placed"), [(2, True, True), (2, False, False), (3, True, False)])
+def test_only_whole_images_have_places(dimension: int, position: bool, placed: bool) -> None:
+    student = {"size": [32] * dimension, "channels": [8, 8], "position": position}
+    assert isinstance(build_network(small_task(dimension=dimension, student=student)), Placed) is placed
 
 
 def test_one_channel_each_where_structures_overlap() -> None:

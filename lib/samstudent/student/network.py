@@ -43,8 +43,43 @@ class _PReLU(torch.autograd.Function):
         return to_input, below.float().sum().to(slope).reshape(slope.shape)
 
 
+#: The prior's weights are so many times what is learnt, since an optimizer's steps are as long for them as for others'.
+PRIOR_SCALE = 8.0
+
 # By this name MONAI's networks take it as their activation.
 Act.add_factory_class("quickprelu", QuickPReLU)
+
+
+class Placed(torch.nn.Module):
+    """A network with a prior: what a pixel's place in the image alone says of each structure.
+
+    Convolutions answer alike wherever a thing lies, so which of 32 teeth one is they learn late. To each logit comes a
+    quadratic of the coordinates, the log of a Gaussian, learnt with the rest and zero at first. As input channels the
+    coordinates did harm where structures may lie anywhere (docs/decisions/0017-a-prior-of-place.md).
+    """
+
+    def __init__(self, network: torch.nn.Module, outputs: int) -> None:
+        super().__init__()
+        self.network = network
+        #: By output: of 1, y, x, y * y, x * x, y * x, with y and x from -1 to 1 across the image.
+        self.prior = torch.nn.Parameter(torch.zeros(outputs, 6))
+        self.register_load_state_dict_pre_hook(_without_prior)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(images)
+        with torch.autocast(images.device.type, enabled=False):  # half precision does not tell pixels apart
+            sides = (torch.linspace(-1, 1, side, device=images.device) for side in images.shape[2:])
+            y, x = torch.meshgrid(*sides, indexing="ij")
+            terms = torch.stack([torch.ones_like(x), y, x, y * y, x * x, y * x])
+            return logits + torch.einsum("sk,kyx->syx", self.prior * PRIOR_SCALE, terms)
+
+
+def _without_prior(placed: Placed, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before the weights of a bare network are loaded: they are those of one whose prior says nothing."""
+    if f"{prefix}prior" not in state:
+        for key in [key for key in state if key.startswith(prefix)]:
+            state[f"{prefix}network.{key.removeprefix(prefix)}"] = state.pop(key)
+        state[f"{prefix}prior"] = torch.zeros_like(placed.prior)
 
 
 def output_channels(task: Task) -> int:
@@ -62,9 +97,15 @@ def build_network(task: Task) -> torch.nn.Module:
     Raises:
         UserError: channels or size do not suit the network.
     """
+    _check(task)
+    network = _convolutions(task)
+    # A volume is seen through windows, which do not know where in it they lie.
+    return Placed(network, output_channels(task)) if task.student.position and task.dimension == 2 else network
+
+
+def _convolutions(task: Task) -> torch.nn.Module:
     section = task.student
     channels = section.channels
-    _check(task)
     dimension, inputs, outputs = task.dimension, task.image.channels, output_channels(task)
     if section.network == "unet":
         # A head of its own: MONAI's UNet normalises each image's last maps, of which there would be one a structure, so

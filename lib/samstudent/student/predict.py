@@ -108,8 +108,10 @@ def load_weights(network: torch.nn.Module, path: Path, task: Task) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_fit(path: Path, made_for: dict[str, object], task: Task) -> None:
+def _check_fit(path: Path, made_for: dict[str, Any], task: Task) -> None:
     wanted = task.model_dump(mode="json")
+    if task.student.position and isinstance(made_for.get("student"), dict):
+        made_for = made_for | {"student": made_for["student"] | {"position": True}}  # ``network.Placed`` takes both
     if differing := [key for key in _FIXED if made_for.get(key) != wanted[key]]:
         raise UserError(
             f"{path}: this model was trained for a task with other {', '.join(differing)} than task {task.name!r} has; "
