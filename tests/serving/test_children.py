@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from monailabel.utils.async_tasks import utils as host_jobs
+from monailabel.utils.async_tasks.task import AsyncTask
 
 from samstudent.serving import children
 from samstudent.serving.children import SERVER
@@ -118,3 +120,19 @@ def test_a_job_that_cannot_be_started_has_failed(monkeypatch: pytest.MonkeyPatch
     host_jobs.background_executors["scoring"].submit(lambda: None).result(30)
     assert task["status"] == "ERROR" and "Argument list too long" in task["details"][-1] and task["end_ts"]
     assert not children.is_busy("scoring")
+
+
+def test_what_no_command_line_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(AsyncTask, "run", staticmethod(lambda method, *_: (begun.append(method) or {"id": "1"}, None)))
+    children.one_job_at_a_time()
+    images = [f"case{number:05}" for number in range(20_000)]
+    monkeypatch.setattr(host_jobs, "subprocess", subprocess)
+    with pytest.raises(children.TooLong, match="name fewer cases") as refused:
+        AsyncTask.run("batch_infer", {"images": images})
+    assert refused.value.status == 413 and not begun
+    AsyncTask.run("batch_infer", {"images": images[:5]})
+    # Forks read their request from a pipe.
+    monkeypatch.setattr(host_jobs, "subprocess", SimpleNamespace())
+    AsyncTask.run("batch_infer", {"images": images})
+    assert begun == ["batch_infer", "batch_infer"]

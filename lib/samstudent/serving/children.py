@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -27,7 +28,7 @@ from monailabel.utils.async_tasks.utils import (
     stop_background_task,
 )
 
-from samstudent.errors import Conflict
+from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,14 @@ ANSWER = "_answer_file"
 #: In the environment of a server's children: the server's process id.
 SERVER = "SAMSTUDENT_SERVER_PID"
 PR_SET_PDEATHSIG = 1
+#: Of a request, where the host passes it on a command line: Linux takes arguments of 128 KiB, the host adds keys.
+MAX_REQUEST = 120 << 10
+
+
+class TooLong(UserError):
+    """More than a job's command line takes (HTTP 413)."""
+
+    status = 413
 
 
 def is_child() -> bool:
@@ -101,6 +110,7 @@ def one_job_at_a_time() -> None:
     - ``run_sync=true`` waits for a child, too. The host would work in the server's own process, unseen by the rule
       that one training runs at a time, and with its memory.
     - Old jobs are forgotten.
+    - A request that is too long for a command line is refused, where one is needed.
     - A job that cannot be started has failed. The host's stays "SUBMITTED", and no other of its kind is ever started.
     """
     if not hasattr(host_jobs._task_func, "_of_host"):
@@ -130,6 +140,7 @@ def _started(original: Callable[..., Any]) -> Callable[..., Any]:
     def run(
         method: str, request: Any = None, params: Any = None, force_sync: bool = False, enqueue: bool = False
     ) -> tuple[Any, str | None]:
+        _check_length(request, params)
         with contextlib.ExitStack() as stack:
             with _starting:
                 if not enqueue and is_busy(method):
@@ -143,6 +154,13 @@ def _started(original: Callable[..., Any]) -> Callable[..., Any]:
 
     run._of_host = original  # type: ignore[attr-defined]
     return run
+
+
+def _check_length(*parts: Any) -> None:
+    """A fork (``serving/forkserver.py``) takes a request of any length; it stands in for the host's ``subprocess``."""
+    length = len(json.dumps(parts))
+    if host_jobs.subprocess is subprocess and length > MAX_REQUEST:
+        raise TooLong(f"the request has {length} bytes; a job on this machine takes {MAX_REQUEST}: name fewer cases")
 
 
 def answer(request: dict[str, Any], work: Callable[[dict[str, Any]], Any]) -> Any:
