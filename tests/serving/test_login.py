@@ -86,15 +86,16 @@ NEEDED = {
         GET /samstudent/review/{case}
         GET /samstudent/review/{case}/image
         GET /samstudent/review/{case}/masks
-        POST /samstudent/review/{case}/accept
-        POST /samstudent/review/{case}/{decision}
-        DELETE /samstudent/review/{case}/decision
         POST /samstudent/logout
         GET /auth/token/valid
         GET /
         POST /reload
     """,
-    "reviewer": "",
+    "reviewer": """
+        POST /samstudent/review/{case}/accept
+        POST /samstudent/review/{case}/{decision}
+        DELETE /samstudent/review/{case}/decision
+    """,
     "admin": """
         POST /batch/infer/{model}
         DELETE /batch/infer
@@ -258,7 +259,7 @@ def test_each_role_may_do_what_those_below_may(server: RunningServer, tokens: di
         if path in ("/samstudent/logout", "/scoring/", "/train/", "/samstudent/sam/plain") and method != "GET":
             continue  # would end the token, or start jobs; below and elsewhere
         for name, token in tokens.items():
-            answer = call(server, method, at(path), token)
+            answer = call(server, method, at(path), token, headers={"X-Samstudent": "test"})
             told = "" if method == "HEAD" else answer.text
             if ranks.index(ROLES[name]) < ranks.index(needed):
                 assert answer.status_code == 403 and "is required" in told, (name, method, path, told)
@@ -274,7 +275,7 @@ def test_each_role_may_do_what_those_below_may(server: RunningServer, tokens: di
 def test_who_one_is(server: RunningServer, tokens: dict[str, str]) -> None:
     me = call(server, "GET", "/samstudent/me", tokens["rita"]).json()
     names = roles.host_names()
-    assert me["may"] == {"review": True, "administer": False}
+    assert me["may"] == {"annotate": True, "review": True, "administer": False}
     assert (me["login"], me["user"], me["roles"]) == (True, "rita", list(names[:3]))
     assert call(server, "GET", "/auth/token/valid", tokens["ada"]).json()["roles"] == list(names)
 

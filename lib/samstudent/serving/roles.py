@@ -64,7 +64,8 @@ def permissions(user: User) -> dict[str, bool]:
     """What the page offers to a user."""
     everybody = not settings.MONAI_LABEL_AUTH_ENABLE
     return {
-        "review": everybody or settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR in user.roles,
+        "annotate": everybody or settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR in user.roles,
+        "review": everybody or settings.MONAI_LABEL_AUTH_ROLE_REVIEWER in user.roles,
         "administer": everybody or settings.MONAI_LABEL_AUTH_ROLE_ADMIN in user.roles,
     }
 

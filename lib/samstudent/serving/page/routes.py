@@ -104,7 +104,7 @@ def page_router(app: SamstudentApp) -> APIRouter:
     @routes.post(
         "/review/{case}/accept", summary="Make the pseudo label this user's label", dependencies=[roles.from_page]
     )
-    def post_accept(case: str, body: Acceptance, user: User = roles.annotator) -> dict[str, Any]:
+    def post_accept(case: str, body: Acceptance, user: User = roles.reviewer) -> dict[str, Any]:
         return desk.accept(case, body.digest, body.structures, user_name())
 
     @routes.post(
@@ -113,12 +113,12 @@ def page_router(app: SamstudentApp) -> APIRouter:
         dependencies=[roles.from_page],
     )
     def post_decision(
-        case: str, decision: Annotated[Literal["reject", "send"], "path"], body: _Body, user: User = roles.annotator
+        case: str, decision: Annotated[Literal["reject", "send"], "path"], body: _Body, user: User = roles.reviewer
     ) -> dict[str, Any]:
         return desk.decide(case, "rejected" if decision == "reject" else "sent", body.digest, user_name())
 
     @routes.delete("/review/{case}/decision", summary="Take the last decision back", dependencies=[roles.from_page])
-    def delete_decision(case: str, user: User = roles.annotator) -> dict[str, Any]:
+    def delete_decision(case: str, user: User = roles.reviewer) -> dict[str, Any]:
         return desk.undo(case, user_name())
 
     return routes

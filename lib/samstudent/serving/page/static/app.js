@@ -42,7 +42,7 @@ function showHeader() {
 
 function showUser() {
   const { user, name, login, may } = state.me;
-  const can = may.administer ? 'administrator' : may.review ? 'annotator' : 'reader';
+  const can = may.administer ? 'administrator' : may.review ? 'reviewer' : may.annotate ? 'annotator' : 'reader';
   document.getElementById('user').textContent = login ? `${name || user} (${can})` : `${user} (no login)`;
   document.getElementById('logout').hidden = !login;
 }

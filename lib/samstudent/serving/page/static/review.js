@@ -161,7 +161,7 @@ export class Review {
     const size = data.axes ? data.size.toReversed().join(' × ') : `${data.size[1]} × ${data.size[0]}`;
     this.rows = data.structures.map((structure, index) => this.row(structure, index));
     const decided = data.state !== 'waiting';
-    const actions = !this.me.may.review ? h('p', { class: 'empty' }, 'You may look; deciding needs the role of an annotator or reviewer.')
+    const actions = !this.me.may.review ? h('p', { class: 'empty' }, 'You may look; deciding needs the role of a reviewer.')
       : decided ? h('div', { class: 'actions' }, button(`Undo: ${data.state}`, () => this.undo(data.case), { id: 'undo' }))
         : h('div', { class: 'actions' }, this.action('Accept', 'a', 'accept', 'primary'), this.action('Reject', 'r', 'reject'), this.action('Send', 's', 'send'));
     const status = decided ? `${STATES[data.state].split(',')[0]}${data.who ? ` by ${data.who}` : ''}, ${when(data.time)}` : `lowest ${percent(data.worst, 0)}, mean ${percent(data.mean, 0)}`;
