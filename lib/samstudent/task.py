@@ -57,8 +57,8 @@ class StudentSection(_Section):
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     #: Feature channels of each level of the network.
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
-    #: 2D only: also learn where in the image each structure lies.
-    position: bool = True
+    #: 2D only: also learn where in the image each structure lies. None: where many are to be told apart.
+    position: bool | None = None
 
     @field_validator("size")
     @classmethod

@@ -50,8 +50,8 @@ def study(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> TinyStu
     network = new_network(study.task, 0)
     network.load_state_dict(torch.load(path, weights_only=True)["model"])
     with torch.no_grad():
-        network.network[-1].weight[0] = network.prior[0] = 0
-        network.network[-1].bias[0] = -20
+        network[-1].weight[0] = 0
+        network[-1].bias[0] = -20
     ledger = Study(str(study.folder), str(study.folder), study.task).ledger
     round_id = ledger.new_round("test")
     ledger.update(round_id, status="done", model_digest=save_model(ledger.model_path(round_id), network, study.task))

@@ -35,10 +35,15 @@ def test_a_prior_of_place_tells_equal_structures_apart() -> None:
     assert (2 * (found * masks).sum(dim=(0, 2, 3)) / (found + masks).sum(dim=(0, 2, 3)) > 0.8).all()
 
 
-@pytest.mark.parametrize(("dimension", "position", "placed"), [(2, True, True), (2, False, False), (3, True, False)])
-def test_only_whole_images_have_places(dimension: int, position: bool, placed: bool) -> None:
+@pytest.mark.parametrize(
+    ("dimension", "position", "structures", "placed"),
+    [(2, True, 2, True), (2, False, 9, False), (2, None, 7, False), (2, None, 8, True), (3, True, 9, False)],
+)
+def test_only_whole_images_have_places(dimension: int, position: bool | None, structures: int, placed: bool) -> None:
     student = {"size": [32] * dimension, "channels": [8, 8], "position": position}
-    assert isinstance(build_network(small_task(dimension=dimension, student=student)), Placed) is placed
+    names = [f"bone_{number}" for number in range(structures)]
+    task = small_task(dimension=dimension, student=student, structures=names)
+    assert isinstance(build_network(task), Placed) is placed
 
 
 def test_one_channel_each_where_structures_overlap() -> None:

@@ -196,7 +196,7 @@ def test_a_student_without_a_prior_goes_on_with_one_that_says_nothing(tmp_path: 
     image = case_image(shapes(0)[0])
     np.testing.assert_allclose(Student.load(model, placed).predict(image), Student.load(model, bare).predict(image))
     train_student(training_cases(1, placed), placed, tmp_path / "more.pt", steps=2, start=model)
-    with pytest.raises(UserError, match="other student"):
+    with pytest.raises(UserError, match="do not fit the network"):
         Student.load(tmp_path / "more.pt", bare)
 
 

@@ -46,6 +46,9 @@ class _PReLU(torch.autograd.Function):
 #: The prior's weights are so many times what is learnt, since an optimizer's steps are as long for them as for others'.
 PRIOR_SCALE = 8.0
 
+#: From so many structures on a prior tells them apart, unless the task says otherwise.
+MANY = 8
+
 # By this name MONAI's networks take it as their activation.
 Act.add_factory_class("quickprelu", QuickPReLU)
 
@@ -99,8 +102,13 @@ def build_network(task: Task) -> torch.nn.Module:
     """
     _check(task)
     network = _convolutions(task)
-    # A volume is seen through windows, which do not know where in it they lie.
-    return Placed(network, output_channels(task)) if task.student.position and task.dimension == 2 else network
+    return Placed(network, output_channels(task)) if _has_prior(task) else network
+
+
+def _has_prior(task: Task) -> bool:
+    if task.dimension != 2:  # a volume is seen through windows, which do not know where in it they lie
+        return False
+    return len(task.names) >= MANY if task.student.position is None else task.student.position
 
 
 def _convolutions(task: Task) -> torch.nn.Module:

@@ -110,8 +110,9 @@ def load_weights(network: torch.nn.Module, path: Path, task: Task) -> str:
 
 def _check_fit(path: Path, made_for: dict[str, Any], task: Task) -> None:
     wanted = task.model_dump(mode="json")
-    if task.student.position and isinstance(made_for.get("student"), dict):
-        made_for = made_for | {"student": made_for["student"] | {"position": True}}  # ``network.Placed`` takes both
+    for content in (made_for, wanted):  # the weights tell whether there is a prior, and ``network.Placed`` takes both
+        if isinstance(content.get("student"), dict):
+            content["student"].pop("position", None)
     if differing := [key for key in _FIXED if made_for.get(key) != wanted[key]]:
         raise UserError(
             f"{path}: this model was trained for a task with other {', '.join(differing)} than task {task.name!r} has; "
