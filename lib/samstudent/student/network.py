@@ -44,7 +44,7 @@ class _PReLU(torch.autograd.Function):
 
 
 #: The prior's weights are so many times what is learnt, since an optimizer's steps are as long for them as for others'.
-PRIOR_SCALE = 8.0
+PRIOR_SCALE = 32.0
 
 #: From so many structures on a prior tells them apart, unless the task says otherwise.
 MANY = 8
