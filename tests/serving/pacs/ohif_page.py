@@ -64,7 +64,7 @@ class Ohif:
                 if condition():
                     return
                 time.sleep(0.1)
-        self.browser.until(condition, what)
+        self.browser.until(condition, what, 180)  # on cores that other work holds a model takes minutes
 
     def _find(self, selector: str, text: str) -> list[float] | None:
         """The middle of the first that a click would reach: not folded away, nor below a notice."""
