@@ -60,8 +60,9 @@ def trust(name: str, output: str, case: str) -> None:
         sys.exit(f"{output}: {case} is none of the cases that ours labelled")
     job = max(made, key=lambda job: "earlier" in job["needs"])  # which the second round has
     folders = {need: setting.work_folder(jobs[key]["kind"], key) for need, key in job["needs"].items()}
-    backend, cache = work.backend_of(job["params"]), work.cache_of(setting)
-    labeller = ours.Labeller(work.task_of(setting, job["params"]), setting.store, job["params"], folders, backend, cache)
+    params = job["params"]
+    backend, cache = work.backend_of(params), work.cache_of(setting)
+    labeller = ours.Labeller(work.task_of(setting, params), setting.store, params, folders, backend, cache)
     image, truth = setting.store.known_case(case)
     label = labeller.label(image)
     full, seen = on_image(label, image), for_sam(image, setting.task.image)

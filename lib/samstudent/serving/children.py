@@ -158,8 +158,7 @@ def _started(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check_length(*parts: Any) -> None:
     """A fork (``serving/forkserver.py``) takes a request of any length; it stands in for the host's ``subprocess``."""
-    length = len(json.dumps(parts))
-    if host_jobs.subprocess is subprocess and length > MAX_REQUEST:
+    if host_jobs.subprocess is subprocess and (length := len(json.dumps(parts))) > MAX_REQUEST:
         raise TooLong(f"the request has {length} bytes; a job on this machine takes {MAX_REQUEST}: name fewer cases")
 
 

@@ -3,7 +3,7 @@
 The host compares roles exactly, so that its administrator may not save a label. Here each role includes those below it:
 a user's roles are filled up when he is recognised (``with_lower``), and the host's exact check does the rest.
 
-``reader``, ``annotator``, ``reviewer`` and ``admin`` are what an endpoint of ours takes as default of a parameter, to
+``reader``, ``reviewer`` and ``admin`` are what an endpoint of ours takes as default of a parameter, to
 ask for a role and to learn who calls: ``def promote(user: User = admin)``.
 """
 
@@ -20,10 +20,9 @@ from samstudent.errors import UserError
 from samstudent.serving.threads import api_routes
 from samstudent.serving.users import ROLES
 
-__all__ = ["User", "admin", "annotator", "from_page", "permissions", "reader", "reviewer"]
+__all__ = ["User", "admin", "from_page", "permissions", "reader", "reviewer"]
 
 reader: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))
-annotator: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))
 reviewer: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_REVIEWER))
 admin: Any = Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))
 
