@@ -71,7 +71,8 @@ class Browser:
             if value := condition():
                 return value
             time.sleep(0.1)
-        pytest.fail(f"waited in vain for {what}; console: {self.console()}; page: {self.text('body')[:1500]}")
+        told = f"not answered: {self.waiting()}; console: {self.console()}; page: {self.text('body')[:3000]}"
+        pytest.fail(f"waited in vain for {what}; {told}")
 
     def shows(self, case: str) -> None:
         """Wait until the picture of a case (with axis and index of a volume: ``v0 z 5``) is drawn."""
@@ -97,10 +98,22 @@ class Browser:
     def asked(self) -> set[str]:
         """Origins of all requests since the last call."""
         found = set()
-        for entry in self.driver.get_log("performance"):
-            message = json.loads(entry["message"])["message"]
-            if message["method"] == "Network.requestWillBeSent":
-                url = urlsplit(message["params"]["request"]["url"])
-                if url.scheme not in ("blob", "data", "chrome"):  # the last are of the browser's own first window
-                    found.add(f"{url.scheme}://{url.netloc}")
+        for message in self._network("requestWillBeSent"):
+            url = urlsplit(message["request"]["url"])
+            if url.scheme not in ("blob", "data", "chrome"):  # the last are of the browser's own first window
+                found.add(f"{url.scheme}://{url.netloc}")
         return found
+
+    def waiting(self) -> list[str]:
+        """Requests that nobody has answered."""
+        events = self._network("requestWillBeSent", "responseReceived", "loadingFailed")
+        asked = {event["requestId"]: event["request"] for event in events if "request" in event}
+        for event in events:
+            if "request" not in event:
+                asked.pop(event["requestId"], None)
+        return [f"{request['method']} {request['url']}" for request in asked.values()]
+
+    def _network(self, *kinds: str) -> list[dict[str, Any]]:
+        """What the network did since the last call."""
+        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        return [message["params"] for message in messages if message["method"] in {f"Network.{kind}" for kind in kinds}]
