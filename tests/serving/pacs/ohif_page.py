@@ -57,8 +57,11 @@ class Ohif:
 
     def press_until(self, selector: str, text: str, condition: Callable[[], Any], what: str) -> None:
         """Press, and once more where nothing comes of it: a click goes astray while OHIF draws its panels anew."""
+        self._until_done(lambda: self.press(selector, text), condition, what)
+
+    def _until_done(self, action: Callable[[], None], condition: Callable[[], Any], what: str) -> None:
         for _ in range(4):
-            self.press(selector, text)
+            action()
             end = time.monotonic() + SOON
             while time.monotonic() < end:
                 if condition():
@@ -96,11 +99,14 @@ class Ohif:
             f" const [x, y] = view.worldToCanvas(image.indexToWorld([{i}, {j}, k]));"
             " const box = view.canvas.getBoundingClientRect(); return [box.left + x, box.top + y, k]"
         )
-        points = "return cornerstoneTools.annotation.state.getAllAnnotations().length"
+        # OHIF's crosshairs are annotations, too, and on busy cores they come late. Without a point, Run fails silently
+        # and never runs again.
+        points = (
+            "return cornerstoneTools.annotation.state.getAllAnnotations()"
+            ".filter(a => a.metadata.toolName === 'ProbeMONAILabel').length"
+        )
         before = self.run(points)
-        self._click(x, y)
-        # OHIF waits a moment for a second click.
-        self.browser.until(lambda: self.run(points) > before, "the point")
+        self._until_done(lambda: self._click(x, y), lambda: self.run(points) > before, "the point")
         return int(k)
 
     def choose(self, tab: str, model: str) -> None:
