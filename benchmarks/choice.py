@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
 from samstudent.evaluation.experiment import ours, work
 from samstudent.evaluation.experiment.plan import Setting
 from samstudent.pseudolabels.bench import Bench

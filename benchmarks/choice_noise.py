@@ -9,12 +9,8 @@ is to keep those. Differences to the student are as large, and as alike between 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 from samstudent.pseudolabels.choice import Evidence, decide, honest_gain
 

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 from samstudent.sam import lite_medsam
 from samstudent.sam.backends import SamModel

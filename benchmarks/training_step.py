@@ -9,16 +9,12 @@ disturbs less than wall time.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 from samstudent.student.data import TrainingCase, make_loader
 from samstudent.student.device import autocast
