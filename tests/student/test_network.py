@@ -18,6 +18,26 @@ def test_logits_lie_on_the_input_grid(network: str, dimension: int) -> None:
     assert logits.shape == (2, 3, *size)
 
 
+@pytest.mark.parametrize("network", ["unet", "segresnet", "basicunet"])
+def test_gradients_of_volumes_are_those_of_the_images(network: str) -> None:
+    """Two slices are left at the bottom: there oneDNN's gradients in bfloat16 are what lay in the memory before."""
+    size = (32, 32, 32)
+    student = {"network": network, "size": size, "channels": [8, 8, 16, 32, 32]}
+    torch.manual_seed(0)
+    model = build_network(small_task(dimension=3, student=student)).train()
+    images = torch.rand(2, 1, *size)
+    found = []
+    for _ in range(6):
+        rubbish = [torch.full((side,), torch.nan) for side in range(1000, 60000, 1000)]
+        del rubbish
+        model.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(images)
+        logits.float().square().mean().backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    assert all(torch.equal(gradient, found[0]) for gradient in found) and found[0].isfinite().all()
+
+
 def test_a_prior_of_place_tells_equal_structures_apart() -> None:
     """Two structures on an image without any contrast: no convolution of one pixel can say which is where."""
     torch.manual_seed(0)

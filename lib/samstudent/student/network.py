@@ -43,6 +43,17 @@ class _PReLU(torch.autograd.Function):
         return to_input, below.float().sum().to(slope).reshape(slope.shape)
 
 
+class SteadyConv3d(torch.nn.Conv3d):
+    """In bfloat16 on a CPU with AVX-512, oneDNN (PyTorch 2.14) leaves part of the weights' gradient uninitialised where
+    the maps are two slices deep: trainings differed from run to run, or ended in nan. There it works in float32."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.device.type != "cpu" or input.shape[2] != 2:
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float())
+
+
 #: The prior's weights are so many times what is learnt, since an optimizer's steps are as long for them as for others'.
 PRIOR_SCALE = 32.0
 
@@ -102,6 +113,9 @@ def build_network(task: Task) -> torch.nn.Module:
     """
     _check(task)
     network = _convolutions(task)
+    for module in network.modules():  # MONAI's networks know no other kind of convolution
+        if type(module) is torch.nn.Conv3d:
+            module.__class__ = SteadyConv3d
     return Placed(network, output_channels(task)) if _has_prior(task) else network
 
 
