@@ -113,7 +113,7 @@ def build_network(task: Task) -> torch.nn.Module:
     """
     _check(task)
     network = _convolutions(task)
-    for module in network.modules():  # MONAI's networks know no other kind of convolution
+    for module in network.modules():  # MONAI's networks cannot be asked for another kind
         if type(module) is torch.nn.Conv3d:
             module.__class__ = SteadyConv3d
     return Placed(network, output_channels(task)) if _has_prior(task) else network
