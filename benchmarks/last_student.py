@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,13 @@ import yaml
 
 from samstudent.evaluation.experiment import work
 from samstudent.evaluation.experiment.plan import Setting
-from samstudent.evaluation.experiment.store import Store, StoredCases
+from samstudent.evaluation.experiment.store import StoredCases
 from samstudent.evaluation.metrics import dice_per_structure
 from samstudent.pseudolabels.case import own_masks
 from samstudent.student.predict import Student
 from samstudent.student.training import train_student
-from samstudent.task import Task
 
 TAUGHT = 100
-
-
-def changed(task: Task, changes: Sequence[str]) -> Task:
-    """The task with ``section.key=value`` as in a task file."""
-    content = task.model_dump(mode="json")
-    for change in changes:
-        name, _, value = change.partition("=")
-        section, _, key = name.partition(".")
-        content[section][key] = yaml.safe_load(value)
-    return Task.model_validate(content)
 
 
 def main() -> None:
@@ -63,14 +51,19 @@ def main() -> None:
     split = setting.folder.split
     unused = [case for case in split if split[case] == "train" and case not in setting.pool]
     new = [*rest[TAUGHT:], *unused, *(case for case in split if split[case] == "val")][: arguments.cases]
-    task = changed(work.task_of(setting, params), arguments.set)
+    for change in arguments.set:
+        name, _, value = change.partition("=")
+        section, _, key = name.partition(".")
+        if section not in params["sections"]:
+            parser.error(f"--set {change}: it takes keys of {' and '.join(params['sections'])}, as training.rotate=30")
+        params["sections"][section][key] = yaml.safe_load(value)
+    task, store = work.task_of(setting, params), setting.store
+    for case in new:
+        store.add(setting.folder, case)
     with tempfile.TemporaryDirectory() as scratch:
-        store = Store(Path(scratch) / "cases", setting.task)
-        for case in new:
-            store.add(setting.folder, case)
         for seed in map(int, arguments.seeds.split(",")):
             model = Path(scratch) / "model.pt"
-            cases = StoredCases(setting.store, params["labelled"], taught, soft=labels["soft"])
+            cases = StoredCases(store, params["labelled"], taught, soft=labels["soft"])
             train_student(cases, task, model, steps=round(arguments.steps * params["steps"]), seed=seed)
             student = Student.load(model, task)
             dice = [

@@ -105,15 +105,17 @@ class Browser:
         return found
 
     def waiting(self) -> list[str]:
-        """Requests that nobody has answered."""
-        events = self._network("requestWillBeSent", "responseReceived", "loadingFailed")
-        asked = {event["requestId"]: event["request"] for event in events if "request" in event}
-        for event in events:
-            if "request" not in event:
+        """Requests since the last call that nobody has answered."""
+        asked: dict[str, dict[str, Any]] = {}
+        for event in self._network("requestWillBeSent", "responseReceived", "loadingFailed"):
+            if "request" in event:
+                asked[event["requestId"]] = event["request"]
+            else:
                 asked.pop(event["requestId"], None)
         return [f"{request['method']} {request['url']}" for request in asked.values()]
 
     def _network(self, *kinds: str) -> list[dict[str, Any]]:
         """What the network did since the last call."""
+        wanted = {f"Network.{kind}" for kind in kinds}
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [message["params"] for message in messages if message["method"] in {f"Network.{kind}" for kind in kinds}]
+        return [message["params"] for message in messages if message["method"] in wanted]
