@@ -6,7 +6,6 @@ Read with pydicom alone: viewers leave out much that the standard asks for, and 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from samstudent.bounds_dicom import check_dicom
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding
 from samstudent.geometry import LPS_TO_RAS, Grid
+from samstudent.structure_names import find_structure
 from samstudent.task import Task
 
 #: Newer than pydicom's dictionary.
@@ -71,11 +71,10 @@ def structures_of(seg: Dataset, task: Task) -> dict[int, str]:
 
     Raises as ``segments_of``.
     """
-    by_label = {_plain(name): name for name in task.names}
     by_code = {task.code_of(name).key: name for name in task.names}
     found = {}
     for segment in segments_of(seg):
-        name = by_label.get(_plain(segment.label)) or (by_code.get(segment.code) if segment.code else None)
+        name = find_structure(segment.label, task.names) or (by_code.get(segment.code) if segment.code else None)
         if name:
             found[segment.number] = name
     return found
@@ -159,11 +158,6 @@ def _segment(item: Dataset, file: object) -> Segment:
     if not isinstance(number, int):
         raise UserError(f"{file}: a segment without a SegmentNumber, found {number!r}; expected a whole number")
     return Segment(int(number), str(item.get("SegmentLabel") or ""), code, algorithm)
-
-
-def _plain(label: str) -> str:
-    """Viewers write "Left lung" for "left_lung"."""
-    return re.sub(r"[\s_.\-]+", " ", label).strip().casefold()
 
 
 def _frames(seg: Dataset) -> NDArray[Any]:

@@ -1,0 +1,24 @@
+"""Which of a task's structures a name in a file or a request means."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+
+def plain_name(name: str) -> str:
+    """A name without what writers vary: Unicode form, case, and runs of spaces, ``_``, ``.`` and ``-``.
+
+    Viewers write "Left lung" for ``left_lung``; a Mac stores "Müller" decomposed.
+    """
+    return re.sub(r"[\s_.\-]+", " ", unicodedata.normalize("NFKC", name)).strip().casefold()
+
+
+def find_structure(name: str, structures: Iterable[str]) -> str | None:
+    """The structure that a name means: the equal one, else the only one whose ``plain_name`` is equal; None: none."""
+    structures = list(structures)
+    if name in structures:
+        return name
+    alike = [structure for structure in structures if plain_name(structure) == plain_name(name)]
+    return alike[0] if len(alike) == 1 else None
