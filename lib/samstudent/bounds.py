@@ -53,16 +53,17 @@ def check_size(path: Path, sizes: tuple[int, ...], components: int = 1, bytes_ea
         )
 
 
-def check_holds(path: Path, needed: int, packed: bool) -> None:
+def check_holds(path: Path, needed: int, packed: bool = False, ratio: int | None = None) -> None:
     """Refuse a file that is too short for its pixels.
 
     Args:
         path: the file.
         needed: bytes of pixels that its header announces.
         packed: with deflate (gzip, zlib).
+        ratio: how many bytes one byte can stand for, where it is packed with something else.
     """
     size = path.stat().st_size
-    if needed > size * (DEFLATE_RATIO if packed else 1):
+    if needed > size * (ratio or (DEFLATE_RATIO if packed else 1)):
         raise UserError(f"{path}: truncated, its {size} bytes cannot hold the {needed} of pixels that its header tells")
 
 

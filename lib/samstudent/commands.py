@@ -19,7 +19,7 @@ from rich.progress import track
 from samstudent import images as image_files
 from samstudent.address import is_pacs
 from samstudent.errors import NotFound, UserError
-from samstudent.images import for_sam, read_image
+from samstudent.images import about_orientation, for_sam, read_image
 from samstudent.labels import names_from_label_info, other_names, read_masks, write_masks
 from samstudent.pseudolabels.quality import structure_quality
 from samstudent.sam.backends import load_backend
@@ -191,6 +191,8 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     for case, path in found.items():
         try:
             cases[case] = read_image(path, task.dimension if task else None)
+            if turned := about_orientation(cases[case].grid):
+                report.ok("image", f"{path}: {turned}")
         except UserError as error:
             report.fault("image", str(error))
     if not cases:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from PIL import Image
 
 from samstudent.bounds import check_holds, check_nifti_header, check_size
 from samstudent.errors import NotFound, UserError
@@ -41,6 +39,7 @@ class Stored:
         nifti: header, where the file is NIfTI.
         window: (low, high), the VOI window of a DICOM file.
         metadata: the fields of a NRRD header.
+        orientation: the tag of a PNG, JPEG or TIFF, 1 to 8; ``pixels`` are turned already.
     """
 
     pixels: NDArray[Any]
@@ -50,6 +49,7 @@ class Stored:
     nifti: Any = None
     window: tuple[float, float] | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    orientation: int = 1
 
 
 def kind_of(path: Path) -> str:
@@ -82,14 +82,14 @@ def kind_of(path: Path) -> str:
 
 @contextmanager
 def decoding(path: Path, kind: str) -> Iterator[None]:
-    """Turns whatever a library raises on a corrupt file, it may be anything, into a UserError with the file's name."""
+    """Turns whatever a library raises, on a damaged file it may be anything, into a UserError with the file's name."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].removeprefix("sitk::ERROR: ")
-        raise UserError(f"{path}: cannot be read as {kind}, perhaps truncated or corrupt: {reason}") from error
+        raise UserError(f"{path}: cannot be read as {kind} (truncated, damaged or not supported): {reason}") from error
 
 
 def read_nifti(path: Path) -> Stored:
@@ -149,7 +149,7 @@ def read_itk(path: Path, image_io: str) -> Stored:
         reader.ReadImageInformation()
         components = reader.GetNumberOfComponents()
         check_size(path, tuple(reader.GetSize()), components)
-        # Of a kind that is packed, or not: then it is only less strict. Values of a bit take one of a TIFF's bits.
+        # Of a kind that is packed, or not: then it is only less strict.
         if image_io == "NrrdImageIO":
             check_holds(path, math.prod(reader.GetSize()) * components, packed=True)
         image = reader.Execute()
@@ -181,53 +181,6 @@ def from_itk(image: Any, path: Path, metadata: dict[str, str], has_geometry: boo
     affine[:axes, :axes] = direction * np.array(image.GetSpacing()[:axes])
     affine[:axes, 3] = image.GetOrigin()[:axes]
     return Stored(pixels, shape, LPS_TO_RAS @ affine, has_geometry, metadata=metadata)
-
-
-def read_raster(path: Path, kind: str) -> Stored:
-    """PNG, JPEG or TIFF, palettes resolved to colours, grey with alpha to grey."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    grey_alpha = kind == "png" and head[25:26] == b"\x04"  # Colour type in IHDR; ITK cannot read this one.
-    if kind == "tiff":
-        stored = read_itk(path, "TIFFImageIO")
-        grey = stored.pixels.shape == stored.shape and stored.pixels.dtype in (np.uint8, np.uint16)
-        if grey and _white_is_zero(path):
-            return replace(stored, pixels=np.invert(stored.pixels))
-        return stored
-    if kind == "png" and not grey_alpha:
-        return read_itk(path, "PNGImageIO")
-    # ITK reads a truncated JPEG without a word; Pillow refuses it.
-    mode = "L" if grey_alpha else None
-    pixels = read_pillow(path, mode)
-    return Stored(pixels, pixels.shape[:2], LPS_TO_RAS.copy(), has_geometry=False)
-
-
-def _white_is_zero(path: Path) -> bool:
-    """Whether a TIFF of grey values counts from white to black, which ITK does not heed."""
-    with decoding(path, "TIFF"), Image.open(path) as image:
-        tags: Any = getattr(image, "tag_v2", {})
-        return bool(tags.get(262) == 0 and tags.get(258, (1,))[0] > 1)  # PhotometricInterpretation, BitsPerSample
-
-
-def read_pillow(path: Path, mode: str | None = None) -> NDArray[Any]:
-    """(y, x) or (y, x, channels) of one page; indices, not colours, of an image with palette.
-
-    Args:
-        path: PNG, JPEG or TIFF.
-        mode: Pillow's name of the mode to convert to; None: RGB where Pillow's mode is a colour space other than RGB.
-    """
-    with decoding(path, "an image"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Our own limit follows.
-        try:
-            with Image.open(path) as image:
-                check_size(path, image.size, len(image.getbands()))
-                if (pages := getattr(image, "n_frames", 1)) > 1:
-                    raise UserError(f"{path}: has {pages} pages; expected one")
-                if mode is None and image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                    mode = "RGB"
-                return np.asarray(image.convert(mode) if mode else image)
-        except Image.DecompressionBombError as error:
-            raise UserError(f"{path}: more than the limit of pixels: {error}") from error
 
 
 def _type(image: Any) -> str:

@@ -28,12 +28,14 @@ class Grid:
             JPEG) have the one that ITK and with it 3D Slicer give them: spacing 1, axes to the left and to the back.
         dropped: the axis of ``shape`` that the canonical 2D array does not have, None where there is none.
         nifti: header of a NIfTI source, so that both its transforms and their codes go into what is written back.
+        orientation: of a PNG, JPEG or TIFF, 1 to 8; this is the grid of the picture turned upright by it.
     """
 
     shape: tuple[int, ...]
     affine: NDArray[Any]
     dropped: int | None = None
     nifti: Any = field(default=None, repr=False)
+    orientation: int = 1
 
     @classmethod
     def of(cls, shape: Sequence[int], affine: NDArray[Any], nifti: Any = None, path: Path | None = None) -> Grid:

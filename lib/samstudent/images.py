@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ from numpy.typing import NDArray
 from samstudent import task
 from samstudent.dicom import read_dicom
 from samstudent.errors import NotFound, UserError
-from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nifti, read_nrrd, read_raster
+from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nifti, read_nrrd
 from samstudent.geometry import Grid
+from samstudent.raster import read_raster_image
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["CaseImage", "Grid", "for_sam", "for_student", "image_extensions", "read_image"]
 
@@ -48,7 +53,7 @@ def image_extensions() -> list[str]:
 def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     """Read a file, or a folder with the files of one DICOM series.
 
-    Alpha is left out. Of a floating-point image NaN and -infinity become its smallest finite value, +infinity its
+    Alpha is left out. A picture with an orientation (EXIF or TIFF tag) is turned upright. Of a floating-point image NaN and -infinity become its smallest finite value, +infinity its
     largest: tools write NaN outside of what was measured, where an image is black.
 
     Args:
@@ -61,7 +66,9 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     """
     path = Path(path)
     stored = read_stored(path)
-    grid = Grid.of(stored.shape, stored.affine, stored.nifti, path)
+    grid = replace(Grid.of(stored.shape, stored.affine, stored.nifti, path), orientation=stored.orientation)
+    if message := about_orientation(grid):
+        _log_once(path, message)
     if dimension is not None and grid.dimension != dimension:
         found = "a 2D image" if grid.dimension == 2 else f"a volume of {min(grid.spatial_shape)} or more slices"
         raise UserError(f"{path}: {found} (shape {grid.shape}), but the task's dimension is {dimension}")
@@ -71,6 +78,18 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     pixels = pixels[..., : 1 if pixels.shape[-1] < 3 else 3]
     canonical = grid.from_file(np.moveaxis(pixels, -1, 0))
     return CaseImage(_finite_float32(canonical, path), grid, stored.window, path)
+
+
+def about_orientation(grid: Grid) -> str | None:
+    """What users must know of an image that was turned upright; None for all others."""
+    if grid.orientation == 1:
+        return None
+    return f"has orientation {grid.orientation} (EXIF or TIFF tag): it is shown upright, and labels must be upright"
+
+
+@lru_cache(maxsize=1 << 16)
+def _log_once(path: Path, message: str) -> None:
+    logger.warning("%s: %s", path, message)
 
 
 def read_stored(path: Path) -> Stored:
@@ -84,7 +103,7 @@ def read_stored(path: Path) -> Stored:
         return read_dicom(path)
     if kind == "nifti":
         return read_nifti(path)
-    return read_nrrd(path) if kind == "nrrd" else read_raster(path, kind)
+    return read_nrrd(path) if kind == "nrrd" else read_raster_image(path, kind)
 
 
 def _finite_float32(pixels: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from PIL import Image
 from samstudent import dicomseg, resample, segnrrd
 from samstudent.errors import UserError
 from samstudent.files import atomic_path
-from samstudent.formats import Stored, kind_of, read_nifti, read_nrrd, read_pillow
-from samstudent.geometry import LPS_TO_RAS, Grid
+from samstudent.formats import Stored, kind_of, read_nifti, read_nrrd
+from samstudent.geometry import Grid
 from samstudent.images import read_stored
+from samstudent.raster import read_raster_label
 from samstudent.task import Task
 
 #: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's.
@@ -28,6 +30,10 @@ _NIFTI_GEOMETRY = (
     "sform_code", "srow_x", "srow_y", "srow_z",
 )  # fmt: skip
 _LABEL_EXTENSIONS = ".seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .tiff"
+#: Label values this near to a whole number are that number: 0.001, and what float32 rounds off.
+_NEARLY = 1.001e-3
+#: Whole numbers beyond this are not exact as float64.
+_EXACT = 2.0**53
 #: Slicer leaves these out of the label map that it submits (MONAILabel.py, onSaveLabel).
 _NOT_EXPORTED = ("background", "foreground_scribbles", "background_scribbles")
 
@@ -163,10 +169,7 @@ def stored_values(path: str | Path) -> tuple[NDArray[np.int64], list[str] | None
     if segments := segnrrd.segments_of(stored, path):
         named = sorted({segment.name: segment for segment in segments}.values(), key=lambda s: (s.layer, s.value))
         return np.arange(1, len(named) + 1), [segment.name for segment in named]
-    values = np.unique(stored.pixels)
-    if (values != np.floor(values)).any():
-        raise UserError(f"{path}: has values that are no whole numbers; a label map was expected")
-    return values.astype(np.int64), None
+    return np.unique(stored.pixels).astype(np.int64), None
 
 
 def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None) -> set[str]:
@@ -244,18 +247,33 @@ def _is_dicom_seg(path: Path) -> bool:
 
 
 def _read(path: Path) -> Stored:
-    """A label file with its values as stored: no palette is resolved, no JPEG taken."""
+    """A label file with its values, whole numbers in any data type; no JPEG is taken."""
     kind = kind_of(path)
     if kind == "jpeg":
         raise UserError(f"{path}: JPEG changes label values; expected {_LABEL_EXTENSIONS}")
     if kind in ("png", "tiff"):
-        pixels = read_pillow(path)
-        if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():  # Grey, saved as colour.
-            pixels = pixels[..., 0]
-        return Stored(pixels.astype(np.uint8) if pixels.dtype == bool else pixels, pixels.shape[:2], LPS_TO_RAS, False)
-    if kind == "nifti":
-        return read_nifti(path)
-    return read_nrrd(path) if kind == "nrrd" else read_stored(path)
+        stored = read_raster_label(path, kind)
+    elif kind == "nifti":
+        stored = read_nifti(path)
+    else:
+        stored = read_nrrd(path) if kind == "nrrd" else read_stored(path)
+    return replace(stored, pixels=_whole(stored.pixels, path))
+
+
+def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Values that are nearly whole, as interpolation and scaling leave them, as whole numbers of the same data type.
+
+    Raises:
+        UserError: a value further than ``_NEARLY`` from a whole number, NaN or infinite.
+    """
+    if values.dtype.kind != "f":
+        return values
+    whole = np.rint(values)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        wrong = values[~(np.abs(values - whole) <= _NEARLY) | (np.abs(values) > _EXACT)]
+    if wrong.size:
+        raise UserError(f"{path}: value {wrong.flat[0]} is no structure; the values of a label map are whole numbers")
+    return whole
 
 
 def _on_grid(stored: Stored, grid: Grid, path: Path) -> NDArray[Any]:
@@ -265,7 +283,7 @@ def _on_grid(stored: Stored, grid: Grid, path: Path) -> NDArray[Any]:
 
 
 def _check_values(values: NDArray[Any], highest: int, path: Path) -> None:
-    wrong = values[~((values >= 0) & (values <= highest) & (values == np.floor(values)))]
+    wrong = values[(values < 0) | (values > highest)]
     if wrong.size:
         raise UserError(f"{path}: value {wrong.flat[0]} is no structure; allowed are whole numbers from 0 to {highest}")
 

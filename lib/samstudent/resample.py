@@ -13,6 +13,7 @@ from scipy import ndimage
 from samstudent.errors import UserError
 from samstudent.formats import Stored
 from samstudent.geometry import LPS_TO_RAS, Grid
+from samstudent.orientation import swaps_axes
 
 #: Grids whose corners differ by less than this share of a pixel are one: headers round their numbers.
 _SAME = 0.25
@@ -35,8 +36,10 @@ def to_grid(layers: NDArray[Any], stored: Stored, grid: Grid, path: Path) -> NDA
         (layers, *grid.spatial_shape), the label's data type.
 
     Raises:
-        UserError: shapes differ and nothing says where the label lies, or it is a volume that lies elsewhere.
+        UserError: shapes differ and nothing says where the label lies, it is a volume that lies elsewhere, or it was
+            drawn on the image as it is stored, not upright.
     """
+    _refuse_unturned(stored, grid, path)
     if _same_shape(stored.shape, grid):
         trusted = stored.has_geometry and _is_coded(grid)
         if not trusted or _corner_distances(stored, grid).diagonal().max() < _SAME:
@@ -56,6 +59,16 @@ def to_grid(layers: NDArray[Any], stored: Stored, grid: Grid, path: Path) -> NDA
             f"{path}: label of shape {stored.shape} lies outside the image of shape {grid.shape}: {_both(stored, grid)}"
         )
     return grid.from_file(result)
+
+
+def _refuse_unturned(stored: Stored, grid: Grid, path: Path) -> None:
+    """Of an image that lies on its side in its file: a label of that shape, whatever geometry it claims."""
+    drawn, shown = ([n for n in shape if n > 1] for shape in (stored.shape, grid.shape))
+    if swaps_axes(grid.orientation) and drawn != shown and drawn == shown[::-1]:
+        raise UserError(
+            f"{path}: label of shape {tuple(drawn)} for an image of shape {tuple(shown)}: the image has orientation"
+            f" {grid.orientation} (EXIF or TIFF tag) and is shown upright; the label must be drawn on it upright"
+        )
 
 
 def _same_shape(shape: tuple[int, ...], grid: Grid) -> bool:

@@ -1,0 +1,46 @@
+"""The orientation of photographs and scans: a number in the file that says how its rows and columns are to be shown.
+
+TIFF 6.0 and Exif 2.32 (4.6.4 A) define it alike, tag 274, 1 to 8.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Orientation -> whether rows become columns, and which axes (y, x) are then reversed.
+_TURNS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def orientation_of(value: object) -> int:
+    """The tag's value; 1, upright, for numbers that mean nothing."""
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def swaps_axes(orientation: int) -> bool:
+    """Whether height and width of the file are width and height of what is shown."""
+    return _TURNS[orientation][0]
+
+
+def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """An array (y, x) or (y, x, channels) as it is to be shown; contiguous.
+
+    Args:
+        array: as stored.
+        orientation: 1 to 8.
+    """
+    transposed, *reversed_axes = _TURNS[orientation]
+    if transposed:
+        array = array.swapaxes(0, 1)
+    return np.ascontiguousarray(np.flip(array, [axis for axis, turn in enumerate(reversed_axes) if turn]))
