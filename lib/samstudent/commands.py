@@ -191,8 +191,8 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     for case, path in found.items():
         try:
             cases[case] = read_image(path, task.dimension if task else None)
-            if turned := about_orientation(cases[case].grid):
-                report.ok("image", f"{path}: {turned}")
+            if (orientation := cases[case].grid.orientation) != 1:
+                report.ok("image", f"{path}: {about_orientation(orientation)}")
         except UserError as error:
             report.fault("image", str(error))
     if not cases:

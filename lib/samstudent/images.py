@@ -53,8 +53,9 @@ def image_extensions() -> list[str]:
 def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     """Read a file, or a folder with the files of one DICOM series.
 
-    Alpha is left out. A picture with an orientation (EXIF or TIFF tag) is turned upright. Of a floating-point image NaN and -infinity become its smallest finite value, +infinity its
-    largest: tools write NaN outside of what was measured, where an image is black.
+    Alpha is left out. A picture with an orientation (EXIF or TIFF tag) is turned upright. Of a floating-point image NaN
+    and -infinity become its smallest finite value, +infinity its largest: tools write NaN outside of what was measured,
+    where an image is black.
 
     Args:
         path: PNG, JPEG, TIFF, DICOM, NIfTI or NRRD.
@@ -67,8 +68,8 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     path = Path(path)
     stored = read_stored(path)
     grid = replace(Grid.of(stored.shape, stored.affine, stored.nifti, path), orientation=stored.orientation)
-    if message := about_orientation(grid):
-        _log_once(path, message)
+    if grid.orientation != 1:
+        log_orientation(path, grid.orientation)
     if dimension is not None and grid.dimension != dimension:
         found = "a 2D image" if grid.dimension == 2 else f"a volume of {min(grid.spatial_shape)} or more slices"
         raise UserError(f"{path}: {found} (shape {grid.shape}), but the task's dimension is {dimension}")
@@ -80,16 +81,15 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     return CaseImage(_finite_float32(canonical, path), grid, stored.window, path)
 
 
-def about_orientation(grid: Grid) -> str | None:
-    """What users must know of an image that was turned upright; None for all others."""
-    if grid.orientation == 1:
-        return None
-    return f"has orientation {grid.orientation} (EXIF or TIFF tag): it is shown upright, and labels must be upright"
+def about_orientation(orientation: int) -> str:
+    """What users must know of an image with an orientation of 2 to 8."""
+    return f"has orientation {orientation} (EXIF or TIFF tag): it is shown upright, and labels must be upright"
 
 
 @lru_cache(maxsize=1 << 16)
-def _log_once(path: Path, message: str) -> None:
-    logger.warning("%s: %s", path, message)
+def log_orientation(path: Path, orientation: int) -> None:
+    """Tell it of each image once."""
+    logger.warning("%s: %s", path, about_orientation(orientation))
 
 
 def read_stored(path: Path) -> Stored:

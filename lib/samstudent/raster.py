@@ -20,7 +20,7 @@ from samstudent.orientation import orientation_of, swaps_axes, upright
 from samstudent.tiff import read_tiff, tiff_orientation
 
 #: ITK's readers, whose spacing clients work with.
-_ITK = {"png": "PNGImageIO", "jpeg": "JPEGImageIO", "tiff": "TIFFImageIO"}
+_ITK = {"png": "PNGImageIO", "jpeg": "JPEGImageIO"}
 #: Starts of the PNG chunks that Pillow finds an orientation in.
 _PNG_ORIENTED = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 #: Kinds of JPEG that are no usual photograph, by the marker of their frame.
@@ -38,6 +38,7 @@ class Raster:
         palette: uint8 (colours, 3), or None.
         bits: of a sample.
         orientation: the file's, 1 to 8.
+        spacing: (x, y) in mm.
     """
 
     samples: NDArray[Any]
@@ -45,6 +46,7 @@ class Raster:
     palette: NDArray[Any] | None
     bits: int
     orientation: int
+    spacing: tuple[float, float]
 
 
 def read_raster_image(path: Path, kind: str) -> Stored:
@@ -60,9 +62,10 @@ def read_raster_image(path: Path, kind: str) -> Stored:
     raster = _read(path, kind)
     pixels = raster.samples
     if raster.palette is not None:
-        _check_indices(raster, path)
+        if (highest := int(pixels.max())) >= len(raster.palette):
+            raise UserError(f"{path}: index {highest} is not in its palette of {len(raster.palette)} colours")
         pixels = raster.palette[pixels]
-    return _stored(pixels, raster, path, kind)
+    return _stored(pixels, raster)
 
 
 def read_raster_label(path: Path, kind: str) -> Stored:
@@ -84,7 +87,7 @@ def read_raster_label(path: Path, kind: str) -> Stored:
         values = _by_palette(raster, path)
     elif values.ndim > 2:
         values = _grey_of(values, path)
-    return _stored(values, raster, path, kind)
+    return _stored(values, raster)
 
 
 def raster_orientation(path: Path, kind: str) -> int:
@@ -98,6 +101,8 @@ def raster_orientation(path: Path, kind: str) -> int:
             return tiff_orientation(path)
         if kind == "png" and not _has_exif(path):
             return 1
+        if kind == "jpeg":
+            _check_jpeg(path)
         with _opened(path) as image:
             # Of a PNG this decodes the pixels.
             check_size(path, image.size, len(image.getbands()))
@@ -112,10 +117,16 @@ def _read(path: Path, kind: str) -> Raster:
             pages = tiff.pages
             samples = pages[0] if len(pages) == 1 else np.stack(pages)
             shape = pages[0].shape[:2] if len(pages) == 1 else (len(pages), *pages[0].shape[:2])
-            return Raster(samples, shape, tiff.palette, tiff.bits, orientation)
-        samples, palette, bits = _read_png(path) if kind == "png" else _read_jpeg(path)
-        samples = upright(samples, orientation)
-        return Raster(samples, samples.shape[:2], palette, bits, orientation)
+            palette, bits, spacing = tiff.palette, tiff.bits, tiff.spacing
+        else:
+            samples, palette, bits = _read_png(path) if kind == "png" else _read_jpeg(path)
+            samples = upright(samples, orientation)
+            shape, spacing = samples.shape[:2], _itk_spacing(path, kind)
+    if not all(1e-6 < step < 1e6 for step in spacing):  # no scanner's
+        spacing = (1.0, 1.0)
+    if swaps_axes(orientation):
+        spacing = spacing[::-1]
+    return Raster(samples, shape, palette, bits, orientation, spacing)
 
 
 def _opened(path: Path) -> Image.Image:
@@ -153,7 +164,6 @@ def _read_png(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, int]:
 
 def _read_jpeg(path: Path) -> tuple[NDArray[Any], None, int]:
     """Grey or RGB."""
-    _check_jpeg(path)
     with _opened(path) as image:
         check_size(path, image.size, len(image.getbands()))
         # A photograph of a phone may hold smaller copies; the first picture is the photograph.
@@ -193,25 +203,21 @@ def _has_exif(path: Path) -> bool:
 
 def _by_palette(raster: Raster, path: Path) -> NDArray[Any]:
     """Label values of palette indices."""
-    palette = _check_indices(raster, path)
-    if (palette == palette[:, :1]).all():
+    palette, used = raster.palette, np.unique(raster.samples)
+    assert palette is not None
+    # A palette that is too short, or the same throughout, comes from a program that never set it.
+    if used[-1] < len(palette) and (palette == palette[:, :1]).all():
         greys = palette[:, 0]
         if raster.bits == 1 and set(greys.tolist()) == {0, 255}:
             greys = greys // 255  # black and white, as in a file of one bit without palette
-        return greys[raster.samples]
+        if used.size == 1 or len(set(greys[used].tolist())) > 1:
+            return greys[raster.samples]
     if palette[0].any():
         raise UserError(
-            f"{path}: its palette has colours and index 0 is not black, so nothing says which structure an index is;"
-            " save the label as grey values, or with black as index 0"
+            f"{path}: its palette is neither one of greys nor one of colours with black as index 0, so nothing says"
+            " which structure a pixel is; save the label as grey values"
         )
     return raster.samples
-
-
-def _check_indices(raster: Raster, path: Path) -> NDArray[Any]:
-    assert raster.palette is not None
-    if (highest := int(raster.samples.max())) >= len(raster.palette):
-        raise UserError(f"{path}: index {highest} is not in its palette of {len(raster.palette)} colours")
-    return raster.palette
 
 
 def _grey_of(values: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -226,17 +232,17 @@ def _grey_of(values: NDArray[Any], path: Path) -> NDArray[Any]:
     return grey
 
 
-def _stored(pixels: NDArray[Any], raster: Raster, path: Path, kind: str) -> Stored:
-    """With the spacing that ITK, and with it Slicer, takes from the header."""
-    try:
-        reader = itk_reader(path, _ITK[kind])
-        reader.ReadImageInformation()
-        spacing = [float(step) for step in reader.GetSpacing()[:2]]
-    except RuntimeError:  # nothing that ITK reads
-        spacing = []
-    if not spacing or not all(1e-6 < step < 1e6 for step in spacing):  # nor any scanner's
-        spacing = [1.0, 1.0]
-    if swaps_axes(raster.orientation):
-        spacing.reverse()
-    affine = LPS_TO_RAS @ np.diag([*spacing, 1.0, 1.0])
+def _stored(pixels: NDArray[Any], raster: Raster) -> Stored:
+    affine = LPS_TO_RAS @ np.diag([*raster.spacing, 1.0, 1.0])
     return Stored(pixels, raster.shape, affine, has_geometry=False, orientation=raster.orientation)
+
+
+def _itk_spacing(path: Path, kind: str) -> tuple[float, float]:
+    """(x, y) in mm of the pixels as stored: what ITK, and with it Slicer, takes from the header."""
+    reader = itk_reader(path, _ITK[kind])
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:  # ITK reads no grey PNG with transparency, and no client either
+        return 1.0, 1.0
+    x, y = reader.GetSpacing()[:2]
+    return float(x), float(y)

@@ -40,12 +40,14 @@ class Tiff:
         palette: uint8 (colours, 3) where the samples are its indices, else None.
         bits: of a sample.
         orientation: the Orientation tag, 1 to 8, of the first page.
+        spacing: (x, y) in mm of the pixels as stored, by ITK's rule: 1 where a resolution or its unit is missing.
     """
 
     pages: list[NDArray[Any]]
     palette: NDArray[Any] | None
     bits: int
     orientation: int
+    spacing: tuple[float, float]
 
 
 def read_tiff(path: Path) -> Tiff:
@@ -62,9 +64,10 @@ def read_tiff(path: Path) -> Tiff:
         if not numbered:
             raise UserError(f"{path}: a TIFF without a page")
         first = numbered[0][1]
-        kinds = {(p.shaped, p.dtype, p.photometric, p.compression) for _, p in numbered}
+        kinds = {(p.shaped, p.dtype, p.photometric, p.compression, _orientation(p)) for _, p in numbered}
         if len(kinds) > 1:
-            raise UserError(f"{path}: has {len(numbered)} pages of different sizes or types; expected one")
+            count = len(numbered)
+            raise UserError(f"{path}: has {count} pages of different sizes, types or orientations; expected one")
         _check_supported(path, first)
         sizes = (first.imagewidth, first.imagelength, len(numbered))
         check_size(path, sizes[: 2 if len(numbered) == 1 else 3], first.samplesperpixel, first.dtype.itemsize)
@@ -72,7 +75,7 @@ def read_tiff(path: Path) -> Tiff:
             pages = _read_with_pillow(path, first, [number for number, _ in numbered])
         else:
             pages = [_read_page(path, page) for _, page in numbered]
-        return Tiff(pages, _palette(path, first), _bits(first), _orientation(first))
+        return Tiff(pages, _palette(path, first), _bits(first), _orientation(first), _spacing(first))
 
 
 def tiff_orientation(path: Path) -> int:
@@ -83,6 +86,15 @@ def tiff_orientation(path: Path) -> int:
 
 def _orientation(page: Any) -> int:
     return orientation_of(page.tags.valueof(274, 1))
+
+
+def _spacing(page: Any) -> tuple[float, float]:
+    unit = {2: 25.4, 3: 10.0}.get(page.tags.valueof(296, 1))  # ResolutionUnit: inch, centimetre
+    resolutions = [page.tags.valueof(tag, None) for tag in (282, 283)]
+    if unit is None or any(not pair or 0 in pair for pair in resolutions):
+        return 1.0, 1.0
+    x, y = (unit * below / above for above, below in resolutions)
+    return x, y
 
 
 def _bits(page: Any) -> int:
@@ -99,7 +111,9 @@ def _check_supported(path: Path, page: Any) -> None:
     compression, photometric, bits = int(page.compression), page.photometric, _bits(page)
     photometric = _BLACK_IS_ZERO if photometric is None else int(photometric)
     if compression not in _LOSSLESS and compression not in _BY_PILLOW:
-        raise UserError(f"{path}: TIFF compression {_name(page.compression)} is not supported; save it as LZW or deflate")
+        raise UserError(
+            f"{path}: TIFF compression {_name(page.compression)} is not supported; save it as LZW or deflate"
+        )
     if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _CMYK, _YCBCR, _LAB):
         raise UserError(f"{path}: TIFF colours {_name(page.photometric)} are not supported; save it as grey or RGB")
     if page.dtype is None:

@@ -26,6 +26,7 @@ from samstudent.serving.datastore_file import DatastoreFile
 from samstudent.serving.history import History
 from samstudent.serving.names import MACHINE_TAGS, PSEUDO_TAGS, check_image_id, check_name
 from samstudent.serving.reconcile import Reconciler, about
+from samstudent.serving.upright import UprightCopies
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         self._local = threading.local()
         self._timer: threading.Timer | None = None
         self._history = History(folder / "labels")
+        self._upright = UprightCopies(folder / ".samstudent" / "upright")
         globs = list(dict.fromkeys([*(extensions or settings.MONAI_LABEL_DATASTORE_FILE_EXT), *MORE_EXTENSIONS]))
         # Longest first: "a.nii.gz" is not "a.nii" and ".gz".
         self._suffixes = sorted((g.lstrip("*").lower() for g in globs), key=len, reverse=True)
@@ -248,6 +250,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             for tag in self._entry(image_id).labels:
                 self.remove_label(image_id, tag)
             Path(self.get_image_uri(image_id)).unlink(missing_ok=True)
+            self._upright.forget(image_id)
             del model.objects[image_id]
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any] | None) -> str:
@@ -349,6 +352,26 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             model.objects[label_id] = entry
 
     # ---- reading ----
+
+    def viewer_file(self, image_id: str) -> Path:
+        """The file that clients get for an image: its own, or an upright copy where it has an orientation tag.
+
+        Raises:
+            Unavailable: the copy cannot be written.
+        """
+        return self._upright.of(image_id, Path(self.get_image_uri(image_id)))
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """With path and name of the file that clients get."""
+        info: dict[str, Any] = super().get_image_info(image_id)
+        if "path" in info and (file := self._upright.of(image_id, Path(info["path"]))) != Path(info["path"]):
+            info |= {"path": str(file), "name": file.name}
+        return info
+
+    def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
+        """Images as clients get them, with their final labels, which lie on them."""
+        labelled = self.get_labeled_images()
+        return [{"image": str(self.viewer_file(c)), "label": self.get_label_uri(c, FINAL)} for c in labelled]
 
     def label_times(self) -> list[tuple[str, float]]:
         """(image id, seconds since the epoch) of every final label, for the retraining schedule."""

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 from monailabel.utils.others.generic import get_mime_type, remove_file
 
 from samstudent.dicomseg_write import About, write_seg
-from samstudent.errors import UserError
+from samstudent.errors import NotFound, UserError
 from samstudent.formats import kind_of
 from samstudent.images import read_image
 from samstudent.labels import read_masks
@@ -73,8 +73,10 @@ def as_seg(app: SamstudentApp, tasks: BackgroundTasks, model: str, source: Path,
 
 
 def download(find: Callable[[str], Path], image: str, check_only: bool) -> Any:
-    """A case as one file: of a volume a NIfTI, where the host only knows files and answers 404 to a folder."""
+    """A case as the one file that viewers get: of a volume from a PACS a NIfTI, of a photograph an upright copy."""
     path = find(image)
+    if not path.is_file():
+        raise NotFound(f"image {image!r}: its file is gone")
     if check_only:
         return {}
     name = f"{image}{''.join(path.suffixes[-2:]) if path.name.endswith('.nii.gz') else path.suffix}"
