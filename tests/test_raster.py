@@ -1,4 +1,4 @@
-"""PNG and JPEG as images and as labels: pixel types, palettes, opacity, orientation, and what is refused by its name."""
+"""PNG and JPEG as images and as labels: pixel types, palettes, opacity, orientation, what is refused by its name."""
 
 from __future__ import annotations
 
@@ -146,8 +146,9 @@ def test_palettes_by_pillow(tmp_path: Path, extension: str) -> None:
     image.putpalette(VOC)
     image.save(path)
     assert (read_raster_label(path, kind).pixels == LABEL).all()
-    Image.fromarray(LABEL, mode="P").save(path)  # without a palette
-    assert (read_raster_label(path, kind).pixels == LABEL).all()
+    if extension == ".tif":  # without a palette; as PNG Pillow cuts the values of such an image to one bit
+        Image.fromarray(LABEL, mode="P").save(path)
+        assert (read_raster_label(path, kind).pixels == LABEL).all()
 
 
 def test_palette_of_black_and_white_is_one_bit(tmp_path: Path) -> None:
@@ -197,8 +198,8 @@ def test_image_and_label_are_turned_as_pillow_does(tmp_path: Path, orientation: 
     kind = {".jpg": "jpeg", ".png": "png", ".tif": "tiff"}[extension]
     assert raster_orientation(path, kind) == orientation
     with Image.open(path) as image:
-        # Of a TIFF it does so when it reads it.
-        expected = np.asarray(image if extension == ".tif" else ImageOps.exif_transpose(image))
+        # Pillow 13 reads raw TIFF of orientation 5 to 8 as another shape.
+        expected = upright(GREY, orientation) if extension == ".tif" else np.asarray(ImageOps.exif_transpose(image))
     image = read_image(path)
     assert (image.pixels[0] == expected).all() and image.grid.orientation == orientation
     if extension != ".jpg":

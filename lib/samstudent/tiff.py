@@ -1,7 +1,7 @@
 """TIFF files: the samples of their pages exactly as stored, turned upright.
 
 tifffile decodes what is lossless, in all pixel types, and never allocates more than the header announces, which is
-checked first. Colour spaces and compressions of 8 bits that it leaves to others go through Pillow (libtiff).
+checked first. Compressions of 1 or 8 bits that it leaves to others go through Pillow (libtiff).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _LOSSLESS: dict[int, int | None] = {1: 1, 5: 4096, 8: DEFLATE_RATIO, 32946: DEFL
 #: CCITT RLE, T.4 and T.6 (1 bit), JPEG and WebP (8 bits): Pillow's libtiff checks a strip's size against the header.
 _BY_PILLOW = frozenset({2, 3, 4, 7, 50001})
 #: PhotometricInterpretation.
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 4, 5, 6, 8
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _CMYK, _YCBCR = 0, 1, 2, 3, 4, 5, 6
+#: Colour spaces that are made RGB, by Pillow's names.
+_CONVERTED = {_CMYK: "CMYK", _YCBCR: "YCbCr"}
 #: Bits of NewSubfileType: a smaller copy of another page, a mask of another page.
 _NO_PAGE = 0b101
 
@@ -71,7 +73,7 @@ def read_tiff(path: Path) -> Tiff:
         _check_supported(path, first)
         sizes = (first.imagewidth, first.imagelength, len(numbered))
         check_size(path, sizes[: 2 if len(numbered) == 1 else 3], first.samplesperpixel, first.dtype.itemsize)
-        if _needs_pillow(first):
+        if first.compression in _BY_PILLOW:
             pages = _read_with_pillow(path, first, [number for number, _ in numbered])
         else:
             pages = [_read_page(path, page) for _, page in numbered]
@@ -102,10 +104,6 @@ def _bits(page: Any) -> int:
     return int(max(bits) if isinstance(bits, tuple) else bits)
 
 
-def _needs_pillow(page: Any) -> bool:
-    return page.compression in _BY_PILLOW or page.photometric in (_CMYK, _YCBCR, _LAB)
-
-
 def _check_supported(path: Path, page: Any) -> None:
     """Name what is not read, before anything is decoded."""
     compression, photometric, bits = int(page.compression), page.photometric, _bits(page)
@@ -114,7 +112,7 @@ def _check_supported(path: Path, page: Any) -> None:
         raise UserError(
             f"{path}: TIFF compression {_name(page.compression)} is not supported; save it as LZW or deflate"
         )
-    if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _CMYK, _YCBCR, _LAB):
+    if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, *_CONVERTED):
         raise UserError(f"{path}: TIFF colours {_name(page.photometric)} are not supported; save it as grey or RGB")
     if page.dtype is None:
         raise UserError(f"{path}: TIFF samples of {bits} bits in format {page.sampleformat} are not supported")
@@ -124,7 +122,7 @@ def _check_supported(path: Path, page: Any) -> None:
         raise UserError(f"{path}: TIFF of depth {page.imagedepth} is not supported; save each slice as a page")
     if photometric == _PALETTE and page.samplesperpixel > 1:
         raise UserError(f"{path}: TIFF palette with {page.samplesperpixel} samples a pixel is not supported")
-    if _needs_pillow(page) and bits > 8:
+    if (compression in _BY_PILLOW or photometric in _CONVERTED) and bits > 8:
         what = f"compression {_name(page.compression)}, colours {_name(page.photometric)}"
         raise UserError(f"{path}: TIFF of {bits} bits with {what} is not supported; save it as LZW or deflate")
 
@@ -143,6 +141,9 @@ def _read_page(path: Path, page: Any) -> NDArray[Any]:
     samples = samples[..., 0] if samples.shape[-1] == 1 else samples
     if page.photometric == _WHITE_IS_ZERO:
         samples = _inverted(samples, _bits(page))
+    if (space := _CONVERTED.get(page.photometric)) is not None:
+        channels = np.ascontiguousarray(samples[..., : len(Image.new(space, (1, 1)).getbands())])
+        samples = np.asarray(Image.frombytes(space, channels.shape[1::-1], channels.tobytes()).convert("RGB"))
     return upright(samples, _orientation(page))
 
 

@@ -53,8 +53,8 @@ class UprightCopies:
         except (UserError, OSError):
             return path
         log_orientation(path, orientation)
-        self.forget(image_id)
         try:
+            self.forget(image_id)
             return self._write(image_id, stored, stat)
         except OSError as error:
             raise Unavailable(
