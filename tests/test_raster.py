@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from samstudent.commands import doctor, refine_folder
 from samstudent.errors import UserError
 from samstudent.images import read_image
 from samstudent.labels import read_masks
@@ -365,3 +366,18 @@ def test_cases() -> None:
         masks = read_masks(label, task, image.grid)
         assert all((masks[v - 1] == (expected["label"] == v)).all() for v in (1, 2)), folder.name
     assert tried >= 9
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason=f"inputs of issue 18 are not here: {CASES}")
+def test_cases_through_doctor_and_refine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = str(CASES / "two.yaml")
+    for name in ("p_tiff16_orient6", "p_exif6_upright_label", "p_palette_grey_swapped12", "p_tiff_label_float64"):
+        folder = CASES / name
+        assert doctor(str(folder), task)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("has orientation 6" in said) == ("orient6" in name or "exif6" in name), name
+        refine_folder(folder, folder / "labels" / "final", task, tmp_path / name, ".png")
+        with Image.open(tmp_path / name / "a.png") as refined:
+            assert (np.asarray(refined) == np.load(folder / "expected.npz")["label"]).all(), name
+    assert not doctor(str(CASES / "p_palette_quantized"), task)
+    assert "its palette is neither one of greys" in " ".join(capsys.readouterr().out.split())
