@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from samstudent import task
 from samstudent.dicom import read_dicom
 from samstudent.errors import NotFound, UserError
-from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nifti, read_nrrd, read_raster
+from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nrrd, read_raster
 from samstudent.geometry import Grid
+from samstudent.nifti import read_nifti
 
 __all__ = ["CaseImage", "Grid", "for_sam", "for_student", "image_extensions", "read_image"]
 
@@ -61,7 +62,7 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     """
     path = Path(path)
     stored = read_stored(path)
-    grid = Grid.of(stored.shape, stored.affine, stored.nifti, path)
+    grid = Grid.of(stored.shape, stored.affine, stored.nifti, path, itk=stored.itk, others=stored.others)
     if dimension is not None and grid.dimension != dimension:
         found = "a 2D image" if grid.dimension == 2 else f"a volume of {min(grid.spatial_shape)} or more slices"
         raise UserError(f"{path}: {found} (shape {grid.shape}), but the task's dimension is {dimension}")
