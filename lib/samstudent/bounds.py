@@ -7,6 +7,7 @@ unpack whatever comes; so the header is read here first, with little memory, and
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import struct
 import zlib
@@ -67,26 +68,39 @@ def check_holds(path: Path, needed: int, packed: bool = False, ratio: int | None
         raise UserError(f"{path}: truncated, its {size} bytes cannot hold the {needed} of pixels that its header tells")
 
 
-def check_nifti_header(path: Path) -> None:
-    """Refuse a NIfTI file whose extensions are larger than ``MAX_NIFTI_EXTENSIONS`` or have no end.
+def is_gzip(path: Path) -> bool:
+    """Whether a file is packed with gzip, by its first bytes: names lie."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
-    nibabel reads them whole, and to the file's end where the header gives no place for the pixels.
+
+def unpacked(path: Path) -> io.BufferedIOBase:
+    """A file opened to read, through gzip where it is packed so."""
+    return gzip.open(path) if is_gzip(path) else path.open("rb")
+
+
+def check_nifti_header(path: Path) -> None:
+    """Refuse what is no NIfTI in one file, and extensions larger than ``MAX_NIFTI_EXTENSIONS`` or without an end.
+
+    nibabel reads these whole, and to the file's end where the header gives no place for the pixels.
     """
     try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        with unpacked(path) as file:
             head = file.read(544)
     except (OSError, EOFError, zlib.error):
         return  # nibabel says what is wrong with it
     first = int.from_bytes(head[:4], "little")
     order = "<" if first in (348, 540) else ">"
     version2 = int.from_bytes(head[:4], "little" if order == "<" else "big") == 540
-    if len(head) < (544 if version2 else 352):
-        return
     length, magic = (540, head[4:8]) if version2 else (348, head[344:348])
+    if len(head) < length:
+        return
     if magic[:2] == b"ni" and magic[2:3] in (b"1", b"2"):
         raise UserError(f"{path}: its pixels are in another file; save it as one .nii or .nii.gz")
     if magic[:2] != b"n+":
-        return  # Analyze, which knows no extensions
+        raise UserError(f"{path}: has no NIfTI header (Analyze, or something else); save it as NIfTI")
+    if len(head) < length + 4:
+        return
     offset: float = struct.unpack_from(*((order + "q", head, 168) if version2 else (order + "f", head, 108)))[0]
     extended = head[length] != 0
     if not offset <= MAX_NIFTI_EXTENSIONS or (extended and offset < length + 4):

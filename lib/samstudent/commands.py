@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,11 +111,38 @@ class _Report:
         self.faults += 1
         console.print(f"[red]wrong[/] {what:12} {text}", soft_wrap=True)
 
+    def note(self, what: str, text: str) -> None:
+        console.print(f"[yellow]note[/]  {what:12} {text}", soft_wrap=True)
+
     def check(self, what: str, action: Callable[[], str]) -> None:
         try:
             self.ok(what, action())
         except UserError as error:
             self.fault(what, str(error))
+
+
+class _Notes(logging.Handler):
+    """Lines of the report for what readers of files warn of: nothing is wrong with these, but people should know."""
+
+    def __init__(self, report: _Report) -> None:
+        super().__init__(logging.WARNING)
+        self.report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.report.note("file", record.getMessage())
+
+
+@contextmanager
+def _warnings_shown(report: _Report) -> Iterator[None]:
+    """Warnings of this package go into the report instead of to standard error."""
+    logger, handler = logging.getLogger("samstudent"), _Notes(report)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def doctor(studies: str | None, task_name: str | None) -> bool:
@@ -142,7 +171,8 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
     if studies and is_pacs(studies):
         report.check("PACS", lambda: _describe_pacs(studies))
     elif studies:
-        _examine_study(report, Path(studies), task)
+        with _warnings_shown(report):
+            _examine_study(report, Path(studies), task)
     console.print("everything is right" if not report.faults else f"{report.faults} things are wrong")
     return report.faults == 0
 

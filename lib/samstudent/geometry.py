@@ -18,6 +18,14 @@ from samstudent.errors import UserError
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
+def has_inverse(affine: NDArray[Any]) -> bool:
+    """Whether a (4, 4) affine maps voxels to different places, whatever its unit: finite, and no axis lost."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not lengths.all():
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-6)
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """Where a file's pixels lie.
@@ -29,6 +37,9 @@ class Grid:
         dropped: the axis of ``shape`` that the canonical 2D array does not have, None where there is none.
         nifti: header of a NIfTI source, so that both its transforms and their codes go into what is written back.
         orientation: of a PNG, JPEG or TIFF, 1 to 8; this is the grid of the picture turned upright by it.
+        itk: as ``affine``, where ITK and with it 3D Slicer see the file; None: there, too.
+        others: further transforms by which some reader places the file (the other one of a NIfTI header; without
+            conversion to mm). A label may lie where any reader sees the image.
     """
 
     shape: tuple[int, ...]
@@ -36,9 +47,20 @@ class Grid:
     dropped: int | None = None
     nifti: Any = field(default=None, repr=False)
     orientation: int = 1
+    itk: NDArray[Any] | None = field(default=None, repr=False)
+    others: tuple[NDArray[Any], ...] = field(default=(), repr=False)
 
     @classmethod
-    def of(cls, shape: Sequence[int], affine: NDArray[Any], nifti: Any = None, path: Path | None = None) -> Grid:
+    def of(
+        cls,
+        shape: Sequence[int],
+        affine: NDArray[Any],
+        nifti: Any = None,
+        path: Path | None = None,
+        *,
+        itk: NDArray[Any] | None = None,
+        others: tuple[NDArray[Any], ...] = (),
+    ) -> Grid:
         """The grid of a file's array; an array with a singleton axis counts as 2D.
 
         Args:
@@ -46,6 +68,8 @@ class Grid:
             affine: (4, 4), file index (i, j, k) -> RAS mm.
             nifti: header of a NIfTI source.
             path: for the error's text.
+            itk: (4, 4), where ITK sees the file; None: by the same affine.
+            others: further transforms of the file.
 
         Raises:
             UserError: the number of axes is neither 2 nor 3, an axis is empty, or the affine cannot be inverted.
@@ -54,12 +78,17 @@ class Grid:
         if len(shape) not in (2, 3) or 0 in shape:
             raise UserError(f"{path}: a case is an image or a volume, not an array of shape {shape}")
         affine = np.array(affine, dtype=np.float64)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        if not has_inverse(affine):
             raise UserError(f"{path}: its geometry cannot be used, the affine has no inverse: {affine.tolist()}")
         singletons = [axis for axis, size in enumerate(shape) if size == 1]
         # The slowest singleton: (1, 1, W) is one slice with one row.
         dropped = singletons[0] if len(shape) == 3 and singletons else None
-        return cls(shape, affine, dropped, nifti)
+        return cls(shape, affine, dropped, nifti, itk=itk, others=others)
+
+    @property
+    def itk_affine(self) -> NDArray[Any]:
+        """(4, 4), index (i, j, k) -> RAS mm: where what is written for ITK's readers has to lie."""
+        return self.affine if self.itk is None else self.itk
 
     @property
     def dimension(self) -> int:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from samstudent import task
 from samstudent.dicom import read_dicom
 from samstudent.errors import NotFound, UserError
-from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nifti, read_nrrd
+from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nrrd
 from samstudent.geometry import Grid
+from samstudent.nifti import read_nifti
 from samstudent.raster import read_raster_image
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     """
     path = Path(path)
     stored = read_stored(path)
-    grid = replace(Grid.of(stored.shape, stored.affine, stored.nifti, path), orientation=stored.orientation)
+    grid = Grid.of(stored.shape, stored.affine, stored.nifti, path, itk=stored.itk, others=stored.others)
+    grid = replace(grid, orientation=stored.orientation)
     if grid.orientation != 1:
         log_orientation(path, grid.orientation)
     if dimension is not None and grid.dimension != dimension:

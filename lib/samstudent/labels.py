@@ -15,10 +15,12 @@ from PIL import Image
 from samstudent import dicomseg, resample, segnrrd
 from samstudent.errors import UserError
 from samstudent.files import atomic_path
-from samstudent.formats import Stored, kind_of, read_nifti, read_nrrd
+from samstudent.formats import Stored, kind_of, read_nrrd
 from samstudent.geometry import Grid
 from samstudent.images import read_stored
+from samstudent.nifti import read_nifti
 from samstudent.raster import read_raster_label
+from samstudent.structure_names import find_structure
 from samstudent.task import Task
 
 #: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's.
@@ -44,7 +46,9 @@ def read_masks(
     """The structures of a label file, on the image's grid.
 
     A file that names its segments (.seg.nrrd, DICOM SEG) is read by these names, whatever the other arguments say. Any
-    other is a label map. A label on another grid of the same space is resampled to the nearest pixel.
+    other is a label map. Names need not have a structure's case, spaces and Unicode form (``find_structure``); what
+    has the same name in this sense is one structure. A label on another grid of the same space is resampled to the
+    nearest pixel.
 
     Args:
         path: .seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .dcm.
@@ -72,8 +76,8 @@ def read_masks(
         layers = _on_grid(stored, grid, path)
         _require_known([s.name for s in segments], task, path, bool(layers.any()))
         for segment in segments:
-            if segment.name in task.structures:
-                masks[task.structures[segment.name] - 1] |= layers[segment.layer] == segment.value
+            if name := find_structure(segment.name, task.names):
+                masks[task.structures[name] - 1] |= layers[segment.layer] == segment.value
         return masks
     values = _on_grid(stored, grid, path)
     if len(values) > 1:
@@ -91,8 +95,8 @@ def read_masks(
     meaning = list(task.names if names is None else names)
     _require_known(meaning, task, path, bool(values.any()))
     for value, name in enumerate(meaning, 1):
-        if name in task.structures:
-            masks[task.structures[name] - 1] |= values[0] == value
+        if structure := find_structure(name, task.names):
+            masks[task.structures[structure] - 1] |= values[0] == value
     return masks
 
 
@@ -122,7 +126,8 @@ def write_masks(
 ) -> None:
     """Write masks on the file grid of their image, in the format that the path's extension says.
 
-    A 2D case becomes one slice in NRRD and NIfTI, the form in which Slicer and OHIF hold it.
+    A 2D case becomes one slice in NRRD and NIfTI, the form in which Slicer and OHIF hold it. NRRD lies where ITK sees
+    the image; NIfTI has all transforms of a NIfTI source.
 
     Args:
         path: .seg.nrrd keeps overlaps; .nrrd, .nii.gz, .nii, .png and .tif hold ``label_map``; written atomically.
@@ -149,7 +154,7 @@ def write_masks(
         if extension == ".seg.nrrd":
             _write_segments(temporary, masks, task, grid, further, compress)
         elif extension == ".nrrd":
-            segnrrd.write_nrrd(temporary, _volume(label_map(masks), grid), grid.affine, {}, compress)
+            segnrrd.write_nrrd(temporary, _volume(label_map(masks), grid), grid.itk_affine, {}, compress)
         elif extension in (".nii", ".nii.gz"):
             _write_nifti(temporary, label_map(masks), grid)
         elif grid.dimension == 3:
@@ -183,7 +188,8 @@ def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None
         return dicomseg.other_labels(path, task)
     # Of the others only NRRD names its segments.
     segments = segnrrd.segments_of(_read(path), path) if kind_of(path) == "nrrd" else []
-    return {*([segment.name for segment in segments] or names or ())} - {*task.structures}
+    found = {*([segment.name for segment in segments] or names or ())}
+    return {name for name in found if find_structure(name, task.names) is None}
 
 
 def label_map(masks: NDArray[Any]) -> NDArray[Any]:
@@ -233,13 +239,20 @@ def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any
     if _is_dicom_seg(path):
         return found
     stored = _read(path)
-    segments = [s for s in segnrrd.segments_of(stored, path) if s.name.startswith(prefix)]
+    segments = [
+        (s, name) for s in segnrrd.segments_of(stored, path) if (name := _marked_structure(s.name, prefix, task))
+    ]
     if segments:
         layers = _on_grid(stored, grid, path)
-        for segment in segments:
-            if (name := segment.name.removeprefix(prefix)) in task.structures:
-                found[task.structures[name] - 1] |= layers[segment.layer] == segment.value
+        for segment, name in segments:
+            found[task.structures[name] - 1] |= layers[segment.layer] == segment.value
     return found
+
+
+def _marked_structure(name: str, prefix: str, task: Task) -> str | None:
+    """The structure that a segment's name means behind this prefix, in any case and with spaces around the colon."""
+    kind, colon, rest = name.partition(":")
+    return find_structure(rest, task.names) if kind.strip().casefold() + colon == prefix else None
 
 
 def _is_dicom_seg(path: Path) -> bool:
@@ -290,7 +303,7 @@ def _check_values(values: NDArray[Any], highest: int, path: Path) -> None:
 
 def _require_known(names: Sequence[str], task: Task, path: Path, marked: bool) -> None:
     """Some names may be others', but a file with pixels and none of the task's names is a mistake."""
-    if marked and not set(names) & set(task.structures):
+    if marked and not any(find_structure(name, task.names) for name in names):
         raise UserError(f"{path}: none of its structures {list(names)} is in the task, which has {task.names}")
 
 
@@ -327,20 +340,24 @@ def _write_segments(
         stack[segment.layer][mask] = segment.value
     array = _volume(stack, grid)
     fields = segnrrd.fields_of(segments, [s.value - 1 for s in segments], array.shape[1:])
-    segnrrd.write_nrrd(path, array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), grid.affine, fields, compress)
+    layered = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+    segnrrd.write_nrrd(path, layered, grid.itk_affine, fields, compress)
 
 
 def _write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
     data = _volume(values, grid).transpose(2, 1, 0)
-    image: Any = nibabel.Nifti1Image(data, grid.affine)  # type: ignore[no-untyped-call]
-    image.header.set_xyzt_units("mm")
     if grid.nifti is None:
-        image.set_sform(grid.affine, 1)
+        affine = grid.itk_affine
+        image: Any = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
+        image.header.set_xyzt_units("mm")
+        image.set_sform(affine, 1)
         # A quaternion has no shear; code 0 says that it is not to be used.
-        sheared = not np.allclose(image.header.get_qform(), grid.affine, atol=1e-3)
-        image.set_qform(grid.affine, 0 if sheared else 1)
+        sheared = not np.allclose(image.header.get_qform(), affine, atol=1e-3)
+        image.set_qform(affine, 0 if sheared else 1)
     else:
-        # Field by field: both transforms and their codes stay to the bit, also where one of them is broken.
+        # Field by field: both transforms, their codes and unit stay to the bit, also where one of them is broken.
+        # Without an affine: nibabel would write one that it does not find in the header, in mm, over the sform.
+        image = nibabel.Nifti1Image(data, None)  # type: ignore[no-untyped-call]
         for field in _NIFTI_GEOMETRY:
             image.header[field] = grid.nifti[field]
         pixdim = image.header["pixdim"]

@@ -127,7 +127,8 @@ def _plane_of_box(planes: Planes, roi: Corners, chosen: int | None, first: int, 
     candidates: list[float] = []
     if chosen is not None and planes.count > 1:
         i, j, _ = ((a + b) / 2 for a, b in zip(*roi, strict=True))
-        per_plane, start = planes.grid.affine[2, 2], planes.grid.affine[2] @ [i, j, 0.0, 1.0]
+        to_patient = planes.grid.itk_affine  # as Slicer sees the image
+        per_plane, start = to_patient[2, 2], to_patient[2] @ [i, j, 0.0, 1.0]
         if abs(per_plane) > 1e-3:
             candidates = [float((height - start) / per_plane) for height in (chosen, -chosen)]
         candidates.append(chosen)
