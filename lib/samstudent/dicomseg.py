@@ -20,6 +20,7 @@ from pydicom.uid import UID, SegmentationStorage
 from samstudent import resample
 from samstudent.bounds import check_size
 from samstudent.bounds_dicom import check_dicom
+from samstudent.dicom_header import read_header, sop_class, transfer_syntax
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding
 from samstudent.geometry import LPS_TO_RAS, Grid
@@ -49,10 +50,10 @@ class Segment:
 
 
 def is_seg(path: Path) -> bool:
-    """Whether a DICOM file is a segmentation; only its first bytes are read."""
+    """Whether a DICOM file is a segmentation."""
     with decoding(path, "DICOM"):
-        meta: Any = pydicom.filereader.read_file_meta_info(str(path))  # type: ignore[no-untyped-call]
-    return meta.get("MediaStorageSOPClassUID") in SOP_CLASSES
+        check_dicom(path)  # pydicom unpacks a deflated file whole
+        return sop_class(read_header(path)) in SOP_CLASSES
 
 
 def segments_of(seg: Dataset) -> list[Segment]:
@@ -84,7 +85,7 @@ def other_labels(path: Path, task: Task) -> set[str]:
     """Labels of a SEG's segments that are none of the task's structures. Raises UserError: cannot be read."""
     with decoding(path, "a DICOM segmentation"):
         check_dicom(path)  # pydicom unpacks a deflated file whole
-        seg = pydicom.dcmread(path, stop_before_pixels=True)
+        seg = read_header(path)
         known = structures_of(seg, task)
         return {segment.label for segment in segments_of(seg) if segment.number not in known}
 
@@ -119,7 +120,7 @@ def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
     """
     with decoding(path, "a DICOM segmentation"):
         check_dicom(path)  # pydicom unpacks a deflated file whole
-        seg = pydicom.dcmread(path)
+        seg = pydicom.dcmread(path, force=True)
         numbers = structures_of(seg, task)
         if not numbers:
             labels = [segment.label for segment in segments_of(seg)]
@@ -162,6 +163,7 @@ def _segment(item: Dataset, file: object) -> Segment:
 
 def _frames(seg: Dataset) -> NDArray[Any]:
     """(frames, rows, columns): bool, or the segment numbers of a label map."""
+    seg.file_meta.TransferSyntaxUID = transfer_syntax(seg)
     pixels = seg.pixel_array
     frames = pixels[None] if pixels.ndim == 2 else pixels
     if seg.SOPClassUID == LABEL_MAP or str(seg.SegmentationType) == "LABELMAP":

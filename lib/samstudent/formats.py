@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samstudent.bounds import check_holds, check_nifti_header, check_size
+from samstudent.dicom_header import HEAD_BYTES, is_dicom
 from samstudent.errors import NotFound, UserError
 from samstudent.geometry import LPS_TO_RAS
 
@@ -40,6 +41,8 @@ class Stored:
         has_geometry: False where the affine is only an assumption (PNG, JPEG, TIFF, NIfTI without a coded transform).
         nifti: header, where the file is NIfTI.
         window: (low, high), the VOI window of a DICOM file.
+        padding: bool (*shape), True where a DICOM file holds no measured value; None where all are.
+        notes: what was passed over or taken otherwise than the file says, one sentence each, for people.
         metadata: the fields of a NRRD header.
     """
 
@@ -49,6 +52,8 @@ class Stored:
     has_geometry: bool = True
     nifti: Any = None
     window: tuple[float, float] | None = None
+    padding: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -62,7 +67,7 @@ def kind_of(path: Path) -> str:
     if not path.is_file():
         raise NotFound(f"{path}: there is no such file")
     with path.open("rb") as file:
-        head = file.read(400)
+        head = file.read(HEAD_BYTES)
     if not head:
         raise UserError(f"{path}: the file is empty (0 bytes)")
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -71,10 +76,10 @@ def kind_of(path: Path) -> str:
         return "jpeg"
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "tiff"
-    if head[128:132] == b"DICM":
-        return "dicom"
     if head.startswith(b"NRRD"):
         return "nrrd"
+    if is_dicom(head):
+        return "dicom"
     if path.name.lower().endswith((".nii", ".nii.gz")):
         return "nifti"
     raise UserError(f"{path}: not an image that can be read, or corrupt; expected {_FORMATS}")
