@@ -56,12 +56,12 @@ def read_dicom(path: Path) -> Stored:
     return stored
 
 
-def files_of(path: Path) -> list[Path]:
-    """The files of an image, in the order of its slices. Raises as ``read_dicom``."""
-    if path.is_file():
-        return [path]
+def geometry_of(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """(k, j, i) and affine as ``read_dicom`` gives them, from the headers alone. Raises as ``read_dicom``."""
     with decoding(path, "DICOM"):
-        return [one.path for one in find_series(path).slices]
+        series = Series([read_slice(path)], None) if path.is_file() else find_series(path)
+        header = series.slices[0].header
+        return (len(series.slices), int(header.Rows), int(header.Columns)), _affine(series)
 
 
 def _read(series: Series, path: Path) -> Stored:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 
 from samstudent.bounds import check_size
 from samstudent.bounds_dicom import check_dicom, check_pixels

@@ -8,7 +8,7 @@ volume is, that is an error.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,7 +203,7 @@ def _one_each(folder: Path, slices: list[Slice]) -> tuple[list[Slice], list[str]
             f"{len(doubled)} slices that are there twice are passed over (e.g. {doubled[0].path.name})"
         ]
     for keyword in _TELLING_APART:
-        groups: dict[Hashable, list[Slice]] = {}
+        groups: dict[tuple[str, ...], list[Slice]] = {}
         for one in slices:
             groups.setdefault(tuple(texts(one.header, keyword)), []).append(one)
         if len(groups) > 1 and all(len(_places(group)) == len(group) for group in groups.values()):
@@ -211,7 +211,7 @@ def _one_each(folder: Path, slices: list[Slice]) -> tuple[list[Slice], list[str]
             value, kept = next((value, group) for value, group in groups.items() if len(group) == most)
             if len(kept) == len(places):
                 return kept, [
-                    f"of {len(groups)} images of each place (by {keyword}) those with {'/'.join(map(str, value))}"
+                    f"of {len(groups)} images of each place (by {keyword}) those with {'/'.join(value)}"
                     f" are taken, {len(slices) - len(kept)} are passed over"
                 ]
     worst = next(place for place in places if not _equal(place))

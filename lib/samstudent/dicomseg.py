@@ -163,7 +163,8 @@ def _segment(item: Dataset, file: object) -> Segment:
 
 def _frames(seg: Dataset) -> NDArray[Any]:
     """(frames, rows, columns): bool, or the segment numbers of a label map."""
-    seg.file_meta.TransferSyntaxUID = transfer_syntax(seg)
+    if syntax := transfer_syntax(seg):
+        seg.file_meta.TransferSyntaxUID = syntax
     pixels = seg.pixel_array
     frames = pixels[None] if pixels.ndim == 2 else pixels
     if seg.SOPClassUID == LABEL_MAP or str(seg.SegmentationType) == "LABELMAP":

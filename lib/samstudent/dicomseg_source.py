@@ -57,8 +57,8 @@ def clean_header(image: Slice, is_volume: bool, depth: float) -> Dataset:
     if re.fullmatch(r"\d{3}[DWMY]", age := text(header, "PatientAge")):
         clean.PatientAge = age
     for keyword in ("PatientSize", "PatientWeight"):
-        if (value := number(header, keyword, 0)) > 0:
-            setattr(clean, keyword, format_number_as_ds(value))
+        if (size := number(header, keyword, 0)) > 0:
+            setattr(clean, keyword, format_number_as_ds(size))
     clean.Modality = _code(text(header, "Modality")) or "OT"
     clean.SeriesNumber = int(min(max(number(header, "SeriesNumber", 0), 0), 2**31 - 1))
     clean.Rows, clean.Columns = int(header.Rows), int(header.Columns)
