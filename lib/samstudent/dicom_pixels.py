@@ -296,7 +296,7 @@ def _table(
         descriptor, data: keywords without "Descriptor" and "Data".
     """
     described = numbers(item, f"{descriptor}Descriptor")
-    if len(described) != 3 or f"{data}Data" not in item:
+    if len(described) != 3 or item.get(f"{data}Data") is None:
         raise UserError(f"{path}: {data}: expected a descriptor of three numbers and its data")
     # Each may have been written with a sign.
     count, bits = (int(described[0]) & 0xFFFF) or _LONGEST_TABLE, int(described[2]) & 0xFFFF
