@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.dicom_header import numbers, sop_class
-from samstudent.dicom_pixels import Pixels, read_pixels
+from samstudent.dicom_pixels import read_pixels
 from samstudent.dicom_series import Series, Slice, find_series, read_slice
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding
@@ -65,33 +65,42 @@ def geometry_of(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
 
 
 def _read(series: Series, path: Path) -> Stored:
-    images = []
-    for one in series.slices:
+    values: NDArray[np.float32] | None = None
+    windows, padding = [], {}
+    for k, one in enumerate(series.slices):
         try:
             with decoding(one.path, "DICOM"):
-                images.append(read_pixels(one.path))
+                image = read_pixels(one.path)
         except UserError as error:
             if one.path == path:
                 raise
             reason = str(error).removeprefix(f"{one.path}: ")
             raise UserError(f"{one.path}: no image of this folder's series, or corrupt: {reason}") from error
-    kinds = {image.values.shape for image in images}
-    if len(kinds) > 1:
-        raise UserError(f"{series.slices[0].path.parent}: slices of different kinds {sorted(kinds)}")
-    values = np.stack([image.values for image in images])
-    window, notes = _window(images, values)
-    padding = None
-    if any(image.padding is not None for image in images):
-        none = np.zeros(values.shape[1:3], bool)
-        padding = np.stack([none if image.padding is None else image.padding for image in images])
+        if values is None:
+            values = np.empty((len(series.slices), *image.values.shape), np.float32)
+        if image.values.shape != values.shape[1:]:
+            raise UserError(f"{one.path}: pixels of shape {image.values.shape}, other slices have {values.shape[1:]}")
+        values[k] = image.values
+        if image.window:
+            windows.append(image.window)
+        if image.padding is not None:
+            padding[k] = image.padding
+    assert values is not None  # a series has slices
+    window, notes = _window(windows, values)
+    padded = None
+    if padding:
+        padded = np.zeros(values.shape[:3], bool)
+        for k, where in padding.items():
+            padded[k] = where
     return Stored(
-        values, values.shape[:3], _affine(series), window=window, padding=padding, notes=(*series.notes, *notes)
+        values, values.shape[:3], _affine(series), window=window, padding=padded, notes=(*series.notes, *notes)
     )
 
 
-def _window(images: list[Pixels], values: NDArray[np.float32]) -> tuple[tuple[float, float] | None, list[str]]:
+def _window(
+    windows: list[tuple[float, float]], values: NDArray[np.float32]
+) -> tuple[tuple[float, float] | None, list[str]]:
     """The window of all slices, if the pixels have values in it; else a note."""
-    windows = [image.window for image in images if image.window]
     if not windows:
         return None, []
     # Scanners may set each slice's own window; the median keeps odd end slices out.

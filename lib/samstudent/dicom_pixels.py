@@ -235,7 +235,7 @@ def _grey(path: Path, dataset: Dataset, array: NDArray[Any], photometric: str) -
     elif array.dtype.kind in "iu":
         slope, intercept = number(dataset, "RescaleSlope", 1) or 1.0, number(dataset, "RescaleIntercept", 0)
         if (slope, intercept) != (1.0, 0.0):
-            values = values * slope + intercept
+            values = _scaled(values, slope, intercept)
             lowest, highest = sorted((lowest * slope + intercept, highest * slope + intercept))
     window = _window(dataset)
     if voi := item_of(dataset, "VOILUTSequence"):
@@ -245,9 +245,17 @@ def _grey(path: Path, dataset: Dataset, array: NDArray[Any], photometric: str) -
         window = (lowest, highest) if lowest < highest else None
     if photometric == "MONOCHROME1" or text(dataset, "PresentationLUTShape").upper() == "INVERSE":
         total = lowest + highest
-        values = total - values.astype(np.float64)
+        values = _scaled(values, -1.0, total)
         window = window and (total - window[1], total - window[0])
     return Pixels(values.astype(np.float32), window, padding)
+
+
+def _scaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
+    """``values * slope + intercept``, computed in float64 a row at a time: a whole copy of that would be large."""
+    scaled = np.empty(values.shape, np.float32)
+    for row, result in zip(values, scaled, strict=True):
+        result[:] = row.astype(np.float64) * slope + intercept
+    return scaled
 
 
 def _padding(dataset: Dataset, array: NDArray[Any]) -> NDArray[np.bool_] | None:
@@ -323,8 +331,10 @@ def _looked_up(array: NDArray[Any], table: NDArray[np.uint16], first: int) -> ND
     """The table's value for each of the array's; those before and behind it have the first and the last one's."""
     if first >= 1 << 15 and array.size and array.min() < 0:
         first -= 1 << 16  # written without its sign
-    index = np.clip(np.floor(array).astype(np.int64) - first, 0, len(table) - 1)
-    return table[index]
+    found = np.empty(array.shape, np.uint16)
+    for row, result in zip(array, found, strict=True):
+        result[:] = table[np.clip(np.floor(row).astype(np.int64) - first, 0, len(table) - 1)]
+    return found
 
 
 def _expanded(path: Path, data: list[int], wide: bool) -> NDArray[np.uint16]:
