@@ -142,6 +142,16 @@ def test_bits_above_and_below_the_pixels_are_not_theirs(tmp_path: Path) -> None:
         assert (pixels_of(path) == expected).all(), path.name
 
 
+def test_bits_that_are_told_wrongly_or_not_at_all(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.dcm", PLANE << 4, HighBit=15, PhotometricInterpretation="MONOCHROME1")
+    assert (pixels_of(path) == 4095 - PLANE.astype(float)).all()
+    data = pydicom.dcmread(save(tmp_path / "b.dcm"))
+    del data.BitsStored, data.HighBit
+    data.save_as(tmp_path / "b.dcm")
+    assert (pixels_of(tmp_path / "b.dcm") == PLANE).all()
+    assert (pixels_of(save(tmp_path / "c.dcm", BitsStored=99, HighBit=98)) == PLANE).all()
+
+
 @pytest.mark.parametrize(("padding", "limit"), [(-2000, None), (-2000, -1990), (63536, None)])
 def test_padding_does_not_move_percentiles(tmp_path: Path, padding: int, limit: int | None) -> None:
     stored = np.random.default_rng(0).integers(0, 1000, (40, 40)).astype(np.int16)

@@ -146,10 +146,11 @@ def _decoded(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
             f"{path}: photometric interpretation {photometric} cannot be read; expected {', '.join(_PHOTOMETRIC)}"
         )
     dataset.PhotometricInterpretation = photometric
-    stored, high = int(number(dataset, "BitsStored", 16)), int(number(dataset, "HighBit", -1))
-    surplus = high + 1 - stored
-    if high < 0 or surplus < 0 or high >= int(number(dataset, "BitsAllocated", 16)):
-        surplus = 0
+    allocated = int(number(dataset, "BitsAllocated", 16))
+    stored = min(int(number(dataset, "BitsStored", allocated)) or allocated, allocated)
+    high = int(number(dataset, "HighBit", stored - 1))
+    surplus = high + 1 - stored if stored <= high + 1 <= allocated else 0
+    dataset.BitsAllocated = allocated
     dataset.BitsStored = stored + surplus  # overlays may lie below the pixel's bits, and above them
     if syntax.is_encapsulated:
         _check_packed(path, dataset, get_frame(dataset.PixelData, 0, number_of_frames=1))
@@ -163,6 +164,7 @@ def _decoded(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
         array, facts = get_decoder(syntax).as_array(dataset, index=0)
     if surplus and array.dtype.kind in "iu":
         array = array >> surplus
+    dataset.BitsStored = stored
     return array, str(facts.get("photometric_interpretation") or photometric)
 
 
@@ -226,8 +228,6 @@ def _grey(path: Path, dataset: Dataset, array: NDArray[Any], photometric: str) -
     padding = _padding(dataset, array)
     values: NDArray[Any] = array
     bits, signed = int(number(dataset, "BitsStored", 16)), number(dataset, "PixelRepresentation", 0) == 1
-    surplus = max(0, bits - int(number(dataset, "BitsAllocated", 16)))
-    bits -= surplus
     lowest, highest = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
     if modality := item_of(dataset, "ModalityLUTSequence"):
         table, first, depth = _table(path, dataset, modality, "LUT", "LUT")

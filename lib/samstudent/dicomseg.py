@@ -6,7 +6,7 @@ Read with pydicom alone: viewers leave out much that the standard asks for, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,9 +256,12 @@ def _resample(
     count = round((levels[-1] - levels[0]) / step) + 1
     names = sorted(set(numbers.values()))
     check_size(path, (count, *frames.shape[1:]), components=len(names))
+    lowest, highest = (_place_at(corners, heights, edge) for edge in (min, max))
     affine = first.copy()
-    affine[:3, 2] = normal * step
-    affine[:3, 3] += normal * (levels[0] - float(normal @ first[:3, 3]))
+    # Frames of a tilted gantry do not lie straight above each other.
+    rise = levels[-1] - levels[0]
+    affine[:3, 2] = (highest - lowest) * (step / rise) if rise > 0 else normal * step
+    affine[:3, 3] = lowest
     volumes = np.zeros((len(names), count, *frames.shape[1:]), dtype=bool)
     for index, height in heights.items():
         for number, mask in _drawn(seg, index, frames[index]):
@@ -268,6 +271,15 @@ def _resample(
     moved = resample.to_grid(volumes, stored, grid, path)
     for name, volume in zip(names, grid.to_file(moved), strict=True):
         masks[task.structures[name] - 1] |= volume.reshape(masks.shape[1:])
+
+
+def _place_at(
+    corners: Mapping[int, NDArray[Any] | None], heights: Mapping[int, float], edge: Callable[..., int]
+) -> NDArray[Any]:
+    """(3,) RAS mm of the first pixel of the lowest (``min``) or highest (``max``) frame."""
+    corner = corners[edge(heights, key=heights.__getitem__)]
+    assert corner is not None  # those without a place have no height
+    return corner[:3, 3]
 
 
 def _thickness(seg: Dataset, index: int) -> float | None:
