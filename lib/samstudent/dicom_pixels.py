@@ -50,6 +50,8 @@ _JP2 = b"\0\0\0\x0cjP  "
 _TO_8_BITS = 257.0
 #: Values that a lookup table may have (PS3.3 C.7.6.3.1.5).
 _LONGEST_TABLE = 1 << 16
+#: Of an image are worked on at once.
+_ROWS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,10 +253,10 @@ def _grey(path: Path, dataset: Dataset, array: NDArray[Any], photometric: str) -
 
 
 def _scaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
-    """``values * slope + intercept``, computed in float64 a row at a time: a whole copy of that would be large."""
+    """``values * slope + intercept``, computed in float64 some rows at a time: a whole copy of that would be large."""
     scaled = np.empty(values.shape, np.float32)
-    for row, result in zip(values, scaled, strict=True):
-        result[:] = row.astype(np.float64) * slope + intercept
+    for first in range(0, len(values), _ROWS):
+        scaled[first : first + _ROWS] = values[first : first + _ROWS].astype(np.float64) * slope + intercept
     return scaled
 
 
@@ -332,8 +334,9 @@ def _looked_up(array: NDArray[Any], table: NDArray[np.uint16], first: int) -> ND
     if first >= 1 << 15 and array.size and array.min() < 0:
         first -= 1 << 16  # written without its sign
     found = np.empty(array.shape, np.uint16)
-    for row, result in zip(array, found, strict=True):
-        result[:] = table[np.clip(np.floor(row).astype(np.int64) - first, 0, len(table) - 1)]
+    for row in range(0, len(array), _ROWS):
+        index = np.floor(array[row : row + _ROWS]).astype(np.int64) - first
+        found[row : row + _ROWS] = table[np.clip(index, 0, len(table) - 1)]
     return found
 
 
