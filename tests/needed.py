@@ -33,6 +33,14 @@ def require_faketime() -> str:
     return str(found[0])
 
 
+def require_dciodvfy() -> str:
+    """David Clunie's checker of DICOM files."""
+    found = shutil.which("dciodvfy")
+    if not found:
+        _missing("needs a checker of DICOM files: apt-get install dicom3tools")
+    return found
+
+
 def _missing(message: str) -> NoReturn:
     """Skip; where CI is set the tests must not be passed over."""
     if os.environ.get("CI"):

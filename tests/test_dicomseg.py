@@ -248,6 +248,28 @@ def test_frames_on_another_grid_are_resampled(tmp_path: Path) -> None:
     assert (back == np.repeat(masks, 2, axis=1)).all()
 
 
+def test_frames_of_a_tilted_series_on_another_grid(tmp_path: Path) -> None:
+    """Drawn on every other slice of a tilted series, where pixels are half as long."""
+    fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 2}
+    fine = save_series(tmp_path / "fine", [0, 2, 4, 6], lateral=0.5, PixelSpacing=[1.0, 1.0], **fields)
+    coarse, task = tmp_path / "coarse", make_task(3, structures=["heart"])
+    coarse.mkdir()
+    for i, height in enumerate((0, 4)):
+        place = [0, 0.5 * height, height]
+        save(
+            coarse / f"{i}.dcm",
+            np.zeros((3, 8), np.uint16),
+            ImagePositionPatient=place,
+            PixelSpacing=[1, 0.5],
+            **fields,
+        )
+    masks = np.zeros((1, *read_image(coarse).grid.spatial_shape), bool)
+    masks[0, :, 1] = True
+    write_seg(tmp_path / "seg.dcm", masks, task, read_image(coarse).grid, coarse, ABOUT)
+    back = read_masks(tmp_path / "seg.dcm", task, read_image(fine).grid)
+    assert back[0, [0, 2]].any(axis=2).tolist() == [[False, True, False]] * 2
+
+
 @pytest.mark.parametrize("thickness", [3, None])
 def test_slices_between_drawn_ones_stay_empty(tmp_path: Path, thickness: int | None) -> None:
     """Writers leave out empty frames, so that two that are there may be far apart."""

@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydicom.datadict import dictionary_VR
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.filereader import read_dataset
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
 from samstudent.bounds import MAX_PLANE, check_holds
 from samstudent.errors import UserError
@@ -37,13 +43,22 @@ def check_dicom(path: Path) -> UID | None:
         Its transfer syntax, for ``check_pixels``; None if it names none.
     """
     with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom complains of values; GDCM decides what can be read
+        warnings.simplefilter("ignore")  # pydicom complains of values; its decoders decide what can be read
         size = path.stat().st_size
-        file.seek(132)
+        if file.read(132)[128:] != b"DICM":
+            file.seek(0)  # without preamble
+        begin = file.tell()
         start = _check_lengths(path, file, size, explicit=True, order="<", meta=True)
-        meta: Any = read_file_meta_info(path)
+        file.seek(begin)
+        meta: Any = read_dataset(io.BytesIO(file.read(start - begin)), is_implicit_VR=False, is_little_endian=True)
         syntax: UID | None = meta.get("TransferSyntaxUID")
-        file.seek(start)
+        if syntax is None:
+            syntax = _guessed(file.read(6))
+            file.seek(start)
+            _check_lengths(
+                path, file, size, syntax != ImplicitVRLittleEndian, ">" if syntax == ExplicitVRBigEndian else "<"
+            )
+            return None
         if syntax == DeflatedExplicitVRLittleEndian:
             with tempfile.TemporaryFile() as unpacked:
                 _unpack(path, file, unpacked, 8 * MAX_PLANE)
@@ -54,6 +69,13 @@ def check_dicom(path: Path) -> UID | None:
         order = ">" if syntax == ExplicitVRBigEndian else "<"
         _check_lengths(path, file, size, syntax != ImplicitVRLittleEndian, order)
         return syntax
+
+
+def _guessed(first: bytes) -> UID:
+    """The syntax of a file that names none, by its first element; pydicom guesses the same way."""
+    if first[4:6].decode("latin-1") not in STANDARD_VR:
+        return ImplicitVRLittleEndian
+    return ExplicitVRBigEndian if struct.unpack("<H", first[:2])[0] >= 1024 else ExplicitVRLittleEndian
 
 
 def check_pixels(path: Path, syntax: UID | None, needed: int) -> None:
@@ -71,7 +93,7 @@ def check_pixels(path: Path, syntax: UID | None, needed: int) -> None:
 def _check_lengths(path: Path, file: BinaryIO, size: int, explicit: bool, order: str, meta: bool = False) -> int:
     """Walk over the elements, by DICOM PS3.5 chapter 7, without reading their values.
 
-    GDCM makes room for a value before it reads it: four bytes of a small file would take 4 GB.
+    A reader may make room for a value before it reads it: four bytes of a small file would take 4 GB.
 
     Args:
         path: for the error.

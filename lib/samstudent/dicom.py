@@ -2,183 +2,150 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from samstudent.bounds import check_size
-from samstudent.bounds_dicom import check_dicom, check_pixels
+from samstudent.dicom_header import numbers, sop_class
+from samstudent.dicom_pixels import read_pixels
+from samstudent.dicom_series import Series, Slice, find_series, read_slice
 from samstudent.errors import UserError
-from samstudent.formats import Stored, decoding, from_itk, itk_reader
+from samstudent.formats import Stored, decoding
 from samstudent.geometry import LPS_TO_RAS
 
-#: Slices may lie this share of their distance beside where even spacing would put them.
-_POSITION_TOLERANCE = 0.1
-_PHOTOMETRIC = "0028|0004"
+logger = logging.getLogger(__name__)
+
+#: Where ITK, and with it 3D Slicer, takes the distance of pixels from, by SOP class. Of projections it is that at the
+#: detector; other classes have PixelSpacing. Answers to clients must lie where they see the image.
+_PROJECTIONS = (
+    "1.2.840.10008.5.1.4.1.1.1",  # CR, and as its parts DX, mammography, intra-oral
+    "1.2.840.10008.5.1.4.1.1.12.1",  # angiography
+    "1.2.840.10008.5.1.4.1.1.12.2",  # fluoroscopy
+)
+_RT_IMAGE = "1.2.840.10008.5.1.4.1.1.481.1"
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+#: Whose slices' distance ITK does not read: ultrasound, photographs.
+_WITHOUT_DEPTH = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.77.1")
+#: Notes that were logged, the last ones; an image is read again and again.
+_logged: OrderedDict[tuple[Path, tuple[str, ...]], None] = OrderedDict()
+_MOST_LOGGED = 10_000
 
 
 def read_dicom(path: Path) -> Stored:
     """Pixels in the units of the rescale (Hounsfield for CT), MONOCHROME1 inverted, so that more is always brighter.
 
+    A window that does not meet the pixels is left out. That, and what is passed over in a folder, is noted and logged
+    once.
+
     Raises:
         UserError: no or several series in the folder, several frames in a file, slices of different sizes, missing
-            slices, nothing that can be decoded.
+            slices, no image at all, nothing that can be decoded.
     """
     with decoding(path, "DICOM"):
-        return _read_file(path) if path.is_file() else _read_folder(path)
-
-
-def _read_folder(path: Path) -> Stored:
-    finder: Any = sitk.ImageSeriesReader
-    series = finder.GetGDCMSeriesIDs(str(path))
-    if len(series) != 1:
-        found = f"{len(series)} series" if series else "no DICOM image"
-        raise UserError(f"{path}: {found} in this folder; expected the files of one series")
-    files = [Path(name) for name in finder.GetGDCMSeriesFileNames(str(path), series[0])]
-    _require_all(path, files)
-    return _read_file(files[0]) if len(files) == 1 else _read_series(path, files)
-
-
-def _read_file(path: Path) -> Stored:
-    reader = _header(path)
-    fields = [_fields(reader)]
-    reader.SetOutputPixelType(_float_type(reader))
-    with _never_inverted([path], fields) as (same,):
-        reader.SetFileName(str(same))
-        return _finish(reader.Execute(), path, fields)
-
-
-def _read_series(folder: Path, files: list[Path]) -> Stored:
-    headers = [_header(file) for file in files]
-    fields = [_fields(header) for header in headers]
-    sizes = {header.GetSize()[:2] for header in headers}
-    if len(sizes) > 1:
-        raise UserError(f"{folder}: slices of different sizes {sorted(sizes)}; expected the files of one volume")
-    check_size(folder, (*sizes.pop(), len(files)))
-    step = _slice_step(folder, files, fields)
-    reader: Any = sitk.ImageSeriesReader()  # type: ignore[no-untyped-call]
-    reader.SetImageIO("GDCMImageIO")
-    # Each slice may have its own rescale (PET); integers would cut it.
-    reader.SetOutputPixelType(_float_type(headers[0]))
-    with _never_inverted(files, fields) as same:
-        reader.SetFileNames([str(file) for file in same])
-        stored = _finish(reader.Execute(), folder, fields)
-    # A tilted gantry shears the volume; ITK only knows the normal of the slices.
-    stored.affine[:, 2] = LPS_TO_RAS @ np.append(step, 0.0)
+        series = Series([read_slice(path)], None) if path.is_file() else find_series(path)
+        stored = _read(series, path)
+    if stored.notes and (path, stored.notes) not in _logged:
+        _logged[path, stored.notes] = None
+        if len(_logged) > _MOST_LOGGED:
+            _logged.popitem(last=False)
+        for note in stored.notes:
+            logger.warning("%s: %s", path, note)
     return stored
 
 
-def _require_all(folder: Path, files: list[Path]) -> None:
-    """GDCM leaves out what it cannot read without a word; a volume that lacks its middle slice must not pass."""
-    listed = {file.name for file in files} | {"DICOMDIR"}
-    for file in sorted(folder.iterdir()):
-        if file.name not in listed and file.is_file():
-            with file.open("rb") as content:
-                if content.read(132).endswith(b"DICM"):
-                    raise UserError(f"{file}: no image of this folder's series, or corrupt")
+def geometry_of(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """(k, j, i) and affine as ``read_dicom`` gives them, from the headers alone. Raises as ``read_dicom``."""
+    with decoding(path, "DICOM"):
+        series = Series([read_slice(path)], None) if path.is_file() else find_series(path)
+        header = series.slices[0].header
+        return (len(series.slices), int(header.Rows), int(header.Columns)), _affine(series)
 
 
-@contextmanager
-def _never_inverted(files: list[Path], fields: list[dict[str, str]]) -> Iterator[list[Path]]:
-    """The files, those of MONOCHROME1 as copies that say MONOCHROME2.
-
-    Whether GDCM inverts MONOCHROME1 depends on its version, and it refuses signed pixels: it is not to know of it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        same = []
-        for i, (file, its) in enumerate(zip(files, fields, strict=True)):
-            if its.get(_PHOTOMETRIC) == "MONOCHROME1":
-                dataset = pydicom.dcmread(file)
-                dataset.PhotometricInterpretation = "MONOCHROME2"
-                file = Path(folder) / f"{i}.dcm"
-                dataset.save_as(file)
-            same.append(file)
-        yield same
-
-
-def _header(path: Path) -> Any:
-    reader = itk_reader(path, "GDCMImageIO")
-    with decoding(path, "a DICOM image"):
-        syntax = check_dicom(path)  # GDCM unpacks a deflated file whole, to read its header
-        reader.ReadImageInformation()
-    if len(reader.GetSize()) > 2 and reader.GetSize()[2] > 1:
-        raise UserError(f"{path}: holds {reader.GetSize()[2]} frames; expected one image per DICOM file")
-    components = reader.GetNumberOfComponents()
-    check_size(path, tuple(reader.GetSize()), components)
-    bits = _numbers(_fields(reader).get("0028|0100", "")) or [8.0]
-    with decoding(path, "a DICOM image"):
-        # Of colours in YBR_FULL_422 two of three values are stored.
-        check_pixels(path, syntax, math.prod(reader.GetSize()) * min(components, 2) * int(bits[0]) // 8)
-    return reader
-
-
-def _fields(reader: Any) -> dict[str, str]:
-    return {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
+def _read(series: Series, path: Path) -> Stored:
+    values: NDArray[np.float32] | None = None
+    windows, padding = [], {}
+    for k, one in enumerate(series.slices):
+        try:
+            with decoding(one.path, "DICOM"):
+                image = read_pixels(one.path)
+        except UserError as error:
+            if one.path == path:
+                raise
+            reason = str(error).removeprefix(f"{one.path}: ")
+            raise UserError(f"{one.path}: no image of this folder's series, or corrupt: {reason}") from error
+        if values is None:
+            values = np.empty((len(series.slices), *image.values.shape), np.float32)
+        if image.values.shape != values.shape[1:]:
+            raise UserError(f"{one.path}: pixels of shape {image.values.shape}, other slices have {values.shape[1:]}")
+        values[k] = image.values
+        if image.window:
+            windows.append(image.window)
+        if image.padding is not None:
+            padding[k] = image.padding
+    assert values is not None  # a series has slices
+    window, notes = _window(windows, values)
+    padded = None
+    if padding:
+        padded = np.zeros(values.shape[:3], bool)
+        for k, where in padding.items():
+            padded[k] = where
+    return Stored(
+        values, values.shape[:3], _affine(series), window=window, padding=padded, notes=(*series.notes, *notes)
+    )
 
 
-def _float_type(reader: Any) -> int:
-    return int(sitk.sitkFloat32 if reader.GetNumberOfComponents() == 1 else sitk.sitkVectorFloat32)
-
-
-def _slice_step(folder: Path, files: list[Path], fields: list[dict[str, str]]) -> NDArray[Any]:
-    """The vector from slice to slice in LPS mm.
-
-    Raises:
-        UserError: slices have no position, or do not lie at even distances.
-    """
-    found = [_numbers(f.get("0020|0032", "")) for f in fields]
-    if any(len(position) != 3 for position in found):
-        raise UserError(f"{folder}: {len(files)} images without positions in space; give each one as a file")
-    positions = np.array(found)
-    step: NDArray[Any] = (positions[-1] - positions[0]) / (len(files) - 1)
-    expected = positions[0] + np.arange(len(files))[:, None] * step
-    off = np.linalg.norm(positions - expected, axis=1)
-    if not off.max() <= _POSITION_TOLERANCE * np.linalg.norm(step) or not step.any():
-        worst = files[int(off.argmax())].name
-        raise UserError(f"{folder}: slices are missing, doubled or unevenly spaced; the worst is {worst}")
-    return step
-
-
-def _finish(image: Any, path: Path, fields: list[dict[str, str]]) -> Stored:
-    stored = from_itk(image, path, {})
-    windows = [window for f in fields if (window := _window(f))]
+def _window(
+    windows: list[tuple[float, float]], values: NDArray[np.float32]
+) -> tuple[tuple[float, float] | None, list[str]]:
+    """The window of all slices, if the pixels have values in it; else a note."""
+    if not windows:
+        return None, []
     # Scanners may set each slice's own window; the median keeps odd end slices out.
-    low, high = np.median(windows, axis=0).tolist() if windows else (0.0, 0.0)
-    pixels = stored.pixels
-    if fields[0].get(_PHOTOMETRIC) == "MONOCHROME1":
-        total = sum(_stored_range(fields[0]))
-        pixels, low, high = total - pixels, total - high, total - low
-    return Stored(pixels, stored.shape, stored.affine, window=(low, high) if windows else None)
+    low, high = (float(end) for end in np.median(windows, axis=0))
+    darkest, brightest = float(values.min()), float(values.max())
+    if darkest < brightest and (high <= darkest or low >= brightest):
+        return None, [
+            f"its window, {low:g} to {high:g}, does not meet its pixels, {darkest:g} to {brightest:g};"
+            " percentiles are taken instead"
+        ]
+    return (low, high), []
 
 
-def _window(fields: dict[str, str]) -> tuple[float, float] | None:
-    """First VOI window as (low, high), DICOM PS3.3 C.11.2.1.2: the linear function."""
-    center, width = _numbers(fields.get("0028|1050", "")), _numbers(fields.get("0028|1051", ""))
-    if not center or not width or width[0] <= 1:
-        return None
-    low = center[0] - 0.5 - (width[0] - 1) / 2
-    return low, low + width[0] - 1
+def _affine(series: Series) -> NDArray[np.float64]:
+    """(4, 4) index (i, j, k) -> RAS mm."""
+    first = series.slices[0]
+    between_rows, between_columns, between_slices = _distances(first)
+    affine = np.eye(4)
+    affine[:3, 0] = first.orientation[:3] * between_columns
+    affine[:3, 1] = first.orientation[3:] * between_rows
+    # A tilted gantry shears the volume: the step is not along the normal.
+    affine[:3, 2] = first.normal * between_slices if series.step is None else series.step
+    if first.position is not None:
+        affine[:3, 3] = first.position
+    return np.asarray(LPS_TO_RAS @ affine)
 
 
-def _stored_range(fields: dict[str, str]) -> tuple[float, float]:
-    """Lowest and highest value that a pixel of this file can have, after the rescale."""
-    bits, signed = int(_numbers(fields.get("0028|0101", "16"))[0]), fields.get("0028|0103") == "1"
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    slope = (_numbers(fields.get("0028|1053", "")) or [1.0])[0]
-    intercept = (_numbers(fields.get("0028|1052", "")) or [0.0])[0]
-    return low * slope + intercept, high * slope + intercept
+def _distances(one: Slice) -> tuple[float, float, float]:
+    """Of rows, of columns and of slices, in mm, as ITK has them of a single file; 1 where nothing is said."""
+    header, uid = one.header, sop_class(one.header)
+    if _is_one_of(uid, _PROJECTIONS):
+        keywords = ["ImagerPixelSpacing"]
+    elif uid == _RT_IMAGE:
+        keywords = ["ImagePlanePixelSpacing"]
+    else:
+        keywords = ["PixelSpacing"]
+        if _is_one_of(uid, (_SECONDARY_CAPTURE,)):
+            keywords.append("NominalScannedPixelSpacing")
+    spacing = next(
+        (found for key in keywords if len(found := numbers(header, key)) == 2 and min(found) > 0), [1.0, 1.0]
+    )
+    depth = numbers(header, "SpacingBetweenSlices")
+    known = depth and depth[0] and not _is_one_of(uid, _WITHOUT_DEPTH)
+    return spacing[0], spacing[1], abs(depth[0]) if known else 1.0
 
 
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split("\\") if part.strip()]
-    except ValueError:
-        return []
+def _is_one_of(uid: str, roots: tuple[str, ...]) -> bool:
+    return any(uid == root or uid.startswith(root + ".") for root in roots)

@@ -6,7 +6,7 @@ Read with pydicom alone: viewers leave out much that the standard asks for, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pydicom.uid import UID, SegmentationStorage
 from samstudent import resample
 from samstudent.bounds import check_size
 from samstudent.bounds_dicom import check_dicom
+from samstudent.dicom_header import read_header, sop_class, transfer_syntax
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding
 from samstudent.geometry import LPS_TO_RAS, Grid
@@ -49,10 +50,10 @@ class Segment:
 
 
 def is_seg(path: Path) -> bool:
-    """Whether a DICOM file is a segmentation; only its first bytes are read."""
+    """Whether a DICOM file is a segmentation."""
     with decoding(path, "DICOM"):
-        meta: Any = pydicom.filereader.read_file_meta_info(str(path))  # type: ignore[no-untyped-call]
-    return meta.get("MediaStorageSOPClassUID") in SOP_CLASSES
+        check_dicom(path)  # pydicom unpacks a deflated file whole
+        return sop_class(read_header(path)) in SOP_CLASSES
 
 
 def segments_of(seg: Dataset) -> list[Segment]:
@@ -84,7 +85,7 @@ def other_labels(path: Path, task: Task) -> set[str]:
     """Labels of a SEG's segments that are none of the task's structures. Raises UserError: cannot be read."""
     with decoding(path, "a DICOM segmentation"):
         check_dicom(path)  # pydicom unpacks a deflated file whole
-        seg = pydicom.dcmread(path, stop_before_pixels=True)
+        seg = read_header(path)
         known = structures_of(seg, task)
         return {segment.label for segment in segments_of(seg) if segment.number not in known}
 
@@ -119,7 +120,7 @@ def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
     """
     with decoding(path, "a DICOM segmentation"):
         check_dicom(path)  # pydicom unpacks a deflated file whole
-        seg = pydicom.dcmread(path)
+        seg = pydicom.dcmread(path, force=True)
         numbers = structures_of(seg, task)
         if not numbers:
             labels = [segment.label for segment in segments_of(seg)]
@@ -162,6 +163,8 @@ def _segment(item: Dataset, file: object) -> Segment:
 
 def _frames(seg: Dataset) -> NDArray[Any]:
     """(frames, rows, columns): bool, or the segment numbers of a label map."""
+    if syntax := transfer_syntax(seg):
+        seg.file_meta.TransferSyntaxUID = syntax
     pixels = seg.pixel_array
     frames = pixels[None] if pixels.ndim == 2 else pixels
     if seg.SOPClassUID == LABEL_MAP or str(seg.SegmentationType) == "LABELMAP":
@@ -253,9 +256,12 @@ def _resample(
     count = round((levels[-1] - levels[0]) / step) + 1
     names = sorted(set(numbers.values()))
     check_size(path, (count, *frames.shape[1:]), components=len(names))
+    lowest, highest = (_place_at(corners, heights, edge) for edge in (min, max))
     affine = first.copy()
-    affine[:3, 2] = normal * step
-    affine[:3, 3] += normal * (levels[0] - float(normal @ first[:3, 3]))
+    # Frames of a tilted gantry do not lie straight above each other.
+    rise = levels[-1] - levels[0]
+    affine[:3, 2] = (highest - lowest) * (step / rise) if rise > 0 else normal * step
+    affine[:3, 3] = lowest
     volumes = np.zeros((len(names), count, *frames.shape[1:]), dtype=bool)
     for index, height in heights.items():
         for number, mask in _drawn(seg, index, frames[index]):
@@ -265,6 +271,15 @@ def _resample(
     moved = resample.to_grid(volumes, stored, grid, path)
     for name, volume in zip(names, grid.to_file(moved), strict=True):
         masks[task.structures[name] - 1] |= volume.reshape(masks.shape[1:])
+
+
+def _place_at(
+    corners: Mapping[int, NDArray[Any] | None], heights: Mapping[int, float], edge: Callable[..., int]
+) -> NDArray[Any]:
+    """(3,) RAS mm of the first pixel of the lowest (``min``) or highest (``max``) frame."""
+    corner = corners[edge(heights, key=heights.__getitem__)]
+    assert corner is not None  # those without a place have no height
+    return corner[:3, 3]
 
 
 def _thickness(seg: Dataset, index: int) -> float | None:

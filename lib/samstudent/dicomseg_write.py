@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from samstudent import __version__
 from samstudent.coding import Code
+from samstudent.dicom_series import find_series, read_slice
+from samstudent.dicomseg_source import clean_header, clean_text, refer_to
 from samstudent.errors import UserError
 from samstudent.formats import decoding
 from samstudent.geometry import LPS_TO_RAS, Grid
@@ -26,11 +27,8 @@ from samstudent.task import Task
 MANUFACTURER = "samstudent"
 AlgorithmType = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-#: What the standard wants to be there, if only empty; highdicom takes it from the images.
-_MAY_BE_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
-    "AccessionNumber", "ReferringPhysicianName",
-)  # fmt: skip
+#: highdicom refuses images of classes that it does not know, though it copies the same of all: they all say this one.
+_KNOWN_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,9 @@ def write_seg(
     if masks.shape != (len(task.names), *grid.spatial_shape):
         raise UserError(f"{path}: masks of shape {masks.shape}, but the image has {grid.spatial_shape}")
     images = sources_of(source, grid)
+    source_class = str(images[0].SOPClassUID)
+    for image in images:
+        image.SOPClassUID = _KNOWN_CLASS
     stack = grid.to_file(masks[[task.structures[name] - 1 for name in names]])
     stack = stack.reshape(len(names), len(images), *stack.shape[-2:])
     time = datetime.datetime.fromtimestamp(about.time) if about.time else datetime.datetime.now()
@@ -105,16 +106,16 @@ def write_seg(
             sop_instance_uid=str(instance),
             instance_number=1,
             manufacturer=MANUFACTURER,
-            manufacturer_model_name=f"{MANUFACTURER} {task.name}"[:64],
+            manufacturer_model_name=clean_text(f"{MANUFACTURER} {task.name}", 64),
             software_versions=__version__,
             device_serial_number="1",
-            content_description=about.description[:64],
+            content_description=clean_text(about.description, 64),
             # A caret: a name of one part, an account perhaps, is meant so.
-            content_creator_name=f"{about.creator[:60]}^" if about.creator else None,
+            content_creator_name=f"{creator}^" if (creator := clean_text(about.creator, 60)) else None,
             content_label="LABEL" if about.algorithm != "AUTOMATIC" else "PREDICTION",
             # Nothing drawn at all: the standard wants a frame nevertheless.
             omit_empty_frames=bool(stack.any()),
-            series_description=about.description[:64],
+            series_description=clean_text(about.description, 64),
             content_date=time.date(),
             content_time=time.time(),
         )
@@ -122,31 +123,29 @@ def write_seg(
         measures = shared.get("PixelMeasuresSequence")
         if measures and "SliceThickness" not in measures[0]:
             del shared.PixelMeasuresSequence  # without a place in space; readers want all of it or nothing
+    refer_to(seg, _KNOWN_CLASS, source_class)
+    if "PatientOrientation" in images[0]:
+        seg.PatientOrientation = images[0].PatientOrientation
     seg.SeriesDate, seg.SeriesTime = seg.ContentDate, seg.ContentTime
     seg.save_as(path)
     return seg
 
 
 def sources_of(source: Path, grid: Grid) -> list[Dataset]:
-    """The headers of an image's files in the order of the grid's slices, with what a SEG needs of them."""
-    files = [source] if source.is_file() else sorted(p for p in source.iterdir() if p.is_file())
+    """The headers of an image's files in the order of the grid's slices, made fit to be copied into a SEG."""
     with decoding(source, "DICOM"):
-        images: list[Dataset] = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+        slices = [read_slice(source)] if source.is_file() else find_series(source).slices
     count = 1 if len(grid.shape) == 2 else grid.shape[0]
-    if len(images) != count:
-        raise UserError(f"{source}: {len(images)} DICOM files for an image of {count} slices")
-    for file, image in zip(files, images, strict=True):
-        if missing := [keyword for keyword in _NEEDED if not image.get(keyword)]:
-            raise UserError(f"{file}: has no {', '.join(missing)}, so no segmentation can refer to it")
+    if len(slices) != count:
+        raise UserError(f"{source}: {len(slices)} DICOM files for an image of {count} slices")
+    depth = abs(float(slices[0].normal @ (LPS_TO_RAS @ grid.affine)[:3, 2]))
+    images = [clean_header(image, count > 1, depth) for image in slices]
+    for image, clean in zip(slices, images, strict=True):
+        if missing := [keyword for keyword in _NEEDED if not clean.get(keyword)]:
+            raise UserError(f"{image.path}: has no {', '.join(missing)}, so no segmentation can refer to it")
     if count > 1:
         to_index = np.linalg.inv(grid.affine) @ LPS_TO_RAS
         images.sort(key=lambda image: float((to_index @ [*map(float, image.ImagePositionPatient), 1.0])[2]))
-    for image in images:
-        for keyword in _MAY_BE_EMPTY:
-            if keyword not in image:
-                setattr(image, keyword, "")
-        if "ImagePositionPatient" not in image and "FrameOfReferenceUID" in image:
-            del image.FrameOfReferenceUID  # a radiograph may name one, but it has no place in it
     return images
 
 
@@ -156,13 +155,13 @@ def _description(number: int, name: str, task: Task, about: About) -> Any:
     rgb = code.rgb or tuple(round(255 * part) for part in color(task.structures[name] - 1))
     segment = hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name,
+        segment_label=clean_text(name, 64),
         segmented_property_category=codes.SCT.AnatomicalStructure,
         segmented_property_type=_coded(code),
         algorithm_type=about.algorithm,
         algorithm_identification=_algorithm(name, about) if drawn_with_help else None,
         tracking_uid=hd.UID(),
-        tracking_id=f"{task.name}: {name}"[:64],
+        tracking_id=clean_text(f"{task.name}: {name}", 64),
         display_color=hd.color.CIELabColor.from_rgb(*rgb),
     )
     if name in about.quality:
@@ -184,7 +183,7 @@ def _algorithm(name: str, about: About) -> Any:
     if name in about.quality:
         parameters["quality"] = f"{about.quality[name]:.4f}"
     return hd.AlgorithmIdentificationSequence(
-        name=about.name[:64],
+        name=clean_text(about.name, 64),
         family=codes.DCM.ArtificialIntelligence,
         version=__version__,
         source=MANUFACTURER,
@@ -194,4 +193,4 @@ def _algorithm(name: str, about: About) -> Any:
 
 def _series_number(image: Dataset) -> int:
     """Behind the image's own series in a viewer's list."""
-    return min(int(image.get("SeriesNumber") or 0) + 1000, 2**31 - 1)
+    return min(int(image.SeriesNumber) + 1000, 2**31 - 1)

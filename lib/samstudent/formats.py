@@ -20,6 +20,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from samstudent.bounds import check_holds, check_size, is_gzip, unpacked
+from samstudent.dicom_header import HEAD_BYTES, is_dicom
 from samstudent.errors import NotFound, UserError
 from samstudent.geometry import LPS_TO_RAS
 
@@ -50,6 +51,8 @@ class Stored:
             NRRD without ``space``).
         nifti: header, where the file is NIfTI.
         window: (low, high), the VOI window of a DICOM file.
+        padding: bool (*shape), True where a DICOM file holds no measured value; None where all are.
+        notes: what was passed over or taken otherwise than the file says, one sentence each, for people.
         metadata: the fields of a NRRD header.
         orientation: the tag of a PNG, JPEG or TIFF, 1 to 8; ``pixels`` are turned already.
         itk: as ``affine``, where ITK and with it 3D Slicer see the file; None: there, too, or ITK refuses the file.
@@ -63,6 +66,8 @@ class Stored:
     has_geometry: bool = True
     nifti: Any = None
     window: tuple[float, float] | None = None
+    padding: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     orientation: int = 1
     itk: NDArray[Any] | None = None
@@ -85,7 +90,7 @@ def kind_of(path: Path) -> str:
     if not path.is_file():
         raise NotFound(f"{path}: there is no such file")
     with path.open("rb") as file:
-        head = file.read(400)
+        head = file.read(HEAD_BYTES)
     if not head:
         raise UserError(f"{path}: the file is empty (0 bytes)")
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -94,10 +99,10 @@ def kind_of(path: Path) -> str:
         return "jpeg"
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "tiff"
-    if head[128:132] == b"DICM":
-        return "dicom"
     if head.startswith(b"NRRD"):
         return "nrrd"
+    if is_dicom(head):
+        return "dicom"
     if is_gzip(path):
         head = _unpacked_head(path)
         if head.startswith(b"NRRD"):

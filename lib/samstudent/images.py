@@ -38,12 +38,16 @@ class CaseImage:
         grid: where the pixels lie in the file.
         window: (low, high) of the VOI window, where a DICOM file has one.
         path: the file or folder.
+        padding: bool (*spatial), canonical: where a DICOM file holds no measured value; percentiles leave it out.
+        notes: what was passed over or taken otherwise than the file says, one sentence each, for people.
     """
 
     pixels: NDArray[Any]
     grid: Grid
     window: tuple[float, float] | None = None
     path: Path | None = None
+    padding: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def image_extensions() -> list[str]:
@@ -80,7 +84,8 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
         raise UserError(f"{path}: has {pixels.shape[-1]} channels; expected grey, RGB or RGBA")
     pixels = pixels[..., : 1 if pixels.shape[-1] < 3 else 3]
     canonical = grid.from_file(np.moveaxis(pixels, -1, 0))
-    return CaseImage(_finite_float32(canonical, path), grid, stored.window, path)
+    padding = None if stored.padding is None else grid.from_file(stored.padding)
+    return CaseImage(_finite_float32(canonical, path), grid, stored.window, path, padding, stored.notes)
 
 
 def about_orientation(orientation: int) -> str:
@@ -171,9 +176,10 @@ def _bounds(grey: NDArray[Any], image: CaseImage, section: task.ImageSection) ->
             f"image.low and image.high must be percentiles from 0 to 100, not {section.low} and {section.high},"
             f" where image.intensity is {section.intensity} and {image.path} has no window"
         )
-    values = grey.ravel()[:: max(1, grey.size // _PERCENTILE_SAMPLE)]
+    measured = grey.ravel() if image.padding is None else grey[~image.padding[None]]
+    values = measured[:: max(1, measured.size // _PERCENTILE_SAMPLE)]
     low, high = (float(v) for v in np.percentile(values, [section.low, section.high]))
     if low < high:
         return low, high
     # A structure smaller than the percentiles leave out, on an otherwise constant image.
-    return float(grey.min()), float(grey.max())
+    return float(measured.min()), float(measured.max())

@@ -32,10 +32,10 @@ from samstudent.rounds.schedule import Scheduler
 from samstudent.serving import audit, children, forkserver, guards, host_fixes, logins, startup, threads
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.examine import Examiner
-from samstudent.serving.identity import user_name
+from samstudent.serving.identity import caller, user_name
 from samstudent.serving.interactive import SamInteractiveTask
 from samstudent.serving.pacs.client import Pacs
-from samstudent.serving.pacs.datastore import SEND_SECONDS, PacsDatastore
+from samstudent.serving.pacs.datastore import SEND_SECONDS, PacsDatastore, ViewersGrid
 from samstudent.serving.pacs.settings import PacsSettings
 from samstudent.serving.sam_training import SamTrainTask
 from samstudent.serving.selection import DiversityScoring, UncertaintyScoring, strategies
@@ -134,6 +134,15 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             "diversity": DiversityScoring(state, holdout, examiner.vector_version, examiner.embed),
             "uncertainty": UncertaintyScoring(state, holdout, examiner.version, examiner.examine, self.task.overlap),
         }
+
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
+        """As the host does it. Clients that fetch images of a PACS from this server are answered on the grid of what
+        they fetched; browsers (OHIF) and this server's own jobs have the case's own."""
+        store = datastore or self.datastore()
+        asked_by_viewer = bool(caller().address) and not caller().is_browser
+        if isinstance(store, PacsDatastore) and asked_by_viewer:
+            store = ViewersGrid(store)
+        return super().infer(request, store)
 
     # ---- jobs; the host runs them in child processes, the command line in its own ----
 

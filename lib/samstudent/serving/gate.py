@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from urllib.parse import quote, urlsplit
 
 import jwt
@@ -65,7 +66,7 @@ class Gate:
             return
         request = Request(scope)
         address = request.client.host if request.client else ""
-        who = enter(Caller(address))
+        who = enter(Caller(address, is_browser="Mozilla/" in request.headers.get("user-agent", "")))
         try:
             refusal, send = await self._enter(request, address, send)
             await (refusal or self.app)(scope, receive, send)
@@ -85,7 +86,7 @@ class Gate:
         if given is None:
             if self.offers is None or (offered_to := self.offers.user_of(request, _path(request), address)) is None:
                 return _ask_to_log_in(request, "log in first"), send
-            enter(Caller(address, offered_to))
+            enter(replace(caller(), user=offered_to))
             _authorize(request, "offered")
             return None, send
         try:
@@ -99,7 +100,7 @@ class Gate:
         except UserError as error:
             logger.error("%s", error)
             return _refuse(503, "logins cannot be checked at the moment; the log says why"), send
-        enter(Caller(address, user, session.id if session else ""))
+        enter(replace(caller(), user=user, session=session.id if session else ""))
         if by_cookie:
             _authorize(request, given)
             send = self._renewing(self.login, request, session, send)

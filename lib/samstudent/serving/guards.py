@@ -98,7 +98,7 @@ class _Guards:
         _wrap(datastore, "remove_label", recorded("label removed", self.label_call, audit_lines.removal))
         _wrap(datastore, "get_label_info", self.label_call)
         _wrap(datastore, "update_label_info", self.update_label_info)
-        _wrap(datastore, "download_label", self.label_call)
+        _wrap(datastore, "download_label", self.download_label)
         _wrap(datastore, "download_dataset", self.dataset)
         _wrap(session, "create_session", self.create_session)
         _wrap(session, "get_session", self.own_session)
@@ -261,6 +261,14 @@ class _Guards:
         if not self.app.datastore().get_label_by_image_id(self.image(label), tag):
             raise NotFound(f"image {label!r} has no label {tag!r}")
         return original(label, tag, *rest, **options)
+
+    def download_label(self, original: Callable[..., Any], label: str, tag: str, *rest: Any, **options: Any) -> Any:
+        store = self.app.datastore()
+        if hasattr(store, "viewer_label") and not caller().is_browser and not options.get("check_only"):
+            self.label_call(lambda *_, **__: None, label, tag)
+            if file := store.viewer_label(label, tag):
+                return dicom_answers.download(lambda _: file, label, check_only=False)
+        return self.label_call(original, label, tag, *rest, **options)
 
     def update_label_info(self, original: Callable[..., Any], label: str, tag: str, info: str, *rest: Any) -> Any:
         check_upload_tag(tag)

@@ -18,11 +18,13 @@ class Caller:
     address: of the client, as far as the server can tell; "" for a job or a command.
     user: who is logged in; None where nobody is asked to.
     session: of the login, to be ended by a logout.
+    is_browser: OHIF, for one, which gets its images from the PACS itself.
     """
 
     address: str = ""
     user: User | None = None
     session: str = ""
+    is_browser: bool = False
 
 
 _caller: ContextVar[Caller] = ContextVar("samstudent_caller")

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -16,8 +17,10 @@ import numpy as np
 from samstudent.dicom import read_dicom
 from samstudent.errors import Unavailable
 from samstudent.files import atomic_path
+from samstudent.formats import Stored
 from samstudent.serving.pacs.client import Pacs
 from samstudent.serving.pacs.listing import Reference
+from samstudent.serving.pacs.upright import upright
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +72,13 @@ class ImageCache:
         return place
 
     def for_viewer(self, reference: Reference) -> Path:
-        """One file that 3D Slicer can load: the DICOM file, of a volume a NIfTI made of its series."""
+        """One file that 3D Slicer can load: the DICOM file, of a volume a NIfTI made of its series (``upright``)."""
         place = self.get(reference)
         if reference.image:
             return place
         path = self.viewer_place(reference)
         if not path.is_file():
-            stored = read_dicom(place)
-            pixels = stored.pixels.transpose(2, 1, 0)
-            whole = np.array_equal(pixels, np.round(pixels)) and np.abs(pixels).max(initial=0) < 2**15
-            image = nibabel.Nifti1Image(pixels.astype(np.int16 if whole else np.float32), stored.affine)  # type: ignore[no-untyped-call]
-            with atomic_path(path) as temporary:
-                nibabel.save(image, temporary)
+            save_for_viewer(read_dicom(place), path)
         return path
 
     def viewer_place(self, reference: Reference) -> Path:
@@ -122,6 +120,20 @@ class ImageCache:
                 logger.info("image %s leaves the cache", case.name)
                 shutil.rmtree(case, ignore_errors=True)
                 total -= sizes[case]
+
+
+def save_for_viewer(stored: Stored, path: Path) -> None:
+    """A volume (k, j, i) as a NIfTI that ITK reads: with axes at right angles."""
+    stored = upright(stored)
+    pixels = stored.pixels.transpose(2, 1, 0)
+    whole = np.array_equal(pixels, np.round(pixels)) and np.abs(pixels).max(initial=0) < 2**15
+    values = pixels.astype(np.int16 if whole else np.float32)
+    image: Any = nibabel.Nifti1Image(values, stored.affine)  # type: ignore[no-untyped-call]
+    # Both, the same: readers differ in which they prefer.
+    image.set_qform(stored.affine, code=1)
+    image.set_sform(stored.affine, code=1)
+    with atomic_path(path) as temporary:
+        nibabel.save(image, temporary)
 
 
 def _size(folder: Path) -> int:

@@ -8,14 +8,21 @@ and labels as in any other study folder, with all that ``SafeLocalDatastore`` pr
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from monailabel.config import settings as host
 
+from samstudent import __version__
+from samstudent.dicom import geometry_of
 from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.files import atomic_write
+from samstudent.formats import Stored
+from samstudent.images import read_image
+from samstudent.labels import names_from_label_info, read_masks, write_masks
+from samstudent.resample import to_grid
 from samstudent.serving.datastore import FINAL, LabelCheck, SafeLocalDatastore
 from samstudent.serving.pacs.cache import ImageCache
 from samstudent.serving.pacs.client import Pacs
@@ -23,6 +30,7 @@ from samstudent.serving.pacs.exchange import PSEUDO, Exchange
 from samstudent.serving.pacs.listing import EXTENSION, Reference, films, is_volume, volume
 from samstudent.serving.pacs.memory import Memory
 from samstudent.serving.pacs.outgoing import accepted
+from samstudent.serving.pacs.upright import is_tilted
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
@@ -53,6 +61,7 @@ class PacsDatastore(SafeLocalDatastore):
         self.pacs, self.task = pacs, task
         self.memory = Memory(folder / "pacs.sqlite")
         self._read: dict[str, tuple[int, Reference]] = {}
+        self._tilted: dict[tuple[str, int], bool] = {}
         extensions = [f"*{EXTENSION}", *host.MONAI_LABEL_DATASTORE_FILE_EXT]
         super().__init__(folder, extensions, check_label=check_label and _where_possible(check_label))
         self.images = ImageCache(images, pacs, pacs.settings.cache_gb * 1e9, self.is_labelled)
@@ -128,13 +137,83 @@ class PacsDatastore(SafeLocalDatastore):
         """A DICOM file, of a volume a folder of them; fetched where it is not on this disk.
 
         Raises:
-            NotFound: the PACS has no such series. Unavailable: it does not answer.
+            NotFound: the PACS has no such series. Unavailable: it does not answer. UserError: it cannot be used.
         """
-        return str(self.images.get(self._any_reference(image_id)))
+        return str(self._readable(self._any_reference(image_id)))
 
     def viewer_file(self, image_id: str) -> Path:
-        """The image as one file, for clients that fetch it from this server."""
-        return self.images.for_viewer(self._any_reference(image_id))
+        """The image as one file, for clients that fetch it from this server. Raises as ``get_image_uri``."""
+        reference = self._any_reference(image_id)
+        self._readable(reference)
+        return self.images.for_viewer(reference)
+
+    def viewer_grid_file(self, image_id: str) -> Path | None:
+        """``viewer_file`` where it lies on another grid than the case, because the gantry was tilted; else None."""
+        reference = self._any_reference(image_id)
+        if reference.image:
+            return None
+        key = (image_id, reference.images)
+        if key not in self._tilted:
+            self._tilted[key] = is_tilted(*geometry_of(self._readable(reference)))
+        return self.images.for_viewer(reference) if self._tilted[key] else None
+
+    def viewer_label(self, image_id: str, tag: str) -> Path | None:
+        """A label on the grid of ``viewer_grid_file``; None where the label's own file fits what viewers have."""
+        file = self.viewer_grid_file(image_id)
+        if file is None:
+            return None
+        own, shown = read_image(self.get_image_uri(image_id)).grid, read_image(file).grid
+        label, names = (
+            Path(self.get_label_uri(image_id, tag)),
+            names_from_label_info(self.get_label_info(image_id, tag)),
+        )
+        masks = own.to_file(read_masks(label, self.task, own, names=names))
+        moved = to_grid(masks, Stored(masks[0], own.shape, own.affine), shown, label)
+        path = file.parent / f"{tag}.seg.nrrd"
+        write_masks(path, moved, self.task, shown)
+        return path
+
+    # ---- images that cannot be used ----
+
+    def image_problem(self, image_id: str) -> str | None:
+        """Why an image cannot be used; None where it can, or where the PACS does not send it now. Fetches and reads it
+        unless that was done."""
+        try:
+            self.get_image_uri(image_id)
+        except Unavailable:
+            return None
+        except UserError as error:
+            return str(error)
+        return None
+
+    def unreadable(self) -> dict[str, str]:
+        """Case -> why its image cannot be used, as far as it was read. Such a case is not offered to anybody."""
+        references = self.references()
+        return {
+            case: problem
+            for case, (state, problem) in self.memory.image_problems().items()
+            if case in references and state == self._state_of(references[case])
+        }
+
+    def _readable(self, reference: Reference) -> Path:
+        """The image's place, after it was read once; what it says is known then."""
+        path, state = self.images.get(reference), self._state_of(reference)
+        problem = self.memory.image_problem(reference.case, state)
+        if problem is None:
+            problem = ""
+            try:
+                read_image(path, self.task.dimension)
+            except UserError as error:
+                problem = f"{reference.case}: {_without_places(str(error), path)}"
+                logger.error("the case cannot be used: %s", problem)
+            self.memory.image_was_read(reference.case, state, problem)
+        if problem:
+            raise UserError(problem)
+        return path
+
+    def _state_of(self, reference: Reference) -> str:
+        """Of an image and of what reads it: with another, it is tried again."""
+        return f"{reference.images} {self.task.dimension}D {__version__}"
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """With what viewers need to open the image from the PACS, and the file that Slicer opens or fetches."""
@@ -230,6 +309,25 @@ class PacsDatastore(SafeLocalDatastore):
                 yield case, FINAL, self.version(case, FINAL)
             elif PSEUDO in entry.labels and self.pacs.settings.pseudo and accepted(entry.labels[PSEUDO].info):
                 yield case, PSEUDO, self.version(case, PSEUDO)
+
+
+class ViewersGrid:
+    """The datastore as clients see it that fetch images from this server: of a tilted volume the image is
+    ``viewer_grid_file``, so that what they point at and what they are answered lies on the grid that they have."""
+
+    def __init__(self, datastore: PacsDatastore) -> None:
+        self._datastore = datastore
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._datastore, name)
+
+    def get_image_uri(self, image_id: str) -> str:
+        return str(self._datastore.viewer_grid_file(image_id) or self._datastore.get_image_uri(image_id))
+
+
+def _without_places(message: str, path: Path) -> str:
+    """A message about an image without where it is on this disk, which no client knows."""
+    return message.removeprefix(f"{path}: ").replace(f"{path}{os.sep}", "").replace(str(path), "it")
 
 
 def _where_possible(check: LabelCheck) -> LabelCheck:

@@ -189,6 +189,7 @@ class Exchange:
                 for case, tag, version in self.waiting()
             ],
             "left_out": self.memory.left_out(TOLD),
+            "unreadable": [{"case": case, "reason": why} for case, why in self.datastore.unreadable().items()],
         }
 
     # ---- steps ----

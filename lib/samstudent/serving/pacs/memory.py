@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS there (
 CREATE TABLE IF NOT EXISTS trouble (
     case_id TEXT, tag TEXT, version TEXT NOT NULL, reason TEXT NOT NULL, time REAL NOT NULL, PRIMARY KEY (case_id, tag)
 );
+CREATE TABLE IF NOT EXISTS images (case_id TEXT PRIMARY KEY, state TEXT NOT NULL, problem TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -108,6 +109,25 @@ class Memory:
         with connection(self.path) as database:
             rows = database.execute("SELECT case_id, tag, version, reason, time FROM trouble")
             return {(case, tag, version): (reason, tried) for case, tag, version, reason, tried in rows}
+
+    # ---- images ----
+
+    def image_problem(self, case: str, state: str) -> str | None:
+        """Why an image in this state cannot be used; "" where it can, None where nobody has tried."""
+        with connection(self.path) as database:
+            query = "SELECT problem FROM images WHERE case_id = ? AND state = ?"
+            row = database.execute(query, (case, state)).fetchone()
+            return str(row[0]) if row else None
+
+    def image_was_read(self, case: str, state: str, problem: str) -> None:
+        with connection(self.path) as database:
+            database.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", (case, state, problem))
+
+    def image_problems(self) -> dict[str, tuple[str, str]]:
+        """Case -> state and reason, of the images that cannot be used."""
+        with connection(self.path) as database:
+            rows = database.execute("SELECT case_id, state, problem FROM images WHERE problem != ''").fetchall()
+            return {case: (state, problem) for case, state, problem in rows}
 
     # ---- anything else ----
 

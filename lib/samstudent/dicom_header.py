@@ -1,0 +1,170 @@
+"""What a DICOM file says before its pixels: whether it is one, what it holds, its values as texts and numbers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.datadict import dictionary_has_tag
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+from pydicom.valuerep import STANDARD_VR
+
+# It logs each decoder's failure with a traceback; what fails is reported once, as a UserError.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+#: So much of a file is enough to tell whether it is DICOM.
+HEAD_BYTES = 4096
+_LONG_REPRESENTATIONS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+#: Elements whose value tells a DICOM file: its SOP class and transfer syntax, all of this root.
+_TELLING = {(0x0002, 0x0002), (0x0002, 0x0010), (0x0008, 0x0016)}
+_ROOT = b"1.2.840.10008."
+
+#: What is not an image, by the part of the SOP class UID that its kinds have in common, and what can be done about it.
+_NO_IMAGES = {
+    "1.2.840.10008.1.3.10": "a DICOMDIR, the table of contents of a medium; name the image files themselves",
+    "1.2.840.10008.5.1.4.1.1.481.3": (
+        "an RTSTRUCT (contours, not pixels); save it as DICOM SEG, .seg.nrrd, .nrrd or .nii.gz"
+    ),
+    "1.2.840.10008.5.1.4.1.1.481.2": "an RTDOSE (radiation dose), not an image",
+    "1.2.840.10008.5.1.4.1.1.481": "a radiotherapy plan or record, not an image",
+    "1.2.840.10008.5.1.4.1.1.11": "a presentation state, which says how to display an image; give the image itself",
+    "1.2.840.10008.5.1.4.1.1.88": "a structured report (SR), not an image",
+    "1.2.840.10008.5.1.4.1.1.104": "an encapsulated document (PDF, CDA or a surface model), not an image",
+    "1.2.840.10008.5.1.4.1.1.66.1": "a registration, not an image",
+    "1.2.840.10008.5.1.4.1.1.66.2": "fiducials, not an image",
+    "1.2.840.10008.5.1.4.1.1.66.3": "a registration, not an image",
+    "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation (SEG), not an image; it can be a label",
+    "1.2.840.10008.5.1.4.1.1.66.5": "a surface segmentation; save it as DICOM SEG, .seg.nrrd, .nrrd or .nii.gz",
+    "1.2.840.10008.5.1.4.1.1.66.6": "a tractography, not an image",
+    "1.2.840.10008.5.1.4.1.1.66.7": "a segmentation (SEG), not an image; it can be a label",
+    "1.2.840.10008.5.1.4.1.1.66": "raw data of a scanner, not an image",
+    "1.2.840.10008.5.1.4.1.1.9": "a waveform (ECG, audio), not an image",
+}
+# The image among the classes of radiotherapy.
+_RT_IMAGE = "1.2.840.10008.5.1.4.1.1.481.1"
+
+
+def is_dicom(head: bytes) -> bool:
+    """Whether a file that begins so is DICOM.
+
+    With preamble it says so. Without one (sent files kept as they came, older archives) its first elements must be well
+    formed, ascending and known, and name a SOP class or transfer syntax of DICOM, which no other file does by chance.
+
+    Args:
+        head: the first ``HEAD_BYTES``, less of a shorter file.
+    """
+    if head[128:132] == b"DICM":
+        return True
+    return _tells_itself(head, explicit=True) or _tells_itself(head, explicit=False)
+
+
+def _tells_itself(head: bytes, explicit: bool) -> bool:
+    """Walk over elements, little endian, up to the first that tells."""
+    at, last = 0, (0, -1)
+    while at + 12 <= len(head):
+        tag = struct.unpack_from("<HH", head, at)
+        if tag <= last or tag[0] not in (0x0002, 0x0008) or not (tag[1] == 0 or dictionary_has_tag(tag)):
+            return False
+        representation = head[at + 4 : at + 6]
+        if explicit or tag[0] == 0x0002:  # group 2 always names them
+            if representation.decode("latin-1") not in STANDARD_VR:
+                return False
+            long = representation in _LONG_REPRESENTATIONS
+            start = at + (12 if long else 8)
+            length = struct.unpack_from("<I", head, at + 8)[0] if long else struct.unpack_from("<H", head, at + 6)[0]
+        else:
+            start, length = at + 8, struct.unpack_from("<I", head, at + 4)[0]
+        if tag in _TELLING:
+            return length <= 64 and head[start : start + len(_ROOT)] == _ROOT
+        at, last = start + length, tag
+    return False
+
+
+def read_header(path: Path) -> Dataset:
+    """All elements before the pixels. First call ``check_dicom``: pydicom unpacks a deflated file whole."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd values; what matters of them is checked where it is used
+        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
+
+
+def transfer_syntax(dataset: Dataset) -> UID | None:
+    """As the file says; of a file that does not say, what it was read as. None: its pixels may be packed in any way."""
+    found = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
+    if found:
+        return UID(str(found))
+    implicit, little = dataset.original_encoding
+    pixels = dataset.get_item("PixelData") if "PixelData" in dataset else None
+    if pixels is not None and getattr(pixels, "is_undefined_length", False):
+        return None
+    if implicit:
+        return UID("1.2.840.10008.1.2")
+    return UID("1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2")
+
+
+def sop_class(dataset: Dataset) -> str:
+    """SOP class UID of the dataset, or of its file's header; "" where neither says."""
+    return text(dataset, "SOPClassUID") or text(getattr(dataset, "file_meta", Dataset()), "MediaStorageSOPClassUID")
+
+
+def no_image(dataset: Dataset) -> str | None:
+    """What it is instead, as half a sentence, with what can be done about it; None: it may be an image."""
+    uid = sop_class(dataset)
+    if uid == _RT_IMAGE or uid.startswith(_RT_IMAGE + "."):
+        return None
+    # The longest that fits: 481.3 before 481.
+    fitting = [part for part in _NO_IMAGES if uid == part or uid.startswith(part + ".")]
+    if fitting:
+        return _NO_IMAGES[max(fitting, key=len)]
+    if "Rows" not in dataset or "Columns" not in dataset:
+        name = UID(uid).name if uid else "a file that does not name its kind"
+        return f"no image: {name}, without rows and columns of pixels"
+    return None
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """A value as text, of several the first; "" where it is missing, empty or cannot be decoded."""
+    return (texts(dataset, keyword) or [""])[0]
+
+
+def texts(dataset: Dataset, keyword: str) -> list[str]:
+    """All values of an element as texts; [] where it is missing, empty or cannot be decoded."""
+    value = _value(dataset, keyword)
+    if value is None:
+        return []
+    several = isinstance(value, (list, tuple, pydicom.multival.MultiValue))
+    return [str(part).strip() for part in (value if several else [value])]
+
+
+def numbers(dataset: Dataset, keyword: str) -> list[float]:
+    """All values of an element as numbers; [] where it is missing or one of them is no finite number."""
+    try:
+        found = [float(part) for part in texts(dataset, keyword)]
+    except ValueError:
+        return []
+    return found if all(map(math.isfinite, found)) else []
+
+
+def number(dataset: Dataset, keyword: str, default: float) -> float:
+    """The first value of an element as a number."""
+    return (numbers(dataset, keyword) or [default])[0]
+
+
+def item_of(dataset: Dataset, keyword: str) -> Dataset | None:
+    """The first item of a sequence; None where there is none."""
+    value = _value(dataset, keyword)
+    return value[0] if isinstance(value, pydicom.sequence.Sequence) and len(value) else None
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return dataset.get(keyword)
+    except Exception:  # whatever pydicom raises on a value that it cannot convert
+        return None
