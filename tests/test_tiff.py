@@ -263,6 +263,24 @@ def test_a_strip_that_unpacks_to_more_than_announced(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize(("pages", "back"), [(1, 0), (3, 0), (300, 120)])
+def test_pages_in_a_circle(tmp_path: Path, bigtiff: bool, pages: int, back: int) -> None:
+    path = write(tmp_path / "a.tif", np.zeros((pages, 4, 4), np.uint8), photometric="minisblack", bigtiff=bigtiff)
+    with tifffile.TiffFile(path) as file:
+        places = [page.offset for page in file.pages]
+        assert len(places) == pages
+        tags = len(file.pages[-1].tags)
+    content = bytearray(path.read_bytes())
+    end = places[-1] + (8 + tags * 20 if bigtiff else 2 + tags * 12)
+    kind = "<Q" if bigtiff else "<I"
+    assert struct.unpack_from(kind, content, end) == (0,)
+    struct.pack_into(kind, content, end, places[back])
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.tif: its pages have no end"):
+        read_image(path)
+
+
 def test_strips_without_data(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", GREY, compression="zlib")
     edit(path, 279, 0)

@@ -7,6 +7,8 @@ checked first. Compressions of 1 or 8 bits that it leaves to others go through P
 from __future__ import annotations
 
 import math
+import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ _BY_PILLOW = frozenset({2, 3, 4, 7, 50001})
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _CMYK, _YCBCR = 0, 1, 2, 3, 4, 5, 6
 #: Colour spaces that are made RGB, by Pillow's names.
 _CONVERTED = {_CMYK: "CMYK", _YCBCR: "YCbCr"}
+#: Each takes a fraction of a millisecond before anything is known of it.
+_MOST_PAGES = 10_000
 #: Bits of NewSubfileType: a smaller copy of another page, a mask of another page.
 _NO_PAGE = 0b101
 
@@ -59,6 +63,7 @@ def read_tiff(path: Path) -> Tiff:
         UserError: truncated, too large, pages that differ, or of a kind that is not supported.
         Exception: whatever tifffile or Pillow raise on a damaged file.
     """
+    _check_chain(path)
     with tifffile.TiffFile(path) as file:
         file.pages.useframes = False  # each page with its own tags
         numbered: list[tuple[int, Any]] = list(enumerate(file.pages))
@@ -84,6 +89,31 @@ def tiff_orientation(path: Path) -> int:
     """The Orientation tag of a TIFF's first page, 1 to 8."""
     with tifffile.TiffFile(path) as file:
         return _orientation(file.pages[0])
+
+
+def _check_chain(path: Path) -> None:
+    """Refuse pages without end: each names the next, and tifffile follows them in most circles forever."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = "<" if head.startswith(b"II") else ">"
+        big = head[2:4] in (b"+\0", b"\0+")
+        # Offsets, number of tags of a page, bytes of a tag: BigTIFF has wider ones.
+        offset_format, count_format, tag_bytes = (
+            (order + "Q", order + "Q", 20) if big else (order + "I", order + "H", 12)
+        )
+        (offset,) = struct.unpack_from(offset_format, head, 8 if big else 4)
+        seen: set[int] = set()
+        while offset:
+            if offset in seen or len(seen) == _MOST_PAGES:
+                raise UserError(f"{path}: its pages have no end, or are more than {_MOST_PAGES}")
+            seen.add(offset)
+            file.seek(offset)
+            if len(count := file.read(struct.calcsize(count_format))) < struct.calcsize(count_format):
+                return  # tifffile says what is wrong with it
+            file.seek(struct.unpack(count_format, count)[0] * tag_bytes, os.SEEK_CUR)
+            if len(following := file.read(struct.calcsize(offset_format))) < struct.calcsize(offset_format):
+                return
+            (offset,) = struct.unpack(offset_format, following)
 
 
 def _orientation(page: Any) -> int:
@@ -143,7 +173,7 @@ def _read_page(path: Path, page: Any) -> NDArray[Any]:
         samples = _inverted(samples, _bits(page))
     if (space := _CONVERTED.get(page.photometric)) is not None:
         channels = np.ascontiguousarray(samples[..., : len(Image.new(space, (1, 1)).getbands())])
-        samples = np.asarray(Image.frombytes(space, channels.shape[1::-1], channels.tobytes()).convert("RGB"))
+        samples = np.asarray(Image.frombytes(space, (width, height), channels.tobytes()).convert("RGB"))
     return upright(samples, _orientation(page))
 
 

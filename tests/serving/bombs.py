@@ -15,6 +15,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import tifffile
 from PIL import Image
 
 MIB = bytes(1 << 20)
@@ -29,6 +30,12 @@ def zeros(mebibytes: int, head: bytes = b"", raw: bool = False) -> bytes:
 def png(side: int = 16000) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.zeros((side, side), np.uint8)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def tiff(side: int = 16000) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((side, side), np.uint8), compression="zlib", metadata=None)
     return file.getvalue()
 
 
@@ -76,6 +83,7 @@ def images() -> dict[str, bytes]:
     nrrd += b"encoding: gzip\nendian: little\n\n"
     return {
         "square.png": png(),
+        "square.tif": tiff(),
         "square.dcm": dicom(explicit, dicom_image(16000)),
         "huge.dcm": dicom(explicit, dicom_image(65535)),
         "deflated.dcm": dicom(deflated, zeros(700, private, raw=True)),
