@@ -17,9 +17,11 @@ from samstudent.files import atomic_path
 from samstudent.formats import Stored, kind_of, read_nifti, read_nrrd, read_pillow
 from samstudent.geometry import LPS_TO_RAS, Grid
 from samstudent.images import read_stored
+from samstudent.structure_names import marked_structure
 from samstudent.task import Task
 
-#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's.
+#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's. In a human's
+#: label an empty one says that the structure is not annotated at all (``annotations.read_label``).
 IGNORE = "ignore:"
 #: Segments of masks that were not good enough to train on, kept for people to look at.
 REJECTED = "rejected:"
@@ -91,7 +93,7 @@ def read_masks(
 
 
 def read_ignore(path: str | Path, task: Task, grid: Grid) -> NDArray[Any]:
-    """Where structures are unknown: the segments ``ignore:<structure>`` of a pseudo label's .seg.nrrd.
+    """Where structures are unknown: the segments ``ignore:<structure>`` of a .seg.nrrd or DICOM SEG.
 
     Returns:
         bool (S, *spatial), canonical; all False for files that have no such segments.
@@ -180,7 +182,8 @@ def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None
         return dicomseg.other_labels(path, task)
     # Of the others only NRRD names its segments.
     segments = segnrrd.segments_of(_read(path), path) if kind_of(path) == "nrrd" else []
-    return {*([segment.name for segment in segments] or names or ())} - {*task.structures}
+    found = {*([segment.name for segment in segments] or names or ())} - {*task.structures}
+    return {name for name in found if marked_structure(name, IGNORE, task.structures) is None}
 
 
 def label_map(masks: NDArray[Any]) -> NDArray[Any]:
@@ -226,15 +229,15 @@ def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
 
 def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any]:
     """bool (S, *spatial): the segments whose name is a structure's with this prefix."""
-    found = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
     if _is_dicom_seg(path):
-        return found
+        return dicomseg.read_seg(path, task, grid, marked=prefix)
+    found = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
     stored = _read(path)
-    segments = [s for s in segnrrd.segments_of(stored, path) if s.name.startswith(prefix)]
-    if segments:
+    named = [(s, marked_structure(s.name, prefix, task.structures)) for s in segnrrd.segments_of(stored, path)]
+    if any(name for _, name in named):
         layers = _on_grid(stored, grid, path)
-        for segment in segments:
-            if (name := segment.name.removeprefix(prefix)) in task.structures:
+        for segment, name in named:
+            if name:
                 found[task.structures[name] - 1] |= layers[segment.layer] == segment.value
     return found
 
@@ -272,7 +275,8 @@ def _check_values(values: NDArray[Any], highest: int, path: Path) -> None:
 
 def _require_known(names: Sequence[str], task: Task, path: Path, marked: bool) -> None:
     """Some names may be others', but a file with pixels and none of the task's names is a mistake."""
-    if marked and not set(names) & set(task.structures):
+    ours = set(names) & set(task.structures)
+    if marked and not ours and not any(marked_structure(name, IGNORE, task.structures) for name in names):
         raise UserError(f"{path}: none of its structures {list(names)} is in the task, which has {task.names}")
 
 
