@@ -31,7 +31,11 @@ def task(**others: Any) -> Task:
 
 def segments(path: Path, named: dict[str, np.ndarray]) -> Path:
     """A .seg.nrrd as 3D Slicer writes it: each segment named in the header, empty ones too, here a layer each."""
-    header: dict[str, Any] = {"space": "left-posterior-superior", "space origin": [0, 0, 0], "kinds": ["list", *["domain"] * 3]}
+    header: dict[str, Any] = {
+        "space": "left-posterior-superior",
+        "space origin": [0, 0, 0],
+        "kinds": ["list", *["domain"] * 3],
+    }
     header["space directions"] = np.vstack([np.full(3, np.nan), np.diag([1.0, 1.0, 1.0])])
     for number, name in enumerate(named):
         header |= {f"Segment{number}_ID": f"Segment_{number + 1}", f"Segment{number}_Name": name}
