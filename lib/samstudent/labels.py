@@ -20,8 +20,8 @@ from samstudent.images import read_stored
 from samstudent.structure_names import marked_structure
 from samstudent.task import Task
 
-#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's. In a human's
-#: label an empty one says that the structure is not annotated at all (``annotations.read_label``).
+#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's. In a
+#: human's label an empty one says that the structure is not annotated at all (``annotations.read_label``).
 IGNORE = "ignore:"
 #: Segments of masks that were not good enough to train on, kept for people to look at.
 REJECTED = "rejected:"

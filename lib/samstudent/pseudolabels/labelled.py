@@ -73,7 +73,7 @@ def see(case: str, image: CaseImage, truth: LabelledMasks, teacher: Teacher, tas
 def read_each(
     cases: Iterable[str], read: Callable[[str], tuple[CaseImage, LabelledMasks]]
 ) -> Iterator[tuple[str, CaseImage, LabelledMasks]]:
-    """Labelled cases that could be read before. One whose files were damaged or removed since is logged and left out."""
+    """Labelled cases that could be read before; one whose files broke or vanished since is logged and left out."""
     for case in cases:
         try:
             image, label = read(case)

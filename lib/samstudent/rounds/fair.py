@@ -96,8 +96,9 @@ def compare_fairly(
         challenger_folds, champion_folds: out-of-fold scores of the labelled cases that trained them, each from a
             student that did not train on the case. That both full students trained on it does not matter: neither is
             asked, and students on folds begin with fresh weights. They are used only where fewer than ``MIN_HELD``
-            hold-out cases are there, which neither full student may have trained on (``rounds.trained``). Their limits: they tell of the students that the round's folds trained, on fewer labels and without
-            pseudo labels, so they see what labels and settings did but not what pseudo labels did; and cases that share
+            hold-out cases are there, which neither full student may have trained on (``rounds.trained``). Their limits:
+            they tell of the students that the round's folds trained, on fewer labels and without pseudo labels, so they
+            see what labels and settings did but not what pseudo labels did; and cases that share
             a fold share a student, so the interval is too narrow.
         seed: of the resampling.
 
@@ -157,8 +158,8 @@ def decide(comparison: Comparison | None, *, champion: bool, debt: float = 0.0, 
     if comparison is None and trained_on:
         return Decision(
             False,
-            "not promoted: it cannot be compared with the champion, as one of the two trained on every labelled hold-out "
-            "case. Label hold-out cases that are new, or promote it by hand",
+            "not promoted: it cannot be compared with the champion, as one of the two trained on every labelled "
+            "hold-out case. Label hold-out cases that are new, or promote it by hand",
             debt,
         )
     if comparison is None:

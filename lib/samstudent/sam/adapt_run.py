@@ -83,8 +83,8 @@ def questions_of(index: int, example: Example, recipe: Recipe, backend: str) -> 
     """All that can be asked about an example: from its coarse masks, and from the truth where they are of no use."""
     recipes = [recipe] * len(example.truth)
     seen, there = (list(map(int, np.flatnonzero(m.any(axis=(1, 2))))) for m in (example.coarse, example.truth))
-    from_coarse = sources_of(example.coarse, seen, asked, recipes, backend)
     asked, there = ([s for s in structures if example.knows(s)] for structures in (seen, there))
+    from_coarse = sources_of(example.coarse, seen, asked, recipes, backend)
     near = {
         s for s in set(asked) & set(there) if _box_iou(box_of(example.coarse[s]), box_of(example.truth[s])) > _MEANT
     }
