@@ -215,8 +215,8 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     if task and labels:
         report.ok("labels", f"of {len(labels)} have " + ", ".join(f"{name} {drawn[name]}" for name in task.names))
     if left_open:
-        found = ", ".join(f"{name} ({count})" for name, count in sorted(left_open.items()))
-        report.ok("labels", f"not annotated, so neither learnt nor measured there: {found}")
+        counts = ", ".join(f"{name} ({count})" for name, count in sorted(left_open.items()))
+        report.ok("labels", f"not annotated, so neither learnt nor measured there: {counts}")
     if unknown:
         others = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
         report.ok("labels", f"structures that the task does not have are left out: {others}")

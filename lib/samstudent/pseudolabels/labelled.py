@@ -77,8 +77,8 @@ def read_each(
     for case in cases:
         try:
             image, label = read(case)
-        except (UserError, OSError) as error:
-            logger.warning("case %s is left out: %s", case, error)
+        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
+            logger.warning("case %s is left out: %s", case, error, exc_info=not isinstance(error, (UserError, OSError)))
         else:
             yield case, image, label
 

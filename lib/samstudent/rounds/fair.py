@@ -158,8 +158,8 @@ def decide(comparison: Comparison | None, *, champion: bool, debt: float = 0.0, 
     if comparison is None and trained_on:
         return Decision(
             False,
-            "not promoted: it cannot be compared with the champion, as one of the two trained on every labelled "
-            "hold-out case. Label hold-out cases that are new, or promote it by hand",
+            "not promoted: it cannot be compared with the champion, as no labelled hold-out case is left on which "
+            "neither of the two trained. Label hold-out cases that are new, or promote it by hand",
             debt,
         )
     if comparison is None:

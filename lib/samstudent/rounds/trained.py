@@ -102,7 +102,7 @@ class ImageContents:
     """Digests of images' content; each file is read once and remembered by its path, size and time of change."""
 
     def __init__(self, path: Path) -> None:
-        """Args: path: an SQLite file, e.g. the study's ``state.sqlite``; made by the first call.
+        """Args: path: an SQLite file of its own; made here.
 
         Raises:
             UserError: the file is no SQLite database.

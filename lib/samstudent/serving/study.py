@@ -75,7 +75,7 @@ class Study:
 
     @cached_property
     def contents(self) -> ImageContents:
-        return ImageContents(self.folder / "state.sqlite")
+        return ImageContents(self.folder / "contents.sqlite")
 
     @cached_property
     def reviews(self) -> Reviews:

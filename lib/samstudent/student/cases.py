@@ -59,7 +59,7 @@ def human_cases(datastore: Any, ids: Iterable[str], left_out: dict[str, str] | N
                 raise NotFound("its label is gone")
             names = names_from_label_info(datastore.get_label_info(label_id, HUMAN_TAG))
             image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(label_id, HUMAN_TAG)
-        except (UserError, OSError) as error:
+        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
             leave_out(case_id, error, left_out)
         else:
             cases.append(CaseFiles(case_id, image, label, HUMAN_TAG, tuple(names) if names else None))
@@ -68,7 +68,8 @@ def human_cases(datastore: Any, ids: Iterable[str], left_out: dict[str, str] | N
 
 def leave_out(case_id: str, reason: Exception, left_out: dict[str, str] | None) -> None:
     """One case must not cost a round: it is logged, and its reason written down where that is asked for."""
-    logger.warning("case %s is left out: %s", case_id, reason)
+    # A user's broken file needs no stack trace in the log; a bug does.
+    logger.warning("case %s is left out: %s", case_id, reason, exc_info=not isinstance(reason, (UserError, OSError)))
     if left_out is not None:
         left_out[case_id] = str(reason)
 
@@ -104,7 +105,7 @@ def pseudo_cases(
         weights = None if soft else tuple(float(w) for w in training_weights(structures, task))
         try:
             image, file = datastore.get_image_uri(case_id), datastore.get_label_uri(label, tag)
-        except (UserError, OSError) as error:
+        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
             leave_out(case_id, error, None)
             continue
         cases.append(CaseFiles(case_id, image, file, tag, weights=weights, soft=str(soft) if soft else None))
@@ -167,7 +168,7 @@ def load_cases(
     for number, entry in enumerate(files, 1):
         try:
             cases.append(load_case(entry, task))
-        except (UserError, OSError) as error:
+        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
             leave_out(entry.id, error, unreadable)
         if progress is not None:
             progress(number, len(files))

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.annotations import LabelledMasks
-from samstudent.errors import UserError
 from samstudent.evaluation.metrics import dice_where_known, mean_of
 from samstudent.images import CaseImage
 from samstudent.pseudolabels.case import own_masks
@@ -46,7 +45,7 @@ def readable_truths(
     for files in cases:
         try:
             image, truth = read_truth(files, task)
-        except (UserError, OSError) as error:
+        except Exception as error:  # as in ``load_cases``
             leave_out(files.id, error, left_out)
         else:
             yield files, image, truth

@@ -190,7 +190,7 @@ class _Batches:
         self.targets = [c.masks if overlap else torch.from_numpy(label_of(c.masks.numpy())) for c in cases]
         known = torch.ones(len(cases[0].masks))
         self.weights = torch.stack([known if case.weights is None else case.weights for case in cases])
-        self.weights[:, never_known(self.weights.numpy())] = 1
+        self.weights[:, never_known(list(self.weights.numpy()))] = 1
 
     def __len__(self) -> int:
         return self.steps
