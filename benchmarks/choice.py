@@ -54,7 +54,7 @@ class Tried:
         )
         parts = []
         for case in ids:
-            seen = see(case, honest, *setting.store.known_case(case), task)
+            seen = see(case, *setting.store.known_case(case), honest, task)
             parts += [part for part, _ in honest_parts(seen, trust.share, task, backend, cache, len(ids))]
         adapted = trust.adapted
         self.space = Space.of(task.recipe, backend.name, adapted is not None)

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from samstudent.evaluation.experiment import ours, summary, work
 from samstudent.evaluation.experiment.plan import Setting
 from samstudent.evaluation.experiment.report import learning_curves
-from samstudent.evaluation.metrics import dice_per_structure, mean_of
+from samstudent.evaluation.metrics import dice_where_known, mean_of
 from samstudent.evaluation.pictures import Panel, case_panels, reliability_picture
 from samstudent.images import for_sam
 from samstudent.pseudolabels.calibration import reliability
@@ -68,20 +68,20 @@ def trust(name: str, output: str, case: str) -> None:
     plain = refine(probabilities, seen, backend, setting.task, cache).masks
 
     def told(what: str, masks: np.ndarray) -> Panel:
-        return Panel(f"{what}: Dice {mean_of(dice_per_structure(truth, masks)):.2f}", masks)
+        return Panel(f"{what}: Dice {mean_of(dice_where_known(truth, masks)):.2f}", masks)
 
     there = [s for s in label.structures if s.status != "absent"]
     accepted = [s.quality for s in there if s.status == "accepted"]
     chosen = f"{len(accepted)} of {len(there)} accepted, estimated Dice {np.mean(accepted):.2f}"
     panels = [
         Panel("the film"),
-        Panel("truth", truth),
+        Panel("truth", truth.masks),
         told("teacher", full.raw),
         told("redrawn by SAM as it comes", plain),
         told("redrawn as was learnt from the labels", full.masks | full.rejected),
         Panel(chosen, full.masks),
     ]
-    window = window_of((truth | full.raw).any(0))
+    window = window_of((truth.masks | full.raw).any(0))
     picture = in_pairs(
         seen, panels, setting.task.names, tuple(slice(max(s.start - 20, 0), s.stop + 20) for s in window)
     )

@@ -22,7 +22,7 @@ import yaml
 from samstudent.evaluation.experiment import work
 from samstudent.evaluation.experiment.plan import Setting
 from samstudent.evaluation.experiment.store import StoredCases
-from samstudent.evaluation.metrics import dice_per_structure
+from samstudent.evaluation.metrics import dice_where_known
 from samstudent.pseudolabels.case import own_masks
 from samstudent.student.predict import Student
 from samstudent.student.training import train_student
@@ -67,7 +67,7 @@ def main() -> None:
             train_student(cases, task, model, steps=round(arguments.steps * params["steps"]), seed=seed)
             student = Student.load(model, task)
             dice = [
-                dice_per_structure(truth, own_masks(student.predict(image), task))
+                dice_where_known(truth, own_masks(student.predict(image), task))
                 for image, truth in map(store.known_case, new)
             ]
             mean = 100 * np.nanmean(np.nanmean(dice, axis=0))

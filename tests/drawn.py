@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from samstudent.annotations import LabelledMasks
 from samstudent.geometry import Grid
 from samstudent.images import CaseImage
 from samstudent.pseudolabels.trust import learn_trust
@@ -110,7 +111,7 @@ class FakeTeacher:
         self.alone = False
 
     def honest_views(self, case_id: str, image: CaseImage, size: Any = None) -> NDArray[Any]:
-        return np.where(self.read(case_id)[1], 0.9, 0.05).astype(np.float32)[None]
+        return np.where(self.read(case_id)[1].masks, 0.9, 0.05).astype(np.float32)[None]
 
     def views(self, image: CaseImage, size: Any = None, *, readers: bool = True) -> NDArray[Any]:
         raise AssertionError("only asked about labelled cases")
@@ -119,9 +120,9 @@ class FakeTeacher:
         raise AssertionError("only asked about labelled cases")
 
     @staticmethod
-    def read(case_id: str) -> tuple[CaseImage, NDArray[Any]]:
+    def read(case_id: str) -> tuple[CaseImage, LabelledMasks]:
         pixels, masks = shapes(int(case_id.removeprefix("case")))
-        return case_image(pixels), masks
+        return case_image(pixels), LabelledMasks(masks)
 
 
 def learn_recipes(folder: Path, task: Task, **recipes: dict[str, Any]) -> None:

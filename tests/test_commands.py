@@ -113,6 +113,13 @@ def test_doctor_tells_which_structures_the_labels_have(disk: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "of 1 have disk 1" in done.stdout
     assert "left out: ruler (1)" in done.stdout
+    # Marked as not annotated: neither absent nor left out.
+    Image.fromarray(np.ones_like(stored)).save(labels / "a.png")
+    info["label_info"][1]["name"] = "ignore:disk"
+    (disk / "images" / "datastore_v2.json").write_text(json.dumps({"objects": objects}))
+    done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
+    assert "not annotated, so neither learnt nor measured there: disk (1)" in done.stdout
+    assert "left out: ruler (1)" in done.stdout
 
 
 @pytest.mark.parametrize(

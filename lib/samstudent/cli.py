@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From a handful of annotated images to a segmentation model trained on all of them.",
 )
-rounds_app = typer.Typer(no_args_is_help=True, help="The rounds of a study: list, promote, roll back.")
+rounds_app = typer.Typer(no_args_is_help=True, help="The rounds of a study: list, show, promote, roll back.")
 app.add_typer(rounds_app, name="rounds")
 app.add_typer(users_app, name="users")
 
@@ -118,6 +118,16 @@ def rounds_list(studies: Studies, task: TaskOption) -> None:
     from samstudent.serving.command import list_rounds
 
     list_rounds(studies, task)
+
+
+@rounds_app.command("show")
+def rounds_show(
+    round_id: Annotated[str, typer.Argument(help="e.g. r0003")], studies: Studies, task: TaskOption
+) -> None:
+    """What one round trained on, how it was decided, and each case that was left out, with the reason."""
+    from samstudent.serving.command import show_round
+
+    show_round(studies, task, round_id)
 
 
 @rounds_app.command("promote")

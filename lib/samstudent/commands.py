@@ -20,6 +20,7 @@ from rich.progress import track
 
 from samstudent import images as image_files
 from samstudent.address import is_pacs
+from samstudent.annotations import read_label
 from samstudent.errors import NotFound, UserError
 from samstudent.images import about_orientation, for_sam, read_image
 from samstudent.labels import names_from_label_info, other_names, read_masks, write_masks
@@ -229,21 +230,25 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
         report.fault("study", f"{folder}: no readable image in it or in its images/")
         return
     labels = cases_in(folder / "labels" / "final") if (folder / "labels" / "final").is_dir() else {}
-    named, drawn, unknown = _label_infos(folder), Counter[str](), Counter[str]()
+    named, drawn, unknown, left_open = _label_infos(folder), Counter[str](), Counter[str](), Counter[str]()
     for case, path in labels.items():
         if case not in cases:
             report.fault("label", f"{path}: there is no image of this name")
         elif task:
             try:
                 names = names_from_label_info(named.get(case, {}))
-                masks = read_masks(path, task, cases[case].grid, names=names)
+                label = read_label(path, task, cases[case].grid, names=names)
                 unknown.update(other_names(path, task, names))
             except UserError as error:
                 report.fault("label", str(error))
             else:
-                drawn.update(name for name, mask in zip(task.names, masks, strict=True) if mask.any())
+                drawn.update(name for name, mask in zip(task.names, label.masks, strict=True) if mask.any())
+                left_open.update(n for n, known in zip(task.names, label.annotated, strict=True) if not known)
     if task and labels:
         report.ok("labels", f"of {len(labels)} have " + ", ".join(f"{name} {drawn[name]}" for name in task.names))
+    if left_open:
+        counts = ", ".join(f"{name} ({count})" for name, count in sorted(left_open.items()))
+        report.ok("labels", f"not annotated, so neither learnt nor measured there: {counts}")
     if unknown:
         others = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
         report.ok("labels", f"structures that the task does not have are left out: {others}")

@@ -24,7 +24,7 @@ from samstudent.dicom_header import read_header, sop_class, transfer_syntax
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding
 from samstudent.geometry import LPS_TO_RAS, Grid
-from samstudent.structure_names import find_structure
+from samstudent.structure_names import find_structure, marked_structure
 from samstudent.task import Task
 
 #: Newer than pydicom's dictionary.
@@ -35,6 +35,8 @@ _SAME = 0.25
 #: A hundred structures on each slice of a long CT have as many; each costs time, however few pixels it has.
 _MAX_FRAMES = 1 << 16
 _SIDES = {"7771000": "left", "24028007": "right"}
+#: ``labels.IGNORE``, which imports this module.
+_IGNORE = "ignore:"
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,23 @@ def is_machines(seg: Dataset) -> bool:
     return all(segment.algorithm == "AUTOMATIC" for segment in segments_of(seg))
 
 
-def structures_of(seg: Dataset, task: Task) -> dict[int, str]:
+def structures_of(seg: Dataset, task: Task, marked: str = "") -> dict[int, str]:
     """Segment number -> the task's structure: by its label, else by its code. Segments of other names are left out.
+
+    ``marked``: of the segments whose label is a structure's after this prefix, e.g. ``ignore:``; by default these are
+    left out, whatever their code says.
 
     Raises as ``segments_of``.
     """
     by_code = {task.code_of(name).key: name for name in task.names}
     found = {}
     for segment in segments_of(seg):
-        name = find_structure(segment.label, task.names) or (by_code.get(segment.code) if segment.code else None)
+        if marked:
+            name = marked_structure(segment.label, marked, task.names)
+        elif marked_structure(segment.label, _IGNORE, task.names):
+            continue
+        else:
+            name = find_structure(segment.label, task.names) or (by_code.get(segment.code) if segment.code else None)
         if name:
             found[segment.number] = name
     return found
@@ -86,8 +96,18 @@ def other_labels(path: Path, task: Task) -> set[str]:
     with decoding(path, "a DICOM segmentation"):
         check_dicom(path)  # pydicom unpacks a deflated file whole
         seg = read_header(path)
-        known = structures_of(seg, task)
+        known = {**structures_of(seg, task), **structures_of(seg, task, _IGNORE)}
         return {segment.label for segment in segments_of(seg) if segment.number not in known}
+
+
+def named_structures(path: Path, task: Task, prefix: str) -> list[str]:
+    """The structures that a SEG declares, whether or not it has frames of them; those that are marked with the prefix
+    (``structures_of``) with the prefix. Raises UserError: cannot be read."""
+    with decoding(path, "a DICOM segmentation"):
+        check_dicom(path)  # pydicom unpacks a deflated file whole
+        seg = read_header(path)
+        marked = [prefix + name for name in structures_of(seg, task, prefix).values()]
+        return [*structures_of(seg, task).values(), *marked]
 
 
 def references_of(seg: Dataset) -> tuple[str | None, list[str]]:
@@ -101,7 +121,7 @@ def references_of(seg: Dataset) -> tuple[str | None, list[str]]:
     return None, images
 
 
-def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
+def read_seg(path: Path, task: Task, grid: Grid, marked: str = "") -> NDArray[Any]:
     """The task's structures in a SEG, on the image's grid. What it has no frame of is empty.
 
     Frames with a position in space are put where they lie, and resampled to the nearest pixel if they lie on another
@@ -111,6 +131,7 @@ def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
         path: the SEG, BINARY, FRACTIONAL (from one half on) or LABELMAP.
         task: whose structures to look for, see ``structures_of``.
         grid: the image's.
+        marked: the segments whose label is so marked, as of ``structures_of``; there need not be any.
 
     Returns:
         bool (S, *spatial), canonical.
@@ -121,7 +142,9 @@ def read_seg(path: Path, task: Task, grid: Grid) -> NDArray[Any]:
     with decoding(path, "a DICOM segmentation"):
         check_dicom(path)  # pydicom unpacks a deflated file whole
         seg = pydicom.dcmread(path, force=True)
-        numbers = structures_of(seg, task)
+        numbers = structures_of(seg, task, marked)
+        if not numbers and (marked or structures_of(seg, task, _IGNORE)):
+            return np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
         if not numbers:
             labels = [segment.label for segment in segments_of(seg)]
             raise UserError(f"{path}: none of its segments {labels} is in the task, which has {task.names}")

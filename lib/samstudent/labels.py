@@ -20,10 +20,11 @@ from samstudent.geometry import Grid
 from samstudent.images import read_stored
 from samstudent.nifti import read_nifti
 from samstudent.raster import read_raster_label
-from samstudent.structure_names import find_structure
+from samstudent.structure_names import find_structure, marked_structure
 from samstudent.task import Task
 
-#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's.
+#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's. In a
+#: human's label an empty one says that the structure is not annotated at all (``annotations.read_label``).
 IGNORE = "ignore:"
 #: Segments of masks that were not good enough to train on, kept for people to look at.
 REJECTED = "rejected:"
@@ -101,7 +102,7 @@ def read_masks(
 
 
 def read_ignore(path: str | Path, task: Task, grid: Grid) -> NDArray[Any]:
-    """Where structures are unknown: the segments ``ignore:<structure>`` of a pseudo label's .seg.nrrd.
+    """Where structures are unknown: the segments ``ignore:<structure>`` of a .seg.nrrd or DICOM SEG.
 
     Returns:
         bool (S, *spatial), canonical; all False for files that have no such segments.
@@ -189,7 +190,7 @@ def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None
     # Of the others only NRRD names its segments.
     segments = segnrrd.segments_of(_read(path), path) if kind_of(path) == "nrrd" else []
     found = {*([segment.name for segment in segments] or names or ())}
-    return {name for name in found if find_structure(name, task.names) is None}
+    return {name for name in found if not _means_structure(name, task)}
 
 
 def label_map(masks: NDArray[Any]) -> NDArray[Any]:
@@ -235,24 +236,17 @@ def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
 
 def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any]:
     """bool (S, *spatial): the segments whose name is a structure's with this prefix."""
-    found = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
     if _is_dicom_seg(path):
-        return found
+        return dicomseg.read_seg(path, task, grid, marked=prefix)
+    found = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
     stored = _read(path)
-    segments = [
-        (s, name) for s in segnrrd.segments_of(stored, path) if (name := _marked_structure(s.name, prefix, task))
-    ]
-    if segments:
+    named = [(s, marked_structure(s.name, prefix, task.structures)) for s in segnrrd.segments_of(stored, path)]
+    if any(name for _, name in named):
         layers = _on_grid(stored, grid, path)
-        for segment, name in segments:
-            found[task.structures[name] - 1] |= layers[segment.layer] == segment.value
+        for segment, name in named:
+            if name:
+                found[task.structures[name] - 1] |= layers[segment.layer] == segment.value
     return found
-
-
-def _marked_structure(name: str, prefix: str, task: Task) -> str | None:
-    """The structure that a segment's name means behind this prefix, in any case and with spaces around the colon."""
-    kind, colon, rest = name.partition(":")
-    return find_structure(rest, task.names) if kind.strip().casefold() + colon == prefix else None
 
 
 def _is_dicom_seg(path: Path) -> bool:
@@ -301,9 +295,14 @@ def _check_values(values: NDArray[Any], highest: int, path: Path) -> None:
         raise UserError(f"{path}: value {wrong.flat[0]} is no structure; allowed are whole numbers from 0 to {highest}")
 
 
+def _means_structure(name: str, task: Task) -> bool:
+    """Whether a name is a structure's, or marks one as not annotated."""
+    return (find_structure(name, task.names) or marked_structure(name, IGNORE, task.names)) is not None
+
+
 def _require_known(names: Sequence[str], task: Task, path: Path, marked: bool) -> None:
     """Some names may be others', but a file with pixels and none of the task's names is a mistake."""
-    if marked and not any(find_structure(name, task.names) for name in names):
+    if marked and not any(_means_structure(name, task) for name in names):
         raise UserError(f"{path}: none of its structures {list(names)} is in the task, which has {task.names}")
 
 

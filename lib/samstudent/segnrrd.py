@@ -7,7 +7,7 @@ of the fields: vtkMRMLSegmentationStorageNode::ReadBinaryLabelmapRepresentation.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,15 @@ def segments_of(stored: Stored, path: Path) -> list[Segment]:
             raise UserError(f"{path}: segment {name!r} is in layer {layer}, but the file has {layers}")
         found.append(Segment(name, layer, value))
     return found
+
+
+def names_of(header: Mapping[str, Any]) -> list[str]:
+    """The names of the segments in an NRRD header; empty: a plain label map."""
+    names: list[str] = []
+    while f"Segment{len(names)}_ID" in header or f"Segment{len(names)}_Name" in header:
+        prefix = f"Segment{len(names)}_"
+        names.append(str(header.get(prefix + "Name") or header[prefix + "ID"]))
+    return names
 
 
 def into_layers(masks: Sequence[NDArray[Any]]) -> list[int]:

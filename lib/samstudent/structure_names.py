@@ -22,3 +22,12 @@ def find_structure(name: str, structures: Iterable[str]) -> str | None:
         return name
     alike = [structure for structure in structures if plain_name(structure) == plain_name(name)]
     return alike[0] if len(alike) == 1 else None
+
+
+def marked_structure(name: str, prefix: str, structures: Iterable[str]) -> str | None:
+    """The structure of a marked name: of ``ignore:vessel``, with the prefix ``ignore:``, vessel. None: not so marked.
+
+    Case and spaces do not matter, as in ``find_structure``.
+    """
+    found = re.fullmatch(rf"\s*{re.escape(prefix.rstrip(':'))}\s*:(.*)", name, re.IGNORECASE | re.DOTALL)
+    return find_structure(found[1].strip(), structures) if found else None

@@ -19,6 +19,7 @@ from samstudent.errors import NotFound, UserError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+Unmentioned = Literal["absent", "unknown"]
 PromptKind = Literal["box", "positive", "negative", "logits", "mask"]
 
 
@@ -299,6 +300,9 @@ class Task(_Section):
     codes: dict[Name, Code] = {}
     #: True where structures may share pixels, as bones on a projection do: one sigmoid each instead of a softmax.
     overlap: bool = False
+    #: What a human's label says of a structure that it does not mention: that it is not there, or nothing. One word for
+    #: all structures, or one for each; others are ``absent``. See docs/how-to/own-data.md.
+    unmentioned: Unmentioned | dict[Name, Unmentioned] = "absent"
     image: ImageSection = ImageSection()
     student: StudentSection = StudentSection()
     sam: SamSection = SamSection()
@@ -337,6 +341,8 @@ class Task(_Section):
         threshold = self.pseudo_labels.threshold
         if isinstance(threshold, dict) and (unknown := set(threshold) - set(self.structures)):
             raise ValueError(f"pseudo_labels.threshold names unknown structures {sorted(unknown)}")
+        if isinstance(self.unmentioned, dict) and (unknown := set(self.unmentioned) - set(self.structures)):
+            raise ValueError(f"unmentioned names unknown structures {sorted(unknown)}")
         if unknown := set(self.codes) - set(self.structures):
             raise ValueError(f"codes names unknown structures {sorted(unknown)}")
         if len({code.key for code in self.codes.values()}) < len(self.codes):
@@ -353,6 +359,10 @@ class Task(_Section):
     def code_of(self, structure: str) -> Code:
         """What a structure is called in DICOM segmentations."""
         return self.codes.get(structure) or own_code(structure)
+
+    def unmentioned_of(self, structure: str) -> Unmentioned:
+        """What a human's label says of this structure where it does not mention it."""
+        return self.unmentioned.get(structure, "absent") if isinstance(self.unmentioned, dict) else self.unmentioned
 
     def threshold_of(self, structure: str) -> float:
         """Lowest quality at which a pseudo label of this structure is used."""

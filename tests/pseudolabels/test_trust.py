@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from drawn import FakeSam, FakeTeacher, case_image, learn_recipes, small_task
 
+from samstudent.annotations import LabelledMasks
 from samstudent.errors import NotFound, UserError
 from samstudent.pseudolabels import labelled
 from samstudent.pseudolabels import trust as trust_module
@@ -235,7 +236,12 @@ def test_of_volumes_sam_sees_no_slice_where_it_has_no_say(tmp_path: Path) -> Non
     """Readers that see nothing get no share, and a SAM that draws nothing none either."""
     teacher, blind = VolumeTeacher(), FakeSam(level=1000)
     trust = learn_trust(
-        teacher, lambda case: (teacher.image, teacher.masks), volume_task(trials=2), blind, None, tmp_path
+        teacher,
+        lambda case: (teacher.image, LabelledMasks(teacher.masks)),
+        volume_task(trials=2),
+        blind,
+        None,
+        tmp_path,
     )  # type: ignore[arg-type]
     assert trust.share == 0 and trust.choice.recipes["ball"].source == "student" and not trust.asks_sam
     blind.embedded, teacher.asked = 0, []
@@ -248,7 +254,9 @@ def test_of_volumes_sam_sees_no_slice_where_it_has_no_say(tmp_path: Path) -> Non
 def test_volumes_are_judged_without_a_calibrator_too(tmp_path: Path) -> None:
     teacher: Any = VolumeTeacher()
     task = volume_task(trials=0, calibrate=False)
-    trust = learn_trust(teacher, lambda case: (teacher.image, teacher.masks), task, FakeSam(), None, tmp_path)
+    trust = learn_trust(
+        teacher, lambda case: (teacher.image, LabelledMasks(teacher.masks)), task, FakeSam(), None, tmp_path
+    )
     label = trusted_label(teacher.image, teacher, trust, FakeSam(), None)
     assert [s.status for s in label.structures] == ["accepted"]
 
@@ -288,7 +296,9 @@ def test_a_fold_of_blank_volumes_has_no_sam_of_its_own(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(teacher, "honest_views", honest_views)
     truths = {f"case{i}": blank if i == 1 else teacher.masks for i in range(4)}
-    trust = learn_trust(teacher, lambda case: (teacher.image, truths[case]), volume_task(), FakeSam(), None, tmp_path)
+    trust = learn_trust(
+        teacher, lambda case: (teacher.image, LabelledMasks(truths[case])), volume_task(), FakeSam(), None, tmp_path
+    )
     assert trust.record["cases"] == 4
 
 
@@ -304,7 +314,14 @@ def test_of_large_volumes_some_slices_teach(tmp_path: Path, monkeypatch: pytest.
     real = trust_module.search
     monkeypatch.setattr(trust_module, "search", search)
     teacher = VolumeTeacher()
-    learn_trust(teacher, lambda case: (teacher.image, teacher.masks), volume_task(trials=1), FakeSam(), None, tmp_path)  # type: ignore[arg-type]
+    learn_trust(
+        teacher,
+        lambda case: (teacher.image, LabelledMasks(teacher.masks)),
+        volume_task(trials=1),
+        FakeSam(),
+        None,
+        tmp_path,
+    )  # type: ignore[arg-type]
     # Four volumes, three slices each: the first, the middle and the last that the ball touches.
     assert len(searched) == 12
     sizes = [int(case.truth.sum()) for case in searched[:3]]

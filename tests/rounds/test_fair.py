@@ -155,3 +155,11 @@ def test_a_lost_structure_needs_no_interval():
 def test_the_table_leaves_out_what_nobody_shows():
     assert table_of({"a": [0.5, None], "b": [0.7, None]}, NAMES) == {"radius": 0.6, "ulna": None, "mean": 0.6}
     assert table_of({}, NAMES) == {"radius": None, "ulna": None, "mean": None}
+
+
+def test_a_challenger_that_cannot_be_compared_is_not_served():
+    assert decide(None, champion=True).promote, "a small study without a labelled hold-out case"
+    decision = decide(None, champion=True, debt=0.002, trained_on=3)
+    assert not decision.promote and decision.debt == 0.002
+    assert "cannot be compared" in decision.why and "promote it by hand" in decision.why
+    assert decide(None, champion=False, trained_on=3).promote, "the first student is served in any case"

@@ -15,6 +15,7 @@ from PIL import Image
 from sam2.build_sam import build_sam2_video_predictor
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
+from samstudent.annotations import LabelledMasks
 from samstudent.device import autocast
 from samstudent.errors import UserError
 from samstudent.sam.backends import load_backend
@@ -153,7 +154,7 @@ def test_readers_read_its_coarsest_level(backend: Sam2, volume: Any, tmp_path: P
     image = case_image(volume[0][0, ..., 0])
     truth = np.zeros((1, 40, 50), np.bool_)
     truth[0, 8:28, 5:25] = True
-    train_reader(reader_cases(image, truth, task, backend, None), task, tmp_path / "reader.pt", steps=2)
+    train_reader(reader_cases(image, LabelledMasks(truth), task, backend, None), task, tmp_path / "reader.pt", steps=2)
     assert Reader.load(tmp_path / "reader.pt", task, backend, None).predict(image).shape == (1, 40, 50)
 
 

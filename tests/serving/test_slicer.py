@@ -84,7 +84,7 @@ def trained_on(study: TinyStudy, case: str) -> NDArray[np.bool_]:
     """What a training reads of a case's submitted label: bool (S, y, x)."""
     datastore = SafeLocalDatastore(str(study.folder), auto_reload=False, read_only=True)
     (files,) = human_cases(datastore, [case])
-    return read_truth(files, study.task)[1].astype(bool)
+    return read_truth(files, study.task)[1].masks.astype(bool)
 
 
 def on_screen(panel: Panel, names: Sequence[str] = NAMES) -> NDArray[np.bool_]:

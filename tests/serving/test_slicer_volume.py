@@ -186,4 +186,4 @@ def test_what_was_drawn_is_what_is_trained_on(panel: Panel, study: Solids, axes:
     datastore = SafeLocalDatastore(str(study.folder), auto_reload=False, read_only=True)
     (files,) = human_cases(datastore, [case])
     image, read_back = read_truth(files, study.task)
-    assert (image.grid.to_file(read_back) == masks).all()
+    assert (image.grid.to_file(read_back.masks) == masks).all()

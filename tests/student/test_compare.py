@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from drawn import case_image, shapes, small_task
 
+from samstudent.annotations import LabelledMasks
 from samstudent.errors import UserError
 from samstudent.pseudolabels.labelled import spread_out
 from samstudent.student import compare
@@ -38,7 +39,7 @@ def cases(monkeypatch: pytest.MonkeyPatch) -> list[CaseFiles]:
         if files.id == "gone":
             raise UserError("gone.png: no such file")
         pixels, TRUTHS[files.id] = shapes(int(files.id.removeprefix("case")))
-        return replace(case_image(pixels), path=Path(files.image)), TRUTHS[files.id]
+        return replace(case_image(pixels), path=Path(files.image)), LabelledMasks(TRUTHS[files.id])
 
     monkeypatch.setattr(compare, "read_truth", read)
     return [entry(f"case{i}") for i in range(3)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from drawn import FakeSam, case_image, dice, shapes, small_task
 
+from samstudent.annotations import LabelledMasks
 from samstudent.errors import UserError
 from samstudent.student.reader import Reader, ReaderCase, reader_cases, train_reader
 
@@ -17,7 +18,7 @@ def cases_of(count: int) -> list[ReaderCase]:
     for seed in range(count):
         # Half as wide as high: the frame is padded on the right.
         pixels, masks = shapes(seed, (32, 16))
-        found += reader_cases(case_image(pixels), masks, TASK, FakeSam(), None)
+        found += reader_cases(case_image(pixels), LabelledMasks(masks), TASK, FakeSam(), None)
     return found
 
 
@@ -68,7 +69,7 @@ def test_a_volume_is_read_along_the_recipes_axis(tmp_path: Path) -> None:
     truth = np.zeros((1, 6, 5, 8), bool)
     truth[0, 1:3, 2, 4:7] = True
     sam = FakeSam()
-    cases = reader_cases(case_image(volume), truth, task, sam, None)
+    cases = reader_cases(case_image(volume), LabelledMasks(truth), task, sam, None)
     assert [bool(case.masks.any()) for case in cases] == [False, False, True, False, False]
     assert cases[0].size == (24, 32)
     train_reader(cases, task, tmp_path / "r.pt", steps=1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from drawn import FakeSam, case_image, dice, shapes, small_task, training_cases
 
+from samstudent.annotations import LabelledMasks
 from samstudent.pseudolabels.case import own_masks
 from samstudent.student.crossfit import CrossFit, cross_fit
 from samstudent.student.predict import Student
@@ -24,7 +25,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> CrossFit:
 
 def read(case: str):  # type: ignore[no-untyped-def]
     pixels, masks = shapes(int(case.removeprefix("case")))
-    return case_image(pixels), masks
+    return case_image(pixels), LabelledMasks(masks)
 
 
 @pytest.fixture(scope="module")

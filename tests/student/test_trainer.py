@@ -24,6 +24,9 @@ from samstudent.pseudolabels.provenance import Provenance
 from samstudent.pseudolabels.softs import SoftLabels
 from samstudent.pseudolabels.trust import ADAPTED_FILE, Trust, learn_trust
 from samstudent.rounds.fair import compare_fairly, decide
+from samstudent.rounds.trained import trained_of
+from samstudent.serving.datastore import SafeLocalDatastore
+from samstudent.serving.page.overview import _brief
 from samstudent.student import learning, round_cases
 from samstudent.student.cases import load_case, pseudo_cases
 from samstudent.student.options import TrainOptions
@@ -515,3 +518,108 @@ def test_wrong_values_are_named(bench: Any, request_: dict[str, Any], says: str)
     with pytest.raises(UserError, match=says):
         train(bench, **request_)
     assert bench.study.ledger.rounds() == []
+
+
+def renamed(bench: Any) -> None:
+    """The study's images and labels get other names, and the host's list of them is lost: c3 becomes p3."""
+    for file in sorted([*bench.folder.glob("c*.png"), *(bench.folder / "labels" / "final").glob("c*.png")]):
+        file.rename(file.with_name(f"p{file.name[1:]}"))
+    (bench.folder / "datastore_v2.json").unlink()
+    bench.datastore = SafeLocalDatastore(str(bench.folder), extensions=["*.png", "*.nrrd"], auto_reload=False)
+    bench.truths = {f"p{case[1:]}": masks for case, masks in bench.truths.items()}
+
+
+def keep_to_compare(bench: Any, *ids: str) -> None:
+    (bench.folder / "split.csv").write_text("id,split\n" + "".join(f"{case},val\n" for case in ids))
+
+
+def test_hold_out_cases_that_the_champion_trained_on_leave_the_comparison(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    train(bench, pseudo_labels="off")
+    renamed(bench)
+    known, unknown = [f"p{case[1:]}" for case in free[:2]], [f"p{case[1:]}" for case in held]
+    keep_to_compare(bench, *known, *unknown)
+    bench.label(f"p{free[3][1:]}", f"p{free[4][1:]}")
+    stats = train(bench, pseudo_labels="off", steps=2)
+    record = bench.study.ledger.get("r0002")
+    assert sorted(record.holdout_ids) == sorted(known + unknown)
+    assert record.not_compared == {
+        new: f"trained on by champion (r0001) as {old}" for new, old in zip(known, free[:2], strict=True)
+    }
+    assert set(bench.study.ledger.kept("r0002", "scores")["champion"]) == set(unknown)
+    assert f"as a student trained on them: {', '.join(sorted(known))}" in stats["decision"]
+    # The hold-out is small: cross-validation joins, of the one label that trained both, under its present name.
+    assert (record.comparison["held_out"], record.comparison["mean"]["cases"]) == (len(unknown), len(unknown) + 1)
+
+
+def test_a_challenger_is_not_served_where_all_that_could_tell_trained_the_champion(bench: Any) -> None:
+    free, _ = split(bench)
+    bench.label(*free[:2])
+    train(bench, pseudo_labels="off", steps=2)
+    keep_to_compare(bench, *free[:2])
+    bench.label(free[2], free[3])
+    stats = train(bench, pseudo_labels="off", steps=2)
+    assert not stats["promoted"] and "cannot be compared" in stats["decision"]
+    assert set(bench.study.ledger.get("r0002").not_compared) == set(free[:2])
+    assert bench.study.ledger.champion().id == "r0001"
+
+
+def test_a_copy_of_a_hold_out_case_that_trains_takes_it_out_of_the_comparison(bench: Any) -> None:
+    free, held = split(bench)
+    shutil.copy(bench.folder / f"{held[0]}.png", bench.folder / "copy.png")
+    bench.datastore.refresh()
+    bench.truths["copy"] = bench.truths[held[0]]
+    bench.label("copy", free[0], *held)
+    train(bench, pseudo_labels="off", steps=2)
+    told = bench.study.ledger.get("r0001").not_compared
+    if "copy" in bench.study.holdout.ids:  # by the hash of its name
+        assert told == {}
+    else:
+        assert told == {held[0]: "trained on by this round (r0001) as copy"}
+
+
+def test_what_a_challenger_went_on_from_counts_as_its_training(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:2], *held)
+    train(bench, pseudo_labels="off", steps=2)
+    onward = bench.study.task.training.model_copy(update={"start": "champion"})
+    bench.study.task = bench.study.task.model_copy(update={"training": onward})
+    bench.datastore.remove_label(free[0], "final")
+    train(bench, pseudo_labels="off", steps=2)
+    assert trained_of(bench.study.ledger, "r0002").case_of(free[0], None) == free[0]
+    assert free[0] not in bench.study.ledger.get("r0002").labels_used
+
+
+def test_figures_say_what_trained_and_why_others_did_not(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:5], *held)
+    labels = bench.folder / "labels" / "final"
+    (labels / f"{free[1]}.png").write_bytes(b"torn")
+    (bench.folder / f"{free[2]}.png").write_bytes(b"")
+    (labels / f"{free[3]}.png").unlink()
+    (labels / f"{held[0]}.png").write_bytes(b"torn")
+    stats = train(bench, pseudo_labels="off", steps=2)
+    record = bench.study.ledger.get(stats["round"])
+    assert record.status == "done" and record.labels_used == [free[0], free[4]]
+    assert set(record.unreadable) == set(free[1:4])
+    assert f"{free[1]}.png" in record.unreadable[free[1]] and f"{free[2]}.png" in record.unreadable[free[2]]
+    assert set(record.not_compared) == {held[0]} and f"cannot be read: {held[0]}" in stats["decision"]
+    brief = _brief(record)
+    assert (brief["labels"], brief["left_out"], brief["held_out"]) == (2, record.unreadable, len(held) - 1)
+
+
+def test_a_label_that_goes_away_in_the_middle_of_a_round_costs_only_itself(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, held = split(bench)
+    bench.label(*free[:4], *held)
+
+    def fit_folds(*args: Any, **options: Any) -> Any:
+        found = learning.fit_folds(*args, **options)
+        (bench.folder / "labels" / "final" / f"{free[3]}.png").unlink()
+        return found
+
+    monkeypatch.setattr(round_cases, "fit_folds", fit_folds)
+    record = bench.study.ledger.get(train(bench, steps=2)["round"])
+    assert record.status == "done" and record.labels_used == free[:3] and set(record.unreadable) == {free[3]}

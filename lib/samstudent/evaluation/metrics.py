@@ -19,6 +19,7 @@ from monai.metrics.surface_distance import compute_average_surface_distance
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from samstudent.annotations import LabelledMasks
 from samstudent.errors import UserError
 
 Masks = NDArray[Any]
@@ -64,6 +65,11 @@ def dice_per_structure(truth: Masks, prediction: Masks) -> NDArray[np.float64]:
     scores = compute_dice(predicted, true, include_background=True, ignore_empty=False)[0].double().numpy()
     scores[~_present(truth) & ~_present(prediction)] = np.nan  # MONAI says 1: a structure that nobody saw is no success
     return np.asarray(scores)
+
+
+def dice_where_known(truth: LabelledMasks, prediction: Masks) -> NDArray[np.float64]:
+    """``dice_per_structure`` where the label knows the structure; nan where it is not annotated."""
+    return dice_per_structure(truth.masks, truth.known_part(prediction))
 
 
 def surface_distances(truth: Masks, prediction: Masks, spacing: Sequence[float]) -> NDArray[np.float64]:

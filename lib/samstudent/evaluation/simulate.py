@@ -285,9 +285,10 @@ class Bench:
             student = Student.load(folder / "model.pt", self.setting.task)
             truths, answers = [], []
             for case in self.setting.test:
-                truths.append(self.setting.store.truth(case))
-                answers.append(own_masks(student.predict(self.setting.store.image(case)), self.setting.task))
-            *structures, total = dice_table([t for t in truths if t is not None], answers, self.setting.task.names)
+                image, truth = self.setting.store.known_case(case)
+                truths.append(truth.masks)
+                answers.append(truth.known_part(own_masks(student.predict(image), self.setting.task)))
+            *structures, total = dice_table(truths, answers, self.setting.task.names)
             return {
                 "dice": {"mean": total.mean, "honest": total.honest},
                 "structures": {row.name: row.honest for row in structures},

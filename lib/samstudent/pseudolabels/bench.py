@@ -32,6 +32,7 @@ class HonestCase:
         embedding: its ``image_size`` is the working grid.
         volume: float16 (S, z, y, x), what is predicted of the whole volume, whose slice ``z`` this is: not all slices
             may take part, but coarse masks are cleaned in 3D. None: an image, or slices that follow one another.
+        unknown: bool (S, y, x), where the label leaves a structure open; ``truth`` is False there. None: nowhere.
     """
 
     id: str
@@ -41,6 +42,7 @@ class HonestCase:
     embedding: Embedding
     volume: NDArray[np.float16] | None = None
     z: int = 0
+    unknown: Mask | None = None
 
 
 class Bench:
@@ -91,6 +93,8 @@ class Bench:
                 drawn = self._ask(case, coarse, recipes, asks)
                 logits = [None if answer is None else answer.logits for answer in drawn]
                 masks = fuse(case.probabilities.astype(np.float32), logits, coarse, recipes, overlap=False)[1]
+                if case.unknown is not None:
+                    masks = masks & ~case.unknown
                 total[:, 0, 0] += (masks & case.truth).sum(axis=(1, 2))
                 total[:, 0, 1] += masks.sum(axis=(1, 2))
         evidence = Evidence.of(self._dice_of(counts), self.shown)
@@ -160,7 +164,8 @@ def _pixels(
     near = tuple(slice(max(part.start - room, 0), part.stop + room) for part in window)
     probability, truth = case.probabilities[s][near].astype(np.float32), case.truth[s][near]
     part = None if logits is None else logits[near]
-    drawn = [combine(probability, part, coarse[near], source) >= 0.5 for source in sources]
+    known = True if case.unknown is None else ~case.unknown[s][near]
+    drawn = [(combine(probability, part, coarse[near], source) >= 0.5) & known for source in sources]
     return np.array([[np.count_nonzero(mask & truth), np.count_nonzero(mask)] for mask in drawn], dtype=np.int64)
 
 

@@ -105,7 +105,7 @@ def teach_probabilities(labels: Iterable[Mapping[str, Mapping[str, Any]]], task:
     return counts["accepted"] <= MASKS_FROM * (counts["accepted"] + counts["rejected"])
 
 
-def belief_in_absence(present: NDArray[Any]) -> NDArray[Any]:
+def belief_in_absence(present: NDArray[Any], annotated: NDArray[Any] | None = None) -> NDArray[Any]:
     """How far to believe a student that does not find a structure, float32 (S,) in (0, 1).
 
     What every labelled case shows is most likely overlooked, not absent. Taught as background, it would be found even
@@ -113,8 +113,10 @@ def belief_in_absence(present: NDArray[Any]) -> NDArray[Any]:
 
     Args:
         present: bool (cases, S), whether a human's label of a case shows the structure; at least no case.
+        annotated: bool (cases, S), whether it says anything of the structure; None: always.
     """
-    cases, shown = len(present), present.sum(axis=0)
+    annotated = np.ones_like(present, dtype=bool) if annotated is None else annotated
+    cases, shown = annotated.sum(axis=0), (present & annotated).sum(axis=0)
     return np.asarray(1 - (shown + 1) / (cases + 2), dtype=np.float32)
 
 

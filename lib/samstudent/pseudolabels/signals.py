@@ -87,14 +87,19 @@ class Atlas:
     Attributes:
         log_area: float (cases, S), log of the structure's share of the image's pixels; nan where absent.
         centroid: float (cases, S, axes), 0 to 1 along each axis; nan where absent.
+        known: bool (cases, S), labels that say where all of the structure is; None: all do.
     """
 
     log_area: Float
     centroid: Float
+    known: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, truths: Iterable[NDArray[Any]]) -> Atlas:
+    def of(cls, truths: Iterable[NDArray[Any]], known: NDArray[np.bool_] | None = None) -> Atlas:
         """Measure human labels, each bool (S, *spatial) of any size; at least one.
+
+        Args:
+            known: bool (cases, S), see ``Atlas``; others are not measured.
 
         Raises:
             UserError: there is none, or the numbers of structures or axes differ.
@@ -104,18 +109,23 @@ class Atlas:
             raise UserError("an atlas needs at least one labelled case")
         if len({place.shape for _, place in measured}) > 1:
             raise UserError("labels of different numbers of structures or axes make no atlas")
-        return cls(np.stack([area for area, _ in measured]), np.stack([place for _, place in measured]))
+        areas, places = (np.stack(parts) for parts in zip(*measured, strict=True))
+        if known is None or known.all():
+            return cls(areas, places)
+        return cls(np.where(known, areas, np.nan), np.where(known[..., None], places, np.nan), known)
 
     def without(self, case: int) -> Atlas:
         """The atlas that had not seen the case of this number. A case must not be compared with its own label: the
         signals of labelled cases would look better than those of unlabelled ones ever can."""
-        return Atlas(np.delete(self.log_area, case, 0), np.delete(self.centroid, case, 0))
+        known = None if self.known is None else np.delete(self.known, case, 0)
+        return Atlas(np.delete(self.log_area, case, 0), np.delete(self.centroid, case, 0), known)
 
     @property
     def prevalence(self) -> Float:
         """Share of cases that show each structure, float (S,); Laplace's rule keeps few cases from being sure."""
         shown = np.isfinite(self.log_area).sum(axis=0)
-        return np.asarray((shown + 1) / (len(self.log_area) + 2))
+        cases = len(self.log_area) if self.known is None else self.known.sum(axis=0)
+        return np.asarray((shown + 1) / (cases + 2))
 
     def compare(self, masks: NDArray[Any]) -> tuple[Float, Float, Float]:
         """``log_area``, ``offset`` and ``arrangement`` (see ``Signals``) of masks bool (S, *spatial); each (S,)."""
@@ -147,12 +157,14 @@ class Atlas:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, None for nan."""
-        return {"log_area": _nested(self.log_area), "centroid": _nested(self.centroid)}
+        content = {"log_area": _nested(self.log_area), "centroid": _nested(self.centroid)}
+        return content if self.known is None else content | {"known": self.known.tolist()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Atlas:
         """The reverse of ``as_json``."""
-        return cls(np.array(content["log_area"], dtype=float), np.array(content["centroid"], dtype=float))
+        known = np.array(content["known"], dtype=bool) if "known" in content else None
+        return cls(np.array(content["log_area"], dtype=float), np.array(content["centroid"], dtype=float), known)
 
 
 def signals_of(

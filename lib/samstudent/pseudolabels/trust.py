@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent import __version__
+from samstudent.annotations import LabelledMasks
 from samstudent.errors import NotFound, UserError
-from samstudent.evaluation.metrics import dice_per_structure, mean_of
+from samstudent.evaluation.metrics import dice_where_known, mean_of
 from samstudent.files import atomic_write
 from samstudent.images import CaseImage, for_sam
 from samstudent.pseudolabels.bench import HonestCase
@@ -35,6 +36,7 @@ from samstudent.pseudolabels.labelled import (
     embed,
     example_of,
     honest_parts,
+    read_each,
     see,
     size_of,
     spread_out,
@@ -144,7 +146,7 @@ class Trust:
 
 def learn_trust(
     teacher: Teacher,
-    read: Callable[[str], tuple[CaseImage, NDArray[Any]]],
+    read: Callable[[str], tuple[CaseImage, LabelledMasks]],
     task: Task,
     backend: SamModel,
     cache: EmbeddingCache | None,
@@ -158,7 +160,7 @@ def learn_trust(
     """Learn from the labelled cases of ``teacher.folds``, as ``task.trust`` says, and write it into ``folder``.
 
     Args:
-        read: gives each case's image and human label, bool (S, *spatial).
+        read: gives each case's image and human label.
         backend: the plain SAM.
         folder: for ``trust.json`` and the adapted weights.
         unlabelled: images that no model trained on, of the cases ``some_of`` names; read one after the other. Without
@@ -167,7 +169,9 @@ def learn_trust(
     """
     told = progress or (lambda what, done, total: None)
     meant_for = _meant_for(task, backend)
-    cases = [see(case, teacher, *read(case), task) for case in sorted(teacher.folds)]
+    cases = [see(*found, teacher, task) for found in read_each(sorted(teacher.folds), read)]
+    if not cases:
+        raise UserError("no labelled case can be read any more")
     task = with_axis(task, common_axis(cases, task))
     share, shares = _best_share(cases, task)
     honest = shares[f"{share:g}"]
@@ -185,7 +189,7 @@ def learn_trust(
             logger.warning("sam.adapt.parts changes SAM's encoder: this SAM serves clicks, pseudo labels the plain one")
     choice = _choose([part for part, _ in slices], len(cases), task, backend, of_fold, seed, told)
     del slices  # As large as all else together.
-    atlas = Atlas.of(case.truth for case in cases)
+    atlas = Atlas.of((case.truth.masks for case in cases), np.array([case.truth.complete for case in cases]))
     calibrator, shift, carried = Calibrator.default(atlas), 0.0, None
     if task.trust.calibrate:
         calibrator = Calibrator.fit(_rows(cases, share, choice, task, backend, of_fold, cache, atlas), atlas, seed)
@@ -348,7 +352,7 @@ def _best_share(cases: Sequence[Seen], task: Task) -> tuple[float, dict[str, flo
     """
     tried = SHARES if len(cases[0].views) > 1 else (0.0,)
     dice = [
-        [dice_per_structure(case.truth, own_masks(mix(case.views, share), task)) for share in tried] for case in cases
+        [dice_where_known(case.truth, own_masks(mix(case.views, share), task)) for share in tried] for case in cases
     ]
     means = [mean_of(np.array(dice)[:, i].ravel()) for i in range(len(tried))]
     best = tried[int(np.argmax(np.nan_to_num(means)))]
@@ -416,7 +420,7 @@ def _rows(
             case.image, probabilities, choice, task, backend, adapted, cache, seed=number, signals=asks
         )  # fmt: skip
         signals = signals_of(refined, probabilities, atlas.without(number), views if len(views) > 1 else None)
-        dice = dice_per_structure(case.truth, refined.masks)
+        dice = dice_where_known(case.truth, refined.masks)
         rows += [
             Row(name, case.id, case.fold, found, float(value))
             for name, found, value in zip(task.names, signals, dice, strict=True)

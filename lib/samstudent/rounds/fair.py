@@ -94,9 +94,11 @@ def compare_fairly(
         challenger, champion: on the hold-out.
         names: of the structures.
         challenger_folds, champion_folds: out-of-fold scores of the labelled cases that trained them, each from a
-            student that did not train on the case. They are used only where fewer than ``MIN_HELD`` hold-out cases are
-            there. Their limits: they tell of the students that the round's folds trained, on fewer labels and without
-            pseudo labels, so they see what labels and settings did but not what pseudo labels did; and cases that share
+            student that did not train on the case. That both full students trained on it does not matter: neither is
+            asked, and students on folds begin with fresh weights. They are used only where fewer than ``MIN_HELD``
+            hold-out cases are there, which neither full student may have trained on (``rounds.trained``). Their limits:
+            they tell of the students that the round's folds trained, on fewer labels and without pseudo labels, so they
+            see what labels and settings did but not what pseudo labels did; and cases that share
             a fold share a student, so the interval is too narrow.
         seed: of the resampling.
 
@@ -137,7 +139,7 @@ def compare_fairly(
     return Comparison(mean, structures, len(held))
 
 
-def decide(comparison: Comparison | None, *, champion: bool, debt: float = 0.0) -> Decision:
+def decide(comparison: Comparison | None, *, champion: bool, debt: float = 0.0, trained_on: int = 0) -> Decision:
     """Whether to serve the challenger.
 
     Yes, if it is better or equal and no structure collapses. Equal: the interval contains 0, and together with the
@@ -145,11 +147,21 @@ def decide(comparison: Comparison | None, *, champion: bool, debt: float = 0.0) 
 
     Args:
         comparison: None: there was nothing to compare on.
+        trained_on: hold-out cases that were left out because one of the students trained on them. Where only such
+            cases are there, nothing says that the challenger is no worse, and the champion stays. A study without
+            any labelled hold-out case is another matter: without a promotion its first labels would never serve.
         champion: whether there is one.
         debt: of the served champion, from the decision that promoted it.
     """
     if not champion:
         return Decision(True, "promoted: no student was served before")
+    if comparison is None and trained_on:
+        return Decision(
+            False,
+            "not promoted: it cannot be compared with the champion, as no labelled hold-out case is left on which "
+            "neither of the two trained. Label hold-out cases that are new, or promote it by hand",
+            debt,
+        )
     if comparison is None:
         return Decision(True, "promoted without a comparison: no labelled case that both can be measured on")
     mean = comparison.mean

@@ -62,7 +62,7 @@ class HoldOut:
           and everything else trains, also cases that it does not list; without any ``val`` row the share above is
           reserved all the same. Its ``test`` rows are ``excluded`` from training, pseudo labels and selection. It
           should be there before the first round; a row that becomes ``val`` after it has trained is reserved from
-          then on, but models have seen it.
+          then on, but models have seen it, and are not compared on it (``rounds.trained``).
     """
 
     def __init__(self, path: Path, fraction: float, split_file: Path | None = None) -> None:

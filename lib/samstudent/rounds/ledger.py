@@ -54,10 +54,13 @@ class RoundRecord(BaseModel):
     task_digest: str | None = None
     #: SHA-256 of model.pt, to be recorded as soon as that file is whole.
     model_digest: str | None = None
+    #: Cases whose human label trained, known as soon as all are read.
     labels_used: list[str] = []
     pseudo_used: PseudoUsed = PseudoUsed()
     #: Cases that were left out of the training, with the reason.
     unreadable: dict[str, str] = {}
+    #: Cases of the hold-out that were left out of the comparison, with the reason.
+    not_compared: dict[str, str] = {}
     seed: int | None = None
     steps: int | None = None
     #: How far the training is.

@@ -154,7 +154,7 @@ def _compared(examples: Sequence[Example], rng: np.random.Generator) -> list[tup
     of_case: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for i, example in enumerate(examples):
         both = example.truth.any(axis=(1, 2)) & example.coarse.any(axis=(1, 2))
-        of_case[example.id] += [(i, int(s)) for s in np.flatnonzero(both)]
+        of_case[example.id] += [(i, int(s)) for s in np.flatnonzero(both) if example.knows(int(s))]
     for members in of_case.values():
         rng.shuffle(members)
     order = [(turn, case) for case, members in of_case.items() for turn in range(len(members))]

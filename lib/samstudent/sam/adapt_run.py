@@ -46,6 +46,7 @@ class Example:
         truth: bool (S, y, x), a human's masks.
         coarse: bool (S, y, x), the coarse masks of the student that did not train on this case; may be empty or wrong.
         image: uint8 (y, x, 3) of any size, that ``embedding`` is of; only ``decoder+lora`` needs it.
+        known: bool (S,), structures that the label knows everywhere; nothing is asked about others. None: all.
     """
 
     id: str
@@ -54,6 +55,10 @@ class Example:
     truth: Mask
     coarse: Mask
     image: NDArray[np.uint8] | None = None
+    known: NDArray[np.bool_] | None = None
+
+    def knows(self, structure: int) -> bool:
+        return self.known is None or bool(self.known[structure])
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +83,15 @@ def questions_of(index: int, example: Example, recipe: Recipe, backend: str) -> 
     """All that can be asked about an example: from its coarse masks, and from the truth where they are of no use."""
     recipes = [recipe] * len(example.truth)
     seen, there = (list(map(int, np.flatnonzero(m.any(axis=(1, 2))))) for m in (example.coarse, example.truth))
-    from_coarse = sources_of(example.coarse, seen, seen, recipes, backend)
-    near = {s for s in set(seen) & set(there) if _box_iou(box_of(example.coarse[s]), box_of(example.truth[s])) > _MEANT}
+    asked, there = ([s for s in structures if example.knows(s)] for structures in (seen, there))
+    from_coarse = sources_of(example.coarse, seen, asked, recipes, backend)
+    near = {
+        s for s in set(asked) & set(there) if _box_iou(box_of(example.coarse[s]), box_of(example.truth[s])) > _MEANT
+    }
     missed = [s for s in there if s not in near]
     from_truth = sources_of(example.truth, there, missed, recipes, backend)
     return [
-        *(Question(index, s, from_coarse[s], s in near) for s in seen),
+        *(Question(index, s, from_coarse[s], s in near) for s in asked),
         *(Question(index, s, from_truth[s], True) for s in missed),
     ]
 

@@ -104,7 +104,7 @@ def train(studies: str, task: str, pseudo_labels: str, steps: int | None, promot
 def list_rounds(studies: str, task: str) -> None:
     ledger = _ledger(studies, task)
     champion = ledger.champion()
-    table = Table("round", "status", "served", "labels", "pseudo", "Dice", "champion's", "started by")
+    table = Table("round", "status", "served", "labels", "pseudo", "left out", "Dice", "champion's", "started by")
     for r in ledger.rounds():
         dice = r.dice.get("challenger") or {}
         before = r.dice.get("champion") or {}
@@ -114,11 +114,28 @@ def list_rounds(studies: str, task: str) -> None:
             "<-" if champion and champion.id == r.id else "",
             str(len(r.labels_used)),
             str(r.pseudo_used.n),
+            str(len(r.unreadable) + len(r.not_compared) or ""),
             _percent(dice.get("mean")),
             _percent(before.get("mean")),
             r.error or r.reason,
         )
     Console().print(table)
+    if any(r.unreadable or r.not_compared for r in ledger.rounds()):
+        typer.echo("labels, pseudo: cases that trained. Why others were left out: samstudent rounds show ROUND")
+
+
+def show_round(studies: str, task: str, round_id: str) -> None:
+    record = _ledger(studies, task).get(round_id)
+    typer.echo(f"{record.id}: {record.status}; started by: {record.reason or '-'}")
+    typer.echo(f"trained on {len(record.labels_used)} human labels and {record.pseudo_used.n} pseudo labels")
+    typer.echo(
+        f"hold-out: {len(record.holdout_ids)} labelled cases, {len(record.not_compared)} of them not compared on"
+    )
+    for text in filter(None, (record.decision, record.error)):
+        typer.echo(text)
+    for what, cases in (("not trained on", record.unreadable), ("not compared on", record.not_compared)):
+        for case, why in sorted(cases.items()):
+            typer.echo(f"{what}: {case}: {why}")
 
 
 def promote_round(studies: str, task: str, round_id: str) -> None:

@@ -69,10 +69,17 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
         options, train_ids = self.plan(request, datastore)
         epochs, each = options.epochs(self.study.task)
         device = str(name_to_device(request.get("device") or device_list()[0]))
-        task, files = _only_adapting(self.study.task), human_cases(datastore, train_ids)
-        cross = fit_folds(files, task, self.study.folder, steps=epochs * each, seed=options.seed, device=device)
+        left_out: dict[str, str] = {}
+        task, files = _only_adapting(self.study.task), human_cases(datastore, train_ids, left_out)
+        cross = fit_folds(
+            files, task, self.study.folder, steps=epochs * each, seed=options.seed, device=device, left_out=left_out
+        )
         if cross is None:
-            raise Conflict("SAM was not adapted: the task switches trust off, or too few of the labels can be read")
+            reasons = "; ".join(f"{case}: {why}" for case, why in left_out.items())
+            raise Conflict(
+                f"SAM was not adapted: it needs {self.study.task.trust.min_labels} labels of different images that can "
+                f"be read; left out: {reasons or 'none'}"
+            )
         with tempfile.TemporaryDirectory() as name:
             folder, sam = Path(name), self.study.plain_sam()
             _, trust = learn(cross, files, task, sam, self.study.embeddings, folder, seed=options.seed, device=device)

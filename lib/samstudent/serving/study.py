@@ -19,6 +19,7 @@ from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.holdout import HoldOut
 from samstudent.rounds.ledger import Ledger, Promotion
 from samstudent.rounds.sams import TRAINING, AdaptedSams
+from samstudent.rounds.trained import ImageContents
 from samstudent.sam.adapted import load_adapted
 from samstudent.sam.backends import SamBackend, SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
@@ -71,6 +72,10 @@ class Study:
     @cached_property
     def selection(self) -> SelectionState:
         return SelectionState(self.folder / "state.sqlite")
+
+    @cached_property
+    def contents(self) -> ImageContents:
+        return ImageContents(self.folder / "contents.sqlite")
 
     @cached_property
     def reviews(self) -> Reviews:

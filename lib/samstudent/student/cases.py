@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from samstudent.errors import UserError
+from samstudent.annotations import LabelledMasks, read_label
+from samstudent.errors import NotFound, UserError
 from samstudent.files import sha256_file
 from samstudent.images import CaseImage, read_image
 from samstudent.labels import names_from_label_info, read_ignore, read_masks
@@ -45,15 +45,33 @@ class CaseFiles:
         return self.tag == HUMAN_TAG
 
 
-def human_cases(datastore: Any, ids: Iterable[str]) -> list[CaseFiles]:
-    """The human labels of these cases (each must have one), sorted by id."""
+def human_cases(datastore: Any, ids: Iterable[str], left_out: dict[str, str] | None = None) -> list[CaseFiles]:
+    """The human labels of these cases, sorted by id. A case whose files cannot be had (its label was deleted meanwhile,
+    the PACS does not send its image) or whose info is wrong is logged and left out.
+
+    Args:
+        left_out: gets case id -> reason.
+    """
     cases = []
     for case_id in sorted(ids):
-        label_id = datastore.get_labels_by_image_id(case_id)[HUMAN_TAG]
-        names = names_from_label_info(datastore.get_label_info(label_id, HUMAN_TAG))
-        image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(label_id, HUMAN_TAG)
-        cases.append(CaseFiles(case_id, image, label, HUMAN_TAG, tuple(names) if names else None))
+        try:
+            if (label_id := datastore.get_labels_by_image_id(case_id).get(HUMAN_TAG)) is None:
+                raise NotFound("its label is gone")
+            names = names_from_label_info(datastore.get_label_info(label_id, HUMAN_TAG))
+            image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(label_id, HUMAN_TAG)
+        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
+            leave_out(case_id, error, left_out)
+        else:
+            cases.append(CaseFiles(case_id, image, label, HUMAN_TAG, tuple(names) if names else None))
     return cases
+
+
+def leave_out(case_id: str, reason: Exception, left_out: dict[str, str] | None) -> None:
+    """One case must not cost a round: it is logged, and its reason written down where that is asked for."""
+    # A user's broken file needs no stack trace in the log; a bug does.
+    logger.warning("case %s is left out: %s", case_id, reason, exc_info=not isinstance(reason, (UserError, OSError)))
+    if left_out is not None:
+        left_out[case_id] = str(reason)
 
 
 def pseudo_cases(
@@ -85,33 +103,49 @@ def pseudo_cases(
         if not accepted and soft is None:
             continue
         weights = None if soft else tuple(float(w) for w in training_weights(structures, task))
-        image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(label, tag)
-        cases.append(CaseFiles(case_id, image, label, tag, weights=weights, soft=str(soft) if soft else None))
+        try:
+            image, file = datastore.get_image_uri(case_id), datastore.get_label_uri(label, tag)
+        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
+            leave_out(case_id, error, None)
+            continue
+        cases.append(CaseFiles(case_id, image, file, tag, weights=weights, soft=str(soft) if soft else None))
     return cases
 
 
 def digests(cases: Iterable[CaseFiles]) -> dict[str, dict[str, Any]]:
-    """Case id -> tag and SHA-256 of its label's file (None if it is gone), and a pseudo label's weights."""
+    """Case id -> tag and SHA-256 of its label's file (None if it cannot be read), and a pseudo label's weights."""
     content: dict[str, dict[str, Any]] = {}
     for case in cases:
-        path = Path(case.label)
-        content[case.id] = {"tag": case.tag, "sha256": sha256_file(path) if path.is_file() else None}
+        try:
+            digest = sha256_file(Path(case.label))
+        except OSError:
+            digest = None
+        content[case.id] = {"tag": case.tag, "sha256": digest}
         if case.weights is not None:
             content[case.id]["weights"] = [round(weight, 4) for weight in case.weights]
     return content
 
 
-def read_truth(files: CaseFiles, task: Task) -> tuple[CaseImage, NDArray[Any]]:
-    """The image and its masks bool (S, *spatial)."""
+def read_truth(files: CaseFiles, task: Task) -> tuple[CaseImage, LabelledMasks]:
+    """The image and what its human label says.
+
+    Raises:
+        UserError: cannot be read; none of the task's structures is annotated.
+    """
     image = read_image(files.image, task.dimension)
-    return image, read_masks(files.label, task, image.grid, names=files.names)
+    label = read_label(files.label, task, image.grid, names=files.names)
+    if not label.annotated.any():
+        raise UserError(f"{files.label}: none of the task's structures is annotated in it")
+    return image, label
 
 
 def load_case(files: CaseFiles, task: Task) -> TrainingCase:
     """Read one case and bring it to the student's grid."""
-    image, masks = read_truth(files, task)
     if files.human:
-        return prepare_case(files.id, image, masks, task)
+        image, label = read_truth(files, task)
+        return prepare_case(files.id, image, label.masks, task, ignore=label.ignore, weights=label.annotated)
+    image = read_image(files.image, task.dimension)
+    masks = read_masks(files.label, task, image.grid)
     if files.soft:
         return prepare_case(files.id, image, masks, task, human=False, soft=read_soft(Path(files.soft)))
     ignore = read_ignore(files.label, task, image.grid)
@@ -134,15 +168,19 @@ def load_cases(
     for number, entry in enumerate(files, 1):
         try:
             cases.append(load_case(entry, task))
-        except (UserError, OSError) as error:
-            logger.warning("case %s does not train: %s", entry.id, error)
-            unreadable[entry.id] = str(error)
+        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
+            leave_out(entry.id, error, unreadable)
         if progress is not None:
             progress(number, len(files))
     if not any(case.human for case in cases):
-        raise UserError(f"no human label can be read: {unreadable}")
+        raise none_left(unreadable)
     refined = {entry.id for entry in files if entry.tag == REFINED_TAG and not entry.soft}
     return discount_absences(cases, refined), unreadable
+
+
+def none_left(reasons: Mapping[str, str]) -> UserError:
+    """The error for when no human label can be read, with what is wrong with each."""
+    return UserError("no human label can be read: " + "; ".join(f"{case}: {why}" for case, why in reasons.items()))
 
 
 def discount_absences(cases: Sequence[TrainingCase], ids: Collection[str]) -> list[TrainingCase]:
@@ -151,7 +189,8 @@ def discount_absences(cases: Sequence[TrainingCase], ids: Collection[str]) -> li
     See ``quality.belief_in_absence``. The order of the cases is kept.
     """
     shown = [case.masks.any(axis=tuple(range(1, case.masks.ndim))) for case in cases]
-    believed = belief_in_absence(np.array([s for s, case in zip(shown, cases, strict=True) if case.human]))
+    human = [(s, case.weights > 0) for s, case in zip(shown, cases, strict=True) if case.human]
+    believed = belief_in_absence(*map(np.array, zip(*human, strict=True)))
     return [
         replace(case, weights=np.where(there, case.weights, case.weights * believed)) if case.id in ids else case
         for there, case in zip(shown, cases, strict=True)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.errors import UserError
-from samstudent.evaluation.metrics import dice_per_structure, mean_of
+from samstudent.annotations import LabelledMasks
+from samstudent.evaluation.metrics import dice_where_known, mean_of
 from samstudent.images import CaseImage
 from samstudent.pseudolabels.case import own_masks
-from samstudent.pseudolabels.labelled import size_of, spread_out
-from samstudent.sam.working import reduced
-from samstudent.student.cases import CaseFiles, read_truth
+from samstudent.pseudolabels.labelled import on_working_grid, size_of, spread_out
+from samstudent.student.cases import CaseFiles, leave_out, read_truth
 from samstudent.student.crossfit import CrossFit
 from samstudent.student.predict import Student
 from samstudent.student.teacher import EARLIER_WEIGHT, Teacher
@@ -37,31 +35,33 @@ LEARNT = 0.7
 
 
 def readable_truths(
-    cases: Iterable[CaseFiles], task: Task, else_told: str
-) -> Iterator[tuple[CaseFiles, CaseImage, NDArray[Any]]]:
-    """The cases with their images and masks. One that cannot be read is left out and told of in the log.
+    cases: Iterable[CaseFiles], task: Task, left_out: dict[str, str] | None = None
+) -> Iterator[tuple[CaseFiles, CaseImage, LabelledMasks]]:
+    """The cases with their images and labels. One that cannot be read is logged and left out.
 
     Args:
-        else_told: for the log, with a place for the case and one for the reason.
+        left_out: gets case id -> reason.
     """
     for files in cases:
         try:
             image, truth = read_truth(files, task)
-        except (UserError, OSError) as error:
-            logger.warning(else_told, files.id, error)
+        except Exception as error:  # as in ``load_cases``
+            leave_out(files.id, error, left_out)
         else:
             yield files, image, truth
 
 
-def compare(students: Sequence[Student], cases: Sequence[CaseFiles], task: Task) -> list[CaseDice]:
+def compare(
+    students: Sequence[Student], cases: Sequence[CaseFiles], task: Task, left_out: dict[str, str] | None = None
+) -> list[CaseDice]:
     """Dice of each student's own masks, on the same cases in the image's own pixels.
 
-    A case that cannot be read is told of and left out for all students.
+    A case that cannot be read is logged and left out for all students; ``left_out`` gets the reason.
     """
     scores: list[CaseDice] = [{} for _ in students]
-    for files, image, truth in readable_truths(cases, task, "hold-out case %s is not compared on: %s"):
+    for files, image, truth in readable_truths(cases, task, left_out):
         for student, found in zip(students, scores, strict=True):
-            found[files.id] = without_nan(dice_per_structure(truth, own_masks(student.predict(image), task)))
+            found[files.id] = without_nan(dice_where_known(truth, own_masks(student.predict(image), task)))
     return scores
 
 
@@ -90,25 +90,24 @@ def weigh_earlier(teacher: Teacher, earlier: Student, cases: Sequence[CaseFiles]
     """
     dice: list[list[NDArray[np.float64]]] = []
     some = spread_out(cases, MOST_WEIGHED)
-    for _, image, truth in readable_truths(some, task, "hold-out case %s does not tell who teaches: %s"):
+    for _, image, truth in readable_truths(some, task):
         size = size_of(image, task)
-        if task.dimension == 2:
-            truth = reduced(truth, (size[0], size[1])) >= 0.5
+        truth = on_working_grid(truth, size)
         own, known = teacher.predict(image, size), earlier.predict(image, size)
-        dice.append([dice_per_structure(truth, own_masks(own + w * (known - own), task)) for w in EARLIER_WEIGHTS])
+        dice.append([dice_where_known(truth, own_masks(own + w * (known - own), task)) for w in EARLIER_WEIGHTS])
     if not dice:
         return {}
     means = [mean_of(np.array(dice)[:, i].ravel()) for i in range(len(EARLIER_WEIGHTS))]
     return dict(zip(EARLIER_WEIGHTS, np.nan_to_num(means).tolist(), strict=True))
 
 
-def fit_of(student: Student, known: Iterable[tuple[CaseImage, NDArray[Any]]], task: Task) -> float:
+def fit_of(student: Student, known: Iterable[tuple[CaseImage, LabelledMasks]], task: Task) -> float:
     """How well a student has learnt what it was taught: its mean Dice on human-labelled cases that it trained on.
 
     Args:
-        known: images and masks bool (S, *spatial).
+        known: images and labels.
     """
-    dice = [dice_per_structure(truth, own_masks(student.predict(image), task)) for image, truth in known]
+    dice = [dice_where_known(truth, own_masks(student.predict(image), task)) for image, truth in known]
     return mean_of(np.array(dice).ravel())
 
 

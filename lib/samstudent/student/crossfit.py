@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,16 @@ def folds_of(ids: Iterable[str], k: int, seed: int) -> dict[str, int]:
     ordered = sorted(set(ids), key=lambda case: hashlib.sha256(f"{seed}/{case}".encode()).digest())
     k = min(k, len(ordered))
     return {case: rank * k // len(ordered) for rank, case in enumerate(ordered)}
+
+
+def same_images(cases: Iterable[TrainingCase]) -> dict[str, str]:
+    """Case id -> the first id, in their order, of the cases whose image looks the same to a student."""
+    first: dict[bytes, str] = {}
+    found = {}
+    for case in sorted(cases, key=lambda case: case.id):
+        key = hashlib.sha256(f"{case.image.shape}".encode() + np.ascontiguousarray(case.image).tobytes()).digest()
+        found[case.id] = first.setdefault(key, case.id)
+    return found
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,7 @@ def cross_fit(
     device: str | None = None,
     on_step: OnStep | None = None,
     whole: bool = False,
+    same: Mapping[str, str] | None = None,
 ) -> CrossFit:
     """Train one student a fold on all cases but the fold's, into ``folder/fold<i>.pt``.
 
@@ -96,6 +107,8 @@ def cross_fit(
         steps: of each student; None: the task's.
         on_step: called with the step and the number of steps of all trainings together.
         whole: also train one on all cases, into ``folder/whole.pt``.
+        same: case id -> the case whose image it has, itself or another; such cases share a fold, else a student would
+            have trained on the image that it is asked about. None: all images differ.
 
     Raises:
         UserError: fewer than two cases; the task's network is not possible.
@@ -106,7 +119,9 @@ def cross_fit(
         raise ValueError("cross_fit takes human-labelled cases, each once")
     if len(cases) < 2:
         raise UserError(f"{len(cases)} labelled case(s): cross-fitting leaves cases out, so it needs two or more")
-    folds = folds_of(ids, max(2, k), seed)
+    same = same or {}
+    folds = folds_of((same.get(case, case) for case in ids), max(2, k), seed)
+    folds = {case: folds[same.get(case, case)] for case in ids}
     trainings = {f"fold{fold}": fold for fold in range(max(folds.values()) + 1)}
     if whole:
         trainings["whole"] = len(trainings)  # no case is of this fold

@@ -30,7 +30,7 @@ from samstudent.task import Task
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """One case as the student sees it. Human labels: weights 1, nothing ignored.
+    """One case as the student sees it. Human labels: weights 1, nothing ignored, except what is not annotated.
 
     A weight of 0 means that nothing is known of that structure in this case (see ``student.loss``). Where ``soft`` is
     given, it is what is taught; ``masks`` then only say where the structures are.
@@ -158,8 +158,12 @@ class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
     intensities as they were.
     """
 
-    def __init__(self, cases: Sequence[TrainingCase], task: Task, plain: bool = False) -> None:
+    def __init__(
+        self, cases: Sequence[TrainingCase], task: Task, plain: bool = False, absent: NDArray[Any] | None = None
+    ) -> None:
+        """Args: absent: bool (S,), structures that human-labelled cases teach as absent, see ``never_known``."""
         self.cases = cases
+        self.absent = np.zeros(len(task.names), dtype=bool) if absent is None else absent
         self.overlap, self.plain = task.overlap, plain
         self.geometry, self.intensity = augmentation(task)
         #: Number of a case -> float16 (S, *grid), taught instead of the case's own targets.
@@ -186,7 +190,8 @@ class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
         moved = {key: torch.as_tensor(value) for key, value in (moved[0] if isinstance(moved, list) else moved).items()}
         image = moved["image"].float()
         result = {"image": torch.as_tensor(self.intensity({"image": image})["image"]).float()}
-        result["weights"] = torch.from_numpy(case.weights)
+        weights = np.where(self.absent, np.float32(1), case.weights) if case.human else case.weights
+        result["weights"] = torch.from_numpy(weights)
         ignored = (len(case.masks) if self.overlap else 1, *image.shape[1:])
         result["ignore"] = moved["ignore"].bool() if "ignore" in moved else torch.zeros(ignored, dtype=torch.bool)
         if soft is not None or self.overlap:
@@ -280,13 +285,23 @@ def augmentation(task: Task) -> tuple[Compose, Compose]:
     return Compose(geometry), Compose(intensity)
 
 
+def never_known(weights: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Structures bool (S,) of which no case says anything, from the weights (S,) of each case; at least one case.
+
+    They are taught as absent: nobody could learn them, and an output that is never taught draws anything anywhere.
+    """
+    return ~(np.stack(weights) > 0).any(axis=0)
+
+
 def make_loader(
     cases: Sequence[TrainingCase], task: Task, steps: int, seed: int, plain: bool = False
 ) -> DataLoader[dict[str, torch.Tensor]]:
     """Batches for one epoch of ``steps``; iterating again goes on with fresh ones. For ``plain`` see the data set."""
-    kinds = [case.human for case in cases]
-    human = [i for i, is_human in enumerate(kinds) if is_human]
-    pseudo = [i for i, is_human in enumerate(kinds) if not is_human]
+    # One look at each: an experiment's are read from disk.
+    kinds = [(case.human, case.weights) for case in cases]
+    human = [i for i, (is_human, _) in enumerate(kinds) if is_human]
+    pseudo = [i for i, (is_human, _) in enumerate(kinds) if not is_human]
     training = task.training
     sampler = MixedBatchSampler(human, pseudo, training.batch_size, training.human_share, steps, seed)
-    return DataLoader(AugmentedCases(cases, task, plain), batch_sampler=sampler, collate_fn=collate)
+    data = AugmentedCases(cases, task, plain, never_known([weights for _, weights in kinds]))
+    return DataLoader(data, batch_sampler=sampler, collate_fn=collate)

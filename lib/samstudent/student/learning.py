@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
+from samstudent.annotations import LabelledMasks
 from samstudent.errors import UserError
 from samstudent.images import CaseImage, read_image
 from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, some_of, take_again
@@ -17,7 +16,7 @@ from samstudent.sam.backends import SamModel
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.student.cases import CaseFiles, digests, load_cases, read_truth
 from samstudent.student.compare import weigh_earlier
-from samstudent.student.crossfit import CrossFit, cross_fit
+from samstudent.student.crossfit import CrossFit, cross_fit, same_images
 from samstudent.student.predict import Student
 from samstudent.student.teacher import Teacher, fit_earlier_reader, fit_teacher
 from samstudent.task import Task
@@ -48,8 +47,9 @@ class Report:
 
 
 def fit_folds(
-    files: Sequence[CaseFiles], task: Task, folder: Path, *, steps: int, seed: int, device: str, whole: bool = True
-) -> CrossFit | None:
+    files: Sequence[CaseFiles], task: Task, folder: Path, *, steps: int, seed: int, device: str, whole: bool = True,
+    left_out: dict[str, str] | None = None,
+) -> CrossFit | None:  # fmt: skip
     """Train students on folds of human-labelled cases, or take those that are there for the same labels.
 
     Args:
@@ -57,6 +57,7 @@ def fit_folds(
         folder: the study's state; models lie in ``folds/``, those of other labels are replaced.
         steps: of each student, unless the task says otherwise.
         whole: also one on all of them, which a teacher needs and a comparison does not.
+        left_out: gets case id -> reason of labels that cannot be read.
 
     Returns:
         None where trust is switched off or too few labels can be read for it.
@@ -66,8 +67,11 @@ def fit_folds(
     """
     if not task.trust.enabled or len(files) < task.trust.min_labels:
         return None
-    cases, _ = load_cases(files, task)
-    if len(cases) < task.trust.min_labels:
+    cases, unreadable = load_cases(files, task)
+    if left_out is not None:
+        left_out |= unreadable
+    same = same_images(cases)
+    if len(cases) < task.trust.min_labels or len(set(same.values())) < 2:
         return None
     logger.info("training %d students on parts of %d labels", task.trust.folds, len(cases))
     return cross_fit(
@@ -80,6 +84,7 @@ def fit_folds(
         device=device,
         on_step=Report("students on parts: "),
         whole=whole,
+        same=same,
     )
 
 
@@ -102,7 +107,7 @@ def learn(
     """
     known = {entry.id: entry for entry in files}
 
-    def read(case: str) -> tuple[CaseImage, NDArray[Any]]:
+    def read(case: str) -> tuple[CaseImage, LabelledMasks]:
         return read_truth(known[case], task)
 
     readers, parts = Report("readers: "), dict[str, Report]()

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from samstudent.annotations import LabelledMasks
 from samstudent.errors import UserError
 from samstudent.images import CaseImage, for_sam
 from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.student.data import label_of
+from samstudent.student.data import label_of, never_known
 from samstudent.student.device import pick_device
 from samstudent.student.network import output_channels
 from samstudent.student.predict import load_weights, save_model
@@ -75,27 +76,33 @@ class ReaderCase:
         features: float16 (256, h, w).
         masks: bool (S, L, L).
         size: (y, x) of the part of the frame that the image fills.
+        weights: float32 (S,), 0 for structures that are not annotated; None: all are.
+        ignore: bool (S, L, L), where others are unknown; None: nowhere.
     """
 
     features: torch.Tensor
     masks: torch.Tensor
     size: tuple[int, int]
+    weights: torch.Tensor | None = None
+    ignore: torch.Tensor | None = None
 
 
 def reader_cases(
-    image: CaseImage, truth: NDArray[Any], task: Task, backend: SamBackend, cache: EmbeddingCache | None
+    image: CaseImage, truth: LabelledMasks, task: Task, backend: SamBackend, cache: EmbeddingCache | None
 ) -> list[ReaderCase]:
     """The slices of one labelled case: the image of a 2D case; of a volume those along ``reading_axis``.
 
     Args:
-        truth: bool (S, *spatial) on the image's canonical grid; of a 2D image, on any that covers it.
+        truth: on the image's canonical grid; of a 2D image, on any that covers it.
     """
     seen = for_sam(image, task.image)
     if task.dimension == 2:
         return [_reader_case(_embed(seen, backend, cache), truth)]
     axis = reading_axis(task)
-    pairs = zip(np.moveaxis(seen, axis, 0), np.moveaxis(truth, 1 + axis, 0), strict=True)
-    return [_reader_case(_embed(part, backend, cache), masks) for part, masks in pairs]
+    parts, masks = np.moveaxis(seen, axis, 0), np.moveaxis(truth.masks, 1 + axis, 0)
+    unknown = [None] * len(parts) if truth.unknown is None else np.moveaxis(truth.unknown, 1 + axis, 0)
+    labels = (LabelledMasks(*both) for both in zip(masks, unknown, strict=True))
+    return [_reader_case(_embed(part, backend, cache), label) for part, label in zip(parts, labels, strict=True)]
 
 
 def reading_axis(task: Task) -> int:
@@ -181,6 +188,9 @@ class _Batches:
         """Args: overlap: the task's; without it targets are label maps, with which 32 teeth take a quarter less."""
         self.cases, self.steps, self.seed, self.overlap = cases, steps, seed, overlap
         self.targets = [c.masks if overlap else torch.from_numpy(label_of(c.masks.numpy())) for c in cases]
+        known = torch.ones(len(cases[0].masks))
+        self.weights = torch.stack([known if case.weights is None else case.weights for case in cases])
+        self.weights[:, never_known(list(self.weights.numpy()))] = 1
 
     def __len__(self) -> int:
         return self.steps
@@ -210,27 +220,47 @@ class _Batches:
         spread = features.std() * _NOISE
         features = F.grid_sample(features, F.affine_grid(warp, list(features.shape), False), align_corners=False)
         features = features + spread * torch.randn(features.shape, generator=noise)
+        outside = self._with_unknown(outside, cases)
         # What the warp brings in from outside of the frame is as unknown as the padding.
         both = torch.cat([targets, outside - 1], dim=1)
         grid = F.affine_grid(warp, list(both.shape), False)
         both = F.grid_sample(both, grid, mode="nearest", align_corners=False)
-        ignore = both[:, -1:] > -0.5
-        weights = torch.ones((len(cases), len(cases[0].masks)))
-        target = {"masks": both[:, :-1]} if self.overlap else {"label": both[:, 0]}
-        return {"image": features, "ignore": ignore, "weights": weights, **target}
+        count = targets.shape[1]
+        ignore = both[:, count:] > -0.5
+        target = {"masks": both[:, :count]} if self.overlap else {"label": both[:, 0]}
+        return {"image": features, "ignore": ignore, "weights": self.weights[list(drawn)], **target}
+
+    def _with_unknown(self, outside: torch.Tensor, cases: Sequence[ReaderCase]) -> torch.Tensor:
+        """What is ignored, 0 or 1: the padding (B, 1, L, L) and where structures are unknown; where structures may
+        overlap, and any is, a channel for each: (B, S, L, L)."""
+        regions = [(index, case.ignore) for index, case in enumerate(cases) if case.ignore is not None]
+        if regions and self.overlap:
+            outside = outside.repeat(1, len(cases[0].masks), 1, 1)
+        for index, region in regions:
+            outside[index][region if self.overlap else region.any(dim=0, keepdim=True)] = 1
+        return outside
 
 
-def _reader_case(embedding: Embedding, truth: NDArray[Any]) -> ReaderCase:
-    side = 4 * embedding.features.shape[-1]
-    height, width = _filled(embedding)
-    masks = torch.zeros((len(truth), side, side), dtype=torch.bool)
-    for index, mask in enumerate(truth):
+def _reader_case(embedding: Embedding, truth: LabelledMasks) -> ReaderCase:
+    side, size = 4 * embedding.features.shape[-1], _filled(embedding)
+    features = torch.from_numpy(embedding.features[0, :_EMBEDDING_CHANNELS]).half()
+    masks = _in_frame(truth.masks, size, side)
+    if truth.unknown is None:
+        return ReaderCase(features, masks, size)
+    weights = torch.from_numpy(truth.annotated.astype(np.float32))
+    ignore = None if truth.ignore is None else _in_frame(truth.ignore, size, side)
+    return ReaderCase(features, masks, size, weights, ignore)
+
+
+def _in_frame(masks: NDArray[Any], size: tuple[int, int], side: int) -> torch.Tensor:
+    """Masks bool (S, y, x) in the reader's frame: bool (S, side, side), False outside of ``size``."""
+    framed = torch.zeros((len(masks), side, side), dtype=torch.bool)
+    for index, mask in enumerate(masks):
         # One after the other, as in ``Reader.read``.
         shown = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None]
-        shown = F.interpolate(shown, (height, width), mode="bilinear", antialias=True, align_corners=False)
-        masks[index, :height, :width] = shown[0, 0] >= 0.5
-    features = torch.from_numpy(embedding.features[0, :_EMBEDDING_CHANNELS])
-    return ReaderCase(features.half(), masks, (height, width))
+        shown = F.interpolate(shown, size, mode="bilinear", antialias=True, align_corners=False)
+        framed[index, : size[0], : size[1]] = shown[0, 0] >= 0.5
+    return framed
 
 
 def _filled(embedding: Embedding) -> tuple[int, int]:

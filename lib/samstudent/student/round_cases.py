@@ -21,9 +21,10 @@ from samstudent.pseudolabels.softs import SoftLabels
 from samstudent.pseudolabels.trust import ADAPTED_FILE, Trust
 from samstudent.rounds.fair import MIN_HELD
 from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.trained import Trained, trained_of
 from samstudent.sam.backends import SamBackend
 from samstudent.serving.study import Study
-from samstudent.student.cases import CaseFiles, digests, human_cases, pseudo_cases
+from samstudent.student.cases import CaseFiles, digests, human_cases, none_left, pseudo_cases
 from samstudent.student.compare import out_of_fold
 from samstudent.student.learning import add_earlier, fit_folds, learn
 from samstudent.student.options import TrainOptions
@@ -77,6 +78,7 @@ class Gathered:
     Attributes:
         tag: under which the pseudo labels lie.
         made_with: what they were made with; None: there are none.
+        left_out: case id -> why a labelled case cannot train.
         learnt_in: the round by whose trust they were made; its own, the champion's, or none.
         whole: the teacher's student of all human labels; None: there is none, or no pseudo label beside them.
     """
@@ -87,6 +89,7 @@ class Gathered:
     made_with: Provenance | None
     learnt_in: str | None
     whole: Path | None
+    left_out: dict[str, str]
 
     @property
     def cases(self) -> list[CaseFiles]:
@@ -125,8 +128,10 @@ class RoundCases:
 
     def gather(self) -> Gathered:
         """The human labels, and of the pseudo labels those that were asked for and are up to date."""
-        study, asked = self.study, self.options.pseudo_labels
-        human = human_cases(self.datastore, self.train_ids)
+        study, asked, left_out = self.study, self.options.pseudo_labels, dict[str, str]()
+        human = human_cases(self.datastore, self.train_ids, left_out)
+        if not human:
+            raise none_left(left_out)
         tag = RAW_TAG if asked == "raw" else REFINED_TAG
         teacher, trust, learnt_in, whole = self._teacher(human)
         wanted: list[Provenance] = []
@@ -150,7 +155,7 @@ class RoundCases:
         made = wanted[found.index(pseudo)] if pseudo else None
         # Those that are there may have been made by what another round had learnt.
         learnt_in = learnt_in if made is None or made == wanted[0] else None
-        return Gathered(human, pseudo, tag, made, learnt_in, whole if pseudo else None)
+        return Gathered(human, pseudo, tag, made, learnt_in, whole if pseudo else None, left_out)
 
     def _keep(self, **scores: Mapping[str, Any] | str) -> None:
         keep_scores(self.study.ledger, self.study.task, self.id, **scores)
@@ -168,7 +173,7 @@ class RoundCases:
         study, task, seed, asked = self.study, self.study.task, self.options.seed, self.options.pseudo_labels
         renew = asked == "renew"
         cross = None
-        if renew or len(self.held_ids) < MIN_HELD:
+        if renew or len(self._held(human)) < MIN_HELD:
             cross = fit_folds(human, task, study.folder, steps=self.steps, seed=seed, device=self.device, whole=renew)
         if cross is not None:
             self._keep(folds=out_of_fold(cross, human, task))
@@ -195,8 +200,8 @@ class RoundCases:
     def _add_champion(self, teacher: Teacher, human: list[CaseFiles]) -> None:
         """The champion joins the teacher as far as the hold-out listens to it; a small one cannot tell."""
         study = self.study
-        held, served = human_cases(self.datastore, self.held_ids), self._champion()
-        if served is None or len(held) < MIN_HELD:
+        served = self._champion()
+        if served is None or len(held := self._held(human)) < MIN_HELD:
             return
         told = add_earlier(
             teacher, served[1], held, human, study.task, study.plain_sam(), study.embeddings,
@@ -204,6 +209,17 @@ class RoundCases:
             unlabelled=self._unlabelled(), path_of=self.datastore.get_image_uri,
         )  # fmt: skip
         self._keep(earlier={"round": served[0].parent.name, **told})
+
+    def _held(self, human: Sequence[CaseFiles]) -> list[CaseFiles]:
+        """The labelled cases of the hold-out on which neither the champion trained, nor this round will, as far as that
+        can be told before it has pseudo labels."""
+        contents, ledger = self.study.contents, self.study.ledger
+        images = {digest: case.id for case in human if (digest := contents.of(case.image)) is not None}
+        trained = Trained(frozenset(case.id for case in human), images)
+        if (champion := ledger.champion()) is not None:
+            trained |= trained_of(ledger, champion.id)
+        held = human_cases(self.datastore, self.held_ids)
+        return [case for case in held if trained.case_of(case.id, contents.of(case.image)) is None]
 
     def _unlabelled(self) -> list[str]:
         return self.study.holdout.trainable(self.datastore.get_unlabeled_images())

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samstudent.annotations import LabelledMasks
 from samstudent.files import atomic_write, sha256_file
 from samstudent.images import CaseImage
 from samstudent.pseudolabels.case import Predictor, mix, own_masks
-from samstudent.pseudolabels.labelled import size_of
+from samstudent.pseudolabels.labelled import read_each, size_of
 from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.student.crossfit import CrossFit
@@ -49,8 +50,8 @@ EARLIER_WEIGHT = 0.5
 MOST_READ = 200
 #: Its steps, as a multiple of a first reader's: so many more images are not soon known by heart.
 _MORE_STEPS = 3
-#: Case id -> its image and its human label, bool (S, *spatial).
-Read = Callable[[str], tuple[CaseImage, NDArray[Any]]]
+#: Case id -> its image and its human label.
+Read = Callable[[str], tuple[CaseImage, LabelledMasks]]
 
 
 @dataclass
@@ -166,11 +167,10 @@ def fit_teacher(
         train = sorted(case for case, other in fitted.folds.items() if other != fold)
         inputs = _inputs(train, model, fitted.task, backend, seed + fold)
         if not _is_made(path, inputs):
-            for case in train:
-                if case not in slices:
-                    slices[case] = reader_cases(*read(case), fitted.task, backend, cache)
+            for case, image, label in read_each([case for case in train if case not in slices], read):
+                slices[case] = reader_cases(image, label, fitted.task, backend, cache)
             train_reader(
-                [s for case in train for s in slices[case]], fitted.task, path, seed=seed + fold, device=device
+                [s for case in train for s in slices.get(case, [])], fitted.task, path, seed=seed + fold, device=device
             )
             atomic_write(path.with_suffix(".json"), json.dumps({"inputs": inputs, "version": sha256_file(path)}))
         readers.append(Reader.load(path, fitted.task, backend, cache, device))
@@ -208,10 +208,13 @@ def fit_earlier_reader(
     for image in islice(images, MOST_READ):
         # On the working grid a radiograph takes megabytes, not hundreds of them.
         masks = own_masks(teacher.predict(image, size_of(image, task)), task)
-        taught += reader_cases(image, masks, task, backend, cache)
+        taught += reader_cases(image, LabelledMasks(masks), task, backend, cache)
     if not taught:
         return
-    known = [part for case in sorted(teacher.folds) for part in reader_cases(*read(case), task, backend, cache)]
+    labelled = read_each(sorted(teacher.folds), read)
+    known = [part for _, image, label in labelled for part in reader_cases(image, label, task, backend, cache)]
+    if not known:
+        return
     # So often that they have the share that human labels have in a student's batches.
     share = task.training.human_share
     known *= max(1, math.ceil(share / (1 - share) * len(taught) / len(known))) if share < 1 else 1

@@ -30,6 +30,7 @@ from samstudent.pseudolabels.labelled import spread_out
 from samstudent.pseudolabels.produce import OnCase
 from samstudent.rounds.fair import compare_fairly, decide, table_of
 from samstudent.rounds.ledger import RoundRecord
+from samstudent.rounds.trained import Trained, images_of, trained_of, under_ids
 from samstudent.serving import children
 from samstudent.serving.study import Study
 from samstudent.student.cases import CaseFiles, digests, human_cases, load_cases
@@ -41,7 +42,7 @@ from samstudent.student.compare import (
     not_learnt,
     readable_truths,
 )
-from samstudent.student.data import make_loader
+from samstudent.student.data import TrainingCase, make_loader
 from samstudent.student.learning import Report
 from samstudent.student.loss import StudentLoss
 from samstudent.student.options import CHOICES, TrainOptions
@@ -61,6 +62,8 @@ logger = logging.getLogger(__name__)
 #: Of which a round's record keeps the version.
 PACKAGES = ("samstudent", "monai", "monailabel", "numpy")
 WHO = ("challenger", "champion")
+#: Cases that a decision names, at most.
+_NAMED = 10
 
 
 class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
@@ -108,7 +111,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         options, train_ids, held_ids = self.plan(request, datastore)
         epochs, epoch_steps = options.epochs(self.task)
         digest = hashlib.sha256(self.task.model_dump_json().encode()).hexdigest()
-        fields = {"seed": options.seed, "steps": epochs * epoch_steps, "labels_used": train_ids}
+        fields = {"seed": options.seed, "steps": epochs * epoch_steps}
         with self.ledger.run(options.reason, task_digest=digest, holdout_ids=held_ids, **fields) as round_id:
             _leave_room_for_the_server()
             frame = {"max_epochs": epochs, "epoch_steps": epoch_steps, "name": str(self.ledger.folder_of(round_id))}
@@ -144,7 +147,13 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         challenger = Student.load(self.ledger.model_path(round_id), self.task, target)
         served = champion_of(self.ledger, self.task, target)
         students = [challenger] if served is None else [challenger, served[1]]
-        scores: list[CaseDice] = [*compare(students, human_cases(datastore, held_ids), self.task), {}][:2]
+        left_out: dict[str, str] = {}
+        held = human_cases(datastore, held_ids, left_out)
+        trained = self._trained_on(
+            held, {"this round": round_id} | ({"champion": served[0].parent.name} if served else {})
+        )
+        fresh = [case for case in held if case.id not in trained]
+        scores: list[CaseDice] = [*compare(students, fresh, self.task, left_out), {}][:2]
         kept = self.ledger.kept(round_id, "scores") or {}
         comparison, debt = None, 0.0
         if served is not None:
@@ -154,16 +163,16 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
                 scores[1],
                 self.task.names,
                 challenger_folds=kept.get("folds"),
-                champion_folds=(self.ledger.kept(champion.id, "scores") or {}).get("folds"),
+                champion_folds=self._folds_of(champion.id, round_id),
                 seed=options.seed,
             )
             debt = champion.debt
-        decision = decide(comparison, champion=served is not None, debt=debt)
+        decision = decide(comparison, champion=served is not None, debt=debt, trained_on=len(trained))
         why = decision.why
         if decision.promote and not options.promote:
             why = f"not promoted, as asked for; else: {why}"
         fit = self._fit(challenger, self.ledger.get(round_id), datastore)
-        for told in (kept.get("silence"), not_learnt(fit)):
+        for told in (kept.get("silence"), not_learnt(fit), *_not_compared(trained, left_out)):
             why = f"{why}. {told}" if told else why
         keep_scores(self.ledger, self.task, round_id, **dict(zip(WHO, scores, strict=True)))
         tables = [table_of(found, self.task.names) if found else None for found in scores]
@@ -173,6 +182,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             comparison=comparison.as_json() if comparison else None,
             debt=decision.debt,
             decision=why,
+            not_compared=trained | left_out,
             fit=None if math.isnan(fit) else fit,
         )
         promoted = decision.promote and options.promote
@@ -188,8 +198,32 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
     def _fit(self, challenger: Student, record: RoundRecord, datastore: Any) -> float:
         """``fit_of`` some of the round's labels; nan where none can be read any more."""
         there = human_cases(datastore, set(record.labels_used) & set(datastore.get_labeled_images()))
-        known = readable_truths(spread_out(there, MOST_REMEMBERED), self.task, "labelled case %s is not asked: %s")
+        known = readable_truths(spread_out(there, MOST_REMEMBERED), self.task)
         return fit_of(challenger, ((image, truth) for _, image, truth in known), self.task)
+
+    def _trained_on(self, held: list[CaseFiles], rounds: dict[str, str]) -> dict[str, str]:
+        """Hold-out cases that cannot tell which student is better, as one trained on them: case id -> who, for people.
+
+        Args:
+            rounds: what a student is called -> the round in which it trained.
+        """
+        trained = {who: trained_of(self.ledger, round_id) for who, round_id in rounds.items()}
+        found = {}
+        for case in held:
+            digest = self.study.contents.of(case.image)
+            told = []
+            for who, known in trained.items():
+                if (id := known.case_of(case.id, digest)) is not None:
+                    told.append(f"{who} ({rounds[who]}){'' if id == case.id else f' as {id}'}")
+            if told:
+                found[case.id] = f"trained on by {' and '.join(told)}"
+        return found
+
+    def _folds_of(self, champion: str, round_id: str) -> dict[str, Any] | None:
+        """The champion's scores by cross-validation, under the ids that the images have in this round."""
+        scores = (self.ledger.kept(champion, "scores") or {}).get("folds")
+        theirs, ours = (images_of(self.ledger.kept(id, "inputs") or {}) for id in (champion, round_id))
+        return under_ids(scores, theirs, ours) if scores else None
 
     # ---- data ----
 
@@ -201,13 +235,10 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             steps=request["max_epochs"] * request["epoch_steps"], device=str(name_to_device(request["device"])),
             on_case=self.on_case,
         ).gather()  # fmt: skip
-        used = gathered.used
-        self.ledger.update(round_id, pseudo_used=used)
+        self.ledger.update(round_id, pseudo_used=gathered.used, unreadable=gathered.left_out)
         start = self._start(gathered)
         request["start"] = str(start) if start else None
         self._keep_inputs(request, options, gathered)
-        told = f", of which it learns {used['taught']}" if used["n"] else ""
-        logger.info("round %s: %d human labels, %d pseudo labels%s", round_id, len(gathered.human), used["n"], told)
         return gathered.cases
 
     def _start(self, gathered: Gathered) -> Path | None:
@@ -222,11 +253,18 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         """Write down all that the challenger depends on, so that the round can be repeated; paths from its folder."""
         made_with, learnt_in = gathered.made_with, gathered.learnt_in
         elsewhere = "" if learnt_in == request["round"] else f"../{learnt_in}/"
+        cases, contents = digests(gathered.cases), self.study.contents
+        for case in gathered.cases:
+            cases[case.id]["image"] = contents.of(case.image)
+        inherited = Trained()
+        if self.task.training.start == "champion" and request["start"]:
+            inherited = trained_of(self.ledger, Path(request["start"]).parent.name)
         content = {
             "task": self.task.model_dump(mode="json"),
             "options": options.model_dump(mode="json"),
             "steps": request["max_epochs"] * request["epoch_steps"],
-            "cases": digests(gathered.cases),
+            "cases": cases,
+            "inherited": inherited.as_json(),
             "pseudo_labels_made_with": made_with.as_json() if made_with else None,
             "adapted_sam": self.study.sam_in_force,
             "trust": f"{elsewhere}trust/trust.json" if learnt_in else None,
@@ -249,11 +287,25 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
                 logger.info("read %d of %d cases", number, total)
 
         cases, unreadable = load_cases(context.train_datalist, self.task, progress)
-        if unreadable and context.local_rank == 0:
-            self.ledger.update(context.request["round"], unreadable=unreadable)
+        if context.local_rank == 0:
+            self._record_used(context.request["round"], cases, unreadable)
         # Every GPU draws batches of its own from all cases.
         seed = context.request["options"]["seed"] + context.local_rank
         return make_loader(cases, self.task, context.request["epoch_steps"], seed)
+
+    def _record_used(self, round_id: str, cases: list[TrainingCase], unreadable: dict[str, str]) -> None:
+        """Write down what really trains: files may have been damaged or removed since the cases were gathered."""
+        record = self.ledger.get(round_id)
+        human = sorted(case.id for case in cases if case.human)
+        pseudo = record.pseudo_used.model_copy(update={"n": len(cases) - len(human)})
+        self.ledger.update(
+            round_id,
+            labels_used=human,
+            pseudo_used=pseudo.model_dump() if pseudo.n else {"n": 0},
+            unreadable=record.unreadable | unreadable,
+        )
+        told = f", of which it learns {pseudo.taught}" if pseudo.n else ""
+        logger.info("round %s: %d human labels, %d pseudo labels%s", round_id, len(human), pseudo.n, told)
 
     # ---- the parts the host asks for ----
 
@@ -325,6 +377,16 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
 
     def _write_stats(self, stats: dict[str, Any]) -> None:
         atomic_write(Path(self._stats_path), json.dumps(stats, indent=1))
+
+
+def _not_compared(trained: dict[str, str], left_out: dict[str, str]) -> list[str]:
+    """For the decision: which hold-out cases took no part. The record has the reason of each."""
+    told = []
+    for cases, why in ((trained, "as a student trained on them"), (left_out, "as they cannot be read")):
+        if cases:
+            more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""
+            told.append(f"Hold-out cases left out of the comparison, {why}: {', '.join(list(cases)[:_NAMED])}{more}")
+    return told
 
 
 def _inner(network: torch.nn.Module) -> torch.nn.Module:

@@ -10,6 +10,7 @@ import pytest
 from drawn import case_image, write_png
 from drawn_folder import labelled_folder
 
+from samstudent.annotations import LabelledMasks
 from samstudent.errors import NotFound, UserError
 from samstudent.evaluation.experiment.data import (
     LARGEST_SIDE,
@@ -82,7 +83,7 @@ def test_a_task_is_derived_from_values_with_gaps(tmp_path: Path) -> None:
     assert task.names == ["left lung", "structure_255"]
     _, masks = folder.read("case3", task)
     assert masks is not None
-    assert [int(m.sum()) for m in masks] == [400, 200]
+    assert [int(m.sum()) for m in masks.masks] == [400, 200]
 
 
 def test_bits_are_structures_that_overlap(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_bits_are_structures_that_overlap(tmp_path: Path) -> None:
     assert task.names == ["disk", "square"]
     _, masks = folder.read("case0", task)
     assert masks is not None
-    assert masks.all(0).any()
+    assert masks.masks.all(0).any()
 
 
 def test_volumes_give_a_task_of_three_dimensions(tmp_path: Path) -> None:
@@ -130,10 +131,13 @@ def test_large_films_are_reduced_by_areas() -> None:
     pixels[::2] = 100
     masks = np.zeros((1, *pixels.shape), bool)
     masks[0, 200:400, 200:400] = True
-    image, small = reduce_case(case_image(pixels, spacing=0.5), masks)
+    image, small = reduce_case(case_image(pixels, spacing=0.5), LabelledMasks(masks, np.roll(masks, 500, axis=1)))
     assert image.grid.spatial_shape == (LARGEST_SIDE, LARGEST_SIDE // 2)
     assert image.grid.spacing == (1.0, 1.0)
     assert np.allclose(image.pixels, 50)
     assert small is not None
-    assert small[0, 100:200, 100:200].all()
-    assert small.sum() == 100 * 100
+    assert small.masks[0, 100:200, 100:200].all()
+    assert small.masks.sum() == 100 * 100
+    assert small.unknown is not None
+    assert small.unknown[0, 350:450, 100:200].all()
+    assert small.unknown.sum() == 100 * 100

@@ -12,6 +12,7 @@ from drawn import shapes, small_task
 from drawn_folder import labelled_folder
 from PIL import Image
 
+from samstudent.annotations import LabelledMasks
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment import nnunet, ours, work
 from samstudent.evaluation.experiment.data import open_folder
@@ -50,8 +51,8 @@ def test_stored_cases_are_as_read(tmp_path: Path, kind: str) -> None:
     assert masks is not None
     assert (store.image("case0").pixels == image.pixels).all()
     assert store.image("case0").grid.spacing == image.grid.spacing
-    assert (store.truth("case0") == masks).all()  # type: ignore[union-attr]
-    expected = prepare_case("case0", image, masks, task)
+    assert (store.truth("case0").masks == masks.masks).all()  # type: ignore[union-attr]
+    expected = prepare_case("case0", image, masks.masks, task)
     got = store.training_case("case0")
     assert (got.masks == expected.masks).all()
     assert np.abs(got.image - expected.image).max() < 1e-3
@@ -104,11 +105,16 @@ def test_a_random_walker_stops_at_the_border_of_the_image() -> None:
 def test_what_is_measured_tells_missed_from_absent() -> None:
     truth, masks = np.zeros((3, 8, 8), bool), np.zeros((3, 8, 8), bool)
     truth[0, 2:4, 2:4] = masks[0, 2:4, 2:4] = masks[1, 0, 0] = True
-    found = measure(truth, masks, (1.0, 1.0))
+    found = measure(LabelledMasks(truth), masks, (1.0, 1.0))
     assert found["dice"] == [1.0, 0.0, None]
     assert found["distance"][0] == 0
     assert found["truth"] == [True, False, False]
     assert found["found"] == [True, True, False]
+    unknown = np.zeros_like(truth)
+    unknown[1] = True
+    found = measure(LabelledMasks(truth, unknown), masks, (1.0, 1.0))
+    assert found["dice"] == [1.0, None, None]
+    assert found["found"] == [True, False, False], "no false alarm where nothing is known"
 
 
 def test_rows_of_quality_tell_of_rejected_structures_too() -> None:
@@ -116,7 +122,9 @@ def test_rows_of_quality_tell_of_rejected_structures_too() -> None:
     task = small_task()
     half = masks.copy()
     half[0, :, : int(np.flatnonzero(masks[0].any(0)).mean())] = False
-    rows = quality_rows("a", masks, half, masks, task, {"disk": ("rejected", 0.4), "square": ("accepted", 0.9)})
+    rows = quality_rows(
+        "a", LabelledMasks(masks), half, masks, task, {"disk": ("rejected", 0.4), "square": ("accepted", 0.9)}
+    )
     assert [row["status"] for row in rows] == ["rejected", "accepted"]
     assert rows[0]["refined"] == 1
     assert rows[0]["raw"] < 0.8
@@ -243,7 +251,7 @@ def test_nnunet_gets_its_raw_folder(tmp_path: Path, kind: str) -> None:
     labels = json.loads(content)["labels"]
     for i, name in enumerate(setting.task.names):
         wanted = labels[name] if isinstance(labels[name], list) else [labels[name]]
-        assert (np.isin(values, wanted) == truth[i]).all()
+        assert (np.isin(values, wanted) == truth.masks[i]).all()
     assert ("regions_class_order" in content) == (kind == "labels_overlap")
 
 
@@ -257,7 +265,7 @@ def test_nnunet_gets_volumes_with_their_spacing(tmp_path: Path) -> None:
     label: Any = nibabel.load(folder / "labelsTr" / "case0.nii.gz")
     truth = setting.store.truth("case0")
     assert truth is not None
-    assert (np.asarray(label.dataobj).transpose(2, 1, 0) == truth[0] + 2 * truth[1]).all()
+    assert (np.asarray(label.dataobj).transpose(2, 1, 0) == truth.masks[0] + 2 * truth.masks[1]).all()
 
 
 @pytest.mark.parametrize("regions", [True, False])

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import adaptive_avg_pool2d
 
+from samstudent.annotations import LabelledMasks, read_label
 from samstudent.commands import cases_in
 from samstudent.errors import NotFound, UserError
 from samstudent.files import sha256_file
 from samstudent.geometry import Grid
 from samstudent.images import CaseImage, read_image
-from samstudent.labels import read_masks, stored_values
+from samstudent.labels import IGNORE, REJECTED, stored_values
 from samstudent.rounds.holdout import read_split
 from samstudent.task import Task
 
@@ -73,13 +74,13 @@ class Folder:
         ids = self.order if split == "train" else sorted(case for case, part in self.split.items() if part == split)
         return [case for case in ids if case in self.labels]
 
-    def read(self, case: str, task: Task) -> tuple[CaseImage, NDArray[Any] | None]:
-        """The image and its true masks bool (S, *spatial), both reduced to ``LARGEST_SIDE``; None without a label."""
+    def read(self, case: str, task: Task) -> tuple[CaseImage, LabelledMasks | None]:
+        """The image and its label, both reduced to ``LARGEST_SIDE``; None without a label."""
         image = read_image(self.images[case], task.dimension)
-        masks = None
+        label = None
         if case in self.labels:
-            masks = read_masks(self.labels[case], task, image.grid, names=self.meaning, bits=self.bits)
-        return reduce_case(image, masks)
+            label = read_label(self.labels[case], task, image.grid, names=self.meaning, bits=self.bits)
+        return reduce_case(image, label)
 
     def stamp(self, cases: Sequence[str]) -> str:
         """A digest that changes when these cases or the content of their files do.
@@ -155,27 +156,36 @@ def _train_order(path: Path, images: Mapping[str, Path], seed: int) -> list[str]
     return list(dict.fromkeys([case for _, case in sorted(numbered)] + [str(case) for case in drawn]))
 
 
-def reduce_case(image: CaseImage, masks: NDArray[Any] | None) -> tuple[CaseImage, NDArray[Any] | None]:
+def reduce_case(image: CaseImage, label: LabelledMasks | None) -> tuple[CaseImage, LabelledMasks | None]:
     """A 2D case with its longest side reduced to ``LARGEST_SIDE``; smaller ones and volumes come back as they are.
 
-    A pixel belongs to a structure that covers at least half of its area.
+    A pixel belongs to a structure that covers at least half of its area, and is unknown where any part of it is.
     """
     shape = image.grid.spatial_shape
     if image.grid.dimension == 3 or max(shape) <= LARGEST_SIDE:
-        return image, masks
+        return image, label
     factor = LARGEST_SIDE / max(shape)
     size = (max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor)))
     grid = Grid.of(size, _affine([s * n / m for s, n, m in zip(image.grid.spacing, shape, size, strict=True)]))
     pixels = adaptive_avg_pool2d(torch.from_numpy(image.pixels), size).numpy()
     small = CaseImage(pixels, grid, image.window, image.path)
-    if masks is None:
+    if label is None:
         return small, None
+    masks = _covered(label.masks, size, 0.5)
+    if label.unknown is None:
+        return small, LabelledMasks(masks)
+    unknown = _covered(label.unknown, size, 1e-6)
+    return small, LabelledMasks(masks & ~unknown, unknown)
+
+
+def _covered(masks: NDArray[Any], size: tuple[int, int], least: float) -> NDArray[Any]:
+    """Pixels of a smaller grid of which masks cover at least this share, bool (S, *size)."""
     reduced = np.zeros((len(masks), *size), dtype=bool)
     for target, mask in zip(reduced, masks, strict=True):
         if mask.any():
             covered = adaptive_avg_pool2d(torch.from_numpy(mask.astype(np.float32))[None], size)[0]
-            target[...] = covered.numpy() >= 0.5
-    return small, reduced
+            target[...] = covered.numpy() >= least
+    return reduced
 
 
 def grid_of(shape: Sequence[int], spacing: Sequence[float]) -> Grid:
@@ -237,7 +247,7 @@ def derive_task(folder: Folder, labelled: Sequence[str], size: Sequence[int] | N
     content["image"]["channels"] = 3 if np.median([_colour(image.pixels) for image, _ in cases]) > _COLOUR else 1
     shapes = np.array([image.grid.spatial_shape for image, _ in cases], dtype=float)
     if task.dimension == 2:
-        shares = [masks.reshape(len(masks), -1).mean(1) for _, masks in cases if masks is not None]
+        shares = [label.masks.reshape(len(label.masks), -1).mean(1) for _, label in cases if label is not None]
         content["student"]["size"] = size or student_size(np.median(shapes, 0), np.array(shares))
     else:
         spacing, window = student_window(shapes, np.array([image.grid.spacing for image, _ in cases]))
@@ -275,6 +285,9 @@ def _values(folder: Folder) -> tuple[list[int], dict[int, str] | None]:
     found: dict[int, str | None] = {}
     for case in folder.labelled("train"):
         values, names = stored_values(folder.labels[case])
+        if names:
+            drawn = [i for i, name in enumerate(names) if not name.lower().startswith((IGNORE, REJECTED))]
+            values, names = values[drawn], [names[i] for i in drawn]
         if folder.bits:
             together = int(np.bitwise_or.reduce(values)) if len(values) else 0
             values = np.array([bit + 1 for bit in range(together.bit_length()) if together >> bit & 1])

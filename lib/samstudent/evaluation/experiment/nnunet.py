@@ -60,8 +60,10 @@ def export(store: Store, train: Sequence[str], test: Sequence[str], raw: Path) -
     combinations: dict[bytes, int] = {bytes(len(task.names)): 0}
     ending = ".png" if task.dimension == 2 else ".nii.gz"
     for case in train:
-        truth = store.truth(case)
-        assert truth is not None
+        label = store.truth(case)
+        assert label is not None
+        # Its labels have no word for one structure of several that is not annotated: it learns that as absent.
+        truth = label.masks
         _write_image(store, case, folder / "imagesTr", ending)
         values = np.zeros(truth.shape[1:], dtype=np.uint8)
         columns, inverse = np.unique(truth.reshape(len(truth), -1), axis=1, return_inverse=True)

@@ -112,7 +112,7 @@ class Labeller:
         if (folder := folders.get("reader")) and (path := folder / _EARLIER_READER).is_file():
             self.teacher.earlier_reader = Reader.load(path, task, backend, cache)
         self.task, self.backend, self.cache = self.trust.task, backend, cache
-        self.believed = belief_in_absence(store.presence(params["labelled"]))
+        self.believed = belief_in_absence(*store.presence(params["labelled"]))
 
     def label(self, image: CaseImage) -> PseudoLabel:
         """The pseudo label of an image; of a 2D one on the working grid."""

@@ -86,7 +86,9 @@ class Setting:
     @property
     def store(self) -> Store:
         """The prepared cases; another student's grid or other files are another store."""
-        content = self.task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "student"})
+        content = self.task.model_dump(
+            mode="json", include={"dimension", "structures", "overlap", "unmentioned", "image", "student"}
+        )
         name = hashlib.sha256(json.dumps([content, self.stamp, self.folder.meaning]).encode()).hexdigest()[:16]
         return Store(self.output / "work" / f"cases-{name}", self.task)
 

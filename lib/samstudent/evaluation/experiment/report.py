@@ -255,10 +255,10 @@ def _pictures(setting: Setting, measured: Sequence[Job], results: Sequence[summa
     for word, case in best_median_worst(scores).items():
         image, truth = setting.store.image(case), setting.store.truth(case)
         assert truth is not None
-        stacks = {"truth": truth, **{m: own_masks(student.predict(image), task) for m, student in models.items()}}
+        stacks = {"truth": truth.masks, **{m: own_masks(student.predict(image), task) for m, student in models.items()}}
         shown = for_sam(image, task.image)
         if task.dimension == 3:
-            z = fullest_slice([truth], len(shown))
+            z = fullest_slice([truth.masks], len(shown))
             shown, stacks = shown[z], {title: masks[:, z] for title, masks in stacks.items()}
         step = max(1, math.ceil(max(shown.shape[:2]) / _PICTURE))
         panels = [Panel("image")]

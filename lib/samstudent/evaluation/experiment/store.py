@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from samstudent.annotations import LabelledMasks
 from samstudent.evaluation.experiment.data import Folder, grid_of
 from samstudent.files import atomic_write
 from samstudent.images import CaseImage
@@ -36,16 +37,19 @@ class Store:
         target = self._file(case)
         if target.is_file():
             return
-        image, masks = folder.read(case, self.task)
-        known = masks is not None
-        masks = masks if masks is not None else np.zeros((len(self.task.names), *image.grid.spatial_shape), dtype=bool)
-        prepared = prepare_case(case, image, masks, self.task)
+        image, found = folder.read(case, self.task)
+        known = found is not None
+        label = found or LabelledMasks(np.zeros((len(self.task.names), *image.grid.spatial_shape), dtype=bool))
+        prepared = prepare_case(case, image, label.masks, self.task, ignore=label.ignore, weights=label.annotated)
         tensors: dict[str, NDArray[Any]] = {
             "pixels": _compact(image.pixels),
-            "truth": np.packbits(masks),
+            "truth": np.packbits(label.masks),
             "shown": prepared.image.astype(np.float16),
             "taught": np.packbits(prepared.masks),
+            "weights": prepared.weights,
         }
+        if label.unknown is not None:
+            tensors |= {"unknown": np.packbits(label.unknown), "ignore": np.packbits(prepared.ignore)}
         meta = {"spacing": image.grid.spacing, "window": image.window, "known": known}
         atomic_write(target, save(tensors, metadata={"case": json.dumps(meta)}))
 
@@ -57,15 +61,17 @@ class Store:
         window = None if meta["window"] is None else (float(meta["window"][0]), float(meta["window"][1]))
         return CaseImage(pixels, grid_of(pixels.shape[1:], meta["spacing"]), window, self._file(case))
 
-    def truth(self, case: str) -> NDArray[Any] | None:
-        """The true masks bool (S, *spatial), or None where there is no label."""
+    def truth(self, case: str) -> LabelledMasks | None:
+        """The label, or None where there is none."""
         with safe_open(self._file(case), framework="np") as file:
             if not json.loads(file.metadata()["case"])["known"]:
                 return None
-            return _unpack(file.get_tensor("truth"), (len(self.task.names), *file.get_slice("pixels").get_shape()[1:]))
+            shape = (len(self.task.names), *file.get_slice("pixels").get_shape()[1:])
+            unknown = _unpack(file.get_tensor("unknown"), shape) if "unknown" in file.keys() else None  # noqa: SIM118
+            return LabelledMasks(_unpack(file.get_tensor("truth"), shape), unknown)
 
-    def known_case(self, case: str) -> tuple[CaseImage, NDArray[Any]]:
-        """The image of a labelled case and its true masks."""
+    def known_case(self, case: str) -> tuple[CaseImage, LabelledMasks]:
+        """The image of a labelled case and its label."""
         truth = self.truth(case)
         assert truth is not None
         return self.image(case), truth
@@ -74,9 +80,11 @@ class Store:
         """The case with its human label."""
         shown = self._shown(case)
         with safe_open(self._file(case), framework="np") as file:
-            masks = _unpack(file.get_tensor("taught"), (len(self.task.names), *shown.shape[1:]))
-        weights = np.ones(len(masks), dtype=np.float32)
-        return TrainingCase(case, shown, masks, np.zeros_like(masks), weights, True)
+            found = {name: file.get_tensor(name) for name in ("taught", "weights", "ignore") if name in file.keys()}  # noqa: SIM118
+        shape = (len(self.task.names), *shown.shape[1:])
+        masks = _unpack(found["taught"], shape)
+        ignore = _unpack(found["ignore"], shape) if "ignore" in found else np.zeros_like(masks)
+        return TrainingCase(case, shown, masks, ignore, found["weights"], True)
 
     def pseudo_case(self, case: str, folder: Path, soft: bool = False) -> TrainingCase:
         """The case with the pseudo label that ``keep_pseudo`` wrote to the folder: its masks, their weights and what is
@@ -98,9 +106,11 @@ class Store:
         nothing = np.broadcast_to(np.False_, (len(self.task.names), *shown.shape[1:]))
         return TrainingCase(case, shown, nothing, nothing, np.zeros(len(nothing), dtype=np.float32), False)
 
-    def presence(self, cases: Sequence[str]) -> NDArray[Any]:
-        """bool (cases, S), which structures the labels show."""
-        return np.array([self.training_case(case).masks.reshape(len(self.task.names), -1).any(1) for case in cases])
+    def presence(self, cases: Sequence[str]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """bool (cases, S) each: which structures the labels show, and of which they say anything."""
+        found = [self.training_case(case) for case in cases]
+        shown = np.array([case.masks.reshape(len(self.task.names), -1).any(1) for case in found])
+        return shown, np.array([case.weights > 0 for case in found])
 
     def _shown(self, case: str) -> NDArray[Any]:
         with safe_open(self._file(case), framework="np") as file:

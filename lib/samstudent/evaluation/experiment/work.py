@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from samstudent.annotations import LabelledMasks
 from samstudent.evaluation.experiment import nnunet, ours
 from samstudent.evaluation.experiment.plan import Report, Setting
 from samstudent.evaluation.experiment.store import StoredCases, keep_pseudo
-from samstudent.evaluation.metrics import dice_per_structure, surface_distances
+from samstudent.evaluation.metrics import dice_where_known, surface_distances
 from samstudent.files import atomic_write
 from samstudent.images import CaseImage, for_sam
 from samstudent.pseudolabels.case import own_masks
-from samstudent.pseudolabels.labelled import spread_out
+from samstudent.pseudolabels.labelled import on_working_grid, spread_out
 from samstudent.pseudolabels.quality import teach_probabilities
 from samstudent.sam.backends import SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
@@ -151,9 +152,8 @@ def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path,
             keep_pseudo(folder, labeller.training_case(case, image, label))
             told[case] = bool(label.masks.any()), label.info()["structures"]
         truth = store.truth(case)
-        if truth is not None and truth.shape != label.refined.shape:
-            height, width = label.refined.shape[1:]
-            truth = reduced(truth, (height, width)) >= 0.5
+        if truth is not None and truth.masks.shape != label.refined.shape:
+            truth = on_working_grid(truth, label.refined.shape[1:])
         status = {s.name: (s.status, s.quality) for s in label.structures}
         rows += quality_rows(case, truth, label.raw, label.refined, task, status)
         report(number, len(params["ids"]))
@@ -166,7 +166,7 @@ def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path,
 
 def quality_rows(
     case: str,
-    truth: Mask | None,
+    truth: LabelledMasks | None,
     raw: Mask,
     refined: Mask,
     task: Task,
@@ -179,13 +179,19 @@ def quality_rows(
     """
     if truth is None:
         return []
-    before, after = dice_per_structure(truth, raw), dice_per_structure(truth, refined)
+    before, after = dice_where_known(truth, raw), dice_where_known(truth, refined)
     rows = []
     for i, name in enumerate(task.names):
         if np.isnan(before[i]) and np.isnan(after[i]):
             continue
         word, estimate = (status or {}).get(name, ("accepted" if refined[i].any() else "absent", None))
-        row = {"case": case, "structure": name, "status": word, "quality": estimate, "truth": bool(truth[i].any())}
+        row = {
+            "case": case,
+            "structure": name,
+            "status": word,
+            "quality": estimate,
+            "truth": bool(truth.masks[i].any()),
+        }
         rows.append(row | {"raw": _number(before[i]), "refined": _number(after[i])})
     return rows
 
@@ -203,7 +209,7 @@ def evaluate(setting: Setting, params: Params, needs: Needs, folder: Path, repor
     cases = {}
     for number, case in enumerate(params["ids"], 1):
         image, truth = store.known_case(case)
-        masks = own_masks(student.predict(image), task) if student else nnunet.answer(answers, case, truth.shape)
+        masks = own_masks(student.predict(image), task) if student else nnunet.answer(answers, case, truth.masks.shape)
         cases[case] = measure(truth, masks, image.grid.spacing)
         report(number, len(params["ids"]))
     seconds = json.loads((needs["student"] / "done.json").read_text())["seconds"]
@@ -214,13 +220,14 @@ def evaluate(setting: Setting, params: Params, needs: Needs, folder: Path, repor
     atomic_write(result_path(setting.output, params), json.dumps(result | {"cases": cases}, indent=1))
 
 
-def measure(truth: Mask, masks: Mask, spacing: tuple[float, ...]) -> dict[str, list[Any]]:
+def measure(truth: LabelledMasks, masks: Mask, spacing: tuple[float, ...]) -> dict[str, list[Any]]:
     """One case: Dice and average surface distance (mm) of each structure (None where there is nothing to measure), and
-    whether truth and answer show it."""
+    whether truth and answer show it. Where the label leaves a structure open the answer is not looked at."""
+    masks = truth.known_part(masks)
     return {
-        "dice": [_number(v) for v in dice_per_structure(truth, masks)],
-        "distance": [_number(v) for v in surface_distances(truth, masks, spacing)],
-        "truth": [bool(m.any()) for m in truth],
+        "dice": [_number(v) for v in dice_where_known(truth, masks)],
+        "distance": [_number(v) for v in surface_distances(truth.masks, masks, spacing)],
+        "truth": [bool(m.any()) for m in truth.masks],
         "found": [bool(m.any()) for m in masks],
     }
 

@@ -72,5 +72,7 @@ def _brief(record: RoundRecord) -> dict[str, Any]:
     fields = {"id", "status", "promoted", "started", "finished", "reason", "dice", "decision", "error", "steps", "step"}
     brief = record.model_dump(mode="json", include=fields)
     brief["labels"], brief["pseudo"] = len(record.labels_used), record.pseudo_used.n
-    brief["held_out"], brief["servable"] = len(record.holdout_ids), record.model_digest is not None
+    brief["left_out"], brief["not_compared"] = record.unreadable, record.not_compared
+    brief["held_out"] = len(set(record.holdout_ids) - set(record.not_compared))
+    brief["servable"] = record.model_digest is not None
     return brief

@@ -127,7 +127,16 @@ export class Overview {
     const number = (value) => h('td', { class: 'number' }, value);
     return h('tr', { class: served ? 'served' : null }, h('th', { scope: 'row' }, round.id), h('td', { class: 'nowrap' }, when(round.started), h('small', {}, took)),
       h('td', {}, round.reason), number(String(round.labels)), number(String(round.pseudo)), number(percent(round.dice?.challenger?.mean)),
-      number(percent(round.dice?.champion?.mean)), h('td', { class: 'decision' }, outcome), h('td', {}, action));
+      number(percent(round.dice?.champion?.mean)), h('td', { class: 'decision' }, outcome, this.leftOut(round)), h('td', {}, action));
+  }
+
+  /** The cases that a round could not use, each with its reason, folded up; nothing where there is none. */
+  leftOut(round) {
+    const cases = [...Object.entries(round.left_out).map(([id, why]) => [`${id}: not trained on`, why]),
+      ...Object.entries(round.not_compared).map(([id, why]) => [`${id}: not compared on`, why])];
+    if (!cases.length) return null;
+    return h('details', { class: 'left-out' }, h('summary', {}, `${cases.length} case${cases.length > 1 ? 's' : ''} left out`),
+      h('ul', {}, cases.map(([what, why]) => h('li', {}, `${what}: ${why}`))));
   }
 
   // ---- what an administrator does ----

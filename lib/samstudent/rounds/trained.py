@@ -1,0 +1,164 @@
+"""On which images a round's student trained, so that it is never measured on them.
+
+A case's id is not enough: files are renamed, and the same image may be there twice. What counts is the content of the
+image file. By its id a case counts as well: the image may have been exported anew under it.
+
+Trained on are the cases whose human or pseudo label the student saw, and those of the weights that it went on from
+(``training.start: champion``; ``labels`` starts from a student of the same human labels). Not those of its teachers:
+what a teacher knows reaches a student through pseudo labels of other images, so the student does not know the teacher's
+images by heart, which is what flatters a student on the images that it trained on. And were they counted, no hold-out
+case that any earlier student trained on would ever tell anything again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import sqlite3
+import zlib
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samstudent.database import connection, make_tables
+from samstudent.rounds.ledger import Ledger
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS contents (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Cases that a student trained on.
+
+    Attributes:
+        ids: of all of them.
+        images: digest of an image's content -> id of the case that it was; not known of rounds of earlier versions.
+    """
+
+    ids: frozenset[str] = frozenset()
+    images: Mapping[str, str] = field(default_factory=dict)
+
+    def __or__(self, other: Trained) -> Trained:
+        return Trained(self.ids | other.ids, {**self.images, **other.images})
+
+    def case_of(self, id: str, digest: str | None) -> str | None:
+        """The id under which the student trained on a case; None: it did not."""
+        return self.images.get(digest or "") or (id if id in self.ids else None)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"ids": sorted(self.ids), "images": dict(sorted(self.images.items()))}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Trained:
+        return cls(frozenset(content["ids"]), dict(content["images"]))
+
+
+def trained_of(ledger: Ledger, round_id: str) -> Trained:
+    """What is recorded of a round that gathered its cases; of rounds of earlier versions only ids are known.
+
+    Raises:
+        NotFound, UserError: there is no such round, or its record cannot be read.
+    """
+    record, inputs = ledger.get(round_id), ledger.kept(round_id, "inputs") or {}
+    images = {case: digest for case, digest in images_of(inputs).items() if case not in record.unreadable}
+    ids = {*inputs.get("cases", {}), *record.labels_used} - set(record.unreadable)
+    found = Trained(frozenset(ids), {digest: case for case, digest in images.items()})
+    if inherited := inputs.get("inherited"):
+        return found | Trained.from_json(inherited)
+    # Earlier versions recorded the file that a student went on from, not what that had trained on.
+    start = None if "inherited" in inputs else inputs.get("start")
+    for other in ledger.rounds():
+        if start is not None and other.id < round_id and other.model_digest == start:
+            return found | trained_of(ledger, other.id)
+    return found
+
+
+def images_of(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """Case id -> digest of its image, from what is kept of a round as ``inputs``."""
+    return {case: entry["image"] for case, entry in inputs.get("cases", {}).items() if entry.get("image")}
+
+
+def under_ids(scores: Mapping[str, Any], theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, Any]:
+    """Scores of another round's cases under the ids that the same images have now.
+
+    Args:
+        scores: by case id.
+        theirs, ours: case id -> digest of its image, then and now. Where either is not known the id tells.
+    """
+    now = {digest: case for case, digest in ours.items()}
+    found = {}
+    for case, row in scores.items():
+        if case not in theirs:
+            found[case] = row
+        elif (id := now.get(theirs[case]) or (case if case not in ours else None)) is not None:
+            found[id] = row
+    return found
+
+
+class ImageContents:
+    """Digests of images' content; each file is read once and remembered by its path, size and time of change."""
+
+    def __init__(self, path: Path) -> None:
+        """Args: path: an SQLite file of its own; made here.
+
+        Raises:
+            UserError: the file is no SQLite database.
+        """
+        self.path = path
+        make_tables(path, _SCHEMA, "remove it: images are read once more")
+
+    def of(self, image: str | Path) -> str | None:
+        """SHA-256, hex, of what an image file holds (``content_of``); None where it cannot be read."""
+        path = Path(image)
+        try:
+            stamp = "".join(f"{file.name} {(s := file.stat()).st_size} {s.st_mtime_ns}\n" for file in _files(path))
+            stamp = hashlib.sha256(stamp.encode()).hexdigest()
+            known = self._known(path)
+            if known is None or known[0] != stamp:
+                known = stamp, content_of(path)
+                self._keep(path, *known)
+        except OSError:
+            return None
+        return known[1]
+
+    def _known(self, path: Path) -> tuple[str, str] | None:
+        with suppress(sqlite3.Error), connection(self.path) as database:
+            rows: Any = database.execute("SELECT stamp, digest FROM contents WHERE path = ?", (str(path),)).fetchone()
+            return rows and (str(rows[0]), str(rows[1]))
+        return None
+
+    def _keep(self, path: Path, stamp: str, digest: str) -> None:
+        # A file of state that cannot be written makes the next round slower, not wrong.
+        with suppress(sqlite3.Error), connection(self.path) as database:
+            database.execute("INSERT OR REPLACE INTO contents VALUES (?, ?, ?)", (str(path), stamp, digest))
+
+
+def content_of(path: Path) -> str:
+    """SHA-256, hex, of a file's bytes; of a gzip file of what was compressed, since gzip also writes name and time.
+
+    Of a folder (a DICOM series) that of its files, whatever their names.
+
+    Raises:
+        OSError: cannot be read.
+    """
+    if path.is_dir():
+        return hashlib.sha256("\n".join(sorted(content_of(file) for file in _files(path))).encode()).hexdigest()
+    if path.suffix.lower() == ".gz":
+        with suppress(EOFError, zlib.error, gzip.BadGzipFile), gzip.open(path) as file:
+            return _digest(iter(lambda: file.read(_BLOCK), b""))
+    with path.open("rb") as plain:
+        return _digest(iter(lambda: plain.read(_BLOCK), b""))
+
+
+def _digest(blocks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

@@ -1,0 +1,228 @@
+"""A structure that a label does not annotate: nothing is learnt of it, and nothing is said against it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from drawn import FakeSam, FakeTeacher, case_image, shapes, small_task, write_png
+from numpy.typing import NDArray
+from PIL import Image
+
+from samstudent.annotations import LabelledMasks
+from samstudent.evaluation.metrics import dice_where_known
+from samstudent.pseudolabels.bench import Bench
+from samstudent.pseudolabels.labelled import honest_parts, see
+from samstudent.pseudolabels.quality import belief_in_absence
+from samstudent.pseudolabels.search import HonestCase
+from samstudent.pseudolabels.signals import Atlas
+from samstudent.pseudolabels.trust import learn_trust
+from samstudent.sam.adapt_run import Example, questions_of
+from samstudent.student.cases import CaseFiles, load_cases
+from samstudent.student.compare import compare, fit_of
+from samstudent.student.data import AugmentedCases, Draw, TrainingCase, collate, make_loader
+from samstudent.student.loss import StudentLoss
+from samstudent.student.predict import Student
+from samstudent.student.reader import ReaderCase, _Batches, reader_cases
+from samstudent.student.training import train_student
+
+TASK = small_task()
+
+
+def study(folder: Path, names: tuple[str, ...], both: int = 2, count: int = 8) -> list[CaseFiles]:
+    """Films with a disk and a square. Only of the first ``both`` the square is labelled; of the others the label's
+    names are these."""
+    files = []
+    for seed in range(count):
+        pixels, masks = shapes(seed)
+        image, label = folder / f"c{seed}.png", folder / f"c{seed}-label.png"
+        write_png(image, pixels)
+        values = masks[0] + (2 * masks[1] if seed < both else 0)
+        Image.fromarray(values.astype(np.uint8)).save(label)
+        meaning = ("disk", "square") if seed < both else names
+        files.append(CaseFiles(f"c{seed}", str(image), str(label), "final", meaning))
+    return files
+
+
+def square_dice(student: Student) -> float:
+    scores = []
+    for seed in range(100, 104):
+        pixels, masks = shapes(seed)
+        masks_of = student.predict(case_image(pixels)) >= 0.5
+        scores.append(dice_where_known(LabelledMasks(masks), masks_of)[1])
+    return float(np.mean(scores))
+
+
+def test_it_is_learnt_from_the_other_cases(tmp_path: Path) -> None:
+    dice = {}
+    for how, names in (("unknown", ("disk", "ignore:square")), ("absent", ("disk", "square"))):
+        cases, left_out = load_cases(study(tmp_path, names, count=16), TASK)
+        assert not left_out and [case.weights[1] for case in cases] == [1, 1] + [float(how == "absent")] * 14
+        train_student(cases, TASK, tmp_path / f"{how}.pt", steps=80, seed=0)
+        dice[how] = square_dice(Student.load(tmp_path / f"{how}.pt", TASK))
+    assert dice["unknown"] > 0.75 > 0.3 > dice["absent"], "taught as absent, it is not found any more"
+
+
+def test_the_tasks_word_teaches_the_same(tmp_path: Path) -> None:
+    task = small_task(unmentioned={"square": "unknown"})
+    cases, _ = load_cases(study(tmp_path, ("disk",)), task)
+    assert [case.weights.tolist() for case in cases] == [[1, 1]] * 2 + [[1, 0]] * 6
+
+
+def test_a_label_that_annotates_nothing_is_left_out(tmp_path: Path) -> None:
+    files = study(tmp_path, ("ignore:disk", "ignore:square"), count=3)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(files[2].label)
+    cases, left_out = load_cases(files, TASK)
+    assert [case.id for case in cases] == ["c0", "c1"] and "annotated" in left_out["c2"]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_structure_that_no_case_annotates_is_taught_as_absent(overlap: bool) -> None:
+    """Else its output, which nothing teaches, would draw anything anywhere."""
+    task = small_task(overlap=overlap, training={"rotate": 0, "zoom": 0, "shift": 0, "intensity": 0})
+    cases = [training_case(seed, known=(True, False)) for seed in range(2)]
+    batch = next(iter(make_loader(cases, task, 1, 0)))
+    assert (batch["weights"] == 1).all()
+    batch = next(iter(make_loader([*cases, training_case(2)], task, 1, 0)))
+    assert (batch["weights"][:, 1] == 0).any()
+
+
+def training_case(seed: int, known: tuple[bool, bool] = (True, True)) -> TrainingCase:
+    pixels, masks = shapes(seed)
+    weights = np.array(known, dtype=np.float32)
+    masks = masks & np.array(known)[:, None, None]
+    return TrainingCase(f"c{seed}", pixels[None] / np.float32(255), masks, np.zeros_like(masks), weights, True)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_loss_does_not_ask_where_it_is(overlap: bool) -> None:
+    """Whatever the network says of the square, and of it in place of background, the loss is the same."""
+    case = training_case(0, known=(True, False))
+    data = AugmentedCases([case], small_task(overlap=overlap, training={"rotate": 0, "zoom": 0, "shift": 0}))
+    batch = collate([data[Draw(0, 0)]])
+    loss = StudentLoss(overlap)
+    logits = torch.zeros(1, 2 if overlap else 3, 64, 64)
+    logits[:, -2] = 4 * torch.from_numpy(case.masks[0]).float() - 2
+    found = []
+    for shift in (-3.0, 0.0, 3.0):
+        changed = logits.clone()
+        if overlap:
+            changed[:, 1] = shift
+        else:
+            # Their sum stays, as the square's pixels are taken from the background.
+            changed[:, 0] = torch.log(torch.tensor(2.0)) + torch.nn.functional.logsigmoid(torch.tensor(shift))
+            changed[:, 2] = torch.log(torch.tensor(2.0)) + torch.nn.functional.logsigmoid(torch.tensor(-shift))
+        found.append(float(loss(changed, batch)))
+    assert found == pytest.approx([found[0]] * 3, abs=1e-5)
+
+
+def test_a_region_that_is_open_takes_no_part(tmp_path: Path) -> None:
+    _, masks = shapes(0)
+    region = np.roll(masks, 3, axis=2)
+    label = LabelledMasks(masks & ~region, region)
+    wrong = masks | region
+    assert dice_where_known(label, wrong).tolist() == [1, 1]
+    assert dice_where_known(LabelledMasks(masks), wrong).max() < 1
+
+
+class Fixed:
+    """A student that answers the same of every film."""
+
+    def __init__(self, masks: NDArray[Any]) -> None:
+        self.masks = masks
+
+    def predict(self, image: Any, size: Any = None) -> NDArray[Any]:
+        return np.where(self.masks, 0.9, 0.02).astype(np.float32)
+
+
+def test_scores_say_nothing_of_it(tmp_path: Path) -> None:
+    files = study(tmp_path, ("disk", "ignore:square"), both=0, count=1)
+    _, masks = shapes(0)
+    student: Any = Fixed(masks)
+    assert compare([student], files, TASK) == [{"c0": [1.0, None]}], "no false alarm, no hit"
+    label = LabelledMasks(masks & np.array([True, False])[:, None, None], unknown_square(masks))
+    assert fit_of(student, [(case_image(shapes(0)[0]), label)], TASK) == 1
+
+
+def unknown_square(masks: NDArray[Any]) -> NDArray[Any]:
+    unknown = np.zeros_like(masks)
+    unknown[1] = True
+    return unknown
+
+
+def test_absence_is_believed_by_those_that_would_have_said_so() -> None:
+    present = np.array([[True, True], [True, False], [True, False], [True, False]])
+    annotated = np.array([[True, True], [True, False], [True, False], [True, False]])
+    assert belief_in_absence(present, annotated) == pytest.approx([1 - 5 / 6, 1 - 2 / 3])
+
+
+def test_the_atlas_counts_those_that_would_have_shown_it() -> None:
+    truths = [shapes(seed)[1] for seed in range(4)]
+    known = np.array([[True, True], [True, False], [True, False], [True, False]])
+    atlas = Atlas.of(truths, known)
+    assert atlas.prevalence == pytest.approx([5 / 6, 2 / 3])
+    assert atlas.without(0).prevalence == pytest.approx([4 / 5, 1 / 2])
+    again = Atlas.from_json(atlas.as_json())
+    assert again.prevalence == pytest.approx(atlas.prevalence)
+    assert "known" not in Atlas.of(truths, np.ones((4, 2), bool)).as_json(), "digests of earlier versions stay"
+
+
+class PartlyLabelled(FakeTeacher):
+    """Of two cases the square is not annotated, though the teacher sees it."""
+
+    def read(self, case_id: str) -> Any:  # type: ignore[override]
+        pixels, masks = shapes(int(case_id.removeprefix("case")))
+        label = LabelledMasks(masks)
+        if case_id in ("case1", "case2"):
+            label = LabelledMasks(masks & np.array([True, False])[:, None, None], unknown_square(masks))
+        return case_image(pixels), label
+
+    def honest_views(self, case_id: str, image: Any, size: Any = None) -> NDArray[Any]:
+        masks = shapes(int(case_id.removeprefix("case")))[1]
+        return np.where(masks, 0.9, 0.05).astype(np.float32)[None]
+
+
+def test_search_calibration_and_adaptation_leave_it_out(tmp_path: Path) -> None:
+    teacher: Any = PartlyLabelled(6)
+    task = small_task(trust={"adapt": False, "readers": False, "trials": 2}, recipe={"source": "student"})
+    parts: list[HonestCase] = []
+    for case in sorted(teacher.folds):
+        seen = see(case, *teacher.read(case), teacher, task)
+        parts += [part for part, _ in honest_parts(seen, 0, task, FakeSam(), None, 6)]  # type: ignore[arg-type]
+    dice = Bench(parts, FakeSam(), None).dice([task.recipe])[..., 0]  # type: ignore[arg-type]
+    assert np.isnan(dice[[1, 2], 1]).all() and np.isfinite(np.delete(dice, [1, 2], axis=0)).all()
+    assert np.nanmin(dice) > 0.9
+    # SAM is neither taught to draw nothing there, nor to doubt its answer.
+    example = Example("case1", 0, parts[1].embedding, parts[1].truth, parts[1].truth | True)
+    known = np.array([True, False])
+    assert {q.structure for q in questions_of(0, replace(example, known=known), task.recipe, "vit_b")} == {0}
+    assert {q.structure for q in questions_of(0, example, task.recipe, "vit_b")} == {0, 1}
+    trust = learn_trust(teacher, teacher.read, task, FakeSam(), None, tmp_path)  # type: ignore[arg-type]
+    assert trust.calibrator.report["rows"] == 6 + 4
+    assert trust.record["honest"] > 0.9
+
+
+def test_readers_leave_it_out() -> None:
+    pixels, masks = shapes(0)
+    label = LabelledMasks(masks & np.array([True, False])[:, None, None], unknown_square(masks))
+    image = case_image(pixels)
+    (unsaid,) = reader_cases(image, label, TASK, FakeSam(), None)  # type: ignore[arg-type]
+    (known,) = reader_cases(image, LabelledMasks(masks), TASK, FakeSam(), None)  # type: ignore[arg-type]
+    region = LabelledMasks(masks, np.roll(masks, 9, axis=1))
+    (partly,) = reader_cases(image, region, TASK, FakeSam(), None)  # type: ignore[arg-type]
+    assert unsaid.weights is not None and unsaid.weights.tolist() == [1, 0] and unsaid.ignore is None
+    assert known.weights is None and partly.ignore is not None and partly.ignore.any()
+
+    def batch(cases: list[ReaderCase], overlap: bool) -> dict[str, torch.Tensor]:
+        return next(iter(_Batches(cases, 1, 0, overlap)))
+
+    for overlap in (False, True):
+        found = batch([unsaid, known, partly], overlap)
+        assert set(found["weights"][:, 1].tolist()) == {0, 1}
+        assert found["ignore"].shape[1] == (2 if overlap else 1)
+        assert (batch([unsaid], overlap)["weights"] == 1).all(), "which nobody annotates is taught as absent"
+        assert batch([known], overlap)["ignore"].shape[1] == 1
