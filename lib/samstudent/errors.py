@@ -3,6 +3,12 @@
 Each message names the file, key or value that is wrong and says what would be right.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(ValueError):
     """Something the user gave is wrong (HTTP 400)."""
@@ -29,3 +35,14 @@ class Unavailable(UserError):
     """
 
     status = 503
+
+
+@contextmanager
+def named(path: Path, name: str) -> Iterator[None]:
+    """Errors of the block say ``name`` instead of ``path``: a file that somebody has sent has a name of the server's own,
+    which means nothing to the sender."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (str(error).replace(str(path), name).replace(path.name, name), *error.args[1:])
+        raise

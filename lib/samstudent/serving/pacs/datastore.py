@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from monailabel.config import settings as host
-
 from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.files import atomic_write
 from samstudent.serving.datastore import FINAL, LabelCheck, SafeLocalDatastore
@@ -53,8 +51,7 @@ class PacsDatastore(SafeLocalDatastore):
         self.pacs, self.task = pacs, task
         self.memory = Memory(folder / "pacs.sqlite")
         self._read: dict[str, tuple[int, Reference]] = {}
-        extensions = [f"*{EXTENSION}", *host.MONAI_LABEL_DATASTORE_FILE_EXT]
-        super().__init__(folder, extensions, check_label=check_label and _where_possible(check_label))
+        super().__init__(folder, (EXTENSION,), check_label=check_label and _where_possible(check_label))
         self.images = ImageCache(images, pacs, pacs.settings.cache_gb * 1e9, self.is_labelled)
         self.exchange = Exchange(self)
 
