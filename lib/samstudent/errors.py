@@ -39,8 +39,8 @@ class Unavailable(UserError):
 
 @contextmanager
 def named(path: Path, name: str) -> Iterator[None]:
-    """Errors of the block say ``name`` instead of ``path``: a file that somebody has sent has a name of the server's own,
-    which means nothing to the sender."""
+    """Errors of the block say ``name`` instead of ``path``: the server's own name for an upload means nothing to its
+    sender."""
     try:
         yield
     except UserError as error:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from samstudent.errors import Conflict
+
 
 @contextmanager
 def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
@@ -65,6 +67,17 @@ def outside(path: Path, root: Path) -> Path | None:
     return next(
         (p for p in (entry, *entry.parents) if p.is_relative_to(real_root) and p != real_root and p in mounts), None
     )
+
+
+def require_own(path: Path, study: Path) -> None:
+    """Raises Conflict where a file of a study lies outside of it, behind a link or a mount: there nothing is written or
+    removed."""
+    if where := outside(path, study):
+        name = os.path.relpath(path.parent, study)
+        raise Conflict(
+            f"{name} leads out of the study, to {where}: what lies there is read, but nothing is written or removed; "
+            f"make {name} a folder of the study itself"
+        )
 
 
 def _mounts() -> set[Path]:

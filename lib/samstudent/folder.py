@@ -198,6 +198,13 @@ def case_id(stem: str) -> str:
     return f"{safe}-{digest}"
 
 
+def row_id(name: str) -> str:
+    """The case id that a row of a table (``split.csv``) means: the name in composed form (NFC); one that can be no id
+    is taken for a file name and becomes the id of that file."""
+    name = unicodedata.normalize("NFC", name)
+    return name if is_id(name) else case_id(split_name(name, IMAGES)[0])
+
+
 def is_id(value: str) -> bool:
     """Whether a text can be a case id: a plain file name of at most 200 bytes."""
     return _ID.fullmatch(value) is not None and len(value.encode()) <= _LONGEST_ID
@@ -360,6 +367,8 @@ def _listed_by_server(folder: Path) -> dict[str, str]:
 def name_of(case: str, extension: str, info: Mapping[str, Any]) -> str:
     """The name of a listed file. The host makes it of id and extension; a name that was no id is kept in the info."""
     name = info.get("name")
+    if name == case + extension:
+        return case + extension
     if isinstance(name, str) and name.endswith(extension) and "/" not in name:
         stem = name[: len(name) - len(extension)]
         if case_id(stem) == case_id(case):

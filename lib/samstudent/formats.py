@@ -57,12 +57,15 @@ def kind_of(path: Path) -> str:
 
     Raises:
         NotFound: there is no such file.
-        UserError: the file is empty or of no known format.
+        UserError: the file cannot be read, is empty or of no known format.
     """
     if not path.is_file():
         raise NotFound(f"{path}: there is no such file")
-    with path.open("rb") as file:
-        head = file.read(400)
+    try:
+        with path.open("rb") as file:
+            head = file.read(400)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if not head:
         raise UserError(f"{path}: the file is empty (0 bytes)")
     if head.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -20,8 +20,9 @@ from filelock import FileLock
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 
 from samstudent.errors import Conflict, NotFound, UserError, named
-from samstudent.files import atomic_path, outside, sha256_file
+from samstudent.files import atomic_path, require_own, sha256_file
 from samstudent.folder import IMAGES, LABELS, case_id, duplicates, images_folder, name_of, sentences, split_name
+from samstudent.selection.readable import ImageCheck
 from samstudent.serving.datastore_file import DatastoreFile
 from samstudent.serving.history import History
 from samstudent.serving.names import MACHINE_TAGS, PSEUDO_TAGS, check_image_id, check_name
@@ -44,8 +45,9 @@ LabelCheck = Callable[[str, Path, str, dict[str, Any]], None]
 class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
     """A study folder: images in it, or in its ``images/``; labels in ``labels/<tag>/<image id><extension>``.
 
-    Which files are images or labels, and under which ids, is said in ``folder``. A case's file is found by the name in its
-    info: an id is not always the file's name. What lies outside of the study, behind a link or a mount, is only read.
+    Which files are images or labels, and under which ids, is said in ``folder``. A case's file is found by the name in
+    its info: an id is not always the file's name. What lies outside of the study, behind a link or a mount, is only
+    read.
 
     Differs from the host's: a change is lock, read, change, write to a temporary file, replace, so that no process
     undoes another's; the list in memory is never changed in place, so that other threads read a whole one; the list is
@@ -57,6 +59,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         auto_reload: watch the folder for files that come and go.
         read_only: take nothing in at the start.
         check_label: may refuse a label.
+        image_check: knows which images can be read.
     """
 
     def __init__(
@@ -66,11 +69,12 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         auto_reload: bool = False,
         read_only: bool = False,
         check_label: LabelCheck | None = None,
+        image_check: ImageCheck | None = None,
     ) -> None:
         folder = Path(path)
-        self.check_label = check_label
-        #: What is wrong with the folder, as of the last look at it: same names, loose files, labels without image.
-        self.problems: list[str] = []
+        self.check_label, self.image_check = check_label, image_check
+        #: What is wrong with the folder, as of the last look at it.
+        self._found: list[str] = []
         # The host's constructor below already reads and reconciles, so these come first.
         self._file = DatastoreFile(folder / "datastore_v2.json")
         self._model = LocalDatastoreModel(name="", description="")
@@ -183,9 +187,35 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
                 f"no image in {reconciler.folder}; expected files that end in {' '.join(self._image_extensions)}"
             )
         for problem in problems:
-            if problem not in self.problems:
+            if problem not in self._found:
                 logger.warning("%s: %s", self._datastore_path, problem)
-        self.problems = problems
+        self._found = problems
+
+    # ---- what people should know of the folder ----
+
+    @property
+    def problems(self) -> list[str]:
+        """A line each: files and folders that are passed over, the same content twice, labels without an image, images
+        that cannot be read."""
+        return [*self._found, *self.unreadable().values()]
+
+    def unreadable(self) -> dict[str, str]:
+        """Case id -> why its image cannot be used, as far as it was read. Such a case is not offered to anybody."""
+        if self.image_check is None:
+            return {}
+        return self.image_check.problems(self._image_file)
+
+    def image_problem(self, image_id: str) -> str | None:
+        """Why an image cannot be used; None where it can. Reads it where that was not done since it changed."""
+        file = self._image_file(image_id)
+        if self.image_check is None or file is None:
+            return None
+        return self.image_check.problem(case_id(image_id), file)
+
+    def note_readable(self, image_id: str) -> None:
+        """An image was read, so nobody needs to try."""
+        if self.image_check is not None and (file := self._image_file(image_id)) is not None:
+            self.image_check.record(case_id(image_id), file)
 
     def _reconciler(self, adopted_at: float | None) -> Reconciler:
         return Reconciler(self._image_extensions, self._history, adopted_at)
@@ -506,17 +536,6 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
                 self._timer.start()
 
     _on_modify_event = _on_any_event
-
-
-def require_own(path: Path, study: Path) -> None:
-    """Raises Conflict where a file of the study lies outside of it, behind a link or a mount: there nothing is written
-    or removed."""
-    if where := outside(path, study):
-        name = os.path.relpath(path.parent, study)
-        raise Conflict(
-            f"{name} leads out of the study, to {where}: what lies there is read, but nothing is written or removed; make "
-            f"{name} a folder of the study itself"
-        )
 
 
 def _shallow_copy(model: LocalDatastoreModel) -> LocalDatastoreModel:
