@@ -5,6 +5,7 @@ Each message names the file, key or value that is wrong and says what would be r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,5 +45,11 @@ def named(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        error.args = (str(error).replace(str(path), name).replace(path.name, name), *error.args[1:])
+        put_name(error, path, name)
         raise
+
+
+def put_name(error: UserError, path: Path, name: str) -> None:
+    """Have an error say ``name`` instead of ``path``."""
+    both = "|".join(re.escape(text) for text in (str(path), path.name))
+    error.args = (re.sub(both, lambda found: name, str(error)), *error.args[1:])

@@ -180,12 +180,12 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         with self.transaction() as model:
             reconciler = self._reconciler(adopted_at=time.time())
             model.objects = reconciler.objects(model)
-        # After the transaction: what is read here must not keep other processes waiting.
-        problems = reconciler.problems + sentences(duplicates(reconciler.images, MOST_ALIKE)) + self._foreign()
-        if not reconciler.images:
-            problems.append(
-                f"no image in {reconciler.folder}; expected files that end in {' '.join(self._image_extensions)}"
-            )
+        problems = reconciler.problems + self._foreign()
+        if self._image_extensions == IMAGES:  # a PACS has references instead of images
+            # After the transaction: what is read here must not keep other processes waiting.
+            problems += sentences(duplicates(reconciler.images, MOST_ALIKE))
+            if not reconciler.images:
+                problems.append(f"no image in {reconciler.folder}: expected files ending in {' '.join(IMAGES)}")
         for problem in problems:
             if problem not in self._found:
                 logger.warning("%s: %s", self._datastore_path, problem)
@@ -524,6 +524,12 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         if f"{os.sep}." not in path[len(self._datastore_path) :]:
             dispatch(event)
 
+    def _look_again(self) -> None:
+        try:
+            self.refresh()
+        except (UserError, OSError) as error:  # the next event looks again
+            logger.warning("%s could not be looked at: %s", self._datastore_path, error)
+
     def _on_any_event(self, event: Any) -> None:
         """Look at the folder once after a burst of events; the host looks, and writes its list, for every file."""
         name = os.path.basename(getattr(event, "dest_path", "") or event.src_path)
@@ -531,7 +537,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             return  # our own temporary files; the list itself is looked at whenever it is read
         with self._mutex:
             if self._timer is None or not self._timer.is_alive():
-                self._timer = threading.Timer(SETTLE_SECONDS, self.refresh)
+                self._timer = threading.Timer(SETTLE_SECONDS, self._look_again)
                 self._timer.daemon = True
                 self._timer.start()
 
