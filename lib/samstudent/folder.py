@@ -202,7 +202,8 @@ def row_id(name: str) -> str:
     """The case id that a row of a table (``split.csv``) means: the name in composed form (NFC); one that can be no id
     is taken for a file name and becomes the id of that file."""
     name = unicodedata.normalize("NFC", name)
-    return name if is_id(name) else case_id(split_name(name, IMAGES)[0])
+    stem, _ = split_name(name, IMAGES)
+    return name if is_id(name) and is_id(stem) else case_id(stem)
 
 
 def is_id(value: str) -> bool:
