@@ -83,14 +83,14 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
         for s in result.structures:
             quality = structure_quality(s) if s.present else None
             rows.append([case, s.name, s.present, _round(s.predicted_iou), _round(s.agreement), _round(quality)])
+    if unreadable and not written:
+        raise next(iter(unreadable.values()))
     with (output / "quality.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "structure", "present", "predicted_iou", "agreement", "quality"])
         writer.writerows(rows)
     passed_over = f"; {len(unreadable)} passed over: {_some([*unreadable])}" if unreadable else ""
     console.print(f"{len(written)} refined masks and quality.csv in {output}{escape(passed_over)}")
-    if unreadable and not written:
-        raise next(iter(unreadable.values()))
     return written
 
 
