@@ -270,15 +270,16 @@ def unwritable(study: Path) -> list[str]:
     """What keeps a server, or a training, from writing into a study folder: a line each."""
     faults = []
     written = [study / name for name in (".samstudent", "labels", "labels/final", "labels/pseudo", "labels/pseudo_raw")]
-    for folder in (study, images_folder(study), *written):
+    locked = [folder for folder in (study, *written) if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK)]
+    if locked:  # mostly all of them, and the first says it
+        text = "serve and train write into it; change its permissions, or work on a copy of the study"
+        faults.append(f"{locked[0]}: cannot be written by this user, but {text}")
+    for folder in {images_folder(study): None} | dict.fromkeys(written):
         if folder.is_dir() and folder != study:
             try:
                 require_own(folder / "file", study)
             except UserError as error:
                 faults.append(str(error))
-        if (folder == study or folder in written) and folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
-            text = "serve and train write into it; change its permissions, or work on a copy of the study"
-            faults.append(f"{folder}: cannot be written by this user, but {text}")
     free = shutil.disk_usage(study).free
     if free < LEAST_FREE:
         faults.append(f"{study}: {free >> 20} MB are free on its disk; make room before serving or training")
