@@ -26,3 +26,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images are not here: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """The folder of small inputs of issue 18; tests that need it are skipped where it is missing."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"the issue's inputs are not here: {folder}")
+    return folder

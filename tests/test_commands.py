@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,6 +18,7 @@ import pytest
 from PIL import Image
 
 from samstudent.cli import main
+from samstudent.folder import LABELS, list_folder
 from samstudent.images import read_image
 from samstudent.labels import read_masks
 from samstudent.task import load_task
@@ -159,3 +163,124 @@ def test_rounds_of_a_fresh_study_are_none(disk: Path) -> None:
 def test_doctor_knows_images_in_a_subfolder(disk: Path) -> None:
     done = run("doctor", "--studies", disk, "--task", disk / "task.yaml")
     assert "1 images" in done.stdout
+
+
+# ---- folders as people's computers leave them ----
+
+
+def study_of(folder: Path, shared_cases: Path, name: str) -> Path:
+    return Path(shutil.copytree(shared_cases / name, folder / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "said"),
+    [
+        ("f_mac", "two.yaml", "2 images, 2 human labels"),
+        ("f_same_id", "two.yaml", "a.png: is used, because several files are called 'a': a.jpg, a.png"),
+        ("n_seg_beside_image", "vol.yaml", "a.seg.nrrd: a segmentation, not an image"),
+        ("f_nfd_label", "two.yaml", "1 images, 1 human labels"),
+    ],
+)
+def test_doctor_and_refine_take_the_same_files(
+    shared_cases: Path, tmp_path: Path, name: str, task: str, said: str
+) -> None:
+    folder = study_of(tmp_path, shared_cases, name)
+    done = run("doctor", "--studies", folder, "--task", shared_cases / task)
+    assert done.returncode == 0 and said in done.stdout, done.stdout
+    arguments = ("--images", folder, "--masks", folder / "labels" / "final", "--task", shared_cases / task)
+    done = run("refine", *arguments, "--output", tmp_path / "out", "--extension", ".seg.nrrd")
+    assert done.returncode == 0, done.stdout + done.stderr
+    images, labels = list_folder(folder).files, list_folder(folder / "labels" / "final", LABELS).files
+    loaded = load_task(shared_cases / task)
+    assert images.keys() == labels.keys()
+    for case, image in images.items():
+        grid = read_image(image).grid
+        refined = read_masks(tmp_path / "out" / f"{case}.seg.nrrd", loaded, grid)
+        assert (refined == read_masks(labels[case], loaded, grid)).all()  # the recipe of these tasks takes all as it is
+
+
+def test_doctor_names_a_broken_image_among_good_ones(shared_cases: Path, tmp_path: Path) -> None:
+    folder = study_of(tmp_path, shared_cases, "x_train_one_image_broken")
+    done = run("doctor", "--studies", folder, "--task", shared_cases / "two.yaml")
+    assert done.returncode == 1
+    assert "c4.png" in done.stdout and "7 images (1 of them cannot be used), 7 human labels" in done.stdout
+
+
+def bad_entries(folder: Path) -> None:
+    """A link in a circle, a lost one, and a pipe, which blocks whoever opens it."""
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "lost.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+
+
+def test_one_bad_file_stops_neither_doctor_nor_refine(disk: Path) -> None:
+    bad_entries(disk / "images")
+    bad_entries(disk / "masks")
+    (disk / "images" / "b.png").write_bytes((disk / "images" / "a.png").read_bytes()[:300])
+    (disk / "masks" / "b.png").write_bytes((disk / "masks" / "a.png").read_bytes())
+    done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
+    assert done.returncode == 1
+    arguments = ("--images", disk / "images", "--masks", disk / "masks", "--task", disk / "task.yaml")
+    refined = run("refine", *arguments, "--output", disk / "out", "--extension", ".png")
+    assert refined.returncode == 0, refined.stderr
+    assert sorted(path.name for path in (disk / "out").glob("*.png")) == ["a.png"]
+    for text in (done.stdout, refined.stdout):
+        assert all(name in text for name in ("loop.png", "lost.png", "pipe.png", "b.png"))
+    assert "Traceback" not in done.stderr + refined.stderr
+    assert "2 images (1 of them cannot be used)" in done.stdout
+
+
+def test_refine_of_one_pair_that_cannot_be_read_is_an_error(disk: Path) -> None:
+    (disk / "images" / "a.png").write_bytes(b"no image")
+    arguments = ("--images", disk / "images", "--masks", disk / "masks", "--task", disk / "task.yaml")
+    done = run("refine", *arguments, "--output", disk / "out")
+    assert done.returncode == 2 and "a.png: not an image" in done.stderr
+
+
+def test_names_of_files_are_no_markup(disk: Path) -> None:
+    (disk / "images" / "a.png").rename(disk / "images" / "a[red]?.png")
+    (disk / "images" / "b[bold].png").write_bytes(b"no image")
+    done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
+    assert "a[red]?.png: taken as" in done.stdout and "b[bold].png" in done.stdout
+
+
+def test_a_forbidden_file_is_one_line(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Path.open
+
+    def refuse(self: Path, *arguments: object, **options: object) -> object:
+        if self.name == "b.png":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, *arguments, **options)
+
+    (disk / "images" / "b.png").write_bytes(b"x")
+    monkeypatch.setattr(Path, "open", refuse)
+    done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
+    assert done.returncode == 1 and "b.png: cannot be read: Permission denied" in done.stdout
+
+
+def test_doctor_finds_what_a_server_could_not_write(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = disk / "images"
+    (disk / "elsewhere").mkdir()
+    (study / ".samstudent").mkdir()
+    (study / "labels").symlink_to(disk / "elsewhere")
+    access = os.access
+    forbidden = {study / ".samstudent": os.W_OK}
+    monkeypatch.setattr(os, "access", lambda p, mode: not mode & forbidden.get(p, 0) and access(p, mode))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 40, 1 << 40, 5 << 20))
+    done = run("doctor", "--studies", study, "--task", disk / "task.yaml")
+    assert done.returncode == 1
+    assert f"{study / '.samstudent'}: cannot be written by this user" in done.stdout
+    assert "labels leads out of the study" in done.stdout
+    assert "5 MB are free" in done.stdout
+
+
+def test_doctor_counts_what_is_passed_over(disk: Path) -> None:
+    study = disk / "images"
+    (study / "more").mkdir()
+    for i in range(3):
+        (study / "more" / f"{i}.png").touch()
+    (study / "copy.png").write_bytes((study / "a.png").read_bytes())
+    done = run("doctor", "--studies", study, "--task", disk / "task.yaml")
+    assert done.returncode == 0, done.stdout
+    assert "more: subfolder with 3 images is not read" in done.stdout
+    assert "copy.png: the same content as a.png" in done.stdout

@@ -6,8 +6,10 @@ import csv
 import importlib.metadata
 import json
 import logging
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,25 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
-from samstudent import images as image_files
 from samstudent.address import is_pacs
 from samstudent.annotations import read_label
 from samstudent.errors import NotFound, UserError
+from samstudent.files import require_own
+from samstudent.folder import (
+    IMAGES,
+    LABELS,
+    Listing,
+    Remark,
+    case_id,
+    duplicates,
+    images_folder,
+    list_folder,
+    sentences,
+    split_name,
+)
 from samstudent.images import about_orientation, for_sam, read_image
 from samstudent.labels import names_from_label_info, other_names, read_masks, write_masks
 from samstudent.pseudolabels.quality import structure_quality
@@ -31,6 +46,8 @@ from samstudent.sam.refine import refine
 from samstudent.task import Task, load_task, shipped_tasks
 
 console = Console()
+#: A round writes models and pseudo labels; with less free space it would break off.
+LEAST_FREE = 200 << 20
 
 
 def refine_folder(images: Path, masks: Path, task_name: str, output: Path, extension: str) -> list[Path]:
@@ -49,10 +66,17 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
     pairs = _pairs(images, masks)
     backend = load_backend(task.sam)
     cache = EmbeddingCache(output / "embeddings")
-    written, rows = [], []
+    written: list[Path] = []
+    rows: list[list[Any]] = []
+    unreadable: dict[str, UserError] = {}
     for case, (image_path, mask_path) in track(pairs.items(), description="refining", console=console):
-        image = read_image(image_path, task.dimension)
-        coarse = read_masks(mask_path, task, image.grid)
+        try:
+            image = read_image(image_path, task.dimension)
+            coarse = read_masks(mask_path, task, image.grid)
+        except UserError as error:
+            _print("passed over", str(error))
+            unreadable[case] = error
+            continue
         result = refine(
             coarse.astype(np.float32), for_sam(image, task.image), backend, task, cache, spacing=image.grid.spacing
         )
@@ -62,37 +86,39 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
         for s in result.structures:
             quality = structure_quality(s) if s.present else None
             rows.append([case, s.name, s.present, _round(s.predicted_iou), _round(s.agreement), _round(quality)])
+    if unreadable and not written:
+        raise next(iter(unreadable.values()))
     with (output / "quality.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "structure", "present", "predicted_iou", "agreement", "quality"])
         writer.writerows(rows)
-    console.print(f"{len(written)} refined masks and quality.csv in {output}")
+    passed_over = f"; {len(unreadable)} passed over: {_some([*unreadable])}" if unreadable else ""
+    console.print(f"{len(written)} refined masks and quality.csv in {output}{escape(passed_over)}")
     return written
 
 
 def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:
-    for path in (images, masks):
-        if not path.exists():
-            raise NotFound(f"{path}: no such file or folder")
-    image_by_id, mask_by_id = cases_in(images), cases_in(masks)
+    listed_images, listed_masks = list_folder(images), list_folder(masks, LABELS)
+    for line in sentences(listed_images.remarks, f"{images}/") + sentences(listed_masks.remarks, f"{masks}/"):
+        _print("note", line)
+    image_by_id, mask_by_id = listed_images.files, listed_masks.files
     if images.is_file() and masks.is_file():
         return {next(iter(image_by_id)): (images, masks)}
-    if missing := sorted(set(image_by_id) - set(mask_by_id)):
-        raise UserError(f"{masks}: no mask for {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+    faulty = {case_id(split_name(remark.name, LABELS)[0]) for remark in listed_masks.remarks if remark.is_fault}
+    if missing := sorted(set(image_by_id) - set(mask_by_id) - faulty):
+        raise UserError(f"{masks}: no mask for {_some(missing)}")
     if not image_by_id:
-        raise NotFound(f"{images}: no image in it ({', '.join(image_files.image_extensions())})")
-    return {case: (path, mask_by_id[case]) for case, path in image_by_id.items()}
+        raise NotFound(f"{images}: no image in it ({', '.join(IMAGES)})")
+    return {case: (path, mask_by_id[case]) for case, path in image_by_id.items() if case in mask_by_id}
 
 
-def cases_in(path: Path) -> dict[str, Path]:
-    """Case id (file name without its extension) to file, of one file or of all images in a folder."""
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    extensions = sorted([*image_files.image_extensions(), ".seg.nrrd"], key=len, reverse=True)
-    found = {}
-    for file in files:
-        if extension := next((e for e in extensions if file.name.lower().endswith(e)), None):
-            found[file.name[: -len(extension)]] = file
-    return found
+def _some(cases: list[str]) -> str:
+    return f"{', '.join(cases[:5])}{' ...' if len(cases) > 5 else ''}"
+
+
+def _print(what: str, text: str, style: str = "yellow") -> None:
+    """A line with the kind of finding in front; names of files are no markup."""
+    console.print(f"[{style}]{what}[/] {escape(text)}", soft_wrap=True)
 
 
 def _round(value: float | None) -> float | str:
@@ -106,14 +132,21 @@ class _Report:
     faults: int = 0
 
     def ok(self, what: str, text: str) -> None:
-        console.print(f"[green]ok[/]    {what:12} {text}", soft_wrap=True)
+        _print("ok   ", f"{what:12} {text}", "green")
+
+    def note(self, what: str, text: str) -> None:
+        """Something that may be as intended, but that people should know."""
+        _print("note ", f"{what:12} {text}")
 
     def fault(self, what: str, text: str) -> None:
         self.faults += 1
-        console.print(f"[red]wrong[/] {what:12} {text}", soft_wrap=True)
+        _print("wrong", f"{what:12} {text}", "red")
 
-    def note(self, what: str, text: str) -> None:
-        console.print(f"[yellow]note[/]  {what:12} {text}", soft_wrap=True)
+    def remarks(self, what: str, remarks: Sequence[Remark], folder: str = "") -> None:
+        for line in sentences([remark for remark in remarks if remark.is_fault], folder):
+            self.fault(what, line)
+        for line in sentences([remark for remark in remarks if not remark.is_fault], folder):
+            self.note(what, line)
 
     def check(self, what: str, action: Callable[[], str]) -> None:
         try:
@@ -206,7 +239,8 @@ def _label_infos(folder: Path) -> dict[str, dict[str, Any]]:
     """What the host's list of the folder says of each case's human label."""
     try:
         objects = json.loads((folder / "datastore_v2.json").read_text(encoding="utf-8"))["objects"]
-        return {case: kept["labels"]["final"]["info"] for case, kept in objects.items() if "final" in kept["labels"]}
+        finals = {case_id(case): kept["labels"].get("final") for case, kept in objects.items()}
+        return {case: final["info"] for case, final in finals.items() if final}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no server has looked at this folder yet
         return {}
 
@@ -215,11 +249,20 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     if not folder.is_dir():
         report.fault("study", f"{folder}: no such folder")
         return
+    for fault in unwritable(folder):
+        report.fault("study", fault)
+    try:
+        where = images_folder(folder)
+        found = list_folder(where)
+        final = folder / "labels" / "final"
+        labels = list_folder(final, LABELS) if final.is_dir() else Listing({}, [])
+    except UserError as error:
+        report.fault("study", str(error))
+        return
+    report.remarks("image", found.remarks + duplicates(found.files))
+    report.remarks("label", labels.remarks, "labels/final/")
     cases = {}
-    found = cases_in(folder)
-    if not found and (folder / "images").is_dir():
-        found = cases_in(folder / "images")
-    for case, path in found.items():
+    for case, path in found.files.items():
         try:
             cases[case] = read_image(path, task.dimension if task else None)
             if (orientation := cases[case].grid.orientation) != 1:
@@ -229,12 +272,11 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     if not cases:
         report.fault("study", f"{folder}: no readable image in it or in its images/")
         return
-    labels = cases_in(folder / "labels" / "final") if (folder / "labels" / "final").is_dir() else {}
     named, drawn, unknown, left_open = _label_infos(folder), Counter[str](), Counter[str](), Counter[str]()
-    for case, path in labels.items():
-        if case not in cases:
+    for case, path in labels.files.items():
+        if case not in found.files:
             report.fault("label", f"{path}: there is no image of this name")
-        elif task:
+        elif task and case in cases:
             try:
                 names = names_from_label_info(named.get(case, {}))
                 label = read_label(path, task, cases[case].grid, names=names)
@@ -244,12 +286,35 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
             else:
                 drawn.update(name for name, mask in zip(task.names, label.masks, strict=True) if mask.any())
                 left_open.update(n for n, known in zip(task.names, label.annotated, strict=True) if not known)
-    if task and labels:
-        report.ok("labels", f"of {len(labels)} have " + ", ".join(f"{name} {drawn[name]}" for name in task.names))
+    labelled = labels.files.keys() & found.files.keys()
+    if task and labelled:
+        report.ok("labels", f"of {len(labelled)} have " + ", ".join(f"{name} {drawn[name]}" for name in task.names))
     if left_open:
         counts = ", ".join(f"{name} ({count})" for name, count in sorted(left_open.items()))
         report.ok("labels", f"not annotated, so neither learnt nor measured there: {counts}")
     if unknown:
         others = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
         report.ok("labels", f"structures that the task does not have are left out: {others}")
-    report.ok("study", f"{len(cases)} images, {len(labels)} human labels")
+    unreadable = len(found.files) - len(cases)
+    more = f" ({unreadable} of them cannot be used)" if unreadable else ""
+    report.ok("study", f"{len(found.files)} images{more}, {len(labelled)} human labels")
+
+
+def unwritable(study: Path) -> list[str]:
+    """What keeps a server, or a training, from writing into a study folder: a line each."""
+    faults = []
+    written = [study / name for name in (".samstudent", "labels", "labels/final", "labels/pseudo", "labels/pseudo_raw")]
+    locked = [folder for folder in (study, *written) if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK)]
+    if locked:  # mostly all of them, and the first says it
+        text = "serve and train write into it; change its permissions, or work on a copy of the study"
+        faults.append(f"{locked[0]}: cannot be written by this user, but {text}")
+    for folder in {images_folder(study): None} | dict.fromkeys(written):
+        if folder.is_dir() and folder != study:
+            try:
+                require_own(folder / "file", study)
+            except UserError as error:
+                faults.append(str(error))
+    free = shutil.disk_usage(study).free
+    if free < LEAST_FREE:
+        faults.append(f"{study}: {free >> 20} MB are free on its disk; make room before serving or training")
+    return faults

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from samstudent.errors import UserError
+from samstudent.files import own_copy
 
 
 def make_tables(path: Path, schema: str, otherwise: str) -> None:
@@ -21,6 +22,7 @@ def make_tables(path: Path, schema: str, otherwise: str) -> None:
         UserError: the file is no SQLite database.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    own_copy(path)
     try:
         with connection(path) as database:
             # Readers (the server) never wait for a writer (a child of the server's).

@@ -3,6 +3,13 @@
 Each message names the file, key or value that is wrong and says what would be right.
 """
 
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(ValueError):
     """Something the user gave is wrong (HTTP 400)."""
@@ -29,3 +36,20 @@ class Unavailable(UserError):
     """
 
     status = 503
+
+
+@contextmanager
+def named(path: Path, name: str) -> Iterator[None]:
+    """Errors of the block say ``name`` instead of ``path``: the server's own name for an upload means nothing to its
+    sender."""
+    try:
+        yield
+    except UserError as error:
+        put_name(error, path, name)
+        raise
+
+
+def put_name(error: UserError, path: Path, name: str) -> None:
+    """Have an error say ``name`` instead of ``path``."""
+    both = "|".join(re.escape(text) for text in (str(path), path.name))
+    error.args = (re.sub(both, lambda found: name, str(error)), *error.args[1:])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from samstudent.errors import Conflict
 
 
 @contextmanager
@@ -47,3 +51,48 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def outside(path: Path, root: Path) -> Path | None:
+    """Where a file or folder of a tree really lies, if a link or a mount on the way leads out of the tree; else None.
+
+    What lies there is somebody else's: it is read, and never written or removed. ``path`` itself may be a link, which
+    can be replaced or removed without harm; it must not be a mount. Where ``root`` lies does not matter.
+    """
+    real_root, folder = root.resolve(), path.parent.resolve()
+    if not folder.is_relative_to(real_root):
+        return folder
+    entry = folder / path.name
+    mounts = _mounts()
+    return next(
+        (p for p in (entry, *entry.parents) if p.is_relative_to(real_root) and p != real_root and p in mounts), None
+    )
+
+
+def require_own(path: Path, study: Path) -> None:
+    """Raises Conflict where a file of a study lies outside of it, behind a link or a mount: there nothing is written or
+    removed."""
+    if where := outside(path, study):
+        name = os.path.relpath(path.parent, study)
+        raise Conflict(
+            f"{name} leads out of the study, to {where}: what lies there is read, but nothing is written or removed; "
+            f"make {name} a folder of the study itself"
+        )
+
+
+def _mounts() -> set[Path]:
+    """Mount points, of Linux also those of folders of the same file system, which os.path.ismount does not see."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return set()
+    points = (line.split(" ")[4] for line in lines)
+    return {Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)) for point in points}
+
+
+def own_copy(path: Path) -> None:
+    """Make a file that is written in place this folder's own: where it is a link, or has further hard links (of a study
+    that was copied by ``cp -al``), it is replaced by a copy first. Nothing is done where there is no such file."""
+    if path.is_file() and (path.is_symlink() or path.stat().st_nlink > 1):
+        with atomic_path(path, path.stat().st_mode & 0o777) as temporary:
+            shutil.copyfile(path, temporary)

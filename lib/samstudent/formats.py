@@ -85,12 +85,16 @@ def kind_of(path: Path) -> str:
 
     Raises:
         NotFound: there is no such file.
-        UserError: the file is empty or of no known format; a NRRD file that is packed as a whole; Analyze.
+        UserError: the file cannot be read, is empty or of no known format; a NRRD file that is packed as a whole;
+            Analyze.
     """
     if not path.is_file():
         raise NotFound(f"{path}: there is no such file")
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if not head:
         raise UserError(f"{path}: the file is empty (0 bytes)")
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -111,7 +115,7 @@ def kind_of(path: Path) -> str:
         return "nifti"
     if path.suffix.lower() in (".hdr", ".img"):
         raise UserError(f"{path}: Analyze, or NIfTI in two files (.hdr and .img); save it as one .nii or .nii.gz")
-    raise UserError(f"{path}: not an image that can be read, or corrupt; expected {_FORMATS}")
+    raise UserError(f"{path}: not a file of a known image format; expected {_FORMATS}")
 
 
 def _unpacked_head(path: Path) -> bytes:

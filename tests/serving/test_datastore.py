@@ -8,12 +8,14 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import tempfile
 import threading
 import time
+import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import pytest
 from monailabel.datastore.local import LocalDatastore
 
 from samstudent.errors import Conflict, NotFound, UserError
+from samstudent.folder import LABELS, list_folder
 from samstudent.serving.datastore import SafeLocalDatastore
 from samstudent.serving.names import check_image_id, check_name
 
@@ -520,7 +523,7 @@ def test_what_is_wrong_with_the_folder_is_reported(study: Path) -> None:
     store = SafeLocalDatastore(study)
     assert store.list_images() == CASES
     text = "\n".join(store.problems)
-    assert f"{CASES[0]}.nii.gz, {CASES[0]}.png" in text and CASES[1] not in text
+    assert f"{CASES[0]}.nii.gz, {CASES[0]}.png" in text and f"{CASES[1]}.seg.nrrd: a segmentation" in text
     assert "1 files lie loose" in text and "bad tag" in text and "stranger" in text
 
 
@@ -582,3 +585,221 @@ def test_unchanged_folder_writes_nothing(study: Path) -> None:
     store.refresh()
     SafeLocalDatastore(study)
     assert (study / "datastore_v2.json").stat().st_mtime_ns == before
+
+
+# ---- names ----
+
+
+def test_an_id_is_found_in_either_form(tmp_path: Path) -> None:
+    """A Mac's file names are decomposed; clients may send either form."""
+    composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
+    folder = tmp_path / "study"
+    (folder / "labels" / "final").mkdir(parents=True)
+    (folder / f"{decomposed}.png").write_bytes(b"image")
+    (folder / "labels" / "final" / f"{composed}.png").write_bytes(b"label")
+    store = SafeLocalDatastore(folder)
+    assert store.list_images() == [composed] == store.get_labeled_images()
+    for case in (composed, decomposed):
+        assert Path(store.get_image_uri(case)).read_bytes() == b"image"
+        assert Path(store.get_label_uri(case, "final")).read_bytes() == b"label"
+        assert store.get_image_info(case)["path"] == store.get_image_uri(composed)
+    store.save_label(decomposed, label(tmp_path), "final", {"user": "me"})
+    assert store.get_label_info(decomposed, "final")["user"] == "me"
+    assert [Path(pair["image"]).read_bytes() for pair in store.datalist()] == [b"image"]
+    assert SafeLocalDatastore(folder).get_label_info(composed, "final")["user"] == "me"
+    store.remove_image(decomposed)
+    assert SafeLocalDatastore(folder).list_images() == []
+    assert not list(folder.glob("M*.png"))
+
+
+def test_a_list_of_decomposed_ids_is_taken_over(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / f"{decomposed}.png").write_bytes(b"image")
+    host = LocalDatastore(str(folder), extensions=["*.png", "*.nii.gz"])
+    host.save_label(decomposed, label(tmp_path), "final", {"user": "me", "label_info": [{"name": "b", "idx": 1}]})
+    store = SafeLocalDatastore(folder)
+    assert store.list_images() == [composed]
+    assert store.get_label_info(composed, "final")["label_info"] == [{"name": "b", "idx": 1}]
+    assert Path(store.get_label_uri(composed, "final")).read_text() == "label"
+
+
+@pytest.mark.parametrize("stem", ["a:b", "a?", " a", "a.", "a\nb", "x" * 220])
+def test_a_name_that_is_no_id_is_served_under_a_safe_one(tmp_path: Path, stem: str) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / f"{stem}.png").write_bytes(b"image")
+    store = SafeLocalDatastore(folder)
+    (case,) = store.list_images()
+    assert check_image_id(case) == case and any(case in problem for problem in store.problems)
+    assert Path(store.get_image_uri(case)).read_bytes() == b"image"
+    store.save_label(case, label(tmp_path), "final", {"user": "me"})
+    again = SafeLocalDatastore(folder)
+    assert again.list_images() == [case] == again.get_labeled_images()
+    assert Path(again.get_label_uri(case, "final")).read_text() == "label"
+    again.remove_image(case)
+    assert not (folder / f"{stem}.png").exists()
+
+
+def test_of_images_with_one_id_the_listed_one_stays(study: Path) -> None:
+    SafeLocalDatastore(study)
+    (study / f"{CASES[0]}.nii.gz").touch()
+    store = SafeLocalDatastore(study)
+    assert Path(store.get_image_uri(CASES[0])).name == f"{CASES[0]}.png"
+    assert list_folder(study).files[CASES[0]] == Path(store.get_image_uri(CASES[0]))
+    assert any(f"{CASES[0]}.nii.gz" in problem for problem in store.problems)
+
+
+@pytest.mark.parametrize("name", ["f_mac", "f_same_id", "n_seg_beside_image", "f_nfd_label"])
+def test_the_server_lists_what_the_commands_list(shared_cases: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(shared_cases / name, tmp_path / name))
+    store = SafeLocalDatastore(folder)
+    assert {case: Path(store.get_image_uri(case)) for case in store.list_images()} == list_folder(folder).files
+    labels = list_folder(folder / "labels" / "final", LABELS).files
+    assert {case: Path(store.get_label_uri(case, "final")) for case in store.get_labeled_images()} == labels
+    assert len(labels) == len(store.list_images())
+
+
+def test_one_bad_file_stops_no_other(study: Path) -> None:
+    (study / "labels" / "final").mkdir(parents=True)
+    for folder in (study, study / "labels" / "final"):
+        (folder / "loop.png").symlink_to("loop.png")
+        os.mkfifo(folder / "pipe.png")
+    store = SafeLocalDatastore(study)
+    assert store.list_images() == CASES
+    text = "\n".join(store.problems)
+    assert "loop.png: a link that leads in a circle" in text and "labels/final/pipe.png: no regular file" in text
+
+
+def test_an_empty_study_is_said(tmp_path: Path) -> None:
+    assert any("no image in" in problem for problem in SafeLocalDatastore(tmp_path).problems)
+
+
+# ---- links ----
+
+Untouched = Callable[[], None]
+
+
+def outside_file(folder: Path, name: str) -> tuple[Path, Untouched]:
+    """A file outside of the study, and a check that it is still the same one, with its content and names."""
+    folder.mkdir(exist_ok=True)
+    original = folder / name
+    original.write_bytes(b"original " + name.encode())
+    before = original.stat()
+
+    def untouched() -> None:
+        now = original.stat()
+        assert original.read_bytes() == b"original " + name.encode()
+        assert (now.st_ino, now.st_mtime_ns, now.st_mode) == (before.st_ino, before.st_mtime_ns, before.st_mode)
+        assert not original.is_symlink()
+
+    return original, untouched
+
+
+def put(link: Path, original: Path, kind: str) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(original) if kind == "symbolic" else link.hardlink_to(original)
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+@pytest.mark.parametrize("layout", [".", "images"])
+def test_what_a_link_leads_to_is_never_changed(tmp_path: Path, kind: str, layout: str) -> None:
+    folder = tmp_path / "study"
+    image, image_untouched = outside_file(tmp_path / "outside", "scan.png")
+    drawn, label_untouched = outside_file(tmp_path / "outside", "drawn.png")
+    made, made_untouched = outside_file(tmp_path / "outside", "made.png")
+    put(folder / layout / "a.png", image, kind)
+    put(folder / "labels" / "final" / "a.png", drawn, kind)
+    put(folder / "labels" / "pseudo" / "a.png", made, kind)
+    store = SafeLocalDatastore(folder)
+    assert Path(store.get_image_uri("a")).read_bytes() == image.read_bytes()
+
+    store.save_label("a", label(tmp_path, "second", "x.png"), "final", {})  # under the link's own name
+    store.save_label("a", label(tmp_path, "third", "x.nii.gz"), "final", {})  # under another
+    store.save_label("a", label(tmp_path, "pseudo", "x.png"), "pseudo", {})
+    assert [kept.read_bytes() for kept in store.label_history("a")] == [drawn.read_bytes(), b"second"]
+    assert not any(kept.is_symlink() or kept.stat().st_nlink > 1 for kept in store.label_history("a"))
+    store.remove_label("a", "final")
+    store.remove_image("a")
+    assert store.list_images() == [] and not (folder / layout / "a.png").exists()
+    for untouched in (image_untouched, label_untouched, made_untouched):
+        untouched()
+
+    put(folder / layout / "a.png", image, kind)
+    put(folder / "labels" / "final" / "a.png", drawn, kind)
+    store.refresh()
+    store.remove_label("a", "final")
+    store.remove_image("a")
+    image_untouched()
+    label_untouched()
+
+
+@pytest.mark.parametrize("linked", ["labels/final", "labels/pseudo", "images"])
+def test_a_folder_that_leads_outside_is_only_read(tmp_path: Path, linked: str) -> None:
+    folder, kind = tmp_path / "study", linked.split("/")[-1]
+    original, untouched = outside_file(tmp_path / "outside", "a.png")
+    (folder / linked).parent.mkdir(parents=True)
+    (folder / linked).symlink_to(original.parent)
+    if kind != "images":
+        (folder / "a.png").write_bytes(b"image")
+    store = SafeLocalDatastore(folder)
+    assert store.list_images() == ["a"]
+    assert any(linked in problem and str(original.parent) in problem for problem in store.problems)
+    if kind == "images":
+        store.save_label("a", label(tmp_path), "final", {})
+        with pytest.raises(Conflict, match="images leads out of the study"):
+            store.add_image("b", label(tmp_path, "x", "b.png"), {})
+    else:
+        assert Path(store.get_label_uri("a", kind)).read_bytes() == original.read_bytes()
+        with pytest.raises(Conflict, match=f"{linked} leads out of the study"):
+            store.save_label("a", label(tmp_path), kind, {})
+        with pytest.raises(Conflict, match=linked):
+            store.remove_label("a", kind)
+    with pytest.raises(Conflict, match=linked):
+        store.remove_image("a")
+    assert store.list_images() == ["a"] and os.listdir(original.parent) == ["a.png"]
+    assert len(store.get_labels_by_image_id("a")) == 1  # of the refused removal nothing was done
+    untouched()
+
+
+def test_labels_of_another_place_are_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "study" / "labels").symlink_to(tmp_path / "outside")
+    with pytest.raises(Conflict, match="labels leads out of the study"):
+        SafeLocalDatastore(tmp_path / "study")
+    assert not list((tmp_path / "outside").iterdir())
+
+
+def test_a_study_that_is_itself_a_link_is_served(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(study)
+    store = SafeLocalDatastore(tmp_path / "link")
+    store.save_label(CASES[0], label(tmp_path), "final", {})
+    store.remove_image(CASES[1])
+    assert not (study / f"{CASES[1]}.png").exists() and store.problems == []
+
+
+def test_a_mount_in_the_study_is_only_read(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is bound into the study is of the same file system, so only the table of mounts tells."""
+    store = SafeLocalDatastore(study)
+    store.save_label(CASES[0], label(tmp_path), "final", {})
+    monkeypatch.setattr("samstudent.files._mounts", lambda: {study.resolve() / "labels" / "final", Path("/")})
+    with pytest.raises(Conflict, match="labels/final"):
+        store.remove_label(CASES[0], "final")
+    monkeypatch.setattr("samstudent.files._mounts", lambda: {study.resolve() / f"{CASES[0]}.png", study.resolve()})
+    with pytest.raises(Conflict, match="leads out of the study"):
+        store.remove_image(CASES[0])
+    store.remove_image(CASES[1])
+    assert store.get_labeled_images() == [CASES[0]]
+
+
+def test_a_message_names_the_case_and_not_the_upload(study: Path, tmp_path: Path) -> None:
+    def refuse(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
+        raise UserError(f"{file}: value 7 is no structure ({file.name})")
+
+    store = SafeLocalDatastore(study, check_label=refuse)
+    upload = label(tmp_path, "x", "tmp8d.nii.gz")
+    with pytest.raises(UserError, match=r"^label 'final' of 'case000': value 7 is no structure") as error:
+        store.save_label(CASES[0], upload, "final", {})
+    assert "tmp8d" not in str(error.value)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from drawn import small_task
 
-from samstudent.errors import UserError
+from samstudent.errors import Conflict, UserError
 from samstudent.pseudolabels.calibration import Calibrator
 from samstudent.pseudolabels.search import Choice, StructureChoice
 from samstudent.pseudolabels.trust import Trust
@@ -167,3 +167,12 @@ def test_a_task_may_switch_adapted_sams_off(study: Study):
     put_in_force(study, "first")
     study.task = small_task(trust={"adapt": False})
     assert study.sam() is PLAIN and study.sam_in_force is None
+
+
+def test_state_of_another_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "study" / ".samstudent").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Conflict, match=r"\.samstudent leads out of the study"):
+        Study(str(tmp_path / "study"), str(tmp_path), small_task())
+    assert not list((tmp_path / "elsewhere").iterdir())

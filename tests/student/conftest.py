@@ -52,7 +52,7 @@ def make_bench(folder: Path, count: int, task: Task) -> Bench:
         pixels, truths[f"c{seed}"] = shapes(seed)
         write_png(folder / f"c{seed}.png", pixels)
     study = DrawnStudy(str(folder), str(folder), task)
-    datastore = SafeLocalDatastore(str(folder), extensions=["*.png", "*.nrrd"], auto_reload=False)
+    datastore = SafeLocalDatastore(str(folder), auto_reload=False)
     return Bench(study, datastore, truths, folder)
 
 

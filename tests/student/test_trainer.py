@@ -441,7 +441,7 @@ def test_a_round_killed_on_the_way_leaves_the_served_model_whole(bench: Any) -> 
         "from conftest import TASK, DrawnStudy\n"
         "from samstudent.serving.datastore import SafeLocalDatastore\n"
         "from samstudent.student.trainer import StudentTrainTask\n"
-        "store = SafeLocalDatastore(sys.argv[1], extensions=['*.png', '*.nrrd'], auto_reload=False)\n"
+        "store = SafeLocalDatastore(sys.argv[1], auto_reload=False)\n"
         "request = {'model': 'student', 'device': 'cpu', 'steps': 100000, 'pseudo_labels': 'off'}\n"
         "StudentTrainTask(DrawnStudy(sys.argv[1], sys.argv[1], TASK))(request, store)\n"
     )

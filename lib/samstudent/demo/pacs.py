@@ -13,10 +13,10 @@ from PIL import Image
 
 from samstudent import phantom
 from samstudent.address import slug_of
-from samstudent.commands import cases_in
 from samstudent.demo.films import dx_image, save_film
 from samstudent.demo.orthanc import Orthanc
 from samstudent.demo.study import DemoStudy
+from samstudent.folder import LABELS, list_folder
 
 #: Fewer than in the demo on a folder: it shows the way over DICOMweb, not what it is worth.
 PACS_CASES, PACS_HOLDOUT = 12, 5
@@ -36,11 +36,11 @@ def make_pacs_study(output: Path, orthanc: Orthanc, cases: int, seed: int) -> De
     source, films = output / "phantoms", output / "films"
     phantom.make_study(source, cases + PACS_HOLDOUT, seed, holdout=PACS_HOLDOUT)
     films.mkdir()
-    labels = cases_in(source / "labels")
+    labels = list_folder(source / "labels", LABELS).files
     with (source / "split.csv").open(newline="") as file:
         splits = {row["id"]: row["split"] for row in csv.DictReader(file)}
     truth, by_split = {}, dict[str, list[str]](train=[], val=[])
-    for name, path in sorted(cases_in(source / "images").items()):
+    for name, path in sorted(list_folder(source / "images").files.items()):
         pixels = np.asarray(Image.open(path)).astype(np.uint16)
         image = dx_image(pixels, f"{name}-{seed}", phantom.FIELD[0] / pixels.shape[0])
         case = save_film(image, films).stem

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samstudent import phantom
-from samstudent.commands import cases_in
 from samstudent.errors import NotFound, UserError
+from samstudent.folder import LABELS, list_folder, row_id
 from samstudent.task import Task
 
 #: Phantoms of the hold-out; few enough to draw in seconds, enough that one film does not decide.
@@ -57,7 +57,7 @@ def prepare_study(source: Path, output: Path, limit: int) -> DemoStudy:
             raise NotFound(f"{needed}: the demo needs images/, labels/ (or labels_overlap/) and split.csv in {source}")
     train, holdout = _read_split(source / "split.csv")
     train = train[:limit]
-    images, truth = cases_in(source / "images"), cases_in(labels)
+    images, truth = list_folder(source / "images").files, list_folder(labels, LABELS).files
     folder = output / "study"
     folder.mkdir(parents=True, exist_ok=True)
     for case in [*train, *holdout]:
@@ -84,6 +84,7 @@ def check_empty(output: Path) -> None:
 def _read_split(path: Path) -> tuple[list[str], list[str]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    rows = [row | {"id": row_id(row["id"])} if "id" in row else row for row in rows]
     if not rows or not {"id", "split"} <= set(rows[0]):
         raise UserError(f"{path}: needs the columns id, split and, for the order of training cases, train_order")
     train = [row for row in rows if row["split"] == "train"]

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from samstudent.errors import UserError
 from samstudent.files import atomic_write
+from samstudent.folder import row_id
 from samstudent.images import image_extensions
 
 #: From this many labels at first sight on, at least one of them is reserved: without it, a study that comes fully
@@ -156,6 +158,9 @@ class HoldOut:
                     f"{self.path}: not a hold-out file ({error.errors()[0]['msg']}). Restore it from a backup: without "
                     "it nobody knows which cases must not train"
                 ) from error
+            for group in (state.labelled, state.unlabelled):
+                group.seen, group.reserved = _composed(group.seen), _composed(group.reserved)
+            state.listed = _composed(state.listed)
             self._cached = (key, state)
         return self._cached[1]
 
@@ -186,6 +191,11 @@ def _extend(group: _Group, new: set[str], fraction: float, at_least_one: bool) -
     due = min(target, len(group.seen) - 1) - len(group.reserved)
     ranked = sorted(new, key=lambda case: hashlib.sha256(case.encode()).digest())
     group.reserved = sorted({*group.reserved, *ranked[: max(due, 0)]})
+
+
+def _composed(ids: Iterable[str]) -> list[str]:
+    """Ids as the datastore has them: earlier versions took a Mac's decomposed file names as they were."""
+    return sorted({unicodedata.normalize("NFC", case) for case in ids})
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:
@@ -226,8 +236,8 @@ def read_split(path: Path) -> dict[str, str]:
 def _checked_row(row: dict[str, Any], where: str) -> tuple[str, str]:
     if None in row or None in row.values():
         raise UserError(f"{where}: not as many values as the header has columns: {json.dumps(list(row.values()))}")
-    case, split, order = row["id"].strip(), row["split"].strip(), row.get("train_order", "").strip()
-    if not case:
+    case, split, order = row_id(row["id"].strip()), row["split"].strip(), row.get("train_order", "").strip()
+    if not row["id"].strip():
         raise UserError(f"{where}: the id is empty")
     if split not in SPLITS:
         raise UserError(f"{where}: split must be one of {', '.join(SPLITS)}, not {split!r}")

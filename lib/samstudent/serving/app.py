@@ -101,6 +101,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             check_label=self._check_label,
+            image_check=self.study.image_check,
         )
 
     def _init_pacs(self) -> PacsDatastore:

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from samstudent.errors import UserError
+from samstudent.files import own_copy
 from samstudent.serving.identity import caller
 
 #: Some 80,000 lines.
@@ -62,6 +63,7 @@ class AuditLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.path}.lock"):
                 self._set_aside()
+                own_copy(self.path)
                 file = self._open()
                 try:
                     if os.fstat(file).st_size and os.pread(file, 1, os.fstat(file).st_size - 1) != b"\n":

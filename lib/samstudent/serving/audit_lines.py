@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from samstudent.folder import case_id
 from samstudent.serving.identity import user_name
 from samstudent.serving.params import json_object
 
@@ -26,16 +27,16 @@ def batch(original: Any, name: str, images: Any, *rest: Any) -> Told:
 
 
 def upload(original: Any, tasks: Any, image: Any, params: str, file: Any, *rest: Any) -> Told:
-    return user_name(json_object(params, "params").get("client_id")), {"case": image}
+    return user_name(json_object(params, "params").get("client_id")), {"case": image and case_id(image)}
 
 
 def image(original: Any, image: str, *rest: Any) -> Told:
-    return user_name(), {"case": image}
+    return user_name(), {"case": image and case_id(image)}
 
 
 def label(original: Any, tasks: Any, image: str, params: str, tag: str, *rest: Any) -> Told:
-    return user_name(json_object(params, "params").get("client_id")), {"case": image, "tag": tag or "final"}
+    return user_name(json_object(params, "params").get("client_id")), {"case": case_id(image), "tag": tag or "final"}
 
 
 def removal(original: Any, label: str, tag: str, *rest: Any) -> Told:
-    return user_name(), {"case": label, "tag": tag}
+    return user_name(), {"case": case_id(label), "tag": tag}

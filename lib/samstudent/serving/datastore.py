@@ -12,16 +12,17 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 
-from samstudent.errors import Conflict, NotFound, UserError
-from samstudent.files import atomic_path, sha256_file
+from samstudent.errors import Conflict, NotFound, UserError, named
+from samstudent.files import atomic_path, require_own, sha256_file
+from samstudent.folder import IMAGES, LABELS, case_id, duplicates, images_folder, name_of, sentences, split_name
+from samstudent.selection.readable import ImageCheck
 from samstudent.serving.datastore_file import DatastoreFile
 from samstudent.serving.history import History
 from samstudent.serving.names import MACHINE_TAGS, PSEUDO_TAGS, check_image_id, check_name
@@ -31,10 +32,8 @@ from samstudent.serving.upright import UprightCopies
 logger = logging.getLogger(__name__)
 
 FINAL = "final"
-#: What the host's own list lacks.
-MORE_EXTENSIONS = ("*.jpeg", "*.tiff", "*.dcm", "*.seg.nrrd")
-#: Files that lie beside images but are none.
-LABELS_ONLY = frozenset({".seg.nrrd", ".xml"})
+#: Where more files than this have one size, the server does not look for equal ones; ``doctor`` does.
+MOST_ALIKE = 200
 #: Info that the datastore sets and nobody else.
 RESERVED = frozenset({"ts", "time", "name", "sha256", "mtime_ns"})
 #: Files copied into the folder come as a burst of events; one look after this many seconds takes them all in.
@@ -47,30 +46,36 @@ LabelCheck = Callable[[str, Path, str, dict[str, Any]], None]
 class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
     """A study folder: images in it, or in its ``images/``; labels in ``labels/<tag>/<image id><extension>``.
 
+    Which files are images or labels, and under which ids, is said in ``folder``. A case's file is found by the name in
+    its info: an id is not always the file's name. What lies outside of the study, behind a link or a mount, is only
+    read.
+
     Differs from the host's: a change is lock, read, change, write to a temporary file, replace, so that no process
     undoes another's; the list in memory is never changed in place, so that other threads read a whole one; the list is
     read again when another process has written it; a torn one is recovered; labels of humans keep earlier versions.
 
     Args:
         path: the study folder.
-        extensions: globs of files to take in; default ``MONAI_LABEL_DATASTORE_FILE_EXT`` and ``MORE_EXTENSIONS``.
+        image_extensions: of files that are images, in order of preference.
         auto_reload: watch the folder for files that come and go.
         read_only: take nothing in at the start.
         check_label: may refuse a label.
+        image_check: knows which images can be read.
     """
 
     def __init__(
         self,
         path: str | Path,
-        extensions: list[str] | None = None,
+        image_extensions: Sequence[str] = IMAGES,
         auto_reload: bool = False,
         read_only: bool = False,
         check_label: LabelCheck | None = None,
+        image_check: ImageCheck | None = None,
     ) -> None:
         folder = Path(path)
-        self.check_label = check_label
-        #: What is wrong with the folder, as of the last look at it: same names, loose files, labels without image.
-        self.problems: list[str] = []
+        self.check_label, self.image_check = check_label, image_check
+        #: What is wrong with the folder, as of the last look at it.
+        self._found: list[str] = []
         # The host's constructor below already reads and reconciles, so these come first.
         self._file = DatastoreFile(folder / "datastore_v2.json")
         self._model = LocalDatastoreModel(name="", description="")
@@ -82,10 +87,11 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         self._timer: threading.Timer | None = None
         self._history = History(folder / "labels")
         self._upright = UprightCopies(folder / ".samstudent" / "upright")
-        globs = list(dict.fromkeys([*(extensions or settings.MONAI_LABEL_DATASTORE_FILE_EXT), *MORE_EXTENSIONS]))
-        # Longest first: "a.nii.gz" is not "a.nii" and ".gz".
-        self._suffixes = sorted((g.lstrip("*").lower() for g in globs), key=len, reverse=True)
-        images = "images" if self._holds_images_in_subfolder(folder) else "."
+        self._image_extensions = tuple(image_extensions)
+        self._suffixes = tuple(dict.fromkeys([*self._image_extensions, *LABELS]))
+        require_own(folder / "labels" / FINAL, folder)
+        images = "." if images_folder(folder, self._image_extensions) == folder else "images"
+        globs = [f"*{suffix}" for suffix in self._suffixes]
         super().__init__(str(folder), images, extensions=globs, auto_reload=auto_reload, read_only=read_only)
         if auto_reload:
             self._handler.on_moved = self._on_any_event  # rsync and careful writers rename into place
@@ -176,35 +182,96 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         with self.transaction() as model:
             reconciler = self._reconciler(adopted_at=time.time())
             model.objects = reconciler.objects(model)
-        for problem in set(reconciler.problems) - set(self.problems):
-            logger.warning("%s: %s", self._datastore_path, problem)
-        self.problems = reconciler.problems
+        problems = reconciler.problems + self._foreign()
+        if self._image_extensions == IMAGES:  # a PACS has references instead of images
+            # After the transaction: what is read here must not keep other processes waiting.
+            problems += sentences(duplicates(reconciler.images, MOST_ALIKE))
+            if not reconciler.images:
+                problems.append(f"no image in {reconciler.folder}: expected files ending in {' '.join(IMAGES)}")
+        for problem in problems:
+            if problem not in self._found:
+                logger.warning("%s: %s", self._datastore_path, problem)
+        self._found = problems
+
+    # ---- what people should know of the folder ----
+
+    @property
+    def problems(self) -> list[str]:
+        """A line each: files and folders that are passed over, the same content twice, labels without an image, images
+        that cannot be read."""
+        return [*self._found, *self.unreadable().values()]
+
+    def unreadable(self) -> dict[str, str]:
+        """Case id -> why its image cannot be used, as far as it was read. Such a case is not offered to anybody."""
+        if self.image_check is None:
+            return {}
+        return self.image_check.problems(self._image_file)
+
+    def image_problem(self, image_id: str) -> str | None:
+        """Why an image cannot be used; None where it can. Reads it where that was not done since it changed."""
+        file = self._image_file(image_id)
+        if self.image_check is None or file is None:
+            return None
+        return self.image_check.problem(case_id(image_id), file)
+
+    def note_readable(self, image_id: str) -> None:
+        """An image was read, so nobody needs to try."""
+        if self.image_check is not None and (file := self._image_file(image_id)) is not None:
+            self.image_check.record(case_id(image_id), file)
 
     def _reconciler(self, adopted_at: float | None) -> Reconciler:
-        return Reconciler(self._image_split, self._to_id, self._history, adopted_at)
+        return Reconciler(self._image_extensions, self._history, adopted_at)
+
+    def _foreign(self) -> list[str]:
+        """A line for each folder of the study that is not its own."""
+        folders = [Path(self._datastore.image_path()), *(Path(self._datastore.label_path(tag)) for tag in self._tags())]
+        found = []
+        for folder in folders:
+            try:
+                require_own(folder / "file", Path(self._datastore_path))
+            except Conflict as error:
+                found.append(str(error))
+        return found
+
+    def _tags(self) -> list[str]:
+        labels = Path(self._datastore.label_path(None))
+        return sorted(item.name for item in labels.iterdir() if item.is_dir()) if labels.is_dir() else []
 
     # ---- names ----
 
     def _to_id(self, file: str) -> tuple[str, str]:
         """(name without extension, extension as written); the extension is "" where it is none that is taken in."""
-        for suffix in self._suffixes:
-            if file.lower().endswith(suffix) and len(file) > len(suffix):
-                return file[: -len(suffix)], file[-len(suffix) :]
-        return file, ""
+        return split_name(file, self._suffixes)
 
     def _image_split(self, file: str) -> tuple[str, str]:
-        case, ext = self._to_id(file)
-        return (file, "") if ext.lower() in LABELS_ONLY else (case, ext)
+        return split_name(file, self._image_extensions)
 
-    def _holds_images_in_subfolder(self, folder: Path) -> bool:
-        """True for the layout ``images/`` and ``labels/``, where no image lies in the folder itself."""
-        if not (folder / "images").is_dir():
-            return False
-        return not any(self._image_split(p.name)[1] and p.is_file() for p in folder.iterdir())
+    def _image_file(self, image_id: str) -> Path | None:
+        """An image's entry in the study, which may be a link; None: it is not listed."""
+        entry = self._datastore.objects.get(case_id(image_id))
+        if entry is None:
+            return None
+        return Path(self._datastore.image_path(), name_of(image_id, entry.image.ext, entry.image.info)).absolute()
+
+    def _label_file(self, image_id: str, tag: str) -> Path | None:
+        """A label's entry in the study, which may be a link; None: it is not listed."""
+        label = self._datastore.label(case_id(image_id), tag)
+        if label is None:
+            return None
+        return Path(self._datastore.label_path(tag), name_of(image_id, label.ext, label.info)).absolute()
+
+    def _unlink(self, file: Path) -> None:
+        """Remove an entry of the study: a link, not what it leads to.
+
+        Raises:
+            Conflict: it lies outside of the study.
+        """
+        require_own(file, Path(self._datastore_path))
+        file.unlink(missing_ok=True)
 
     def _entry(self, image_id: str) -> ImageLabelModel:
         """A copy of an image's entry, to be changed and put back."""
-        entry = self._datastore.objects.get(image_id)
+        entry = self._datastore.objects.get(case_id(image_id))
         if entry is None:
             raise NotFound(f"image {image_id!r} is not in the study")
         return entry.model_copy(deep=True)
@@ -229,15 +296,15 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         case, ext = self._image_split(os.path.basename(image_filename))
         case = check_image_id(image_id or case)
         if not ext or self._image_split(case + ext) != (case, ext):
-            file, allowed = os.path.basename(image_filename), sorted(set(self._suffixes) - LABELS_ONLY)
-            raise UserError(f"image {case!r} from file {file!r}: the file must be one of {' '.join(allowed)}")
+            file, allowed = os.path.basename(image_filename), " ".join(self._image_extensions)
+            raise UserError(f"image {case!r} from file {file!r}: the file must be one of {allowed}")
         with self.transaction() as model:
-            if case in model.objects:
-                present = Path(self.get_image_uri(case))
+            if (present := self._image_file(case)) is not None:
                 if present.is_file() and sha256_file(present) == sha256_file(Path(image_filename)):
                     return case
                 raise Conflict(f"another image {case!r} is in the study already; remove it first or choose another id")
             destination = Path(model.image_path()) / (case + ext)
+            require_own(destination, Path(self._datastore_path))
             with atomic_path(destination) as temporary:
                 shutil.copyfile(image_filename, temporary)
             info = {**(image_info or {}), "ts": int(time.time()), "name": destination.name}
@@ -245,11 +312,23 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         return case
 
     def remove_image(self, image_id: str) -> None:
-        """Remove an image and its labels; a human's labels go to the history."""
+        """Remove an image and its labels; a human's labels go to the history.
+
+        Raises:
+            NotFound: no such image.
+            Conflict: it, or a label, lies outside of the study; nothing was removed.
+        """
+        image_id = case_id(image_id)
         with self.transaction() as model:
+            labels = [self._label_file(image_id, tag) for tag in self._entry(image_id).labels]
+            image = self._image_file(image_id)
+            for file in (image, *labels):
+                if file is not None:
+                    require_own(file, Path(self._datastore_path))
             for tag in self._entry(image_id).labels:
                 self.remove_label(image_id, tag)
-            Path(self.get_image_uri(image_id)).unlink(missing_ok=True)
+            if image is not None:
+                image.unlink(missing_ok=True)
             self._upright.forget(image_id)
             del model.objects[image_id]
 
@@ -261,14 +340,16 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             UserError: tag or file extension is not allowed, or ``check_label`` refuses the file.
         """
         check_name(label_tag, "tag")
+        image_id = case_id(image_id)
         _, ext = self._to_id(os.path.basename(label_filename))
         if not ext:
-            allowed = " ".join(reversed(self._suffixes))
+            allowed = " ".join(LABELS)
             raise UserError(f"label of {image_id!r}: {os.path.basename(label_filename)!r} is none of {allowed}")
         self._entry(image_id)
         info = dict(label_info or {})
         if self.check_label:
-            self.check_label(image_id, Path(label_filename), label_tag, info)
+            with named(Path(label_filename), f"label {label_tag!r} of {image_id!r}"):
+                self.check_label(image_id, Path(label_filename), label_tag, info)
         self._put_label(image_id, Path(label_filename), ext, label_tag, info)
         return image_id
 
@@ -277,7 +358,8 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         with self.transaction() as model:
             entry = self._entry(image_id)
             previous = self._previous(image_id, label_tag, entry)
-            destination = Path(model.label_path(label_tag)) / (image_id + ext)
+            destination = Path(model.label_path(label_tag)).absolute() / (image_id + ext)
+            require_own(destination, Path(self._datastore_path))
             with atomic_path(destination) as temporary:
                 shutil.copyfile(file, temporary)
                 entry.labels[label_tag] = DataModel(info={**info, **about(temporary, destination.name)}, ext=ext)
@@ -287,32 +369,42 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
                     # there, and the next start gives the file that is there its own info back from the history.
                     self._write(model)
             if previous is not None and previous != destination:
-                previous.unlink(missing_ok=True)
+                self._unlink(previous)
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove a label; a human's goes to the history."""
+        """Remove a label; a human's goes to the history.
+
+        Raises:
+            NotFound: no such image or label.
+            Conflict: it lies outside of the study.
+        """
+        label_id = case_id(label_id)
         with self.transaction() as model:
             entry = self._entry(label_id)
             if label_tag not in entry.labels:
                 raise NotFound(f"image {label_id!r} has no label {label_tag!r}")
+            if (file := self._label_file(label_id, label_tag)) is not None:
+                require_own(file, Path(self._datastore_path))
             previous = self._previous(label_id, label_tag, entry)
             del entry.labels[label_tag]
             model.objects[label_id] = entry
             if previous is not None:
-                previous.unlink(missing_ok=True)
+                self._unlink(previous)
 
     def _previous(self, image_id: str, tag: str, entry: ImageLabelModel) -> Path | None:
         """The label file that is about to go; kept in the history if a human drew it."""
         label = entry.labels.get(tag)
-        file = Path(self.get_label_uri(image_id, tag)) if label else None
+        file = self._label_file(image_id, tag)
         if label is None or file is None or not file.is_file():
             return None
         if tag not in MACHINE_TAGS:
+            require_own(self._history.folder / "file", Path(self._datastore_path))
             info = label.info if "sha256" in label.info else {**label.info, "sha256": sha256_file(file)}
             self._history.keep(tag, image_id, info, file, label.ext)
         return file
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        image_id = case_id(image_id)
         with self.transaction() as model:
             entry = self._entry(image_id)
             entry.image.info.update(_unreserved(info))
@@ -327,6 +419,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             UserError: ``check_label`` refuses the label with that ``label_info``.
             Conflict: another label was saved while this one was checked.
         """
+        label_id = case_id(label_id)
         known = self._entry(label_id).labels.get(label_tag)
         if known is None:
             raise NotFound(f"image {label_id!r} has no label {label_tag!r}")
@@ -351,7 +444,12 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             label.info.update(info)
             model.objects[label_id] = entry
 
-    # ---- reading ----
+    # ---- reading; ids in any Unicode form, files under the study's own path ----
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of the image's file in the study; "" where there is no such image."""
+        file = self._image_file(image_id)
+        return str(file) if file else ""
 
     def viewer_file(self, image_id: str) -> Path:
         """The file that clients get for an image: its own, or an upright copy where it has an orientation tag.
@@ -359,19 +457,41 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         Raises:
             Unavailable: the copy cannot be written.
         """
-        return self._upright.of(image_id, Path(self.get_image_uri(image_id)))
+        return self._upright.of(case_id(image_id), Path(SafeLocalDatastore.get_image_uri(self, image_id)))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """With path and name of the file that clients get."""
-        info: dict[str, Any] = super().get_image_info(image_id)
-        if "path" in info and (file := self._upright.of(image_id, Path(info["path"]))) != Path(info["path"]):
-            info |= {"path": str(file), "name": file.name}
+        info: dict[str, Any] = super().get_image_info(case_id(image_id))
+        if not info:
+            return {}
+        own = Path(SafeLocalDatastore.get_image_uri(self, image_id))
+        file = self._upright.of(case_id(image_id), own)
+        return {**info, "path": str(file)} | ({} if file == own else {"name": file.name})
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """Path of the label's file in the study; "" where there is no such label."""
+        file = self._label_file(label_id, label_tag)
+        return str(file) if file else ""
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        info: dict[str, Any] = super().get_label_info(case_id(label_id), label_tag)
         return info
 
+    def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
+        labels: dict[str, str] = super().get_labels_by_image_id(case_id(image_id))
+        return labels
+
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """Images as clients get them, with their final labels, which lie on them."""
-        labelled = self.get_labeled_images()
-        return [{"image": str(self.viewer_file(c)), "label": self.get_label_uri(c, FINAL)} for c in labelled]
+        """Images as clients get them, with their final labels, which lie on them; ``full_path`` False: relative to the
+        study folder."""
+        pairs = [
+            {"image": str(self.viewer_file(case)), "label": self.get_label_uri(case, FINAL)}
+            for case in self.get_labeled_images()
+        ]
+        if full_path:
+            return pairs
+        root = os.path.abspath(self._datastore_path)
+        return [{kind: os.path.relpath(path, root) for kind, path in pair.items()} for pair in pairs]
 
     def label_times(self) -> list[tuple[str, float]]:
         """(image id, seconds since the epoch) of every final label, for the retraining schedule."""
@@ -381,12 +501,12 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
     def label_infos(self, image_id: str | None = None) -> dict[str, dict[str, dict[str, Any]]]:
         """Image id -> tag -> label info, as of one moment; of one image alone where it is named and known."""
         objects = self._datastore.objects
-        ids = objects if image_id is None else objects.keys() & {image_id}
+        ids = objects if image_id is None else objects.keys() & {case_id(image_id)}
         return {case: {tag: label.info for tag, label in objects[case].labels.items()} for case in ids}
 
     def label_history(self, image_id: str, tag: str = FINAL) -> list[Path]:
         """Earlier versions of a human's label, oldest first."""
-        return self._history.versions(tag, image_id)
+        return self._history.versions(tag, case_id(image_id))
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = super().status()
@@ -421,6 +541,12 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         if f"{os.sep}." not in path[len(self._datastore_path) :]:
             dispatch(event)
 
+    def _look_again(self) -> None:
+        try:
+            self.refresh()
+        except (UserError, OSError) as error:  # the next event looks again
+            logger.warning("%s could not be looked at: %s", self._datastore_path, error)
+
     def _on_any_event(self, event: Any) -> None:
         """Look at the folder once after a burst of events; the host looks, and writes its list, for every file."""
         name = os.path.basename(getattr(event, "dest_path", "") or event.src_path)
@@ -428,7 +554,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             return  # our own temporary files; the list itself is looked at whenever it is read
         with self._mutex:
             if self._timer is None or not self._timer.is_alive():
-                self._timer = threading.Timer(SETTLE_SECONDS, self.refresh)
+                self._timer = threading.Timer(SETTLE_SECONDS, self._look_again)
                 self._timer.daemon = True
                 self._timer.start()
 

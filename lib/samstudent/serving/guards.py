@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -34,7 +34,8 @@ from monailabel.utils.others.generic import device_map, file_checksum, remove_fi
 from starlette.background import BackgroundTask
 
 from samstudent.address import is_pacs
-from samstudent.errors import NotFound, UserError
+from samstudent.errors import NotFound, UserError, named, put_name
+from samstudent.folder import shown
 from samstudent.serving import answers, audit_lines, closed, dicom_answers, gate, offers
 from samstudent.serving.audit import recorded
 from samstudent.serving.identity import caller, stamped, user_name
@@ -132,18 +133,17 @@ class _Guards:
             raise UserError("nothing to work on: give image (an id), session_id, or upload a file")
         if image:
             # Slicer names the volume that the session is about; it need not be in the study, and the host ignores it.
-            check_image_id(image) if session_id else self.image(image)
+            image = check_image_id(image) if session_id else self.image(image)
         if session_id:
-            self.check_session(session_id)
-        for upload in (file, label):
-            self.rename(upload)
+            original = _naming_session(original, self.check_session(session_id))
+        names = [self.rename(upload) for upload in (file, label) if upload is not None]
         if output == "dicom_seg":
             source = dicom_answers.require_dicom(self.app, image)
             params = json.dumps({**given, "result_extension": ".seg.nrrd"})
-            drawn = _cleaning_up(tasks, original, name, image, session_id, params, file, label, "image")
+            drawn = _cleaning_up(tasks, names, original, name, image, session_id, params, file, label, "image")
             answer = dicom_answers.as_seg(self.app, tasks, name, source, Path(drawn.path))
         else:
-            answer = _cleaning_up(tasks, original, name, image, session_id, params, file, label, output)
+            answer = _cleaning_up(tasks, names, original, name, image, session_id, params, file, label, output)
         if image and (note := getattr(self.app.datastore(), "note_assistance", None)):
             note(image, name)
         return answer
@@ -200,15 +200,16 @@ class _Guards:
         check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
         check_params(params or {}, self.devices, name)
         chosen = (params or {}).get("images")
-        for case in chosen if isinstance(chosen, list) else []:
-            self.image(case)
+        if isinstance(chosen, list):
+            params = {**(params or {}), "images": [self.image(case) for case in chosen]}
         return original(name, images, params, *rest)
 
     # the datastore
 
     def image(self, case: str) -> str:
-        """The id as given, if there is such an image. A PACS holds more series than its search filter lists."""
-        check_image_id(case)
+        """The id as the study lists it, if there is such an image. A PACS holds more series than its search filter
+        lists."""
+        case = check_image_id(case)
         if not self.remote and case not in self.app.datastore().list_images():
             raise NotFound(f"image {case!r} is not in the study")
         return case
@@ -220,8 +221,7 @@ class _Guards:
         json_object(params, "params")
         # The host takes everything from the first dot for the extension: "1.2.840.55.png" would become image "1".
         image = check_image_id(image or self.split(os.path.basename(file.filename or ""))[0])
-        self.rename(file)
-        return _cleaning_up(tasks, original, image, params, file, *rest)
+        return _cleaning_up(tasks, [self.rename(file)], original, image, params, file, *rest)
 
     def image_call(self, original: Callable[..., Any], image: str, *rest: Any) -> Any:
         return original(self.image(image), *rest)
@@ -253,12 +253,12 @@ class _Guards:
     ) -> Any:  # fmt: skip
         params = json.dumps(_without(stamped(json_object(params, "params")), {ACCEPTED_FROM}))
         check_upload_tag(tag or "final")
-        self.rename(label)
-        return _cleaning_up(tasks, original, self.image(image), params, tag, label, *rest)
+        return _cleaning_up(tasks, [self.rename(label)], original, self.image(image), params, tag, label, *rest)
 
     def label_call(self, original: Callable[..., Any], label: str, tag: str, *rest: Any, **options: Any) -> Any:
         check_name(tag, "tag")
-        if not self.app.datastore().get_label_by_image_id(self.image(label), tag):
+        label = self.image(label)
+        if not self.app.datastore().get_label_by_image_id(label, tag):
             raise NotFound(f"image {label!r} has no label {tag!r}")
         return original(label, tag, *rest, **options)
 
@@ -294,13 +294,16 @@ class _Guards:
         stem, ext = to_id(name) if to_id else (name, "")
         return (stem, ext) if ext else (PurePosixPath(name).stem, PurePosixPath(name).suffix)
 
-    def rename(self, upload: UploadFile | None) -> None:
-        """Leave of an uploaded file's name only its extension: the host puts the rest into a path."""
-        if upload is not None and upload.filename:
-            ext = self.split(upload.filename)[1]
+    def rename(self, upload: UploadFile) -> str:
+        """Leave of an uploaded file's name only its extension: the host puts the rest into a path. Returns the name for
+        messages."""
+        name = os.path.basename(upload.filename or "")
+        if name:
+            ext = self.split(name)[1]
             if len(ext) > 12 or not ext.replace(".", "").isalnum():
                 ext = ""
             upload.filename = f"upload{ext}"
+        return shown(name) or "the uploaded file"
 
     def create_session(
         self, original: Callable[..., Any], tasks: BackgroundTasks, uncompress: bool, expiry: int,
@@ -311,7 +314,7 @@ class _Guards:
             check_image_id(name)
         if len(set(names)) < len(names) or "meta.info" in names:
             raise UserError("files of one session need names of their own, other than meta.info")
-        answer = _cleaning_up(tasks, original, uncompress, expiry, files)
+        answer = _cleaning_up(tasks, [], original, uncompress, expiry, files)
         self.app.sessions().belongs_to(answer["session_id"], user_name())
         return answer
 
@@ -319,13 +322,14 @@ class _Guards:
         self.check_session(session_id)
         return original(session_id, *rest, **options)
 
-    def check_session(self, session_id: str) -> None:
-        """Refuse what is no session, has expired, or is another user's upload."""
+    def check_session(self, session_id: str) -> Path:
+        """The file or folder of a session. Refuses what is no session, has expired, or is another user's upload."""
         sessions, user = self.app.sessions(), caller().user
         info = sessions.get_session(session_id, update_ts=False) if sessions is not None else None
         admin = user is None or settings.MONAI_LABEL_AUTH_ROLE_ADMIN in user.roles
         if info is None or (user and not admin and user.username != info.meta.get("user")):
             raise NotFound(f"session {session_id!r}: no such session, or it has expired")
+        return Path(info.image)
 
     async def proxy(self, original: Callable[..., Any], request: Request, op: str, path: str) -> Any:
         if not self.remote:
@@ -376,11 +380,26 @@ def _job_status(original: Callable[..., Any], *args: Any) -> Any:
         raise NotFound("no such job is running at the moment") from None
 
 
-def _cleaning_up(tasks: BackgroundTasks, original: Callable[..., Any], *arguments: Any) -> Any:
-    """Call an endpoint's function; where it fails, remove the uploads that the host removes only after success."""
+def _naming_session(original: Callable[..., Any], image: Path) -> Callable[..., Any]:
+    """``original``, whose errors name the session's file as its client did, not where it lies on this server."""
+
+    def call(*arguments: Any) -> Any:
+        with named(image, f"the session's {shown(image.name)}"):
+            return original(*arguments)
+
+    return call
+
+
+def _cleaning_up(tasks: BackgroundTasks, names: Sequence[str], original: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an endpoint's function; where it fails, remove the uploads that the host removes only after success, and let
+    the error say their names: ``names``, in the order in which the host takes them."""
     try:
         return original(tasks, *arguments)
-    except BaseException:
-        for path in [str(task.args[0]) for task in tasks.tasks if task.func == remove_file]:
+    except BaseException as error:
+        paths = [str(task.args[0]) for task in tasks.tasks if task.func == remove_file]
+        if isinstance(error, UserError):
+            for path, name in zip(paths, names, strict=False):
+                put_name(error, Path(path), name)
+        for path in paths:
             remove_file(path)
         raise

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from samstudent.errors import UserError
+from samstudent.folder import is_id
 
 #: Tags whose labels the software made. They are replaced without history and never count as a human's work.
 PSEUDO_TAGS = frozenset({"pseudo", "pseudo_raw"})
 MACHINE_TAGS = PSEUDO_TAGS | {"original"}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,63}")
-# Ids are mostly file names somebody else chose, so letters of any script and most signs are welcome. Not those that
-# reach another folder, hide the file, or end differently on another system.
-_IMAGE_ID = re.compile(r"(?![.\s])[^/\\:*?\"<>|\x00-\x1f\x7f]{1,200}(?<![.\s])")
 
 
 def check_image_id(value: str) -> str:
-    """The id as given, if it is a plain file name without its extension.
+    """The id in composed Unicode form (NFC), as the study lists it, if it is a plain file name without its extension.
 
     Raises:
         UserError: it is empty, too long for a file name, hidden, or holds a separator, control or wildcard character.
     """
-    if not isinstance(value, str) or not _IMAGE_ID.fullmatch(value) or len(value.encode()) > 200:
+    name = unicodedata.normalize("NFC", value) if isinstance(value, str) else ""
+    if not is_id(name):
         raise UserError(f"image id {value!r}: must be a plain file name of at most 200 bytes, no '/', no leading '.'")
-    return value
+    return name
 
 
 def check_name(value: str, what: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,9 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 
 from samstudent.errors import UserError
 from samstudent.files import sha256_file
+from samstudent.folder import LABELS, Remark, case_id, list_folder, name_of, sentences, split_name, stamp_of
 from samstudent.serving.history import History
-from samstudent.serving.names import MACHINE_TAGS, check_image_id, check_name
-
-#: (stem, extension) of a file name; the extension is "" where it is not one the study takes in.
-Split = Callable[[str], tuple[str, str]]
+from samstudent.serving.names import MACHINE_TAGS, check_name
 
 
 @dataclass
@@ -25,102 +23,128 @@ class Reconciler:
     """One pass over a study folder.
 
     Args:
-        image_split: how image files' names are split.
-        label_split: how label files' names are split.
+        extensions: of image files, see ``folder.list_folder``.
         history: gives a label file its own info back when the list has lost it.
         adopted_at: time stamp of a file that is new to the list; None: the time it was written.
+
+    Attributes:
+        problems: lines for people about what is passed over, and other faults of the folder.
+        images: case id -> file of the images found, in ``folder``.
     """
 
-    image_split: Split
-    label_split: Split
+    extensions: Sequence[str]
     history: History
     adopted_at: float | None
     problems: list[str] = field(default_factory=list)
+    folder: Path = Path()
+    images: dict[str, Path] = field(default_factory=dict)
 
     def objects(self, model: LocalDatastoreModel) -> dict[str, ImageLabelModel]:
         """The list as it should be. Entries that are right are the same objects as before, so equality is cheap."""
-        images = _files(model.image_path(), self.image_split)
-        tags = self._tags(Path(model.label_path(None)))
+        # Lists of earlier versions and of the host have ids in whatever Unicode form their files had.
+        known = {case_id(case): entry for case, entry in model.objects.items()}
+        self.folder = Path(model.image_path())
+        if self.folder.is_dir():
+            names = {case: name_of(case, entry.image.ext, entry.image.info) for case, entry in known.items()}
+            self.images = self._listed(self.folder, self.extensions, names)
+        tags = self._tags(Path(model.label_path(None)), known)
         result: dict[str, ImageLabelModel] = {}
-        for case in [*model.objects, *(c for c in sorted(images) if c not in model.objects)]:
-            entry = model.objects.get(case)
-            if case not in images:
+        for case in [*known, *(c for c in sorted(self.images) if c not in known)]:
+            entry = known.get(case)
+            if case not in self.images:
                 if entry is not None:
                     self._keep_labels_of_lost_image(case, entry, tags)
                 continue
-            result[case] = self._case(case, entry, images[case], tags)
+            result[case] = self._case(case, entry, self.images[case], tags)
         for tag, files in tags.items():
             if lost := sorted(c for c in files if c not in result):
                 self.problems.append(f"labels/{tag}: {len(lost)} without an image of that name, e.g. {lost[0]!r}")
         return result
 
-    def _case(
-        self, case: str, entry: ImageLabelModel | None, files: list[os.DirEntry[str]], tags: _Tags
-    ) -> ImageLabelModel:
-        names = {file.name: file for file in files}
-        if len(names) > 1:
-            self.problems.append(f"several images are called {case!r}: {', '.join(sorted(names))}; rename all but one")
-        if entry is None or case + entry.image.ext not in names:
-            file = names[min(names)]
-            info = {"ts": int(self._adopted(file)), "name": file.name}
-            image = DataModel(info=info, ext=file.name[len(case) :])
+    def _listed(
+        self, folder: Path, extensions: Sequence[str], names: Mapping[str, str], shown_as: str = ""
+    ) -> dict[str, Path]:
+        listing = list_folder(folder, extensions, names)
+        self.problems += sentences(listing.remarks, shown_as)
+        return listing.files
+
+    def _case(self, case: str, entry: ImageLabelModel | None, file: Path, tags: _Tags) -> ImageLabelModel:
+        ext = split_name(file.name, self.extensions)[1]
+        if entry is None or entry.image.ext != ext:
+            image = DataModel(info={"ts": int(self._adopted(file)), "name": file.name}, ext=ext)
+        elif name_of(case, ext, entry.image.info) != file.name:  # its Unicode form has changed
+            image = DataModel(info={**entry.image.info, "name": file.name}, ext=ext)
         else:
             image = entry.image
         old = entry.labels if entry else {}
-        labels = {t: label for t in {**old, **tags} if (label := self._label(case, t, old.get(t), tags.get(t, {})))}
+        found = {tag: self._label(case, tag, old.get(tag), tags.get(tag, {}).get(case)) for tag in {**old, **tags}}
+        labels = {tag: label for tag, label in found.items() if label is not None}
         if entry is not None and image is entry.image and labels == old:
             return entry
         return ImageLabelModel(image=image, labels=labels)
 
-    def _label(self, case: str, tag: str, known: DataModel | None, files: _Files) -> DataModel | None:
+    def _label(self, case: str, tag: str, known: DataModel | None, file: Path | None) -> DataModel | None:
         """What the list should say of one label; None where there is no such file."""
-        found = {file.name[len(case) :]: file for file in files.get(case, [])}
-        if not found:
+        if file is None:
             return None
-        ext = known.ext if known and known.ext in found else min(found)
-        file = found[ext]
-        written = file.stat().st_mtime_ns
-        if known and ext == known.ext and known.info.get("mtime_ns", written) == written:
+        ext = split_name(file.name, LABELS)[1]
+        try:
+            written = file.stat().st_mtime_ns
+            listed = known is not None and name_of(case, known.ext, known.info) == file.name
+            if known and listed and known.info.get("mtime_ns", written) == written:
+                return known
+            fresh = about(file, file.name, self._adopted(file))
+        except OSError as error:
+            remark = Remark(file.name, f"cannot be read: {error.strerror}", is_fault=True)
+            self.problems += sentences([remark], f"labels/{tag}/")
             return known
-        fresh = about(Path(file.path), file.name, self._adopted(file))
+        here = {"name": file.name, "mtime_ns": fresh["mtime_ns"]}
         if known and ext == known.ext and known.info.get("sha256") == fresh["sha256"]:
-            return DataModel(info={**known.info, "mtime_ns": fresh["mtime_ns"]}, ext=ext)  # a copied study folder
+            return DataModel(info={**known.info, **here}, ext=ext)  # a copied study folder
         # Not the file that was listed: dropped in by hand, or a write was killed. Info of another file would lie.
         kept = self.history.info_of(tag, case, fresh["sha256"])
-        return DataModel(info={**kept, "mtime_ns": fresh["mtime_ns"]} if kept else fresh, ext=ext)
+        return DataModel(info={**kept, **here} if kept else fresh, ext=ext)
 
     def _keep_labels_of_lost_image(self, case: str, entry: ImageLabelModel, tags: _Tags) -> None:
         """An image may be away for a moment (a link to a disk); its labels must not forget what their values mean."""
         for tag, label in entry.labels.items():
-            for file in tags.get(tag, {}).get(case, []):
-                if tag not in MACHINE_TAGS and file.name == case + label.ext and "sha256" in label.info:
-                    self.history.keep(tag, case, label.info, Path(file.path), label.ext)
+            file = tags.get(tag, {}).get(case)
+            if file is None or tag in MACHINE_TAGS or file.name != name_of(case, label.ext, label.info):
+                continue
+            if "sha256" in label.info:
+                self.history.keep(tag, case, label.info, file, label.ext)
 
-    def _tags(self, labels: Path) -> _Tags:
+    def _tags(self, labels: Path, known: Mapping[str, ImageLabelModel]) -> _Tags:
         result: _Tags = {}
         loose = 0
         if not labels.is_dir():
             return result
-        for item in os.scandir(labels):
+        for item in sorted(os.scandir(labels), key=lambda item: item.name):
             if item.name.startswith("."):
                 continue
-            if not item.is_dir():
-                loose += bool(self.label_split(item.name)[1])
+            if not os.path.isdir(item.path):
+                loose += bool(split_name(item.name, LABELS)[1])
                 continue
             try:
-                result[check_name(item.name, "tag")] = _files(item.path, self.label_split)
+                tag = check_name(item.name, "tag")
+                listed = {case: entry.labels[tag] for case, entry in known.items() if tag in entry.labels}
+                names = {case: name_of(case, label.ext, label.info) for case, label in listed.items()}
+                result[tag] = self._listed(Path(item.path), LABELS, names, f"labels/{tag}/")
             except UserError as error:
                 self.problems.append(f"labels/{item.name} is left out: {error}")
         if loose:
             self.problems.append(f"labels: {loose} files lie loose; humans' labels belong in labels/final")
         return result
 
-    def _adopted(self, file: os.DirEntry[str]) -> float:
-        return file.stat().st_mtime if self.adopted_at is None else self.adopted_at
+    def _adopted(self, file: Path) -> float:
+        if self.adopted_at is not None:
+            return self.adopted_at
+        stamp = stamp_of(file)
+        return stamp[0] / 1e9 if stamp else time.time()
 
 
-_Files = dict[str, list[os.DirEntry[str]]]
-_Tags = dict[str, _Files]
+#: Tag -> case id -> label file.
+_Tags = dict[str, dict[str, Path]]
 
 
 def about(file: Path, name: str, now: float | None = None) -> dict[str, Any]:
@@ -133,17 +157,3 @@ def about(file: Path, name: str, now: float | None = None) -> dict[str, Any]:
         "sha256": sha256_file(file),
         "mtime_ns": file.stat().st_mtime_ns,
     }
-
-
-def _files(folder: str | Path, split: Split) -> _Files:
-    """The files of a folder by their ids. Hidden files, other kinds of files and folders are passed over."""
-    result: _Files = {}
-    for item in os.scandir(folder) if os.path.isdir(folder) else ():
-        case, ext = split(item.name)
-        if not ext or item.name.startswith(".") or not item.is_file():
-            continue
-        try:
-            result.setdefault(check_image_id(case), []).append(item)
-        except UserError:
-            continue
-    return result

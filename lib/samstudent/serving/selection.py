@@ -88,6 +88,7 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
         client = str(request.get("client_id") or request.get("user") or "")
         minutes = _minutes(request.get("reserve_minutes", self.section.reserve_minutes))
         unlabelled, labelled = _cases(datastore, self.holdout)
+        unlabelled -= unreadable(datastore).keys()
         tables, sent = self.state.tables(), self._sent(labelled)
         lost: set[str] = set()
         while True:
@@ -102,6 +103,10 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
             )
             if choice is None:
                 return None
+            if (problem := _image_problem(datastore, choice.case)) is not None:
+                logger.warning("Case %s is not offered: %s", choice.case, problem)
+                unlabelled.discard(choice.case)
+                continue
             if self.state.reserve(choice.case, client, minutes):
                 logger.info("Next sample for %r: %s, by %s", client, choice.case, choice.by)
                 return {"id": choice.case, "selected_by": choice.by, "score": choice.score}
@@ -171,7 +176,7 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]
 
         unlabelled, _ = _cases(datastore, self.holdout)
         cases = self.holdout.trainable(unlabelled)
-        return _for_each(cases, self.state.scored("disagreement", version), score, "uncertainty")
+        return _for_each(cases, self.state.scored("disagreement", version), score, "uncertainty", datastore)
 
 
 class DiversityScoring(ScoringMethod):  # type: ignore[misc]
@@ -200,7 +205,7 @@ class DiversityScoring(ScoringMethod):  # type: ignore[misc]
 
         unlabelled, labelled = _cases(datastore, self.holdout)
         cases = self.holdout.trainable(unlabelled | labelled)
-        return _for_each(cases, self.state.vectored(version), score, "diversity")
+        return _for_each(cases, self.state.vectored(version), score, "diversity", datastore)
 
 
 def _cases(datastore: Datastore, holdout: HoldOut) -> tuple[set[str], set[str]]:
@@ -211,18 +216,40 @@ def _cases(datastore: Datastore, holdout: HoldOut) -> tuple[set[str], set[str]]:
     return unlabelled - holdout.excluded, labelled - holdout.excluded
 
 
-def _for_each(cases: Iterable[str], current: set[str], score: Callable[[str], None], name: str) -> dict[str, Any]:
-    """Score what is not up to date. A case that fails, a broken image perhaps, is told and does not stop the others."""
-    cases = list(cases)
+def unreadable(datastore: Datastore) -> dict[str, str]:
+    """Case id -> why its image cannot be used, as far as the datastore knows."""
+    known: dict[str, str] = getattr(datastore, "unreadable", dict)()
+    return known
+
+
+def _image_problem(datastore: Datastore, case: str) -> str | None:
+    """Why the image of a case cannot be used; None where it can, or where a datastore (the host's) does not tell."""
+    problem: str | None = getattr(datastore, "image_problem", lambda case: None)(case)
+    return problem
+
+
+def _for_each(
+    cases: Iterable[str], current: set[str], score: Callable[[str], None], name: str, datastore: Datastore
+) -> dict[str, Any]:
+    """Score what is not up to date. A case that fails is reported and does not stop the others; one whose image cannot
+    be read is not tried again until the image changes."""
+    cases, broken = list(cases), unreadable(datastore)
     todo = [case for case in cases if case not in current]
-    failed: dict[str, str] = {}
-    for case in track(todo, description=f"scoring: {name}"):
+    failed = {case: broken[case] for case in todo if case in broken}
+    for case in track([case for case in todo if case not in broken], description=f"scoring: {name}"):
         try:
             score(case)
         except Exception as error:
-            logger.exception("Case %s could not be scored (%s)", case, name)
-            failed[case] = f"{type(error).__name__}: {error}"
+            failed[case] = _image_problem(datastore, case) or f"{type(error).__name__}: {error}"
+            logger.warning("Case %s could not be scored (%s): %s", case, name, failed[case], exc_info=_is_bug(error))
+        else:
+            getattr(datastore, "note_readable", lambda case: None)(case)
     return {"scored": len(todo) - len(failed), "current": len(cases) - len(todo), "failed": failed}
+
+
+def _is_bug(error: Exception) -> bool:
+    """A broken file needs no stack trace in the log."""
+    return not isinstance(error, UserError)
 
 
 def _minutes(value: object) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 from samstudent.address import is_pacs, slug_of
 from samstudent.errors import UserError
+from samstudent.files import require_own
 from samstudent.pseudolabels.review import Reviews
 from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.holdout import HoldOut
@@ -23,6 +24,7 @@ from samstudent.rounds.trained import ImageContents
 from samstudent.sam.adapted import load_adapted
 from samstudent.sam.backends import SamBackend, SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.selection.readable import ImageCheck
 from samstudent.selection.state import SelectionState
 from samstudent.serving.audit import AuditLog
 from samstudent.task import Task
@@ -47,6 +49,7 @@ class Study:
             self.split_csv = self.root / "split.csv"
         else:
             self.root = Path(studies) / ".samstudent"
+            require_own(self.root / "state", Path(studies))
             self.split_csv = Path(studies) / "split.csv"
         self.folder = self.root / task.name
         self._plain: SamModel | None = None
@@ -76,6 +79,10 @@ class Study:
     @cached_property
     def contents(self) -> ImageContents:
         return ImageContents(self.folder / "contents.sqlite")
+
+    @cached_property
+    def image_check(self) -> ImageCheck:
+        return ImageCheck(self.folder / "state.sqlite", self.task.dimension)
 
     @cached_property
     def reviews(self) -> Reviews:

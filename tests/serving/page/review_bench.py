@@ -106,7 +106,7 @@ def make_bench(folder: Path, task: Task, draw: Callable[[Path, int], NDArray[Any
     folder.mkdir(exist_ok=True)
     truths = {case: draw(folder / case, number) for number, case in enumerate(cases)}
     study = Study(str(folder), str(folder), task)
-    datastore = SafeLocalDatastore(str(folder), extensions=["*.png", "*.nii.gz", "*.nrrd"], auto_reload=False)
+    datastore = SafeLocalDatastore(str(folder), auto_reload=False)
     study.holdout.extend(datastore.list_images(), [])
     saved: list[str] = []
     scheduler = Scheduler(task.schedule, study.ledger, list, busy=lambda: False, start=lambda reason: None)

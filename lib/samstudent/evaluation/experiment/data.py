@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import adaptive_avg_pool2d
 
 from samstudent.annotations import LabelledMasks, read_label
-from samstudent.commands import cases_in
 from samstudent.errors import NotFound, UserError
 from samstudent.files import sha256_file
+from samstudent.folder import LABELS, list_folder, row_id
 from samstudent.geometry import Grid
 from samstudent.images import CaseImage, read_image
 from samstudent.labels import IGNORE, REJECTED, stored_values
@@ -122,7 +122,7 @@ def open_folder(path: Path, overlap: bool | None = None, seed: int = 0) -> Folde
     kind = next((k for k in kinds if (path / k).is_dir()), None)
     if kind is None:
         raise NotFound(f"{path}: has neither labels/ nor labels_overlap/")
-    images, labels = cases_in(path / "images"), cases_in(path / kind)
+    images, labels = list_folder(path / "images").files, list_folder(path / kind, LABELS).files
     rows = read_split(path / "split.csv")
     split = {case: part for row, part in rows.items() if (case := _case_of(row, images)) is not None}
     if not split:
@@ -135,8 +135,8 @@ def open_folder(path: Path, overlap: bool | None = None, seed: int = 0) -> Folde
 
 def _case_of(row: str, images: Mapping[str, Path]) -> str | None:
     """A row may name a file ("0001.png") where the case is "0001"."""
-    if row in images:
-        return row
+    if (case := row_id(row)) in images:
+        return case
     return next((case for case, path in images.items() if path.name == row), None)
 
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from monailabel.config import settings as host
-
 from samstudent import __version__
 from samstudent.dicom import geometry_of
 from samstudent.errors import NotFound, Unavailable, UserError
@@ -62,8 +60,7 @@ class PacsDatastore(SafeLocalDatastore):
         self.memory = Memory(folder / "pacs.sqlite")
         self._read: dict[str, tuple[int, Reference]] = {}
         self._tilted: dict[tuple[str, int], bool] = {}
-        extensions = [f"*{EXTENSION}", *host.MONAI_LABEL_DATASTORE_FILE_EXT]
-        super().__init__(folder, extensions, check_label=check_label and _where_possible(check_label))
+        super().__init__(folder, (EXTENSION,), check_label=check_label and _where_possible(check_label))
         self.images = ImageCache(images, pacs, pacs.settings.cache_gb * 1e9, self.is_labelled)
         self.exchange = Exchange(self)
 

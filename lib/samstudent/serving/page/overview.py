@@ -22,11 +22,17 @@ def overview(desk: Desk) -> dict[str, Any]:
     return {
         "study": about,
         "counts": counts(desk, infos),
+        "problems": problems(desk),
         "served": _served(ledger),
         "jobs": jobs(running),
         "schedule": app.scheduler.status(),
         "rounds": [_brief(record) for record in records],
     }
+
+
+def problems(desk: Desk) -> list[str]:
+    """A line each about what is passed over, and what is wrong with the study's files."""
+    return list(getattr(desk.datastore, "problems", ()))
 
 
 def counts(desk: Desk, infos: Infos) -> dict[str, int]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from monailabel.config import settings
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from samstudent.errors import NotFound
+from samstudent.folder import case_id
 from samstudent.serving import roles
 from samstudent.serving.identity import user_name
 from samstudent.serving.page.desk import Desk
@@ -33,6 +34,9 @@ HEADERS = {
     # Asked for anew each time: after an update no part of the page is an old one.
     "Cache-Control": "no-cache",
 }
+
+#: An id in whatever Unicode form, as the study lists it.
+Case = Annotated[str, AfterValidator(case_id)]
 
 
 class _Body(BaseModel):
@@ -79,12 +83,12 @@ def page_router(app: SamstudentApp) -> APIRouter:
         return desk.queue(state, structure, first, count)
 
     @routes.get("/review/{case}", summary="One case of the queue: its structures, its digest, its size")
-    def get_case(case: str, user: User = roles.reader) -> dict[str, Any]:
+    def get_case(case: Case, user: User = roles.reader) -> dict[str, Any]:
         return desk.case(case)
 
     @routes.get("/review/{case}/image", summary="The image, or a slice of it, as PNG", response_class=Response)
     def get_image(
-        request: Request, case: str, axis: str | None = None, index: int | None = None, size: int = 1024,
+        request: Request, case: Case, axis: str | None = None, index: int | None = None, size: int = 1024,
         user: User = roles.reader,
     ) -> Response:  # fmt: skip
         key = hashlib.sha256(f"{desk.image_key(case)} {axis} {index} {size}".encode()).hexdigest()[:32]
@@ -96,7 +100,7 @@ def page_router(app: SamstudentApp) -> APIRouter:
 
     @routes.get("/review/{case}/masks", summary="Masks on that image's pixels, as runs, by source and structure")
     def get_masks(
-        case: str, axis: str | None = None, index: int | None = None, size: int = 1024, user: User = roles.reader
+        case: Case, axis: str | None = None, index: int | None = None, size: int = 1024, user: User = roles.reader
     ) -> dict[str, Any]:
         shown = desk.shown(case)
         return desk.runs(case, Slice.checked(shown.shape, axis, index, size)) | {"digest": desk.digest(case)}
@@ -104,7 +108,7 @@ def page_router(app: SamstudentApp) -> APIRouter:
     @routes.post(
         "/review/{case}/accept", summary="Make the pseudo label this user's label", dependencies=[roles.from_page]
     )
-    def post_accept(case: str, body: Acceptance, user: User = roles.reviewer) -> dict[str, Any]:
+    def post_accept(case: Case, body: Acceptance, user: User = roles.reviewer) -> dict[str, Any]:
         return desk.accept(case, body.digest, body.structures, user_name())
 
     @routes.post(
@@ -113,12 +117,12 @@ def page_router(app: SamstudentApp) -> APIRouter:
         dependencies=[roles.from_page],
     )
     def post_decision(
-        case: str, decision: Annotated[Literal["reject", "send"], "path"], body: _Body, user: User = roles.reviewer
+        case: Case, decision: Annotated[Literal["reject", "send"], "path"], body: _Body, user: User = roles.reviewer
     ) -> dict[str, Any]:
         return desk.decide(case, "rejected" if decision == "reject" else "sent", body.digest, user_name())
 
     @routes.delete("/review/{case}/decision", summary="Take the last decision back", dependencies=[roles.from_page])
-    def delete_decision(case: str, user: User = roles.reviewer) -> dict[str, Any]:
+    def delete_decision(case: Case, user: User = roles.reviewer) -> dict[str, Any]:
         return desk.undo(case, user_name())
 
     return routes

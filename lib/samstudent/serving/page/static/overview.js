@@ -12,8 +12,8 @@ export class Overview {
     this.refresh = refresh;
     this.key = 'mean';
     this.shown = {};
-    this.parts = Object.fromEntries(['counts', 'served', 'jobs', 'schedule', 'curve', 'rounds'].map((name) => [name, h('section', { class: `card ${name}` })]));
-    main.append(this.parts.counts, h('div', { class: 'columns' }, this.parts.served, this.parts.jobs, this.parts.schedule), this.parts.curve, this.parts.rounds);
+    this.parts = Object.fromEntries(['counts', 'problems', 'served', 'jobs', 'schedule', 'curve', 'rounds'].map((name) => [name, h('section', { class: `card ${name}` })]));
+    main.append(this.parts.counts, this.parts.problems, h('div', { class: 'columns' }, this.parts.served, this.parts.jobs, this.parts.schedule), this.parts.curve, this.parts.rounds);
     this.update(overview);
   }
 
@@ -21,6 +21,7 @@ export class Overview {
   update(overview) {
     this.overview = overview;
     this.draw('counts', overview.counts, () => this.counts());
+    this.draw('problems', overview.problems, () => this.problems());
     this.draw('served', overview.served, () => this.served());
     this.draw('jobs', overview.jobs, () => this.jobs());
     this.draw('schedule', overview.schedule, () => this.schedule());
@@ -56,6 +57,13 @@ export class Overview {
       figure(n.pseudo_labelled, 'pseudo-labelled', `${n.structures_accepted} structures, ${n.structures_rejected} doubtful`),
       figure(n.waiting, 'waiting for review', n.rejected ? `${n.rejected} rejected` : 'worst first', '#review'),
       figure(n.sent, 'sent to annotators', 'offered first')), bar];
+  }
+
+  problems() {
+    const problems = this.overview.problems;
+    this.parts.problems.hidden = !problems.length;
+    return [h('details', {}, h('summary', {}, h('h2', {}, 'Files passed over, and other faults'), h('span', { class: 'badge' }, String(problems.length))),
+      h('ul', {}, problems.map((text) => h('li', {}, text))))];
   }
 
   served() {
