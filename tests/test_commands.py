@@ -13,6 +13,8 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import nibabel
+import nrrd
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,6 +126,18 @@ def test_doctor_tells_which_structures_the_labels_have(disk: Path) -> None:
     done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
     assert "not annotated, so neither learnt nor measured there: disk (1)" in done.stdout
     assert "left out: ruler (1)" in done.stdout
+
+
+def test_doctor_notes_what_readers_warn_of(tmp_path: Path) -> None:
+    """pynrrd's default has no ``space``: the label is taken, and people are told."""
+    (tmp_path / "task.yaml").write_text("name: ball\ndimension: 3\nstructures: [ball]\nstudent: {size: [16, 16, 16]}\n")
+    nibabel.save(nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.eye(4)), tmp_path / "a.nii.gz")
+    (tmp_path / "labels" / "final").mkdir(parents=True)
+    nrrd.write(str(tmp_path / "labels" / "final" / "a.nrrd"), np.ones((5, 4, 3), np.uint8))
+    done = run("doctor", "--studies", tmp_path, "--task", tmp_path / "task.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a.nrrd: its NRRD header has no `space` field: taken voxel by voxel" in done.stdout
+    assert "of 1 have ball 1" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,15 @@ from PIL import Image
 from samstudent.errors import NotFound, UserError
 from samstudent.geometry import LPS_TO_RAS, Grid
 from samstudent.images import read_image
-from samstudent.labels import label_map, names_from_label_info, read_ignore, read_masks, read_rejected, write_masks
+from samstudent.labels import (
+    label_map,
+    names_from_label_info,
+    other_names,
+    read_ignore,
+    read_masks,
+    read_rejected,
+    write_masks,
+)
 from samstudent.segnrrd import color, into_layers
 from samstudent.task import Task
 
@@ -570,3 +578,68 @@ def test_real_labels(shared_data: Path) -> None:
     masks = read_masks(shared_data / "ultrasound/labels/0242.png", ultrasound, image.grid)
     with Image.open(shared_data / "ultrasound/labels/0242.png") as reference:
         assert (label_map(masks) == np.asarray(reference)).all()
+
+
+# Names that vary, and the inputs of issue 18
+
+
+def test_segments_are_found_by_case_spaces_and_unicode_form(tmp_path: Path) -> None:
+    task = Task(name="t", dimension=2, structures=["left_lung", "ulna", "alpha"], overlap=True)
+    masks = disjoint((6, 8))
+    fields: dict[str, str] = {}
+    written = ["Left  lung", "FULL", "ALPHA ", "alpha", "Ignore: left lung", "REJECTED :Alpha", "cyst"]
+    for i, name in enumerate(written):
+        layer = (0, 1, 2, 3, 4, 5, 5)[i]
+        fields |= {f"Segment{i}_ID": f"S{i}", f"Segment{i}_Name": name, f"Segment{i}_Layer": str(layer)}
+        fields[f"Segment{i}_LabelValue"] = str(i + 1)
+    more = ~masks.any(axis=0)
+    layers = [masks[0] * 1, masks[1] * 2, masks[2] * 3, more * 4, masks[1] * 5, masks[2] * 6]
+    path = save_segments(tmp_path / "a.seg.nrrd", np.stack(layers, axis=-1)[None].astype(np.uint8), fields)
+    # pynrrd writes ASCII alone, Slicer UTF-8: a space that does not break, wide letters.
+    content = path.read_bytes().replace(b"Left  lung", "Left\u00a0 lung".encode())
+    path.write_bytes(content.replace(b"Name:=FULL", "Name:=\uff35\uff2c\uff2e\uff21".encode()))
+    read = read_masks(path, task, PLAIN_GRID)
+    assert (read[:2] == masks[:2]).all()
+    assert (read[2] == masks[2] | more).all()  # Two segments of one structure are one.
+    ignored, rejected = read_ignore(path, task, PLAIN_GRID), read_rejected(path, task, PLAIN_GRID)
+    assert (ignored[0] == masks[1]).all() and not ignored[1:].any()
+    assert (rejected[2] == masks[2]).all() and not rejected[:2].any()
+    assert other_names(path, task) >= {"cyst"} and len(other_names(path, task)) == 3
+
+
+def test_names_of_clients_are_found_alike(tmp_path: Path) -> None:
+    masks = disjoint((6, 8))
+    path = save_map(tmp_path / "a.png", label_map(masks))
+    assert (read_masks(path, FLAT, PLAIN_GRID, names=["Radius ", "ULNA", "lunate"]) == masks).all()
+    united = read_masks(path, FLAT, PLAIN_GRID, names=["Radius", "radius", "cyst"])
+    assert (united[0] == masks[0] | masks[1]).all() and not united[1:].any()
+    assert other_names(path, FLAT, ["Radius", "cyst"]) == {"cyst"}
+
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the issue's inputs are not here")
+@pytest.mark.parametrize(
+    "name",
+    ["n_s2q1_flipped_nii", "n_s2q1_moved_seg", "n_s4q1_moved_nii", "n_unit_micron", "r_names_case", "r_names_spaces",
+     "r_no_space"],
+)  # fmt: skip
+def test_inputs_of_the_issue(tmp_path: Path, name: str) -> None:
+    """Each label has its image's array, as ITK reads both; and so has what is written."""
+    image = CASES / name / "a.nii.gz"
+    (label,) = (CASES / name / "labels" / "final").iterdir()
+    task = Task(name="vol", dimension=3, structures=["alpha", "beta"], student={"size": (16, 32, 32)})
+    grid = read_image(image, 3).grid
+    values = sitk.GetArrayFromImage(sitk.ReadImage(str(label)))
+    masks = read_masks(label, task, grid)
+    assert (masks == np.stack([grid.from_file(values == value) for value in (1, 2)])).all() and masks.any(
+        axis=(1, 2, 3)
+    ).all()
+    seen = sitk.ReadImage(str(image))
+    for extension in (".seg.nrrd", ".nrrd", ".nii.gz"):
+        write_masks(tmp_path / f"a{extension}", masks, task, grid)
+        answer = sitk.ReadImage(str(tmp_path / f"a{extension}"))
+        assert (sitk.GetArrayFromImage(answer) == values).all()
+        for ijk in ((0, 0, 0), tuple(size - 1 for size in seen.GetSize())):
+            assert physical(answer, ijk) == pytest.approx(physical(seen, ijk), abs=1e-3)

@@ -36,7 +36,7 @@ def read_nifti(path: Path) -> Stored:
 
     Raises:
         UserError: cannot be read; Analyze, or pixels in another file; complex; more than three axes; all of its coded
-            transforms are unusable.
+            transforms are unusable, or without any its voxel sizes.
     """
     check_nifti_header(path)
     with decoding(path, "NIfTI"), unpacked(path) as file:
@@ -97,7 +97,10 @@ def _affines(header: Any, path: Path) -> tuple[NDArray[Any], ...]:
     """
     scale = np.diag([*[_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
     if not _is_coded(header):
-        return (scale @ np.asarray(header.get_base_affine()),)
+        base = scale @ np.asarray(header.get_base_affine())
+        if not has_inverse(base):
+            raise UserError(f"{path}: its voxel sizes (pixdim) cannot be used: {header['pixdim'][1:4].tolist()}")
+        return (base,)
     found = []
     for code, transform in (("sform_code", header.get_sform), ("qform_code", header.get_qform)):
         try:

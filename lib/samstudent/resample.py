@@ -49,7 +49,7 @@ def to_grid(layers: NDArray[Any], stored: Stored, grid: Grid, path: Path) -> NDA
             drawn on the image as it is stored, not upright.
     """
     _refuse_unturned(stored, grid, path)
-    fits = _fits(stored, grid)
+    fits = _fits(stored, grid, path)
     best = min(fits, key=lambda fit: fit.rank)
     if _same_shape(stored.shape, grid):
         trusted = stored.has_geometry and _is_coded(grid)
@@ -69,7 +69,7 @@ def to_grid(layers: NDArray[Any], stored: Stored, grid: Grid, path: Path) -> NDA
         raise UserError(f"{path}: label of shape {stored.shape} for an image of shape {grid.shape}{why}")
     if any(fit.rank == best.rank and not np.allclose(fit.to_label, best.to_label, atol=_SAME) for fit in fits):
         logger.warning(
-            "%s: lies on its image in two ways, as that has (or it has) a sform and a qform that differ; taken so: %s",
+            "%s: lies on its image in more than one way, because a sform and a qform differ; taken: %s",
             path,
             best,
         )
@@ -122,13 +122,15 @@ class _Fit:
         return f"its affine is {theirs}, the image's {ours}"
 
 
-def _fits(stored: Stored, grid: Grid) -> list[_Fit]:
+def _fits(stored: Stored, grid: Grid, path: Path) -> list[_Fit]:
     """By every pair of places, those of equal readers first: ITK's, nibabel's, the others of both headers."""
     ours, theirs = [grid.itk_affine, grid.affine, *grid.others], [stored.itk_affine, stored.affine, *stored.others]
     if stored.nifti is not None and not int(stored.nifti["qform_code"]):  # ITK sets it always, nibabel unasked never.
         ours[:2], theirs[:2] = ours[1::-1], theirs[1::-1]
+    if not all(map(has_inverse, theirs)):
+        raise UserError(f"{path}: its geometry cannot be used, its affine has no inverse: {stored.affine.tolist()}")
     pairs = [*zip(ours, theirs, strict=False), *product(ours, theirs)]
-    return [_fit(image, label, stored.shape, grid) for image, label in pairs if has_inverse(label)]
+    return [_fit(image, label, stored.shape, grid) for image, label in pairs]
 
 
 def _fit(image: NDArray[Any], label: NDArray[Any], shape: tuple[int, ...], grid: Grid) -> _Fit:
