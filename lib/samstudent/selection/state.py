@@ -56,7 +56,7 @@ class SelectionState:
         """
         self.path = path
         self._now = now
-        make_tables(path, _SCHEMA, "remove it: reservations are forgotten and scores computed again")
+        make_tables(path, _SCHEMA, "rename it: a new one is made, without reservations, and scores are computed again")
 
     def reserve(self, case: str, client: str, minutes: float) -> bool:
         """Keep a case for one client, or prolong that client's reservation; one step for all processes.

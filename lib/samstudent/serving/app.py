@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import logging
-import os
 import sys
 import threading
 import time
@@ -25,7 +23,8 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from samstudent import __version__
-from samstudent.errors import UserError
+from samstudent.ending import end_now
+from samstudent.errors import UserError, explain
 from samstudent.images import read_image
 from samstudent.labels import names_from_label_info, read_masks
 from samstudent.rounds.schedule import Scheduler
@@ -39,6 +38,7 @@ from samstudent.serving.pacs.datastore import SEND_SECONDS, PacsDatastore
 from samstudent.serving.pacs.settings import PacsSettings
 from samstudent.serving.sam_training import SamTrainTask
 from samstudent.serving.selection import DiversityScoring, UncertaintyScoring, strategies
+from samstudent.serving.shutdown import Shutdown
 from samstudent.serving.study import Study
 from samstudent.student.batch import SamstudentBatchInfer
 from samstudent.student.infer import StudentInferTask, StudentSamInferTask
@@ -70,6 +70,9 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         startup.share_cores()
         #: Forked here, where nothing is begun yet; None in the host's children and where the host does not run.
         self._fork_server = _fork_server()
+        self._shutdown = Shutdown()
+        if _is_server():
+            self._shutdown.install()
         try:
             self.task = load_task(_required_task(conf))
             self.study = Study(studies, app_dir, self.task)
@@ -83,7 +86,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
                 version=__version__,
             )
             self._extend_holdout()
-        except UserError as error:
+        except (UserError, OSError) as error:
             _end_host(error)
             raise
         self._scored_for: object = None
@@ -160,7 +163,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
 
         try:
             login = logins.configured(self.app_dir)
-        except UserError as error:
+        except (UserError, OSError) as error:
             _end_host(error)
             raise
         audit.write_to(self.study.audit)
@@ -187,7 +190,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         )
         self.scheduler.run()
         Timer(POLL_SECONDS, self._refresh_scores, "scores")
-        atexit.register(children.stop_all)
+        self._shutdown.ledger = self.study.ledger
         train_endpoints.stop = functools.partial(self._stop_training, train_endpoints.stop)
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
@@ -269,15 +272,19 @@ def _as_child() -> Iterator[None]:
     children.settle()
     try:
         yield
-    except UserError as error:
-        print(f"samstudent: {error}", file=sys.stderr, flush=True)
+    except (UserError, OSError) as error:
+        print(f"samstudent: {explain(error)}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
 def _fork_server() -> forkserver.ForkServer | None:
     """Of the host's server alone, which calls this in its main thread before anything else of ours."""
-    is_server = settings.MONAI_LABEL_APP_DIR and not children.is_child()
-    return forkserver.ForkServer() if is_server and forkserver.is_possible() else None
+    return forkserver.ForkServer() if _is_server() and forkserver.is_possible() else None
+
+
+def _is_server() -> bool:
+    """Whether this process is the host's server."""
+    return bool(settings.MONAI_LABEL_APP_DIR) and not children.is_child()
 
 
 def _required_task(conf: dict[str, str]) -> str:
@@ -286,8 +293,7 @@ def _required_task(conf: dict[str, str]) -> str:
     return conf["task"]
 
 
-def _end_host(error: UserError) -> None:
+def _end_host(error: UserError | OSError) -> None:
     """In a process of the host's, say what is wrong and end; elsewhere (command line, tests) do nothing."""
     if settings.MONAI_LABEL_APP_DIR:
-        print(f"samstudent: {error}", file=sys.stderr, flush=True)
-        os._exit(2)
+        end_now(2, explain(error))
