@@ -216,6 +216,9 @@ def main() -> None:
     A signal (Ctrl-C) ends the command with one line, too, and with exit code 128 + its number.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("matplotlib").setLevel(
+        logging.ERROR
+    )  # warns of a home that cannot be written, where it draws nothing
     share_cores()
     with stop.handled():
         try:

@@ -7,6 +7,7 @@ ours that is written appears whole or not at all, so an end without that wait lo
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -70,6 +71,7 @@ class Stop:
         if self._number is not None:
             self._end()
         self._number = number
+        logging.disable(logging.CRITICAL)  # of the interruption itself, libraries say that it is an error
         # Threads that calculate, and whatever does not let a KeyboardInterrupt through, get this much time.
         timer = threading.Timer(LONGEST_END, self._end)
         timer.daemon = True

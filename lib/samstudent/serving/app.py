@@ -27,6 +27,7 @@ from samstudent.ending import end_now
 from samstudent.errors import UserError, explain
 from samstudent.images import read_image
 from samstudent.labels import names_from_label_info, read_masks
+from samstudent.places import require_free
 from samstudent.rounds.schedule import Scheduler
 from samstudent.serving import audit, children, forkserver, guards, host_fixes, logins, startup, threads
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
@@ -74,6 +75,9 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         if _is_server():
             self._shutdown.install()
         try:
+            if _is_server():  # before the models are loaded, and jobs begun
+                address = startup.listening(sys.argv[1:])
+                require_free(address.host, address.port)
             self.task = load_task(_required_task(conf))
             self.study = Study(studies, app_dir, self.task)
             self.examiner = Examiner(self.study)
@@ -173,6 +177,10 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         threads.install(http, login_routes.instead_of_the_hosts(login))
         roles.raise_roles(http)
         startup.warn_if_open(sys.argv[1:], login is not None)
+        if not self.datastore().list_images():
+            where = "images appear as soon as they are put there, or uploaded"
+            told = f"the study is empty: no image in {self.studies} yet; {where}"
+            print(f"samstudent: {told}", file=sys.stderr, flush=True)
         children.one_job_at_a_time()
         children.announce_server()
         if self._fork_server:
@@ -210,6 +218,12 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         if method is None:
             return self._refresh_scores() if self._server_mode else {}
         return super().async_scoring(method, params)
+
+    def fault_of_student(self) -> str | None:
+        """Why the student that is served cannot answer: damaged, or made for another task; None where it can, or where
+        none is served yet."""
+        task = self._infers["student"]
+        return None if self.study.ledger.champion() is None or task.is_valid() else task.fault
 
     def label_times(self) -> list[float]:
         """When each case's human label was last saved, seconds since 1970."""

@@ -45,6 +45,7 @@ from samstudent.serving.pacs.datastore import ONLY_FROM_PACS
 from samstudent.serving.pacs.proxy import forward
 from samstudent.serving.page.desk import ACCEPTED_FROM
 from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
+from samstudent.student.infer import StudentInferTask
 
 _ORIGINALS: dict[tuple[str, str], Callable[..., Any]] = {}
 #: Of the log in one answer, while they are held in memory; 0 asks for the file.
@@ -121,7 +122,7 @@ class _Guards:
         label: UploadFile | None,
         output: str | None,
     ) -> Any:
-        check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
+        self.model(name)
         given = json_object(params, "params")
         check_params(given, self.devices, name)
         if given.get("save_label"):
@@ -147,6 +148,13 @@ class _Guards:
         if image and (note := getattr(self.app.datastore(), "note_assistance", None)):
             note(image, name)
         return answer
+
+    def model(self, name: str) -> None:
+        """Refuse a model that is not there, or cannot answer now; says why."""
+        task = self.app._infers.get(name)
+        if isinstance(task, StudentInferTask) and not task.is_valid():
+            task.served()
+        check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
 
     def sample(self, original: Callable[..., Any], strategy: str, params: dict[str, Any] | None, *rest: Any) -> Any:
         check_known(strategy, self.app._strategies, "strategy")
@@ -197,7 +205,7 @@ class _Guards:
     def batch(
         self, original: Callable[..., Any], name: str, images: Any, params: dict[str, Any] | None, *rest: Any
     ) -> Any:
-        check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
+        self.model(name)
         check_params(params or {}, self.devices, name)
         chosen = (params or {}).get("images")
         for case in chosen if isinstance(chosen, list) else []:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -18,6 +20,8 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
+from samstudent.places import Unwritable, require_writable
+from samstudent.serving import children
 from samstudent.serving.sessions import SafeSessions
 
 logger = logging.getLogger(__name__)
@@ -83,7 +87,14 @@ def _safe_sessions(app: MONAILabelApp, load: bool = False) -> SafeSessions | Non
     """E10 and the holes of uploads: see serving/sessions.py."""
     if not load:
         return None
-    return SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
+    sessions = SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
+    if not children.is_child():
+        try:
+            require_writable(Path(sessions.store_path), "uploads (PUT /session) are kept")
+        except Unwritable as error:
+            text = f"uploads will be refused: {error}; MONAI_LABEL_SESSION_PATH names another one"
+            print(f"samstudent: WARNING: {text}", file=sys.stderr, flush=True)
+    return sessions
 
 
 def _never_raises(original: Callable[..., Any]) -> Callable[..., Any]:

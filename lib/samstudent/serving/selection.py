@@ -16,7 +16,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from numpy.typing import NDArray
 from rich.progress import track
 
-from samstudent.errors import UserError
+from samstudent.errors import UserError, explain
 from samstudent.pseudolabels.review import Reviews
 from samstudent.rounds.holdout import HoldOut
 from samstudent.selection.scores import disagreement_score, entropy_score
@@ -161,7 +161,7 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]
         """
         version = self.version()
         if version is None:
-            return {"scored": 0, "current": 0, "failed": {}, "note": "no student is served yet"}
+            return {"scored": 0, "current": 0, "failed": {}, "note": "no student is served that fits the task"}
 
         def score(case: str) -> None:
             probabilities, agreements = self.examine(datastore.get_image_uri(case))
@@ -219,6 +219,9 @@ def _for_each(cases: Iterable[str], current: set[str], score: Callable[[str], No
     for case in track(todo, description=f"scoring: {name}"):
         try:
             score(case)
+        except (UserError, OSError) as error:
+            logger.warning("case %s could not be scored (%s): %s", case, name, explain(error))
+            failed[case] = explain(error)
         except Exception as error:
             logger.exception("Case %s could not be scored (%s)", case, name)
             failed[case] = f"{type(error).__name__}: {error}"

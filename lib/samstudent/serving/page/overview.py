@@ -23,6 +23,7 @@ def overview(desk: Desk) -> dict[str, Any]:
         "study": about,
         "counts": counts(desk, infos),
         "served": _served(ledger),
+        "served_fault": app.fault_of_student(),
         "jobs": jobs(running),
         "schedule": app.scheduler.status(),
         "rounds": [_brief(record) for record in records],
