@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -34,10 +35,11 @@ from monailabel.utils.others.generic import device_map, file_checksum, remove_fi
 from starlette.background import BackgroundTask
 
 from samstudent.address import is_pacs
-from samstudent.errors import NotFound, UserError
+from samstudent.errors import NotFound, UserError, explain
 from samstudent.serving import answers, audit_lines, closed, dicom_answers, gate, offers
 from samstudent.serving.audit import recorded
 from samstudent.serving.identity import caller, stamped, user_name
+from samstudent.serving.interactive import SamInteractiveTask
 from samstudent.serving.logins import Login
 from samstudent.serving.names import check_image_id, check_name
 from samstudent.serving.ohif.files import ohif_file
@@ -46,6 +48,8 @@ from samstudent.serving.pacs.proxy import forward
 from samstudent.serving.page.desk import ACCEPTED_FROM
 from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
 from samstudent.student.infer import StudentInferTask
+
+logger = logging.getLogger(__name__)
 
 _ORIGINALS: dict[tuple[str, str], Callable[..., Any]] = {}
 #: Of the log in one answer, while they are held in memory; 0 asks for the file.
@@ -145,6 +149,9 @@ class _Guards:
             answer = dicom_answers.as_seg(self.app, tasks, name, source, Path(drawn.path))
         else:
             answer = _cleaning_up(tasks, original, name, image, session_id, params, file, label, output)
+        # Any other answer is a look at the case; viewers ask for one by themselves when they open it.
+        if image and isinstance(self.app._infers[name], SamInteractiveTask):
+            self.note_work(image, given)
         if image and (note := getattr(self.app.datastore(), "note_assistance", None)):
             note(image, name)
         return answer
@@ -160,7 +167,9 @@ class _Guards:
         check_known(strategy, self.app._strategies, "strategy")
         check_params(params or {}, self.devices)
         offer = original(strategy, stamped(params or {}), *rest)
-        if self.offered is not None and offer.get("id"):
+        if not offer.get("id"):  # the host's own answer says nothing at all
+            return {"reason": self.app._strategies[strategy].why_none(self.app.datastore())}
+        if self.offered is not None:
             self.offered.add(offer["id"])
         return offer
 
@@ -262,7 +271,17 @@ class _Guards:
         params = json.dumps(_without(stamped(json_object(params, "params")), {ACCEPTED_FROM}))
         check_upload_tag(tag or "final")
         self.rename(label)
-        return _cleaning_up(tasks, original, self.image(image), params, tag, label, *rest)
+        self.note_work(self.image(image), json.loads(params))
+        return _cleaning_up(tasks, original, image, params, tag, label, *rest)
+
+    def note_work(self, image: str, params: Mapping[str, Any]) -> None:
+        """The caller works on a case, so it keeps the reservation when it asks for another."""
+        client = stamped(params).get("client_id") or params.get("user")
+        try:
+            if client:
+                self.app.study.selection.note_work(image, str(client))
+        except OSError as error:  # the answer, or the label, matters more
+            logger.warning("the reservation of %s may be given up early: %s", image, explain(error))
 
     def label_call(self, original: Callable[..., Any], label: str, tag: str, *rest: Any, **options: Any) -> Any:
         check_name(tag, "tag")
@@ -306,6 +325,7 @@ class _Guards:
         self, original: Callable[..., Any], tasks: BackgroundTasks, uncompress: bool, expiry: int,
         files: list[UploadFile],
     ) -> Any:  # fmt: skip
+        self.app.sessions().check_expiry(expiry)
         names = [file.filename or "" for file in files]
         for name in names:
             check_image_id(name)
