@@ -87,7 +87,9 @@ def refine(
 ) -> None:
     """Redraw coarse masks with SAM, without a server: refined masks and a table of their quality."""
     from samstudent.commands import refine_folder
+    from samstudent.places import require_writable
 
+    require_writable(output, "the refined masks and quality.csv are kept")
     refine_folder(images, masks, task, output, extension)
 
 

@@ -20,7 +20,7 @@ import psutil
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 #: Seconds from the signal to the end, whatever still runs.
-LONGEST_END = 2.0
+LONGEST_END = 1.5
 
 Handler = Callable[[int, FrameType | None], None]
 

@@ -14,7 +14,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _REMEDIES = {
     **dict.fromkeys(_NO_ROOM, "make room there and try again; what was kept before is whole"),
     errno.EROFS: "mount it writable, or copy the folder to a place that can be written",
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "give user {user} the permission, or use a folder of this user's"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give user {user} the permission (chmod, chown)"),
     errno.ELOOP: "a symbolic link leads back to itself; let it point to the file that is meant",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n) and start again"),
     errno.EIO: "the disk or the network drive does not work; have it checked",
@@ -48,6 +48,20 @@ class Unavailable(UserError):
     """
 
     status = 503
+
+
+class Unusable(UserError):
+    """A file or folder that cannot be used: no permission, a read-only or full disk, a link loop (HTTP 503 or 507).
+
+    Args:
+        error: the system's.
+        place: the file or folder.
+        note: a further sentence.
+    """
+
+    def __init__(self, error: OSError, place: str | os.PathLike[str] | None = None, note: str = "") -> None:
+        super().__init__(explain(error, place) + (f". {note}" if note else ""))
+        self.status = max(status_of(error), 503)
 
 
 def explain(error: UserError | OSError, place: str | os.PathLike[str] | None = None) -> str:

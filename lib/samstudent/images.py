@@ -14,6 +14,7 @@ from samstudent.dicom import read_dicom
 from samstudent.errors import NotFound, UserError
 from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nifti, read_nrrd, read_raster
 from samstudent.geometry import Grid
+from samstudent.places import require_readable
 
 __all__ = ["CaseImage", "Grid", "for_sam", "for_student", "image_extensions", "read_image"]
 
@@ -57,6 +58,7 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
 
     Raises:
         NotFound: there is no such file.
+        Unusable: it cannot be opened.
         UserError: empty, corrupt, truncated, too large, no finite value, several frames, or of the other dimension.
     """
     path = Path(path)
@@ -75,6 +77,7 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
 
 def read_stored(path: Path) -> Stored:
     """The file or folder as it is, by its kind."""
+    require_readable(path)
     if path.is_dir():
         return read_dicom(path)
     if not path.exists():

@@ -17,6 +17,7 @@ from samstudent.files import atomic_path
 from samstudent.formats import Stored, kind_of, read_nifti, read_nrrd, read_pillow
 from samstudent.geometry import LPS_TO_RAS, Grid
 from samstudent.images import read_stored
+from samstudent.places import require_readable
 from samstudent.task import Task
 
 #: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's.
@@ -57,6 +58,7 @@ def read_masks(
             fit.
     """
     path = Path(path)
+    require_readable(path)
     if _is_dicom_seg(path):
         return dicomseg.read_seg(path, task, grid)
     stored = _read(path)

@@ -5,22 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import sys
 import tempfile
 from pathlib import Path
 
-from samstudent.errors import Conflict, Unavailable, UserError, explain, status_of
+from samstudent.errors import Conflict, Unusable, UserError
 
 #: One block: an empty file fits on a full disk.
 _PROBE = bytes(4096)
-
-
-class Unwritable(Unavailable):
-    """A folder in which nothing can be kept (HTTP 503, 507 where the disk is full)."""
-
-    def __init__(self, folder: Path, error: OSError, kept_there: str) -> None:
-        super().__init__(f"{explain(error, folder)}. In this folder {kept_there}")
-        self.status = max(status_of(error), 503)
 
 
 def require_writable(folder: Path, kept_there: str) -> None:
@@ -31,7 +24,7 @@ def require_writable(folder: Path, kept_there: str) -> None:
         kept_there: what the folder is for; follows "In this folder".
 
     Raises:
-        Unwritable: it cannot be done; says why, and what to do.
+        Unusable: it cannot be done; says why, and what to do.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,11 +33,22 @@ def require_writable(folder: Path, kept_there: str) -> None:
             file.flush()
     except OSError as error:
         error.filename = error.filename2 = None  # of the temporary file
-        raise Unwritable(folder, error, kept_there) from error
+        raise Unusable(error, folder, f"In this folder {kept_there}") from error
+
+
+def require_readable(path: Path) -> None:
+    """Raises Unusable where a file is there and cannot be opened. Of one that is not there others tell more."""
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise Unusable(error, path) from error
 
 
 def require_study_writable(studies: Path, app_dir: Path) -> None:
-    """Raises Unwritable where a server, or a round, could not keep what it makes of a study folder."""
+    """Raises Unusable where a server, or a round, could not keep what it makes of a study folder."""
     kept_there = "a study's labels, students and list of cases are kept"
     state = studies / ".samstudent"
     for folder in (studies, studies / "labels", studies / "labels" / "final", state, *_subfolders(state), app_dir):

@@ -69,7 +69,8 @@ async def _system_error(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
         return await _our_error(request, error)
     logger.error("%s %s: %s", request.method, request.url.path, explain(error))
-    return _answer(status, f"nothing was saved: {explain(error)}")
+    full = "nothing was saved: " if status == 507 else ""
+    return _answer(status, full + explain(error))
 
 
 async def _our_error(request: Request, error: Exception) -> JSONResponse:

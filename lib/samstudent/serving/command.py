@@ -63,8 +63,7 @@ def serve(
 ) -> None:
     """Start the host's server with our app folder; does not return until the server ends."""
     conf_task = _task_argument(task)
-    if not is_pacs(studies) and not Path(studies).is_dir():
-        raise NotFound(f"--studies {studies}: no such folder")
+    _where_app_lies(studies)
     require_temporary_folder()
     require_free(host, port)
     folder = _app_folder(studies, app_dir)
@@ -158,9 +157,9 @@ def _ledger(studies: str, task: str) -> Ledger:
 
 
 def _app(studies: str, task: str) -> SamstudentApp:
+    folder = str(_app_folder(studies, None))  # what is wrong with the places is told before the imports
     from samstudent.serving.app import SamstudentApp
 
-    folder = str(_app_folder(studies, None))
     return SamstudentApp(app_dir=folder, studies=str(studies), conf={"task": _task_argument(task)})
 
 
@@ -202,7 +201,8 @@ def _where_app_lies(studies: str) -> Path:
     if is_pacs(studies):
         return pacs_folder(studies)
     if not Path(studies).is_dir():
-        raise NotFound(f"--studies {studies}: no such folder")
+        link = ", but a symbolic link that leads nowhere, or back to itself" if Path(studies).is_symlink() else ""
+        raise NotFound(f"--studies {studies}: no such folder{link}")
     return Path(studies) / ".samstudent" / "app"
 
 

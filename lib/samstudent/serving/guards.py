@@ -35,7 +35,8 @@ from monailabel.utils.others.generic import device_map, file_checksum, remove_fi
 from starlette.background import BackgroundTask
 
 from samstudent.address import is_pacs
-from samstudent.errors import NotFound, UserError, explain
+from samstudent.errors import Conflict, NotFound, UserError, explain
+from samstudent.places import require_readable
 from samstudent.serving import answers, audit_lines, closed, dicom_answers, gate, offers
 from samstudent.serving.audit import recorded
 from samstudent.serving.identity import caller, stamped, user_name
@@ -158,9 +159,8 @@ class _Guards:
 
     def model(self, name: str) -> None:
         """Refuse a model that is not there, or cannot answer now; says why."""
-        task = self.app._infers.get(name)
-        if isinstance(task, StudentInferTask) and not task.is_valid():
-            task.served()
+        if isinstance(self.app._infers.get(name), StudentInferTask) and (fault := self.app.fault_of_student()):
+            raise Conflict(fault)
         check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
 
     def sample(self, original: Callable[..., Any], strategy: str, params: dict[str, Any] | None, *rest: Any) -> Any:
@@ -255,6 +255,7 @@ class _Guards:
             uri = str(self.file_of(self.image(image)))
             if file_checksum(uri, algorithm or "SHA256").rpartition(":")[2] != digest.lower():
                 raise NotFound(f"image {image!r} has another checksum")
+        require_readable(self.file_of(self.image(image)))
         if hasattr(self.app.datastore(), "viewer_file"):
             return dicom_answers.download(self.file_of, self.image(image), bool(options.get("check_only")))
         return original(self.image(image), *rest, **options)
@@ -287,6 +288,7 @@ class _Guards:
         check_name(tag, "tag")
         if not self.app.datastore().get_label_by_image_id(self.image(label), tag):
             raise NotFound(f"image {label!r} has no label {tag!r}")
+        require_readable(Path(self.app.datastore().get_label_uri(label, tag)))
         return original(label, tag, *rest, **options)
 
     def update_label_info(self, original: Callable[..., Any], label: str, tag: str, info: str, *rest: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,11 +92,13 @@ def pseudo_cases(
 
 
 def digests(cases: Iterable[CaseFiles]) -> dict[str, dict[str, Any]]:
-    """Case id -> tag and SHA-256 of its label's file (None if it is gone), and a pseudo label's weights."""
+    """Case id -> tag and SHA-256 of its label's file (None if it cannot be read), and a pseudo label's weights."""
     content: dict[str, dict[str, Any]] = {}
     for case in cases:
         path = Path(case.label)
-        content[case.id] = {"tag": case.tag, "sha256": sha256_file(path) if path.is_file() else None}
+        content[case.id] = {"tag": case.tag, "sha256": None}
+        with contextlib.suppress(OSError):  # gone, or forbidden: it will be told of when it is read
+            content[case.id]["sha256"] = sha256_file(path)
         if case.weights is not None:
             content[case.id]["weights"] = [round(weight, 4) for weight in case.weights]
     return content
