@@ -168,7 +168,8 @@ class _Guards:
         check_params(params or {}, self.devices)
         offer = original(strategy, stamped(params or {}), *rest)
         if not offer.get("id"):  # the host's own answer says nothing at all
-            return {"reason": self.app._strategies[strategy].why_none(self.app.datastore())}
+            why = getattr(self.app._strategies[strategy], "why_none", None)
+            return {"reason": why(self.app.datastore())} if why else {}
         if self.offered is not None:
             self.offered.add(offer["id"])
         return offer
@@ -277,10 +278,10 @@ class _Guards:
 
     def note_work(self, image: str, params: Mapping[str, Any]) -> None:
         """The caller works on a case, so it keeps the reservation when it asks for another."""
-        client = stamped(params).get("client_id") or params.get("user")
+        client, study = stamped(params).get("client_id") or params.get("user"), getattr(self.app, "study", None)
         try:
-            if client:
-                self.app.study.selection.note_work(image, str(client))
+            if client and study:
+                study.selection.note_work(image, str(client))
         except OSError as error:  # the answer, or the label, matters more
             logger.warning("the reservation of %s may be given up early: %s", image, explain(error))
 
