@@ -11,7 +11,8 @@ import typer
 
 from samstudent import __version__
 from samstudent.cli_users import users_app
-from samstudent.errors import UserError
+from samstudent.ending import stop
+from samstudent.errors import UserError, explain
 from samstudent.serving.startup import share_cores
 
 app = typer.Typer(
@@ -86,7 +87,9 @@ def refine(
 ) -> None:
     """Redraw coarse masks with SAM, without a server: refined masks and a table of their quality."""
     from samstudent.commands import refine_folder
+    from samstudent.places import require_writable
 
+    require_writable(output, "the refined masks and quality.csv are kept")
     refine_folder(images, masks, task, output, extension)
 
 
@@ -220,14 +223,21 @@ def version() -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake becomes one line and exit code 2, never a traceback."""
+    """Entry point: a user's mistake, or a place that cannot be used, becomes one line and exit code 2.
+
+    A signal (Ctrl-C) ends the command with one line, too, and with exit code 128 + its number.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("matplotlib").setLevel(
+        logging.ERROR
+    )  # warns of a home that cannot be written, where it draws nothing
     share_cores()
-    try:
-        app()
-    except UserError as error:
-        typer.secho(f"samstudent: {error}", fg="red", err=True)
-        sys.exit(2)
+    with stop.handled():
+        try:
+            app()
+        except (UserError, OSError) as error:
+            typer.secho(f"samstudent: {explain(error)}", fg="red", err=True)
+            sys.exit(2)
 
 
 if __name__ == "__main__":

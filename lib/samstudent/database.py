@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +12,26 @@ from pathlib import Path
 from samstudent.errors import UserError
 from samstudent.files import own_copy
 
+#: What SQLite says, and the system's error behind it.
+_SYSTEM_ERRORS = {
+    "disk is full": errno.ENOSPC,
+    "readonly database": errno.EACCES,
+    "unable to open": errno.EACCES,
+    "disk I/O error": errno.EIO,
+    "is locked": errno.EBUSY,
+}
+
 
 def make_tables(path: Path, schema: str, otherwise: str) -> None:
     """Make the file, and in it the tables that are not there yet.
 
     Args:
         schema: ``CREATE TABLE IF NOT EXISTS`` statements.
-        otherwise: what to do about a file that cannot be used, for the error.
+        otherwise: what to do about a file that is damaged, for the error.
 
     Raises:
         UserError: the file is no SQLite database.
+        OSError: it cannot be opened or written: see ``connection``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     own_copy(path)
@@ -35,10 +47,35 @@ def make_tables(path: Path, schema: str, otherwise: str) -> None:
 @contextmanager
 def connection(path: Path) -> Iterator[sqlite3.Connection]:
     """One transaction: kept when the block ends without error. One connection for each use, because connections must
-    not pass from thread to thread or into a forked process."""
-    database = sqlite3.connect(path, timeout=30)
+    not pass from thread to thread or into a forked process.
+
+    Raises:
+        OSError: the place cannot be used (full, read-only, no permission); as with any other file.
+    """
     try:
-        with database:
-            yield database
-    finally:
-        database.close()
+        database = sqlite3.connect(path, timeout=30)
+        try:
+            with database:
+                yield database
+        finally:
+            database.close()
+    except sqlite3.OperationalError as error:
+        number = next((number for said, number in _SYSTEM_ERRORS.items() if said in str(error)), None)
+        if number is None:
+            raise
+        number = _cause(path.parent, number)
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _cause(folder: Path, number: int) -> int:
+    """SQLite calls much "unable to open" and "I/O error" that is a full disk or a read-only one."""
+    if number in (errno.EACCES, errno.EIO) and hasattr(os, "statvfs"):
+        try:
+            system = os.statvfs(folder)
+        except OSError as error:
+            return error.errno or number
+        if system.f_flag & os.ST_RDONLY:
+            return errno.EROFS
+        if system.f_bavail == 0:
+            return errno.ENOSPC
+    return number

@@ -5,10 +5,26 @@ Each message names the file, key or value that is wrong and says what would be r
 
 from __future__ import annotations
 
+import errno
+import getpass
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+#: What a user can do about an error of the operating system.
+_REMEDIES = {
+    **dict.fromkeys(_NO_ROOM, "make room there and try again; what was kept before is whole"),
+    errno.EROFS: "mount it writable, or copy the folder to a place that can be written",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give user {user} the permission (chmod, chown)"),
+    errno.ELOOP: "a symbolic link leads back to itself; let it point to the file that is meant",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n) and start again"),
+    errno.EIO: "the disk or the network drive does not work; have it checked",
+    errno.EBUSY: "another program holds it; try again when that has ended",
+    errno.ESTALE: "the network drive was away; mount it again",
+}
 
 
 class UserError(ValueError):
@@ -38,6 +54,20 @@ class Unavailable(UserError):
     status = 503
 
 
+class Unusable(UserError):
+    """A file or folder that cannot be used: no permission, a read-only or full disk, a link loop (HTTP 503 or 507).
+
+    Args:
+        error: the system's.
+        place: the file or folder.
+        note: a further sentence.
+    """
+
+    def __init__(self, error: OSError, place: str | os.PathLike[str] | None = None, note: str = "") -> None:
+        super().__init__(explain(error, place) + (f". {note}" if note else ""))
+        self.status = max(status_of(error), 503)
+
+
 @contextmanager
 def named(path: Path, name: str) -> Iterator[None]:
     """Errors of the block say ``name`` instead of ``path``: the server's own name for an upload means nothing to its
@@ -53,3 +83,35 @@ def put_name(error: UserError, path: Path, name: str) -> None:
     """Have an error say ``name`` instead of ``path``."""
     both = "|".join(re.escape(text) for text in (str(path), path.name))
     error.args = (re.sub(both, lambda found: name, str(error)), *error.args[1:])
+
+
+def explain(error: UserError | OSError, place: str | os.PathLike[str] | None = None) -> str:
+    """One line for people: which place, what is wrong with it, what to do.
+
+    Args:
+        error: of the operating system, or one of the above, which explain themselves.
+        place: which file, where the error may not name one.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    place = error.filename2 or error.filename or place
+    if error.errno is None or error.strerror is None:
+        return str(error) or type(error).__name__
+    told = error.strerror if place is None or isinstance(place, int) else f"{os.fsdecode(place)}: {error.strerror}"
+    remedy = _REMEDIES.get(error.errno)
+    return told if remedy is None else f"{told}; {remedy.format(user=_user())}"
+
+
+def status_of(error: OSError) -> int:
+    """HTTP status of an error of the operating system: 507 for a full disk; 503 for a place that cannot be used now;
+    else 500."""
+    if error.errno in _NO_ROOM:
+        return 507
+    return 503 if error.errno in _REMEDIES else 500
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a number without a name, as in a container
+        return str(os.getuid())

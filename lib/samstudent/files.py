@@ -21,21 +21,31 @@ def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
     ``mode``: the file's permissions; while it is written, only its owner may read it.
 
     The temporary name keeps the full suffix (``.seg.nrrd``), because writers choose the format by it.
+
+    Raises:
+        OSError: it cannot be written; the error's ``filename`` is ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A dot in front: folder watchers and the datastore's file patterns must not take it for a case.
-    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix="-" + path.name, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A dot in front: folder watchers and the datastore's file patterns must not take it for a case.
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix="-" + path.name, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         # mkstemp makes 0600; a study folder is read by other users of the machine.
         os.chmod(temporary, mode)
         os.replace(temporary, path)
+    except OSError as error:
+        # A full disk names no file, and nobody knows the temporary one.
+        if error.filename is None or os.path.basename(os.fsdecode(error.filename)).startswith(".tmp-"):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def atomic_write(path: Path, content: bytes | str, mode: int = 0o644) -> None:

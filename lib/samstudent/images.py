@@ -17,6 +17,7 @@ from samstudent.errors import NotFound, UserError
 from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nrrd
 from samstudent.geometry import Grid
 from samstudent.nifti import read_nifti
+from samstudent.places import require_readable
 from samstudent.raster import read_raster_image
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
 
     Raises:
         NotFound: there is no such file.
+        Unusable: it cannot be opened.
         UserError: empty, corrupt, truncated, too large, no finite value, several frames, or of the other dimension.
     """
     path = Path(path)
@@ -101,6 +103,7 @@ def log_orientation(path: Path, orientation: int) -> None:
 
 def read_stored(path: Path) -> Stored:
     """The file or folder as it is, by its kind."""
+    require_readable(path)
     if path.is_dir():
         return read_dicom(path)
     if not path.exists():

@@ -19,6 +19,7 @@ from samstudent.formats import Stored, kind_of, read_nrrd
 from samstudent.geometry import Grid
 from samstudent.images import read_stored
 from samstudent.nifti import read_nifti
+from samstudent.places import require_readable
 from samstudent.raster import read_raster_label
 from samstudent.structure_names import find_structure, marked_structure
 from samstudent.task import Task
@@ -68,6 +69,7 @@ def read_masks(
             fit.
     """
     path = Path(path)
+    require_readable(path)
     if _is_dicom_seg(path):
         return dicomseg.read_seg(path, task, grid)
     stored = _read(path)

@@ -268,7 +268,8 @@ class HoldOutSection(_Section):
 class ActiveLearningSection(_Section):
     #: The strategy that also answers to ``random``, the only one OHIF asks for.
     strategy: Literal["uniform", "entropy", "disagreement", "diversity", "mixed"] = "mixed"
-    #: A case given to one client is not given to another for this long.
+    #: A case given to one client is not given to another for this long, or until that client asks for another one
+    #: without having worked on it.
     reserve_minutes: float = Field(default=30.0, ge=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from samstudent.errors import UserError
-from samstudent.selection.state import SelectionState
+from samstudent.selection.state import Reservation, SelectionState
 
 
 class Clock:
@@ -91,5 +92,35 @@ def test_vectors_come_back_exactly_and_backends_do_not_mix(tmp_path: Path):
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path):
     (tmp_path / "state.sqlite").write_text("no database, but long enough to look like one. " * 100)
-    with pytest.raises(UserError, match=r"state.sqlite.*remove it"):
+    with pytest.raises(UserError, match=r"state.sqlite: file is not a database; rename it"):
         SelectionState(tmp_path / "state.sqlite")
+
+
+def test_a_table_of_before_is_used_on(tmp_path: Path):
+    """Made by a version that knew neither what was shown nor what was worked on."""
+    with sqlite3.connect(tmp_path / "state.sqlite") as old:
+        old.execute(
+            "CREATE TABLE reserved (case_id TEXT PRIMARY KEY, client TEXT NOT NULL, since REAL NOT NULL, "
+            "until REAL NOT NULL)"
+        )
+        old.execute("INSERT INTO reserved VALUES ('a', 'anna', 0, 1800)")
+    state = SelectionState(tmp_path / "state.sqlite", Clock())
+    assert state.reserved() == {"a": "anna"} and state.shown("anna", 30) == []
+    state.note_work("a", "anna")
+    state.release("anna")
+    assert state.reservations() == {"a": Reservation("anna", 0, 1800, worked=True)}
+
+
+def test_what_is_shared_stays_its_holders(tmp_path: Path):
+    clock = Clock()
+    state = SelectionState(tmp_path / "s", clock)
+    assert state.reserve("a", "anna", 30) and state.reserve("b", "bob", 30)
+    clock.now = 60
+    state.share("a", "bob")
+    assert state.reserved() == {"a": "anna", "b": "bob"}
+    assert state.reservations()["a"] == Reservation("anna", 0, 1800, offered=60)
+    assert state.shown("bob", 30) == ["b", "a"] and state.shown("anna", 30) == ["a"]
+    state.release("bob")
+    assert state.reserved() == {"a": "anna"} and state.shown("bob", 30) == ["b", "a"]
+    clock.now = 1800
+    assert state.shown("bob", 30) == ["a"]

@@ -54,18 +54,90 @@ def value(path: str) -> int:
     return int(np.asarray(Image.open(path))[0, 0])
 
 
-def test_clients_get_different_cases_and_then_none(study: Study):
-    got = [study.ask(client) for client in ("anna", "bob", "anna", "bob")]
-    assert sorted(got) == ["c0", "c1", "c2", "c3"]
-    assert study.ask("carl") is None
-    assert study.ask("anna") in (got[0], got[2])  # nothing but her own is left
+def test_paging_gives_another_case_and_holds_only_the_last(study: Study):
+    seen = [study.ask("anna") for _ in range(4)]
+    assert sorted(seen) == ["c0", "c1", "c2", "c3"]
+    assert study.state.reserved() == {seen[-1]: "anna"}
+    # All were shown: what she saw longest ago comes again, in the same order.
+    assert [study.ask("anna") for _ in range(4)] == seen
+    held = study.state.reserved()
+    assert study.ask("bob") not in held and len(study.state.reserved()) == 2
+
+
+def test_who_pages_locks_nobody_out(study: Study):
+    """Once anna had all four cases to herself, and bob was answered nothing for half an hour."""
+    for _ in range(9):
+        study.ask("anna")
+    others = [study.ask(client) for client in ("bob", "carl", "dora")]
+    assert None not in others and len({*others, *study.state.reserved()}) == 4
+
+
+def test_what_a_client_works_on_stays_its_own(study: Study):
+    first = study.ask("anna")
+    study.state.note_work(first, "anna")
+    study.state.note_work("c0" if first != "c0" else "c1", "anna")  # not reserved: nothing to keep
+    second = study.ask("anna")
+    assert study.state.reserved() == {first: "anna", second: "anna"}
+    assert study.ask("anna") and study.state.reserved().keys() != {first, second}
+    assert study.state.reserved()[first] == "anna"
+    assert {study.ask("bob") for _ in range(3)}.isdisjoint({first})
+    # Half an hour later it is another reservation, and only a look.
     study.now = 30 * 60
-    assert study.ask("carl") is not None
+    while study.ask("anna") != first:
+        pass
+    study.ask("anna")
+    assert first not in study.state.reserved()
 
 
-def test_clients_without_a_name_get_different_cases_too(study: Study):
-    assert len({study.ask() for _ in range(4)}) == 4
-    assert study.ask(user="anna") is None
+def test_when_all_are_reserved_the_oldest_is_shared_and_that_is_said(study: Study):
+    got = {}
+    for minute, client in enumerate(("anna", "bob", "carl", "dora")):
+        study.now = 60.0 * minute
+        got[client] = study.ask(client)
+    assert len(set(got.values())) == 4
+    study.now = 600
+    strategy = study.strategy()
+    answer = strategy({"client_id": "eve"}, study.datastore)
+    assert answer["id"] == got["anna"] and answer["shared_with"] == "anna"
+    assert answer["reserved_until"] == "1970-01-01T00:30:00+00:00"
+    assert study.state.reserved()[got["anna"]] == "anna"
+    # Neither the next client nor eve's next request is sent to the same case.
+    assert strategy({"client_id": "fritz"}, study.datastore)["shared_with"] == "bob"
+    assert [study.ask("eve") for _ in range(4)] == [got[client] for client in ("carl", "dora", "bob", "anna")]
+    # Nobody's work is shared while there is a case that its client has not begun.
+    for client in ("bob", "carl", "dora"):
+        study.state.note_work(got[client], client)
+    assert strategy({"client_id": "gina"}, study.datastore)["shared_with"] == "anna"
+
+
+def test_one_case_left_is_shared(tmp_path: Path):
+    study = Study(tmp_path, 1)
+    strategy = study.strategy()
+    assert strategy({"client_id": "anna"}, study.datastore) == {"id": "c0", "selected_by": "uniform", "score": None}
+    assert strategy({"client_id": "bob"}, study.datastore)["shared_with"] == "anna"
+    assert strategy({"client_id": "bob"}, study.datastore)["id"] == "c0"
+
+
+def test_why_there_is_no_case(tmp_path: Path):
+    (tmp_path / "split.csv").write_text("id,split\nc2,test\n")
+    study = Study(tmp_path, 3)
+    for case in ("c0", "c1"):
+        study.label(case)
+    strategy = study.strategy()
+    assert strategy({"client_id": "anna"}, study.datastore) is None
+    assert strategy.why_none(study.datastore) == "all 2 cases are labelled; 1 more are kept for testing"
+    (tmp_path / "empty").mkdir()
+    nothing = Study(tmp_path / "empty", 0)
+    assert nothing.strategy().why_none(nothing.datastore) == "there is no image in the study"
+
+
+def test_clients_without_a_name_keep_what_they_were_offered(study: Study):
+    """Each of them may be somebody else."""
+    assert len({study.ask() for _ in range(3)}) == 3
+    assert len(study.state.reserved()) == 3
+    strategy, study.now = study.strategy(), 60
+    assert "shared_with" not in strategy({"client_id": "anna"}, study.datastore)
+    assert strategy({"client_id": "bob"}, study.datastore)["shared_with"] == "a client without a name"
 
 
 def test_labelled_cases_are_never_given_pseudo_labelled_ones_are(study: Study):
@@ -92,11 +164,11 @@ def test_test_rows_are_never_given(tmp_path: Path):
     (tmp_path / "split.csv").write_text("id,split\nc0.png,test\nc1,val\nc2,train\n")
     study = Study(tmp_path, 4, fraction=0.2)
     strategy = study.strategy()
-    answers = [strategy({"client_id": "anna"}, study.datastore) for _ in range(3)]
+    answers = [strategy({"client_id": client}, study.datastore) for client in ("anna", "bob", "carl")]
     # The second is drawn for the hold-out: of one case in hand a fifth would be of it.
     assert [answer["selected_by"] for answer in answers] == ["uniform", "hold-out", "uniform"]
     assert answers[1]["id"] == "c1" and {answers[0]["id"], answers[2]["id"]} == {"c2", "c3"}
-    assert study.ask("bob") is None
+    assert {study.ask("dora") for _ in range(6)} == {"c1", "c2", "c3"}
 
 
 def test_another_process_is_faster(study: Study, monkeypatch: pytest.MonkeyPatch):
@@ -122,8 +194,9 @@ def test_asking_at_once_never_gets_the_same_case(tmp_path: Path):
         return [study.ask(client, strategy) for _ in range(6)]
 
     with ThreadPoolExecutor(4) as pool:
-        got = [case for cases in pool.map(six, "abcd") for case in cases]
-    assert len(set(got)) == 24 and None not in got
+        got = list(pool.map(six, "abcd"))
+    assert all(len(set(cases)) == 6 and None not in cases for cases in got)
+    assert study.state.reserved() == {cases[-1]: client for client, cases in zip("abcd", got, strict=True)}
 
 
 def test_random_is_the_tasks_own(study: Study):

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.integrate import trapezoid
 
+from samstudent.ending import stop
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment import work
 from samstudent.evaluation.experiment.command import _numbers
@@ -155,6 +156,7 @@ def run(folder: Path, output: Path, *, strategies: str, seeds: str, size: str | 
         command=shlex.join(["samstudent", *sys.argv[1:]]),
         **more,
     )
+    stop.message = "stopped; the same command goes on from here"
     content = simulate(options)
     console.print(f"results.json and report.html are in {output}")
     return content

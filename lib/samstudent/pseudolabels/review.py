@@ -71,7 +71,7 @@ class Reviews:
             UserError: the file is no SQLite database.
         """
         self.path, self._now = path, now
-        make_tables(path, _SCHEMA, "restore it from a backup, or remove it: reviews are forgotten")
+        make_tables(path, _SCHEMA, "restore it from a backup, or rename it: a new one is made, without the reviews")
 
     def decide(self, case: str, decision: Decision, info: Mapping[str, Any], who: str) -> None:
         """Keep a decision about the pseudo label with this info, in place of an earlier one about the case."""

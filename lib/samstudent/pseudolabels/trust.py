@@ -137,7 +137,8 @@ class Trust:
         except FileNotFoundError:
             raise NotFound(f"{path}: nothing was learnt from the labels") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: unreadable ({error}); remove the folder to learn it again") from error
+            told = f"{path}: unreadable ({error}); restore it from a backup; the next round learns it again"
+            raise UserError(told) from error
         if wrong or set(choice.recipes) != set(task.names):
             raise UserError(f"{path}: learnt for another {' and '.join(wrong) or 'task'} than there is now")
         adapted = load_adapted(folder / adapted_file, backend) if adapted_file else None

@@ -20,7 +20,7 @@ import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from samstudent.errors import Conflict, NotFound, UserError
+from samstudent.errors import Conflict, NotFound, UserError, explain
 from samstudent.files import atomic_write, sha256_file
 
 Status = Literal["running", "done", "failed", "interrupted"]
@@ -209,13 +209,20 @@ class Ledger:
         try:
             yield id
         except Exception as error:
-            self.update(id, status="failed", finished=time.time(), error=f"{type(error).__name__}: {error}")
+            told = explain(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            self.update(id, status="failed", finished=time.time(), error=told)
             raise
         except BaseException:
-            self.update(id, status="interrupted", finished=time.time())
+            self.update(id, status="interrupted", finished=time.time(), error="stopped before its end")
             raise
         if self._read(id).status == "running":
             self.update(id, status="done", finished=time.time())
+
+    def mark_interrupted(self, why: str) -> None:
+        """Write down that rounds whose process is gone did not come to their end. They are shown so in any case."""
+        for record in self.rounds():
+            if record.status == "interrupted" and record.finished is None:
+                self.update(record.id, status="interrupted", finished=time.time(), error=why)
 
     def get(self, id: str) -> RoundRecord:
         """One round's record, as ``rounds`` shows it.
@@ -336,7 +343,9 @@ class Ledger:
             return None
         except ValidationError as error:
             fault = error.errors()[0]["msg"]
-            raise UserError(f"{path}: unreadable ({fault}); remove it and promote a round") from error
+            raise UserError(
+                f"{path}: unreadable ({fault}); restore it from a backup, or rename it and promote a round"
+            ) from error
 
     def _verify(self, id: str, digest: str | None) -> str:
         """The model's digest, after comparing it with what it should be. Hashed again only when the file changed."""

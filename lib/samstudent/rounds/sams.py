@@ -171,7 +171,8 @@ class AdaptedSams:
         except FileNotFoundError:
             return _Pointer()
         except ValidationError as error:
-            raise UserError(f"{path}: unreadable; remove it to go back to the plain SAM") from error
+            told = f"{path}: unreadable; restore it from a backup, or rename it to go back to the plain SAM"
+            raise UserError(told) from error
 
     def _lock(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -245,7 +245,9 @@ class Scheduler:
         except FileNotFoundError:
             return _Kept(created=self._clock())
         except ValidationError as error:
-            raise UserError(f"{self._path}: unreadable; remove it to begin the schedule anew") from error
+            raise UserError(
+                f"{self._path}: unreadable; restore it from a backup, or rename it: the schedule begins anew"
+            ) from error
 
     def _write(self, kept: _Kept) -> None:
         atomic_write(self._path, kept.model_dump_json())

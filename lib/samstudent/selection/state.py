@@ -17,11 +17,14 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reserved (
     case_id TEXT PRIMARY KEY, client TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS worked (case_id TEXT, client TEXT, PRIMARY KEY (case_id, client));
+CREATE TABLE IF NOT EXISTS shown (client TEXT, case_id TEXT, at REAL NOT NULL, PRIMARY KEY (client, case_id));
 CREATE TABLE IF NOT EXISTS scores (
     method TEXT, case_id TEXT, score REAL, version TEXT NOT NULL, PRIMARY KEY (method, case_id)
 );
 CREATE TABLE IF NOT EXISTS vectors (case_id TEXT PRIMARY KEY, vector BLOB NOT NULL, version TEXT NOT NULL);
 """
+_SHOW = "INSERT OR REPLACE INTO shown VALUES (:client, :case, :now)"
 #: Seconds by which a clock may be put right without a word. A reservation from further ahead was made before the clock
 #: was set back, and would hold for as long: it counts as run out.
 _SLACK = 60.0
@@ -41,6 +44,24 @@ class Tables:
     vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Reservation:
+    """A case that is kept for one client.
+
+    Attributes:
+        client: for whom.
+        since, until: seconds since 1970.
+        worked: whether the client has begun to work on it.
+        offered: when the case was last shown to anybody.
+    """
+
+    client: str
+    since: float
+    until: float
+    worked: bool = False
+    offered: float = 0.0
+
+
 class SelectionState:
     """The tables of one study, in its ``state.sqlite``."""
 
@@ -56,32 +77,85 @@ class SelectionState:
         """
         self.path = path
         self._now = now
-        make_tables(path, _SCHEMA, "remove it: reservations are forgotten and scores computed again")
+        make_tables(path, _SCHEMA, "rename it: a new one is made, without reservations, and scores are computed again")
 
     def reserve(self, case: str, client: str, minutes: float) -> bool:
         """Keep a case for one client, or prolong that client's reservation; one step for all processes.
+
+        It is remembered that the client was shown the case.
 
         Returns:
             False when another client holds it.
         """
         now = self._now()
+        values = {"case": case, "client": client, "now": now, "until": now + 60 * minutes, "to_come": now + _SLACK}
         with connection(self.path) as database:
-            cursor = database.execute(
-                "INSERT INTO reserved VALUES (?, ?, ?, ?) ON CONFLICT (case_id) DO UPDATE SET "
-                "client = excluded.client, since = excluded.since, until = excluded.until "
-                "WHERE until <= ? OR since > ? OR client = excluded.client",
-                (case, client, now, now + 60 * minutes, now, now + _SLACK),
+            database.execute(  # what was done on it in an earlier reservation does not count
+                "DELETE FROM worked WHERE case_id = :case AND client = :client AND NOT EXISTS "
+                "(SELECT 1 FROM reserved WHERE case_id = :case AND client = :client AND until > :now)",
+                values,
             )
+            cursor = database.execute(
+                "INSERT INTO reserved VALUES (:case, :client, :now, :until) ON CONFLICT (case_id) DO UPDATE SET "
+                "client = excluded.client, since = excluded.since, until = excluded.until "
+                "WHERE until <= :now OR since > :to_come OR client = excluded.client",
+                values,
+            )
+            if cursor.rowcount == 1:
+                database.execute(_SHOW, values)
             return cursor.rowcount == 1
 
-    def reserved(self) -> dict[str, str]:
-        """Case -> client, for every reservation that has not run out."""
+    def share(self, case: str, client: str) -> None:
+        """Remember that a client was shown a case that another holds, and goes on to hold."""
+        with connection(self.path) as database:
+            database.execute(_SHOW, {"case": case, "client": client, "now": self._now()})
+
+    def release(self, client: str) -> None:
+        """Give up a client's reservations of cases that it has not worked on (``note_work``)."""
+        with connection(self.path) as database:
+            database.execute(
+                "DELETE FROM reserved WHERE client = :client "
+                "AND case_id NOT IN (SELECT case_id FROM worked WHERE client = :client)",
+                {"client": client},
+            )
+
+    def note_work(self, case: str, client: str) -> None:
+        """A client has begun to work on a case: it keeps the reservation, if it has one, when it asks for another."""
+        with connection(self.path) as database:
+            database.execute(
+                "INSERT OR IGNORE INTO worked SELECT case_id, client FROM reserved WHERE case_id = ? AND client = ?",
+                (case, client),
+            )
+
+    def reservations(self) -> dict[str, Reservation]:
+        """Case -> reservation, for every one that has not run out."""
         now = self._now()
         with connection(self.path) as database:
             rows = database.execute(
-                "SELECT case_id, client FROM reserved WHERE until > ? AND since <= ?", (now, now + _SLACK)
+                "SELECT r.case_id, r.client, since, until, w.client IS NOT NULL, "
+                "(SELECT MAX(at) FROM shown s WHERE s.case_id = r.case_id AND at <= :to_come) "
+                "FROM reserved r LEFT JOIN worked w ON w.case_id = r.case_id AND w.client = r.client "
+                "WHERE until > :now AND since <= :to_come",
+                {"now": now, "to_come": now + _SLACK},
             )
-            return dict(rows)
+            return {
+                case: Reservation(client, since, until, bool(worked), max(since, offered or since))
+                for case, client, since, until, worked, offered in rows
+            }
+
+    def reserved(self) -> dict[str, str]:
+        """Case -> client, for every reservation that has not run out."""
+        return {case: reservation.client for case, reservation in self.reservations().items()}
+
+    def shown(self, client: str, minutes: float) -> list[str]:
+        """What was shown to this client in the last so many minutes, the latest last."""
+        now = self._now()
+        with connection(self.path) as database:
+            rows = database.execute(
+                "SELECT case_id FROM shown WHERE client = ? AND at > ? AND at <= ? ORDER BY rowid",
+                (client, now - 60 * minutes, now + _SLACK),
+            )
+            return [case for (case,) in rows]
 
     def put_scores(self, method: str, scores: Mapping[str, float | None], version: str) -> None:
         """Store scores of one method.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 
 import requests
@@ -16,7 +15,7 @@ from monailabel.interfaces.exception import (
     MONAILabelException,
 )
 
-from samstudent.errors import UserError
+from samstudent.errors import UserError, explain, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +61,16 @@ async def _no_answer(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _system_error(request: Request, error: Exception) -> JSONResponse:
-    """A full disk is nobody's mistake in the request, and nothing of it was kept: what is written appears whole or not
-    at all. HTTP's 507 says so."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        logger.error("%s %s: %s", request.method, request.url.path, error)
-        return _answer(507, f"the server's disk is full, nothing was saved: {error}")
-    logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
-    return await _our_error(request, error)
+    """A full disk, or a place that may not be written, is nobody's mistake in the request, and nothing of it was kept:
+    what is written appears whole or not at all."""
+    assert isinstance(error, OSError)
+    status = status_of(error)
+    if status == 500:
+        logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
+        return await _our_error(request, error)
+    logger.error("%s %s: %s", request.method, request.url.path, explain(error))
+    full = "nothing was saved: " if status == 507 else ""
+    return _answer(status, full + explain(error))
 
 
 async def _our_error(request: Request, error: Exception) -> JSONResponse:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import logging
-import os
 import sys
 import threading
 import time
@@ -25,9 +23,11 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.async_tasks.task import AsyncTask
 
 from samstudent import __version__
-from samstudent.errors import UserError
+from samstudent.ending import end_now
+from samstudent.errors import UserError, explain
 from samstudent.images import read_image
 from samstudent.labels import names_from_label_info, read_masks
+from samstudent.places import require_free
 from samstudent.rounds.schedule import Scheduler
 from samstudent.serving import audit, children, forkserver, guards, host_fixes, logins, startup, threads
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
@@ -39,6 +39,7 @@ from samstudent.serving.pacs.datastore import SEND_SECONDS, PacsDatastore, Viewe
 from samstudent.serving.pacs.settings import PacsSettings
 from samstudent.serving.sam_training import SamTrainTask
 from samstudent.serving.selection import DiversityScoring, UncertaintyScoring, strategies
+from samstudent.serving.shutdown import Shutdown
 from samstudent.serving.study import Study
 from samstudent.student.batch import SamstudentBatchInfer
 from samstudent.student.infer import StudentInferTask, StudentSamInferTask
@@ -70,7 +71,13 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         startup.share_cores()
         #: Forked here, where nothing is begun yet; None in the host's children and where the host does not run.
         self._fork_server = _fork_server()
+        self._shutdown = Shutdown()
+        if _is_server():
+            self._shutdown.install()
         try:
+            if _is_server():  # before the models are loaded, and jobs begun
+                address = startup.listening(sys.argv[1:])
+                require_free(address.host, address.port)
             self.task = load_task(_required_task(conf))
             self.study = Study(studies, app_dir, self.task)
             self.examiner = Examiner(self.study)
@@ -83,7 +90,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
                 version=__version__,
             )
             self._extend_holdout()
-        except UserError as error:
+        except (UserError, OSError) as error:
             _end_host(error)
             raise
         self._scored_for: object = None
@@ -170,7 +177,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
 
         try:
             login = logins.configured(self.app_dir)
-        except UserError as error:
+        except (UserError, OSError) as error:
             _end_host(error)
             raise
         audit.write_to(self.study.audit)
@@ -180,6 +187,10 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         threads.install(http, login_routes.instead_of_the_hosts(login))
         roles.raise_roles(http)
         startup.warn_if_open(sys.argv[1:], login is not None)
+        if not self.datastore().list_images():
+            where = "images appear as soon as they are put there, or uploaded"
+            told = f"the study is empty: no image in {self.studies} yet; {where}"
+            print(f"samstudent: {told}", file=sys.stderr, flush=True)
         children.one_job_at_a_time()
         children.announce_server()
         if self._fork_server:
@@ -197,7 +208,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         )
         self.scheduler.run()
         Timer(POLL_SECONDS, self._refresh_scores, "scores")
-        atexit.register(children.stop_all)
+        self._shutdown.ledger = self.study.ledger
         train_endpoints.stop = functools.partial(self._stop_training, train_endpoints.stop)
 
     def on_save_label(self, image_id: str, label_id: str) -> dict[str, Any]:
@@ -217,6 +228,12 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         if method is None:
             return self._refresh_scores() if self._server_mode else {}
         return super().async_scoring(method, params)
+
+    def fault_of_student(self) -> str | None:
+        """Why the student that is served cannot answer: damaged, or made for another task; None where it can, or where
+        none is served yet."""
+        task = self._infers["student"]
+        return None if self.study.ledger.champion() is None or task.is_valid() else task.fault
 
     def label_times(self) -> list[float]:
         """When each case's human label was last saved, seconds since 1970."""
@@ -279,15 +296,19 @@ def _as_child() -> Iterator[None]:
     children.settle()
     try:
         yield
-    except UserError as error:
-        print(f"samstudent: {error}", file=sys.stderr, flush=True)
+    except (UserError, OSError) as error:
+        print(f"samstudent: {explain(error)}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
 def _fork_server() -> forkserver.ForkServer | None:
     """Of the host's server alone, which calls this in its main thread before anything else of ours."""
-    is_server = settings.MONAI_LABEL_APP_DIR and not children.is_child()
-    return forkserver.ForkServer() if is_server and forkserver.is_possible() else None
+    return forkserver.ForkServer() if _is_server() and forkserver.is_possible() else None
+
+
+def _is_server() -> bool:
+    """Whether this process is the host's server."""
+    return bool(settings.MONAI_LABEL_APP_DIR) and not children.is_child()
 
 
 def _required_task(conf: dict[str, str]) -> str:
@@ -296,8 +317,7 @@ def _required_task(conf: dict[str, str]) -> str:
     return conf["task"]
 
 
-def _end_host(error: UserError) -> None:
+def _end_host(error: UserError | OSError) -> None:
     """In a process of the host's, say what is wrong and end; elsewhere (command line, tests) do nothing."""
     if settings.MONAI_LABEL_APP_DIR:
-        print(f"samstudent: {error}", file=sys.stderr, flush=True)
-        os._exit(2)
+        end_now(2, explain(error))

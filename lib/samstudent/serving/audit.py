@@ -7,6 +7,7 @@ then done. Files are never removed here; a full one is set aside under the time 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from samstudent.errors import UserError
+from samstudent.errors import UserError, explain, status_of
 from samstudent.files import own_copy
 from samstudent.serving.identity import caller
 
@@ -26,9 +27,17 @@ MOST_BYTES = 16 << 20
 
 
 class AuditFailed(UserError):
-    """No line could be written (HTTP 503)."""
+    """No line could be written (HTTP 503, 507 where the disk is full).
 
-    status = 503
+    Args:
+        done: what was, or was not, done.
+        error: why there is no line.
+        file: where it belongs.
+    """
+
+    def __init__(self, done: str, error: OSError, file: Path) -> None:
+        super().__init__(f"{done}: {explain(error, file)}")
+        self.status = max(status_of(error), 503)
 
 
 class AuditLog:
@@ -43,7 +52,7 @@ class AuditLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(self._open())
         except OSError as error:
-            raise AuditFailed(f"nothing was changed: {self.path} cannot be written: {error}") from error
+            raise AuditFailed("nothing was changed", error, self.path) from error
 
     def record(self, action: str, user: str, **details: Any) -> None:
         """Add a line, on disk when this returns.
@@ -69,12 +78,12 @@ class AuditLog:
                     if os.fstat(file).st_size and os.pread(file, 1, os.fstat(file).st_size - 1) != b"\n":
                         content = b"\n" + content  # somebody was killed in the middle of his line
                     if os.write(file, content) != len(content):
-                        raise OSError("the disk is full")
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                     os.fsync(file)
                 finally:
                     os.close(file)
         except OSError as error:
-            raise AuditFailed(f"{action}: the line about it could not be written to {self.path}: {error}") from error
+            raise AuditFailed(f"{action}: the line about it could not be written", error, self.path) from error
 
     def _open(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)

@@ -17,17 +17,18 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import psutil
 from monailabel.utils.async_tasks import utils as host_jobs
 from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import (
     background_processes,
     background_tasks,
     processes,
-    stop_background_task,
 )
 
+from samstudent.ending import SIGNALS
 from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write
 
@@ -75,6 +76,10 @@ def settle() -> None:
     """
     with contextlib.suppress(OSError):
         os.nice(10)
+    if threading.current_thread() is threading.main_thread():
+        # A terminal's Ctrl-C reaches this process, too; the server decides what becomes of it.
+        for number in SIGNALS:
+            signal.signal(number, _stop if number == signal.SIGTERM else signal.SIG_IGN)
     server = os.environ.get(SERVER)
     if sys.platform == "linux" and server is not None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -85,17 +90,51 @@ def settle() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _stop(number: int, frame: object) -> NoReturn:
+    """As ``sys.exit``: files that are half-written are removed, the round is marked as interrupted."""
+    sys.exit(128 + number)
+
+
 def is_busy(*methods: str) -> bool:
     """Whether a job of these kinds runs or waits in this server."""
     tasks = [task for method in methods for task in background_tasks.get(method, [])]
     return any(task["status"] in ACTIVE for task in tasks)
 
 
-def stop_all() -> None:
-    """Kill all children and their children; for the server's end."""
+# ---- how the server ends them ----
+
+_ending = threading.Event()
+
+
+def end_all(deadline: float) -> None:
+    """End all children, and let none that waits begin; for the server's end.
+
+    Args:
+        deadline: until then (``time.monotonic``) a job may put things in order (``settle``); then it is killed.
+    """
+    _ending.set()
     for method in METHODS:
-        while processes(method):
-            stop_background_task(method)
+        logging.getLogger(f"task_{method}").disabled = True  # what a job says of its end is of no use to anybody
+    jobs = [process for method in METHODS for process in list(processes(method).values())]
+    trees = [tree for job in jobs if (tree := _tree(job.pid))]
+    for job, *_ in trees:
+        with contextlib.suppress(psutil.Error):
+            job.terminate()
+    everybody = [process for tree in trees for process in tree]
+    _, alive = psutil.wait_procs(everybody, max(0.0, deadline - time.monotonic()))
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, 0.5)
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    """The process and all that it started."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
 
 
 # ---- how the server starts jobs ----
@@ -122,6 +161,9 @@ def one_job_at_a_time() -> None:
 def _failing(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def work(task: dict[str, Any], method: str, callback: Any = None) -> None:
+        if _ending.is_set():
+            task["status"] = "STOPPED"
+            return
         try:
             original(task, method, callback)
         except Exception as error:
@@ -140,6 +182,8 @@ def _started(original: Callable[..., Any]) -> Callable[..., Any]:
     def run(
         method: str, request: Any = None, params: Any = None, force_sync: bool = False, enqueue: bool = False
     ) -> tuple[Any, str | None]:
+        if _ending.is_set():
+            return None, "the server is being stopped"
         _check_length(request, params)
         with contextlib.ExitStack() as stack:
             with _starting:

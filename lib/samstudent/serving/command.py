@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -16,7 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from samstudent.address import is_pacs, slug_of
+from samstudent.ending import end_now
 from samstudent.errors import NotFound, Unavailable, UserError
+from samstudent.files import atomic_write
+from samstudent.places import require_free, require_study_writable, require_temporary_folder, require_writable
 from samstudent.task import load_task
 
 if TYPE_CHECKING:
@@ -61,8 +63,9 @@ def serve(
 ) -> None:
     """Start the host's server with our app folder; does not return until the server ends."""
     conf_task = _task_argument(task)
-    if not is_pacs(studies) and not Path(studies).is_dir():
-        raise NotFound(f"--studies {studies}: no such folder")
+    _where_app_lies(studies)
+    require_temporary_folder()
+    require_free(host, port)
     folder = _app_folder(studies, app_dir)
     if is_pacs(studies):
         typer.echo(f"labels, students and logs of this PACS: {folder.resolve()}")
@@ -78,7 +81,14 @@ def serve(
 
     sys.argv = ["monailabel", "start_server", "--app", str(folder), "--studies", studies]
     sys.argv += ["--conf", "task", conf_task, "--host", host, "--port", str(port), *more]
-    Main().run()
+    try:
+        Main().run()
+    except SystemExit as ended:
+        if ended.code:
+            # The port was taken in the meantime, for instance. Without a wait for the jobs that were begun.
+            end_now(
+                ended.code if isinstance(ended.code, int) else 1, "the server did not start; the lines above say why"
+            )
 
 
 def pseudo_label(studies: str, task: str) -> None:
@@ -157,16 +167,16 @@ def _percent(value: float | None) -> str:
 
 
 def _ledger(studies: str, task: str) -> Ledger:
-    folder, checked = str(_app_folder(studies, None)), load_task(task)
+    folder, checked = str(_where_app_lies(studies)), load_task(task)
     from samstudent.serving.study import Study
 
     return Study(studies, folder, checked).ledger
 
 
 def _app(studies: str, task: str) -> SamstudentApp:
+    folder = str(_app_folder(studies, None))  # what is wrong with the places is told before the imports
     from samstudent.serving.app import SamstudentApp
 
-    folder = str(_app_folder(studies, None))
     return SamstudentApp(app_dir=folder, studies=str(studies), conf={"task": _task_argument(task)})
 
 
@@ -190,16 +200,27 @@ def _app_folder(studies: str, app_dir: Path | None) -> Path:
     if app_dir is not None:
         if not (app_dir / "main.py").is_file():
             raise NotFound(f"--app {app_dir}: no main.py in it; apps/samstudent of the project is one")
+        require_writable(app_dir, "the server keeps its log")
+        if not is_pacs(studies):
+            require_study_writable(Path(studies), app_dir)
         return app_dir
+    folder = _where_app_lies(studies)
     if is_pacs(studies):
-        folder = pacs_folder(studies)
-    elif Path(studies).is_dir():
-        folder = Path(studies) / ".samstudent" / "app"
+        require_writable(folder, "all that is learnt from the PACS is kept")
     else:
-        raise NotFound(f"--studies {studies}: no such folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_shipped_app() / "main.py", folder / "main.py")
+        require_study_writable(Path(studies), folder)
+    atomic_write(folder / "main.py", (_shipped_app() / "main.py").read_bytes())
     return folder
+
+
+def _where_app_lies(studies: str) -> Path:
+    """Where ``_app_folder`` puts it; nothing is written."""
+    if is_pacs(studies):
+        return pacs_folder(studies)
+    if not Path(studies).is_dir():
+        link = ", but a symbolic link that leads nowhere, or back to itself" if Path(studies).is_symlink() else ""
+        raise NotFound(f"--studies {studies}: no such folder{link}")
+    return Path(studies) / ".samstudent" / "app"
 
 
 def pacs_folder(url: str, data: Path | None = None) -> Path:

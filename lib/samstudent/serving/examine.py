@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from samstudent.images import CaseImage, for_sam, read_image
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.provenance import provenance_of
+from samstudent.rounds.ledger import RoundRecord
 from samstudent.sam.refine import refine
 from samstudent.selection.scores import disagreement_score, entropy_score
 from samstudent.serving.study import Study
 from samstudent.student.predict import Student
+from samstudent.student.round_cases import champion_of
 
 
 class Examiner:
@@ -23,16 +25,26 @@ class Examiner:
     def __init__(self, study: Study) -> None:
         self.study = study
         self._student: Student | None = None
+        #: Id of the champion that was last looked at, and whether it fits the task.
+        self._checked: tuple[str, bool] | None = None
 
     def version(self) -> str | None:
-        """What entropy and disagreement depend on: champion, SAM's settings, recipe; None without a champion."""
+        """What entropy and disagreement depend on: champion, SAM's settings, recipe; None without a champion that
+        fits the task."""
         champion = self.study.ledger.champion()
-        if champion is None:
+        if champion is None or not self._fits(champion):
             return None
         task = self.study.task
         settings = f"{champion.model_digest} {task.sam.model_dump_json()} {task.recipe.model_dump_json()}"
         settings += f" {self.study.sam_in_force}"
         return hashlib.sha256(settings.encode()).hexdigest()
+
+    def _fits(self, champion: RoundRecord) -> bool:
+        """Whether the champion can predict for the task as it is now; looked at once for each."""
+        if self._checked is None or self._checked[0] != champion.id:
+            found = champion_of(self.study.ledger, self.study.task, "cpu")
+            self._checked = (champion.id, found is not None)
+        return self._checked[1]
 
     def remember(self, case: str, image: CaseImage, label: PseudoLabel) -> None:
         """Keep the scores that a pseudo label just made gives for free, if it is made as ``examine`` does: with the

@@ -35,6 +35,7 @@ import numpy as np
 from monailabel.config import Settings, settings
 from monailabel.utils.async_tasks import utils as host_jobs
 
+from samstudent.ending import SIGNALS
 from samstudent.serving.children import HOST_MODULE, SERVER
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def is_possible() -> bool:
 
 
 class ForkedJob:
-    """A running job; what the host and ``children.stop_all`` use of ``subprocess.Popen``.
+    """A running job; what the host and ``children.end_all`` use of ``subprocess.Popen``.
 
     Args:
         status: tells the process id, and the exit code when the job has ended.
@@ -186,8 +187,8 @@ def _forget_the_server() -> None:
     """Name, signals and log lines are this process' own from now on."""
     _name(SERVER_NAME)
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server, too, whose end is this one's
+    for number in SIGNALS:  # Ctrl-C reaches the server, too, whose end is this one's
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     logging.getLogger().handlers.clear()  # a job's lines go to the server, which writes them into its files
 
 
@@ -202,7 +203,6 @@ def _work(requests: socket.socket, request: int, output: int, status: int, paren
     """What ``python -m monailabel.interfaces.utils.app ARGUMENTS`` does."""
     requests.close()
     os.close(status)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     for standard in (1, 2):
         os.dup2(output, standard)
     os.close(output)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -34,11 +35,13 @@ from monailabel.utils.others.generic import device_map, file_checksum, remove_fi
 from starlette.background import BackgroundTask
 
 from samstudent.address import is_pacs
-from samstudent.errors import NotFound, UserError, named, put_name
+from samstudent.errors import Conflict, NotFound, UserError, explain, named, put_name
 from samstudent.folder import shown
+from samstudent.places import require_readable
 from samstudent.serving import answers, audit_lines, closed, dicom_answers, gate, offers
 from samstudent.serving.audit import recorded
 from samstudent.serving.identity import caller, stamped, user_name
+from samstudent.serving.interactive import SamInteractiveTask
 from samstudent.serving.logins import Login
 from samstudent.serving.names import check_image_id, check_name
 from samstudent.serving.ohif.files import ohif_file
@@ -46,6 +49,9 @@ from samstudent.serving.pacs.datastore import ONLY_FROM_PACS
 from samstudent.serving.pacs.proxy import forward
 from samstudent.serving.page.desk import ACCEPTED_FROM
 from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
+from samstudent.student.infer import StudentInferTask
+
+logger = logging.getLogger(__name__)
 
 _ORIGINALS: dict[tuple[str, str], Callable[..., Any]] = {}
 #: Of the log in one answer, while they are held in memory; 0 asks for the file.
@@ -122,7 +128,7 @@ class _Guards:
         label: UploadFile | None,
         output: str | None,
     ) -> Any:
-        check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
+        self.model(name)
         given = json_object(params, "params")
         check_params(given, self.devices, name)
         if given.get("save_label"):
@@ -144,15 +150,27 @@ class _Guards:
             answer = dicom_answers.as_seg(self.app, tasks, name, source, Path(drawn.path))
         else:
             answer = _cleaning_up(tasks, names, original, name, image, session_id, params, file, label, output)
+        # Any other answer is a look at the case; viewers ask for one by themselves when they open it.
+        if image and isinstance(self.app._infers[name], SamInteractiveTask):
+            self.note_work(image, given)
         if image and (note := getattr(self.app.datastore(), "note_assistance", None)):
             note(image, name)
         return answer
+
+    def model(self, name: str) -> None:
+        """Refuse a model that is not there, or cannot answer now; says why."""
+        if isinstance(self.app._infers.get(name), StudentInferTask) and (fault := self.app.fault_of_student()):
+            raise Conflict(fault)
+        check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
 
     def sample(self, original: Callable[..., Any], strategy: str, params: dict[str, Any] | None, *rest: Any) -> Any:
         check_known(strategy, self.app._strategies, "strategy")
         check_params(params or {}, self.devices)
         offer = original(strategy, stamped(params or {}), *rest)
-        if self.offered is not None and offer.get("id"):
+        if not offer.get("id"):  # the host's own answer says nothing at all
+            why = getattr(self.app._strategies[strategy], "why_none", None)
+            return {"reason": why(self.app.datastore())} if why else {}
+        if self.offered is not None:
             self.offered.add(offer["id"])
         return offer
 
@@ -197,7 +215,7 @@ class _Guards:
     def batch(
         self, original: Callable[..., Any], name: str, images: Any, params: dict[str, Any] | None, *rest: Any
     ) -> Any:
-        check_known(name, [k for k, task in self.app._infers.items() if task.is_valid()], "model")
+        self.model(name)
         check_params(params or {}, self.devices, name)
         chosen = (params or {}).get("images")
         if isinstance(chosen, list):
@@ -238,6 +256,7 @@ class _Guards:
             uri = str(self.file_of(self.image(image)))
             if file_checksum(uri, algorithm or "SHA256").rpartition(":")[2] != digest.lower():
                 raise NotFound(f"image {image!r} has another checksum")
+        require_readable(self.file_of(self.image(image)))
         if hasattr(self.app.datastore(), "viewer_file"):
             return dicom_answers.download(self.file_of, self.image(image), bool(options.get("check_only")))
         return original(self.image(image), *rest, **options)
@@ -253,13 +272,25 @@ class _Guards:
     ) -> Any:  # fmt: skip
         params = json.dumps(_without(stamped(json_object(params, "params")), {ACCEPTED_FROM}))
         check_upload_tag(tag or "final")
-        return _cleaning_up(tasks, [self.rename(label)], original, self.image(image), params, tag, label, *rest)
+        image = self.image(image)
+        self.note_work(image, json.loads(params))
+        return _cleaning_up(tasks, [self.rename(label)], original, image, params, tag, label, *rest)
+
+    def note_work(self, image: str, params: Mapping[str, Any]) -> None:
+        """The caller works on a case, so it keeps the reservation when it asks for another."""
+        client, study = stamped(params).get("client_id") or params.get("user"), getattr(self.app, "study", None)
+        try:
+            if client and study:
+                study.selection.note_work(image, str(client))
+        except OSError as error:  # the answer, or the label, matters more
+            logger.warning("the reservation of %s may be given up early: %s", image, explain(error))
 
     def label_call(self, original: Callable[..., Any], label: str, tag: str, *rest: Any, **options: Any) -> Any:
         check_name(tag, "tag")
         label = self.image(label)
         if not self.app.datastore().get_label_by_image_id(label, tag):
             raise NotFound(f"image {label!r} has no label {tag!r}")
+        require_readable(Path(self.app.datastore().get_label_uri(label, tag)))
         return original(label, tag, *rest, **options)
 
     def download_label(self, original: Callable[..., Any], label: str, tag: str, *rest: Any, **options: Any) -> Any:
@@ -309,6 +340,7 @@ class _Guards:
         self, original: Callable[..., Any], tasks: BackgroundTasks, uncompress: bool, expiry: int,
         files: list[UploadFile],
     ) -> Any:  # fmt: skip
+        self.app.sessions().check_expiry(expiry)
         names = [file.filename or "" for file in files]
         for name in names:
             check_image_id(name)

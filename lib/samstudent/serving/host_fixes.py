@@ -6,10 +6,14 @@ as soon as the host no longer needs it. ``serving/startup.py`` holds what must b
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -18,10 +22,15 @@ from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
+from samstudent.errors import Unusable, explain
+from samstudent.places import require_writable
+from samstudent.serving import children
 from samstudent.serving.sessions import SafeSessions
 
 logger = logging.getLogger(__name__)
 
+#: So often it is said that the log cannot be written.
+LOG_FAULT_SECONDS = 60
 #: The server answers itself on loopback, or not at all.
 CALLBACK_SECONDS = 10
 
@@ -36,6 +45,7 @@ def apply() -> None:
     MONAILabelApp._local_request = _callback
     MONAILabelApp._load_sessions = _safe_sessions
     MONAILabelApp.cleanup_sessions = _never_raises(MONAILabelApp.cleanup_sessions)
+    logging.Handler.handleError = _one_line(logging.Handler.handleError)  # type: ignore[method-assign]
     # The host reads it without a default when it starts a child; the KeyError would leave the job "SUBMITTED" for ever.
     os.environ.setdefault("PYTHONPATH", "")
 
@@ -83,7 +93,33 @@ def _safe_sessions(app: MONAILabelApp, load: bool = False) -> SafeSessions | Non
     """E10 and the holes of uploads: see serving/sessions.py."""
     if not load:
         return None
-    return SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
+    sessions = SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
+    if not children.is_child():
+        try:
+            require_writable(Path(sessions.store_path), "uploads (PUT /session) are kept")
+        except Unusable as error:
+            text = f"uploads will be refused: {error}; MONAI_LABEL_SESSION_PATH names another one"
+            print(f"samstudent: WARNING: {text}", file=sys.stderr, flush=True)
+    return sessions
+
+
+def _one_line(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A log file on a full disk: Python prints a traceback for each line that cannot be written to it."""
+    told = 0.0
+
+    @functools.wraps(original)
+    def handle(handler: logging.Handler, record: logging.LogRecord) -> None:
+        nonlocal told
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            original(handler, record)
+        elif time.monotonic() > told + LOG_FAULT_SECONDS or not told:
+            told = time.monotonic()
+            with contextlib.suppress(OSError):
+                text = explain(error, getattr(handler, "baseFilename", None))
+                print(f"samstudent: WARNING: the log is not complete: {text}", file=sys.stderr, flush=True)
+
+    return handle
 
 
 def _never_raises(original: Callable[..., Any]) -> Callable[..., Any]:

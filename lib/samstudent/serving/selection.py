@@ -6,7 +6,8 @@ A strategy is waited for by somebody, so it computes nothing but the choice. Sco
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from numpy.typing import NDArray
 from rich.progress import track
 
-from samstudent.errors import UserError
+from samstudent.errors import UserError, explain
 from samstudent.pseudolabels.review import Reviews
 from samstudent.rounds.holdout import HoldOut
 from samstudent.selection.scores import disagreement_score, entropy_score
-from samstudent.selection.state import SelectionState
+from samstudent.selection.state import Reservation, SelectionState
 from samstudent.selection.strategies import STRATEGIES, choose
 from samstudent.task import ActiveLearningSection, Task
 
@@ -76,28 +77,32 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
         """The next case for a client, reserved for it.
 
+        A client's new request gives up what it was offered before and has not worked on. What it was shown within
+        the time of a reservation comes again only when nothing else is left; then what others hold is shared.
+
         Args:
-            request: ``client_id`` (or ``user``) tells clients apart, those without one count as one;
-                ``reserve_minutes`` overrides the task's.
+            request: ``client_id`` (or ``user``) tells clients apart; ``reserve_minutes`` overrides the task's. Clients
+                without a name count as one, and keep what they were offered: each may be somebody else.
             datastore: the host's.
 
         Returns:
-            ``id``, ``selected_by`` (the strategy, what it fell back to, ``hold-out`` or ``review``) and ``score``; None
-            when every case is labelled, excluded, or another client's.
+            ``id``, ``selected_by`` (the strategy, what it fell back to, ``hold-out`` or ``review``) and ``score``; of a
+            case that another client holds, too, ``shared_with`` (that client) and ``reserved_until`` (ISO 8601). None
+            when every case is labelled or excluded: see ``why_none``.
         """
         client = str(request.get("client_id") or request.get("user") or "")
         minutes = _minutes(request.get("reserve_minutes", self.section.reserve_minutes))
+        if client:
+            self.state.release(client)
         unlabelled, labelled = _cases(datastore, self.holdout)
         unlabelled -= unreadable(datastore).keys()
         tables, sent = self.state.tables(), self._sent(labelled)
         lost: set[str] = set()
         while True:
-            reserved = self.state.reserved()
-            allowed = {case for case in unlabelled - lost if reserved.get(case, client) == client}
-            # Asking again is asking for another; a client's own cases come again when nothing else is left.
-            candidates = allowed - reserved.keys() or allowed
+            held = self.state.reservations()
+            candidates = _tier(unlabelled - lost, held, self.state.shown(client, minutes), client)
             # What somebody has on screen will be labelled: the next one should be unlike it, too.
-            covered = (labelled | (unlabelled & reserved.keys())) - candidates
+            covered = (labelled | (unlabelled & held.keys())) - candidates
             choice = choose(
                 self.name, candidates, covered, tables, self.rng, self.holdout.ids, self.holdout.fraction, sent
             )
@@ -107,10 +112,29 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
                 logger.warning("Case %s is not offered: %s", choice.case, problem)
                 unlabelled.discard(choice.case)
                 continue
-            if self.state.reserve(choice.case, client, minutes):
+            answer = {"id": choice.case, "selected_by": choice.by, "score": choice.score}
+            other = held.get(choice.case)
+            if other is None or other.client == client:
+                reserved = self.state.reserve(choice.case, client, minutes)
+            else:
+                self.state.share(choice.case, client)
+                answer |= _shared(other)
+                reserved = True
+            if reserved:
                 logger.info("Next sample for %r: %s, by %s", client, choice.case, choice.by)
-                return {"id": choice.case, "selected_by": choice.by, "score": choice.score}
+                return answer
             lost.add(choice.case)  # somebody was faster
+
+    def why_none(self, datastore: Datastore) -> str:
+        """Why there is no case to offer, for people."""
+        unlabelled, labelled = _cases(datastore, self.holdout)
+        every = len(datastore.list_images())
+        if not every:
+            return "there is no image in the study"
+        if unlabelled:
+            return "another client was given the last case at this moment; ask again"
+        kept = every - len(labelled)
+        return f"all {len(labelled)} cases are labelled" + (f"; {kept} more are kept for testing" if kept else "")
 
     def _sent(self, labelled: set[str]) -> list[str]:
         """What reviewers sent, without what was labelled since."""
@@ -166,7 +190,7 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]
         """
         version = self.version()
         if version is None:
-            return {"scored": 0, "current": 0, "failed": {}, "note": "no student is served yet"}
+            return {"scored": 0, "current": 0, "failed": {}, "note": "no student is served that fits the task"}
 
         def score(case: str) -> None:
             probabilities, agreements = self.examine(datastore.get_image_uri(case))
@@ -228,6 +252,42 @@ def _image_problem(datastore: Datastore, case: str) -> str | None:
     return problem
 
 
+def _tier(cases: set[str], held: Mapping[str, Reservation], shown: Sequence[str], client: str) -> set[str]:
+    """Those of the cases that a client may be given now: asking again is asking for another.
+
+    Args:
+        cases: without a label.
+        held: case -> reservation.
+        shown: what this client was shown, the latest last.
+        client: who asks.
+
+    Returns:
+        What nobody holds and the client was not shown; else one of: what nobody holds, the client's own that it was not
+        shown last, others' (first what they have not begun, then what was offered longest ago), the client's own. What
+        the client was shown longest ago comes first.
+    """
+    turns = {case: turn for turn, case in enumerate(shown)}
+
+    def first(some: set[str]) -> set[str]:
+        def order(case: str) -> tuple[int, bool, float, str]:
+            reservation = held.get(case)
+            worked, offered = (reservation.worked, reservation.offered) if reservation else (False, 0.0)
+            return turns.get(case, -1), worked, offered, case
+
+        return {min(some, key=order)} if some else set()
+
+    free = cases - held.keys()
+    if new := free - turns.keys():
+        return new
+    own = {case for case in cases - free if held[case].client == client}
+    return first(free) or first(own - set(shown[-1:])) or first(cases - free - own) or own
+
+
+def _shared(other: Reservation) -> dict[str, str]:
+    until = datetime.fromtimestamp(other.until, timezone.utc).isoformat(timespec="seconds")
+    return {"shared_with": other.client or "a client without a name", "reserved_until": until}
+
+
 def _for_each(
     cases: Iterable[str], current: set[str], score: Callable[[str], None], name: str, datastore: Datastore
 ) -> dict[str, Any]:
@@ -239,6 +299,9 @@ def _for_each(
     for case in track([case for case in todo if case not in broken], description=f"scoring: {name}"):
         try:
             score(case)
+        except (UserError, OSError) as error:
+            logger.warning("case %s could not be scored (%s): %s", case, name, explain(error))
+            failed[case] = explain(error)
         except Exception as error:
             failed[case] = _image_problem(datastore, case) or f"{type(error).__name__}: {error}"
             logger.warning("Case %s could not be scored (%s): %s", case, name, failed[case], exc_info=_is_bug(error))

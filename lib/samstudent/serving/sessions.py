@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from monailabel.utils.sessions import SessionInfo, Sessions
 
-from samstudent.errors import NotFound, UserError
+from samstudent.errors import NotFound, UserError, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +40,18 @@ class SafeSessions(Sessions):  # type: ignore[misc]
         return True
 
     def get_session(self, session_id: str, update_ts: bool = True, fetch_cache: bool = True) -> SessionInfo | None:
-        """The session, or None.
+        """The session; None where there is none, or it has expired: the clean-up comes only every five minutes.
 
         Raises:
             NotFound: the id is not of the form that sessions have, so it could name another folder.
         """
         check_session_id(session_id)
         try:
-            return super().get_session(session_id, update_ts, fetch_cache)
+            info = super().get_session(session_id, False, fetch_cache)
+            if info is not None and has_expired(info):
+                self.remove_session(session_id)
+                return None
+            return super().get_session(session_id, update_ts, fetch_cache) if update_ts else info
         except (ValueError, OSError) as error:
             logger.warning("session %s is unreadable: %s", session_id, error)
             return None
@@ -77,7 +81,7 @@ class SafeSessions(Sessions):  # type: ignore[misc]
                     removed += 1
                 continue
             info = self.get_session(folder.name, update_ts=False, fetch_cache=False)
-            if info is None or 0 < info.expiry < time.time() - info.last_access_ts:
+            if info is None:
                 self.remove_session(folder.name)
                 removed += 1
         return removed
@@ -87,9 +91,17 @@ class SafeSessions(Sessions):  # type: ignore[misc]
     ) -> tuple[str, SessionInfo]:
         """Keep an uploaded file or folder for a while; an archive is unpacked where ``uncompress`` asks for it.
 
+        Args:
+            data_file: the upload.
+            expiry: after so many seconds without a use it is removed; 0: after the server's longest time.
+            uncompress: whether it is an archive.
+            session_id: a UUID; None: a new one.
+
         Raises:
-            UserError: the archive is none, holds anything but files and folders below its own root, or is too large.
+            UserError: the archive is none, holds anything but files and folders below its own root, or is too large;
+                ``expiry`` is negative, or longer than the server keeps anything.
         """
+        self.check_expiry(expiry)
         session_id = check_session_id(session_id) if session_id else str(uuid.uuid4())
         if not uncompress or os.path.isdir(data_file):
             return self._add(data_file, expiry, session_id)
@@ -99,9 +111,21 @@ class SafeSessions(Sessions):  # type: ignore[misc]
             unpack(Path(data_file), unpacked)
             return self._add(str(unpacked), expiry, session_id)
 
+    def check_expiry(self, seconds: int) -> None:
+        """Raises UserError where an upload cannot be kept for so long."""
+        if not 0 <= seconds <= self.expiry:
+            allowed = (
+                f"seconds from 1 to {self.expiry} (MONAI_LABEL_SESSION_EXPIRY of the server), or 0 for the longest"
+            )
+            raise UserError(f"expiry={seconds}: {allowed}")
+
     def _add(self, data_file: str, expiry: int, session_id: str) -> tuple[str, SessionInfo]:
         result: tuple[str, SessionInfo] = super().add_session(data_file, expiry, False, session_id)
         return result
+
+
+def has_expired(info: SessionInfo) -> bool:
+    return 0 < info.expiry < time.time() - info.last_access_ts
 
 
 def check_session_id(value: str) -> str:
@@ -123,8 +147,12 @@ def unpack(archive: Path, folder: Path) -> None:
             _unpack_tar(archive, folder)
     except tarfile.ReadError as error:
         raise UserError(f"{archive.name}: uncompress=true needs a zip, tar, tar.gz or tar.bz2: {error}") from error
+    except OSError as error:
+        if status_of(error) != 500:
+            raise  # the disk is full, for instance
+        raise UserError(f"{archive.name}: cannot be unpacked: {error}") from error
     except (
-        *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError),
+        *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError),
         *(RuntimeError, NotImplementedError, ValueError, OverflowError),
     ) as error:
         raise UserError(f"{archive.name}: cannot be unpacked: {error}") from error

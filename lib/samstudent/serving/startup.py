@@ -11,6 +11,10 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 #: E1: pydicom-seg 0.4.1, which the host imports, asks for this module; pydicom 3 dropped it for ``pydicom.uid``.
 _UIDS = "pydicom._storage_sopclass_uids"
@@ -60,13 +64,9 @@ def warn_if_open(arguments: Sequence[str], login: bool) -> None:
         arguments: of the host's command.
         login: whether there is one.
     """
-    import argparse
     import ipaddress
 
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("-i", "--host", default="127.0.0.1")
-    parser.add_argument("--ssl_certfile")
-    known, _ = parser.parse_known_args(list(arguments))
+    known = listening(arguments)
     try:
         loopback = known.host == "localhost" or ipaddress.ip_address(known.host).is_loopback
     except ValueError:
@@ -79,6 +79,17 @@ def warn_if_open(arguments: Sequence[str], login: bool) -> None:
     elif not known.ssl_certfile:
         text = "passwords cross the network in the clear, unless a proxy speaks TLS. --ssl_certfile, --ssl_keyfile"
         print(f"samstudent: WARNING: listening on {known.host} without TLS: {text}", file=sys.stderr, flush=True)
+
+
+def listening(arguments: Sequence[str]) -> Namespace:
+    """``host``, ``port`` and ``ssl_certfile`` of the host's command line."""
+    import argparse
+
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-i", "--host", default="127.0.0.1")
+    parser.add_argument("-p", "--port", default=8000, type=int)
+    parser.add_argument("--ssl_certfile")
+    return parser.parse_known_args(list(arguments))[0]
 
 
 def with_loopback(arguments: Sequence[str]) -> list[str]:

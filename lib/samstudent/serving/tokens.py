@@ -14,7 +14,7 @@ from typing import Any
 
 import jwt
 
-from samstudent.errors import UserError
+from samstudent.errors import UserError, explain
 from samstudent.files import atomic_write
 
 #: A token's life, seconds. A browser's is renewed while it is used.
@@ -135,10 +135,12 @@ def _kept(file: Path) -> dict[str, float]:
         return {str(id): float(until) for id, until in json.loads(file.read_text()).items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except OSError as error:
+        raise UserError(explain(error)) from error
+    except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{file}: unreadable; remove it, then all who logged out within the last hour can come back"
-            f" with their old tokens: {error}"
+            f"{file}: unreadable; restore it from a backup, or rename it: then all who logged out within the last hour"
+            f" can come back with their old tokens: {error}"
         ) from error
 
 
@@ -159,11 +161,13 @@ def _key(file: Path) -> bytes:
             temporary.unlink()
         open_to_others = file.stat().st_mode & 0o077
         text = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: the key that signs logins cannot be kept: {error}") from error
+    except OSError as error:
+        raise UserError(f"the key that signs logins cannot be kept: {explain(error)}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: the key that signs logins cannot be read: {error}") from error
     if open_to_others:
-        raise UserError(f"{file}: others can read the key that signs logins; remove it, a new one will be made")
+        raise UserError(f"{file}: others can read the key that signs logins; rename it, a new one will be made")
     key = bytes.fromhex(text) if re.fullmatch("[0-9a-f]+", text) and len(text) % 2 == 0 else b""
     if len(key) < 32:
-        raise UserError(f"{file}: no key; remove it, a new one will be made, and everybody logs in again")
+        raise UserError(f"{file}: no key; rename it, a new one will be made, and everybody logs in again")
     return key

@@ -47,7 +47,8 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
         self.task = study.task
         self._lock = threading.Lock()
         self._loaded: dict[str, tuple[Path, Student]] = {}
-        self._complaint = ""
+        #: Why there is no valid student, as of the last look.
+        self.fault = ""
 
     def is_valid(self) -> bool:
         """Whether there are weights to serve: the host would serve random ones."""
@@ -56,9 +57,9 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
                 return False
             self.student()
         except UserError as error:
-            if str(error) != self._complaint:  # clients ask every few seconds; the log needs it once
+            if str(error) != self.fault:  # clients ask every few seconds; the log needs it once
                 logger.error("no student is served: %s", error)
-                self._complaint = str(error)
+                self.fault = str(error)
             return False
         return True
 

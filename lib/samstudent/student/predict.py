@@ -13,7 +13,7 @@ import torch
 from monai.inferers.inferer import SlidingWindowInferer
 from numpy.typing import NDArray
 
-from samstudent.errors import NotFound, UserError
+from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.files import atomic_write
 from samstudent.images import CaseImage, for_student
 from samstudent.student.device import autocast, pick_device
@@ -113,6 +113,13 @@ def _check_fit(path: Path, made_for: dict[str, Any], task: Task) -> None:
     for content in (made_for, wanted):  # the weights tell whether there is a prior, and ``network.Placed`` takes both
         if isinstance(content.get("student"), dict):
             content["student"].pop("position", None)
+    knows, now = made_for.get("structures"), wanted["structures"]
+    if isinstance(knows, dict) and knows != now and set(knows) != set(now):
+        raise Conflict(
+            f"{path}: this student knows {', '.join(knows)}; task {task.name!r} has"
+            f" {', '.join(now)} now. Run a round, which trains one for these (samstudent train, or POST"
+            " /train/student), or restore the task file"
+        )
     if differing := [key for key in _FIXED if made_for.get(key) != wanted[key]]:
         raise UserError(
             f"{path}: this model was trained for a task with other {', '.join(differing)} than task {task.name!r} has; "

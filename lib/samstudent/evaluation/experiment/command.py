@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from samstudent.ending import stop
 from samstudent.errors import UserError
 from samstudent.evaluation.experiment.methods import METHODS, chosen
 from samstudent.evaluation.experiment.plan import Options
@@ -58,11 +59,8 @@ def run(
         embeddings=embeddings,
         command=shlex.join(["samstudent", *sys.argv[1:]]),
     )
-    try:
-        results = run_experiment(options)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        return False
+    stop.message = "stopped; the same command goes on from here"
+    results = run_experiment(options)
     for told in results["warnings"]:
         console.print(f"[yellow]{told}[/]", highlight=False, soft_wrap=True)
     console.print(f"results.json and report.html are in {output}")

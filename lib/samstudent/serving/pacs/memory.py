@@ -41,7 +41,7 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        make_tables(path, _SCHEMA, "remove it: the PACS is looked through again")
+        make_tables(path, _SCHEMA, "rename it: a new one is made, and the PACS is looked through again")
 
     # ---- segmentations seen ----
 

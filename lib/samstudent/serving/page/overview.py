@@ -24,6 +24,7 @@ def overview(desk: Desk) -> dict[str, Any]:
         "counts": counts(desk, infos),
         "problems": problems(desk),
         "served": _served(ledger),
+        "served_fault": app.fault_of_student(),
         "jobs": jobs(running),
         "schedule": app.scheduler.status(),
         "rounds": [_brief(record) for record in records],

@@ -75,7 +75,8 @@ export class Overview {
     const how = round.how === 'rollback' ? 'rolled back to' : 'promoted';
     const more = h('p', {}, `${round.labels} labels and ${round.pseudo} pseudo labels. ${how[0].toUpperCase()}${how.slice(1)} ${when(round.since)}${round.by ? ` by ${round.by}` : ''}.`);
     const back = this.me.may.administer && round.before && button(`Roll back to ${round.before}`, () => this.rollBack(round.before), { id: 'roll-back' });
-    return [title, facts, more, back];
+    const fault = this.overview.served_fault && h('p', { class: 'error-text' }, `It cannot answer: ${this.overview.served_fault}.`);
+    return [title, fault, facts, more, back];
   }
 
   jobs() {

@@ -1,0 +1,111 @@
+"""Whether a folder can be written, and an address be listened on: asked before seconds of imports, not found after."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+from samstudent.errors import Conflict, Unusable, UserError
+
+#: One block: an empty file fits on a full disk.
+_PROBE = bytes(4096)
+
+
+def require_writable(folder: Path, kept_there: str) -> None:
+    """Try to make the folder and to write a file into it.
+
+    Args:
+        folder: made if it is missing.
+        kept_there: what the folder is for; follows "In this folder".
+
+    Raises:
+        Unusable: it cannot be done; says why, and what to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(_PROBE)
+            file.flush()
+    except OSError as error:
+        error.filename = error.filename2 = None  # of the temporary file
+        raise Unusable(error, folder, f"In this folder {kept_there}") from error
+
+
+def require_readable(path: Path) -> None:
+    """Raises Unusable where a file is there and cannot be opened. Of one that is not there others tell more."""
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise Unusable(error, path) from error
+
+
+def require_study_writable(studies: Path, app_dir: Path) -> None:
+    """Raises Unusable where a server, or a round, could not keep what it makes of a study folder."""
+    kept_there = "a study's labels, students and list of cases are kept"
+    state = studies / ".samstudent"
+    for folder in (studies, studies / "labels", studies / "labels" / "final", state, *_subfolders(state), app_dir):
+        if folder.exists() or folder in (state, app_dir):
+            require_writable(folder, kept_there)
+
+
+def require_temporary_folder() -> None:
+    """Raises UserError where no temporary file can be made; uploads and answers go through such files."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no folder for temporary files can be written; name one in TMPDIR: {error.strerror}"
+        ) from error
+
+
+def require_free(host: str, port: int) -> None:
+    """Try to listen on an address, as the server will.
+
+    Raises:
+        Conflict: another program listens there.
+        UserError: this machine has no such address, or the port is for administrators only.
+    """
+    try:
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise UserError(
+            f"--host {host}: {error.strerror}; name an address of this machine, or 0.0.0.0 for all"
+        ) from error
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix" and sys.platform != "cygwin":
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as asyncio does
+                if family == getattr(socket, "AF_INET6", None):
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+                probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise Conflict(
+                    f"port {port} of {host} is in use: another program, perhaps another samstudent server, listens"
+                    " there. Stop it, or choose another with --port"
+                ) from error
+            if error.errno == errno.EACCES:
+                raise UserError(
+                    f"port {port} is for administrators only; choose one from 1024 on with --port"
+                ) from error
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(f"--host {host}: this machine has no such address; 0.0.0.0 stands for all") from error
+            if error.errno != errno.EAFNOSUPPORT:  # a machine without IPv6; asyncio passes over it, too
+                raise
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        return []
