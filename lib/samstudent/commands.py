@@ -19,13 +19,16 @@ from rich.progress import track
 from samstudent import images as image_files
 from samstudent.address import is_pacs
 from samstudent.errors import NotFound, UserError
+from samstudent.files import sha256_file
 from samstudent.images import for_sam, read_image
-from samstudent.labels import names_from_label_info, other_names, read_masks, write_masks
+from samstudent.labels import other_names, read_masks, write_masks
 from samstudent.pseudolabels.quality import structure_quality
 from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.refine import refine
+from samstudent.serving.label_folder import LabelFolder, label_folder
 from samstudent.task import Task, load_task, shipped_tasks
+from samstudent.value_names import KEY, KnownNames, ValueNames, names_for_reading, names_in_folder, resolve, summary
 
 console = Console()
 
@@ -49,7 +52,7 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
     written, rows = [], []
     for case, (image_path, mask_path) in track(pairs.items(), description="refining", console=console):
         image = read_image(image_path, task.dimension)
-        coarse = read_masks(mask_path, task, image.grid)
+        coarse = read_masks(mask_path, task, image.grid, names=names_in_folder(mask_path))
         result = refine(
             coarse.astype(np.float32), for_sam(image, task.image), backend, task, cache, spacing=image.grid.spacing
         )
@@ -104,6 +107,10 @@ class _Report:
 
     def ok(self, what: str, text: str) -> None:
         console.print(f"[green]ok[/]    {what:12} {text}", soft_wrap=True)
+
+    def warn(self, what: str, text: str) -> None:
+        """Of what may be right, and which only the user can tell."""
+        console.print(f"[yellow]check[/] {what:12} {text}", soft_wrap=True)
 
     def fault(self, what: str, text: str) -> None:
         self.faults += 1
@@ -171,10 +178,24 @@ def _describe_pacs(url: str) -> str:
     return f"{url} answers; series: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common()) or 'none'}"
 
 
-def _label_infos(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the host's list of the folder says of each case's human label."""
+def _value_names(folder: Path, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:
+    """What the values of each case's human label mean, as the server will find it."""
+    place = label_folder(folder, task)
+    lists = [folder / place.list, folder / f".{place.list}.copy"]
+    listed = next(filter(None, map(_label_infos, lists)), {})
+    known = KnownNames(folder / place.labels, lists)
+    found = {}
+    for case, path in labels.items():
+        sha256, info = sha256_file(path), listed.get(case, {})
+        # The host's own list says nothing of the content.
+        found[case] = resolve(path, sha256, info if info.get("sha256", sha256) == sha256 else {}, task, known)
+    return found
+
+
+def _label_infos(path: Path) -> dict[str, dict[str, Any]]:
+    """What the host's list of a folder says of each case's human label."""
     try:
-        objects = json.loads((folder / "datastore_v2.json").read_text(encoding="utf-8"))["objects"]
+        objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
         return {case: kept["labels"]["final"]["info"] for case, kept in objects.items() if "final" in kept["labels"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no server has looked at this folder yet
         return {}
@@ -196,14 +217,19 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     if not cases:
         report.fault("study", f"{folder}: no readable image in it or in its images/")
         return
-    labels = cases_in(folder / "labels" / "final") if (folder / "labels" / "final").is_dir() else {}
-    named, drawn, unknown = _label_infos(folder), Counter[str](), Counter[str]()
+    place = label_folder(folder, task) if task else LabelFolder()
+    if place.note:
+        report.warn("labels", place.note)
+    final = folder / place.labels / "final"
+    labels = cases_in(final) if final.is_dir() else {}
+    drawn, unknown = Counter[str](), Counter[str]()
+    meanings = _value_names(folder, labels, task) if task else {}
     for case, path in labels.items():
         if case not in cases:
             report.fault("label", f"{path}: there is no image of this name")
-        elif task:
+        elif task and not meanings[case].is_of_another_task(task):
             try:
-                names = names_from_label_info(named.get(case, {}))
+                names = names_for_reading(path, {KEY: meanings[case].as_json()})
                 masks = read_masks(path, task, cases[case].grid, names=names)
                 unknown.update(other_names(path, task, names))
             except UserError as error:
@@ -212,6 +238,9 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
                 drawn.update(name for name, mask in zip(task.names, masks, strict=True) if mask.any())
     if task and labels:
         report.ok("labels", f"of {len(labels)} have " + ", ".join(f"{name} {drawn[name]}" for name in task.names))
+    usable = [found for found in meanings.values() if not found.problem]
+    for line in summary(usable, task, left_out_too=False) if task else ():
+        report.warn("labels", line)
     if unknown:
         others = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
         report.ok("labels", f"structures that the task does not have are left out: {others}")

@@ -89,6 +89,14 @@ def other_labels(path: Path, task: Task) -> set[str]:
         return {segment.label for segment in segments_of(seg) if segment.number not in known}
 
 
+def known_labels(path: Path, task: Task) -> list[str]:
+    """The task's structures that a SEG has a segment of, in their order. Raises UserError: cannot be read."""
+    with decoding(path, "a DICOM segmentation"):
+        check_dicom(path)
+        found = set(structures_of(pydicom.dcmread(path, stop_before_pixels=True), task).values())
+    return [name for name in task.names if name in found]
+
+
 def references_of(seg: Dataset) -> tuple[str | None, list[str]]:
     """The image series that a SEG was drawn on, and the images that it names, as UIDs."""
     images: list[str] = []

@@ -17,6 +17,7 @@ from samstudent.files import atomic_path
 from samstudent.formats import Stored, kind_of, read_nifti, read_nrrd, read_pillow
 from samstudent.geometry import LPS_TO_RAS, Grid
 from samstudent.images import read_stored
+from samstudent.structure_names import find_structure
 from samstudent.task import Task
 
 #: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's.
@@ -28,8 +29,6 @@ _NIFTI_GEOMETRY = (
     "sform_code", "srow_x", "srow_y", "srow_z",
 )  # fmt: skip
 _LABEL_EXTENSIONS = ".seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .tiff"
-#: Slicer leaves these out of the label map that it submits (MONAILabel.py, onSaveLabel).
-_NOT_EXPORTED = ("background", "foreground_scribbles", "background_scribbles")
 
 
 def read_masks(
@@ -44,8 +43,8 @@ def read_masks(
         path: .seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .dcm.
         task: whose structures to look for.
         grid: the image's.
-        names: ``names[v - 1]`` is what value v of a label map means (``names_from_label_info``); names that the task
-            does not have are left out. None: the task's own values.
+        names: ``names[v - 1]`` is what value v of a label map means (``value_names.names_for_reading``), "" where v
+            means nothing; names that the task does not have are left out. None: the task's own values.
         bits: bit v - 1 of a label map's pixel says whether structure v is there, for structures that overlap.
 
     Returns:
@@ -72,7 +71,7 @@ def read_masks(
     values = _on_grid(stored, grid, path)
     if len(values) > 1:
         raise UserError(f"{path}: has {len(values)} channels without names; expected a label map of one")
-    if names is not None and not names and values.any() and not bits:
+    if names is not None and not any(names) and values.any() and not bits:
         raise UserError(f"{path}: has pixels, but label_info names no segment that they could belong to")
     highest = 2 ** len(task.names) - 1 if bits else len(task.names if names is None else names)
     _check_values(values, highest, path)
@@ -83,10 +82,14 @@ def read_masks(
             masks[value - 1] = values[0].astype(np.int64) >> (value - 1) & 1
         return masks
     meaning = list(task.names if names is None else names)
-    _require_known(meaning, task, path, bool(values.any()))
-    for value, name in enumerate(meaning, 1):
-        if name in task.structures:
-            masks[task.structures[name] - 1] |= values[0] == value
+    structures = [find_structure(name, task.structures) for name in meaning]
+    if values.any() and not any(structures):
+        raise UserError(f"{path}: none of its structures {[*filter(None, meaning)]} is in the task: {task.names}")
+    for value, (name, structure) in enumerate(zip(meaning, structures, strict=True), 1):
+        if structure is not None:
+            masks[task.structures[structure] - 1] |= values[0] == value
+        elif not name and (values[0] == value).any():
+            raise UserError(f"{path}: value {value} has no name; named are {[*filter(None, meaning)]}")
     return masks
 
 
@@ -180,7 +183,8 @@ def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None
         return dicomseg.other_labels(path, task)
     # Of the others only NRRD names its segments.
     segments = segnrrd.segments_of(_read(path), path) if kind_of(path) == "nrrd" else []
-    return {*([segment.name for segment in segments] or names or ())} - {*task.structures}
+    found = [segment.name for segment in segments] or [name for name in names or () if name]
+    return {name for name in found if find_structure(name, task.structures) is None}
 
 
 def label_map(masks: NDArray[Any]) -> NDArray[Any]:
@@ -193,35 +197,6 @@ def label_map(masks: NDArray[Any]) -> NDArray[Any]:
     for index in np.argsort(-sizes, kind="stable"):
         values[masks[index]] = index + 1
     return values
-
-
-def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
-    """What the values of a submitted label map mean: value v is the v-th name of the answer.
-
-    Slicer exports its segments without background and scribbles and numbers the exported ones from 1 in the order of
-    this list, while ``idx`` counts the skipped ones too: the position tells, not ``idx``. Where the indices are 1 to n
-    in another order, which Slicer never sends, a client meant them, and they tell.
-
-    Args:
-        info: a label's info, ``{"label_info": [{"name": "radius", "idx": 1}, ...], ...}``.
-
-    Returns:
-        The names by value; none where the list is empty or all of it was left out, as Slicer then exports everything
-        without saying what it is. None where the info has no ``label_info``.
-
-    Raises:
-        UserError: ``label_info`` is not such a list.
-    """
-    entries = info.get("label_info")
-    if entries is None or entries == {} or entries == "":
-        return None
-    if not isinstance(entries, list) or any(not isinstance(e, dict) or "name" not in e for e in entries):
-        raise UserError(f'label_info: expected a list like [{{"name": "radius", "idx": 1}}], not {entries!r}')
-    entries = [entry for entry in entries if str(entry["name"]) not in _NOT_EXPORTED]
-    indices = [entry.get("idx") for entry in entries]
-    if all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(1, len(entries) + 1)):
-        entries = sorted(entries, key=lambda entry: int(entry["idx"]))
-    return [str(entry["name"]) for entry in entries]
 
 
 def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any]:

@@ -27,13 +27,14 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from samstudent import __version__
 from samstudent.errors import UserError
 from samstudent.images import read_image
-from samstudent.labels import names_from_label_info, read_masks
+from samstudent.labels import read_masks
 from samstudent.rounds.schedule import Scheduler
 from samstudent.serving import audit, children, forkserver, guards, host_fixes, logins, startup, threads
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.examine import Examiner
 from samstudent.serving.identity import user_name
 from samstudent.serving.interactive import SamInteractiveTask
+from samstudent.serving.label_folder import LabelFolder, claim, label_folder
 from samstudent.serving.pacs.client import Pacs
 from samstudent.serving.pacs.datastore import SEND_SECONDS, PacsDatastore
 from samstudent.serving.pacs.settings import PacsSettings
@@ -45,6 +46,7 @@ from samstudent.student.infer import StudentInferTask, StudentSamInferTask
 from samstudent.student.trainer import StudentTrainTask
 from samstudent.task import load_task, shipped_tasks
 from samstudent.timer import Timer
+from samstudent.value_names import names_for_reading
 
 logger = logging.getLogger(__name__)
 host_fixes.apply()
@@ -96,11 +98,18 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             return super().init_datastore()
         if self.study.is_remote:
             return self._init_pacs()
+        folder = Path(self.studies)
+        place = label_folder(folder, self.task)
+        if place.note and not children.is_child():
+            logger.warning("%s: %s", folder, place.note)
         return SafeLocalDatastore(
             self.studies,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             check_label=self._check_label,
+            task=self.task,
+            place=place,
+            claim=functools.partial(claim, folder, self.task) if place == LabelFolder() else lambda: None,
         )
 
     def _init_pacs(self) -> PacsDatastore:
@@ -254,7 +263,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         """Refuse a human's label that could not be trained on later: the annotator is still there to mend it."""
         if tag == FINAL:
             grid = read_image(self.datastore().get_image_uri(image_id), self.task.dimension).grid
-            read_masks(file, self.task, grid, names=names_from_label_info(info))
+            read_masks(file, self.task, grid, names=names_for_reading(file, info))
 
 
 @contextlib.contextmanager

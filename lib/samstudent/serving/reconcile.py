@@ -16,6 +16,8 @@ from samstudent.files import sha256_file
 from samstudent.serving.history import History
 from samstudent.serving.names import MACHINE_TAGS, check_image_id, check_name
 
+#: Tag, label file, its info -> its info with what its values mean; None: the label is another task's.
+Settle = Callable[[str, Path, dict[str, Any]], dict[str, Any] | None]
 #: (stem, extension) of a file name; the extension is "" where it is not one the study takes in.
 Split = Callable[[str], tuple[str, str]]
 
@@ -29,12 +31,14 @@ class Reconciler:
         label_split: how label files' names are split.
         history: gives a label file its own info back when the list has lost it.
         adopted_at: time stamp of a file that is new to the list; None: the time it was written.
+        settle: adds to a label's info what its values mean (``NameKeeper.settle``); None for a label that is left out.
     """
 
     image_split: Split
     label_split: Split
     history: History
     adopted_at: float | None
+    settle: Settle = lambda tag, file, info: info
     problems: list[str] = field(default_factory=list)
 
     def objects(self, model: LocalDatastoreModel) -> dict[str, ImageLabelModel]:
@@ -80,14 +84,18 @@ class Reconciler:
         ext = known.ext if known and known.ext in found else min(found)
         file = found[ext]
         written = file.stat().st_mtime_ns
-        if known and ext == known.ext and known.info.get("mtime_ns", written) == written:
-            return known
-        fresh = about(Path(file.path), file.name, self._adopted(file))
-        if known and ext == known.ext and known.info.get("sha256") == fresh["sha256"]:
-            return DataModel(info={**known.info, "mtime_ns": fresh["mtime_ns"]}, ext=ext)  # a copied study folder
-        # Not the file that was listed: dropped in by hand, or a write was killed. Info of another file would lie.
-        kept = self.history.info_of(tag, case, fresh["sha256"])
-        return DataModel(info={**kept, "mtime_ns": fresh["mtime_ns"]} if kept else fresh, ext=ext)
+        known = known if known and ext == known.ext else None
+        info = known.info if known else {}
+        if known is None or info.get("mtime_ns", written) != written:
+            fresh = about(Path(file.path), file.name, self._adopted(file))
+            if info.get("sha256") != fresh["sha256"]:
+                # Not the file that was listed: dropped in by hand, or a write was killed. Info of another would lie.
+                info = self.history.info_of(tag, case, fresh["sha256"]) or fresh
+            info = {**info, "mtime_ns": fresh["mtime_ns"]}  # else it is of a copied study folder
+        settled = self.settle(tag, Path(file.path), info)
+        if settled is None:
+            return None
+        return known if known is not None and settled is known.info else DataModel(info=settled, ext=ext)
 
     def _keep_labels_of_lost_image(self, case: str, entry: ImageLabelModel, tags: _Tags) -> None:
         """An image may be away for a moment (a link to a disk); its labels must not forget what their values mean."""

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.files import sha256_file
 from samstudent.images import CaseImage, read_image
-from samstudent.labels import names_from_label_info, read_ignore, read_masks
+from samstudent.labels import read_ignore, read_masks
 from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
 from samstudent.pseudolabels.provenance import Provenance, is_current
 from samstudent.pseudolabels.quality import belief_in_absence, teach_probabilities, training_weights
 from samstudent.pseudolabels.softs import SoftLabels, read_soft
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.task import Task
+from samstudent.value_names import names_for_reading
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class CaseFiles:
     tag: str
     #: ``names[v - 1]`` is what value v of the label file means; None: the task's values, or the file says it.
     names: tuple[str, ...] | None = None
+    #: Why it is not known what the values of the label file mean; such a label cannot be read.
+    problem: str | None = None
     #: Of a pseudo label, one a structure.
     weights: tuple[float, ...] | None = None
     #: File of the probabilities to teach instead of a pseudo label's masks.
@@ -50,9 +53,13 @@ def human_cases(datastore: Any, ids: Iterable[str]) -> list[CaseFiles]:
     cases = []
     for case_id in sorted(ids):
         label_id = datastore.get_labels_by_image_id(case_id)[HUMAN_TAG]
-        names = names_from_label_info(datastore.get_label_info(label_id, HUMAN_TAG))
         image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(label_id, HUMAN_TAG)
-        cases.append(CaseFiles(case_id, image, label, HUMAN_TAG, tuple(names) if names else None))
+        names, problem = None, None
+        try:
+            names = names_for_reading(Path(label), datastore.get_label_info(label_id, HUMAN_TAG))
+        except UserError as error:
+            problem = str(error)
+        cases.append(CaseFiles(case_id, image, label, HUMAN_TAG, names, problem))
     return cases
 
 
@@ -91,11 +98,14 @@ def pseudo_cases(
 
 
 def digests(cases: Iterable[CaseFiles]) -> dict[str, dict[str, Any]]:
-    """Case id -> tag and SHA-256 of its label's file (None if it is gone), and a pseudo label's weights."""
+    """Case id -> tag and SHA-256 of its label's file (None if it is gone), what the values of a label map mean, and a
+    pseudo label's weights."""
     content: dict[str, dict[str, Any]] = {}
     for case in cases:
         path = Path(case.label)
         content[case.id] = {"tag": case.tag, "sha256": sha256_file(path) if path.is_file() else None}
+        if case.names is not None:
+            content[case.id]["names"] = list(case.names)
         if case.weights is not None:
             content[case.id]["weights"] = [round(weight, 4) for weight in case.weights]
     return content
@@ -103,6 +113,8 @@ def digests(cases: Iterable[CaseFiles]) -> dict[str, dict[str, Any]]:
 
 def read_truth(files: CaseFiles, task: Task) -> tuple[CaseImage, NDArray[Any]]:
     """The image and its masks bool (S, *spatial)."""
+    if files.problem:
+        raise UserError(files.problem)
     image = read_image(files.image, task.dimension)
     return image, read_masks(files.label, task, image.grid, names=files.names)
 

@@ -54,7 +54,7 @@ class PacsDatastore(SafeLocalDatastore):
         self.memory = Memory(folder / "pacs.sqlite")
         self._read: dict[str, tuple[int, Reference]] = {}
         extensions = [f"*{EXTENSION}", *host.MONAI_LABEL_DATASTORE_FILE_EXT]
-        super().__init__(folder, extensions, check_label=check_label and _where_possible(check_label))
+        super().__init__(folder, extensions, check_label=check_label and _where_possible(check_label), task=task)
         self.images = ImageCache(images, pacs, pacs.settings.cache_gb * 1e9, self.is_labelled)
         self.exchange = Exchange(self)
 
@@ -192,7 +192,7 @@ class PacsDatastore(SafeLocalDatastore):
 
         It is checked against the image only where that is here already: a thousand labels need not fetch all images.
         """
-        reference = self.reference(case)
+        reference, info = self.reference(case), self._named(FINAL, seg, info)
         if self.check_label and reference and self.images.has(reference):
             self.check_label(case, seg, FINAL, info)
         self._put_label(case, seg, ".dcm", FINAL, info)
