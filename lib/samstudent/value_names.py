@@ -109,7 +109,7 @@ class ValueNames:
     def from_json(cls, content: Mapping[str, Any]) -> ValueNames:
         """Raises UserError where it is none of ours, which may be after somebody changed it by hand."""
         source, values, task = content.get("source"), content.get("values", {}), content.get("task")
-        if source not in get_args(Source):
+        if source is None or source not in get_args(Source):
             raise UserError(f'"source" must be one of {", ".join(get_args(Source))}, not {source!r}')
         if not isinstance(values, dict):
             raise UserError(f'"values" must be like {{"1": "radius"}}, not {values!r}')
@@ -203,7 +203,8 @@ def _entries(entries: Any, structures: Sequence[str]) -> tuple[list[str], list[i
     example = '[{"name": "radius", "idx": 1}]'
     if not isinstance(entries, list) or any(not isinstance(e, dict) or "name" not in e for e in entries):
         raise UserError(f"label_info: expected a list like {example}, not {entries!r}")
-    names, indices, seen = [], [], dict[str, str]()
+    names, seen = list[str](), dict[str, str]()
+    indices: list[int | None] = []
     for entry in entries:
         name, index = entry["name"], entry.get("idx")
         if not _is_name(name):
