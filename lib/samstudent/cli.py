@@ -149,6 +149,14 @@ def doctor(
     raise typer.Exit(0 if run(studies, task) else 1)
 
 
+@app.command("confirm-labels")
+def confirm_labels(studies: Studies, task: TaskOption) -> None:
+    """Record that label maps of a study hold the task's values, where that was only assumed. Look at one first."""
+    from samstudent.commands import confirm_labels as run
+
+    run(Path(studies), task)
+
+
 @app.command()
 def experiment(
     folder: Annotated[Path, typer.Argument(help="Has images/, labels/ or labels_overlap/, split.csv.")],

@@ -26,7 +26,7 @@ from samstudent.pseudolabels.quality import structure_quality
 from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.refine import refine
-from samstudent.serving.label_folder import LabelFolder, label_folder
+from samstudent.serving.label_folder import LabelFolder, confirm, label_folder
 from samstudent.task import Task, load_task, shipped_tasks
 from samstudent.value_names import KEY, KnownNames, ValueNames, names_for_reading, names_in_folder, resolve, summary
 
@@ -152,6 +152,26 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
         _examine_study(report, Path(studies), task)
     console.print("everything is right" if not report.faults else f"{report.faults} things are wrong")
     return report.faults == 0
+
+
+def confirm_labels(studies: Path, task_name: str) -> None:
+    """Record that the values of a study's label maps mean the task's structures, where that was only assumed.
+
+    Raises:
+        NotFound: no such folder. Conflict: see ``label_folder.confirm``.
+    """
+    task = load_task(task_name)
+    if not studies.is_dir():
+        raise NotFound(f"{studies}: no such folder")
+    counts = confirm(studies, task)
+    meant = ", ".join(f"{value} = {name}" for name, value in task.structures.items())
+    console.print(f"{counts['confirmed']} label maps: {meant}. A server that is running sees it when it starts again.")
+    if counts["known"]:
+        console.print(f"{counts['known']} labels left as they are: what they mean was known")
+    if counts["other values"]:
+        console.print(
+            f"{counts['other values']} labels left as they are: they have other values; see samstudent doctor"
+        )
 
 
 def _host_starts() -> str:

@@ -25,7 +25,7 @@ from samstudent.geometry import Grid
 from samstudent.images import read_image
 from samstudent.labels import read_masks, write_masks
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
-from samstudent.serving.label_folder import LabelFolder, claim, label_folder
+from samstudent.serving.label_folder import LabelFolder, claim, confirm, label_folder
 from samstudent.serving.reconcile import Reconciler
 from samstudent.student.cases import human_cases, read_truth
 from samstudent.task import Task
@@ -313,6 +313,30 @@ def test_values_that_fit_no_task_are_not_assumed(study: Path) -> None:
     # Beside the label is still what the earlier content was assumed to mean, which is no longer the task's.
     sidecar_of(study / "labels" / "final" / "c2.png").unlink()
     assert masks_of(open_study(study, task), task)["c2"]["nerve"][4, 5]
+
+
+def test_an_assumption_is_confirmed_also_after_a_start_with_a_wrong_task(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    add_images(folder, "c0", "c1")
+    for seed, case in enumerate(("c0", "c1")):
+        draw(folder / "labels" / "final" / f"{case}.png", seed, nerve=1, vessel=2)
+    wrong = task_of("first-try", "bone", "vessel")
+    open_study(folder, wrong)
+    assert label_folder(folder, TASK).labels == "labels-nerves"
+    assert confirm(folder, TASK) == {"confirmed": 2, "known": 0, "other values": 0}
+    store = open_study(folder)
+    assert_right(store, 2)
+    assert not store.problems
+    assert confirm(folder, TASK)["known"] == 2
+    with pytest.raises(Conflict, match="2 label maps that were given to task nerves"):
+        confirm(folder, wrong)
+    with pytest.raises(Conflict, match="no label in it"):
+        confirm(tmp_path, TASK)
+
+
+def test_names_that_a_client_gave_are_not_confirmed_away(study: Path) -> None:
+    assert confirm(study, TASK) == {"confirmed": 1, "known": 2, "other values": 0}
+    assert_right(open_study(study), 3)
 
 
 # ---- killed at any moment ----

@@ -17,10 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.errors import Conflict, UserError
-from samstudent.files import atomic_write
+from samstudent.files import atomic_write, sha256_file
 from samstudent.serving.names import MACHINE_TAGS
 from samstudent.task import Task
-from samstudent.value_names import KEY, SUFFIX, TaskIdentity, ValueNames, read_sidecar
+from samstudent.value_names import (
+    KEY,
+    SUFFIX,
+    KnownNames,
+    TaskIdentity,
+    ValueNames,
+    of_upload,
+    read_sidecar,
+    resolve,
+    write_sidecar,
+)
 
 LABELS = "labels"
 LIST = "datastore_v2.json"
@@ -75,8 +85,43 @@ def claim(study: Path, task: Task) -> None:
             "folder of its own"
         )
     if _recorded(study) is None or owner is None:
-        content = {"name": task.name, "structures": task.names}
-        atomic_write(study / STATE / OWNER, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        _record(study, task)
+
+
+def confirm(study: Path, task: Task) -> dict[str, int]:
+    """Record that the values of a study's label maps are the task's, where that was only assumed so far.
+
+    For a user who has looked at them, also where they were first seen with a wrong task file. Names that a client or a
+    user gave stay. ``labels/`` is the task's afterwards.
+
+    Returns:
+        Number of label maps of which it was recorded, ``"confirmed"``; of which it is known otherwise, ``"known"``;
+        whose values are not the task's, ``"other values"``.
+
+    Raises:
+        Conflict: ``labels/`` holds labels that were given to another task, or there is no label map.
+    """
+    if label_folder(study, task).labels != LABELS:
+        given = [n for n in _beside(study) if n.source in ("client", "user") and n.is_of_another_task(task)]
+        if given:
+            raise Conflict(f"{study / LABELS}: holds {len(given)} label maps that were given to {given[0].task}")
+    names = ValueNames(tuple(task.names), "user", TaskIdentity.of(task))
+    counts = {"confirmed": 0, "known": 0, "other values": 0}
+    for path in _label_files(study / LABELS):
+        sha256 = sha256_file(path)
+        found = resolve(path, sha256, {}, task, KnownNames(study / LABELS))
+        if found.source != "assumed" and not found.problem:
+            counts["known"] += 1
+        elif (fits := of_upload(path, {}, task)).problem or fits.source == "file":
+            counts["other values"] += 1
+        else:
+            write_sidecar(path, sha256, names)
+            counts["confirmed"] += 1
+    if not any(counts.values()):
+        raise Conflict(f"{study / LABELS}: there is no label in it")
+    if counts["confirmed"]:
+        _record(study, task)
+    return counts
 
 
 def owner_of(study: Path, task: Task) -> TaskIdentity | None:
@@ -89,18 +134,25 @@ def owner_of(study: Path, task: Task) -> TaskIdentity | None:
     return _recorded(study) or _by_labels(study) or _by_state(study, task)
 
 
+def _record(study: Path, task: Task) -> None:
+    content = {"name": task.name, "structures": task.names}
+    atomic_write(study / STATE / OWNER, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
 def _list_of(task: Task) -> str:
     return f"datastore_v2-{task.name}.json"
 
 
 def _has_labels(labels: Path) -> bool:
     """Whether there is a label of a human, or was."""
-    found = (
-        not file.name.startswith(".") and not file.name.endswith(SUFFIX) and file.is_file()
-        for folder in _human_folders(labels)
-        for file in folder.iterdir()
-    )
-    return any(found) or any(True for _ in labels.glob(".history/*/*/*"))
+    return any(True for _ in _label_files(labels)) or any(True for _ in labels.glob(".history/*/*/*"))
+
+
+def _label_files(labels: Path) -> Iterator[Path]:
+    for folder in _human_folders(labels):
+        for file in sorted(folder.iterdir()):
+            if not file.name.startswith(".") and not file.name.endswith(SUFFIX) and file.is_file():
+                yield file
 
 
 def _human_folders(labels: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from samstudent.images import CaseImage, read_image
 from samstudent.labels import read_masks, stored_values
 from samstudent.rounds.holdout import read_split
 from samstudent.task import Task
-from samstudent.value_names import names_in_folder
+from samstudent.value_names import names_in_folder, sidecar_of
 
 #: Longer sides of 2D images are reduced to this many pixels, by means over areas: SAM looks at 1024 pixels or fewer, a
 #: student at a few hundred, and 32 masks of a film of 3000 pixels would take a gigabyte.
@@ -91,7 +91,9 @@ class Folder:
         """
         digest = hashlib.sha256()
         for case in cases:
-            for file in (self.images[case], self.labels.get(case)):
+            label = self.labels.get(case)
+            named = [beside] if label and (beside := sidecar_of(label)).is_file() else []
+            for file in (self.images[case], label, *named):
                 content = _content(file, file.stat().st_mtime_ns) if file else None
                 digest.update(f"{case}|{file and file.name}|{content}\n".encode())
         return digest.hexdigest()
