@@ -82,11 +82,9 @@ def read_masks(
             masks[value - 1] = values[0].astype(np.int64) >> (value - 1) & 1
         return masks
     meaning = list(task.names if names is None else names)
-    structures = [find_structure(name, task.structures) for name in meaning]
-    if values.any() and not any(structures):
-        raise UserError(f"{path}: none of its structures {[*filter(None, meaning)]} is in the task: {task.names}")
-    for value, (name, structure) in enumerate(zip(meaning, structures, strict=True), 1):
-        if structure is not None:
+    _require_known([name for name in meaning if name], task, path, bool(values.any()))
+    for value, name in enumerate(meaning, 1):
+        if structure := find_structure(name, task.structures):
             masks[task.structures[structure] - 1] |= values[0] == value
         elif not name and (values[0] == value).any():
             raise UserError(f"{path}: value {value} has no name; named are {[*filter(None, meaning)]}")
@@ -247,7 +245,7 @@ def _check_values(values: NDArray[Any], highest: int, path: Path) -> None:
 
 def _require_known(names: Sequence[str], task: Task, path: Path, marked: bool) -> None:
     """Some names may be others', but a file with pixels and none of the task's names is a mistake."""
-    if marked and not set(names) & set(task.structures):
+    if marked and not any(find_structure(name, task.structures) for name in names):
         raise UserError(f"{path}: none of its structures {list(names)} is in the task, which has {task.names}")
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samstudent.errors import Conflict, UserError
+from samstudent.files import sha256_file
 from samstudent.geometry import Grid
 from samstudent.images import read_image
 from samstudent.labels import read_masks, write_masks
@@ -29,7 +31,7 @@ from samstudent.serving.label_folder import LabelFolder, claim, confirm, label_f
 from samstudent.serving.reconcile import Reconciler
 from samstudent.student.cases import human_cases, read_truth
 from samstudent.task import Task
-from samstudent.value_names import KEY, names_for_reading, sidecar_of
+from samstudent.value_names import KEY, TaskIdentity, ValueNames, names_for_reading, sidecar_of, write_sidecar
 
 NERVE, VESSEL = np.zeros((2, 24, 32), bool)
 NERVE[3:9, 4:12], VESSEL[12:20, 18:30] = True, True
@@ -42,6 +44,7 @@ def task_of(name: str, *structures: str) -> Task:
 
 
 TASK = task_of("nerves", "nerve", "vessel")
+BONE = task_of("bones", "bone")
 #: As a client sent them: the other way round than the task has them.
 INFO = {"label_info": [{"name": "Vessel", "idx": 1}, {"name": "nerve ", "idx": 2}], "user": "anna"}
 
@@ -267,6 +270,26 @@ def test_another_meaning_is_written_beside_the_label(study: Path) -> None:
     assert store.get_label_info("c0", FINAL) == before
 
 
+def test_a_label_dropped_in_a_moment_ago_is_kept(study: Path, tmp_path: Path) -> None:
+    """Nobody has looked at the folder since, so it is not listed yet."""
+    add_images(study, "c3", "c4")
+    store = open_study(study)
+    mine = draw(study / "labels" / "final" / "c3.png", 5, nerve=1, vessel=2).read_bytes()
+    store.save_label("c3", str(draw(tmp_path / "upload.png", 6)), FINAL, dict(INFO))
+    assert [path.read_bytes() for path in store.label_history("c3")] == [mine]
+    dropped = draw(study / "labels" / "final" / "c4.png", 7)
+    bones = ValueNames(("bone",), "client", TaskIdentity.of(BONE))
+    write_sidecar(dropped, sha256_file(dropped), bones)
+    with pytest.raises(Conflict, match="of another task"):
+        store.save_label("c4", str(draw(tmp_path / "upload.png", 6)), FINAL, dict(INFO))
+    assert sidecar_of(dropped).is_file()
+
+
+def test_the_exported_dataset_says_what_values_mean(study: Path) -> None:
+    with zipfile.ZipFile(open_study(study).get_dataset_archive(None)) as archive:
+        assert json.loads(archive.read("label/c0.png.values.json"))["values"] == {"1": "Vessel", "2": "nerve"}
+
+
 def test_names_corrected_by_hand_are_taken_over(study: Path) -> None:
     store = open_study(study)
     path = study / "labels" / "final" / "c2.png.values.json"
@@ -379,8 +402,6 @@ def test_killed_between_the_writes(study: Path, tmp_path: Path, calls: str) -> N
 
 
 # ---- two tasks ----
-
-BONE = task_of("bones", "bone")
 
 
 def test_a_second_task_has_its_own_labels(study: Path, tmp_path: Path) -> None:

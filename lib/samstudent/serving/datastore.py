@@ -309,6 +309,8 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             entry = self._entry(image_id)
             previous = self._previous(image_id, label_tag, entry)
             destination = Path(model.label_path(label_tag)) / (image_id + ext)
+            if label_tag not in entry.labels:
+                self._keep_unlisted(image_id, label_tag, destination, ext)
             with atomic_path(destination) as temporary:
                 shutil.copyfile(file, temporary)
                 info = {**info, **about(temporary, destination.name)}
@@ -351,6 +353,22 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             info = label.info if "sha256" in label.info else {**label.info, "sha256": sha256_file(file)}
             self._history.keep(tag, image_id, info, file, label.ext)
         return file
+
+    def _keep_unlisted(self, image_id: str, tag: str, file: Path, ext: str) -> None:
+        """A human's label that was dropped in a moment ago, where another is about to be put, goes to the history.
+
+        Raises:
+            Conflict: it is another task's.
+        """
+        if tag in MACHINE_TAGS or not file.is_file():
+            return
+        info = about(file, file.name)
+        settled = self._names.settle(tag, file, info) if self._names else info
+        if settled is None:
+            raise Conflict(
+                f"{file}: is a label of another task; move it, with its {SUFFIX[1:]}, out of this study first"
+            )
+        self._history.keep(tag, image_id, settled, file, ext)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         with self.transaction() as model:
