@@ -20,10 +20,12 @@ import pytest
 from PIL import Image
 
 from samstudent.cli import main
+from samstudent.files import sha256_file
 from samstudent.folder import LABELS, list_folder
 from samstudent.images import read_image
 from samstudent.labels import read_masks
 from samstudent.task import load_task
+from samstudent.value_names import ValueNames, write_sidecar
 
 TASK = """\
 name: disk
@@ -236,7 +238,7 @@ def test_one_bad_file_stops_neither_doctor_nor_refine(disk: Path) -> None:
     assert done.returncode == 1
     arguments = ("--images", disk / "images", "--masks", disk / "masks", "--task", disk / "task.yaml")
     refined = run("refine", *arguments, "--output", disk / "out", "--extension", ".png")
-    assert refined.returncode == 0, refined.stderr
+    assert refined.returncode == 1, refined.stderr
     assert sorted(path.name for path in (disk / "out").glob("*.png")) == ["a.png"]
     for text in (done.stdout, refined.stdout):
         assert all(name in text for name in ("loop.png", "lost.png", "pipe.png", "b.png"))
@@ -298,3 +300,66 @@ def test_doctor_counts_what_is_passed_over(disk: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "more: subfolder with 3 images is not read" in done.stdout
     assert "copy.png: the same content as a.png" in done.stdout
+
+
+def put_map(path: Path, nerve: int, vessel: int) -> None:
+    """A label map by Pillow: the nerve above, the vessel below."""
+    pixels = np.zeros((24, 32), np.uint8)
+    pixels[2:8, 4:12], pixels[14:20, 16:30] = nerve, vessel
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def name_values(path: Path, *names: str) -> None:
+    write_sidecar(path, sha256_file(path), ValueNames(names, "client"))
+
+
+@pytest.fixture
+def nerves(tmp_path: Path) -> Path:
+    """A study of two cases; the label maps number nerve and vessel differently, and the files beside them say how."""
+    (tmp_path / "nerves.yaml").write_text(
+        "{name: nerves, dimension: 2, structures: [nerve, vessel], student: {size: [32, 32]}, "
+        "recipe: {source: student}}"
+    )
+    for case in "ab":
+        Image.fromarray(np.full((24, 32), 99, np.uint8)).save(tmp_path / f"{case}.png")
+    final = tmp_path / "labels" / "final"
+    put_map(final / "a.png", nerve=2, vessel=1)
+    name_values(final / "a.png", "vessel", "nerve")
+    put_map(final / "b.png", nerve=1, vessel=2)
+    return tmp_path
+
+
+def test_doctor_says_where_the_meaning_is_assumed(nerves: Path) -> None:
+    done = run("doctor", "--studies", nerves, "--task", nerves / "nerves.yaml")
+    assert done.returncode == 0, done.stdout
+    said = "1 label map does not say what its values mean; assumed from task nerves: 1 = nerve, 2 = vessel. Check one"
+    assert said in done.stdout and not list(nerves.glob("labels/final/b.png.*")), "doctor writes nothing"
+    (nerves / "bones.yaml").write_text("{name: bones, dimension: 2, structures: [bone], student: {size: [32, 32]}}")
+    assert run("confirm-labels", "--studies", nerves, "--task", nerves / "nerves.yaml").returncode == 0
+    done = run("doctor", "--studies", nerves, "--task", nerves / "nerves.yaml")
+    assert "assumed" not in done.stdout and "of 2 have nerve 2, vessel 2" in done.stdout
+    done = run("doctor", "--studies", nerves, "--task", nerves / "bones.yaml")
+    assert (
+        "labels/ holds labels of task nerves (nerve, vessel); task bones has its labels in labels-bones/" in done.stdout
+    )
+    assert "2 images, 0 human labels" in done.stdout
+
+
+def test_refine_reads_the_names_beside_masks(nerves: Path) -> None:
+    """Also those of a mask that was renamed, by its content."""
+    final = nerves / "labels" / "final"
+    (nerves / "a.png").rename(nerves / "c.png")
+    (final / "a.png").rename(final / "c.png")
+    (nerves / "images").mkdir()
+    for case in "bc":
+        (nerves / f"{case}.png").rename(nerves / "images" / f"{case}.png")
+    task = nerves / "nerves.yaml"
+    done = run(
+        "refine", "--images", nerves / "images", "--masks", final, "--task", task, "--output", nerves / "out",
+        "--extension", ".png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for case in "bc":
+        pixels = np.asarray(Image.open(nerves / "out" / f"{case}.png"))
+        assert (pixels[2:8, 4:12] == 1).all() and (pixels[14:20, 16:30] == 2).all()

@@ -18,15 +18,7 @@ from PIL import Image
 from samstudent.errors import NotFound, UserError
 from samstudent.geometry import LPS_TO_RAS, Grid
 from samstudent.images import read_image
-from samstudent.labels import (
-    label_map,
-    names_from_label_info,
-    other_names,
-    read_ignore,
-    read_masks,
-    read_rejected,
-    write_masks,
-)
+from samstudent.labels import label_map, other_names, read_ignore, read_masks, read_rejected, write_masks
 from samstudent.segnrrd import color, into_layers
 from samstudent.task import Task
 
@@ -285,6 +277,8 @@ def test_values_by_the_clients_names(tmp_path: Path) -> None:
     assert (read_masks(path, FLAT, PLAIN_GRID) == masks).all()
     read = read_masks(path, FLAT, PLAIN_GRID, names=["lunate", "cyst", "radius"])
     assert (read[0] == masks[2]).all() and not read[1].any() and (read[2] == masks[0]).all()
+    read = read_masks(path, FLAT, PLAIN_GRID, names=["RADIUS ", "Ulna", "lunate bone"])
+    assert (read[0] == masks[0]).all() and (read[1] == masks[1]).all() and not read[2].any()
 
 
 @pytest.mark.parametrize(
@@ -297,6 +291,7 @@ def test_values_by_the_clients_names(tmp_path: Path) -> None:
         (np.full((6, 8), np.nan, np.float32), None, "value nan"),
         (np.full((6, 8), -1, np.int32), None, "value -1"),
         (np.full((6, 8), 1, np.uint8), ["cyst"], r"none of its structures \['cyst'\]"),
+        (np.full((6, 8), 1, np.uint8), ["", "radius"], r"value 1 has no name; named are \['radius'\]"),
     ],
 )
 def test_values_that_mean_nothing(tmp_path: Path, values: NDArray[Any], names: list[str] | None, message: str) -> None:
@@ -481,33 +476,6 @@ def test_2d_labels_of_the_same_shape_need_no_geometry(tmp_path: Path, affine: ND
 
 
 # Names, layers, colours
-
-
-@pytest.mark.parametrize(
-    ("label_info", "names"),
-    [
-        ([("radius", 1), ("ulna", 2)], ["radius", "ulna"]),
-        # Slicer with a background segment in front, or scribbles between: idx counts them, the voxels do not.
-        ([("radius", 2), ("ulna", 3)], ["radius", "ulna"]),
-        ([("radius", 1), ("ulna", 4)], ["radius", "ulna"]),
-        ([("lunate", 3), ("ulna", 5), ("radius", 6)], ["lunate", "ulna", "radius"]),
-        # A client that does send the background.
-        ([("background", 0), ("radius", 1), ("ulna", 2)], ["radius", "ulna"]),
-        # A client that means its indices.
-        ([("ulna", 2), ("radius", 1)], ["radius", "ulna"]),
-        ([("ulna", None), ("radius", None)], ["ulna", "radius"]),
-    ],
-)
-def test_names_from_label_info(label_info: list[tuple[str, int]], names: list[str]) -> None:
-    info = {"label_info": [{"name": name, "idx": idx} for name, idx in label_info], "client_id": "x"}
-    assert names_from_label_info(info) == names
-
-
-def test_label_info_that_says_nothing_or_nonsense() -> None:
-    assert names_from_label_info({}) is None and names_from_label_info({"label_info": []}) == []
-    for wrong in ("radius", [1, 2], [{"idx": 1}], {"radius": 1}):
-        with pytest.raises(UserError, match="label_info"):
-            names_from_label_info({"label_info": wrong})
 
 
 def test_a_list_that_names_no_segment_names_no_pixel(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from samstudent import dicomseg, segnrrd
 from samstudent.formats import itk_reader, kind_of
 from samstudent.geometry import Grid
-from samstudent.labels import IGNORE, read_ignore, read_masks
+from samstudent.labels import IGNORE, REJECTED, read_ignore, read_masks
 from samstudent.structure_names import find_structure, marked_structure
 from samstudent.task import Task
 
@@ -89,7 +89,8 @@ def read_label(
     elif in_file:
         unknown = read_ignore(path, task, grid)
     else:
-        regions = [marked_structure(name, IGNORE, task.names) or "" for name in told or ()]
+        # Under a name that is no structure's, the pixels of all others are left out.
+        regions = [name and (marked_structure(name, IGNORE, task.names) or REJECTED + name) for name in told or ()]
         unknown = read_masks(path, task, grid, names=regions)
     for index, name in enumerate(task.names):
         if name in unsaid or (name in marked and not unknown[index].any()):

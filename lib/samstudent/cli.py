@@ -90,7 +90,8 @@ def refine(
     from samstudent.places import require_writable
 
     require_writable(output, "the refined masks and quality.csv are kept")
-    refine_folder(images, masks, task, output, extension)
+    if not refine_folder(images, masks, task, output, extension):
+        raise typer.Exit(1)
 
 
 @app.command("pseudo-label")
@@ -160,6 +161,14 @@ def doctor(
     from samstudent.commands import doctor as run
 
     raise typer.Exit(0 if run(studies, task) else 1)
+
+
+@app.command("confirm-labels")
+def confirm_labels(studies: Studies, task: TaskOption) -> None:
+    """Record that label maps of a study hold the task's values, where that was only assumed. Look at one first."""
+    from samstudent.commands import confirm_labels as run
+
+    run(Path(studies), task)
 
 
 @app.command()

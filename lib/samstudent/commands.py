@@ -23,8 +23,8 @@ from rich.progress import track
 
 from samstudent.address import is_pacs
 from samstudent.annotations import read_label
-from samstudent.errors import NotFound, UserError
-from samstudent.files import require_own
+from samstudent.errors import NotFound, UserError, explain
+from samstudent.files import require_own, sha256_file
 from samstudent.folder import (
     IMAGES,
     LABELS,
@@ -38,19 +38,21 @@ from samstudent.folder import (
     split_name,
 )
 from samstudent.images import about_orientation, for_sam, read_image
-from samstudent.labels import names_from_label_info, other_names, read_masks, write_masks
+from samstudent.labels import other_names, read_masks, write_masks
 from samstudent.pseudolabels.quality import structure_quality
 from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.refine import refine
+from samstudent.serving.label_folder import LabelFolder, confirm, label_folder
 from samstudent.task import Task, load_task, shipped_tasks
+from samstudent.value_names import KEY, KnownNames, ValueNames, names_for_reading, names_in_folder, resolve, summary
 
 console = Console()
 #: A round writes models and pseudo labels; with less free space it would break off.
 LEAST_FREE = 200 << 20
 
 
-def refine_folder(images: Path, masks: Path, task_name: str, output: Path, extension: str) -> list[Path]:
+def refine_folder(images: Path, masks: Path, task_name: str, output: Path, extension: str) -> bool:
     """Redraw coarse masks with SAM and write them with a table, ``quality.csv``, one row a structure.
 
     Args:
@@ -59,22 +61,25 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
         output: made if missing; holds the refined masks, ``quality.csv`` and the embeddings.
         extension: format of the refined masks, e.g. ".seg.nrrd", ".nii.gz", ".png".
 
+    Returns:
+        True; False where a pair was passed over because a file of it cannot be read.
+
     Raises:
-        NotFound: no pair of image and mask. UserError: an image has no mask; a file cannot be read.
+        NotFound: no pair of image and mask. UserError: an image has no mask; no pair can be read.
     """
     task = load_task(task_name)
     pairs = _pairs(images, masks)
     backend = load_backend(task.sam)
     cache = EmbeddingCache(output / "embeddings")
-    written: list[Path] = []
+    written = 0
     rows: list[list[Any]] = []
-    unreadable: dict[str, UserError] = {}
+    unreadable: dict[str, UserError | OSError] = {}
     for case, (image_path, mask_path) in track(pairs.items(), description="refining", console=console):
         try:
             image = read_image(image_path, task.dimension)
-            coarse = read_masks(mask_path, task, image.grid)
-        except UserError as error:
-            _print("passed over", str(error))
+            coarse = read_masks(mask_path, task, image.grid, names=names_in_folder(mask_path))
+        except (UserError, OSError) as error:
+            _print("passed over", explain(error, image_path))
             unreadable[case] = error
             continue
         result = refine(
@@ -82,7 +87,7 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
         )
         path = output / f"{case}{extension}"
         write_masks(path, result.masks, task, image.grid)
-        written.append(path)
+        written += 1
         for s in result.structures:
             quality = structure_quality(s) if s.present else None
             rows.append([case, s.name, s.present, _round(s.predicted_iou), _round(s.agreement), _round(quality)])
@@ -93,8 +98,8 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
         writer.writerow(["case", "structure", "present", "predicted_iou", "agreement", "quality"])
         writer.writerows(rows)
     passed_over = f"; {len(unreadable)} passed over: {_some([*unreadable])}" if unreadable else ""
-    console.print(f"{len(written)} refined masks and quality.csv in {output}{escape(passed_over)}")
-    return written
+    console.print(f"{written} refined masks and quality.csv in {output}{escape(passed_over)}")
+    return not unreadable
 
 
 def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:
@@ -137,6 +142,10 @@ class _Report:
     def note(self, what: str, text: str) -> None:
         """Something that may be as intended, but that people should know."""
         _print("note ", f"{what:12} {text}")
+
+    def warn(self, what: str, text: str) -> None:
+        """Of what may be right, and which only the user can tell."""
+        _print("check", f"{what:12} {text}", "yellow")
 
     def fault(self, what: str, text: str) -> None:
         self.faults += 1
@@ -211,6 +220,26 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
     return report.faults == 0
 
 
+def confirm_labels(studies: Path, task_name: str) -> None:
+    """Record that the values of a study's label maps mean the task's structures, where that was only assumed.
+
+    Raises:
+        NotFound: no such folder. Conflict: see ``label_folder.confirm``.
+    """
+    task = load_task(task_name)
+    if not studies.is_dir():
+        raise NotFound(f"{studies}: no such folder")
+    counts = confirm(studies, task)
+    meant = ", ".join(f"{value} = {name}" for name, value in task.structures.items())
+    console.print(f"{counts['confirmed']} label maps: {meant}. A server that is running sees it when it starts again.")
+    if counts["known"]:
+        console.print(f"{counts['known']} labels left as they are: what they mean was known")
+    if counts["other values"]:
+        console.print(
+            f"{counts['other values']} labels left as they are: they have other values; see samstudent doctor"
+        )
+
+
 def _host_starts() -> str:
     try:
         import monailabel.interfaces.app  # noqa: F401
@@ -235,10 +264,24 @@ def _describe_pacs(url: str) -> str:
     return f"{url} answers; series: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common()) or 'none'}"
 
 
-def _label_infos(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the host's list of the folder says of each case's human label."""
+def _value_names(folder: Path, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:
+    """What the values of each case's human label mean, as the server will find it."""
+    place = label_folder(folder, task)
+    lists = [folder / place.list, folder / f".{place.list}.copy"]
+    listed = next(filter(None, map(_label_infos, lists)), {})
+    known = KnownNames(folder / place.labels, lists)
+    found = {}
+    for case, path in labels.items():
+        sha256, info = sha256_file(path), listed.get(case, {})
+        # The host's own list says nothing of the content.
+        found[case] = resolve(path, sha256, info if info.get("sha256", sha256) == sha256 else {}, task, known)
+    return found
+
+
+def _label_infos(path: Path) -> dict[str, dict[str, Any]]:
+    """What the host's list of a folder says of each case's human label."""
     try:
-        objects = json.loads((folder / "datastore_v2.json").read_text(encoding="utf-8"))["objects"]
+        objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
         finals = {case_id(case): kept["labels"].get("final") for case, kept in objects.items()}
         return {case: final["info"] for case, final in finals.items() if final}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no server has looked at this folder yet
@@ -254,13 +297,16 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     try:
         where = images_folder(folder)
         found = list_folder(where)
-        final = folder / "labels" / "final"
+        place = label_folder(folder, task) if task else LabelFolder()
+        final = folder / place.labels / "final"
         labels = list_folder(final, LABELS) if final.is_dir() else Listing({}, [])
     except UserError as error:
         report.fault("study", str(error))
         return
     report.remarks("image", found.remarks + duplicates(found.files))
-    report.remarks("label", labels.remarks, "labels/final/")
+    if place.note:
+        report.warn("labels", place.note)
+    report.remarks("label", labels.remarks, f"{place.labels}/final/")
     cases = {}
     for case, path in found.files.items():
         try:
@@ -272,13 +318,14 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     if not cases:
         report.fault("study", f"{folder}: no readable image in it or in its images/")
         return
-    named, drawn, unknown, left_open = _label_infos(folder), Counter[str](), Counter[str](), Counter[str]()
+    drawn, unknown, left_open = Counter[str](), Counter[str](), Counter[str]()
+    meanings = _value_names(folder, labels.files, task) if task else {}
     for case, path in labels.files.items():
         if case not in found.files:
             report.fault("label", f"{path}: there is no image of this name")
-        elif task and case in cases:
+        elif task and case in cases and not meanings[case].is_of_another_task(task):
             try:
-                names = names_from_label_info(named.get(case, {}))
+                names = names_for_reading(path, {KEY: meanings[case].as_json()})
                 label = read_label(path, task, cases[case].grid, names=names)
                 unknown.update(other_names(path, task, names))
             except UserError as error:
@@ -292,6 +339,9 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     if left_open:
         counts = ", ".join(f"{name} ({count})" for name, count in sorted(left_open.items()))
         report.ok("labels", f"not annotated, so neither learnt nor measured there: {counts}")
+    usable = [found for found in meanings.values() if not found.problem]
+    for line in summary(usable, task, left_out_too=False) if task else ():
+        report.warn("labels", line)
     if unknown:
         others = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
         report.ok("labels", f"structures that the task does not have are left out: {others}")

@@ -110,6 +110,14 @@ def named_structures(path: Path, task: Task, prefix: str) -> list[str]:
         return [*structures_of(seg, task).values(), *marked]
 
 
+def known_labels(path: Path, task: Task) -> list[str]:
+    """The task's structures that a SEG has a segment of, in their order. Raises UserError: cannot be read."""
+    with decoding(path, "a DICOM segmentation"):
+        check_dicom(path)  # pydicom unpacks a deflated file whole
+        found = set(structures_of(read_header(path), task).values())
+    return [name for name in task.names if name in found]
+
+
 def references_of(seg: Dataset) -> tuple[str | None, list[str]]:
     """The image series that a SEG was drawn on, and the images that it names, as UIDs."""
     images: list[str] = []

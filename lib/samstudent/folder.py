@@ -20,6 +20,8 @@ from typing import Any
 from samstudent.errors import NotFound, UserError
 from samstudent.files import sha256_file
 
+#: Files of ours beside label maps (``value_names``).
+VALUE_NAMES = ".values.json"
 #: The host's list of images and labels, in the study folder.
 LIST = "datastore_v2.json"
 _SEGMENTATION = ".seg.nrrd"
@@ -34,7 +36,7 @@ _FORBIDDEN = '/\\\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff'
 _ID = re.compile(rf"(?![.\s])[^{_FORBIDDEN}]+(?<![.\s])")
 #: Files that file managers and office programs leave behind; never anybody's image.
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
-_OURS = re.compile(r"split\.csv|datastore_v2.*\.json|labels", re.IGNORECASE)
+_OURS = re.compile(r"split\.csv|datastore_v2.*\.json|labels(-.*)?", re.IGNORECASE)
 #: Names listed in one remark.
 _NAMED = 5
 _BLOCK = 1 << 16
@@ -244,7 +246,7 @@ def _existing(file: Path) -> Path:
 
 def _is_left_behind(name: str) -> bool:
     """Hidden files are passed over without a remark, but for those that look like a hidden image."""
-    if name.startswith((".~", "._", ".tmp-")) or name.lower() in _LEFT_BEHIND:
+    if name.startswith((".~", "._", ".tmp-")) or name.endswith(VALUE_NAMES) or name.lower() in _LEFT_BEHIND:
         return True
     return name.startswith(".") and not split_name(name, LABELS)[1]
 

@@ -115,7 +115,7 @@ def kind_of(path: Path) -> str:
         return "nifti"
     if path.suffix.lower() in (".hdr", ".img"):
         raise UserError(f"{path}: Analyze, or NIfTI in two files (.hdr and .img); save it as one .nii or .nii.gz")
-    raise UserError(f"{path}: not a file of a known image format; expected {_FORMATS}")
+    raise UserError(f"{path}: not an image of a known format; expected {_FORMATS}")
 
 
 def _unpacked_head(path: Path) -> bytes:

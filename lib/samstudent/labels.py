@@ -38,8 +38,6 @@ _LABEL_EXTENSIONS = ".seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .tiff"
 _NEARLY = 1.001e-3
 #: Whole numbers beyond this are not exact as float64.
 _EXACT = 2.0**53
-#: Slicer leaves these out of the label map that it submits (MONAILabel.py, onSaveLabel).
-_NOT_EXPORTED = ("background", "foreground_scribbles", "background_scribbles")
 
 
 def read_masks(
@@ -56,8 +54,8 @@ def read_masks(
         path: .seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .dcm.
         task: whose structures to look for.
         grid: the image's.
-        names: ``names[v - 1]`` is what value v of a label map means (``names_from_label_info``); names that the task
-            does not have are left out. None: the task's own values.
+        names: ``names[v - 1]`` is what value v of a label map means (``value_names.names_for_reading``), "" where v
+            means nothing; names that the task does not have are left out. None: the task's own values.
         bits: bit v - 1 of a label map's pixel says whether structure v is there, for structures that overlap.
 
     Returns:
@@ -85,7 +83,7 @@ def read_masks(
     values = _on_grid(stored, grid, path)
     if len(values) > 1:
         raise UserError(f"{path}: has {len(values)} channels without names; expected a label map of one")
-    if names is not None and not names and values.any() and not bits:
+    if names is not None and not any(names) and values.any() and not bits:
         raise UserError(f"{path}: has pixels, but label_info names no segment that they could belong to")
     highest = 2 ** len(task.names) - 1 if bits else len(task.names if names is None else names)
     _check_values(values, highest, path)
@@ -96,10 +94,12 @@ def read_masks(
             masks[value - 1] = values[0].astype(np.int64) >> (value - 1) & 1
         return masks
     meaning = list(task.names if names is None else names)
-    _require_known(meaning, task, path, bool(values.any()))
+    _require_known([name for name in meaning if name], task, path, bool(values.any()))
     for value, name in enumerate(meaning, 1):
         if structure := find_structure(name, task.names):
             masks[task.structures[structure] - 1] |= values[0] == value
+        elif not name and (values[0] == value).any():
+            raise UserError(f"{path}: value {value} has no name; named are {[*filter(None, meaning)]}")
     return masks
 
 
@@ -191,8 +191,8 @@ def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None
         return dicomseg.other_labels(path, task)
     # Of the others only NRRD names its segments.
     segments = segnrrd.segments_of(_read(path), path) if kind_of(path) == "nrrd" else []
-    found = {*([segment.name for segment in segments] or names or ())}
-    return {name for name in found if not _means_structure(name, task)}
+    found = [segment.name for segment in segments] or [name for name in names or () if name]
+    return {name for name in found if not means_structure(name, task)}
 
 
 def label_map(masks: NDArray[Any]) -> NDArray[Any]:
@@ -205,35 +205,6 @@ def label_map(masks: NDArray[Any]) -> NDArray[Any]:
     for index in np.argsort(-sizes, kind="stable"):
         values[masks[index]] = index + 1
     return values
-
-
-def names_from_label_info(info: dict[str, Any]) -> list[str] | None:
-    """What the values of a submitted label map mean: value v is the v-th name of the answer.
-
-    Slicer exports its segments without background and scribbles and numbers the exported ones from 1 in the order of
-    this list, while ``idx`` counts the skipped ones too: the position tells, not ``idx``. Where the indices are 1 to n
-    in another order, which Slicer never sends, a client meant them, and they tell.
-
-    Args:
-        info: a label's info, ``{"label_info": [{"name": "radius", "idx": 1}, ...], ...}``.
-
-    Returns:
-        The names by value; none where the list is empty or all of it was left out, as Slicer then exports everything
-        without saying what it is. None where the info has no ``label_info``.
-
-    Raises:
-        UserError: ``label_info`` is not such a list.
-    """
-    entries = info.get("label_info")
-    if entries is None or entries == {} or entries == "":
-        return None
-    if not isinstance(entries, list) or any(not isinstance(e, dict) or "name" not in e for e in entries):
-        raise UserError(f'label_info: expected a list like [{{"name": "radius", "idx": 1}}], not {entries!r}')
-    entries = [entry for entry in entries if str(entry["name"]) not in _NOT_EXPORTED]
-    indices = [entry.get("idx") for entry in entries]
-    if all(isinstance(i, int) for i in indices) and sorted(indices) == list(range(1, len(entries) + 1)):
-        entries = sorted(entries, key=lambda entry: int(entry["idx"]))
-    return [str(entry["name"]) for entry in entries]
 
 
 def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any]:
@@ -297,14 +268,14 @@ def _check_values(values: NDArray[Any], highest: int, path: Path) -> None:
         raise UserError(f"{path}: value {wrong.flat[0]} is no structure; allowed are whole numbers from 0 to {highest}")
 
 
-def _means_structure(name: str, task: Task) -> bool:
+def means_structure(name: str, task: Task) -> bool:
     """Whether a name is a structure's, or marks one as not annotated."""
     return (find_structure(name, task.names) or marked_structure(name, IGNORE, task.names)) is not None
 
 
 def _require_known(names: Sequence[str], task: Task, path: Path, marked: bool) -> None:
     """Some names may be others', but a file with pixels and none of the task's names is a mistake."""
-    if marked and not any(_means_structure(name, task) for name in names):
+    if marked and not any(means_structure(name, task) for name in names):
         raise UserError(f"{path}: none of its structures {list(names)} is in the task, which has {task.names}")
 
 

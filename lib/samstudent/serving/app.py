@@ -26,7 +26,7 @@ from samstudent import __version__
 from samstudent.ending import end_now
 from samstudent.errors import UserError, explain
 from samstudent.images import read_image
-from samstudent.labels import names_from_label_info, read_masks
+from samstudent.labels import read_masks
 from samstudent.places import require_free
 from samstudent.rounds.schedule import Scheduler
 from samstudent.serving import audit, children, forkserver, guards, host_fixes, logins, startup, threads
@@ -34,6 +34,7 @@ from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.examine import Examiner
 from samstudent.serving.identity import caller, user_name
 from samstudent.serving.interactive import SamInteractiveTask
+from samstudent.serving.label_folder import LabelFolder, claim, label_folder
 from samstudent.serving.pacs.client import Pacs
 from samstudent.serving.pacs.datastore import SEND_SECONDS, PacsDatastore, ViewersGrid
 from samstudent.serving.pacs.settings import PacsSettings
@@ -46,6 +47,7 @@ from samstudent.student.infer import StudentInferTask, StudentSamInferTask
 from samstudent.student.trainer import StudentTrainTask
 from samstudent.task import load_task, shipped_tasks
 from samstudent.timer import Timer
+from samstudent.value_names import names_for_reading
 
 logger = logging.getLogger(__name__)
 host_fixes.apply()
@@ -103,12 +105,19 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             return super().init_datastore()
         if self.study.is_remote:
             return self._init_pacs()
+        folder = Path(self.studies)
+        place = label_folder(folder, self.task)
+        if place.note and not children.is_child():
+            logger.warning("%s: %s", folder, place.note)
         return SafeLocalDatastore(
             self.studies,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             check_label=self._check_label,
             image_check=self.study.image_check,
+            task=self.task,
+            place=place,
+            claim=functools.partial(claim, folder, self.task) if place == LabelFolder() else lambda: None,
         )
 
     def _init_pacs(self) -> PacsDatastore:
@@ -281,7 +290,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         """Refuse a human's label that could not be trained on later: the annotator is still there to mend it."""
         if tag == FINAL:
             grid = read_image(self.datastore().get_image_uri(image_id), self.task.dimension).grid
-            read_masks(file, self.task, grid, names=names_from_label_info(info))
+            read_masks(file, self.task, grid, names=names_for_reading(file, info))
 
 
 @contextlib.contextmanager

@@ -25,17 +25,21 @@ from samstudent.folder import IMAGES, LABELS, case_id, duplicates, images_folder
 from samstudent.selection.readable import ImageCheck
 from samstudent.serving.datastore_file import DatastoreFile
 from samstudent.serving.history import History
+from samstudent.serving.label_folder import LabelFolder
+from samstudent.serving.name_keeper import NameKeeper
+from samstudent.serving.names import FINAL as FINAL
 from samstudent.serving.names import MACHINE_TAGS, PSEUDO_TAGS, check_image_id, check_name
 from samstudent.serving.reconcile import Reconciler, about
 from samstudent.serving.upright import UprightCopies
+from samstudent.task import Task
+from samstudent.value_names import KEY, SUFFIX, ValueNames, sidecar_of
 
 logger = logging.getLogger(__name__)
 
-FINAL = "final"
 #: Where more files than this have one size, the server does not look for equal ones; ``doctor`` does.
 MOST_ALIKE = 200
 #: Info that the datastore sets and nobody else.
-RESERVED = frozenset({"ts", "time", "name", "sha256", "mtime_ns"})
+RESERVED = frozenset({"ts", "time", "name", "sha256", "mtime_ns", KEY})
 #: Files copied into the folder come as a burst of events; one look after this many seconds takes them all in.
 SETTLE_SECONDS = 0.5
 
@@ -61,6 +65,9 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         read_only: take nothing in at the start.
         check_label: may refuse a label.
         image_check: knows which images can be read.
+        task: whose labels these are; None: what the values of label maps mean is not recorded.
+        place: names of the folder of labels and of the list in the study folder.
+        claim: called before a human's label is put in place, and when labels were found; may raise Conflict.
     """
 
     def __init__(
@@ -71,13 +78,16 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         read_only: bool = False,
         check_label: LabelCheck | None = None,
         image_check: ImageCheck | None = None,
+        task: Task | None = None,
+        place: LabelFolder = LabelFolder(),  # noqa: B008 (frozen)
+        claim: Callable[[], None] = lambda: None,
     ) -> None:
         folder = Path(path)
-        self.check_label, self.image_check = check_label, image_check
+        self.check_label, self.image_check, self._claim = check_label, image_check, claim
         #: What is wrong with the folder, as of the last look at it.
         self._found: list[str] = []
         # The host's constructor below already reads and reconciles, so these come first.
-        self._file = DatastoreFile(folder / "datastore_v2.json")
+        self._file = DatastoreFile(folder / place.list)
         self._model = LocalDatastoreModel(name="", description="")
         self._lock = FileLock(folder / ".lock")
         #: Taken before the file's lock, which looks only twenty times a second whether it is free.
@@ -85,14 +95,19 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         self._mutex = threading.RLock()
         self._local = threading.local()
         self._timer: threading.Timer | None = None
-        self._history = History(folder / "labels")
+        self._history = History(folder / place.labels)
         self._upright = UprightCopies(folder / ".samstudent" / "upright")
+        lists = (self._file.path, self._file.copy)
+        self._names = NameKeeper(task, folder / place.labels, lists) if task else None
         self._image_extensions = tuple(image_extensions)
         self._suffixes = tuple(dict.fromkeys([*self._image_extensions, *LABELS]))
-        require_own(folder / "labels" / FINAL, folder)
+        require_own(folder / place.labels / FINAL, folder)
         images = "." if images_folder(folder, self._image_extensions) == folder else "images"
         globs = [f"*{suffix}" for suffix in self._suffixes]
-        super().__init__(str(folder), images, extensions=globs, auto_reload=auto_reload, read_only=read_only)
+        super().__init__(
+            str(folder), images, place.labels, place.list, extensions=globs, auto_reload=auto_reload,
+            read_only=read_only,
+        )  # fmt: skip
         if auto_reload:
             self._handler.on_moved = self._on_any_event  # rsync and careful writers rename into place
             self._handler.dispatch = functools.partial(self._unless_hidden, self._handler.dispatch)
@@ -165,6 +180,11 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """Read the file if it changed, and mend it if it is unreadable. The host's constructor calls this, too."""
         with self._turn, self._lock, self._mutex:
+            if not self._model.objects and (model := self._file.lost()):
+                self._publish(model)
+                with contextlib.suppress(OSError):  # a study that is read-only
+                    self._file.write(model)
+                return
             if not self._file.changed():
                 return
             try:
@@ -182,7 +202,8 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         with self.transaction() as model:
             reconciler = self._reconciler(adopted_at=time.time())
             model.objects = reconciler.objects(model)
-        problems = reconciler.problems + self._foreign()
+            findings = self._names.findings(model.objects) if self._names else []
+        problems = reconciler.problems + findings + self._foreign()
         if self._image_extensions == IMAGES:  # a PACS has references instead of images
             # After the transaction: what is read here must not keep other processes waiting.
             problems += sentences(duplicates(reconciler.images, MOST_ALIKE))
@@ -192,6 +213,9 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             if problem not in self._found:
                 logger.warning("%s: %s", self._datastore_path, problem)
         self._found = problems
+        if any(set(entry.labels) - MACHINE_TAGS for entry in self._model.objects.values()):
+            with contextlib.suppress(Conflict, OSError):  # the labels are another task's, or the study is read-only
+                self._claim()
 
     # ---- what people should know of the folder ----
 
@@ -220,7 +244,11 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             self.image_check.record(case_id(image_id), file)
 
     def _reconciler(self, adopted_at: float | None) -> Reconciler:
-        return Reconciler(self._image_extensions, self._history, adopted_at)
+        reconciler = Reconciler(self._image_extensions, self._history, adopted_at)
+        if self._names is not None:
+            self._names.begin()
+            reconciler.settle = self._names.settle
+        return reconciler
 
     def _foreign(self) -> list[str]:
         """A line for each folder of the study that is not its own."""
@@ -346,23 +374,36 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             allowed = " ".join(LABELS)
             raise UserError(f"label of {image_id!r}: {os.path.basename(label_filename)!r} is none of {allowed}")
         self._entry(image_id)
-        info = dict(label_info or {})
+        info = self._named(label_tag, Path(label_filename), label_info or {})
         if self.check_label:
             with named(Path(label_filename), f"label {label_tag!r} of {image_id!r}"):
                 self.check_label(image_id, Path(label_filename), label_tag, info)
         self._put_label(image_id, Path(label_filename), ext, label_tag, info)
         return image_id
 
+    def _named(self, tag: str, file: Path, info: dict[str, Any]) -> dict[str, Any]:
+        """A new label's info with what its values mean. Raises UserError where that cannot be told."""
+        return self._names.of_upload(tag, file, info) if self._names else _unnamed(info)
+
     def _put_label(self, image_id: str, file: Path, ext: str, label_tag: str, info: dict[str, Any]) -> None:
         """Copy a checked label into its place, the earlier one into the history."""
         with self.transaction() as model:
+            if label_tag not in MACHINE_TAGS:
+                self._claim()
             entry = self._entry(image_id)
             previous = self._previous(image_id, label_tag, entry)
             destination = Path(model.label_path(label_tag)).absolute() / (image_id + ext)
             require_own(destination, Path(self._datastore_path))
+            if label_tag not in entry.labels:
+                self._keep_unlisted(image_id, label_tag, destination, ext)
             with atomic_path(destination) as temporary:
                 shutil.copyfile(file, temporary)
-                entry.labels[label_tag] = DataModel(info={**info, **about(temporary, destination.name)}, ext=ext)
+                info = {**info, **about(temporary, destination.name)}
+                if self._names and KEY in info:
+                    # Before the label is in place. Killed between the two, the file beside the earlier label is of
+                    # another content; what that one's values mean is in the history.
+                    info[KEY] = self._names.write(destination, info["sha256"], ValueNames.from_json(info[KEY]))
+                entry.labels[label_tag] = DataModel(info=info, ext=ext)
                 model.objects[image_id] = entry
                 if label_tag not in MACHINE_TAGS:
                     # Listed first, put in place after. Killed between the two, the list names a file that is not
@@ -370,6 +411,9 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
                     self._write(model)
             if previous is not None and previous != destination:
                 self._unlink(previous)
+                self._unlink(sidecar_of(previous))
+            if info.get(KEY, {}).get("source") == "file":
+                self._unlink(sidecar_of(destination))  # of an earlier label of this name
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Remove a label; a human's goes to the history.
@@ -390,6 +434,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             model.objects[label_id] = entry
             if previous is not None:
                 self._unlink(previous)
+                self._unlink(sidecar_of(previous))
 
     def _previous(self, image_id: str, tag: str, entry: ImageLabelModel) -> Path | None:
         """The label file that is about to go; kept in the history if a human drew it."""
@@ -402,6 +447,22 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             info = label.info if "sha256" in label.info else {**label.info, "sha256": sha256_file(file)}
             self._history.keep(tag, image_id, info, file, label.ext)
         return file
+
+    def _keep_unlisted(self, image_id: str, tag: str, file: Path, ext: str) -> None:
+        """A human's label that was dropped in a moment ago, where another is about to be put, goes to the history.
+
+        Raises:
+            Conflict: it is another task's.
+        """
+        if tag in MACHINE_TAGS or not file.is_file():
+            return
+        info = about(file, file.name)
+        settled = self._names.settle(tag, file, info) if self._names else info
+        if settled is None:
+            raise Conflict(
+                f"{file}: is a label of another task; move it, with its {SUFFIX[1:]}, out of this study first"
+            )
+        self._history.keep(tag, image_id, settled, file, ext)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         image_id = case_id(image_id)
@@ -427,8 +488,9 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         meant = known.info.get("label_info")
         renamed = info.get("label_info", meant) != meant
         file = Path(self.get_label_uri(label_id, label_tag))
+        named = self._named(label_tag, file, {**known.info, **info}) if renamed else {}
         if renamed and self.check_label:
-            self.check_label(label_id, file, label_tag, {**known.info, **info})
+            self.check_label(label_id, file, label_tag, named)
         with self.transaction() as model:
             entry = self._entry(label_id)
             label = entry.labels.get(label_tag)
@@ -441,6 +503,12 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
                 self._history.keep(label_tag, label_id, before, file, label.ext)
             if renamed:
                 info |= {"ts": int(time.time()), "time": time.time()}
+                if self._names and KEY in named:
+                    sha256 = label.info.get("sha256") or sha256_file(file)
+                    info |= {"sha256": sha256}
+                    # Not ``file``: where that is a link, it lies outside of the study.
+                    listed = Path(model.label_path(label_tag)) / (label_id + label.ext)
+                    info[KEY] = self._names.write(listed, sha256, ValueNames.from_json(named[KEY]))
             label.info.update(info)
             model.objects[label_id] = entry
 
@@ -529,6 +597,8 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
             for case in cases:
                 for kind, source in case.items():
                     archive.write(source, f"{kind}/{os.path.basename(source)}")
+                if (beside := sidecar_of(Path(case["label"]))).is_file():
+                    archive.write(beside, f"label/{beside.name}")
             archive.writestr("metadata.json", json.dumps(self.json(), default=str))
         return path
 
@@ -568,3 +638,7 @@ def _shallow_copy(model: LocalDatastoreModel) -> LocalDatastoreModel:
 
 def _unreserved(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in info.items() if key not in RESERVED}
+
+
+def _unnamed(info: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key != KEY}

@@ -43,6 +43,16 @@ class DatastoreFile:
         self._seen = seen  # taken before reading: written meanwhile, it counts as changed
         return model
 
+    def lost(self) -> LocalDatastoreModel | None:
+        """What the copy says where the file itself is missing; None where it is not, or there is no good copy."""
+        if self._stat() is not None:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            model = _parse(self.copy.read_bytes())
+            logger.warning("%s is missing; its copy %s is used instead", self.path, self.copy.name)
+            return model
+        return None
+
     def write(self, model: LocalDatastoreModel) -> None:
         """Replace the file, then its copy, each in one step. The file counts: its copy may stay an older one."""
         content = model.model_dump_json(exclude={"base_path"}, fallback=str)

@@ -50,6 +50,7 @@ from samstudent.serving.pacs.proxy import forward
 from samstudent.serving.page.desk import ACCEPTED_FROM
 from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
 from samstudent.student.infer import StudentInferTask
+from samstudent.value_names import KEY, structures_in
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +275,8 @@ class _Guards:
         check_upload_tag(tag or "final")
         image = self.image(image)
         self.note_work(image, json.loads(params))
-        return _cleaning_up(tasks, [self.rename(label)], original, image, params, tag, label, *rest)
+        answer = _cleaning_up(tasks, [self.rename(label)], original, image, params, tag, label, *rest)
+        return {**answer, **self.understood(image, tag or "final")}
 
     def note_work(self, image: str, params: Mapping[str, Any]) -> None:
         """The caller works on a case, so it keeps the reservation when it asks for another."""
@@ -308,7 +310,17 @@ class _Guards:
         if "label_info" in given:  # says what the label's values mean
             call = recorded("label changed", call, audit_lines.removal)
         # Without the host's last argument, the user: it would make the label his.
-        return call(original, label, tag, json.dumps(given))
+        answer = call(original, label, tag, json.dumps(given))
+        return {**(answer or {}), **self.understood(label, tag)} if "label_info" in given else answer
+
+    def understood(self, case: str, tag: str) -> dict[str, Any]:
+        """For the answer to a client: the structures that its label was understood to show, and names left out."""
+        store = self.app.datastore()
+        info = store.get_label_info(case, tag)
+        if KEY not in info:
+            return {}
+        structures, left_out = structures_in(Path(store.get_label_uri(case, tag)), info, self.app.task)
+        return {"structures": structures, "left_out": left_out}
 
     def dataset(self, original: Callable[..., Any], limit_cases: int | None) -> Any:
         if limit_cases is not None and limit_cases < 1:

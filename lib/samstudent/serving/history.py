@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.files import atomic_path, atomic_write
+from samstudent.value_names import KEY
 
 
 class History:
@@ -56,4 +57,5 @@ def _info_beside(kept: Path) -> dict[str, Any]:
 
 def _meaning(info: dict[str, Any]) -> str:
     """Who drew a label, and what its values mean."""
-    return json.dumps([info.get("user"), info.get("label_info")], sort_keys=True, default=str)
+    values = (info.get(KEY) or {}).get("values")
+    return json.dumps([info.get("user"), info.get("label_info"), values], sort_keys=True, default=str)

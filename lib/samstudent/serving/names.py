@@ -8,6 +8,8 @@ import unicodedata
 from samstudent.errors import UserError
 from samstudent.folder import is_id
 
+#: The tag of the labels that are trained on.
+FINAL = "final"
 #: Tags whose labels the software made. They are replaced without history and never count as a human's work.
 PSEUDO_TAGS = frozenset({"pseudo", "pseudo_raw"})
 MACHINE_TAGS = PSEUDO_TAGS | {"original"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from samstudent.folder import LABELS, Remark, case_id, list_folder, name_of, sen
 from samstudent.serving.history import History
 from samstudent.serving.names import MACHINE_TAGS, check_name
 
+#: Tag, label file, its info -> its info with what its values mean; None: the label is another task's.
+Settle = Callable[[str, Path, dict[str, Any]], dict[str, Any] | None]
+
 
 @dataclass
 class Reconciler:
@@ -26,6 +29,7 @@ class Reconciler:
         extensions: of image files, see ``folder.list_folder``.
         history: gives a label file its own info back when the list has lost it.
         adopted_at: time stamp of a file that is new to the list; None: the time it was written.
+        settle: adds to a label's info what its values mean (``NameKeeper.settle``); None for a label that is left out.
 
     Attributes:
         problems: lines for people about what is passed over, and other faults of the folder.
@@ -35,6 +39,7 @@ class Reconciler:
     extensions: Sequence[str]
     history: History
     adopted_at: float | None
+    settle: Settle = lambda tag, file, info: info
     problems: list[str] = field(default_factory=list)
     folder: Path = Path()
     images: dict[str, Path] = field(default_factory=dict)
@@ -88,22 +93,26 @@ class Reconciler:
         if file is None:
             return None
         ext = split_name(file.name, LABELS)[1]
+        known = known if known and known.ext == ext else None
+        info = known.info if known else {}
         try:
-            written = file.stat().st_mtime_ns
-            listed = known is not None and name_of(case, known.ext, known.info) == file.name
-            if known and listed and known.info.get("mtime_ns", written) == written:
-                return known
-            fresh = about(file, file.name, self._adopted(file))
+            listed = known is not None and name_of(case, ext, info) == file.name
+            if not listed or info.get("mtime_ns", written := file.stat().st_mtime_ns) != written:
+                fresh = about(file, file.name, self._adopted(file))
+                if info.get("sha256") != fresh["sha256"]:
+                    # Not the file that was listed: dropped in by hand, or a write was killed. Info of another would
+                    # lie.
+                    info = self.history.info_of(tag, case, fresh["sha256"]) or fresh
+                # Else it is of a copied study folder.
+                info = {**info, "name": file.name, "mtime_ns": fresh["mtime_ns"]}
+            settled = self.settle(tag, file, info)
         except OSError as error:
             remark = Remark(file.name, f"cannot be read: {error.strerror}", is_fault=True)
             self.problems += sentences([remark], f"labels/{tag}/")
             return known
-        here = {"name": file.name, "mtime_ns": fresh["mtime_ns"]}
-        if known and ext == known.ext and known.info.get("sha256") == fresh["sha256"]:
-            return DataModel(info={**known.info, **here}, ext=ext)  # a copied study folder
-        # Not the file that was listed: dropped in by hand, or a write was killed. Info of another file would lie.
-        kept = self.history.info_of(tag, case, fresh["sha256"])
-        return DataModel(info={**kept, **here} if kept else fresh, ext=ext)
+        if settled is None:
+            return None
+        return known if known is not None and settled is known.info else DataModel(info=settled, ext=ext)
 
     def _keep_labels_of_lost_image(self, case: str, entry: ImageLabelModel, tags: _Tags) -> None:
         """An image may be away for a moment (a link to a disk); its labels must not forget what their values mean."""

@@ -14,13 +14,14 @@ from samstudent.annotations import LabelledMasks, read_label
 from samstudent.errors import NotFound, UserError
 from samstudent.files import sha256_file
 from samstudent.images import CaseImage, read_image
-from samstudent.labels import names_from_label_info, read_ignore, read_masks
+from samstudent.labels import read_ignore, read_masks
 from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
 from samstudent.pseudolabels.provenance import Provenance, is_current
 from samstudent.pseudolabels.quality import belief_in_absence, teach_probabilities, training_weights
 from samstudent.pseudolabels.softs import SoftLabels, read_soft
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.task import Task
+from samstudent.value_names import names_for_reading
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +58,12 @@ def human_cases(datastore: Any, ids: Iterable[str], left_out: dict[str, str] | N
         try:
             if (label_id := datastore.get_labels_by_image_id(case_id).get(HUMAN_TAG)) is None:
                 raise NotFound("its label is gone")
-            names = names_from_label_info(datastore.get_label_info(label_id, HUMAN_TAG))
             image, label = datastore.get_image_uri(case_id), datastore.get_label_uri(label_id, HUMAN_TAG)
+            names = names_for_reading(Path(label), datastore.get_label_info(label_id, HUMAN_TAG))
         except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
             leave_out(case_id, error, left_out)
         else:
-            cases.append(CaseFiles(case_id, image, label, HUMAN_TAG, tuple(names) if names else None))
+            cases.append(CaseFiles(case_id, image, label, HUMAN_TAG, names))
     return cases
 
 
@@ -113,7 +114,8 @@ def pseudo_cases(
 
 
 def digests(cases: Iterable[CaseFiles]) -> dict[str, dict[str, Any]]:
-    """Case id -> tag and SHA-256 of its label's file (None if it cannot be read), and a pseudo label's weights."""
+    """Case id -> tag and SHA-256 of its label's file (None if it cannot be read), what the values of a label map mean,
+    and a pseudo label's weights."""
     content: dict[str, dict[str, Any]] = {}
     for case in cases:
         try:
@@ -121,6 +123,8 @@ def digests(cases: Iterable[CaseFiles]) -> dict[str, dict[str, Any]]:
         except OSError:
             digest = None
         content[case.id] = {"tag": case.tag, "sha256": digest}
+        if case.names is not None:
+            content[case.id]["names"] = list(case.names)
         if case.weights is not None:
             content[case.id]["weights"] = [round(weight, 4) for weight in case.weights]
     return content

@@ -20,6 +20,8 @@ from samstudent.evaluation.experiment.data import (
     student_size,
     student_window,
 )
+from samstudent.files import sha256_file
+from samstudent.value_names import ValueNames, write_sidecar
 
 
 def test_train_cases_come_in_their_order_and_the_split_is_kept(tmp_path: Path) -> None:
@@ -84,6 +86,28 @@ def test_a_task_is_derived_from_values_with_gaps(tmp_path: Path) -> None:
     _, masks = folder.read("case3", task)
     assert masks is not None
     assert [int(m.sum()) for m in masks.masks] == [400, 200]
+
+
+def test_names_beside_label_maps_that_number_them_differently(tmp_path: Path) -> None:
+    labelled_folder(tmp_path, train=3, test=1)
+    for number, path in enumerate(sorted((tmp_path / "labels").iterdir())):
+        nerve, vessel = ((1, 2), (2, 1))[number % 2]
+        values = np.zeros((64, 64), np.uint8)
+        values[10:30, 10:30], values[40:50, 40:60] = nerve, vessel
+        write_png(path, values)
+        names = ("nerve", "vessel") if nerve == 1 else ("vessel", "nerve")
+        write_sidecar(path, sha256_file(path), ValueNames(names, "client"))
+    folder = open_folder(tmp_path)
+    stamp = folder.stamp(folder.order)
+    task, folder = derive_task(folder, folder.labelled("train"))
+    assert sorted(task.names) == ["nerve", "vessel"]
+    for case in folder.labels:
+        _, masks = folder.read(case, task)
+        assert masks is not None
+        assert masks[task.names.index("nerve"), 10:30, 10:30].all() and masks[:, 20, 20].sum() == 1
+        assert masks[task.names.index("vessel"), 40:50, 40:60].all()
+    write_sidecar(folder.labels[folder.order[0]], "of another content", ValueNames(("nerve",), "client"))
+    assert folder.stamp(folder.order) != stamp
 
 
 def test_bits_are_structures_that_overlap(tmp_path: Path) -> None:

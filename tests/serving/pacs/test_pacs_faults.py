@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from fake_pacs import Answer, FakePacs, drip, listed, say, silent
 from live_server import TASK
+from PIL import Image
+from pydicom.dataset import Dataset
 
 from samstudent.demo.films import dx_image, save_film
 from samstudent.demo.orthanc import free_port
 from samstudent.dicomseg_write import About, write_seg
 from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.images import read_image
-from samstudent.labels import write_masks
+from samstudent.labels import read_masks, write_masks
 from samstudent.serving import audit
-from samstudent.serving.pacs import client, incoming
+from samstudent.serving.pacs import client, incoming, outgoing
 from samstudent.serving.pacs.client import Pacs, Refused
 from samstudent.serving.pacs.datastore import PacsDatastore
 from samstudent.serving.pacs.settings import PacsSettings
@@ -230,6 +232,35 @@ def test_a_label_is_safe_whatever_the_pacs_says(fake: FakePacs, store: PacsDatas
     again.exchange.send()
     assert again.get_label_info("1.2.3", "final")["pacs"]["state"] == "stored"
     assert again.exchange.status()["waiting"] == []
+
+
+def test_a_label_map_reaches_the_pacs_under_its_clients_names(
+    store: PacsDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another case and order than the task's, the second by idx; also after the list was lost."""
+    film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
+    image = store.images.place(store.references()["1.2.3"])
+    image.parent.mkdir(parents=True)
+    image.write_bytes(film.read_bytes())
+    drawn = np.zeros((8, 8), np.uint8)
+    drawn[1:4, 1:4], drawn[5:7, 5:8] = 3, 2
+    Image.fromarray(drawn).save(tmp_path / "label.png")
+    with pytest.raises(UserError, match="values 2, 3"):
+        store.save_label("1.2.3", str(tmp_path / "label.png"), "final", {"label_info": [{"name": "ulna", "idx": 2}]})
+    named = [{"name": "Ulna", "idx": 2}, {"name": "RADIUS ", "idx": 3}]
+    store.save_label("1.2.3", str(tmp_path / "label.png"), "final", {"label_info": named})
+    for name in ("datastore_v2.json", ".datastore_v2.json.copy"):
+        (tmp_path / "state" / name).unlink()
+    again = PacsDatastore(tmp_path / "state", store.pacs, store.task, tmp_path / "cache")
+    sent: list[Dataset] = []
+    monkeypatch.setattr(again.pacs, "store", sent.append)
+    outgoing.send(again, "1.2.3", "final", ("1.2.5", "1.2.6"))
+    (seg,) = sent
+    seg.save_as(tmp_path / "seg.dcm")
+    masks = read_masks(tmp_path / "seg.dcm", store.task, read_image(film).grid)
+    by_name = dict(zip(store.task.names, masks, strict=True))
+    assert (by_name["radius"] == (drawn == 3)).all() and (by_name["ulna"] == (drawn == 2)).all()
+    assert [segment.SegmentLabel for segment in seg.SegmentSequence][:2] == ["radius", "ulna"]
 
 
 def test_an_old_segmentation_replaces_no_newer_label(

@@ -26,6 +26,7 @@ from samstudent.images import CaseImage, read_image
 from samstudent.labels import IGNORE, REJECTED, stored_values
 from samstudent.rounds.holdout import read_split
 from samstudent.task import Task
+from samstudent.value_names import names_in_folder, sidecar_of
 
 #: Longer sides of 2D images are reduced to this many pixels, by means over areas: SAM looks at 1024 pixels or fewer, a
 #: student at a few hundred, and 32 masks of a film of 3000 pixels would take a gigabyte.
@@ -79,7 +80,9 @@ class Folder:
         image = read_image(self.images[case], task.dimension)
         label = None
         if case in self.labels:
-            label = read_label(self.labels[case], task, image.grid, names=self.meaning, bits=self.bits)
+            beside = None if self.bits else names_in_folder(self.labels[case])
+            names = self.meaning if beside is None else beside
+            label = read_label(self.labels[case], task, image.grid, names=names, bits=self.bits)
         return reduce_case(image, label)
 
     def stamp(self, cases: Sequence[str]) -> str:
@@ -89,7 +92,9 @@ class Folder:
         """
         digest = hashlib.sha256()
         for case in cases:
-            for file in (self.images[case], self.labels.get(case)):
+            label = self.labels.get(case)
+            named = [beside] if label and (beside := sidecar_of(label)).is_file() else []
+            for file in (self.images[case], label, *named):
                 content = _content(file, file.stat().st_mtime_ns) if file else None
                 digest.update(f"{case}|{file and file.name}|{content}\n".encode())
         return digest.hexdigest()
@@ -281,7 +286,8 @@ def student_window(shapes: NDArray[Any], spacings: NDArray[Any]) -> tuple[tuple[
 
 
 def _values(folder: Folder) -> tuple[list[int], dict[int, str] | None]:
-    """Values above 0 (or numbers of bits) in the train labels, and their names where the files tell them."""
+    """Values above 0 (or numbers of bits) in the train labels, and their names where the files, or those beside them,
+    tell them."""
     found: dict[int, str | None] = {}
     for case in folder.labelled("train"):
         values, names = stored_values(folder.labels[case])
@@ -291,9 +297,15 @@ def _values(folder: Folder) -> tuple[list[int], dict[int, str] | None]:
         if folder.bits:
             together = int(np.bitwise_or.reduce(values)) if len(values) else 0
             values = np.array([bit + 1 for bit in range(together.bit_length()) if together >> bit & 1])
+        elif names is None and (beside := names_in_folder(folder.labels[case])) is not None:
+            values = np.array([value for value in values if value])
+            names = [beside[value - 1] for value in values]
         for i, value in enumerate(values):
-            if value > 0:
-                found[int(value)] = names[i] if names else found.get(int(value))
+            if names and names[i] not in found.values():
+                # Cases may number the same structures differently; all of them are read by name.
+                found[int(value) if int(value) not in found else max(found) + 1] = names[i]
+            elif not names and value > 0:
+                found.setdefault(int(value), None)
     if not found:
         raise UserError(f"{folder.path}: no label of a train case marks anything")
     if max(found) > 250 and len(found) > 250:

@@ -19,7 +19,7 @@ from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.files import atomic_write
 from samstudent.formats import Stored
 from samstudent.images import read_image
-from samstudent.labels import names_from_label_info, read_masks, write_masks
+from samstudent.labels import read_masks, write_masks
 from samstudent.resample import to_grid
 from samstudent.serving.datastore import FINAL, LabelCheck, SafeLocalDatastore
 from samstudent.serving.pacs.cache import ImageCache
@@ -30,6 +30,7 @@ from samstudent.serving.pacs.memory import Memory
 from samstudent.serving.pacs.outgoing import accepted
 from samstudent.serving.pacs.upright import is_tilted
 from samstudent.task import Task
+from samstudent.value_names import names_for_reading
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class PacsDatastore(SafeLocalDatastore):
         self.memory = Memory(folder / "pacs.sqlite")
         self._read: dict[str, tuple[int, Reference]] = {}
         self._tilted: dict[tuple[str, int], bool] = {}
-        super().__init__(folder, (EXTENSION,), check_label=check_label and _where_possible(check_label))
+        super().__init__(folder, (EXTENSION,), check_label=check_label and _where_possible(check_label), task=task)
         self.images = ImageCache(images, pacs, pacs.settings.cache_gb * 1e9, self.is_labelled)
         self.exchange = Exchange(self)
 
@@ -160,10 +161,8 @@ class PacsDatastore(SafeLocalDatastore):
         if file is None:
             return None
         own, shown = read_image(self.get_image_uri(image_id)).grid, read_image(file).grid
-        label, names = (
-            Path(self.get_label_uri(image_id, tag)),
-            names_from_label_info(self.get_label_info(image_id, tag)),
-        )
+        label = Path(self.get_label_uri(image_id, tag))
+        names = names_for_reading(label, self.get_label_info(image_id, tag))
         masks = own.to_file(read_masks(label, self.task, own, names=names))
         moved = to_grid(masks, Stored(masks[0], own.shape, own.affine), shown, label)
         path = file.parent / f"{tag}.seg.nrrd"
@@ -268,7 +267,7 @@ class PacsDatastore(SafeLocalDatastore):
 
         It is checked against the image only where that is here already: a thousand labels need not fetch all images.
         """
-        reference = self.reference(case)
+        reference, info = self.reference(case), self._named(FINAL, seg, info)
         if self.check_label and reference and self.images.has(reference):
             self.check_label(case, seg, FINAL, info)
         self._put_label(case, seg, ".dcm", FINAL, info)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from samstudent.dicomseg_write import About, write_seg
 from samstudent.images import read_image
-from samstudent.labels import names_from_label_info, read_masks
+from samstudent.labels import read_masks
 from samstudent.serving.datastore import FINAL
+from samstudent.value_names import names_for_reading
 
 if TYPE_CHECKING:
     from samstudent.serving.pacs.datastore import PacsDatastore
@@ -27,7 +28,7 @@ def send(datastore: PacsDatastore, case: str, tag: str, uids: tuple[str, str]) -
     info = datastore.get_label_info(case, tag)
     image = read_image(datastore.get_image_uri(case), task.dimension)
     label = datastore.get_label_uri(case, tag)
-    masks = read_masks(label, task, image.grid, names=names_from_label_info(info))
+    masks = read_masks(label, task, image.grid, names=names_for_reading(Path(label), info))
     assert image.path is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "label.dcm"
