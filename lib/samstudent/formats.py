@@ -139,22 +139,19 @@ def read_nrrd(path: Path) -> Stored:
         raise UserError(f"{path}: cannot be read as NRRD: its header has no end")
     if re.search(rb"(?mi)^data ?file\s*:", header):
         raise UserError(f"{path}: its pixels are in another file; save it with an attached header")
-    return read_itk(path, "NrrdImageIO")
+    return _read_with_itk(path)
 
 
-def read_itk(path: Path, image_io: str) -> Stored:
-    """Any format of ITK, by the name of its reader."""
-    with decoding(path, image_io.removesuffix("ImageIO")):
-        reader = itk_reader(path, image_io)
+def _read_with_itk(path: Path) -> Stored:
+    with decoding(path, "NRRD"):
+        reader = itk_reader(path, "NrrdImageIO")
         reader.ReadImageInformation()
         components = reader.GetNumberOfComponents()
         check_size(path, tuple(reader.GetSize()), components)
-        # Of a kind that is packed, or not: then it is only less strict.
-        if image_io == "NrrdImageIO":
-            check_holds(path, math.prod(reader.GetSize()) * components, packed=True)
+        # Of an encoding that is packed, or not: then it is only less strict.
+        check_holds(path, math.prod(reader.GetSize()) * components, packed=True)
         image = reader.Execute()
-        metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-        return from_itk(image, path, metadata, has_geometry=image_io == "NrrdImageIO")
+        return from_itk(image, path, {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()})
 
 
 def itk_reader(path: Path, image_io: str) -> Any:
