@@ -161,7 +161,7 @@ def read_nrrd(path: Path) -> Stored:
     in_space = "space" in fields or "spacedimension" in fields
     if in_space and "spacings" in fields:
         raise UserError(f"{path}: has `spacings` beside `space`, which ITK refuses; expected `space directions`")
-    stored = read_itk(path, "NrrdImageIO")
+    stored = _read_with_itk(path)
     if not in_space or "spacedirections" not in fields:
         missing = "space directions" if in_space else "space"
         return replace(stored, has_geometry=False, unplaced=f"its NRRD header has no `{missing}` field")
@@ -186,19 +186,16 @@ def _nrrd_unit(units: str) -> float:
     return _NRRD_UNITS.get(named.pop(), 1.0) if len(named) == 1 else 1.0
 
 
-def read_itk(path: Path, image_io: str) -> Stored:
-    """Any format of ITK, by the name of its reader."""
-    with decoding(path, image_io.removesuffix("ImageIO")):
-        reader = itk_reader(path, image_io)
+def _read_with_itk(path: Path) -> Stored:
+    with decoding(path, "NRRD"):
+        reader = itk_reader(path, "NrrdImageIO")
         reader.ReadImageInformation()
         components = reader.GetNumberOfComponents()
         check_size(path, tuple(reader.GetSize()), components)
-        # Of a kind that is packed, or not: then it is only less strict.
-        if image_io == "NrrdImageIO":
-            check_holds(path, math.prod(reader.GetSize()) * components, packed=True)
+        # Of an encoding that is packed, or not: then it is only less strict.
+        check_holds(path, math.prod(reader.GetSize()) * components, packed=True)
         image = reader.Execute()
-        metadata = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-        return from_itk(image, path, metadata, has_geometry=image_io == "NrrdImageIO")
+        return from_itk(image, path, {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()})
 
 
 def itk_reader(path: Path, image_io: str) -> Any:
