@@ -54,11 +54,8 @@ def table(values: Sequence[int], first: int = 0, bits: int = 16) -> Dataset:
 
 def pixels_of(path: Path) -> NDArray[Any]:
     """(y, x) or (y, x, 3) as read."""
-    return (
-        np.moveaxis(read_image(path).pixels, 0, -1).squeeze(-1)
-        if len(read_image(path).pixels) == 1
-        else np.moveaxis(read_image(path).pixels, 0, -1)
-    )
+    pixels = read_image(path).pixels
+    return pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
 
 
 def reference(path: Path) -> NDArray[Any]:
@@ -203,7 +200,7 @@ def test_a_window_beside_the_pixels(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_a_constant_image_keeps_its_window(tmp_path: Path) -> None:
     path = save(tmp_path / "a.dcm", np.full((3, 4), 5, np.uint16), WindowCenter=400, WindowWidth=100)
-    assert read_image(path).window == (350, 449) or read_image(path).window == (350.0, 449.0)
+    assert read_image(path).window == (350, 449)
 
 
 # Colours
@@ -259,7 +256,7 @@ def test_a_segmented_palette_that_grows_without_end(tmp_path: Path) -> None:
     for name in ("Red", "Green", "Blue"):
         setattr(data, f"Segmented{name}PaletteColorLookupTableData", struct.pack(f"<{len(repeated)}H", *repeated))
     data.save_as(path)
-    assert (pixels_of(path)[0, 0] == 5 / 257).all() or pixels_of(path)[0, 0] == pytest.approx([5 / 257] * 3)
+    assert pixels_of(path)[0, 0] == pytest.approx([5 / 257] * 3)
 
 
 @pytest.mark.parametrize("planar", [0, 1])
