@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samstudent.errors import UserError
+from samstudent.folder import case_id
 from samstudent.rounds.holdout import HoldOut, read_split
 
 
@@ -137,6 +139,22 @@ class TestSplitFile:
         holdout.extend(["x", "1.2.840.55", "1.2.840", "bone"], [])
         assert holdout.ids == {"x", "1.2.840.55"} and "bone" in holdout.excluded
         assert holdout.trainable(["x", "1.2.840", "bone"]) == ["1.2.840"]
+
+    def test_rows_name_files_as_they_are_called(self, tmp_path: Path):
+        """In either Unicode form; a name that is no id by itself means the id under which its file is taken."""
+        composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
+        holdout = self.holdout(tmp_path, f"id,split\n{decomposed},val\na:b.png,test\nc?,val\n")
+        holdout.extend([composed, case_id("a:b"), case_id("c?"), "d"], [])
+        assert holdout.ids == {composed, case_id("c?")} and case_id("a:b") in holdout.excluded
+        assert holdout.trainable([composed, case_id("a:b"), "d"]) == ["d"]
+
+    def test_decomposed_ids_of_earlier_versions_stay_reserved(self, tmp_path: Path):
+        composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
+        group = {"seen": [decomposed], "reserved": [decomposed], "quota": 1.0}
+        (tmp_path / "holdout.json").write_text(json.dumps({"unlabelled": group}))
+        holdout = HoldOut(tmp_path / "holdout.json", 0.2)
+        holdout.extend([composed], [])
+        assert holdout.ids == {composed} and holdout.trainable([composed]) == []
 
     def test_a_split_that_comes_later_un_reserves_nothing(self, tmp_path: Path):
         HoldOut(tmp_path / "state" / "holdout.json", 0.5).extend(cases(10), [])

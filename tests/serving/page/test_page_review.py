@@ -287,6 +287,7 @@ def test_the_overview_counts(bench: Bench) -> None:
         "unlabelled": 2, "waiting": 4, "accepted": 0, "rejected": 0, "sent": 0,
         "structures_accepted": 5, "structures_rejected": 1, "structures_absent": 2,
     }  # fmt: skip
+    assert overview["problems"] == bench.datastore.problems
     assert overview["served"] is None and overview["rounds"] == []
     assert overview["study"]["structures"] == ["disk", "square"]
 
