@@ -76,7 +76,7 @@ def test_of_many_cases_some_are_looked_at(cases: list[CaseFiles]) -> None:
 @pytest.mark.parametrize("mistaken", [False, True])
 def test_a_student_that_has_not_learnt_its_own_labels_is_told_of(mistaken: bool) -> None:
     pixels, TRUTHS["case3"] = shapes(3)
-    known = [(replace(case_image(pixels), path=Path("case3.png")), TRUTHS["case3"])]
+    known = [(replace(case_image(pixels), path=Path("case3.png")), LabelledMasks(TRUTHS["case3"]))]
     fit = fit_of(Fake(mistaken=mistaken), known, TASK)  # type: ignore[arg-type]
     assert fit == (pytest.approx(0.0, abs=0.2) if mistaken else 1.0)
     told = not_learnt(fit)
