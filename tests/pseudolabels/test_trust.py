@@ -145,7 +145,7 @@ class Doubting(FakeTeacher):
     """Each fold overlooks a part of the disk of its own; together they see all of it, less surely."""
 
     def honest_views(self, case_id: str, image: Any, size: Any = None) -> Any:
-        return self._view(self.read(case_id)[1], self.folds[case_id])
+        return self._view(self.read(case_id)[1].masks, self.folds[case_id])
 
     def views(self, image: Any, size: Any = None, *, readers: bool = True) -> Any:
         return np.mean([self.fold_views(fold, image) for fold in range(3)], axis=0)
