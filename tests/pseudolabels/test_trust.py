@@ -145,7 +145,7 @@ class Doubting(FakeTeacher):
     """Each fold overlooks a part of the disk of its own; together they see all of it, less surely."""
 
     def honest_views(self, case_id: str, image: Any, size: Any = None) -> Any:
-        return self._view(self.read(case_id)[1], self.folds[case_id])
+        return self._view(self.read(case_id)[1].masks, self.folds[case_id])
 
     def views(self, image: Any, size: Any = None, *, readers: bool = True) -> Any:
         return np.mean([self.fold_views(fold, image) for fold in range(3)], axis=0)
@@ -162,7 +162,8 @@ class Doubting(FakeTeacher):
 
 def test_estimates_rise_where_all_models_together_see_more_than_each(tmp_path: Path) -> None:
     teacher: Any = Doubting(6)
-    image, teacher.masks = teacher.read("case7")
+    image, label = teacher.read("case7")
+    teacher.masks = label.masks
     task = small_task(trust=TRUST | {"trials": 0}, recipe={"source": "student"})
     alone = learn_trust(teacher, teacher.read, task, sam(), None, tmp_path / "alone")
     carried = learn_trust(teacher, teacher.read, task, sam(), None, tmp_path / "carried", unlabelled=[image] * 3)
@@ -181,7 +182,8 @@ def test_estimates_rise_where_all_models_together_see_more_than_each(tmp_path: P
 
 def test_an_image_that_cannot_be_seen_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     teacher: Any = Doubting(6)
-    image, teacher.masks = teacher.read("case7")
+    image, label = teacher.read("case7")
+    teacher.masks = label.masks
     colour = replace(image, pixels=np.concatenate([image.pixels] * 2), path=Path("two_channels.png"))
 
     def views(seen: Any, size: Any = None, *, readers: bool = True) -> Any:
