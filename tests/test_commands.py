@@ -271,7 +271,7 @@ def test_a_forbidden_file_is_one_line(disk: Path, monkeypatch: pytest.MonkeyPatc
     (disk / "images" / "b.png").write_bytes(b"x")
     monkeypatch.setattr(Path, "open", refuse)
     done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
-    assert done.returncode == 1 and "b.png: cannot be read: Permission denied" in done.stdout
+    assert done.returncode == 1 and "b.png: Permission denied; give user" in done.stdout
 
 
 def test_doctor_finds_what_a_server_could_not_write(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+#: Of a full disk.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 #: What a user can do about an error of the operating system.
 _REMEDIES = {
-    **dict.fromkeys(_NO_ROOM, "make room there and try again; what was kept before is whole"),
+    **dict.fromkeys(NO_ROOM, "make room there and try again; what was kept before is whole"),
     errno.EROFS: "mount it writable, or copy the folder to a place that can be written",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "give user {user} the permission (chmod, chown)"),
     errno.ELOOP: "a symbolic link leads back to itself; let it point to the file that is meant",
@@ -105,7 +106,7 @@ def explain(error: UserError | OSError, place: str | os.PathLike[str] | None = N
 def status_of(error: OSError) -> int:
     """HTTP status of an error of the operating system: 507 for a full disk; 503 for a place that cannot be used now;
     else 500."""
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return 507
     return 503 if error.errno in _REMEDIES else 500
 

@@ -85,16 +85,12 @@ def kind_of(path: Path) -> str:
 
     Raises:
         NotFound: there is no such file.
-        UserError: the file cannot be read, is empty or of no known format; a NRRD file that is packed as a whole;
-            Analyze.
+        UserError: the file is empty or of no known format; a NRRD file that is packed as a whole; Analyze.
     """
     if not path.is_file():
         raise NotFound(f"{path}: there is no such file")
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
     if not head:
         raise UserError(f"{path}: the file is empty (0 bytes)")
     if head.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from monailabel.datastore.local import ImageLabelModel
 
-from samstudent.errors import UserError
+from samstudent.errors import NO_ROOM, UserError, explain
 from samstudent.files import sha256_file
 from samstudent.serving.names import FINAL, MACHINE_TAGS
 from samstudent.task import Task
@@ -92,7 +92,9 @@ class NameKeeper:
         if not names.problem and not _is_beside(file, sha256, names):
             try:
                 write_sidecar(file, sha256, names)
-            except PermissionError as error:
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    raise
                 self._say_once(error)
         return record | {_WRITTEN: sidecar_time(file)}
 
@@ -115,7 +117,7 @@ class NameKeeper:
 
     def _say_once(self, error: OSError) -> None:
         if self._is_writable:
-            logger.warning("what the values of label maps mean cannot be written beside them: %s", error)
+            logger.warning("what the values of label maps mean cannot be written beside them: %s", explain(error))
             self._is_writable = False
 
 
