@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from drawn import FakeSam, case_image
 
+from samstudent.annotations import LabelledMasks
 from samstudent.pseudolabels import labelled
 from samstudent.pseudolabels.bench import Bench
 from samstudent.pseudolabels.labelled import Seen, honest_parts
@@ -40,7 +41,7 @@ def test_an_oblique_structure_stays_whole_when_few_of_its_slices_are_looked_at(
     truth = np.moveaxis(oblique(), 1, 1 + axis)
     task = TASK.model_copy(update={"recipe": TASK.recipe.model_copy(update={"axis": "zyx"[axis]})})
     views = np.where(truth, 0.9, 0.05).astype(np.float16)[None]
-    seen = Seen("a", 0, case_image(np.where(truth[0], 90, 10)), views, truth)
+    seen = Seen("a", 0, case_image(np.where(truth[0], 90, 10)), views, LabelledMasks(truth))
     sam = FakeSam()
     parts = [part for part, _ in honest_parts(seen, 0.0, task, sam, None, cases=1)]
     assert len(parts) == 6 == sam.embedded and [part.z for part in parts] == [0, 5, 9, 14, 18, 23]
@@ -55,7 +56,7 @@ def test_a_second_vessel_is_dropped_as_in_the_whole_volume(monkeypatch: pytest.M
     answer = truth.copy()
     answer[0, 3:20, 20:22, 2:5] = True
     views = np.where(answer, 0.9, 0.05).astype(np.float16)[None]
-    seen = Seen("a", 0, case_image(np.where(truth[0], 90, 10)), views, truth)
+    seen = Seen("a", 0, case_image(np.where(truth[0], 90, 10)), views, LabelledMasks(truth))
     parts = [part for part, _ in honest_parts(seen, 0.0, TASK, FakeSam(), None, cases=1)]
     bench = Bench(parts, FakeSam(), None)
     both = Recipe(component="all", source="student")
