@@ -37,7 +37,7 @@ from samstudent.folder import (
     sentences,
     split_name,
 )
-from samstudent.images import about_orientation, for_sam, read_image
+from samstudent.images import for_sam, read_image
 from samstudent.labels import other_names, read_masks, write_masks
 from samstudent.pseudolabels.quality import structure_quality
 from samstudent.sam.backends import load_backend
@@ -311,8 +311,6 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     for case, path in found.files.items():
         try:
             cases[case] = read_image(path, task.dimension if task else None)
-            if (orientation := cases[case].grid.orientation) != 1:
-                report.ok("image", f"{path}: {about_orientation(orientation)}")
         except UserError as error:
             report.fault("image", str(error))
     if not cases:

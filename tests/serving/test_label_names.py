@@ -46,7 +46,7 @@ def put(server: RunningServer, case: str, file: Path, label_info: Any) -> reques
 def trained_on(study: TinyStudy, case: str) -> dict[str, np.ndarray]:
     datastore = SafeLocalDatastore(study.folder, read_only=True)
     (files,) = human_cases(datastore, [case])
-    return dict(zip(study.task.names, read_truth(files, study.task)[1].astype(bool), strict=True))
+    return dict(zip(study.task.names, read_truth(files, study.task)[1].masks, strict=True))
 
 
 def test_what_clients_call_their_structures(
@@ -149,5 +149,5 @@ def test_images_and_labels_copied_alone_into_a_new_study(
     store = SafeLocalDatastore(copy, task=study.task)
     (files,) = human_cases(store, [case])
     drawn = np.asarray(Image.open(copy / "labels" / "final" / f"{case}.png"))
-    masks = read_truth(files, study.task)[1].astype(bool)
+    masks = read_truth(files, study.task)[1].masks
     assert (masks[0] == (drawn == 2)).all() and (masks[1] == (drawn == 1)).all()
