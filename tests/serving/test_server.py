@@ -346,7 +346,7 @@ def test_nothing_left_to_label(
 ) -> None:
     for case in CASES[7:]:
         client.save_label(case, str(study.label(case, tmp_path)))
-    assert client.next_sample("random", {}) == {}
+    assert client.next_sample("random", {}) == {"reason": f"all {len(CASES)} cases are labelled"}
 
 
 # ---- the end ----

@@ -525,7 +525,7 @@ def renamed(bench: Any) -> None:
     for file in sorted([*bench.folder.glob("c*.png"), *(bench.folder / "labels" / "final").glob("c*.png")]):
         file.rename(file.with_name(f"p{file.name[1:]}"))
     (bench.folder / "datastore_v2.json").unlink()
-    bench.datastore = SafeLocalDatastore(str(bench.folder), extensions=["*.png", "*.nrrd"], auto_reload=False)
+    bench.datastore = SafeLocalDatastore(str(bench.folder), auto_reload=False)
     bench.truths = {f"p{case[1:]}": masks for case, masks in bench.truths.items()}
 
 

@@ -299,20 +299,15 @@ def _for_each(
     for case in track([case for case in todo if case not in broken], description=f"scoring: {name}"):
         try:
             score(case)
-        except (UserError, OSError) as error:
-            logger.warning("case %s could not be scored (%s): %s", case, name, explain(error))
-            failed[case] = explain(error)
         except Exception as error:
-            failed[case] = _image_problem(datastore, case) or f"{type(error).__name__}: {error}"
-            logger.warning("Case %s could not be scored (%s): %s", case, name, failed[case], exc_info=_is_bug(error))
+            # A broken file or a full disk needs no stack trace in the log.
+            expected = explain(error) if isinstance(error, UserError | OSError) else None
+            reason = expected or f"{type(error).__name__}: {error}"
+            failed[case] = _image_problem(datastore, case) or reason
+            logger.warning("case %s could not be scored (%s): %s", case, name, failed[case], exc_info=not expected)
         else:
             getattr(datastore, "note_readable", lambda case: None)(case)
     return {"scored": len(todo) - len(failed), "current": len(cases) - len(todo), "failed": failed}
-
-
-def _is_bug(error: Exception) -> bool:
-    """A broken file needs no stack trace in the log."""
-    return not isinstance(error, UserError)
 
 
 def _minutes(value: object) -> float:

@@ -102,8 +102,9 @@ def test_names_beside_label_maps_that_number_them_differently(tmp_path: Path) ->
     task, folder = derive_task(folder, folder.labelled("train"))
     assert sorted(task.names) == ["nerve", "vessel"]
     for case in folder.labels:
-        _, masks = folder.read(case, task)
-        assert masks is not None
+        _, label = folder.read(case, task)
+        assert label is not None
+        masks = label.masks
         assert masks[task.names.index("nerve"), 10:30, 10:30].all() and masks[:, 20, 20].sum() == 1
         assert masks[task.names.index("vessel"), 40:50, 40:60].all()
     write_sidecar(folder.labels[folder.order[0]], "of another content", ValueNames(("nerve",), "client"))

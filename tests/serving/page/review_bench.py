@@ -111,7 +111,7 @@ def make_bench(folder: Path, task: Task, draw: Callable[[Path, int], NDArray[Any
     saved: list[str] = []
     scheduler = Scheduler(task.schedule, study.ledger, list, busy=lambda: False, start=lambda reason: None)
     parts = {"task": task, "study": study, "datastore": lambda: datastore, "scheduler": scheduler}
-    app = SimpleNamespace(**parts, on_save_label=lambda case, label: saved.append(case))
+    app = SimpleNamespace(**parts, on_save_label=lambda case, label: saved.append(case), fault_of_student=lambda: None)
     http = FastAPI()
     http.include_router(router(app))  # type: ignore[arg-type]
     answers.install(http)
