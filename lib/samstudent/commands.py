@@ -45,7 +45,8 @@ from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.refine import refine
 from samstudent.serving.label_folder import LabelFolder, confirm, label_folder
 from samstudent.task import Task, load_task, shipped_tasks
-from samstudent.value_names import KEY, KnownNames, ValueNames, names_for_reading, names_in_folder, resolve, summary
+from samstudent.value_lookup import KnownNames, names_for_reading, names_in_folder, resolve
+from samstudent.value_names import KEY, ValueNames, summary
 
 console = Console()
 #: A round writes models and pseudo labels; with less free space it would break off.

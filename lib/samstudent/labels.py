@@ -54,7 +54,7 @@ def read_masks(
         path: .seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .dcm.
         task: whose structures to look for.
         grid: the image's.
-        names: ``names[v - 1]`` is what value v of a label map means (``value_names.names_for_reading``), "" where v
+        names: ``names[v - 1]`` is what value v of a label map means (``value_lookup.names_for_reading``), "" where v
             means nothing; names that the task does not have are left out. None: the task's own values.
         bits: bit v - 1 of a label map's pixel says whether structure v is there, for structures that overlap.
 

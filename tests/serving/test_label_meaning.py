@@ -31,7 +31,8 @@ from samstudent.serving.label_folder import LabelFolder, claim, confirm, label_f
 from samstudent.serving.reconcile import Reconciler
 from samstudent.student.cases import human_cases, read_truth
 from samstudent.task import Task
-from samstudent.value_names import KEY, TaskIdentity, ValueNames, names_for_reading, sidecar_of, write_sidecar
+from samstudent.value_lookup import names_for_reading
+from samstudent.value_names import KEY, TaskIdentity, ValueNames, sidecar_of, write_sidecar
 
 NERVE, VESSEL = np.zeros((2, 24, 32), bool)
 NERVE[3:9, 4:12], VESSEL[12:20, 18:30] = True, True

@@ -47,7 +47,7 @@ from samstudent.student.infer import StudentInferTask, StudentSamInferTask
 from samstudent.student.trainer import StudentTrainTask
 from samstudent.task import load_task, shipped_tasks
 from samstudent.timer import Timer
-from samstudent.value_names import names_for_reading
+from samstudent.value_lookup import names_for_reading
 
 logger = logging.getLogger(__name__)
 host_fixes.apply()

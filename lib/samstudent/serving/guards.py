@@ -50,7 +50,8 @@ from samstudent.serving.pacs.proxy import forward
 from samstudent.serving.page.desk import ACCEPTED_FROM
 from samstudent.serving.params import TEXT_KEYS, check_known, check_params, check_upload_tag, json_object
 from samstudent.student.infer import StudentInferTask
-from samstudent.value_names import KEY, structures_in
+from samstudent.value_lookup import structures_in
+from samstudent.value_names import KEY
 
 logger = logging.getLogger(__name__)
 

@@ -20,17 +20,8 @@ from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write, sha256_file
 from samstudent.serving.names import MACHINE_TAGS
 from samstudent.task import Task
-from samstudent.value_names import (
-    KEY,
-    SUFFIX,
-    KnownNames,
-    TaskIdentity,
-    ValueNames,
-    of_upload,
-    read_sidecar,
-    resolve,
-    write_sidecar,
-)
+from samstudent.value_lookup import KnownNames, of_upload, resolve
+from samstudent.value_names import KEY, SUFFIX, TaskIdentity, ValueNames, read_sidecar, write_sidecar
 
 LABELS = "labels"
 LIST = "datastore_v2.json"

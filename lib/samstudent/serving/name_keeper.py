@@ -13,14 +13,12 @@ from samstudent.errors import NO_ROOM, UserError, explain
 from samstudent.files import sha256_file
 from samstudent.serving.names import FINAL, MACHINE_TAGS
 from samstudent.task import Task
+from samstudent.value_lookup import KnownNames, of_upload, resolve
 from samstudent.value_names import (
     KEY,
-    KnownNames,
     TaskIdentity,
     ValueNames,
-    of_upload,
     read_sidecar,
-    resolve,
     sidecar_of,
     sidecar_time,
     summary,
@@ -77,7 +75,7 @@ class NameKeeper:
         return {**info, "sha256": sha256, KEY: self.write(file, sha256, names)}
 
     def of_upload(self, tag: str, file: Path, info: dict[str, Any]) -> dict[str, Any]:
-        """A new label's info with what its values mean, not yet written. Raises as ``value_names.of_upload``."""
+        """A new label's info with what its values mean, not yet written. Raises as ``value_lookup.of_upload``."""
         info = {key: value for key, value in info.items() if key != KEY}
         return info if tag in MACHINE_TAGS else {**info, KEY: of_upload(file, info, self.task).as_json()}
 

@@ -21,7 +21,7 @@ from samstudent.pseudolabels.quality import belief_in_absence, teach_probabiliti
 from samstudent.pseudolabels.softs import SoftLabels, read_soft
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.task import Task
-from samstudent.value_names import names_for_reading
+from samstudent.value_lookup import names_for_reading
 
 logger = logging.getLogger(__name__)
 

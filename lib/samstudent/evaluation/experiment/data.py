@@ -26,7 +26,8 @@ from samstudent.images import CaseImage, read_image
 from samstudent.labels import IGNORE, REJECTED, stored_values
 from samstudent.rounds.holdout import read_split
 from samstudent.task import Task
-from samstudent.value_names import names_in_folder, sidecar_of
+from samstudent.value_lookup import names_in_folder
+from samstudent.value_names import sidecar_of
 
 #: Longer sides of 2D images are reduced to this many pixels, by means over areas: SAM looks at 1024 pixels or fewer, a
 #: student at a few hundred, and 32 masks of a film of 3000 pixels would take a gigabyte.

@@ -30,7 +30,7 @@ from samstudent.serving.pacs.memory import Memory
 from samstudent.serving.pacs.outgoing import accepted
 from samstudent.serving.pacs.upright import is_tilted
 from samstudent.task import Task
-from samstudent.value_names import names_for_reading
+from samstudent.value_lookup import names_for_reading
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from samstudent.dicomseg_write import About, write_seg
 from samstudent.images import read_image
 from samstudent.labels import read_masks
 from samstudent.serving.datastore import FINAL
-from samstudent.value_names import names_for_reading
+from samstudent.value_lookup import names_for_reading
 
 if TYPE_CHECKING:
     from samstudent.serving.pacs.datastore import PacsDatastore
