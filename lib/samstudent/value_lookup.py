@@ -162,7 +162,7 @@ def resolve(path: Path, sha256: str, info: Mapping[str, Any], task: Task, known:
         if beside is not None and not assumed.problem and beside[1].of(content.values) != assumed.of(content.values):
             return ValueNames.unknown(
                 f"{path}: its content is not the one that {sidecar_of(path).name} is about, and its values are not the "
-                f"task's there: {_listed(beside[1])}. Correct or delete that file",
+                f"task's there: {_listed(beside[1])}. Correct or rename that file",
                 task,
             )
         return assumed

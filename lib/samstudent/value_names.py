@@ -177,7 +177,7 @@ def read_sidecar(path: Path) -> tuple[str, ValueNames] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {error}; correct it, or delete it") from error
+        raise UserError(f"{path}: {error}; correct it, or rename it") from error
 
 
 def sidecar_time(label: Path) -> int | None:

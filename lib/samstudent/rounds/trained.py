@@ -108,7 +108,7 @@ class ImageContents:
             UserError: the file is no SQLite database.
         """
         self.path = path
-        make_tables(path, _SCHEMA, "remove it: images are read once more")
+        make_tables(path, _SCHEMA, "rename it: images are read once more")
 
     def of(self, image: str | Path) -> str | None:
         """SHA-256, hex, of what an image file holds (``content_of``); None where it cannot be read."""
