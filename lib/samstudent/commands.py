@@ -11,7 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from samstudent.folder import (
     sentences,
     split_name,
 )
-from samstudent.images import for_sam, read_image
+from samstudent.images import about_orientation, for_sam, read_image
 from samstudent.labels import other_names, read_masks, write_masks
 from samstudent.pseudolabels.quality import structure_quality
 from samstudent.sam.backends import load_backend
@@ -136,13 +136,16 @@ class _Report:
     """Collects findings; a fault makes the command fail."""
 
     faults: int = 0
+    noted: set[str] = field(default_factory=set)
 
     def ok(self, what: str, text: str) -> None:
         _print("ok   ", f"{what:12} {text}", "green")
 
     def note(self, what: str, text: str) -> None:
-        """Something that may be as intended, but that people should know."""
-        _print("note ", f"{what:12} {text}")
+        """Something that may be as intended, but that people should know. Once: readers log it, too, but not always."""
+        if text not in self.noted:
+            self.noted.add(text)
+            _print("note ", f"{what:12} {text}")
 
     def warn(self, what: str, text: str) -> None:
         """Of what may be right, and which only the user can tell."""
@@ -311,7 +314,10 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     cases = {}
     for case, path in found.files.items():
         try:
-            cases[case] = read_image(path, task.dimension if task else None)
+            image = cases[case] = read_image(path, task.dimension if task else None)
+            orientation = image.grid.orientation
+            for note in (*image.notes, *([about_orientation(orientation)] if orientation != 1 else [])):
+                report.note("image", f"{path}: {note}")
         except UserError as error:
             report.fault("image", str(error))
     if not cases:
