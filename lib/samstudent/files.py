@@ -83,10 +83,11 @@ def require_own(path: Path, study: Path) -> None:
     """Raises Conflict where a file of a study lies outside of it, behind a link or a mount: there nothing is written or
     removed."""
     if where := outside(path, study):
-        name = os.path.relpath(path.parent, study)
+        name, what = os.path.relpath(path.parent, study), f"leads out of the study, to {where}"
+        if where.is_relative_to(study.resolve()):
+            name, what = os.path.relpath(where, study.resolve()), "is a mount"
         raise Conflict(
-            f"{name} leads out of the study, to {where}: what lies there is read, but nothing is written or removed; "
-            f"make {name} a folder of the study itself"
+            f"{name} {what}: what lies there is read, but nothing is written or removed; make {name} the study's own"
         )
 
 

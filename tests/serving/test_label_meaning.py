@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from samstudent.images import read_image
 from samstudent.labels import read_masks, write_masks
 from samstudent.serving.datastore import FINAL, SafeLocalDatastore
 from samstudent.serving.label_folder import LabelFolder, claim, confirm, label_folder
-from samstudent.serving.reconcile import Reconciler
 from samstudent.student.cases import human_cases, read_truth
 from samstudent.task import Task
 from samstudent.value_lookup import names_for_reading
@@ -312,6 +310,20 @@ def test_a_link_gets_nothing_written_where_it_leads(study: Path, tmp_path: Path)
     assert [path.name for path in outside.parent.iterdir()] == ["mine.png"]
 
 
+def test_a_folder_that_leads_outside_gets_nothing_written(study: Path, tmp_path: Path) -> None:
+    final, outside = study / "labels" / "final", tmp_path / "outside"
+    final.rename(outside)
+    for sidecar in outside.glob("*.values.json"):
+        sidecar.unlink()
+    final.symlink_to(outside)
+    before = sorted(path.name for path in outside.iterdir())
+    store = open_study(study)
+    assert masks_of(store)  # what the values mean is kept in the list alone
+    with pytest.raises(Conflict, match="labels/final leads out of the study"):
+        confirm(study, TASK)
+    assert sorted(path.name for path in outside.iterdir()) == before
+
+
 # ---- what is said ----
 
 
@@ -466,9 +478,7 @@ def test_a_study_that_was_trained_before_owners_were_recorded(tmp_path: Path) ->
 def test_a_look_at_many_labels_reads_none_twice(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_study(study)
     read: list[Any] = []
-    original: Callable[..., Any] = Reconciler._label
-    monkeypatch.setattr("samstudent.value_names.stored_values", lambda path: read.append(path))
-    monkeypatch.setattr(Reconciler, "_label", lambda *arguments: original(*arguments))
+    monkeypatch.setattr("samstudent.value_lookup.stored_values", lambda path: read.append(path))
     before = (study / "datastore_v2.json").stat().st_mtime_ns
     store.refresh()
     open_study(study)

@@ -23,6 +23,7 @@ from samstudent.errors import Conflict, NotFound, UserError, named
 from samstudent.files import atomic_path, require_own, sha256_file
 from samstudent.folder import IMAGES, LABELS, case_id, duplicates, images_folder, name_of, sentences, split_name
 from samstudent.selection.readable import ImageCheck
+from samstudent.serving.children import is_child
 from samstudent.serving.datastore_file import DatastoreFile
 from samstudent.serving.history import History
 from samstudent.serving.label_folder import LabelFolder
@@ -101,7 +102,7 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         self._names = NameKeeper(task, folder / place.labels, lists) if task else None
         self._image_extensions = tuple(image_extensions)
         self._suffixes = tuple(dict.fromkeys([*self._image_extensions, *LABELS]))
-        require_own(folder / place.labels / FINAL, folder)
+        require_own(folder / place.labels / ".history", folder)
         images = "." if images_folder(folder, self._image_extensions) == folder else "images"
         globs = [f"*{suffix}" for suffix in self._suffixes]
         super().__init__(
@@ -211,7 +212,8 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
                 problems.append(f"no image in {reconciler.folder}: expected files ending in {' '.join(IMAGES)}")
         for problem in problems:
             if problem not in self._found:
-                logger.warning("%s: %s", self._datastore_path, problem)
+                # The server has said it; each of its jobs looks at the folder, too.
+                logger.log(logging.DEBUG if is_child() else logging.WARNING, "%s: %s", self._datastore_path, problem)
         self._found = problems
         if any(set(entry.labels) - MACHINE_TAGS for entry in self._model.objects.values()):
             with contextlib.suppress(Conflict, OSError):  # the labels are another task's, or the study is read-only

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.errors import Conflict, UserError
-from samstudent.files import atomic_write, sha256_file
+from samstudent.files import atomic_write, require_own, sha256_file
 from samstudent.serving.names import MACHINE_TAGS
 from samstudent.task import Task
 from samstudent.value_lookup import KnownNames, of_upload, resolve
-from samstudent.value_names import KEY, SUFFIX, TaskIdentity, ValueNames, read_sidecar, write_sidecar
+from samstudent.value_names import KEY, SUFFIX, TaskIdentity, ValueNames, read_sidecar, sidecar_of, write_sidecar
 
 LABELS = "labels"
 LIST = "datastore_v2.json"
@@ -90,7 +90,8 @@ def confirm(study: Path, task: Task) -> dict[str, int]:
         whose values are not the task's, ``"other values"``.
 
     Raises:
-        Conflict: ``labels/`` holds labels that were given to another task, or there is no label map.
+        Conflict: ``labels/`` holds labels that were given to another task, there is no label map, or its folder lies
+            outside of the study.
     """
     if label_folder(study, task).labels != LABELS:
         given = [n for n in _beside(study) if n.source in ("client", "user") and n.is_of_another_task(task)]
@@ -106,6 +107,7 @@ def confirm(study: Path, task: Task) -> dict[str, int]:
         elif (fits := of_upload(path, {}, task)).problem or fits.source == "file":
             counts["other values"] += 1
         else:
+            require_own(sidecar_of(path), study)
             write_sidecar(path, sha256, names)
             counts["confirmed"] += 1
     if not any(counts.values()):

@@ -9,8 +9,8 @@ from typing import Any
 
 from monailabel.datastore.local import ImageLabelModel
 
-from samstudent.errors import NO_ROOM, UserError, explain
-from samstudent.files import sha256_file
+from samstudent.errors import NO_ROOM, Conflict, UserError, explain
+from samstudent.files import require_own, sha256_file
 from samstudent.serving.names import FINAL, MACHINE_TAGS
 from samstudent.task import Task
 from samstudent.value_lookup import KnownNames, of_upload, resolve
@@ -82,14 +82,17 @@ class NameKeeper:
     def write(self, file: Path, sha256: str, names: ValueNames) -> dict[str, Any]:
         """Write the names of a label map's values beside it, unless they are there; returns the record for its info.
 
-        A study that cannot be written keeps them in the record alone.
+        Where the label's folder cannot be written, or lies outside of the study, they are kept in the record alone.
         """
         record = names.as_json()
         if names.source == "file" and not names.problem:
             return record
         if not names.problem and not _is_beside(file, sha256, names):
             try:
+                require_own(sidecar_of(file), self._labels.parent)
                 write_sidecar(file, sha256, names)
+            except Conflict as error:  # a folder outside of the study is only read
+                self._say_once(error)
             except OSError as error:
                 if error.errno in NO_ROOM:
                     raise
@@ -113,7 +116,7 @@ class NameKeeper:
             return True
         return bool(recorded.get(_WRITTEN) == sidecar_time(file))
 
-    def _say_once(self, error: OSError) -> None:
+    def _say_once(self, error: UserError | OSError) -> None:
         if self._is_writable:
             logger.warning("what the values of label maps mean cannot be written beside them: %s", explain(error))
             self._is_writable = False
