@@ -182,3 +182,11 @@ def test_a_series_that_lacks_a_slice(server: RunningServer, odd: tuple[CtStudy, 
     said = answer.json()["detail"]
     assert said.startswith(f"{case}: slices are missing, doubled or unevenly spaced") and "/" not in said
     assert get(server, "samstudent/pacs").json()["unreadable"] == [{"case": case, "reason": said}]
+
+
+def test_a_series_that_lacks_a_slice_is_never_offered(
+    server: RunningServer, odd: tuple[CtStudy, dict[str, str]]
+) -> None:
+    params = {"reserve_minutes": 0}
+    ids = {server.client(f"c{i}").next_sample("random", params).get("id") for i in range(8)}
+    assert odd[1]["less"] not in ids and ids - {None}
