@@ -19,7 +19,7 @@ from samstudent.pseudolabels.case import Predictor, PseudoLabel, own_masks, pseu
 from samstudent.pseudolabels.labelled import Viewer
 from samstudent.pseudolabels.provenance import Provenance, is_current, provenance_of
 from samstudent.pseudolabels.trust import Trust, trusted_label
-from samstudent.sam.backends import SamBackend
+from samstudent.sam.backends import SamBackend, Size
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import Mask
 from samstudent.sam.working import enlarged
@@ -119,25 +119,41 @@ class OnImage(NamedTuple):
     rejected: Mask
 
 
-def on_image(label: PseudoLabel, image: CaseImage) -> OnImage:
+def on_image(label: PseudoLabel, image: CaseImage, overlap: bool) -> OnImage:
     """What of a pseudo label is written, on the image's own grid.
 
     ``trusted_label`` works on fewer pixels than a radiograph has. Masks are enlarged as probabilities, else their
     borders would show the working grid's steps.
+
+    Args:
+        overlap: the task's; False: no pixel of ``masks`` or of ``raw`` belongs to two structures.
     """
     shape = image.grid.spatial_shape
     if label.masks.shape[1:] == shape:
         return OnImage(label.masks, label.ignore, label.raw, label.rejected)
     size = (shape[0], shape[1])
     soft = np.where(label.masks.any(axis=(1, 2), keepdims=True), label.soft, 0)
-    enlargements = []
-    for small in (soft, label.ignore, label.raw, label.rejected):
-        large = np.zeros((len(small), *size), dtype=bool)
-        for plane, values in zip(large, small, strict=True):
-            if values.any():
-                plane[...] = enlarged(values, size)[1]
-        enlargements.append(large)
-    return OnImage(*enlargements)
+    masks, raw = _enlarged_stack(soft, size, overlap), _enlarged_stack(label.raw, size, overlap)
+    return OnImage(masks, _enlarged_stack(label.ignore, size, True), raw, _enlarged_stack(label.rejected, size, True))
+
+
+def _enlarged_stack(small: NDArray[Any], size: Size, overlap: bool) -> Mask:
+    """(S, y, x) probabilities or masks to bool (S, *size); without overlap a pixel goes to its likeliest structure.
+
+    Planes are enlarged one by one, a thin one in blocks (``enlarged``), so that two of them may claim one pixel.
+    """
+    large = np.zeros((len(small), *size), dtype=bool)
+    best = np.zeros(size, dtype=np.float32)
+    for index, values in enumerate(small):
+        if not values.any():
+            continue
+        likely, mask = enlarged(values, size)
+        if not overlap:
+            mask &= likely > best
+            large[:index, mask] = False
+            best[mask] = likely[mask]
+        large[index] = mask
+    return large
 
 
 @dataclass
@@ -171,7 +187,7 @@ class _Job:
             raw = own_masks(self.student.predict(image), self.task)
         else:
             label = self._label(image, self.backend)
-            drawn = on_image(label, image)
+            drawn = on_image(label, image, self.task.overlap)
             raw = drawn.raw
             self._save(case_id, REFINED_TAG, image, drawn.masks, label.info(), drawn.ignore, drawn.rejected)
             if self.on_case is not None:
