@@ -217,6 +217,8 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
     report.check("SAM", lambda: _describe_sam(task))
     if studies and is_pacs(studies):
         report.check("PACS", lambda: _describe_pacs(studies))
+        for line in _pacs_problems(studies, task) if task else ():
+            report.fault("image", line)
     elif studies:
         with _warnings_shown(report):
             _examine_study(report, Path(studies), task)
@@ -266,6 +268,18 @@ def _describe_pacs(url: str) -> str:
 
     kinds = Counter(series.modality for series in Pacs(url, PacsSettings.from_environment()).series())
     return f"{url} answers; series: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common()) or 'none'}"
+
+
+def _pacs_problems(url: str, task: Task) -> list[str]:
+    """The images of a PACS that a server could not use when it last read them, a line each."""
+    from samstudent.serving.command import pacs_folder
+    from samstudent.serving.pacs.memory import Memory
+    from samstudent.serving.study import Study
+
+    file = Study(url, str(pacs_folder(url)), task).folder / "pacs" / "pacs.sqlite"
+    if not file.is_file():
+        return []
+    return [f"case {case}: {problem}" for case, (_, problem) in sorted(Memory(file).image_problems().items())]
 
 
 def _value_names(folder: Path, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:

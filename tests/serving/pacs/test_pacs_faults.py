@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from live_server import TASK
 from PIL import Image
 from pydicom.dataset import Dataset
 
+from samstudent.commands import doctor
 from samstudent.demo.films import dx_image, save_film
 from samstudent.demo.orthanc import free_port
 from samstudent.dicomseg_write import About, write_seg
@@ -22,10 +24,13 @@ from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.images import read_image
 from samstudent.labels import read_masks, write_masks
 from samstudent.serving import audit
+from samstudent.serving.command import pacs_folder
 from samstudent.serving.pacs import client, incoming, outgoing
 from samstudent.serving.pacs.client import Pacs, Refused
 from samstudent.serving.pacs.datastore import PacsDatastore
+from samstudent.serving.pacs.memory import Memory
 from samstudent.serving.pacs.settings import PacsSettings
+from samstudent.serving.study import Study
 from samstudent.task import load_task
 
 QUICK = PacsSettings(timeout=1.0)
@@ -261,6 +266,35 @@ def test_a_label_map_reaches_the_pacs_under_its_clients_names(
     by_name = dict(zip(store.task.names, masks, strict=True))
     assert (by_name["radius"] == (drawn == 3)).all() and (by_name["ulna"] == (drawn == 2)).all()
     assert [segment.SegmentLabel for segment in seg.SegmentSequence][:2] == ["radius", "ulna"]
+
+
+def test_a_structure_that_is_not_annotated_is_not_sent_as_absent(
+    store: PacsDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
+    image = store.images.place(store.references()["1.2.3"])
+    image.parent.mkdir(parents=True)
+    image.write_bytes(film.read_bytes())
+    drawn = np.zeros((8, 8), np.uint8)
+    drawn[1:4, 1:4] = 1
+    Image.fromarray(drawn).save(tmp_path / "label.png")
+    named = [{"name": "radius", "idx": 1}, {"name": "ignore:ulna", "idx": 2}]
+    store.save_label("1.2.3", str(tmp_path / "label.png"), "final", {"label_info": named})
+    sent: list[Dataset] = []
+    monkeypatch.setattr(store.pacs, "store", sent.append)
+    outgoing.send(store, "1.2.3", "final", ("1.2.5", "1.2.6"))
+    assert [segment.SegmentLabel for segment in sent[0].SegmentSequence] == ["radius", "lunate"]
+
+
+def test_doctor_lists_images_of_the_pacs_that_could_not_be_used(
+    store: PacsDatastore, fake: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    task = load_task(tmp_path / "tiny.yaml")
+    memory = Memory(Study(fake.url, str(pacs_folder(fake.url)), task).folder / "pacs" / "pacs.sqlite")
+    memory.image_was_read("1.2.3", "as it is", "slices are missing")
+    assert not doctor(fake.url, str(tmp_path / "tiny.yaml"))
+    assert "case 1.2.3: slices are missing" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_old_segmentation_replaces_no_newer_label(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samstudent.annotations import read_label
 from samstudent.dicomseg_write import About, write_seg
 from samstudent.images import read_image
-from samstudent.labels import read_masks
 from samstudent.serving.datastore import FINAL
 from samstudent.value_lookup import names_for_reading
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def send(datastore: PacsDatastore, case: str, tag: str, uids: tuple[str, str]) -> None:
-    """Store a label as a SEG: a human's whole, of a pseudo label the accepted structures.
+    """Store a label as a SEG: of a human's the structures that it speaks of, of a pseudo label the accepted ones.
+
+    A segment without pixels says that its structure is not there, so one that is not annotated has none.
 
     Raises:
         Unavailable: the PACS does not take it, or does not give the image.
@@ -28,13 +30,14 @@ def send(datastore: PacsDatastore, case: str, tag: str, uids: tuple[str, str]) -
     info = datastore.get_label_info(case, tag)
     image = read_image(datastore.get_image_uri(case), task.dimension)
     label = datastore.get_label_uri(case, tag)
-    masks = read_masks(label, task, image.grid, names=names_for_reading(Path(label), info))
+    drawn = read_label(label, task, image.grid, names=names_for_reading(Path(label), info))
     assert image.path is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "label.dcm"
         about = about_label(task.name, info, uids) if tag == FINAL else about_pseudo(task.name, info, uids)
-        only = None if tag == FINAL else accepted(info)
-        datastore.pacs.store(write_seg(path, masks, task, image.grid, image.path, about, only))
+        annotated = [name for name, is_known in zip(task.names, drawn.annotated, strict=True) if is_known]
+        only = annotated if tag == FINAL else accepted(info)
+        datastore.pacs.store(write_seg(path, drawn.masks, task, image.grid, image.path, about, only))
 
 
 def accepted(info: Mapping[str, Any]) -> list[str]:
