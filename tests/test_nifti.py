@@ -26,12 +26,14 @@ VALUES = np.random.default_rng(1).integers(0, 3, (4, 5, 6)).astype(np.uint8)
 @pytest.mark.parametrize("qform", range(5))
 def test_nibabel_takes_the_sform_and_itk_mostly_the_qform(tmp_path: Path, sform: int, qform: int) -> None:
     path = save_raw_nifti(tmp_path / "a.nii", VALUES, SFORM, QFORM, codes=(sform, qform))
-    grid = read_image(path).grid
+    image = read_image(path)
+    grid = image.grid
     assert grid.affine == pytest.approx(nibabel.load(path).affine)
     assert grid.itk_affine == pytest.approx(place_by_itk(path))
     default = np.diag([-1.0, -2, 3, 1])  # without codes only the spacing counts
     expected = SFORM if sform and (sform == 1 or not qform) else QFORM if qform else default
     assert grid.itk_affine == pytest.approx(expected, abs=1e-5)
+    assert bool(image.notes) == bool(sform and expected is QFORM)  # doctor says that the readers differ
 
 
 @pytest.mark.parametrize("codes", [(1, 1), (2, 0), (0, 1), (2, 1), (0, 0)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from io import BufferedIOBase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ from samstudent.geometry import has_inverse
 
 #: mm per unit, by the code of space in ``xyzt_units``: metre, mm, micrometre. Unknown counts as mm.
 _UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
+#: Of an image with two transforms, for people.
+_ELSEWHERE = (
+    "its sform and qform differ: ITK and 3D Slicer see it at another place than nibabel; labels are taken at either,"
+    " and what is written as NRRD lies where ITK sees it"
+)
 
 
 def read_nifti(path: Path) -> Stored:
@@ -62,7 +68,7 @@ def read_nifti(path: Path) -> Stored:
     pixels = pixels.reshape(*spatial, *channels)
     axes = list(range(len(spatial)))[::-1] + list(range(len(spatial), pixels.ndim))
     header: Any = image.header
-    affines = _affines(header, path)
+    affines, itk = _affines(header, path), _seen_by_itk(path, header)
     return Stored(
         pixels.transpose(axes),
         spatial[::-1],
@@ -70,9 +76,17 @@ def read_nifti(path: Path) -> Stored:
         has_geometry=_is_coded(header),
         unplaced="its sform and qform codes are 0",
         nifti=header.copy(),
-        itk=_seen_by_itk(path, header),
+        itk=itk,
         others=affines[1:],
+        notes=(_ELSEWHERE,) if itk is not None and _is_coded(header) and _differ(itk, affines[0], spatial) else (),
     )
+
+
+def _differ(one: NDArray[Any], other: NDArray[Any], shape: tuple[int, ...]) -> bool:
+    """Whether a corner lies more than a quarter of a voxel apart. ``shape``: (i, j) or (i, j, k)."""
+    ends = np.array([*product(*((0, size - 1) for size in (*shape, 1)[:3]))])
+    apart = np.linalg.norm((np.column_stack([ends, np.ones(len(ends))]) @ (one - other).T)[:, :3], axis=1)
+    return bool(apart.max() > 0.25 * np.linalg.norm(other[:3, :3], axis=0).min())
 
 
 def _open(path: Path, file: BufferedIOBase) -> Any:
