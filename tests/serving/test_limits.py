@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +20,7 @@ STORED = {"content-type": 'multipart/related; type="application/dicom"; boundary
 
 
 @pytest.fixture
-def client() -> TestClient:
+def client() -> Iterator[TestClient]:
     app = FastAPI()
 
     @app.post("/{path:path}")
@@ -30,8 +31,13 @@ def client() -> TestClient:
     async def none() -> int:
         return 0
 
+    @app.get("/thread")
+    async def thread() -> int:
+        return threading.get_ident()
+
     app.add_middleware(Limits, upload=2 * MAX_BODY)
-    return TestClient(app)
+    with TestClient(app) as client:  # one event loop for all requests
+        yield client
 
 
 def pieces(count: int) -> Iterator[bytes]:
@@ -98,6 +104,15 @@ def test_json_is_checked_before_the_app_reads_it(client: TestClient) -> None:
         response = client.post("/length", content=b'{"a": NaN}', headers=headers)
         assert response.status_code == 400 and "NaN" in response.json()["detail"]
     assert client.post("/length", content=b"no JSON", headers={"content-type": "text/plain"}).json() == 7
+
+
+def test_json_is_not_checked_on_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long body would keep all other requests waiting."""
+    threads: list[int] = []
+    monkeypatch.setattr(limits, "strict_json", lambda body: threads.append(threading.get_ident()))
+    loop = client.get("/thread").json()
+    assert client.post("/length", content=b"[1]", headers=JSON).json() == 3
+    assert len(threads) == 1 and threads[0] != loop
 
 
 @pytest.mark.parametrize(
