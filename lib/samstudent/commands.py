@@ -31,13 +31,14 @@ from samstudent.folder import (
     Listing,
     Remark,
     case_id,
+    copy_of,
     duplicates,
     images_folder,
     list_folder,
     sentences,
     split_name,
 )
-from samstudent.images import about_orientation, for_sam, read_image
+from samstudent.images import for_sam, read_image
 from samstudent.labels import other_names, read_masks, write_masks
 from samstudent.pseudolabels.quality import structure_quality
 from samstudent.sam.backends import load_backend
@@ -282,10 +283,9 @@ def _pacs_problems(url: str, task: Task) -> list[str]:
     return [f"case {case}: {problem}" for case, (_, problem) in sorted(Memory(file).image_problems().items())]
 
 
-def _value_names(folder: Path, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:
+def _value_names(folder: Path, place: LabelFolder, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:
     """What the values of each case's human label mean, as the server will find it."""
-    place = label_folder(folder, task)
-    lists = [folder / place.list, folder / f".{place.list}.copy"]
+    lists = [folder / place.list, copy_of(folder / place.list)]
     listed = next(filter(None, map(_label_infos, lists)), {})
     known = KnownNames(folder / place.labels, lists)
     found = {}
@@ -329,8 +329,7 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
     for case, path in found.files.items():
         try:
             image = cases[case] = read_image(path, task.dimension if task else None)
-            orientation = image.grid.orientation
-            for note in (*image.notes, *([about_orientation(orientation)] if orientation != 1 else [])):
+            for note in image.notes:
                 report.note("image", f"{path}: {note}")
         except UserError as error:
             report.fault("image", str(error))
@@ -338,7 +337,7 @@ def _examine_study(report: _Report, folder: Path, task: Task | None) -> None:
         report.fault("study", f"{folder}: no readable image in it or in its images/")
         return
     drawn, unknown, left_open = Counter[str](), Counter[str](), Counter[str]()
-    meanings = _value_names(folder, labels.files, task) if task else {}
+    meanings = _value_names(folder, place, labels.files, task) if task else {}
     for case, path in labels.files.items():
         if case not in found.files:
             report.fault("label", f"{path}: there is no image of this name")

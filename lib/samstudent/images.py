@@ -17,6 +17,7 @@ from samstudent.errors import NotFound, UserError
 from samstudent.formats import EXTENSIONS, Stored, kind_of, read_nrrd
 from samstudent.geometry import Grid
 from samstudent.nifti import read_nifti
+from samstudent.orientation import about_orientation
 from samstudent.places import require_readable
 from samstudent.raster import read_raster_image
 
@@ -88,11 +89,6 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     canonical = grid.from_file(np.moveaxis(pixels, -1, 0))
     padding = None if stored.padding is None else grid.from_file(stored.padding)
     return CaseImage(_finite_float32(canonical, path), grid, stored.window, path, padding, stored.notes)
-
-
-def about_orientation(orientation: int) -> str:
-    """What users must know of an image with an orientation of 2 to 8."""
-    return f"has orientation {orientation} (EXIF or TIFF tag): it is shown upright, and labels must be upright"
 
 
 @lru_cache(maxsize=1 << 16)

@@ -28,6 +28,11 @@ def orientation_of(value: object) -> int:
     return value if isinstance(value, int) and value in _TURNS else 1
 
 
+def about_orientation(orientation: int) -> str:
+    """What users must know of an image with an orientation of 2 to 8."""
+    return f"has orientation {orientation} (EXIF or TIFF tag): it is shown upright, and labels must be upright"
+
+
 def swaps_axes(orientation: int) -> bool:
     """Whether height and width of the file are width and height of what is shown."""
     return _TURNS[orientation][0]

@@ -16,7 +16,7 @@ from samstudent.bounds import check_size
 from samstudent.errors import UserError
 from samstudent.formats import Stored, decoding, itk_reader
 from samstudent.geometry import LPS_TO_RAS
-from samstudent.orientation import orientation_of, swaps_axes, upright
+from samstudent.orientation import about_orientation, orientation_of, swaps_axes, upright
 from samstudent.tiff import read_tiff, tiff_orientation
 
 #: ITK's readers, whose spacing clients work with.
@@ -234,7 +234,8 @@ def _grey_of(values: NDArray[Any], path: Path) -> NDArray[Any]:
 
 def _stored(pixels: NDArray[Any], raster: Raster) -> Stored:
     affine = LPS_TO_RAS @ np.diag([*raster.spacing, 1.0, 1.0])
-    return Stored(pixels, raster.shape, affine, has_geometry=False, orientation=raster.orientation)
+    notes = () if raster.orientation == 1 else (about_orientation(raster.orientation),)
+    return Stored(pixels, raster.shape, affine, has_geometry=False, notes=notes, orientation=raster.orientation)
 
 
 def _itk_spacing(path: Path, kind: str) -> tuple[float, float]:

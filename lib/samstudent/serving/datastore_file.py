@@ -13,6 +13,7 @@ from pathlib import Path
 from monailabel.datastore.local import LocalDatastoreModel
 
 from samstudent.files import atomic_write
+from samstudent.folder import copy_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class DatastoreFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.copy = path.with_name(f".{path.name}.copy")
+        self.copy = copy_of(path)
         self._seen: tuple[int, int, int] | None = None
 
     def changed(self) -> bool:

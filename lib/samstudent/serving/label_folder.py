@@ -18,13 +18,13 @@ from typing import Any
 
 from samstudent.errors import Conflict, UserError
 from samstudent.files import atomic_write, require_own, sha256_file
+from samstudent.folder import LIST, copy_of
 from samstudent.serving.names import MACHINE_TAGS
 from samstudent.task import Task
 from samstudent.value_lookup import KnownNames, of_upload, resolve
 from samstudent.value_names import KEY, SUFFIX, TaskIdentity, ValueNames, read_sidecar, sidecar_of, write_sidecar
 
 LABELS = "labels"
-LIST = "datastore_v2.json"
 STATE = ".samstudent"
 #: Of ``.samstudent``: whose ``labels/`` is.
 OWNER = "label_owner.json"
@@ -164,7 +164,7 @@ def _recorded(study: Path) -> TaskIdentity | None:
 
 def _by_labels(study: Path) -> TaskIdentity | None:
     """The task that most labels were taken in for, by the files beside them and by the list and its copy."""
-    for source in (_beside, partial(_listed, LIST), partial(_listed, f".{LIST}.copy")):
+    for source in (_beside, partial(_listed, LIST), partial(_listed, copy_of(Path(LIST)).name)):
         if tasks := Counter(names.task for names in source(study) if names.task):
             return tasks.most_common(1)[0][0]
     return None

@@ -239,14 +239,20 @@ def test_a_label_is_safe_whatever_the_pacs_says(fake: FakePacs, store: PacsDatas
     assert again.exchange.status()["waiting"] == []
 
 
+def fetched_film(store: PacsDatastore, folder: Path) -> Path:
+    """A film of 8 x 8 pixels, as if the store had fetched it as the image of its case."""
+    film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), folder)
+    image = store.images.place(store.references()["1.2.3"])
+    image.parent.mkdir(parents=True)
+    image.write_bytes(film.read_bytes())
+    return film
+
+
 def test_a_label_map_reaches_the_pacs_under_its_clients_names(
     store: PacsDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of another case and order than the task's, the second by idx; also after the list was lost."""
-    film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
-    image = store.images.place(store.references()["1.2.3"])
-    image.parent.mkdir(parents=True)
-    image.write_bytes(film.read_bytes())
+    film = fetched_film(store, tmp_path)
     drawn = np.zeros((8, 8), np.uint8)
     drawn[1:4, 1:4], drawn[5:7, 5:8] = 3, 2
     Image.fromarray(drawn).save(tmp_path / "label.png")
@@ -271,10 +277,7 @@ def test_a_label_map_reaches_the_pacs_under_its_clients_names(
 def test_a_structure_that_is_not_annotated_is_not_sent_as_absent(
     store: PacsDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
-    image = store.images.place(store.references()["1.2.3"])
-    image.parent.mkdir(parents=True)
-    image.write_bytes(film.read_bytes())
+    fetched_film(store, tmp_path)
     drawn = np.zeros((8, 8), np.uint8)
     drawn[1:4, 1:4] = 1
     Image.fromarray(drawn).save(tmp_path / "label.png")
