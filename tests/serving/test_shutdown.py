@@ -203,6 +203,17 @@ def test_a_round_on_the_command_line_is_stopped(many: TinyStudy, tmp_path: Path,
     assert record.status == "interrupted" and record.finished and not list(folder.rglob(".tmp-*"))
 
 
+def python(code: str) -> subprocess.Popen[str]:
+    """An interpreter that runs this text; all that it says on its ``stdout``."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def test_what_does_not_let_go_is_ended_all_the_same(tmp_path: Path) -> None:
     """A thread pool that works on, a library that swallows the interruption, a child that ignores it."""
     code = """
@@ -220,13 +231,7 @@ with stop.handled():
         except BaseException:
             pass
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = python(code)
     assert process.stdout is not None
     child = int(process.stdout.readline())
     said, took = ended(process, signal.SIGTERM)
@@ -238,21 +243,16 @@ def test_a_second_signal_ends_at_once() -> None:
     code = """
 import time
 from samstudent.ending import stop
+said = "ready"
 with stop.handled():
-    print("ready", flush=True)
     while True:
         try:
+            print(said, flush=True)  # in here: the signal may follow at once
             time.sleep(99)
         except BaseException:
-            print("once", flush=True)
+            said = "once"
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = python(code)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "once\n"
