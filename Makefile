@@ -23,7 +23,7 @@ test-all: setup
 	$(PYTEST) -m "" $(ARGS)
 
 lint: setup
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
 types: setup
 	$(BIN)/mypy

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from samstudent.evaluation.experiment import ours, work
-from samstudent.evaluation.experiment.plan import Setting
 from samstudent.pseudolabels.bench import Bench
 from samstudent.pseudolabels.choice import Evidence, decide, honest_gain
 from samstudent.pseudolabels.labelled import honest_parts, see, spread_out
 from samstudent.pseudolabels.search import try_recipes
 from samstudent.pseudolabels.space import Space
+from samstudent.research.experiment import ours, work
+from samstudent.research.experiment.plan import Setting
 from samstudent.task import Recipe
 
 FOLDS = 3

@@ -122,7 +122,7 @@ def write(folder: Path, kind: str, cases: int) -> None:
 
 def main(kind: str, folder: Path, cases: int = 60) -> None:
     if kind == "wrists":
-        from samstudent.phantom import make_study
+        from samstudent.demo.phantom import make_study
 
         make_study(folder, cases, 7)
     else:

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from samstudent.evaluation.experiment import ours, summary, work
-from samstudent.evaluation.experiment.plan import Setting
-from samstudent.evaluation.experiment.report import learning_curves
-from samstudent.evaluation.metrics import dice_where_known, mean_of
-from samstudent.evaluation.pictures import Panel, case_panels, reliability_picture
-from samstudent.images import for_sam
+from samstudent.imaging.case import for_sam
+from samstudent.metrics import dice_where_known, mean_of
 from samstudent.pseudolabels.calibration import reliability
 from samstudent.pseudolabels.produce import on_image
+from samstudent.research.experiment import ours, summary, work
+from samstudent.research.experiment.plan import Setting
+from samstudent.research.experiment.report import learning_curves
+from samstudent.research.pictures import Panel, case_panels, reliability_picture
 from samstudent.sam.prompts import window_of
 from samstudent.sam.refine import refine
 from samstudent.sam.working import enlarged

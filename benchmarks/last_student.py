@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from samstudent.evaluation.experiment import work
-from samstudent.evaluation.experiment.plan import Setting
-from samstudent.evaluation.experiment.store import StoredCases
-from samstudent.evaluation.metrics import dice_where_known
+from samstudent.metrics import dice_where_known
 from samstudent.pseudolabels.case import own_masks
+from samstudent.research.experiment import work
+from samstudent.research.experiment.plan import Setting
+from samstudent.research.experiment.store import StoredCases
 from samstudent.student.predict import Student
 from samstudent.student.training import train_student
 

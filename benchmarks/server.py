@@ -185,7 +185,7 @@ class Ours(Server):
     def command(self) -> list[str]:
         task = self.folder / "bench.yaml"
         task.write_text(TASK)
-        command = [sys.executable, "-m", "samstudent.cli", "serve", "--studies", str(self.study)]
+        command = [sys.executable, "-m", "samstudent.cli.main", "serve", "--studies", str(self.study)]
         return [*command, "--task", str(task), "--port", str(self.port)]
 
     def train(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ settings.load_profile("samstudent")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What starts servers or trains takes longest and comes first: else one worker ends with such a file, while the
     other has nothing left to do."""
-    long = ("serving", "student", "evaluation")
+    long = ("server", "student", "rounds", "research")
     items.sort(key=lambda item: min((long.index(part) for part in item.path.parts if part in long), default=len(long)))
 
 

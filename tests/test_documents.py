@@ -10,7 +10,7 @@ import click
 import pytest
 import typer
 
-from samstudent.cli import app
+from samstudent.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,7 +32,7 @@ def test_code_names_documents_that_are_there() -> None:
 
 
 def test_every_command_and_option_is_in_its_page() -> None:
-    """Page made by ``python -m typer samstudent.cli utils docs --name samstudent --title Commands``."""
+    """Page made by ``python -m typer samstudent.cli.main utils docs --name samstudent --title Commands``."""
     page = html.unescape((ROOT / "docs/reference/commands.md").read_text(encoding="utf-8"))
 
     def check(command: click.Command, name: str) -> None:

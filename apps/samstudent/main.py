@@ -1,5 +1,5 @@
 """The MONAI Label app folder of samstudent: the host looks in here for a subclass of MONAILabelApp."""
 
-from samstudent.serving.app import SamstudentApp
+from samstudent.server.app import SamstudentApp
 
 __all__ = ["SamstudentApp"]

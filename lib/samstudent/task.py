@@ -14,8 +14,8 @@ from typing import Annotated, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from samstudent.coding import Code, own_code
 from samstudent.errors import NotFound, UserError
+from samstudent.util.dicom_codes import Code, own_code
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -250,7 +250,7 @@ class TrustSection(_Section):
     #: Configurations that the search for each structure's recipe decodes; 0: no search, ``recipe`` for all; ``grid``:
     #: as many as in the paper's search, 864 for each decoder.
     trials: Annotated[int, Field(ge=0)] | Literal["grid"] = 9
-    #: Also teach a few convolutions on SAM's embeddings where the structures lie (``student.reader``).
+    #: Also teach a few convolutions on SAM's embeddings where the structures lie (``pseudolabels.embedding_head``).
     readers: bool = True
     #: Steps of each reader; many more only learn the few cases by heart.
     reader_steps: int = Field(default=150, ge=1)

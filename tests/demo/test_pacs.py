@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from needed import require_orthanc
+from support.needed import require_orthanc
 from PIL import Image
 from pydicom.dataset import Dataset
 
@@ -19,9 +19,9 @@ from samstudent.demo import orthanc as orthanc_module
 from samstudent.demo.orthanc import find_orthanc
 from samstudent.demo.pacs import make_pacs_study
 from samstudent.errors import NotFound
-from samstudent.images import read_image
-from samstudent.labels import read_masks
-from samstudent.serving.command import pacs_folder
+from samstudent.imaging.case import read_image
+from samstudent.imaging.labels import read_masks
+from samstudent.cli.server import pacs_folder
 from samstudent.task import load_task
 
 
@@ -80,7 +80,7 @@ def test_where_the_state_of_a_pacs_lies(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.server
 def test_the_whole_demo(tmp_path: Path) -> None:
     require_orthanc()
-    command = [sys.executable, "-m", "samstudent.cli", "demo", "--pacs", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "samstudent.cli.main", "demo", "--pacs", "--output", str(tmp_path / "out")]
     command += ["--steps", "10", "--limit", "4", "--labels", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

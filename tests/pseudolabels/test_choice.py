@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samstudent.evaluation.metrics import dice_table
+from samstudent.metrics import dice_table
 from samstudent.pseudolabels.choice import Evidence, decide, honest_gain
 
 

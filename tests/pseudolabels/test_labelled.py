@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import FakeSam, case_image
 
-from samstudent.annotations import LabelledMasks
+from samstudent.imaging.annotations import LabelledMasks
 from samstudent.pseudolabels import labelled
 from samstudent.pseudolabels.bench import Bench
 from samstudent.pseudolabels.labelled import Seen, honest_parts
 from samstudent.task import Recipe, Task
+from support.drawn import FakeSam, case_image
 
 TASK = Task.model_validate(
     {

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 
-from samstudent.images import read_image
-from samstudent.labels import read_ignore, read_masks, read_rejected
+from samstudent.imaging.case import read_image
+from samstudent.imaging.labels import read_ignore, read_masks, read_rejected
 from samstudent.pseudolabels.case import own_masks, pseudo_label_case, pseudo_label_of
 from samstudent.pseudolabels.produce import on_image, produce
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.sam.results import Refinement, StructureResult
 from samstudent.sam.working import reduced
+from support.drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 
 TASK = small_task()
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from drawn import FakeSam, small_task
 
 from samstudent.pseudolabels.provenance import is_current, provenance_of
+from support.drawn import FakeSam, small_task
 
 
 def test_a_label_made_now_is_current_whenever_it_is_asked() -> None:

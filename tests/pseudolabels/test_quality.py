@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from drawn import small_task
 from hypothesis import given
 from hypothesis import strategies as st
 
 from samstudent.pseudolabels.quality import gate, structure_quality, teach_probabilities, training_weights
 from samstudent.sam.refine import StructureResult
+from support.drawn import small_task
 
 
 def result(name: str = "disk", present: bool = True, iou: float | None = 0.9, agreement: float | None = 0.4):

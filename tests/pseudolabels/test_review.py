@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import small_task
 
 from samstudent.errors import UserError
 from samstudent.pseudolabels.review import Judged, Reviews, check_sources, compose, worst_first
+from support.drawn import small_task
 
 MADE = {"student": "s1", "sam_backend": "lite_medsam", "sam_digest": "d1", "recipe_digest": "r1", "task_digest": "t1"}
 RAW = {"student": "s1", "sam_backend": "", "sam_digest": "", "recipe_digest": "", "task_digest": "t2"}

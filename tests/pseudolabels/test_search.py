@@ -8,7 +8,6 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from drawn import FakeSam, dice, shapes
 from scipy import ndimage
 
 from samstudent.errors import UserError
@@ -19,6 +18,7 @@ from samstudent.sam.decode import decode_structures
 from samstudent.sam.fusion import combine
 from samstudent.sam.prompts import Prompt, coarse_masks
 from samstudent.task import Recipe
+from support.drawn import FakeSam, dice, shapes
 
 NAMES = ["disk", "square"]
 BASE = Recipe()

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import shapes
 
 from samstudent.errors import UserError
 from samstudent.pseudolabels.signals import Atlas, Signals, signals_of
 from samstudent.sam.refine import Refinement, StructureResult
+from support.drawn import shapes
 
 
 def square(top: int, left: int, side: int = 10, shape: tuple[int, int] = (64, 64)) -> np.ndarray:

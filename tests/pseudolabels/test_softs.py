@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import FakeSam, FakeStudent, case_image, shapes, small_task
 
 from samstudent.errors import UserError
 from samstudent.pseudolabels.case import PseudoLabel, pseudo_label_case
 from samstudent.pseudolabels.softs import SoftLabels, read_soft
+from support.drawn import FakeSam, FakeStudent, case_image, shapes, small_task
 
 TASK = small_task()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from samstudent.evaluation.metrics import dice_per_structure
+from samstudent.metrics import dice_per_structure
 from samstudent.pseudolabels.transfer import LARGEST, Answer, expected_dice, expected_of_all, shift_of
 
 

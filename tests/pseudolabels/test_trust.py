@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import FakeSam, FakeTeacher, case_image, learn_recipes, small_task
 
-from samstudent.annotations import LabelledMasks
 from samstudent.errors import NotFound, UserError
+from samstudent.imaging.annotations import LabelledMasks
 from samstudent.pseudolabels import labelled
 from samstudent.pseudolabels import trust as trust_module
 from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, some_of, take_again, trusted_label
 from samstudent.sam.adapted import Adaptation
 from samstudent.task import Task
+from support.drawn import FakeSam, FakeTeacher, case_image, learn_recipes, small_task
 
 TRUST = {"adapt": False, "readers": False, "trials": 2}
 TASK = small_task(trust=TRUST)

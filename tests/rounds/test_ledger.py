@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from samstudent.errors import Conflict, NotFound, UserError
-from samstudent.files import sha256_file
 from samstudent.rounds.ledger import Ledger, RoundRecord
+from samstudent.util.files import sha256_file
 
 
 def make_round(ledger: Ledger, content: bytes = b"weights", **fields) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn import shapes
 
 from samstudent.errors import UserError
 from samstudent.sam import adapt as module
@@ -20,6 +19,7 @@ from samstudent.sam.adapted import with_weights
 from samstudent.sam.backends import Embedding, low_res_share
 from samstudent.sam.decode import decode_structures, dice
 from samstudent.task import AdaptSection, Recipe, Stage
+from support.drawn import shapes
 
 BOX = Recipe(stages=(Stage(prompts=("box",)),))
 OPTIONS = AdaptSection(steps=48, learning_rate=3e-3, batch_size=4)

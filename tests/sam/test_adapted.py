@@ -12,14 +12,7 @@ import torch
 from safetensors import safe_open
 
 from samstudent.errors import NotFound, UserError
-from samstudent.sam.adapted import (
-    Adaptation,
-    digest_of,
-    load_adapted,
-    private_copy,
-    save_adapted,
-    with_weights,
-)
+from samstudent.sam.adapted import Adaptation, digest_of, load_adapted, private_copy, save_adapted, with_weights
 from samstudent.sam.lora import add_low_rank, attention_layers, low_rank_weights
 from samstudent.sam.prompts import Prompt
 

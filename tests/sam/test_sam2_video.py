@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn import case_image
 from PIL import Image
 from sam2.build_sam import build_sam2_video_predictor
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-from samstudent.annotations import LabelledMasks
-from samstudent.device import autocast
 from samstudent.errors import UserError
+from samstudent.imaging.annotations import LabelledMasks
+from samstudent.pseudolabels.embedding_head import Reader, reader_cases, train_reader
 from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import Prompt
 from samstudent.sam.refine import refine
 from samstudent.sam.sam2_video import EXAMPLE, Sam2, build, made_ready
-from samstudent.student.reader import Reader, reader_cases, train_reader
 from samstudent.task import SamSection, Task
+from samstudent.util.device import autocast
+from support.drawn import case_image
 
 BOX = (5.0, 6.0, 30.0, 31.0)
 

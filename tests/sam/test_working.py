@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import dice
 
 from samstudent.sam.prompts import box_of
 from samstudent.sam.working import enlarged, image_prompts, reduced, working_size
+from support.drawn import dice
 
 
 @pytest.mark.parametrize(

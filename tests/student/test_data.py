@@ -5,7 +5,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from drawn import case_image, shapes, small_task, training_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from samstudent.student.data import (
     without_label,
 )
 from samstudent.task import Task
+from support.drawn import case_image, shapes, small_task, training_cases
 
 
 @given(

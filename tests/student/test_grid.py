@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drawn import dice, shapes, small_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samstudent.student.grid import from_student_grid, masks_to_student_grid, place, resize, to_student_grid
+from support.drawn import dice, shapes, small_task
 
 TASK = small_task()
 VOLUME = small_task(dimension=3, student={"size": [16, 32, 32], "spacing": [2.0, 1.0, 1.0], "channels": [8, 16]})

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from drawn import small_task
 
 from samstudent.errors import UserError
 from samstudent.student.network import Placed, QuickPReLU, build_network, output_channels
 from samstudent.task import load_task, shipped_tasks
+from support.drawn import small_task
 
 
 @pytest.mark.parametrize("network", ["unet", "segresnet", "basicunet"])

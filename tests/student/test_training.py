@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn import case_image, dice, shapes, small_task, training_cases
 from numpy.typing import NDArray
 
 from samstudent.errors import NotFound, UserError
 from samstudent.pseudolabels.case import own_masks
 from samstudent.student.data import AugmentedCases, TrainingCase, prepare_case, without_label
-from samstudent.student.device import half_precision, pick_device
 from samstudent.student.predict import Student, save_model
 from samstudent.student.training import (
     Renewal,
@@ -28,6 +26,8 @@ from samstudent.student.training import (
     split_steps,
     train_student,
 )
+from samstudent.util.torch_device import half_precision, pick_device
+from support.drawn import case_image, dice, shapes, small_task, training_cases
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -118,7 +118,7 @@ def test_killed_training_leaves_no_model_and_harms_none(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path[:0] = [sys.argv[1]]\n"
         "from pathlib import Path\n"
-        "from drawn import small_task, training_cases\n"
+        "from support.drawn import small_task, training_cases\n"
         "from samstudent.student.training import train_student\n"
         "task = small_task(training={'steps': 5000, 'batch_size': 4})\n"
         "out = Path(sys.argv[2])\n"

@@ -9,26 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawn import FakeSam, FakeTeacher, case_image, shapes, small_task, write_png
 from numpy.typing import NDArray
 from PIL import Image
 
-from samstudent.annotations import LabelledMasks
-from samstudent.evaluation.metrics import dice_where_known
+from samstudent.imaging.annotations import LabelledMasks
+from samstudent.metrics import dice_where_known
 from samstudent.pseudolabels.bench import Bench
+from samstudent.pseudolabels.embedding_head import ReaderCase, _Batches, reader_cases
 from samstudent.pseudolabels.labelled import honest_parts, see
 from samstudent.pseudolabels.quality import belief_in_absence
 from samstudent.pseudolabels.search import HonestCase
 from samstudent.pseudolabels.signals import Atlas
 from samstudent.pseudolabels.trust import learn_trust
+from samstudent.rounds.cases import CaseFiles, load_cases
+from samstudent.rounds.scoring import compare, fit_of
 from samstudent.sam.adapt_run import Example, questions_of
-from samstudent.student.cases import CaseFiles, load_cases
-from samstudent.student.compare import compare, fit_of
 from samstudent.student.data import AugmentedCases, Draw, TrainingCase, collate, make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.predict import Student
-from samstudent.student.reader import ReaderCase, _Batches, reader_cases
 from samstudent.student.training import train_student
+from support.drawn import FakeSam, FakeTeacher, case_image, shapes, small_task, write_png
 
 TASK = small_task()
 

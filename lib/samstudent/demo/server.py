@@ -19,8 +19,8 @@ from monailabel.client import MONAILabelClient
 from numpy.typing import NDArray
 
 from samstudent.demo.study import DemoStudy
-from samstudent.images import read_image
-from samstudent.labels import read_masks, write_masks
+from samstudent.imaging.case import read_image
+from samstudent.imaging.labels import read_masks, write_masks
 from samstudent.task import Task
 
 START_SECONDS = 180
@@ -46,7 +46,7 @@ class Server:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
-        command = [sys.executable, "-m", "samstudent.cli", "serve", "--studies", str(studies)]
+        command = [sys.executable, "-m", "samstudent.cli.main", "serve", "--studies", str(studies)]
         command += ["--task", str(task_file), "--port", str(self.port)]
         environment = {**os.environ, "XDG_DATA_HOME": str(data)} if data else None
         with log.open("wb") as out:

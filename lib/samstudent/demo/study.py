@@ -7,9 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from samstudent import phantom
+from samstudent.demo import phantom
 from samstudent.errors import NotFound, UserError
-from samstudent.folder import LABELS, list_folder, row_id
+from samstudent.imaging.folder import LABELS, list_folder, row_id
 from samstudent.task import Task
 
 #: Phantoms of the hold-out; few enough to draw in seconds, enough that one film does not decide.

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from samstudent.evaluation.metrics import dice_per_structure, mean_of
-from samstudent.evaluation.pictures import Panel, case_panels
-from samstudent.evaluation.report import Method, Picture, Report, RoundLine, best_median_worst, write_report
-from samstudent.images import for_sam, read_image
+from samstudent.metrics import dice_per_structure, mean_of
+from samstudent.research.pictures import Panel, case_panels
+from samstudent.research.report import Method, Picture, Report, RoundLine, best_median_worst, write_report
+from samstudent.imaging.case import for_sam, read_image
 from samstudent.task import Task
 
 if TYPE_CHECKING:

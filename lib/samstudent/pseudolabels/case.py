@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.images import CaseImage, for_sam
+from samstudent.imaging.case import CaseImage, for_sam
 from samstudent.pseudolabels.disputed import disputed
 from samstudent.pseudolabels.provenance import Provenance, provenance_of
 from samstudent.pseudolabels.quality import Gated, gate

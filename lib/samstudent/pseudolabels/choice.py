@@ -46,7 +46,7 @@ class Evidence:
 
     Attributes:
         dice: float (n, S, C), no nan. Where a recipe rightly drew nothing, its own mean stands, so that means are those
-            of ``evaluation.metrics`` (false alarms count 0, a right silence does not count).
+            of ``metrics`` (false alarms count 0, a right silence does not count).
         valid: bool (n, S), whether the truth or any recipe shows the structure.
         shown: bool (n, S), whether the truth does.
     """

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.annotations import LabelledMasks
 from samstudent.errors import UserError
-from samstudent.images import CaseImage, for_sam
+from samstudent.imaging.annotations import LabelledMasks
+from samstudent.imaging.case import CaseImage, for_sam
 from samstudent.pseudolabels.bench import HonestCase
 from samstudent.pseudolabels.case import mix
 from samstudent.sam.adapt import Example
@@ -45,7 +45,7 @@ class Viewer(Protocol):
 
 
 class Teacher(Viewer, Protocol):
-    """What is needed of ``samstudent.student.teacher.Teacher``."""
+    """What is needed of ``samstudent.pseudolabels.teacher.Teacher``."""
 
     @property
     def folds(self) -> Mapping[str, int]: ...

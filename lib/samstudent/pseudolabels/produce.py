@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.images import CaseImage, read_image
-from samstudent.labels import write_masks
+from samstudent.imaging.case import CaseImage, read_image
+from samstudent.imaging.labels import write_masks
 from samstudent.pseudolabels.case import Predictor, PseudoLabel, own_masks, pseudo_label_case
 from samstudent.pseudolabels.labelled import Viewer
 from samstudent.pseudolabels.provenance import Provenance, is_current, provenance_of

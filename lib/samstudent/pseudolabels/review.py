@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.database import connection, make_tables
 from samstudent.errors import UserError
-from samstudent.labels import label_map
+from samstudent.imaging.labels import label_map
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.task import Task
+from samstudent.util.database import connection, make_tables
 
 Decision = Literal["rejected", "sent"]
 #: Where a structure of an accepted label comes from: the refined mask, the student's own, or it is not there.

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from samstudent.errors import UserError
-from samstudent.files import atomic_write
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.provenance import Provenance
+from samstudent.util.files import atomic_write
 
 
 class SoftLabels:

@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent import __version__
-from samstudent.annotations import LabelledMasks
 from samstudent.errors import NotFound, UserError
-from samstudent.evaluation.metrics import dice_where_known, mean_of
-from samstudent.files import atomic_write
-from samstudent.images import CaseImage, for_sam
+from samstudent.imaging.annotations import LabelledMasks
+from samstudent.imaging.case import CaseImage, for_sam
+from samstudent.metrics import dice_where_known, mean_of
 from samstudent.pseudolabels.bench import HonestCase
 from samstudent.pseudolabels.calibration import Calibrator, Row
 from samstudent.pseudolabels.case import PseudoLabel, mix, own_masks, pseudo_label_of
@@ -53,6 +52,7 @@ from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.prompts import contested
 from samstudent.sam.refine import Refinement, refine, refine_slice
 from samstudent.task import Task
+from samstudent.util.files import atomic_write
 
 logger = logging.getLogger(__name__)
 

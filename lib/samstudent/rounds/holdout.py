@@ -19,9 +19,9 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from samstudent.errors import UserError
-from samstudent.files import atomic_write
-from samstudent.folder import row_id
-from samstudent.images import image_extensions
+from samstudent.imaging.case import image_extensions
+from samstudent.imaging.folder import row_id
+from samstudent.util.files import atomic_write
 
 #: From this many labels at first sight on, at least one of them is reserved: without it, a study that comes fully
 #: labelled and small would never compare anything.

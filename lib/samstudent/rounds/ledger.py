@@ -21,7 +21,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from samstudent.errors import Conflict, NotFound, UserError, explain
-from samstudent.files import atomic_write, sha256_file
+from samstudent.util.files import atomic_write, sha256_file
 
 Status = Literal["running", "done", "failed", "interrupted"]
 #: Dice of each structure and ``mean``, their mean; None where nothing could be measured.

@@ -19,7 +19,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from samstudent.errors import NotFound, UserError
-from samstudent.files import atomic_write, sha256_file
+from samstudent.util.files import atomic_write, sha256_file
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ import tzlocal
 from pydantic import BaseModel, ValidationError
 
 from samstudent.errors import UserError
-from samstudent.files import atomic_write
 from samstudent.rounds.ledger import Ledger, RoundRecord
 from samstudent.task import ScheduleSection
-from samstudent.timer import Timer
+from samstudent.util.files import atomic_write
+from samstudent.util.timer import Timer
 
 logger = logging.getLogger(__name__)
 #: The longest wait between two starts that came to nothing, in seconds.

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samstudent.database import connection, make_tables
 from samstudent.rounds.ledger import Ledger
+from samstudent.util.database import connection, make_tables
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS contents (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);"
 _BLOCK = 1 << 20

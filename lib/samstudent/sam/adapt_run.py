@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from samstudent.device import autocast, half_precision
 from samstudent.errors import UserError
 from samstudent.sam.adapted import Weights, over_model, private_copy
 from samstudent.sam.backends import Embedding, SamModel, low_res_share
@@ -21,6 +20,7 @@ from samstudent.sam.decode import Source, prompt_of, sources_of
 from samstudent.sam.lora import add_low_rank, low_rank_weights
 from samstudent.sam.prompts import Box, Mask, box_of
 from samstudent.task import AdaptSection, Recipe, Stage
+from samstudent.util.device import autocast, half_precision
 
 #: A coarse mask's box that overlaps the truth's by less (IoU) asks about something else.
 _MEANT = 0.3

@@ -22,8 +22,8 @@ from safetensors.torch import save
 from torch import nn
 
 from samstudent.errors import NotFound, UserError
-from samstudent.files import atomic_write
 from samstudent.sam.backends import SamModel
+from samstudent.util.files import atomic_write
 
 #: Name of a weight in the model's state dict -> its tensor on the CPU. Of an adapted linear layer of the image encoder
 #: ``<layer>.lora_a`` (rank, inputs) and ``<layer>.lora_b`` (outputs, rank): their product is added to its weight.

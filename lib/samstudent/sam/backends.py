@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from samstudent.device import on_all_cores
 from samstudent.errors import UserError
 from samstudent.sam import lean
 from samstudent.sam.prompts import Mask, Prompt
 from samstudent.task import SamSection
+from samstudent.util.device import on_all_cores
 
 Float = NDArray[np.float32]
 Size = tuple[int, int]

@@ -1,7 +1,7 @@
 """Embeddings on disk: the slow half of SAM, computed once per image.
 
 One safetensors file per entry, named by what it depends on, so there is no index that could disagree with the files,
-and no lock: files appear whole (``files.atomic_path``) and any process may remove any of them at any time.
+and no lock: files appear whole (``util.files.atomic_path``) and any process may remove any of them at any time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from samstudent.files import atomic_write
 from samstudent.sam.backends import Embedding, Float, SamBackend
+from samstudent.util.files import atomic_write
 
 logger = logging.getLogger(__name__)
 

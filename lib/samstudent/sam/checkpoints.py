@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from samstudent.errors import NotFound, UserError
-from samstudent.files import sha256_file
+from samstudent.util.files import sha256_file
 
 
 def checked_digest(path: Path, expected: str | None = None) -> str:

@@ -38,7 +38,7 @@ def refine(
 
     Args:
         probabilities: (S, *spatial), 0 to 1.
-        image: uint8 (*spatial, 3), as ``images.for_sam`` makes it.
+        image: uint8 (*spatial, 3), as ``imaging.case.for_sam`` makes it.
         backend: embeds and decodes.
         task: structures, recipe, and whether they may overlap.
         cache: keeps the embeddings; None: computed and dropped.

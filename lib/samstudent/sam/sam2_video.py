@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
 
-from samstudent.device import autocast
 from samstudent.errors import UserError
 from samstudent.sam.backends import Embedding, SamModel, Size, _form
 from samstudent.sam.checkpoints import checked_digest, load_weights
 from samstudent.sam.prompts import Box, Prompt
 from samstudent.task import SamSection
+from samstudent.util.device import autocast
 
 Half = NDArray[np.float16]
 

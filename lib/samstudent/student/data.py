@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from samstudent.errors import UserError
-from samstudent.images import CaseImage, for_student
+from samstudent.imaging.case import CaseImage, for_student
 from samstudent.student.grid import Placement, masks_to_student_grid, place, resize, to_student_grid
 from samstudent.task import Task
 

@@ -14,12 +14,12 @@ from monai.inferers.inferer import SlidingWindowInferer
 from numpy.typing import NDArray
 
 from samstudent.errors import Conflict, NotFound, UserError
-from samstudent.files import atomic_write
-from samstudent.images import CaseImage, for_student
-from samstudent.student.device import autocast, pick_device
+from samstudent.imaging.case import CaseImage, for_student
 from samstudent.student.grid import from_student_grid, place, to_student_grid
 from samstudent.student.network import build_network
 from samstudent.task import Task
+from samstudent.util.files import atomic_write
+from samstudent.util.torch_device import autocast, pick_device
 
 #: What a model depends on; a task that differs here needs another model.
 _FIXED = ("dimension", "structures", "overlap", "image", "student")

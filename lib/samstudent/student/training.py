@@ -1,6 +1,6 @@
 """Training a student with MONAI's engine: the parts, and ``train_student``, which puts them together.
 
-The host's trainer task (``student/trainer.py``) uses the same parts inside MONAI Label's own frame.
+The host's trainer task (``server/tasks/student_trainer.py``) uses the same parts inside MONAI Label's own frame.
 
 Where ``training.ema`` or ``pseudo_labels.renew`` ask for it, or unlabelled cases are given, a running average of the
 weights (``new_average``) is kept beside the network. It may be what is saved; it renews pseudo labels (``Renewal``);
@@ -24,11 +24,11 @@ from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel
 
 from samstudent.student.data import AugmentedCases, TrainingCase, make_loader
-from samstudent.student.device import autocast, half_precision, pick_device
 from samstudent.student.loss import StudentLoss
 from samstudent.student.network import build_network
 from samstudent.student.predict import Student, load_weights, save_model
 from samstudent.task import Task
+from samstudent.util.torch_device import autocast, half_precision, pick_device
 
 #: Steps of one of the host's epochs: a client that offers epochs only gets something to count.
 EPOCH_STEPS = 50

@@ -1,0 +1,73 @@
+"""``samstudent users``: who may log in."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samstudent.errors import UserError
+
+users_app = typer.Typer(no_args_is_help=True, help="Who may log in: the users file of samstudent serve --users.")
+
+Name = Annotated[str, typer.Argument(help="Name that the user logs in with.")]
+UsersFile = Annotated[Path, typer.Option("--users", envvar="SAMSTUDENT_USERS", help="The users file.")]
+Stdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from the standard input.")]
+Role = Annotated[str, typer.Option("--role", help="annotator, reviewer or admin; each may do what those before may.")]
+
+
+@users_app.command("add")
+def add(name: Name, users: UsersFile, role: Role = "annotator", password_stdin: Stdin = False) -> None:
+    """Add a user; makes the file with the first one."""
+    from samstudent.server.auth.users import Users
+
+    Users(users).add(name, role, _password(password_stdin))
+    typer.echo(f"{name} may log in as {role}")
+
+
+@users_app.command("remove")
+def remove(name: Name, users: UsersFile) -> None:
+    """Remove a user; he is logged out at once."""
+    from samstudent.server.auth.users import Users
+
+    Users(users).remove(name)
+    typer.echo(f"{name} is removed")
+
+
+@users_app.command("passwd")
+def passwd(name: Name, users: UsersFile, password_stdin: Stdin = False) -> None:
+    """Change a user's password; he is logged out everywhere."""
+    from samstudent.server.auth.users import Users
+
+    Users(users).set_password(name, _password(password_stdin))
+    typer.echo(f"{name} has another password")
+
+
+@users_app.command("role")
+def role(
+    name: Name, role: Annotated[str, typer.Argument(help="annotator, reviewer or admin.")], users: UsersFile
+) -> None:
+    """Change a user's role; he logs in again."""
+    from samstudent.server.auth.users import Users
+
+    Users(users).set_role(name, role)
+    typer.echo(f"{name} is {role} now")
+
+
+@users_app.command("list")
+def list_users(users: UsersFile) -> None:
+    """All users and their roles."""
+    from samstudent.server.auth.users import Users
+
+    for name, entry in sorted(Users(users).all().items()):
+        typer.echo(f"{name:24} {entry.role}")
+
+
+def _password(from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        raise UserError("no terminal to ask for the password; give it by --password-stdin")
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))

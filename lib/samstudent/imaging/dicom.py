@@ -1,0 +1,151 @@
+"""DICOM: one file, or a folder with the slices of one series."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.errors import UserError
+from samstudent.imaging.dicom_header import numbers, sop_class
+from samstudent.imaging.dicom_pixels import read_pixels
+from samstudent.imaging.dicom_series import Series, Slice, find_series, read_slice
+from samstudent.imaging.formats import Stored, decoding
+from samstudent.imaging.grid import LPS_TO_RAS
+
+logger = logging.getLogger(__name__)
+
+#: Where ITK, and with it 3D Slicer, takes the distance of pixels from, by SOP class. Of projections it is that at the
+#: detector; other classes have PixelSpacing. Answers to clients must lie where they see the image.
+_PROJECTIONS = (
+    "1.2.840.10008.5.1.4.1.1.1",  # CR, and as its parts DX, mammography, intra-oral
+    "1.2.840.10008.5.1.4.1.1.12.1",  # angiography
+    "1.2.840.10008.5.1.4.1.1.12.2",  # fluoroscopy
+)
+_RT_IMAGE = "1.2.840.10008.5.1.4.1.1.481.1"
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+#: Whose slices' distance ITK does not read: ultrasound, photographs.
+_WITHOUT_DEPTH = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.77.1")
+#: Notes that were logged, the last ones; an image is read again and again.
+_logged: OrderedDict[tuple[Path, tuple[str, ...]], None] = OrderedDict()
+_MOST_LOGGED = 10_000
+
+
+def read_dicom(path: Path) -> Stored:
+    """Pixels in the units of the rescale (Hounsfield for CT), MONOCHROME1 inverted, so that more is always brighter.
+
+    A window that does not meet the pixels is left out. That, and what is passed over in a folder, is noted and logged
+    once.
+
+    Raises:
+        UserError: no or several series in the folder, several frames in a file, slices of different sizes, missing
+            slices, no image at all, nothing that can be decoded.
+    """
+    with decoding(path, "DICOM"):
+        series = Series([read_slice(path)], None) if path.is_file() else find_series(path)
+        stored = _read(series, path)
+    if stored.notes and (path, stored.notes) not in _logged:
+        _logged[path, stored.notes] = None
+        if len(_logged) > _MOST_LOGGED:
+            _logged.popitem(last=False)
+        for note in stored.notes:
+            logger.warning("%s: %s", path, note)
+    return stored
+
+
+def geometry_of(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """(k, j, i) and affine as ``read_dicom`` gives them, from the headers alone. Raises as ``read_dicom``."""
+    with decoding(path, "DICOM"):
+        series = Series([read_slice(path)], None) if path.is_file() else find_series(path)
+        header = series.slices[0].header
+        return (len(series.slices), int(header.Rows), int(header.Columns)), _affine(series)
+
+
+def _read(series: Series, path: Path) -> Stored:
+    values: NDArray[np.float32] | None = None
+    windows, padding = [], {}
+    for k, one in enumerate(series.slices):
+        try:
+            with decoding(one.path, "DICOM"):
+                image = read_pixels(one.path)
+        except UserError as error:
+            if one.path == path:
+                raise
+            reason = str(error).removeprefix(f"{one.path}: ")
+            raise UserError(f"{one.path}: no image of this folder's series, or corrupt: {reason}") from error
+        if values is None:
+            values = np.empty((len(series.slices), *image.values.shape), np.float32)
+        if image.values.shape != values.shape[1:]:
+            raise UserError(f"{one.path}: pixels of shape {image.values.shape}, other slices have {values.shape[1:]}")
+        values[k] = image.values
+        if image.window:
+            windows.append(image.window)
+        if image.padding is not None:
+            padding[k] = image.padding
+    assert values is not None  # a series has slices
+    window, notes = _window(windows, values)
+    padded = None
+    if padding:
+        padded = np.zeros(values.shape[:3], bool)
+        for k, where in padding.items():
+            padded[k] = where
+    return Stored(
+        values, values.shape[:3], _affine(series), window=window, padding=padded, notes=(*series.notes, *notes)
+    )
+
+
+def _window(
+    windows: list[tuple[float, float]], values: NDArray[np.float32]
+) -> tuple[tuple[float, float] | None, list[str]]:
+    """The window of all slices, if the pixels have values in it; else a note."""
+    if not windows:
+        return None, []
+    # Scanners may set each slice's own window; the median keeps odd end slices out.
+    low, high = (float(end) for end in np.median(windows, axis=0))
+    darkest, brightest = float(values.min()), float(values.max())
+    if darkest < brightest and (high <= darkest or low >= brightest):
+        return None, [
+            f"its window, {low:g} to {high:g}, does not meet its pixels, {darkest:g} to {brightest:g};"
+            " percentiles are taken instead"
+        ]
+    return (low, high), []
+
+
+def _affine(series: Series) -> NDArray[np.float64]:
+    """(4, 4) index (i, j, k) -> RAS mm."""
+    first = series.slices[0]
+    between_rows, between_columns, between_slices = _distances(first)
+    affine = np.eye(4)
+    affine[:3, 0] = first.orientation[:3] * between_columns
+    affine[:3, 1] = first.orientation[3:] * between_rows
+    # A tilted gantry shears the volume: the step is not along the normal.
+    affine[:3, 2] = first.normal * between_slices if series.step is None else series.step
+    if first.position is not None:
+        affine[:3, 3] = first.position
+    return np.asarray(LPS_TO_RAS @ affine)
+
+
+def _distances(one: Slice) -> tuple[float, float, float]:
+    """Of rows, of columns and of slices, in mm, as ITK has them of a single file; 1 where nothing is said."""
+    header, uid = one.header, sop_class(one.header)
+    if _is_one_of(uid, _PROJECTIONS):
+        keywords = ["ImagerPixelSpacing"]
+    elif uid == _RT_IMAGE:
+        keywords = ["ImagePlanePixelSpacing"]
+    else:
+        keywords = ["PixelSpacing"]
+        if _is_one_of(uid, (_SECONDARY_CAPTURE,)):
+            keywords.append("NominalScannedPixelSpacing")
+    spacing = next(
+        (found for key in keywords if len(found := numbers(header, key)) == 2 and min(found) > 0), [1.0, 1.0]
+    )
+    depth = numbers(header, "SpacingBetweenSlices")
+    known = depth and depth[0] and not _is_one_of(uid, _WITHOUT_DEPTH)
+    return spacing[0], spacing[1], abs(depth[0]) if known else 1.0
+
+
+def _is_one_of(uid: str, roots: tuple[str, ...]) -> bool:
+    return any(uid == root or uid.startswith(root + ".") for root in roots)

@@ -1,0 +1,367 @@
+"""The pixels of one DICOM image as DICOM means them: decoded, in their units, more is brighter; colours as RGB.
+
+DICOM PS3.3: C.7.6.3 (image pixels, palettes), C.11.1 (Modality LUT), C.11.2 (VOI LUT and window), C.7.5.1 (padding).
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom import uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels.decoders.base import get_decoder
+
+from samstudent.errors import UserError
+from samstudent.imaging.dicom_header import item_of, no_image, number, numbers, text, transfer_syntax
+from samstudent.imaging.dicom_size_checks import check_dicom, check_pixels
+from samstudent.imaging.size_checks import check_size
+
+#: Which of pydicom's plugins decodes: one each, so that an image is the same whatever else is installed.
+_JPEG = {uid.JPEGBaseline8Bit: "pillow", uid.JPEGExtended12Bit: "pillow"}
+_JPEG_LOSSLESS = {uid.JPEGLossless: "gdcm", uid.JPEGLosslessSV1: "gdcm"}
+_JPEG_LS = {uid.JPEGLSLossless: "pyjpegls", uid.JPEGLSNearLossless: "pyjpegls"}
+_JPEG_2000 = dict.fromkeys(
+    (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"
+)
+_PLUGINS = {**_JPEG, **_JPEG_LOSSLESS, **_JPEG_LS, **_JPEG_2000, uid.RLELossless: "pydicom"}
+_NATIVE = (
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+)
+_READ = (
+    "uncompressed, deflated, RLE, JPEG (baseline, extended, lossless), JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000"
+)
+_PHOTOMETRIC = (
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"
+)  # fmt: skip
+_JP2 = b"\0\0\0\x0cjP  "
+#: Of a palette of 16 bits, so that its colours are of the size of all others: 255 * 257 = 65535.
+_TO_8_BITS = 257.0
+#: Values that a lookup table may have (PS3.3 C.7.6.3.1.5).
+_LONGEST_TABLE = 1 << 16
+#: Of an image are worked on at once.
+_ROWS = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """One image.
+
+    Attributes:
+        values: float32 (y, x) of grey values, more is brighter; or (y, x, 3): red, green and blue, 0 to 255 of 8 bits.
+        window: (low, high): what becomes black and white; None where nothing usable is said.
+        padding: bool (y, x), True where the scanner measured nothing; None where nothing is marked so.
+    """
+
+    values: NDArray[np.float32]
+    window: tuple[float, float] | None = None
+    padding: NDArray[np.bool_] | None = None
+
+
+def check_image(path: Path, header: Dataset) -> None:
+    """Refuse what is no image, or claims to be more than its file can hold, before anything is decoded.
+
+    Raises:
+        UserError: it is something else than an image, has several frames, is too large or truncated, or is packed in a
+            way that cannot be read.
+    """
+    if what := no_image(header):
+        raise UserError(f"{path}: {what}")
+    rows, columns = int(number(header, "Rows", 0)), int(number(header, "Columns", 0))
+    frames, samples = int(number(header, "NumberOfFrames", 1)), int(number(header, "SamplesPerPixel", 1))
+    if frames > 1:
+        raise UserError(f"{path}: holds {frames} frames; expected one image per DICOM file")
+    if rows < 1 or columns < 1 or samples not in (1, 3, 4):
+        raise UserError(f"{path}: {columns} x {rows} pixels of {samples} values; expected an image of 1 or 3 values")
+    bits = int(number(header, "BitsAllocated", 16))
+    if bits not in (1, 8, 16, 32, 64):
+        raise UserError(f"{path}: {bits} bits allocated for a value; expected 1, 8, 16, 32 or 64")
+    check_size(path, (columns, rows), samples, bytes_each=max(1, bits // 8))
+    syntax = transfer_syntax(header)
+    if syntax is not None and syntax not in _NATIVE and syntax not in _PLUGINS:
+        raise UserError(f"{path}: transfer syntax {syntax.name} ({syntax}) cannot be read; expected {_READ}")
+    # Of colours in YBR_FULL_422 two of three values are stored.
+    check_pixels(path, syntax, rows * columns * min(samples, 2) * bits // 8)
+
+
+def read_pixels(path: Path) -> Pixels:
+    """Decode one file and bring its values into their units.
+
+    Grey values go through the Modality LUT or the rescale, then through the first VOI LUT where there is one; a first
+    window is not applied but returned. MONOCHROME1 (and a presentation LUT shape INVERSE, which says the same) is
+    inverted. Palettes are resolved, YCbCr is converted.
+
+    Raises:
+        UserError: as ``check_image``; a compressed image of another size than the header tells; a palette or lookup
+            table that cannot be used.
+    """
+    check_dicom(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(path, force=True)
+        with_functional_groups(dataset)
+        check_image(path, dataset)
+        array, photometric = _decoded(path, dataset)
+    if array.ndim == 3:
+        return Pixels(array[..., :3].astype(np.float32))
+    if photometric == "PALETTE COLOR":
+        return Pixels(_colours(path, dataset, array))
+    return _grey(path, dataset, array, photometric)
+
+
+def with_functional_groups(dataset: Dataset) -> None:
+    """Of an enhanced image of one frame: what its functional groups say, as a plain image says it."""
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in item_of(dataset, groups) or ():
+            if group.VR == "SQ" and len(group.value):
+                for element in group.value[0]:
+                    if element.keyword and element.keyword not in dataset:
+                        dataset[element.tag] = element
+
+
+def _decoded(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
+    """(y, x) or (y, x, 3) as stored, bits that are not pixels taken off; and what the values mean now."""
+    syntax = transfer_syntax(dataset)
+    if syntax is None:
+        raise UserError(
+            f"{path}: has compressed pixels but names no transfer syntax; expected (0002,0010) in its header"
+        )
+    if "PixelData" in dataset and not syntax.is_encapsulated and dataset["PixelData"].is_undefined_length:
+        raise UserError(f"{path}: its pixels are compressed, but its transfer syntax is {syntax.name}")
+    dataset.file_meta.TransferSyntaxUID = syntax
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise UserError(f"{path}: holds no pixels: the header of an image alone, or cut off behind it")
+    photometric = text(dataset, "PhotometricInterpretation").upper() or "MONOCHROME2"
+    if photometric not in _PHOTOMETRIC:
+        raise UserError(
+            f"{path}: photometric interpretation {photometric} cannot be read; expected {', '.join(_PHOTOMETRIC)}"
+        )
+    dataset.PhotometricInterpretation = photometric
+    allocated = int(number(dataset, "BitsAllocated", 16))
+    stored = min(int(number(dataset, "BitsStored", allocated)) or allocated, allocated)
+    high = int(number(dataset, "HighBit", stored - 1))
+    surplus = high + 1 - stored if stored <= high + 1 <= allocated else 0
+    dataset.BitsAllocated = allocated
+    dataset.BitsStored = stored + surplus  # overlays may lie below the pixel's bits, and above them
+    if syntax.is_encapsulated:
+        _check_packed(path, dataset, get_frame(dataset.PixelData, 0, number_of_frames=1))
+        plugin = _PLUGINS[syntax]
+        if syntax == uid.JPEGExtended12Bit and stored > 8:
+            # GDCM decodes it, but pydicom lets it do so only under a neighbour's name; Pillow knows 8 bits alone.
+            syntax, plugin = uid.JPEGLosslessSV1, "gdcm"
+            dataset.file_meta.TransferSyntaxUID = syntax
+        array, facts = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
+    else:
+        array, facts = get_decoder(syntax).as_array(dataset, index=0)
+    if surplus and array.dtype.kind in "iu":
+        array = array >> surplus
+    dataset.BitsStored = stored
+    return array, str(facts.get("photometric_interpretation") or photometric)
+
+
+def _check_packed(path: Path, dataset: Dataset, packed: bytes) -> None:
+    """Refuse a compressed image that says of itself another size than its header: its decoder would take that one."""
+    found = _jpeg_2000_size(packed) or _jpeg_size(packed)
+    expected = int(dataset.Columns), int(dataset.Rows), int(number(dataset, "SamplesPerPixel", 1))
+    if found and found != expected:
+        raise UserError(
+            f"{path}: its header tells of {expected[0]} x {expected[1]} pixels of {expected[2]} values, its compressed"
+            f" image of {found[0]} x {found[1]} of {found[2]}"
+        )
+    if found is None and dataset.file_meta.TransferSyntaxUID != uid.RLELossless:
+        raise UserError(f"{path}: truncated or corrupt, its compressed image has no header")
+
+
+def _jpeg_2000_size(packed: bytes) -> tuple[int, int, int] | None:
+    """(columns, rows, values of a pixel) of a JPEG 2000 codestream, PS 15444-1 A.5.1; None: it is none."""
+    at = 0
+    if packed.startswith(_JP2):
+        at = len(_JP2) + 4
+        while packed[at + 4 : at + 8] != b"jp2c":
+            length = int.from_bytes(packed[at : at + 4], "big")
+            if length < 8 or at + length >= len(packed):
+                return None
+            at += length
+        at += 8
+    if packed[at : at + 4] != b"\xff\x4f\xff\x51" or len(packed) < at + 42:
+        return None
+    right, bottom, left, top = struct.unpack_from(">4I", packed, at + 8)
+    return right - left, bottom - top, struct.unpack_from(">H", packed, at + 40)[0]
+
+
+def _jpeg_size(packed: bytes) -> tuple[int, int, int] | None:
+    """(columns, rows, values of a pixel) of a JPEG or JPEG-LS codestream; None: it is none."""
+    at = 2
+    while packed[:2] == b"\xff\xd8" and at + 10 <= len(packed) and packed[at] == 0xFF:
+        marker, length = packed[at + 1], struct.unpack_from(">H", packed, at + 2)[0]
+        if marker == 0xFF:
+            at += 1  # fill bytes
+            continue
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            rows, columns, values = struct.unpack_from(">HHB", packed, at + 5)
+            return columns, rows, values
+        at += 2 + length
+    return None
+
+
+def _colours(path: Path, dataset: Dataset, array: NDArray[Any]) -> NDArray[np.float32]:
+    """(y, x, 3) of indices (y, x), by the dataset's palette."""
+    tables = []
+    for colour in ("Red", "Green", "Blue"):
+        keyword = f"{colour}PaletteColorLookupTable"
+        segmented = f"Segmented{keyword}Data" in dataset
+        values, first, bits = _table(path, dataset, dataset, keyword, ("Segmented" if segmented else "") + keyword)
+        tables.append(_looked_up(array, values, first) / (_TO_8_BITS if bits > 8 else 1.0))
+    return np.stack(tables, axis=-1).astype(np.float32)
+
+
+def _grey(path: Path, dataset: Dataset, array: NDArray[Any], photometric: str) -> Pixels:
+    padding = _padding(dataset, array)
+    values: NDArray[Any] = array
+    bits, signed = int(number(dataset, "BitsStored", 16)), number(dataset, "PixelRepresentation", 0) == 1
+    lowest, highest = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+    if modality := item_of(dataset, "ModalityLUTSequence"):
+        table, first, depth = _table(path, dataset, modality, "LUT", "LUT")
+        values, lowest, highest = _looked_up(values, table, first), 0.0, 2.0**depth - 1
+    elif array.dtype.kind in "iu":
+        slope, intercept = number(dataset, "RescaleSlope", 1) or 1.0, number(dataset, "RescaleIntercept", 0)
+        if (slope, intercept) != (1.0, 0.0):
+            values = _scaled(values, slope, intercept)
+            lowest, highest = sorted((lowest * slope + intercept, highest * slope + intercept))
+    window = _window(dataset)
+    if voi := item_of(dataset, "VOILUTSequence"):
+        table, first, _ = _table(path, dataset, voi, "LUT", "LUT")
+        values = _looked_up(values, table, first)
+        lowest, highest = float(table.min()), float(table.max())
+        window = (lowest, highest) if lowest < highest else None
+    if photometric == "MONOCHROME1" or text(dataset, "PresentationLUTShape").upper() == "INVERSE":
+        total = lowest + highest
+        values = _scaled(values, -1.0, total)
+        window = window and (total - window[1], total - window[0])
+    return Pixels(values.astype(np.float32), window, padding)
+
+
+def _scaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
+    """``values * slope + intercept``, computed in float64 some rows at a time: a whole copy of that would be large."""
+    scaled = np.empty(values.shape, np.float32)
+    for first in range(0, len(values), _ROWS):
+        scaled[first : first + _ROWS] = values[first : first + _ROWS].astype(np.float64) * slope + intercept
+    return scaled
+
+
+def _padding(dataset: Dataset, array: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Where the stored values are those of the padding, PS3.3 C.7.5.1.1.2: one value, or from one to another."""
+    ends = numbers(dataset, "PixelPaddingValue")[:1]
+    if not ends or array.dtype.kind not in "iu":
+        return None
+    ends += numbers(dataset, "PixelPaddingRangeLimit")[:1]
+    bits = 8 * array.dtype.itemsize
+    # The value may be written with the other sign than the pixels have.
+    signed = [end - 2**bits if array.dtype.kind == "i" and end >= 2 ** (bits - 1) else end for end in ends]
+    ends = [end + 2**bits if array.dtype.kind == "u" and end < 0 else end for end in signed]
+    found = (array >= min(ends)) & (array <= max(ends))
+    return found if found.any() and not found.all() else None
+
+
+def _window(dataset: Dataset) -> tuple[float, float] | None:
+    """First VOI window as (low, high), DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3.
+
+    A sigmoid has no ends: these are where it has come to 2 and 98 percent.
+    """
+    centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
+    if not centers or not widths:
+        return None
+    center, width = centers[0], widths[0]
+    function = text(dataset, "VOILUTFunction").upper()
+    if function == "SIGMOID":
+        low, high = center - width, center + width
+    elif function == "LINEAR_EXACT":
+        low, high = center - width / 2, center + width / 2
+    else:
+        low = center - 0.5 - (width - 1) / 2
+        high = low + width - 1
+    return (low, high) if low < high else None
+
+
+def _table(
+    path: Path, dataset: Dataset, item: Dataset, descriptor: str, data: str
+) -> tuple[NDArray[np.uint16], int, int]:
+    """A lookup table: its values, the pixel value that its first one is for, and how many bits they have.
+
+    Args:
+        path: for errors.
+        dataset: the file, for its byte order.
+        item: what holds the table.
+        descriptor, data: keywords without "Descriptor" and "Data".
+    """
+    described = numbers(item, f"{descriptor}Descriptor")
+    if len(described) != 3 or item.get(f"{data}Data") is None:
+        raise UserError(f"{path}: {data}: expected a descriptor of three numbers and its data")
+    # Each may have been written with a sign.
+    count, bits = (int(described[0]) & 0xFFFF) or _LONGEST_TABLE, int(described[2]) & 0xFFFF
+    if not 1 <= bits <= 16:
+        raise UserError(f"{path}: {descriptor}Descriptor tells of values of {bits} bits; expected 8 to 16")
+    value = item[f"{data}Data"].value
+    if isinstance(value, bytes):
+        order = "<" if dataset.original_encoding[1] is not False else ">"
+        segmented = data.startswith("Segmented")
+        # Values of 8 bits may take 8 or 16.
+        wide = bits > 8 if segmented else len(value) >= 2 * count
+        values = np.frombuffer(value[: len(value) // 2 * 2] if wide else value, order + "u2" if wide else "u1")
+        if segmented:
+            values = _expanded(path, values.tolist(), wide)
+    else:
+        values = np.asarray(value if isinstance(value, Sequence) else [value]).reshape(-1)
+    values = values[:count].astype(np.uint16)
+    if not len(values):
+        raise UserError(f"{path}: {data}Data holds no values")
+    return values, int(described[1]), bits
+
+
+def _looked_up(array: NDArray[Any], table: NDArray[np.uint16], first: int) -> NDArray[np.uint16]:
+    """The table's value for each of the array's; those before and behind it have the first and the last one's."""
+    if first >= 1 << 15 and array.size and array.min() < 0:
+        first -= 1 << 16  # written without its sign
+    found = np.empty(array.shape, np.uint16)
+    for row in range(0, len(array), _ROWS):
+        index = np.floor(array[row : row + _ROWS]).astype(np.int64) - first
+        found[row : row + _ROWS] = table[np.clip(index, 0, len(table) - 1)]
+    return found
+
+
+def _expanded(path: Path, data: list[int], wide: bool) -> NDArray[np.uint16]:
+    """A segmented palette, PS3.3 C.7.9.2: runs of values, lines, and repetitions of earlier segments."""
+    values: list[int] = []
+
+    def expand(at: int, segments: int | None, depth: int) -> None:
+        while at + 1 < len(data) and segments != 0 and len(values) < _LONGEST_TABLE:
+            kind, length = data[at : at + 2]
+            at += 2
+            if kind == 0:
+                values.extend(data[at : at + length])
+                at += length
+            elif kind == 1 and values and at < len(data):
+                values.extend(int(v) for v in np.around(np.linspace(values[-1], data[at], length + 1)[1:]))
+                at += 1
+            elif kind == 2 and depth == 0:
+                parts = data[at : at + (2 if wide else 4)]
+                offset = sum(part << ((16 if wide else 8) * place) for place, part in enumerate(parts))
+                expand(offset, length, 1)  # counted in values, as GDCM and pydicom have it
+                at += len(parts)
+            else:
+                raise UserError(f"{path}: its segmented palette cannot be read: segment {kind} at {at - 2}")
+            segments = None if segments is None else segments - 1
+
+    expand(0, None, 0)
+    return np.array(values[:_LONGEST_TABLE], np.uint16)

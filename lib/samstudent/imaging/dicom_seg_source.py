@@ -1,0 +1,159 @@
+"""The header of an image, made fit to be copied into a segmentation: only what is needed of it, each value valid.
+
+Scanners, importers and anonymisers leave much in headers that the standard does not allow. A label must not be lost for
+it: what can be mended is (dates with hyphens, numbers of too many digits), what cannot is left empty. What the
+segmentation refers to (UIDs of study, series and images) is kept as it is, or nothing would find it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from pydicom.valuerep import format_number_as_ds
+
+from samstudent.imaging.dicom_header import number, numbers, sop_class, text, texts
+from samstudent.imaging.dicom_series import Slice
+
+#: Longest values of texts, PS3.5 6.2.
+_LONGEST = {"SH": 16, "LO": 64, "CS": 16}
+#: Copied as texts. Those of the first line the standard wants to be there, if only empty.
+_TEXTS = {
+    "PatientID": "LO", "StudyID": "SH", "AccessionNumber": "SH",
+    "StudyDescription": "LO", "IssuerOfPatientID": "LO",
+}  # fmt: skip
+_NEEDED_TEXTS = ("PatientID", "StudyID", "AccessionNumber")
+_NAMES = ("PatientName", "ReferringPhysicianName")
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+
+def clean_header(image: Slice, is_volume: bool, depth: float) -> Dataset:
+    """A new header with what a SEG takes of its source.
+
+    Args:
+        image: the source.
+        is_volume: its frames must have a place in space, as there are several.
+        depth: distance of the slices in mm, where the header does not say.
+    """
+    header, clean = image.header, Dataset()
+    clean.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, which has every name
+    for keyword in _UIDS:
+        setattr(clean, keyword, sop_class(header) if keyword == "SOPClassUID" else text(header, keyword))
+    for keyword, representation in _TEXTS.items():
+        value = clean_text(_raw_text(header, keyword), _LONGEST[representation])
+        if value or keyword in _NEEDED_TEXTS:
+            setattr(clean, keyword, value)
+    for keyword in _NAMES:
+        setattr(clean, keyword, _name(_raw_text(header, keyword)))
+    clean.PatientBirthDate, clean.StudyDate = _date(text(header, "PatientBirthDate")), _date(text(header, "StudyDate"))
+    clean.StudyTime = _time(text(header, "StudyTime"))
+    sex = text(header, "PatientSex").upper()
+    clean.PatientSex = sex if sex in ("M", "F", "O") else ""
+    if re.fullmatch(r"\d{3}[DWMY]", age := text(header, "PatientAge")):
+        clean.PatientAge = age
+    for keyword in ("PatientSize", "PatientWeight"):
+        if (size := number(header, keyword, 0)) > 0:
+            setattr(clean, keyword, format_number_as_ds(size))
+    clean.Modality = _code(text(header, "Modality")) or "OT"
+    clean.SeriesNumber = int(min(max(number(header, "SeriesNumber", 0), 0), 2**31 - 1))
+    clean.Rows, clean.Columns = int(header.Rows), int(header.Columns)
+    if text(header, "LossyImageCompression") == "01":
+        clean.LossyImageCompression = "01"
+        # Both must be there; what is not said is not known.
+        ratios, methods = numbers(header, "LossyImageCompressionRatio"), texts(header, "LossyImageCompressionMethod")
+        clean.LossyImageCompressionRatio = [format_number_as_ds(ratio) for ratio in ratios or [1.0]]
+        clean.LossyImageCompressionMethod = [code for method in methods if (code := _code(method))] or ["UNKNOWN"]
+    _place(clean, image, is_volume, depth)
+    return clean
+
+
+def _place(clean: Dataset, image: Slice, is_volume: bool, depth: float) -> None:
+    """Where it lies in space, all of it or nothing: readers want both. A radiograph may name a frame of reference, but
+    has no place in it."""
+    spacing = numbers(image.header, "PixelSpacing")
+    if len(spacing) != 2 or min(spacing) <= 0:
+        spacing = [1.0, 1.0] if is_volume else []
+    directions = numbers(image.header, "ImageOrientationPatient")
+    thickness = number(image.header, "SliceThickness", 0)
+    if image.position is None or not spacing or (not is_volume and (len(directions) != 6 or thickness <= 0)):
+        row = [code for value in texts(image.header, "PatientOrientation") if (code := _code(value))]
+        clean.PatientOrientation = row if len(row) == 2 else None
+        return
+    frame = text(image.header, "FrameOfReferenceUID")
+    series = text(image.header, "SeriesInstanceUID")
+    clean.FrameOfReferenceUID = frame if _is_uid(frame) else generate_uid(entropy_srcs=["samstudent", series])
+    clean.PositionReferenceIndicator = clean_text(text(image.header, "PositionReferenceIndicator"), 64)
+    clean.ImagePositionPatient = [format_number_as_ds(float(value)) for value in image.position]
+    clean.ImageOrientationPatient = [format_number_as_ds(float(value)) for value in image.orientation]
+    clean.PixelSpacing = [format_number_as_ds(value) for value in spacing]
+    clean.SliceThickness = format_number_as_ds(thickness if thickness > 0 else float(np.round(depth, 6)))
+
+
+def _raw_text(header: Dataset, keyword: str) -> str:
+    """A text whose character set may be missing or misspelt."""
+    element: Any = header.get_item(keyword)
+    raw = getattr(element, "value", None)
+    if found := text(header, keyword):
+        return found
+    if not isinstance(raw, bytes):
+        return ""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def clean_text(value: str, longest: int) -> str:
+    """A text without what must not be in a text, and not longer than allowed."""
+    return "".join(c for c in value if c.isprintable() and c not in "\\\ufffd").strip()[:longest].strip()
+
+
+def _name(value: str) -> str:
+    """A person's name: up to three groups of up to five parts, PS3.5 6.2.1.1."""
+    groups = ["^".join(clean_text(part, 64) for part in group.split("^")[:5])[:64] for group in value.split("=")[:3]]
+    return "=".join(groups).rstrip("=^ ")
+
+
+def _code(value: str) -> str:
+    found = value.upper().strip()
+    return found if re.fullmatch(r"[A-Z0-9_ ]{1,16}", found) else ""
+
+
+def _date(value: str) -> str:
+    digits = re.sub(r"[-./]", "", value[:10])
+    try:
+        return datetime.datetime.strptime(digits, "%Y%m%d").strftime("%Y%m%d") if len(digits) == 8 else ""
+    except ValueError:
+        return ""
+
+
+def _time(value: str) -> str:
+    found = re.fullmatch(r"(\d\d):?(\d\d)?:?(\d\d)?(\.\d{1,6})?\d*", value)
+    if not found:
+        return ""
+    parts = [part or "" for part in found.groups()]
+    hour, minute, second = (int(part or 0) for part in parts[:3])
+    if hour > 23 or minute > 59 or second > 59 or (parts[3] and not parts[2]):
+        return ""
+    return "".join(parts)
+
+
+def _is_uid(value: str) -> bool:
+    return len(value) <= 64 and re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", value) is not None
+
+
+def refer_to(seg: Dataset, placeholder: str, sop_class_uid: str) -> None:
+    """Put the source's own SOP class where a segmentation refers to its source by another."""
+
+    def replace(dataset: Dataset, element: Any) -> None:
+        if element.keyword == "ReferencedSOPClassUID" and element.value == placeholder:
+            element.value = sop_class_uid
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seg.walk(replace)

@@ -1,0 +1,196 @@
+"""Masks as a DICOM segmentation that refers to its images: CT and MR series, single slices, and radiographs."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import highdicom as hd
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from samstudent import __version__
+from samstudent.errors import UserError
+from samstudent.imaging.dicom_seg_source import clean_header, clean_text, refer_to
+from samstudent.imaging.dicom_series import find_series, read_slice
+from samstudent.imaging.formats import decoding
+from samstudent.imaging.grid import LPS_TO_RAS, Grid
+from samstudent.imaging.seg_nrrd import color
+from samstudent.task import Task
+from samstudent.util.dicom_codes import Code
+
+MANUFACTURER = "samstudent"
+AlgorithmType = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+#: highdicom refuses images of classes that it does not know, though it copies the same of all: they all say this one.
+_KNOWN_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+
+
+@dataclass(frozen=True)
+class About:
+    """Where masks come from.
+
+    Attributes:
+        description: what they are, one line, e.g. "Label of task wrist"; the series' description.
+        algorithm: who drew them: a human, a human with a model's help, a model alone.
+        name: of the algorithm; needed unless a human alone drew them.
+        provenance: what made them (student, SAM, recipe), for the algorithm's parameters.
+        quality: structure -> what its mask is expected to be worth, 0 to 1.
+        creator: who drew or asked for them.
+        time: seconds since 1970 of the drawing.
+        uids: (series, instance). Sent again with the same, the PACS knows that it has it. None: new ones.
+    """
+
+    description: str
+    algorithm: AlgorithmType
+    name: str = MANUFACTURER
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    quality: Mapping[str, float] = field(default_factory=dict)
+    creator: str = ""
+    time: float | None = None
+    uids: tuple[str, str] | None = None
+
+
+def write_seg(
+    path: Path,
+    masks: NDArray[Any],
+    task: Task,
+    grid: Grid,
+    source: Path,
+    about: About,
+    only: Sequence[str] | None = None,
+) -> Dataset:
+    """Write one DICOM SEG with a segment for each structure; structures that overlap stay whole.
+
+    Args:
+        path: to be written.
+        masks: bool (S, *spatial), canonical.
+        task: names, codes and colours.
+        grid: the image's.
+        source: the image: a DICOM file, or a folder with the files of one series.
+        about: see there.
+        only: the structures to write; None: all. Empty ones are written as segments without frames.
+
+    Returns:
+        The written dataset.
+
+    Raises:
+        UserError: the image is no DICOM, or its files do not fit the grid; masks of another shape.
+    """
+    names = [name for name in task.names if only is None or name in only]
+    if not names:
+        raise UserError(f"{path}: no structure to write")
+    if masks.shape != (len(task.names), *grid.spatial_shape):
+        raise UserError(f"{path}: masks of shape {masks.shape}, but the image has {grid.spatial_shape}")
+    images = sources_of(source, grid)
+    source_class = str(images[0].SOPClassUID)
+    for image in images:
+        image.SOPClassUID = _KNOWN_CLASS
+    stack = grid.to_file(masks[[task.structures[name] - 1 for name in names]])
+    stack = stack.reshape(len(names), len(images), *stack.shape[-2:])
+    time = datetime.datetime.fromtimestamp(about.time) if about.time else datetime.datetime.now()
+    series, instance = about.uids or (hd.UID(), hd.UID())
+    with decoding(source, "the source of a DICOM segmentation"):
+        seg = hd.seg.Segmentation(
+            source_images=images,
+            pixel_array=np.moveaxis(stack, 0, -1).astype(np.uint8),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[_description(i, name, task, about) for i, name in enumerate(names, 1)],
+            series_instance_uid=str(series),
+            series_number=_series_number(images[0]),
+            sop_instance_uid=str(instance),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=clean_text(f"{MANUFACTURER} {task.name}", 64),
+            software_versions=__version__,
+            device_serial_number="1",
+            content_description=clean_text(about.description, 64),
+            # A caret: a name of one part, an account perhaps, is meant so.
+            content_creator_name=f"{creator}^" if (creator := clean_text(about.creator, 60)) else None,
+            content_label="LABEL" if about.algorithm != "AUTOMATIC" else "PREDICTION",
+            # Nothing drawn at all: the standard wants a frame nevertheless.
+            omit_empty_frames=bool(stack.any()),
+            series_description=clean_text(about.description, 64),
+            content_date=time.date(),
+            content_time=time.time(),
+        )
+    for shared in seg.SharedFunctionalGroupsSequence:
+        measures = shared.get("PixelMeasuresSequence")
+        if measures and "SliceThickness" not in measures[0]:
+            del shared.PixelMeasuresSequence  # without a place in space; readers want all of it or nothing
+    refer_to(seg, _KNOWN_CLASS, source_class)
+    if "PatientOrientation" in images[0]:
+        seg.PatientOrientation = images[0].PatientOrientation
+    seg.SeriesDate, seg.SeriesTime = seg.ContentDate, seg.ContentTime
+    seg.save_as(path)
+    return seg
+
+
+def sources_of(source: Path, grid: Grid) -> list[Dataset]:
+    """The headers of an image's files in the order of the grid's slices, made fit to be copied into a SEG."""
+    with decoding(source, "DICOM"):
+        slices = [read_slice(source)] if source.is_file() else find_series(source).slices
+    count = 1 if len(grid.shape) == 2 else grid.shape[0]
+    if len(slices) != count:
+        raise UserError(f"{source}: {len(slices)} DICOM files for an image of {count} slices")
+    depth = abs(float(slices[0].normal @ (LPS_TO_RAS @ grid.affine)[:3, 2]))
+    images = [clean_header(image, count > 1, depth) for image in slices]
+    for image, clean in zip(slices, images, strict=True):
+        if missing := [keyword for keyword in _NEEDED if not clean.get(keyword)]:
+            raise UserError(f"{image.path}: has no {', '.join(missing)}, so no segmentation can refer to it")
+    if count > 1:
+        to_index = np.linalg.inv(grid.affine) @ LPS_TO_RAS
+        images.sort(key=lambda image: float((to_index @ [*map(float, image.ImagePositionPatient), 1.0])[2]))
+    return images
+
+
+def _description(number: int, name: str, task: Task, about: About) -> Any:
+    code = task.code_of(name)
+    drawn_with_help = about.algorithm != "MANUAL"
+    rgb = code.rgb or tuple(round(255 * part) for part in color(task.structures[name] - 1))
+    segment = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=clean_text(name, 64),
+        segmented_property_category=codes.SCT.AnatomicalStructure,
+        segmented_property_type=_coded(code),
+        algorithm_type=about.algorithm,
+        algorithm_identification=_algorithm(name, about) if drawn_with_help else None,
+        tracking_uid=hd.UID(),
+        tracking_id=clean_text(f"{task.name}: {name}", 64),
+        display_color=hd.color.CIELabColor.from_rgb(*rgb),
+    )
+    if name in about.quality:
+        segment.SegmentDescription = f"quality {about.quality[name]:.3f}"
+    if code.side:
+        side = codes.SCT.Left if code.side == "left" else codes.SCT.Right
+        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
+            hd.sr.CodedConcept(side.value, side.scheme_designator, side.meaning)
+        ]
+    return segment
+
+
+def _coded(code: Code) -> Any:
+    return hd.sr.CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
+
+
+def _algorithm(name: str, about: About) -> Any:
+    parameters = {key: str(value) for key, value in about.provenance.items() if value}
+    if name in about.quality:
+        parameters["quality"] = f"{about.quality[name]:.4f}"
+    return hd.AlgorithmIdentificationSequence(
+        name=clean_text(about.name, 64),
+        family=codes.DCM.ArtificialIntelligence,
+        version=__version__,
+        source=MANUFACTURER,
+        parameters=parameters or None,
+    )
+
+
+def _series_number(image: Dataset) -> int:
+    """Behind the image's own series in a viewer's list."""
+    return min(int(image.SeriesNumber) + 1000, 2**31 - 1)

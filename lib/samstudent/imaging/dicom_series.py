@@ -1,0 +1,265 @@
+"""Which files of a folder are one volume, in which order, and what of them is passed over and why.
+
+A series of a PACS or a CD is rarely a volume alone: localizers (scouts), slices sent twice, reports and presentation
+states come with it. What clearly is not a part of the volume is passed over and noted; where it is not clear what the
+volume is, that is an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from samstudent.errors import UserError
+from samstudent.imaging.dicom_header import HEAD_BYTES, is_dicom, no_image, number, numbers, read_header, text, texts
+from samstudent.imaging.dicom_pixels import check_image, read_pixels, with_functional_groups
+from samstudent.imaging.dicom_size_checks import check_dicom
+from samstudent.imaging.size_checks import check_size
+
+#: Slices may lie this share of their distance beside where even spacing would put them.
+_POSITION_TOLERANCE = 0.1
+#: Slices nearer to each other than this lie at one place, in mm: headers round.
+_ONE_PLACE = 0.01
+#: Directions whose cosines differ less than this are one.
+_ONE_DIRECTION = 1e-3
+#: Files that do not fit are passed over only beside a stack of so many that do, which are more than all others.
+_LEAST_STACK = 3
+#: What tells images of one place apart, in the order in which they are tried: echoes, phases, b-values, ...
+_TELLING_APART = (
+    "EchoNumbers", "EchoTime", "AcquisitionNumber", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime",
+    "ImageType", "AcquisitionTime",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One file of a series.
+
+    Attributes:
+        path: the file.
+        header: all but its pixels.
+        position: LPS mm of the first pixel's centre; None where it has none.
+        orientation: (6,) direction cosines of rows and columns; those of the patient where it has none.
+    """
+
+    path: Path
+    header: Dataset
+    position: NDArray[np.float64] | None
+    orientation: NDArray[np.float64]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        return np.cross(self.orientation[:3], self.orientation[3:])
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of one image or volume.
+
+    Attributes:
+        slices: in ascending order along their normal.
+        step: (3,) from slice to slice, LPS mm; None of a single one.
+        notes: what was passed over, one sentence each.
+    """
+
+    slices: list[Slice]
+    step: NDArray[np.float64] | None
+    notes: tuple[str, ...] = ()
+
+
+def read_slice(path: Path) -> Slice:
+    """The header of one image.
+
+    Raises:
+        UserError: as ``check_image``.
+    """
+    check_dicom(path)
+    header = read_header(path)
+    with_functional_groups(header)
+    check_image(path, header)
+    position, cosines = numbers(header, "ImagePositionPatient"), numbers(header, "ImageOrientationPatient")
+    orientation = np.array(cosines if len(cosines) == 6 else (1, 0, 0, 0, 1, 0), float)
+    lengths = np.linalg.norm(orientation.reshape(2, 3), axis=1)
+    if not lengths.all() or abs(np.dot(*(orientation.reshape(2, 3) / lengths[:, None]))) > 0.5:
+        orientation, lengths = np.array((1, 0, 0, 0, 1, 0), float), np.ones(2)
+    orientation = (orientation.reshape(2, 3) / lengths[:, None]).reshape(6)
+    return Slice(path, header, np.array(position) if len(position) == 3 else None, orientation)
+
+
+def find_series(folder: Path) -> Series:
+    """The one volume (or the single image) in a folder.
+
+    Raises:
+        UserError: no image, several series, a file that cannot be read, images that are no volume together, slices that
+            are missing, doubled or unevenly spaced.
+    """
+    found, notes = _images(folder)
+    series = Counter(text(one.header, "SeriesInstanceUID") for one in found)
+    if len(series) != 1:
+        what = f"{len(series)} series" if series else "no DICOM image"
+        raise UserError(f"{folder}: {what} in this folder; expected the files of one series")
+    slices, passed = _without_localizers(found)
+    slices, odd = _largest_stack(folder, slices)
+    notes += passed + odd
+    check_size(folder, (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices)))
+    if len(slices) == 1:
+        return Series(slices, None, tuple(notes))
+    if any(one.position is None for one in slices):
+        raise UserError(f"{folder}: {len(slices)} images without positions in space; give each one as a file")
+    slices = sorted(slices, key=lambda one: (_height(one), number(one.header, "InstanceNumber", 0)))
+    slices, doubled = _one_each(folder, slices)
+    if len(slices) == 1:
+        return Series(slices, None, (*notes, *doubled))
+    return Series(slices, _step(folder, slices), (*notes, *doubled))
+
+
+def _images(folder: Path) -> tuple[list[Slice], list[str]]:
+    """All DICOM images of a folder, and notes on the DICOM files that are something else."""
+    found, notes = [], []
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith("._"):
+            continue
+        with path.open("rb") as file:
+            if not is_dicom(file.read(HEAD_BYTES)):
+                continue
+        try:
+            check_dicom(path)
+            if what := no_image(read_header(path)):
+                notes.append(f"{path.name} is passed over: {what}")
+                continue
+            found.append(read_slice(path))
+        except UserError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise UserError(f"{path}: no image of this folder's series, or corrupt: {reason}") from error
+    return found, notes
+
+
+def _without_localizers(found: list[Slice]) -> tuple[list[Slice], list[str]]:
+    localizers = [one for one in found if "LOCALIZER" in map(str.upper, texts(one.header, "ImageType"))]
+    if not localizers or len(localizers) == len(found):
+        return found, []
+    names = ", ".join(sorted(one.path.name for one in localizers)[:3])
+    kept = [one for one in found if one not in localizers]
+    return kept, [f"{len(localizers)} localizer images are passed over ({names})"]
+
+
+def _largest_stack(folder: Path, found: list[Slice]) -> tuple[list[Slice], list[str]]:
+    """The images of one size and orientation that are more than all others."""
+    stacks: list[list[Slice]] = []
+    for one in found:
+        stack = next((stack for stack in stacks if _fits(one, stack[0])), None)
+        if stack is None:
+            stacks.append([one])
+        else:
+            stack.append(one)
+    stacks.sort(key=len, reverse=True)
+    largest, others = stacks[0], [one for stack in stacks[1:] for one in stack]
+    if not others:
+        return largest, []
+    if len(largest) < _LEAST_STACK or len(largest) <= len(others):
+        sizes = sorted({_size(one) for one in found})
+        if len(sizes) > 1:
+            raise UserError(f"{folder}: slices of different sizes {sizes}; expected the files of one volume")
+        raise UserError(f"{folder}: {len(stacks)} stacks of slices of different directions or distances of pixels")
+    first = others[0]
+    return largest, [
+        f"{len(others)} images of another size or direction than the other {len(largest)} are passed over"
+        f" ({first.path.name}: {_size(first)[0]} x {_size(first)[1]})"
+    ]
+
+
+def _fits(one: Slice, other: Slice) -> bool:
+    return (
+        _size(one) == _size(other)
+        and (one.position is None) == (other.position is None)
+        and number(one.header, "SamplesPerPixel", 1) == number(other.header, "SamplesPerPixel", 1)
+        and np.allclose(numbers(one.header, "PixelSpacing"), numbers(other.header, "PixelSpacing"), rtol=1e-3)
+        and bool(np.abs(one.orientation - other.orientation).max() < _ONE_DIRECTION)
+    )
+
+
+def _size(one: Slice) -> tuple[int, int]:
+    return int(one.header.Columns), int(one.header.Rows)
+
+
+def _height(one: Slice) -> float:
+    return float(one.normal @ one.position) if one.position is not None else 0.0
+
+
+def _one_each(folder: Path, slices: list[Slice]) -> tuple[list[Slice], list[str]]:
+    """One slice a place: the first of those that are equal; else those of one echo, phase or the like."""
+    places = _places(slices)
+    if len(places) == len(slices):
+        return slices, []
+    if all(_equal(place) for place in places):
+        doubled = [one for place in places for one in place[1:]]
+        return [place[0] for place in places], [
+            f"{len(doubled)} slices that are there twice are passed over (e.g. {doubled[0].path.name})"
+        ]
+    for keyword in _TELLING_APART:
+        groups: dict[tuple[str, ...], list[Slice]] = {}
+        for one in slices:
+            groups.setdefault(tuple(texts(one.header, keyword)), []).append(one)
+        if len(groups) > 1 and all(len(_places(group)) == len(group) for group in groups.values()):
+            most = max(map(len, groups.values()))
+            value, kept = next((value, group) for value, group in groups.items() if len(group) == most)
+            if len(kept) == len(places):
+                return kept, [
+                    f"of {len(groups)} images of each place (by {keyword}) those with {'/'.join(value)}"
+                    f" are taken, {len(slices) - len(kept)} are passed over"
+                ]
+    worst = next(place for place in places if not _equal(place))
+    raise UserError(
+        f"{folder}: slices are missing, doubled or unevenly spaced; {worst[0].path.name} and {worst[1].path.name} lie"
+        " at one place and differ, and nothing in their headers tells them apart"
+    )
+
+
+def _places(slices: Sequence[Slice]) -> list[list[Slice]]:
+    """Slices by where they lie; they come in ascending order."""
+    places: list[list[Slice]] = []
+    for one in slices:
+        if places and _distance(one, places[-1][0]) < _ONE_PLACE:
+            places[-1].append(one)
+        else:
+            places.append([one])
+    return places
+
+
+def _distance(one: Slice, other: Slice) -> float:
+    """In mm; without end where one of them has no place."""
+    if one.position is None or other.position is None:
+        return np.inf
+    return float(np.linalg.norm(one.position - other.position))
+
+
+def _equal(place: Sequence[Slice]) -> bool:
+    first = None
+    for one in place if len(place) > 1 else ():
+        values = read_pixels(one.path).values
+        if first is not None and not np.array_equal(first, values):
+            return False
+        first = values
+    return True
+
+
+def _step(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
+    """The vector from slice to slice in LPS mm.
+
+    Raises:
+        UserError: they do not lie at even distances.
+    """
+    positions = np.array([one.position for one in slices])
+    step: NDArray[np.float64] = (positions[-1] - positions[0]) / (len(slices) - 1)
+    expected = positions[0] + np.arange(len(slices))[:, None] * step
+    off = np.linalg.norm(positions - expected, axis=1)
+    if not off.max() <= _POSITION_TOLERANCE * np.linalg.norm(step) or not step.any():
+        worst = slices[int(off.argmax())].path.name
+        raise UserError(f"{folder}: slices are missing, doubled or unevenly spaced; the worst is {worst}")
+    return step

@@ -1,0 +1,409 @@
+"""Which files of a folder are images, or labels, under which case ids, and what is passed over: one rule for all
+commands and for the server. Documented in docs/how-to/own-data.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from samstudent.errors import NotFound, UserError
+from samstudent.util.files import sha256_file
+
+#: Files of ours beside label maps (``value_names``).
+VALUE_NAMES = ".values.json"
+#: The host's list of images and labels, in the study folder.
+LIST = "datastore_v2.json"
+_SEGMENTATION = ".seg.nrrd"
+#: Extensions in order of preference, for files with the same id: what loses nothing first.
+IMAGES = (".nii.gz", ".nii", ".nrrd", ".dcm", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
+LABELS = (_SEGMENTATION, ".dcm", ".nrrd", ".nii.gz", ".nii", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
+
+_LONGEST_ID = 200
+# Ids are mostly file names somebody else chose, so letters of any script and most signs are welcome. Not those that
+# reach another folder, hide the file, end differently on another system, or (surrogates) are no text at all.
+_FORBIDDEN = '/\\\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff'
+_ID = re.compile(rf"(?![.\s])[^{_FORBIDDEN}]+(?<![.\s])")
+#: Files that file managers and office programs leave behind; never anybody's image.
+_LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
+_OURS = re.compile(r"split\.csv|datastore_v2.*\.json|labels(-.*)?", re.IGNORECASE)
+#: Names listed in one remark.
+_NAMED = 5
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What is said of one file or subfolder.
+
+    Attributes:
+        name: the file's name, not its path.
+        text: the reason why it is passed over, or under which id it is taken.
+        is_fault: somebody has to mend it; False: it may be as intended.
+    """
+
+    name: str
+    text: str
+    is_fault: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The content of a folder.
+
+    Attributes:
+        files: case id -> file, in the order of their names.
+        remarks: what was passed over, and what else is to be said, in the order of names.
+    """
+
+    files: dict[str, Path]
+    remarks: list[Remark]
+
+
+def list_folder(folder: Path, extensions: Sequence[str] = IMAGES, listed: Mapping[str, str] | None = None) -> Listing:
+    """List the images or the labels of a folder. Subfolders are not read.
+
+    What file managers leave behind (``._x``, ``.DS_Store``, ``Thumbs.db``, ``__MACOSX`` ...) and the study's own files
+    are passed over without a remark; everything else that is passed over has one. A file that cannot be read is passed
+    over like any other and does not stop the rest; its content is not looked at.
+
+    Args:
+        folder: a folder, or a single file, which is then the only case.
+        extensions: ``IMAGES``, ``LABELS`` or others, lower case, in order of preference: of several files with the same
+            id the first is taken.
+        listed: case id -> file name that the server uses, which comes before any preference; None: looked up in the
+            study's ``datastore_v2.json`` where it is needed.
+
+    Raises:
+        NotFound: there is no such file or folder.
+        UserError: the folder cannot be read.
+    """
+    if not folder.is_dir():
+        return Listing({case_id(split_name(folder.name, extensions)[0]): _existing(folder)}, [])
+    found: dict[str, list[os.DirEntry[str]]] = {}
+    remarks: list[Remark] = []
+    for item in _scan(folder):
+        stem, extension = split_name(item.name, extensions)
+        if _is_left_behind(item.name) or (extensions is not LABELS and _OURS.fullmatch(item.name)):
+            continue
+        remark = _passed_over(item, stem, extension, extensions)
+        if remark is not None:
+            remarks.append(remark)
+        elif extension and not item.name.startswith("."):
+            found.setdefault(case_id(stem), []).append(item)
+    files = {}
+    for case, items in found.items():
+        names = [item.name for item in items]
+        if len(names) > 1:
+            if listed is None:
+                listed = _listed_by_server(folder)
+            name = _preferred(names, extensions, listed.get(case))
+            remarks.append(_same_id(case, names, name))
+        else:
+            name = names[0]
+        files[case] = folder / name
+        if case != unicodedata.normalize("NFC", split_name(name, extensions)[0]):
+            remarks.append(Remark(name, f"taken as {case!r}: {_why_no_id(split_name(name, extensions)[0])}"))
+    return Listing(files, sorted(remarks, key=lambda remark: remark.name))
+
+
+def images_folder(study: Path, extensions: Sequence[str] = IMAGES) -> Path:
+    """Where a study's images lie: where the server's list says; else in ``images/``, unless the study folder itself
+    holds any."""
+    images_dir = _server_list(study).get("images_dir")
+    if isinstance(images_dir, str) and (study / images_dir).is_dir():
+        return study if images_dir == "." else study / images_dir
+    if (study / "images").is_dir() and not list_folder(study, extensions).files:
+        return study / "images"
+    return study
+
+
+def sentences(remarks: Iterable[Remark], folder: str = "") -> list[str]:
+    """Remarks as lines for people, those with the same text in one.
+
+    Args:
+        folder: put before the names, e.g. ``labels/final/``.
+    """
+    by_text: dict[str, list[str]] = {}
+    for remark in remarks:
+        by_text.setdefault(remark.text, []).append(shown(folder + remark.name))
+    lines = []
+    for text, names in by_text.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        lines.append(f"{', '.join(names[:_NAMED])}{more}: {text}")
+    return lines
+
+
+def duplicates(files: Mapping[str, Path], most_alike: int | None = None) -> list[Remark]:
+    """A remark for every file whose content is that of an earlier one.
+
+    Only files of one size are compared, first by their beginning.
+
+    Args:
+        files: case id -> file.
+        most_alike: where more files than this have one size, as uncompressed images have, they are not compared; None:
+            they are.
+    """
+    by_size: dict[int, list[Path]] = {}
+    for path in files.values():
+        if (stamp := stamp_of(path)) is not None and stamp[1] > 0:
+            by_size.setdefault(stamp[1], []).append(path)
+    remarks = []
+    for paths in by_size.values():
+        if len(paths) < 2 or (most_alike is not None and len(paths) > most_alike):
+            continue
+        for group in _groups(paths, _beginning):
+            for same in _groups(group, _digest) if len(group) > 1 else ():
+                remarks += [Remark(path.name, f"the same content as {shown(same[0].name)}") for path in same[1:]]
+    return sorted(remarks, key=lambda remark: remark.name)
+
+
+def copy_of(listing: Path) -> Path:
+    """The last good copy of a study's list of images and labels, which the server keeps beside it."""
+    return listing.with_name(f".{listing.name}.copy")
+
+
+def split_name(name: str, extensions: Sequence[str]) -> tuple[str, str]:
+    """(name without its extension, extension as written); the longest known one: "a.nii.gz" is "a" and ".nii.gz". The
+    extension is "" where it is none of ``extensions``."""
+    lower = name.lower()
+    for extension in _longest_first(tuple(extensions)):
+        if lower.endswith(extension) and len(name) > len(extension):
+            return (name[: -len(extension)], name[-len(extension) :]) if extension in extensions else (name, "")
+    return name, ""
+
+
+@lru_cache
+def _longest_first(extensions: tuple[str, ...]) -> list[str]:
+    # A segmentation beside its image ends in .nrrd, too.
+    return sorted({*extensions, _SEGMENTATION}, key=len, reverse=True)
+
+
+def case_id(stem: str) -> str:
+    """The case id of a file name without its extension.
+
+    The name itself in composed Unicode form (NFC): a Mac's decomposed name is the same case. Where an id cannot hold
+    the name, its characters are replaced by ``_`` and a digest of the name keeps it apart from all others.
+    """
+    name = unicodedata.normalize("NFC", stem)
+    if is_id(name):
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    safe = re.sub(rf"^[.\s]+|[.\s]+$|[{_FORBIDDEN}]", "_", name)
+    while len(safe.encode()) + len(digest) >= _LONGEST_ID:
+        safe = safe[:-1]
+    return f"{safe}-{digest}"
+
+
+def row_id(name: str) -> str:
+    """The case id that a row of a table (``split.csv``) means: the name in composed form (NFC); one that can be no id
+    is taken for a file name and becomes the id of that file."""
+    name = unicodedata.normalize("NFC", name)
+    stem, _ = split_name(name, IMAGES)
+    return name if is_id(name) and is_id(stem) else case_id(stem)
+
+
+def is_id(value: str) -> bool:
+    """Whether a text can be a case id: a plain file name of at most 200 bytes."""
+    return _ID.fullmatch(value) is not None and len(value.encode()) <= _LONGEST_ID
+
+
+def shown(name: str) -> str:
+    """A file name as text for logs, terminals and JSON, whatever bytes it is made of."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def stamp_of(path: Path) -> tuple[int, int, int] | None:
+    """(time of the last change in ns, bytes, inode): differs once the file is another; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+# ---- one entry of a folder ----
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as items:
+            return sorted(items, key=lambda item: item.name)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be read: {error.strerror}") from error
+
+
+def _existing(file: Path) -> Path:
+    if not os.path.lexists(file):
+        raise NotFound(f"{file}: no such file or folder")
+    return file
+
+
+def _is_left_behind(name: str) -> bool:
+    """Hidden files are passed over without a remark, but for those that look like a hidden image."""
+    if name.startswith((".~", "._", ".tmp-")) or name.endswith(VALUE_NAMES) or name.lower() in _LEFT_BEHIND:
+        return True
+    return name.startswith(".") and not split_name(name, LABELS)[1]
+
+
+def _passed_over(item: os.DirEntry[str], stem: str, extension: str, extensions: Sequence[str]) -> Remark | None:
+    """Why an entry is not listed; None where it is."""
+    what = "label" if extensions is LABELS else "image"
+    try:
+        mode = item.stat().st_mode
+    except OSError as error:
+        return Remark(item.name, _why_unreadable(item, error), is_fault=bool(extension))
+    if stat.S_ISDIR(mode):
+        return _subfolder(item, what, extensions)
+    if item.name.startswith("."):
+        return Remark(item.name, f"hidden by the dot in front, so no {what}; rename it if it is one")
+    if not extension:
+        return _no_extension(item, mode, what, extensions)
+    if not stat.S_ISREG(mode):
+        return Remark(item.name, "no regular file, but a pipe, socket or device; remove it", is_fault=True)
+    if not os.access(item.path, os.R_OK):
+        return Remark(item.name, "this user may not read it; change its permissions", is_fault=True)
+    if any("\ud800" <= c <= "\udfff" for c in stem):
+        # The list of the server is JSON, which has no such names.
+        return Remark(item.name, "the name is not valid UTF-8; rename it", is_fault=True)
+    return None
+
+
+def _why_unreadable(item: os.DirEntry[str], error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "a link that leads in a circle; remove it"
+    if error.errno == errno.ENOENT and item.is_symlink():
+        return f"a link to {shown(os.readlink(item.path))}, which is not there; mend or remove it"
+    return f"cannot be read: {error.strerror}; change its permissions or remove it"
+
+
+def _subfolder(item: os.DirEntry[str], what: str, extensions: Sequence[str]) -> Remark | None:
+    try:
+        with os.scandir(item.path) as inside:
+            names = [i.name for i in inside if not _is_left_behind(i.name)]
+    except OSError:
+        names = []
+    count = sum(bool(split_name(name, extensions)[1]) for name in names)
+    if what == "label":
+        return Remark(item.name, f"subfolder with {count} labels is not read") if count else None
+    if item.name == "images" and not count:
+        return None
+    where = "images lie flat, in the study folder or in its images/"
+    if item.name == "images":
+        where = "images that lie in the study folder itself come first; move all to one of both"
+    return Remark(item.name, f"subfolder with {count} images is not read: {where}")
+
+
+def _no_extension(item: os.DirEntry[str], mode: int, what: str, extensions: Sequence[str]) -> Remark:
+    if item.name.lower().endswith(_SEGMENTATION):
+        return Remark(item.name, "a segmentation, not an image; labels belong in labels/final")
+    # DICOM files are often named by a UID or a number alone.
+    if stat.S_ISREG(mode) and not re.search(r"\.[A-Za-z]\w*$", item.name) and _is_dicom(item.path):
+        return Remark(item.name, "a DICOM file without extension is not read; rename it to end in .dcm")
+    return Remark(item.name, f"no {what} by its name, which should end in one of {' '.join(extensions)}")
+
+
+def _is_dicom(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _why_no_id(stem: str) -> str:
+    name = unicodedata.normalize("NFC", stem)
+    if found := sorted(set(re.findall(f"[{_FORBIDDEN}]", name))):
+        return f"an id has no {' '.join(shown(c) for c in found)}"
+    if len(name.encode()) > _LONGEST_ID:
+        return f"the name is {len(name.encode())} bytes long, an id has at most {_LONGEST_ID}"
+    return "an id neither begins nor ends with a space or dot"
+
+
+# ---- several files with one id ----
+
+
+def _preferred(names: Sequence[str], extensions: Sequence[str], listed: str | None) -> str:
+    if listed in names:
+        return str(listed)
+    return min(names, key=lambda name: (list(extensions).index(split_name(name, extensions)[1].lower()), name))
+
+
+def _same_id(case: str, names: Sequence[str], used: str) -> Remark:
+    others = ", ".join(shown(name) for name in names)
+    return Remark(used, f"is used, because several files are called {case!r}: {others}; rename or remove all but one")
+
+
+def _server_list(study: Path) -> dict[str, Any]:
+    """What ``datastore_v2.json`` says; empty where it is not there or unreadable."""
+    try:
+        content = json.loads((study / LIST).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _listed_by_server(folder: Path) -> dict[str, str]:
+    """Case id -> name of the file that the server uses of this folder."""
+    folder = folder.absolute()
+    for study in (folder, folder.parent, folder.parent.parent):
+        content = _server_list(study)
+        try:
+            objects = content["objects"].items()
+            if study / content["images_dir"] == folder:
+                entries = [(case, entry["image"]) for case, entry in objects]
+            elif study / content["labels_dir"] / folder.name == folder:
+                entries = [(case, entry["labels"].get(folder.name)) for case, entry in objects]
+            else:
+                continue
+            return {case_id(case): name_of(case, entry["ext"], entry["info"]) for case, entry in entries if entry}
+        except (KeyError, TypeError, AttributeError):
+            continue
+    return {}
+
+
+def name_of(case: str, extension: str, info: Mapping[str, Any]) -> str:
+    """The name of a listed file. The host makes it of id and extension; a name that was no id is kept in the info."""
+    name = info.get("name")
+    if name == case + extension:
+        return case + extension
+    if isinstance(name, str) and name.endswith(extension) and "/" not in name:
+        stem = name[: len(name) - len(extension)]
+        if case_id(stem) == case_id(case):
+            return name
+    return case + extension
+
+
+# ---- content ----
+
+
+def _groups(paths: Iterable[Path], key: Any) -> list[list[Path]]:
+    groups: dict[object, list[Path]] = {}
+    for path in paths:
+        try:
+            groups.setdefault(key(path, stamp_of(path)), []).append(path)
+        except OSError:
+            continue
+    return list(groups.values())
+
+
+@lru_cache(maxsize=1 << 16)
+def _beginning(path: Path, stamp: object) -> bytes:
+    """Digest of the first 64 KiB; ``stamp`` so that a changed file is read again."""
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(_BLOCK)).digest()
+
+
+@lru_cache(maxsize=1 << 16)
+def _digest(path: Path, stamp: object) -> str:
+    return sha256_file(path)

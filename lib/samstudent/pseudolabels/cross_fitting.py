@@ -1,0 +1,179 @@
+"""Students on folds of the labelled cases, so that each case has a student that never trained on it.
+
+What a student says of a case that it trained on tells nothing of what it will say of a new one. All that is chosen or
+calibrated on labelled cases is therefore chosen on "honest" predictions: those of the fold's student, ``student_for``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samstudent.errors import UserError
+from samstudent.pseudolabels.ensemble import Ensemble
+from samstudent.student.data import TrainingCase
+from samstudent.student.predict import Student
+from samstudent.student.training import OnStep, split_steps, train_student
+from samstudent.task import Task
+from samstudent.util.files import atomic_write, sha256_file
+
+logger = logging.getLogger(__name__)
+
+
+def folds_of(ids: Iterable[str], k: int, seed: int) -> dict[str, int]:
+    """Fold (from 0) of each id; sizes differ by one at most, and there are never more folds than ids.
+
+    The ids are ordered by a hash and cut into blocks, so one id more or less moves at most ``k - 1`` others into
+    another fold. The order of the list does not matter.
+    """
+    ordered = sorted(set(ids), key=lambda case: hashlib.sha256(f"{seed}/{case}".encode()).digest())
+    k = min(k, len(ordered))
+    return {case: rank * k // len(ordered) for rank, case in enumerate(ordered)}
+
+
+def same_images(cases: Iterable[TrainingCase]) -> dict[str, str]:
+    """Case id -> the first id, in their order, of the cases whose image looks the same to a student."""
+    first: dict[bytes, str] = {}
+    found = {}
+    for case in sorted(cases, key=lambda case: case.id):
+        key = hashlib.sha256(f"{case.image.shape}".encode() + np.ascontiguousarray(case.image).tobytes()).digest()
+        found[case.id] = first.setdefault(key, case.id)
+    return found
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """What ``cross_fit`` made: the fold of each case, and the model file of each fold.
+
+    ``whole``: of a student that trained on all of the cases, which has nothing honest to say of them.
+    """
+
+    folds: dict[str, int]
+    models: list[Path]
+    task: Task
+    device: str | None = None
+    whole: Path | None = None
+
+    @cached_property
+    def ensemble(self) -> Ensemble:
+        """All folds' students together: for cases that none of them trained on."""
+        return Ensemble.load(self.models, self.task, self.device)
+
+    def student_for(self, case_id: str) -> Student:
+        """The one student that did not train on this case.
+
+        Raises:
+            KeyError: the case has no fold: no student trained on it, so ask the ensemble.
+        """
+        student = self.ensemble.predictors[self.folds[case_id]]
+        assert isinstance(student, Student)
+        return student
+
+    def record(self) -> dict[str, Any]:
+        """For a round's record: folds, and digests of the models."""
+        return {"folds": self.folds, "models": [sha256_file(path) for path in self.models]}
+
+
+def cross_fit(
+    cases: Sequence[TrainingCase],
+    task: Task,
+    folder: Path,
+    *,
+    k: int = 3,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    on_step: OnStep | None = None,
+    whole: bool = False,
+    same: Mapping[str, str] | None = None,
+) -> CrossFit:
+    """Train one student a fold on all cases but the fold's, into ``folder/fold<i>.pt``.
+
+    A model whose sidecar ``fold<i>.json`` carries the digest of the same inputs is kept, so that an interrupted run
+    goes on where it stopped.
+
+    Args:
+        cases: human-labelled cases, two or more. Pseudo labels have no place here: they come from a student that may
+            have trained on the case that is left out.
+        k: number of folds; at most one a case.
+        steps: of each student; None: the task's.
+        on_step: called with the step and the number of steps of all trainings together.
+        whole: also train one on all cases, into ``folder/whole.pt``.
+        same: case id -> the case whose image it has, itself or another; such cases share a fold, else a student would
+            have trained on the image that it is asked about. None: all images differ.
+
+    Raises:
+        UserError: fewer than two cases; the task's network is not possible.
+        ValueError: a case is not human-labelled, or ids repeat.
+    """
+    ids = [case.id for case in cases]
+    if len(set(ids)) < len(ids) or not all(case.human for case in cases):
+        raise ValueError("cross_fit takes human-labelled cases, each once")
+    if len(cases) < 2:
+        raise UserError(f"{len(cases)} labelled case(s): cross-fitting leaves cases out, so it needs two or more")
+    same = same or {}
+    folds = folds_of((same.get(case, case) for case in ids), max(2, k), seed)
+    folds = {case: folds[same.get(case, case)] for case in ids}
+    trainings = {f"fold{fold}": fold for fold in range(max(folds.values()) + 1)}
+    if whole:
+        trainings["whole"] = len(trainings)  # no case is of this fold
+    epochs, each = split_steps(steps or task.training.steps)
+    models = []
+    for name, number in trainings.items():
+        path = folder / f"{name}.pt"
+        train = sorted((case for case in cases if folds[case.id] != number), key=lambda case: case.id)
+        inputs = digest_of(train, task, steps=epochs * each, seed=seed + number)
+        if _is_made(path, inputs):
+            logger.info("%d of %d: this student is there already", number + 1, len(trainings))
+        else:
+            report = None if on_step is None else _Offset(on_step, number, len(trainings))
+            version = train_student(
+                train, task, path, steps=steps, seed=seed + number, device=device, on_step=report
+            )  # fmt: skip
+            sidecar = {"inputs": inputs, "version": version, "trained_on": [case.id for case in train]}
+            atomic_write(path.with_suffix(".json"), json.dumps(sidecar, indent=1))
+        models.append(path)
+    return CrossFit(folds, models[: len(models) - whole], task, device, models[-1] if whole else None)
+
+
+def digest_of(cases: Sequence[TrainingCase], task: Task, **others: object) -> str:
+    """SHA-256, in hex, of all that a training depends on: the cases' content and order, the task, seed and steps."""
+    digest = hashlib.sha256()
+    content = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "student"})
+    training = task.training.model_dump(mode="json", exclude={"steps", "seed"})
+    digest.update(json.dumps([content, training, others], sort_keys=True).encode())
+    for case in cases:
+        digest.update(json.dumps([case.id, case.human]).encode())
+        for array in (case.image, case.masks, case.ignore, case.weights, case.soft):
+            if array is not None:
+                digest.update(f"{array.dtype} {array.shape}".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(b"|")
+    return digest.hexdigest()
+
+
+def _is_made(path: Path, inputs: str) -> bool:
+    """Whether the model file is whole and was made from these inputs."""
+    try:
+        sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return bool(sidecar["inputs"] == inputs and sidecar["version"] == sha256_file(path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class _Offset:
+    """Progress of one fold as that of all."""
+
+    def __init__(self, on_step: OnStep, fold: int, count: int) -> None:
+        self.on_step, self.fold, self.count = on_step, fold, count
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        self.on_step(self.fold * steps + step, self.count * steps, loss)

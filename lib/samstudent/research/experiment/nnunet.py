@@ -1,0 +1,179 @@
+"""nnU-Net (Isensee et al., Nature Methods 18, 2021) as one of the methods: its raw folder, its commands, its answers.
+
+nnU-Net plans and trains by its own rules, a thousand epochs of 250 steps with its default trainer, so it is a yardstick
+and not one of the methods of equal work. It comes with the extra ``nnunetv2`` and wants a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samstudent.errors import UserError
+from samstudent.imaging.case import for_sam
+from samstudent.research.experiment.store import Store
+from samstudent.util.files import atomic_path
+
+#: Folder of its answers within the job's.
+ANSWERS = "answers"
+_DATASET = 777
+_NAME = f"Dataset{_DATASET}_samstudent"
+_COMMANDS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
+
+
+def require() -> None:
+    """Raises UserError where nnU-Net is not installed."""
+    if missing := [command for command in _COMMANDS if shutil.which(command) is None]:
+        raise UserError(
+            f"method nnunet: {missing[0]} is not there; install it by pip install '.[nnunetv2]' in the checkout"
+        )
+
+
+def export(store: Store, train: Sequence[str], test: Sequence[str], raw: Path) -> Path:
+    """Write cases in nnU-Net's raw format.
+
+    2D images become PNG of 8 bits as SAM sees them (grey where the task's student sees grey), volumes NIfTI with their
+    spacing. Structures that overlap become regions: each combination that is found has a value of its own.
+
+    Args:
+        raw: what ``nnUNet_raw`` names; the dataset is a folder in it.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        UserError: more than 255 combinations of structures.
+    """
+    task, folder = store.task, raw / _NAME
+    for name in ("imagesTr", "labelsTr", "imagesTs"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    combinations: dict[bytes, int] = {bytes(len(task.names)): 0}
+    ending = ".png" if task.dimension == 2 else ".nii.gz"
+    for case in train:
+        label = store.truth(case)
+        assert label is not None
+        # Its labels have no word for one structure of several that is not annotated: it learns that as absent.
+        truth = label.masks
+        _write_image(store, case, folder / "imagesTr", ending)
+        values = np.zeros(truth.shape[1:], dtype=np.uint8)
+        columns, inverse = np.unique(truth.reshape(len(truth), -1), axis=1, return_inverse=True)
+        for number, column in enumerate(columns.T):
+            value = combinations.setdefault(column.astype(np.uint8).tobytes(), len(combinations))
+            if value > 255:
+                raise UserError("method nnunet: more than 255 combinations of overlapping structures")
+            values.ravel()[inverse.ravel() == number] = value
+        _write_array(values, folder / "labelsTr" / f"{case}{ending}", store.image(case).grid.spacing)
+    for case in test:
+        _write_image(store, case, folder / "imagesTs", ending)
+    single = {np.eye(len(task.names), dtype=np.uint8)[i].tobytes(): name for i, name in enumerate(task.names)}
+    content: dict[str, Any] = {
+        "channel_names": {str(i): name for i, name in enumerate(_channels(store))},
+        "numTraining": len(train),
+        "file_ending": ending,
+    }
+    if set(combinations) - {bytes(len(task.names))} <= set(single):
+        # Renumbered so that value and place in the task's list agree, whatever came first.
+        order = {value: task.names.index(single[key]) + 1 for key, value in combinations.items() if value}
+        _renumber(folder / "labelsTr", order, ending)
+        content["labels"] = {"background": 0} | {name: i for i, name in enumerate(task.names, 1)}
+    else:
+        regions = {name: [v for key, v in combinations.items() if key[i]] for i, name in enumerate(task.names)}
+        content["labels"] = {"background": 0} | regions
+        content["regions_class_order"] = list(range(1, len(task.names) + 1))
+    (folder / "dataset.json").write_text(json.dumps(content, indent=1))
+    return folder
+
+
+def run(store: Store, train: Sequence[str], test: Sequence[str], seed: int, folder: Path) -> None:
+    """Train on ``train`` and write the masks of ``test`` to ``folder/answers``.
+
+    The seed does nothing but name the run: nnU-Net takes none.
+
+    Raises:
+        UserError: nnU-Net is not installed, or one of its commands fails.
+    """
+    require()
+    paths = {name: folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    dataset = export(store, train, test, paths["nnUNet_raw"])
+    configuration = "2d" if store.task.dimension == 2 else "3d_fullres"
+    number, environment = str(_DATASET), os.environ | {name: str(path) for name, path in paths.items()}
+    common = ["-d", number, "-c", configuration, "-f", "all"]
+    for command in (
+        [_COMMANDS[0], "-d", number, "-c", configuration],
+        [_COMMANDS[1], number, configuration, "all", "--c"],
+        [_COMMANDS[2], "-i", str(dataset / "imagesTs"), "-o", str(folder / "out"), *common, "--save_probabilities"],
+    ):
+        done = subprocess.run(command, env=environment, check=False)
+        if done.returncode:
+            raise UserError(
+                f"method nnunet: {' '.join(command)} ended with {done.returncode}; its output is in the log"
+            )
+    for case in test:
+        keep_answer(folder / "out" / f"{case}.npz", folder / ANSWERS / f"{case}.npz", len(store.task.names))
+
+
+def keep_answer(source: Path, target: Path, structures: int) -> None:
+    """From the probabilities that nnU-Net saved, (channels, z, y, x), to masks of the structures, as bits.
+
+    There is a channel for each region, or (one more) for the background and each structure.
+    """
+    with np.load(source) as content:
+        probabilities = content["probabilities"]
+    if len(probabilities) == structures:
+        masks = probabilities >= 0.5
+    else:
+        values = np.arange(1, structures + 1).reshape(-1, *(1,) * (probabilities.ndim - 1))
+        masks = probabilities.argmax(0) == values
+    with atomic_path(target) as temporary, temporary.open("wb") as file:
+        np.savez(file, masks=np.packbits(masks))
+
+
+def answer(folder: Path, case: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Masks bool (S, *spatial) that ``keep_answer`` left."""
+    with np.load(folder / f"{case}.npz") as content:
+        return np.unpackbits(content["masks"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+
+def _channels(store: Store) -> list[str]:
+    return ["R", "G", "B"] if store.task.dimension == 2 and store.task.image.channels == 3 else ["image"]
+
+
+def _write_image(store: Store, case: str, folder: Path, ending: str) -> None:
+    image = store.image(case)
+    if store.task.dimension == 3:
+        _write_array(image.pixels[0], folder / f"{case}_0000{ending}", image.grid.spacing)
+        return
+    seen = for_sam(image, store.task.image)
+    grey = store.task.image.channels == 1
+    Image.fromarray(seen.mean(-1).round().astype(np.uint8) if grey else seen).save(folder / f"{case}_0000{ending}")
+
+
+def _write_array(array: NDArray[Any], path: Path, spacing: Sequence[float]) -> None:
+    if array.ndim == 2:
+        Image.fromarray(array).save(path)
+        return
+    affine = np.diag([*list(spacing)[::-1], 1.0])
+    nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)  # type: ignore[no-untyped-call]
+
+
+def _renumber(folder: Path, order: dict[int, int], ending: str) -> None:
+    table = np.zeros(256, dtype=np.uint8)
+    for value, wanted in order.items():
+        table[value] = wanted
+    for path in sorted(folder.glob(f"*{ending}")):
+        if ending == ".png":
+            Image.fromarray(table[np.asarray(Image.open(path))]).save(path)
+        else:
+            file: Any = nibabel.load(path)
+            data = table[np.asarray(file.dataobj).astype(np.uint8)]
+            nibabel.save(nibabel.Nifti1Image(data, file.affine), path)  # type: ignore[no-untyped-call]

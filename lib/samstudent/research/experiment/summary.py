@@ -1,0 +1,229 @@
+"""Figures of an experiment from the results of its students: means, spread, how far towards all labels, and pairs.
+
+Means over structures are of each structure's mean over its cases, as in ``metrics.dice_table``. "Paper" counts the
+cases whose truth has the structure; "honest" also those where it is drawn and not there, which count 0.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.metrics import mean_of
+from samstudent.pseudolabels.calibration import reliability
+
+RESAMPLES = 2000
+#: Below this difference of all labels and labels only, a share of it means nothing.
+_SMALLEST_GAP = 0.01
+
+Float = NDArray[np.float64]
+#: A result as ``work.evaluate`` writes it.
+Result = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method at one number of labels, over its seeds.
+
+    Attributes:
+        method, labels: labels is None for the ceiling.
+        seeds: with results.
+        honest, paper: mean Dice and its standard deviation over seeds (nan with one seed).
+        closed: share of the way from labels only to all labels; nan where it cannot be told.
+        distance: mean surface distance in mm where truth and answer show the structure.
+        missed, false_alarms: a seed's mean count over all structures and cases.
+        structures: mean honest Dice of each structure.
+        seconds: of training, mean over seeds.
+    """
+
+    method: str
+    labels: int | None
+    seeds: tuple[int, ...]
+    honest: tuple[float, float]
+    paper: tuple[float, float]
+    closed: float
+    distance: float
+    missed: float
+    false_alarms: float
+    structures: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method's honest Dice less another's on the same cases, with a 95 % interval over cases and seeds."""
+
+    method: str
+    other: str
+    labels: int
+    difference: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a method's pseudo labels are where the truth is known.
+
+    Attributes:
+        cases: "unlabelled" or "test".
+        raw, refined, accepted: Dice of the teacher's own masks, of all refined ones, of those that are taken; means
+            over structures and seeds, honest.
+        taken: share of the masks drawn that are accepted.
+        reliability: of the estimates of Dice (``calibration.reliability``), None where there is none.
+        taught: "masks", "probabilities", or both where seeds differ; "" of test cases.
+    """
+
+    method: str
+    labels: int
+    cases: str
+    raw: float
+    refined: float
+    accepted: float
+    taken: float
+    reliability: dict[str, Any] | None
+    taught: str = ""
+
+
+def table(results: Sequence[Result]) -> list[Line]:
+    """A line for each method and number of labels, in the order in which they first come."""
+    groups: dict[tuple[str, int | None], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result["method"], result["labels"]), []).append(result)
+    means = {key: mean_of(_overall(dice_of(r)) for r in group) for key, group in groups.items()}
+    ceiling = next((mean for (method, _), mean in means.items() if method == "all"), math.nan)
+    lines = []
+    for (method, labels), group in groups.items():
+        start = means.get(("labels", labels), math.nan)
+        gap = ceiling - start
+        closed = (means[method, labels] - start) / gap if abs(gap) >= _SMALLEST_GAP else math.nan
+        names = group[0]["structures"]
+        honest = np.array([np.nanmean(dice_of(r), axis=0) if r["cases"] else [] for r in group])
+        flags = [np.array([[c["truth"], c["found"]] for c in r["cases"].values()]) for r in group]
+        lines.append(
+            Line(
+                method=method,
+                labels=labels,
+                seeds=tuple(r["seed"] for r in group),
+                honest=_spread([_overall(dice_of(r)) for r in group]),
+                paper=_spread([_overall(dice_of(r, paper=True)) for r in group]),
+                closed=closed if method != "labels" else 0.0,
+                distance=mean_of(_overall(_column(r, "distance")) for r in group),
+                missed=float(np.mean([(f[:, 0] & ~f[:, 1]).sum() for f in flags])),
+                false_alarms=float(np.mean([(~f[:, 0] & f[:, 1]).sum() for f in flags])),
+                structures={name: mean_of(honest[:, i]) for i, name in enumerate(names)},
+                seconds=float(np.mean([r["training_seconds"] for r in group])),
+            )
+        )
+    return lines
+
+
+def dice_of(result: Result, paper: bool = False, cases: Sequence[str] | None = None) -> Float:
+    """Dice (cases, S), nan where there is nothing to measure; ``paper``: also where the truth has nothing; ``cases``:
+    of these."""
+    if cases is not None:
+        result = {"cases": {case: result["cases"][case] for case in cases}}
+    dice = _column(result, "dice")
+    if paper:
+        dice[~np.array([case["truth"] for case in result["cases"].values()], dtype=bool)] = np.nan
+    return dice
+
+
+def pairs(results: Sequence[Result], method: str, seed: int = 0) -> list[Pair]:
+    """``method`` against every other at the same number of labels (and the ceiling), on the seeds and cases that both
+    have. Where these are all, the difference is that of the table.
+
+    The bootstrap draws cases and seeds, each with replacement: another sample of patients, trained anew. Three seeds
+    tell little of how seeds vary, so the interval is rather too narrow than too wide.
+    """
+    by_key = {(r["method"], r["labels"], r["seed"]): r for r in results}
+    found = []
+    for n in sorted({r["labels"] for r in results if r["method"] == method}):
+        for other in dict.fromkeys(r["method"] for r in results):
+            if other == method:
+                continue
+            both = [
+                (result, partner)
+                for (m, k, s), result in by_key.items()
+                if (m, k) == (method, n) and (partner := _partner(by_key, other, n, s)) is not None
+            ]
+            if both:
+                cases = sorted(set.intersection(*(set(r["cases"]) for pair in both for r in pair)))
+                one, less = (np.array([dice_of(pair[i], cases=cases) for pair in both]) for i in (0, 1))
+                found.append(Pair(method, other, n, *bootstrap(one, less, seed)))
+    return found
+
+
+def bootstrap(one: Float, other: Float, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """How much higher the mean Dice of one method is than another's, and the 95 % percentile interval.
+
+    Args:
+        one, other: Dice (seeds, cases, S) on the same seeds and cases, nan where there is nothing to measure.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    seeds, cases, _ = one.shape
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds
+    of_cases = rng.multinomial(cases, np.full(cases, 1 / cases), RESAMPLES).astype(float)
+    drawn = (of_seeds.T * (_means(one, of_cases) - _means(other, of_cases))).sum(axis=0)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    difference = np.mean([_overall(a) - _overall(b) for a, b in zip(one, other, strict=True)])
+    return float(difference), (float(low), float(high))
+
+
+def _means(dice: Float, of_cases: Float) -> Float:
+    """``_overall`` of samples of the cases: of Dice (seeds, cases, S) and weights (B, cases) a mean for each
+    (seeds, B)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a sample that shows nothing, of a structure or at all: nan
+        return np.asarray(np.nanmean((of_cases @ np.nan_to_num(dice)) / (of_cases @ np.isfinite(dice)), axis=2))
+
+
+def quality(method: str, labels: int, cases: str, rows: Sequence[Mapping[str, Any]]) -> Quality | None:
+    """Of the rows of ``work.quality_rows`` of all seeds together; None where no truth is known."""
+    if not rows:
+        return None
+    names = sorted({row["structure"] for row in rows})
+
+    def dice(which: str, chosen: Sequence[Mapping[str, Any]]) -> float:
+        return mean_of(
+            mean_of(row[which] for row in chosen if row["structure"] == name and row[which] is not None)
+            for name in names
+        )
+
+    drawn = [row for row in rows if row["status"] != "absent"]
+    accepted = [row for row in drawn if row["status"] == "accepted"]
+    known = [row for row in drawn if row["quality"] is not None and row["refined"] is not None]
+    return Quality(
+        method,
+        labels,
+        cases,
+        dice("raw", rows),
+        dice("refined", rows),
+        dice("refined", accepted),
+        len(accepted) / len(drawn) if drawn else math.nan,
+        reliability([r["quality"] for r in known], [r["refined"] for r in known]) if len(known) > 1 else None,
+    )
+
+
+def _partner(by_key: Mapping[tuple[str, Any, int], Result], method: str, n: int, seed: int) -> Result | None:
+    return by_key.get((method, n, seed)) or by_key.get((method, None, seed))
+
+
+def _column(result: Result, key: str) -> Float:
+    """(cases, S) of a key of the cases; nan for None."""
+    return np.array([case[key] for case in result["cases"].values()], dtype=float)
+
+
+def _overall(values: Float) -> float:
+    """The mean over structures of the means over cases, without nan."""
+    return mean_of(mean_of(column) for column in np.atleast_2d(values).T)
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    return mean_of(values), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan

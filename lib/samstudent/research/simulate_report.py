@@ -1,0 +1,166 @@
+"""The table, the curves and the files of a simulation."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from samstudent.research.experiment.plan import Setting
+from samstudent.research.html import installed_versions, percent, render
+from samstudent.research.simulate import BASELINES, Simulation, area
+from samstudent.util.files import atomic_write
+
+console = Console()
+
+#: strategy -> seed -> (numbers of labels, Dice), of runs that are finished.
+Curves = Mapping[str, Mapping[int, tuple[list[int], list[float]]]]
+
+
+def write_results(options: Simulation, setting: Setting) -> dict[str, Any]:
+    """Collect the rounds' files, write ``results.json`` and ``report.html``, print the table."""
+    rounds = []
+    for strategy in options.strategies:
+        for seed in options.seeds:
+            for number in range(options.rounds + 1):
+                path = options.output / "results" / f"{strategy}-s{seed}-r{number}.json"
+                if path.is_file():
+                    rounds.append(json.loads(path.read_text()))
+    curves = curves_of(rounds, options.rounds)
+    table = compared(curves)
+    content = {
+        "command": options.command,
+        "versions": installed_versions(),
+        "options": {k: str(v) if k in ("folder", "output", "embeddings") else v for k, v in asdict(options).items()},
+        "split": setting.split,
+        "test_cases": len(setting.test),
+        "steps": setting.steps,
+        "table": table,
+        "rounds": rounds,
+    }
+    atomic_write(options.output / "results.json", json.dumps(content, indent=1))
+    _write_html(options, setting, table, curves, rounds)
+    _print(table)
+    return content
+
+
+def curves_of(rounds: Sequence[Mapping[str, Any]], last: int) -> Curves:
+    """Learning curves of the runs that reached round ``last``."""
+    found: dict[str, dict[int, dict[int, Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for entry in rounds:
+        found[entry["strategy"]][entry["seed"]][entry["round"]] = entry
+    return {
+        strategy: {
+            seed: (
+                [len(of_run[n]["labelled"]) for n in range(last + 1)],
+                [of_run[n]["dice"]["honest"] for n in range(last + 1)],
+            )
+            for seed, of_run in seeds.items()
+            if len(of_run) == last + 1
+        }
+        for strategy, seeds in found.items()
+    }
+
+
+def compared(curves: Curves) -> list[dict[str, Any]]:
+    """A row for each strategy: the area under its curves, and against the baselines in the same seeds.
+
+    Keys: ``strategy``, ``areas`` by seed, ``mean`` and ``spread`` (standard deviation over seeds, None for one seed)
+    of the area, ``last`` (mean Dice after the last round), and for each baseline that was run ``over_<baseline>``: mean
+    and spread of the paired differences and in how many seeds the strategy was ahead.
+    """
+    areas = {
+        strategy: {seed: area(*curve) for seed, curve in seeds.items()} for strategy, seeds in curves.items() if seeds
+    }
+    rows = []
+    for strategy, own in areas.items():
+        row: dict[str, Any] = {"strategy": strategy, "areas": own, **_mean_spread(list(own.values()))}
+        row["last"] = float(np.mean([dice[-1] for _, dice in curves[strategy].values()]))
+        for baseline in BASELINES:
+            both = sorted(set(own) & set(areas.get(baseline, {})))
+            if strategy != baseline and both:
+                gains = [own[seed] - areas[baseline][seed] for seed in both]
+                row[f"over_{baseline}"] = {
+                    **_mean_spread(gains), "ahead": sum(gain > 0 for gain in gains), "seeds": len(both),
+                }  # fmt: skip
+        rows.append(row)
+    return sorted(rows, key=lambda row: -row["mean"])
+
+
+def _mean_spread(values: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": float(np.mean(values)), "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def draw_curves(curves: Curves) -> bytes:
+    """PNG: mean Dice over seeds by number of labels, a line for each strategy; the band is plus and minus one standard
+    deviation of the best baseline, so that one sees what is more than noise."""
+    figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for strategy, seeds in curves.items():
+        if not seeds:
+            continue
+        labels = next(iter(seeds.values()))[0]
+        dice = np.array([values for _, values in seeds.values()])
+        style = "--" if strategy in BASELINES else "-"
+        (line,) = axes.plot(labels, dice.mean(axis=0), style, marker="o", markersize=4, label=strategy)
+        if strategy == "foreground" and len(dice) > 1:
+            mean, spread = dice.mean(axis=0), dice.std(axis=0, ddof=1)
+            axes.fill_between(labels, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
+    axes.set_xlabel("labelled cases")
+    axes.set_ylabel("Dice, mean over structures")
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _write_html(
+    options: Simulation,
+    setting: Setting,
+    table: Sequence[Mapping[str, Any]],
+    curves: Curves,
+    rounds: Sequence[Mapping[str, Any]],
+) -> None:
+    wanted = len(options.strategies) * len(options.seeds)
+    html = render(
+        "simulate.html",
+        options=options,
+        setting=setting,
+        rows=[[row["strategy"], *_cells(row)] for row in table],
+        curves=draw_curves(curves),
+        missing=wanted - sum(len(seeds) for seeds in curves.values()),
+        picked=[entry for entry in rounds if entry["next"]],
+        versions=installed_versions(),
+    )
+    atomic_write(options.output / "report.html", html)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    cells = [_with_spread(row), percent(row["last"])]
+    for baseline in BASELINES:
+        gain = row.get(f"over_{baseline}")
+        cells.append("" if gain is None else f"{_with_spread(gain, sign=True)}, {gain['ahead']} of {gain['seeds']}")
+    return cells
+
+
+def _with_spread(value: Mapping[str, Any], sign: bool = False) -> str:
+    mean = f"{100 * value['mean']:+.1f}" if sign and not math.isnan(value["mean"]) else percent(value["mean"])
+    return mean if value["spread"] is None else f"{mean} ± {percent(value['spread'])}"
+
+
+def _print(table: Sequence[Mapping[str, Any]]) -> None:
+    shown = Table("strategy", "area", "last", "over random", "over foreground", title="Dice in percent")
+    for row in table:
+        shown.add_row(row["strategy"], *_cells(row))
+    console.print(shown)

@@ -1,0 +1,145 @@
+"""Checks of what clients send along with a request. Pure: values in, UserError out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from samstudent.errors import NotFound, UserError
+from samstudent.server.api.json_text import strict_json
+from samstudent.server.datastore.identifiers import PSEUDO_TAGS, check_name
+
+#: Keys by which the host opens files, starts code or changes which image or model is meant. Never a client's to set.
+CLOSED_KEYS = frozenset(
+    [
+        "image",
+        "session",
+        "description",
+        "_id",
+        "_image_id",
+        "_answer_file",
+        "train_ds",
+        "val_ds",
+        "bundle_path",
+        "model_filename",
+        "tracking_uri",
+        "run_id",
+        "conda_env",
+        "local_rank",
+        "load_path",
+        "result_file",
+        "result_write_to_file",
+    ]
+)
+#: Free text of a client, may hold anything.
+TEXT_KEYS = frozenset({"client_id", "label_info", "user"})
+RESULT_EXTENSIONS = frozenset({".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+RESULT_TYPES = frozenset({"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"})
+
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?|mps")
+_GPUS = re.compile(r"all|\d{1,2}(,\d{1,2})*")
+
+
+def json_object(text: str | None, what: str) -> dict[str, Any]:
+    """A form field that holds a JSON object; empty counts as ``{}``."""
+    try:
+        value = strict_json(text) if text else {}
+    except ValueError as error:
+        raise UserError(f"{what} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{what} must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+def check_known(value: str, known: Collection[str], what: str) -> str:
+    """The value as given, if it is among those known."""
+    if value not in known:
+        raise NotFound(f"there is no {what} {value!r}; there is {', '.join(sorted(known)) or 'none yet'}")
+    return value
+
+
+def check_params(params: Mapping[str, Any], devices: Collection[str] = (), model: str | None = None) -> None:
+    """Refuse parameters of infer, train, batch infer, scoring and next sample that reach where no client may.
+
+    Args:
+        params: as the client sent them. Empty values are let through: 3D Slicer sends every option there is.
+        devices: names of devices besides ``cpu``, ``cuda``, ``cuda:0``, ``mps``.
+        model: the model of the request's address, which ``params["model"]`` must not contradict.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed.
+    """
+    for key, value in params.items():
+        if value is None or value == "" or key in TEXT_KEYS:
+            continue
+        if key in CLOSED_KEYS:
+            raise UserError(f"params: {key!r} cannot be set by a client")
+        if path := _path_in(value):
+            raise UserError(f"params: {key!r} holds {path!r}, which looks like a path; no path is taken from a client")
+        if check := _CHECKS.get(key):
+            check(key, value)
+    if params.get("model") not in (None, "", model):
+        raise UserError(f"params: 'model' is {params['model']!r}, but the request is for {model!r}")
+    _check_devices(params.get("device"), devices)
+
+
+def _path_in(value: Any) -> str | None:
+    """The first text inside a value that has a separator or leads upwards."""
+    if isinstance(value, str):
+        return value if "/" in value or "\\" in value or value == ".." or "\0" in value else None
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        return next((path for item in value if (path := _path_in(item))), None)
+    return None
+
+
+def _check_devices(value: Any, devices: Collection[str]) -> None:
+    for device in value if isinstance(value, list) else [value]:
+        if device not in (None, "") and not (
+            isinstance(device, str) and (_DEVICE.fullmatch(device) or device in devices)
+        ):
+            raise UserError(f"params: 'device' must be one of cpu, cuda, cuda:<n>, mps, not {device!r}")
+
+
+def _check_extension(key: str, value: Any) -> None:
+    if value not in RESULT_EXTENSIONS:
+        raise UserError(f"params: {key!r} must be one of {' '.join(sorted(RESULT_EXTENSIONS))}, not {value!r}")
+
+
+def _check_type(key: str, value: Any) -> None:
+    if value not in RESULT_TYPES:
+        raise UserError(f"params: {key!r} must be one of {' '.join(sorted(RESULT_TYPES))}, not {value!r}")
+
+
+def _check_gpus(key: str, value: Any) -> None:
+    if not isinstance(value, str) or not _GPUS.fullmatch(value):
+        raise UserError(f"params: {key!r} must be 'all' or numbers with commas, e.g. '0,1', not {value!r}")
+
+
+def _check_tag(key: str, value: Any) -> None:
+    if check_name(value, key) != "original":
+        raise UserError(f"params: {key!r} must be 'original', where a model's answer is kept, not {value!r}")
+
+
+def _check_name(key: str, value: Any) -> None:
+    check_name(value, f"params: {key}")
+
+
+def check_upload_tag(tag: str) -> str:
+    """The tag as given, if a client may upload labels under it, or change their info."""
+    if check_name(tag, "tag") in PSEUDO_TAGS:
+        raise UserError(
+            f"tag {tag!r}: kept for labels that the software makes; {sorted(PSEUDO_TAGS)} cannot be uploaded or changed"
+        )
+    return tag
+
+
+_CHECKS = {
+    "result_extension": _check_extension,
+    "result_dtype": _check_type,
+    "gpus": _check_gpus,
+    "label_tag": _check_tag,
+    "name": _check_name,
+}

@@ -1,0 +1,219 @@
+"""Who somebody is: by a users file, or by an OpenID provider. ``server/auth/middleware.py`` asks for every request."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import jwt
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import User
+
+from samstudent.errors import UserError
+from samstudent.server.auth import audit
+from samstudent.server.auth.current_user import caller
+from samstudent.server.auth.openid import Claims, Person, Provider
+from samstudent.server.auth.roles import with_lower
+from samstudent.server.auth.throttle import Throttle
+from samstudent.server.auth.tokens import Session, Tokens, is_ours
+from samstudent.server.auth.users import Users
+
+#: Names the users file, and with that switches the built-in login on; ``samstudent serve --users`` sets it.
+USERS_FILE = "SAMSTUDENT_USERS"
+#: Of the OpenID provider: this server's secret there, and other names that tokens may be for, with commas between.
+CLIENT_SECRET = "SAMSTUDENT_OPENID_CLIENT_SECRET"
+AUDIENCES = "SAMSTUDENT_OPENID_AUDIENCES"
+#: Seconds; for tests and for sites that want shorter ones.
+TOKEN_LIFE = "SAMSTUDENT_TOKEN_SECONDS"
+#: Provider's tokens that are remembered as checked.
+MOST_CHECKED = 1000
+#: Seconds for which a checked token is not checked again.
+CHECKED_FOR = 60.0
+
+
+class Refused(UserError):
+    """Name and password, or what a provider says, do not fit (HTTP 401)."""
+
+    status = 401
+
+
+class Login(ABC):
+    """How people log in to one server.
+
+    Args:
+        tokens: signs what browsers, and with a users file all clients, are given.
+    """
+
+    #: In tokens, and in the audit.
+    source: str
+    #: Whether ``user_of`` may ask another server.
+    waits = False
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+        self.throttle = Throttle()
+
+    @abstractmethod
+    def user_of(self, token: str) -> tuple[User, Session | None]:
+        """Who brings this token, and the session if this server signed it.
+
+        Raises:
+            jwt.InvalidTokenError: nobody.
+        """
+
+    @abstractmethod
+    def _by_password(self, name: str, password: str) -> dict[str, Any] | None:
+        """OAuth's answer with a token; None where name and password do not fit."""
+
+    def by_password(self, name: str, password: str) -> dict[str, Any]:
+        """A token for name and password, as OAuth's password grant answers.
+
+        Raises:
+            Refused: they do not fit. Throttled: too many did not. AuditFailed: nobody would know of it.
+        """
+        address = caller().address
+        self.throttle.check(name, address)
+        audit.require()
+        answer = self._by_password(name, password)
+        if answer is None:
+            self.throttle.failed(name, address)
+            audit.record("login failed", name, by=self.source)
+            raise Refused("user name or password is wrong")
+        self.throttle.succeeded(name, address)
+        audit.record("login", name, by=self.source)
+        return answer
+
+    def _session(self, name: str, roles: tuple[str, ...], **more: Any) -> dict[str, Any]:
+        token, session = self.tokens.open(name, roles, self.source, **more)
+        life = round(session.expires - session.started)
+        return {"access_token": token, "token_type": "bearer", "expires_in": life}
+
+
+class FileLogin(Login):
+    """Users and roles in a file. A token counts as long as its user is in it, with the password and role of then."""
+
+    source = "users"
+
+    def __init__(self, users: Users, tokens: Tokens) -> None:
+        super().__init__(tokens)
+        self.users = users
+        # Each comparison takes 64 MB and half a core for a moment.
+        self._comparing = threading.BoundedSemaphore(2)
+
+    def user_of(self, token: str) -> tuple[User, Session | None]:
+        session = self.tokens.read(token)
+        entry = self.users.get(session.name)
+        if session.source != self.source or entry is None or entry.changed != session.version:
+            raise jwt.InvalidTokenError(f"{session.name}: the user, the password or the role changed since the login")
+        return User(username=session.name, name=session.name, roles=with_lower([entry.role])), session
+
+    def _by_password(self, name: str, password: str) -> dict[str, Any] | None:
+        entry = self.users.get(name)  # first: should the password change meanwhile, the token is worth nothing
+        with self._comparing:
+            right = self.users.check(name, password)
+        return self._session(name, (entry.role,), version=entry.changed) if right and entry else None
+
+
+class OpenIdLogin(Login):
+    """An OpenID provider's users. Clients bring its tokens; browsers are sent there and get a session of ours, because
+    the tokens of some providers are larger than a cookie may be."""
+
+    source = "openid"
+    waits = True
+
+    def __init__(self, provider: Provider, tokens: Tokens) -> None:
+        super().__init__(tokens)
+        self.provider = provider
+        self._checked: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def user_of(self, token: str) -> tuple[User, Session | None]:
+        if is_ours(token):
+            session = self.tokens.read(token)
+            if session.source != self.source:
+                raise jwt.InvalidTokenError("of another kind of login")
+            roles = with_lower(session.roles)
+            return User(username=session.name, email=session.email, name=session.full_name, roles=roles), session
+        key = hashlib.sha256(token.encode()).digest()
+        with self._lock:
+            known = self._checked.get(key)
+        if known is not None and known[1] > time.monotonic():
+            return known[0], None
+        user = _user(self.provider.person(token))
+        with self._lock:
+            self._checked[key] = (user, time.monotonic() + CHECKED_FOR)
+            while len(self._checked) > MOST_CHECKED:
+                self._checked.popitem(last=False)
+        if known is None:
+            audit.record("login", user.username, by=self.source)
+        return user, None
+
+    def open(self, person: Person) -> dict[str, Any]:
+        """A browser's session for somebody whom the provider sent back."""
+        if not with_lower(person.roles):
+            audit.record("login failed", person.name, by=self.source, why="no role here")
+            raise Refused(f"{person.name} has no role for this server; the provider gives {list(person.roles)}")
+        audit.record("login", person.name, by=self.source)
+        return self._session(person.name, person.roles, email=person.email, full_name=person.full_name)
+
+    def _by_password(self, name: str, password: str) -> dict[str, Any] | None:
+        return self.provider.by_password(name, password)
+
+
+def _user(person: Person) -> User:
+    return User(username=person.name, email=person.email, name=person.full_name, roles=with_lower(person.roles))
+
+
+def configured(app_dir: str) -> Login | None:
+    """The login that the environment asks for; None: everybody may do everything.
+
+    Args:
+        app_dir: keeps the key that signs sessions, where there is no users file to keep it beside.
+
+    Raises:
+        UserError: two are asked for, the users file is none, or the host was started without knowing of it.
+    """
+    users_file = os.environ.get(USERS_FILE, "")
+    if not settings.MONAI_LABEL_AUTH_ENABLE:
+        if users_file:
+            raise UserError(f"{USERS_FILE} needs MONAI_LABEL_AUTH_ENABLE=true, too; samstudent serve --users sets both")
+        return None
+    life = _seconds(os.environ.get(TOKEN_LIFE, "3600"))
+    if users_file:
+        # Not the environment: the host writes all of its settings there.
+        if type(settings).model_fields["MONAI_LABEL_AUTH_REALM_URI"].default != settings.MONAI_LABEL_AUTH_REALM_URI:
+            raise UserError(f"either {USERS_FILE} or MONAI_LABEL_AUTH_REALM_URI: one server has one login")
+        users = Users(Path(users_file))
+        users.all()
+        return FileLogin(users, Tokens(users.path.with_name(users.path.name + ".key"), life))
+    claims = Claims(
+        username=settings.MONAI_LABEL_AUTH_TOKEN_USERNAME,
+        email=settings.MONAI_LABEL_AUTH_TOKEN_EMAIL,
+        name=settings.MONAI_LABEL_AUTH_TOKEN_NAME,
+        roles=settings.MONAI_LABEL_AUTH_TOKEN_ROLES,
+    )
+    provider = Provider(
+        settings.MONAI_LABEL_AUTH_REALM_URI,
+        settings.MONAI_LABEL_AUTH_CLIENT_ID,
+        claims,
+        os.environ.get(CLIENT_SECRET, ""),
+        [name.strip() for name in os.environ.get(AUDIENCES, "").split(",") if name.strip()],
+        settings.MONAI_LABEL_AUTH_TIMEOUT,
+    )
+    return OpenIdLogin(provider, Tokens(Path(app_dir) / "login.key", life))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86400:
+        raise UserError(f"{TOKEN_LIFE} must be a number of seconds from 1 to 86400, not {text!r}")
+    return seconds

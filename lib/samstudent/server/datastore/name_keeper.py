@@ -1,0 +1,129 @@
+"""Keeps what the values of humans' label maps mean: in a file beside each, and in the label's info."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from monailabel.datastore.local import ImageLabelModel
+
+from samstudent.errors import NO_ROOM, Conflict, UserError, explain
+from samstudent.imaging.value_lookup import KnownNames, of_upload, resolve
+from samstudent.imaging.value_names import (
+    KEY,
+    TaskIdentity,
+    ValueNames,
+    read_sidecar,
+    sidecar_of,
+    sidecar_time,
+    summary,
+    write_sidecar,
+)
+from samstudent.server.datastore.identifiers import FINAL, MACHINE_TAGS
+from samstudent.task import Task
+from samstudent.util.files import require_own, sha256_file
+
+logger = logging.getLogger(__name__)
+#: In a label's record: time of change, ns, of the file beside it; another time says that somebody has written it.
+_WRITTEN = "file_ns"
+
+
+class NameKeeper:
+    """Of one study and one task.
+
+    Args:
+        task: the task in force.
+        labels: folder of the labels.
+        lists: the study's list and its copy.
+    """
+
+    def __init__(self, task: Task, labels: Path, lists: Iterable[Path]) -> None:
+        self.task = task
+        self._identity = TaskIdentity.of(task)
+        self._labels, self._lists = labels, list(lists)
+        self._known = KnownNames(labels, self._lists)
+        self._others: list[ValueNames] = []
+        self._is_writable = True
+
+    def begin(self) -> None:
+        """Before a look at all labels: records of earlier looks are forgotten."""
+        self._known, self._others = KnownNames(self._labels, self._lists), []
+
+    def settle(self, tag: str, file: Path, info: dict[str, Any]) -> dict[str, Any] | None:
+        """A label's info with what its values mean; the same object where nothing is new.
+
+        Args:
+            tag: the label's.
+            file: the label file.
+            info: what is known of just this content.
+
+        Returns:
+            None for a label of another task, which is not to be listed.
+        """
+        if tag in MACHINE_TAGS:
+            return info
+        recorded = info.get(KEY)
+        if recorded is not None and self._is_settled(file, recorded):
+            return info
+        sha256 = info.get("sha256") or sha256_file(file)
+        names = resolve(file, sha256, info, self.task, self._known)
+        if not names.problem and names.is_of_another_task(self.task):
+            self._others.append(names)
+            return None
+        return {**info, "sha256": sha256, KEY: self.write(file, sha256, names)}
+
+    def of_upload(self, tag: str, file: Path, info: dict[str, Any]) -> dict[str, Any]:
+        """A new label's info with what its values mean, not yet written. Raises as ``value_lookup.of_upload``."""
+        info = {key: value for key, value in info.items() if key != KEY}
+        return info if tag in MACHINE_TAGS else {**info, KEY: of_upload(file, info, self.task).as_json()}
+
+    def write(self, file: Path, sha256: str, names: ValueNames) -> dict[str, Any]:
+        """Write the names of a label map's values beside it, unless they are there; returns the record for its info.
+
+        Where the label's folder cannot be written, or lies outside of the study, they are kept in the record alone.
+        """
+        record = names.as_json()
+        if names.source == "file" and not names.problem:
+            return record
+        if not names.problem and not _is_beside(file, sha256, names):
+            try:
+                require_own(sidecar_of(file), self._labels.parent)
+                write_sidecar(file, sha256, names)
+            except Conflict as error:  # a folder outside of the study is only read
+                self._say_once(error)
+            except OSError as error:
+                if error.errno in NO_ROOM:
+                    raise
+                self._say_once(error)
+        return record | {_WRITTEN: sidecar_time(file)}
+
+    def findings(self, objects: dict[str, ImageLabelModel]) -> list[str]:
+        """What a user should know of the final labels, see ``imaging.value_names.summary``."""
+        labels = (entry.labels[FINAL].info.get(KEY) for entry in objects.values() if FINAL in entry.labels)
+        return summary([*(ValueNames.from_json(record) for record in labels if record), *self._others], self.task)
+
+    def _is_settled(self, file: Path, recorded: dict[str, Any]) -> bool:
+        task = recorded.get("task")
+        if recorded.get("problem"):
+            same_task = task == {"name": self._identity.name, "structures": list(self._identity.structures)}
+        else:
+            same_task = task is None or task["name"] == self.task.name
+        if not same_task:
+            return False
+        if recorded["source"] == "file" and not recorded.get("problem"):
+            return True
+        return bool(recorded.get(_WRITTEN) == sidecar_time(file))
+
+    def _say_once(self, error: UserError | OSError) -> None:
+        if self._is_writable:
+            logger.warning("what the values of label maps mean cannot be written beside them: %s", explain(error))
+            self._is_writable = False
+
+
+def _is_beside(file: Path, sha256: str, names: ValueNames) -> bool:
+    try:
+        return read_sidecar(sidecar_of(file)) == (sha256, names)
+    except UserError:
+        return False

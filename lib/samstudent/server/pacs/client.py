@@ -1,0 +1,288 @@
+"""DICOMweb, with an end to every wait and every answer checked.
+
+Whatever a PACS does wrong (no connection, silence, drops of data for ever, HTML, JSON of another kind, half a series)
+becomes ``Unavailable`` with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
+from monailabel.config import settings as host
+from monailabel.datastore.dicom import DICOMwebClientX
+from pydicom.dataset import Dataset
+
+from samstudent.errors import Unavailable
+from samstudent.server.pacs.settings import PacsSettings
+
+logger = logging.getLogger(__name__)
+# Each query is a line of its own there.
+logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
+
+CONNECT_SECONDS = 5.0
+#: A whole answer takes at most so many timeouts; an image so many.
+LIST_TIMEOUTS, IMAGE_TIMEOUTS = 3, 30
+PAGE = 1000
+#: A page shorter than this is the last one: no server gives out fewer at once.
+SHORT_PAGE = 50
+#: As it is stored: a PACS would otherwise decompress it.
+AS_STORED = (("application/dicom", "*"),)
+#: The instance is there already (DICOM PS3.7, C.5.7).
+_DUPLICATE = 0x0111
+_UID = re.compile(r"[0-9][0-9.]{0,63}")
+_FIELDS = (
+    "NumberOfSeriesRelatedInstances", "StudyDate", "StudyTime", "PatientID", "StudyDescription", "SeriesDescription",
+    "BodyPartExamined",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series as the PACS lists it; ``facts`` are its attributes by keyword, as texts."""
+
+    study: str
+    uid: str
+    modality: str
+    images: int
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One image or SEG of a series."""
+
+    uid: str
+    number: int
+    frames: int
+
+
+class Refused(Unavailable):
+    """The PACS answers, but does not take this one object."""
+
+
+class Pacs:
+    """One DICOMweb server.
+
+    Args:
+        url: its root, e.g. http://127.0.0.1:8042/dicom-web.
+        settings: see there.
+    """
+
+    def __init__(self, url: str, settings: PacsSettings) -> None:
+        self.url = url.rstrip("/")
+        self.settings = settings
+        # requests' sessions are not made for several threads.
+        self._local = threading.local()
+
+    # ---- lists ----
+
+    def series(self) -> list[Series]:
+        """The series that pass the filters and are images, and all that are segmentations."""
+        modalities, filters = self.settings.modalities, self.settings.filters
+        if filters:
+            wanted = [{**filters, "Modality": modality} for modality in modalities] + [{"Modality": "SEG"}]
+        else:
+            wanted = [{}]  # one question instead of one a modality
+        found: dict[str, Series] = {}
+        for query in wanted:
+            found |= {series.uid: series for series in self._pages(query)}
+        return [series for series in found.values() if series.modality in (*modalities, "SEG")]
+
+    def one_series(self, uid: str) -> Series | None:
+        """A series by its UID, whether or not it passes the filters."""
+        with self._talking("looking for a series") as client:
+            found = client.search_for_series(search_filters={"SeriesInstanceUID": uid}, fields=_FIELDS)
+            return next((series for series in _usable(found, _series) if series.uid == uid), None)
+
+    def _pages(self, query: dict[str, str]) -> Iterator[Series]:
+        seen: set[str] = set()
+        while True:
+            with self._talking("listing series") as client:
+                page = client.search_for_series(
+                    limit=PAGE, offset=len(seen), fields=_FIELDS, search_filters=query or None
+                )
+                found = _usable(page, _series)
+            fresh = [series for series in found if series.uid not in seen]
+            yield from fresh
+            seen |= {series.uid for series in fresh}
+            if len(page) < SHORT_PAGE or not fresh:
+                return
+
+    def instances(self, study: str, series: str) -> list[Instance]:
+        """The instances of a series, in the order of their numbers."""
+        with self._talking("listing images") as client:
+            items = client.search_for_instances(study, series, fields=("NumberOfFrames", "InstanceNumber"))
+            return sorted(_usable(items, _instance), key=lambda i: (i.number, i.uid))
+
+    # ---- objects ----
+
+    def fetch_series(self, study: str, series: str, folder: Path) -> int:
+        """Write all images of a series to a folder; how many came."""
+        with self._talking("fetching a series", images=True) as client:
+            count = 0
+            for image in client.iter_series(study, series, media_types=AS_STORED):
+                _require(image, "SeriesInstanceUID", series)
+                _save(image, folder)
+                count += 1
+            return count
+
+    def fetch_instance(self, study: str, series: str, uid: str, folder: Path) -> Path:
+        """Write one image or SEG to a folder; where."""
+        with self._talking("fetching an image", images=True) as client:
+            image = client.retrieve_instance(study, series, uid, media_types=AS_STORED)
+            _require(image, "SOPInstanceUID", uid)
+            return _save(image, folder)
+
+    def store(self, instance: Dataset) -> None:
+        """Store one instance. Returns only if the PACS says that it has it.
+
+        Raises:
+            Refused: it says that it will not have it. Unavailable: it says nothing that can be relied on.
+        """
+        uid = str(instance.SOPInstanceUID)
+        with self._talking("storing a segmentation", images=True) as client:
+            answer = client.store_instances([instance], str(instance.StudyInstanceUID))
+            stored = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence") or []}
+            failed = [int(item.get("FailureReason", 0)) for item in answer.get("FailedSOPSequence") or []]
+            if failed and _DUPLICATE not in failed:
+                reasons = ", ".join(f"0x{reason:04x}" for reason in failed)
+                raise Refused(f"PACS {self.url} refuses to store {uid}: failure reason {reasons}")
+            if uid not in stored and not failed:
+                raise ValueError("its answer does not say that the instance is stored")
+
+    # ---- talking ----
+
+    @contextmanager
+    def _talking(self, what: str, images: bool = False) -> Iterator[Any]:
+        timeouts = IMAGE_TIMEOUTS if images else LIST_TIMEOUTS
+        self._local.end = time.monotonic() + timeouts * self.settings.timeout
+        try:
+            yield self._client()
+        except requests.HTTPError as error:
+            response = error.response
+            text = f" {response.text[:200].strip()}" if response is not None and response.text else ""
+            status = response.status_code if response is not None else 0
+            kind = Refused if 400 <= status < 500 and status not in (408, 429) else Unavailable
+            raise kind(f"PACS {self.url}: {what}: {error}{text}") from error
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise Unavailable(f"PACS {self.url} does not answer ({what}): {_short(error)}") from error
+        except Unavailable:
+            raise
+        except OSError as error:
+            if not isinstance(error, requests.RequestException):
+                raise  # our own disk
+            raise Unavailable(f"PACS {self.url}: {what}: {_short(error)}") from error
+        except Exception as error:  # what a parser raises on nonsense may be anything
+            raise Unavailable(f"PACS {self.url} answered what cannot be used ({what}): {_short(error)}") from error
+
+    def _client(self) -> Any:
+        if not hasattr(self._local, "client"):
+            client = DICOMwebClientX(
+                url=self.url,
+                session=self._session(),
+                qido_url_prefix=host.MONAI_LABEL_QIDO_PREFIX,
+                wado_url_prefix=host.MONAI_LABEL_WADO_PREFIX,
+                stow_url_prefix=host.MONAI_LABEL_STOW_PREFIX,
+                permissive_uid=True,
+                timeout=(CONNECT_SECONDS, self.settings.timeout),
+            )
+            client.set_http_retry_params(retry=False)  # whoever asked tries again, and is told meanwhile
+            self._local.client = client
+        return self._local.client
+
+    def _session(self) -> requests.Session:
+        if "googleapis.com" in self.url:
+            session = create_session_from_gcp_credentials()
+        else:
+            session = requests.Session()
+            session.auth = self.settings.login
+        session.send = _ending(session.send, lambda: self._local.end)  # type: ignore[method-assign]
+        return session
+
+
+def _ending(send: Callable[..., Any], end: Callable[[], float]) -> Callable[..., Any]:
+    """``Session.send`` whose answers end in time: a read's own timeout begins anew with every drop that comes."""
+
+    def bounded(request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        stream = options.pop("stream", False)
+        # The client leaves out the port, and a PACS makes its links of it.
+        request.headers.pop("Host", None)
+        response: requests.Response = send(request, stream=True, **options)
+
+        def iter_content(chunk_size: int = 1, decode_unicode: bool = False) -> Iterator[bytes]:
+            while chunk := response.raw.read1(1 << 16, decode_content=True):
+                if time.monotonic() > end():
+                    response.close()
+                    raise requests.Timeout("the answer takes too long")
+                yield chunk
+
+        response.iter_content = iter_content  # type: ignore[method-assign, assignment]
+        if not stream:
+            _ = response.content  # read now, through the above
+        return response
+
+    return bounded
+
+
+_Item = TypeVar("_Item")
+
+
+def _usable(items: Any, read: Callable[[dict[str, Any]], _Item]) -> list[_Item]:
+    """What can be read of a list: one object of another vendor's must not hide all others, but nonsense is an error."""
+    found, error = [], None
+    for item in items:
+        try:
+            found.append(read(item))
+        except Exception as fault:
+            logger.warning("an entry of the PACS is left out: %s", _short(fault))
+            error = fault
+    if error is not None and not found:
+        raise error
+    return found
+
+
+def _series(item: dict[str, Any]) -> Series:
+    data = Dataset.from_json(item)
+    facts = {key: str(data.get(key, "") or "") for key in (*_FIELDS, "Modality")}
+    images = int(facts.pop("NumberOfSeriesRelatedInstances") or 0)
+    return Series(_uid(data, "StudyInstanceUID"), _uid(data, "SeriesInstanceUID"), facts["Modality"], images, facts)
+
+
+def _instance(item: dict[str, Any]) -> Instance:
+    data = Dataset.from_json(item)
+    return Instance(
+        _uid(data, "SOPInstanceUID"), int(data.get("InstanceNumber") or 0), int(data.get("NumberOfFrames") or 1)
+    )
+
+
+def _uid(data: Dataset, keyword: str) -> str:
+    """A UID that can be part of a path. Components with leading zeros, which are not allowed, are seen in the wild."""
+    uid = str(data.get(keyword) or "")
+    if not _UID.fullmatch(uid):
+        raise ValueError(f"{keyword} {uid[:80]!r} is no UID")
+    return uid
+
+
+def _require(image: Dataset, keyword: str, expected: str) -> None:
+    if str(image.get(keyword)) != expected:
+        raise ValueError(f"asked for {keyword} {expected}, got {image.get(keyword)}")
+
+
+def _save(image: Dataset, folder: Path) -> Path:
+    path = folder / f"{_uid(image, 'SOPInstanceUID')}.dcm"
+    image.save_as(path)
+    return path
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,75 @@
+"""A label becomes a DICOM segmentation in the PACS, in the study of its image."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samstudent.imaging.annotations import read_label
+from samstudent.imaging.case import read_image
+from samstudent.imaging.dicom_seg_write import About, write_seg
+from samstudent.imaging.value_lookup import names_for_reading
+from samstudent.server.datastore.study_folder import FINAL
+
+if TYPE_CHECKING:
+    from samstudent.server.pacs.datastore import PacsDatastore
+
+
+def send(datastore: PacsDatastore, case: str, tag: str, uids: tuple[str, str]) -> None:
+    """Store a label as a SEG: of a human's the structures that it speaks of, of a pseudo label the accepted ones.
+
+    A segment without pixels says that its structure is not there, so one that is not annotated has none.
+
+    Raises:
+        Unavailable: the PACS does not take it, or does not give the image.
+        UserError: the label does not fit its image.
+    """
+    task = datastore.task
+    info = datastore.get_label_info(case, tag)
+    image = read_image(datastore.get_image_uri(case), task.dimension)
+    label = datastore.get_label_uri(case, tag)
+    drawn = read_label(label, task, image.grid, names=names_for_reading(Path(label), info))
+    assert image.path is not None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "label.dcm"
+        about = about_label(task.name, info, uids) if tag == FINAL else about_pseudo(task.name, info, uids)
+        annotated = [name for name, is_known in zip(task.names, drawn.annotated, strict=True) if is_known]
+        only = annotated if tag == FINAL else accepted(info)
+        datastore.pacs.store(write_seg(path, drawn.masks, task, image.grid, image.path, about, only))
+
+
+def accepted(info: Mapping[str, Any]) -> list[str]:
+    """The structures of a pseudo label that are good enough to be shown to others."""
+    return [name for name, found in info.get("structures", {}).items() if found.get("status") == "accepted"]
+
+
+def about_label(task: str, info: Mapping[str, Any], uids: tuple[str, str]) -> About:
+    """Of a human's label: by whom, and with the help of which models."""
+    helped = [str(model) for model in info.get("assisted_by") or []]
+    return About(
+        description=f"Label, task {task}",
+        algorithm="SEMIAUTOMATIC" if helped else "MANUAL",
+        name=", ".join(helped) or "samstudent",
+        provenance={"label": str(info.get("sha256", ""))},
+        creator=str(info.get("user") or info.get("client_id") or ""),
+        time=float(info.get("time") or 0) or None,
+        uids=uids,
+    )
+
+
+def about_pseudo(task: str, info: Mapping[str, Any], uids: tuple[str, str]) -> About:
+    """Of a pseudo label: which student, SAM and recipe made it, and its quality."""
+    structures = info.get("structures", {})
+    quality = {name: float(found["quality"]) for name, found in structures.items() if found.get("quality") is not None}
+    provenance = {key: str(value) for key, value in info.get("provenance", {}).items() if key != "time"}
+    return About(
+        description=f"Pseudo label, task {task}",
+        algorithm="AUTOMATIC",
+        name="student+sam",
+        provenance=provenance,
+        quality=quality,
+        time=float(info.get("time") or 0) or None,
+        uids=uids,
+    )

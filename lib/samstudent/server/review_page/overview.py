@@ -1,0 +1,85 @@
+"""How the study stands, for the page's first look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
+from samstudent.rounds.ledger import Ledger, RoundRecord
+from samstudent.server.review_page.progress import jobs
+from samstudent.server.review_page.service import Desk, Infos
+
+
+def overview(desk: Desk) -> dict[str, Any]:
+    """Counts, what is served, what runs, the schedule and all rounds, as JSON values."""
+    app, ledger = desk.app, desk.study.ledger
+    infos = desk.infos()
+    records = ledger.rounds()
+    running = next((r for r in reversed(records) if r.status == "running"), None)
+    task = desk.task
+    about = {"name": task.name, "description": task.description, "structures": task.names, "dimension": task.dimension}
+    return {
+        "study": about,
+        "counts": counts(desk, infos),
+        "problems": problems(desk),
+        "served": _served(ledger),
+        "served_fault": app.fault_of_student(),
+        "jobs": jobs(running),
+        "schedule": app.scheduler.status(),
+        "rounds": [_brief(record) for record in records],
+    }
+
+
+def problems(desk: Desk) -> list[str]:
+    """A line each about what is passed over, and what is wrong with the study's files."""
+    return list(getattr(desk.datastore, "problems", ()))
+
+
+def counts(desk: Desk, infos: Infos) -> dict[str, int]:
+    """Of cases; the last three of structures in pseudo labels, by what the gate said of them."""
+    holdout = desk.study.holdout
+    barred = holdout.ids | holdout.excluded
+    labelled = {case for case, labels in infos.items() if HUMAN_TAG in labels}
+    pseudo = {case for case, labels in infos.items() if REFINED_TAG in labels and case not in labelled | barred}
+    by_gate = Counter(
+        str(structure.get("status"))
+        for case in pseudo
+        for structure in (infos[case][REFINED_TAG].get("structures") or {}).values()
+    )
+    states = Counter(entry.state for entry in desk.entries(infos).values())
+    return {
+        "images": len(infos),
+        "labelled": len(labelled),
+        "held_out": len(holdout.ids & infos.keys()),
+        "held_out_labelled": len(holdout.ids & labelled),
+        "excluded": len(holdout.excluded & infos.keys()),
+        "pseudo_labelled": len(pseudo),
+        "unlabelled": len(infos.keys() - labelled - pseudo),
+        "waiting": states["waiting"],
+        "accepted": states["accepted"],
+        "rejected": states["rejected"],
+        "sent": states["sent"],
+        "structures_accepted": by_gate["accepted"],
+        "structures_rejected": by_gate["rejected"],
+        "structures_absent": by_gate["absent"],
+    }
+
+
+def _served(ledger: Ledger) -> dict[str, Any] | None:
+    champion, history = ledger.champion(), ledger.history()
+    if champion is None:
+        return None
+    last = history[-1]
+    about = {"since": last.time, "by": last.who, "how": last.kind, "why": last.why, "before": ledger.previous()}
+    return _brief(champion) | about
+
+
+def _brief(record: RoundRecord) -> dict[str, Any]:
+    fields = {"id", "status", "promoted", "started", "finished", "reason", "dice", "decision", "error", "steps", "step"}
+    brief = record.model_dump(mode="json", include=fields)
+    brief["labels"], brief["pseudo"] = len(record.labels_used), record.pseudo_used.n
+    brief["left_out"], brief["not_compared"] = record.unreadable, record.not_compared
+    brief["held_out"] = len(set(record.holdout_ids) - set(record.not_compared))
+    brief["servable"] = record.model_digest is not None
+    return brief

@@ -1,0 +1,354 @@
+"""The review of pseudo labels, on one study: the queue, what is shown of a case, and what people decide."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from monailabel.interfaces.datastore import Datastore
+
+from samstudent.errors import Conflict, NotFound, UserError
+from samstudent.imaging.case import read_image
+from samstudent.imaging.labels import read_ignore, read_masks, read_rejected, write_masks
+from samstudent.pseudolabels.produce import HUMAN_TAG, RAW_TAG, REFINED_TAG
+from samstudent.pseudolabels.review import Decision, Judged, check_sources, compose, worst_first
+from samstudent.server.auth import audit
+from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Shown, Slice, runs
+from samstudent.util.files import sha256_file
+
+if TYPE_CHECKING:
+    from samstudent.server.app import SamstudentApp
+
+#: ``waiting``: nobody has decided yet.
+State = Literal["waiting", "rejected", "sent", "accepted"]
+STATES: tuple[State, ...] = get_args(State)
+#: Info of a label that was accepted, not drawn: what it was made of.
+ACCEPTED_FROM = "accepted_from"
+#: For pictures of the last cases; a CT of 512 x 512 x 300 takes 80 MB.
+CACHE_BYTES = 384 << 20
+
+Infos = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Masks of a pseudo label by structure. refined: also what was rejected, or, ``region``, where it may be."""
+
+    refined: Mapping[str, Cropped]
+    student: Mapping[str, Cropped]
+    region: frozenset[str]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(mask.nbytes for masks in (self.refined, self.student) for mask in masks.values())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One case of the queue. info: of its pseudo label; who, time: of the decision, where there is one."""
+
+    case: str
+    state: State
+    info: Mapping[str, Any]
+    who: str | None = None
+    time: float | None = None
+
+    @property
+    def structures(self) -> dict[str, dict[str, Any]]:
+        return dict(self.info.get("structures") or {})
+
+    def as_json(self, structure: str | None = None) -> dict[str, Any]:
+        judged = Judged.of(self.structures, structure)
+        about = {"worst": judged.worst, "mean": judged.mean, "rejected": judged.rejected}
+        return {"case": self.case, "state": self.state, "who": self.who, "time": self.time} | about
+
+
+class Desk:
+    """Where reviewers work, on the study and the datastore of one app."""
+
+    def __init__(self, app: SamstudentApp) -> None:
+        self.app, self.study, self.task = app, app.study, app.task
+        self._cache = Cache(CACHE_BYTES)
+        # Decisions of one server come one after another; a server is the only one that takes any.
+        self._lock = threading.RLock()
+
+    @property
+    def datastore(self) -> Datastore:
+        return self.app.datastore()
+
+    # ---- the queue ----
+
+    def infos(self) -> Infos:
+        """Case -> tag -> label info, of all cases at one moment."""
+        if isinstance(self.datastore, SafeLocalDatastore):
+            return self.datastore.label_infos()
+        store = self.datastore
+        return {
+            case: {tag: store.get_label_info(label, tag) for tag, label in store.get_labels_by_image_id(case).items()}
+            for case in store.list_images()
+        }
+
+    def entries(self, infos: Infos) -> dict[str, Entry]:
+        """All cases that are, or were, in the queue."""
+        decisions = self.study.reviews.decisions()
+        barred = self.study.holdout.ids | self.study.holdout.excluded
+        entries = {}
+        for case, labels in infos.items():
+            if (final := labels.get(HUMAN_TAG)) is not None:
+                if accepted := final.get(ACCEPTED_FROM):
+                    entries[case] = Entry(case, "accepted", accepted, final.get("user"), final.get("time"))
+                continue
+            decided, info = decisions.get(case), labels.get(REFINED_TAG)
+            if case in barred or (info is None and (decided is None or decided.decision != "sent")):
+                continue
+            if decided is not None and decided.holds_for(info or {}):
+                entries[case] = Entry(case, decided.decision, info or {}, decided.who, decided.time)
+            else:
+                entries[case] = Entry(case, "waiting", info or {})
+        return entries
+
+    def queue(self, state: str, structure: str | None, first: int, count: int) -> dict[str, Any]:
+        """Cases of one state, the worst first, or those decided on last; ``count`` of them from ``first`` on.
+
+        With ``structure`` only those in which it was found, by its own quality.
+        """
+        if state not in STATES:
+            raise UserError(f"state must be one of {', '.join(STATES)}, not {state!r}")
+        if structure is not None and structure not in self.task.names:
+            raise NotFound(f"structure {structure!r}: the task has {', '.join(self.task.names)}")
+        if first < 0 or not 1 <= count <= 500:
+            raise UserError(f"first must be at least 0 and count from 1 to 500, not {first} and {count}")
+        entries = self.entries(self.infos())
+        chosen = {c: e for c, e in entries.items() if e.state == state}
+        judged = {c: Judged.of(e.structures, structure) for c, e in chosen.items()}
+        if structure is not None:
+            judged = {c: j for c, j in judged.items() if j.worst is not None}
+        order = worst_first(judged)
+        if state != "waiting":
+            order.sort(key=lambda case: -(chosen[case].time or 0))
+        counts = {name: sum(e.state == name for e in entries.values()) for name in STATES}
+        page = [chosen[case].as_json(structure) for case in order[first : first + count]]
+        return {"total": len(order), "first": first, "cases": page, "counts": counts}
+
+    # ---- one case ----
+
+    def entry(self, case: str) -> Entry:
+        """Raises NotFound where there is no such case, Conflict where it has nothing to review."""
+        self._known(case)
+        labels = self._labels(case)
+        entry = self.entries({case: labels}).get(case)
+        if entry is not None:
+            return entry
+        if HUMAN_TAG in labels:
+            raise Conflict(f"{case!r} has been labelled by a person; there is nothing to review")
+        if case in self.study.holdout.ids | self.study.holdout.excluded:
+            raise Conflict(f"{case!r} is kept to compare models, so it has no pseudo label; a person has to draw it")
+        raise NotFound(f"{case!r} has no pseudo label; the next round, or batch inference, makes one")
+
+    def digest(self, case: str) -> str:
+        """Tells whether a case's pseudo label, the student's masks included, is still the one that was looked at."""
+        labels = self._labels(case)
+        parts = [self._sha256(case, tag, labels[tag]) if tag in labels else "" for tag in (REFINED_TAG, RAW_TAG)]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
+
+    def case(self, case: str) -> dict[str, Any]:
+        """All that the page needs to show a case."""
+        entry, digest = self.entry(case), self.digest(case)
+        shown, masks = self.shown(case), self.masks(case)
+        volume = len(shown.shape) == 3
+        structures = []
+        for name in self.task.names:
+            about: dict[str, Any] = {"name": name, "status": "absent", **entry.structures.get(name, {})}
+            there = masks.refined.get(name) or masks.student.get(name)
+            about |= {"refined": name in masks.refined and name not in masks.region, "student": name in masks.student}
+            about |= {"region": name in masks.region, "threshold": self.task.threshold_of(name)}
+            about["slices"] = there.fullest() if there is not None and volume else None
+            structures.append(about)
+        answer = entry.as_json() | {"digest": digest, "image": self.image_key(case), "structures": structures}
+        answer |= {"size": list(shown.shape), "spacing": list(shown.spacing), "overlap": self.task.overlap}
+        answer["provenance"] = dict(entry.info.get("provenance") or {})
+        answer["axes"] = {name: shown.shape[axis] for name, axis in AXES.items()} if volume else None
+        answer["sides"] = SIDES if volume else None
+        return answer
+
+    def shown(self, case: str) -> Shown:
+        """The image of a case as it is looked at, read once."""
+        self._known(case)
+
+        def read() -> tuple[Shown, int]:
+            image = read_image(self.datastore.get_image_uri(case), self.task.dimension)
+            shown = Shown.of(image, self.task.image)
+            return shown, shown.nbytes
+
+        shown: Shown = self._cache.get(("image", case, self.image_key(case)), read)
+        return shown
+
+    def image_key(self, case: str) -> str:
+        """Changes with the image's file and with how it is shown."""
+        self._known(case)
+        path = Path(self.datastore.get_image_uri(case))
+        stat = path.stat()
+        content = f"{path} {stat.st_mtime_ns} {stat.st_size} {self.task.image.model_dump_json()}"
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+    def masks(self, case: str) -> Masks:
+        """The masks of a case's pseudo label, or of the label that accepting has made of it; read once."""
+        accepted = self.entry(case).state == "accepted"
+        final = self._sha256(case, HUMAN_TAG, self._labels(case)[HUMAN_TAG]) if accepted else None
+        key = ("masks", case, final or self.digest(case), self.image_key(case))
+        masks: Masks = self._cache.get(key, lambda: self._read_masks(case, HUMAN_TAG if accepted else REFINED_TAG))
+        return masks
+
+    def runs(self, case: str, where: Slice) -> dict[str, Any]:
+        """Masks of one plane: for both sources, by structure, runs as of ``pictures.runs``."""
+        shown, masks = self.shown(case), self.masks(case)
+        answer: dict[str, Any] = {"size": list(where.extent(shown.shape, shown.spacing))}
+        for source, by_name in (("refined", masks.refined), ("student", masks.student)):
+            found = {name: runs(mask, where, shown.shape, shown.spacing) for name, mask in by_name.items()}
+            answer[source] = {name: lengths for name, lengths in found.items() if lengths}
+        return answer
+
+    # ---- decisions ----
+
+    def accept(self, case: str, digest: str, chosen: Mapping[str, str], who: str) -> dict[str, Any]:
+        """Make a case's pseudo label the label of this user.
+
+        Args:
+            digest: of what the user has looked at.
+            chosen: see ``review.check_sources``.
+
+        Raises:
+            Conflict: another label or decision came meanwhile. UserError: see ``check_sources`` and ``compose``.
+        """
+        audit.require()
+        entry = self._undecided(case, digest)
+        sources = check_sources(chosen, entry.structures, self.task)
+        refined, student = (self._uri(case, tag) for tag in (REFINED_TAG, RAW_TAG))
+        grid = self.shown(case).grid
+        masks = read_masks(refined, self.task, grid) | read_rejected(refined, self.task, grid) if refined else None
+        raw = read_masks(student, self.task, grid) if student else None
+        if masks is None:
+            raise NotFound(f"{case!r} has no pseudo label; the next round, or batch inference, makes one")
+        label = compose(sources, masks, raw if raw is not None else masks & False, self.task)
+        taken = {name: about | {"taken": sources[name]} for name, about in entry.structures.items()}
+        made_of = {
+            "tag": REFINED_TAG,
+            "digest": digest,
+            "provenance": entry.info.get("provenance"),
+            "time": time.time(),
+        }
+        info = {"user": who, ACCEPTED_FROM: made_of | {"structures": taken}}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "label.seg.nrrd"
+            write_masks(path, label, self.task, grid)
+            with self._alone():
+                self._undecided(case, digest)
+                label_id = self.datastore.save_label(case, str(path), HUMAN_TAG, info)
+            self.app.on_save_label(case, label_id)
+            self.study.reviews.undo(case)
+        audit.record("accept", who, case=case, digest=digest, structures=sources, provenance=made_of["provenance"])
+        return {"case": case, "state": "accepted"}
+
+    def decide(self, case: str, decision: Decision, digest: str, who: str) -> dict[str, Any]:
+        """Reject a pseudo label, or send its case to the annotators. Raises as ``accept``."""
+        audit.require()
+        with self._alone():
+            entry = self._undecided(case, digest)
+            self.study.reviews.decide(case, decision, entry.info, who)
+        action = "reject" if decision == "rejected" else "send"
+        audit.record(action, who, case=case, digest=digest, provenance=entry.info.get("provenance"))
+        return {"case": case, "state": decision}
+
+    def undo(self, case: str, who: str) -> dict[str, Any]:
+        """Take the last decision about a case back; an accepted label goes to the history of labels.
+
+        Raises:
+            Conflict: there is none, or a person has drawn a label since.
+        """
+        audit.require()
+        with self._alone():
+            entry = self.entry(case)
+            if entry.state == "accepted":
+                self.datastore.remove_label(self._labelled(case)[HUMAN_TAG], HUMAN_TAG)
+            elif not self.study.reviews.undo(case):
+                raise Conflict(f"{case!r} is waiting for review: there is no decision to undo")
+        audit.record("undo", who, case=case, undone=entry.state)
+        return {"case": case, "undone": entry.state}
+
+    # ---- parts ----
+
+    def _undecided(self, case: str, digest: str) -> Entry:
+        """The case's entry, if it waits for review with just this label, and may train."""
+        entry = self.entry(case)
+        if entry.state != "waiting":
+            by = f" by {entry.who}" if entry.who else ""
+            raise Conflict(f"{case!r} has been {entry.state}{by} meanwhile; undo that first")
+        if digest != self.digest(case):
+            raise Conflict(f"the pseudo label of {case!r} has been made anew meanwhile; look at the new one")
+        store = self.datastore
+        self.study.holdout.extend(store.list_images(), store.get_labeled_images())
+        if not self.study.holdout.trainable([case]):
+            raise Conflict(f"{case!r} is kept to compare models; a person has to draw it")
+        return entry
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody decides, and no other process changes a label, until the block ends."""
+        transaction = getattr(self.datastore, "transaction", contextlib.nullcontext)
+        with self._lock, transaction():
+            yield
+
+    def _known(self, case: str) -> None:
+        if isinstance(self.datastore, SafeLocalDatastore):
+            known = case in self.datastore.label_infos(case)
+        else:
+            known = case in self.datastore.list_images()
+        if not known:
+            raise NotFound(f"image {case!r} is not in the study")
+
+    def _labelled(self, case: str) -> dict[str, str]:
+        """Tag -> label id."""
+        return dict(self.datastore.get_labels_by_image_id(case))
+
+    def _labels(self, case: str) -> dict[str, Mapping[str, Any]]:
+        return {tag: self.datastore.get_label_info(label, tag) for tag, label in self._labelled(case).items()}
+
+    def _uri(self, case: str, tag: str) -> str | None:
+        label = self._labelled(case).get(tag)
+        return str(self.datastore.get_label_uri(label, tag)) if label is not None else None
+
+    def _sha256(self, case: str, tag: str, info: Mapping[str, Any]) -> str:
+        if "sha256" in info:
+            return str(info["sha256"])
+        uri = self._uri(case, tag)
+        return sha256_file(Path(uri)) if uri and Path(uri).is_file() else ""
+
+    def _read_masks(self, case: str, tag: str) -> tuple[Masks, int]:
+        refined, student = (self._uri(case, name) for name in (tag, RAW_TAG))
+        grid = self.shown(case).grid
+        region: set[str] = set()
+        found: dict[str, Cropped] = {}
+        if refined:
+            found = self._cropped(read_rejected(refined, self.task, grid))
+            found |= self._cropped(read_masks(refined, self.task, grid))
+            doubtful = {name for name, s in self.entry(case).structures.items() if s.get("status") == "rejected"}
+            if tag == REFINED_TAG and doubtful - found.keys():
+                # Pseudo labels of earlier versions do not hold what was rejected, only where it may be.
+                unknown = self._cropped(read_ignore(refined, self.task, grid))
+                region = unknown.keys() & doubtful - found.keys()
+                found |= {name: unknown[name] for name in region}
+        own = self._cropped(read_masks(student, self.task, grid)) if student else {}
+        masks = Masks(found, own, frozenset(region))
+        return masks, masks.nbytes
+
+    def _cropped(self, stack: Any) -> dict[str, Cropped]:
+        cropped = {name: Cropped.of(mask) for name, mask in zip(self.task.names, stack, strict=True)}
+        return {name: mask for name, mask in cropped.items() if mask is not None}

@@ -1,0 +1,83 @@
+"""The host's batch inference: pseudo labels for all cases that no human has labelled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.utils.others.generic import name_to_device
+
+from samstudent.errors import Conflict, UserError
+from samstudent.pseudolabels.produce import OnCase, produce
+from samstudent.rounds.study import Study
+from samstudent.student.predict import Student
+
+logger = logging.getLogger(__name__)
+
+#: Models that make pseudo labels, and whether SAM has a part in them.
+MODELS = {"student+sam": True, "student": False}
+
+
+class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
+    """POST /batch/infer/student+sam (or /student): see ``pseudolabels.produce``.
+
+    The host's own would write over the tag ``original``, and fails on a machine without a GPU unless told ``multi_gpu``
+    false (E7). Labels made here carry the tags ``pseudo`` and ``pseudo_raw`` and never stand for a human's.
+    """
+
+    def __init__(self, study: Study, on_case: OnCase | None = None) -> None:
+        self.study = study
+        self.on_case = on_case
+
+    def __call__(self, request: dict[str, Any], datastore: Any, infer: Callable[..., Any]) -> dict[str, Any]:
+        """Make what is missing or stale.
+
+        Args:
+            request: ``model``; ``images``: "all", "unlabeled", "labeled" (which only drops pseudo labels that a human's
+                label has replaced) or a list of ids; ``max_batch_size``: at most so many cases; ``device``.
+
+        Returns:
+            ``made``, ``current``, ``skipped``: numbers of cases; ``failed``: case id -> reason.
+
+        Raises:
+            UserError: a model that makes no pseudo labels, a tag, an unknown case.
+            Conflict: there is no student yet.
+        """
+        model = request.get("model")
+        if model not in MODELS:
+            raise UserError(f"batch inference with model {model!r}: use one of {', '.join(MODELS)}")
+        # The host's default body names "original"; it means that the client did not choose.
+        if request.get("label_tag") not in (None, "", "original"):
+            raise UserError("label_tag: batch inference makes pseudo labels, always under their own tags; leave it out")
+        ids = self._ids(request, datastore)
+        path = self.study.ledger.champion_path()
+        if path is None:
+            raise Conflict("no student yet: label a case or more and train first")
+        task, holdout = self.study.task, self.study.holdout
+        holdout.extend(datastore.list_images(), datastore.get_labeled_images())
+        backend, trust = self.study.refiner_of(path.parent.name) if MODELS[model] else (None, None)
+        counts = produce(
+            datastore,
+            Student.load(path, task, name_to_device(request.get("device"))),
+            backend,
+            task,
+            self.study.embeddings,
+            ids,
+            lambda number, total, case: logger.info("%d of %d: %s", number, total, case),
+            exclude=holdout.ids | holdout.excluded,
+            on_case=self.on_case,
+            trust=trust,
+        )
+        logger.info("pseudo labels: %s", counts)
+        if counts.failed and not (counts.made or counts.current or counts.skipped):
+            raise UserError(f"no pseudo label could be made: {counts.failed}")
+        return {"made": counts.made, "current": counts.current, "skipped": counts.skipped, "failed": counts.failed}
+
+    def _ids(self, request: dict[str, Any], datastore: Any) -> list[str]:
+        ids = sorted(self.get_images(request, datastore))
+        if unknown := set(ids) - set(datastore.list_images()):
+            raise UserError(f"images: there is no case {', '.join(sorted(unknown))}")
+        most = int(request.get("max_batch_size") or 0)
+        return ids[:most] if most > 0 else ids

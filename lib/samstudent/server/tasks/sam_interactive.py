@@ -1,0 +1,186 @@
+"""``sam``: Segment Anything for a human's boxes and points, from Slicer's and OHIF's smart-edit panels.
+
+It needs no student, so the first labels of a study can be made with it.
+
+Of the host's two types for smart edit, ``deepgrow`` of dimension 2 is the one that both clients use as meant here, also
+for volumes, a slice at a time (``smart_edit`` says what each sends):
+
+- Slicer offers background points only for deepgrow. With dimension 2 it replaces one slice of one segment and leaves
+  all else as it is; with dimension 3, or deepedit, it replaces whole segments: what was drawn on other slices is lost.
+- OHIF accepts any value as the structure that was clicked only for deepgrow, and changes only one slice only for
+  dimension 2.
+
+The answer is a label map on the input's grid, 0 but on the slices that were asked for. A structure has its task value;
+what the task does not know has value 1. ``label_names`` of the result says what the values mean, also of structures
+that were not drawn: Slicer, where it loads a saved answer, takes value i for the i-th name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.tasks.infer.basic_infer import BasicInferTask
+
+from samstudent.errors import UserError
+from samstudent.imaging.case import Grid, read_image
+from samstudent.imaging.labels import write_masks
+from samstudent.sam.backends import SamBackend
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.clicks import draw
+from samstudent.sam.prompts import Mask
+from samstudent.server.tasks.slice_geometry import Planes, RecentPlanes
+from samstudent.server.tasks.smart_edit import read_request
+from samstudent.task import Task
+
+#: What this task reads of a request; the rest (roi_size, logging, device, ...) is not passed on to the host's code.
+_KEYS = (
+    *("image", "model", "label", "foreground", "background", "roi", "slice"),
+    *("result_extension", "result_compress"),
+)
+
+
+class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
+    """The ``sam`` infer task.
+
+    Args:
+        task: the checked task.
+        sam: gives the SAM in force. Called at each request, because a training may put another in force; not before,
+            because the host's child processes build every task.
+        plain: gives SAM as it comes, for structures that the task does not know: an adapted one never saw any of them.
+        embeddings: the study's embedding cache: a click on a slice that was clicked on before takes no encoder.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        sam: Callable[[], SamBackend],
+        embeddings: EmbeddingCache,
+        plain: Callable[[], SamBackend] | None = None,
+    ) -> None:
+        super().__init__(
+            path=None,
+            network=None,
+            type=InferType.DEEPGROW,
+            labels=dict(task.structures),
+            dimension=2,
+            description="Segment Anything: draws the structure that you click on or put a box around, slice by slice",
+        )
+        self._config.clear()  # the server chooses the device
+        self.task = task
+        self._sam = sam
+        self._plain = plain or sam
+        self._embeddings = embeddings
+        self._planes = RecentPlanes(lambda path: Planes.of(read_image(path, task.dimension), task.image))
+
+    def is_valid(self) -> bool:
+        return True
+
+    def pre_transforms(self, data: Any = None) -> list[Callable[..., Any]]:
+        return []
+
+    def post_transforms(self, data: Any = None) -> list[Callable[..., Any]]:
+        return []
+
+    def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> tuple[str | None, dict[str, Any]]:
+        """Draw what a client asks for.
+
+        Args:
+            request: ``image`` (path), ``result_extension``, ``result_compress``, and what ``read_request`` reads.
+            callbacks: the host's.
+
+        Returns:
+            Path of the label map, and the result: ``structures`` (for each structure and slice the prompts it was drawn
+            with, SAM's predicted IoU and the digest of its weights), ``label_names`` (name -> value in the label map,
+            in the order of the values), ``latencies`` in seconds.
+
+        Raises:
+            UserError: anything in the request or the image that is wrong.
+        """
+        if not isinstance(request.get("image"), str):
+            raise UserError("image must be the path of an image")
+        known = {key: request[key] for key in (*_KEYS, *self.task.names) if key in request}
+        file, result = super().__call__(known, callbacks)
+        # The host puts the labels of the task there, also where it does not know what was drawn.
+        result["label_names"] = result.pop("values")
+        return file, result
+
+    def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cpu") -> dict[str, Any]:
+        """Read, embed and decode: adds ``pred`` (an ``_Answer``), ``result`` and ``latencies`` of these three."""
+        seconds: dict[str, float] = {}
+        with _timed("read", seconds):
+            planes = self._planes.of(data["image_path"])
+        asks = read_request(data, self.task.names, planes)
+        task = _task_of([ask.name for ask in asks], self.task)
+        masks = np.zeros((len(task.names), planes.count, *planes.size), dtype=bool)
+        structures = []
+        for ask in asks:
+            with _timed("embed", seconds):
+                backend = self._sam() if ask.name in self.task.structures else self._plain()
+                embedding = self._embeddings.embed(backend, np.ascontiguousarray(planes.pixels[ask.plane]))
+            with _timed("decode", seconds):
+                drawing = draw(backend, embedding, ask.prompt)
+            masks[task.structures[ask.name] - 1, ask.plane] = drawing.mask
+            structures.append({"name": ask.name, "slice": ask.plane, "sam": backend.digest, **drawing.as_json()})
+        data[self.output_label_key] = _Answer(planes.to_canonical(masks), planes.grid, task)
+        data[self.output_json_key] = {"structures": structures, "values": dict(task.structures)}
+        data["latencies"] = {name: round(value, 3) for name, value in seconds.items()}
+        return data
+
+    def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[str, dict[str, Any]]:
+        """Write the label map where the host's temporary files lie; the host removes it after sending."""
+        answer: _Answer = data[self.output_label_key]
+        compress = str(data.get("result_compress")).lower() in ("true", "1")
+        extension = data.get("result_extension") or _extension_for(data["image_path"])
+        with tempfile.TemporaryDirectory() as folder:
+            # Its extension is a client's text: write_masks checks it before it becomes part of a kept file's name.
+            path = Path(folder) / f"label{str(extension).replace('/', '_')}"
+            write_masks(path, answer.masks, answer.task, answer.grid, compress=compress)
+            handle, kept = tempfile.mkstemp(suffix=path.name.removeprefix("label"))
+            os.close(handle)
+            shutil.move(path, kept)
+        return kept, data[self.output_json_key]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Masks (S, *spatial) of the structures of ``task``, on a grid."""
+
+    masks: Mask
+    grid: Grid
+    task: Task
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Add the time of a block to what is noted under a name."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _task_of(drawn: list[str], task: Task) -> Task:
+    """The task that names what was drawn: the server's own, or one of a single structure that it does not know."""
+    unknown = sorted(set(drawn) - set(task.structures))
+    if not unknown:
+        return task
+    if len(set(drawn)) > 1:
+        raise UserError(f"label {unknown[0]!r} is none of the task's structures: {', '.join(task.names)}")
+    return task.model_copy(update={"structures": {unknown[0]: 1}})
+
+
+def _extension_for(path: str) -> str:
+    """A format for labels that can be read wherever the image's can."""
+    name = path.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return ".nii.gz"
+    return ".png" if name.endswith((".png", ".jpg", ".jpeg", ".tif", ".tiff")) else ".nrrd"

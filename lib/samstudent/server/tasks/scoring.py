@@ -1,0 +1,99 @@
+"""The student and SAM on one image, for the scoring methods of active learning."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.active_learning.scores import disagreement_score, entropy_score
+from samstudent.imaging.case import CaseImage, for_sam, read_image
+from samstudent.pseudolabels.case import PseudoLabel
+from samstudent.pseudolabels.provenance import provenance_of
+from samstudent.rounds.ledger import RoundRecord
+from samstudent.rounds.round_cases import champion_of
+from samstudent.rounds.study import Study
+from samstudent.sam.refine import refine
+from samstudent.student.predict import Student
+
+
+class Examiner:
+    """Loads the champion and SAM once, when first needed. Used in the host's scoring child."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._student: Student | None = None
+        #: Id of the champion that was last looked at, and whether it fits the task.
+        self._checked: tuple[str, bool] | None = None
+
+    def version(self) -> str | None:
+        """What entropy and disagreement depend on: champion, SAM's settings, recipe; None without a champion that
+        fits the task."""
+        champion = self.study.ledger.champion()
+        if champion is None or not self._fits(champion):
+            return None
+        task = self.study.task
+        settings = f"{champion.model_digest} {task.sam.model_dump_json()} {task.recipe.model_dump_json()}"
+        settings += f" {self.study.sam_in_force}"
+        return hashlib.sha256(settings.encode()).hexdigest()
+
+    def _fits(self, champion: RoundRecord) -> bool:
+        """Whether the champion can predict for the task as it is now; looked at once for each."""
+        if self._checked is None or self._checked[0] != champion.id:
+            found = champion_of(self.study.ledger, self.study.task, "cpu")
+            self._checked = (champion.id, found is not None)
+        return self._checked[1]
+
+    def remember(self, case: str, image: CaseImage, label: PseudoLabel) -> None:
+        """Keep the scores that a pseudo label just made gives for free, if it is made as ``examine`` does: with the
+        champion, the task's recipe and the SAM in force. By a recipe that a round has learnt the figures are others."""
+        version, state, champion = self.version(), self.study.selection, self.study.ledger.champion()
+        if version is None or champion is None or label.provenance.student != champion.model_digest:
+            return
+        if label.provenance != provenance_of(label.provenance.student, self.study.sam(), self.study.task):
+            return
+        entropy = entropy_score(label.probabilities, self.study.task.overlap)
+        state.put_scores("entropy", {case: entropy}, version)
+        disagreement = disagreement_score(s.agreement for s in label.structures)
+        state.put_scores("disagreement", {case: disagreement}, version)
+
+    def vector_version(self) -> str:
+        """What the embeddings depend on."""
+        return self.study.sam().embedding_digest
+
+    def examine(self, path: str) -> tuple[NDArray[np.float32], list[float | None]]:
+        """Probabilities float32 (S, *spatial), and SAM's agreement with each of the S coarse masks."""
+        self._let_rounds_pass()
+        image = self._read(path)
+        probabilities = self._champion().predict(image)
+        task = self.study.task
+        seen, sam = for_sam(image, task.image), self.study.sam()
+        result = refine(probabilities, seen, sam, task, self.study.embeddings, spacing=image.grid.spacing)
+        return probabilities, [structure.agreement for structure in result.structures]
+
+    def embed(self, path: str) -> NDArray[np.float32]:
+        """SAM's embedding averaged over the image, float32 (D,); of a volume over every eighth slice and the image."""
+        self._let_rounds_pass()
+        pixels = for_sam(self._read(path), self.study.task.image)
+        # Neighbouring slices look alike, and an encoder run is the dear part.
+        slices = [pixels] if pixels.ndim == 3 else list(pixels[len(pixels) // 16 :: 8])
+        sam, cache = self.study.sam(), self.study.embeddings
+        vectors = [cache.embed(sam, np.ascontiguousarray(s)).pooled() for s in slices]
+        return np.mean(vectors, axis=0, dtype=np.float32)
+
+    def _let_rounds_pass(self) -> None:
+        """A round that runs matters more than scores, and makes many of them on its way."""
+        while self.study.ledger.running() is not None:
+            time.sleep(2)
+
+    def _champion(self) -> Student:
+        if self._student is None:
+            path = self.study.ledger.champion_path()
+            assert path is not None  # version() said that there is one
+            self._student = Student.load(path, self.study.task)
+        return self._student
+
+    def _read(self, path: str) -> CaseImage:
+        return read_image(path, self.study.task.dimension)

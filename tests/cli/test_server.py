@@ -1,0 +1,46 @@
+"""What the command line says of rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from samstudent.cli.server import list_rounds, show_round
+from samstudent.rounds.ledger import Ledger
+
+TASK = {"name": "drawn", "dimension": 2, "structures": ["disk"], "student": {"size": [64, 64]}}
+
+
+def test_rounds_say_what_trained_and_what_was_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    task = tmp_path / "task.yaml"
+    task.write_text(yaml.safe_dump(TASK))
+    ledger = Ledger(tmp_path / ".samstudent" / "drawn")
+    first = ledger.new_round("by hand", holdout_ids=["g", "h"])
+    ledger.update(
+        first,
+        status="done",
+        labels_used=["a", "b"],
+        unreadable={case: f"{case}.png: empty" for case in "cde"},
+        not_compared={"h": "trained on by champion (r0000) as f"},
+        decision="not promoted",
+    )
+    list_rounds(str(tmp_path), str(task))
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if first in line)
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    assert cells[3:6] == ["2", "0", "4"], "labels and pseudo labels that trained, cases left out"
+    assert "rounds show" in said
+    show_round(str(tmp_path), str(task), first)
+    lines = capsys.readouterr().out.splitlines()
+    assert "trained on 2 human labels and 0 pseudo labels" in lines
+    assert "hold-out: 2 labelled cases, 1 of them not compared on" in lines
+    assert "not promoted" in lines
+    assert [line for line in lines if line.startswith("not trained on")] == [
+        f"not trained on: {case}: {case}.png: empty" for case in "cde"
+    ]
+    assert "not compared on: h: trained on by champion (r0000) as f" in lines

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from samstudent.errors import UserError
+from samstudent.imaging.case import CaseImage
+from samstudent.pseudolabels import cross_fitting
+from samstudent.pseudolabels.cross_fitting import cross_fit, folds_of
+from samstudent.pseudolabels.ensemble import Ensemble
+from samstudent.student.data import TrainingCase
+from samstudent.student.predict import Student
+from support.drawn import case_image, shapes, small_task, training_cases
+
+TASK = small_task()
+CASES = training_cases(5, TASK)
+
+
+@given(st.sets(st.text(min_size=1, max_size=8), min_size=1, max_size=40), st.integers(1, 8), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_folds_are_balanced_and_none_is_empty(ids: set[str], k: int, seed: int) -> None:
+    folds = folds_of(ids, k, seed)
+    sizes = np.bincount(list(folds.values()))
+    assert set(folds) == ids and len(sizes) == min(k, len(ids))
+    assert sizes.min() >= 1 and sizes.max() - sizes.min() <= 1
+    assert folds_of(sorted(ids, reverse=True), k, seed) == folds
+
+
+@given(st.sets(st.text(min_size=1, max_size=8), min_size=4, max_size=40), st.integers(2, 4))
+@settings(max_examples=60, deadline=None)
+def test_a_new_label_moves_hardly_any_other(ids: set[str], k: int) -> None:
+    *old, new = sorted(ids)
+    before, after = folds_of(old, min(k, len(old)), 0), folds_of([*old, new], min(k, len(old)), 0)
+    assert sum(before[case] != after[case] for case in old) <= k - 1
+
+
+def test_the_seed_decides() -> None:
+    ids = [f"case{i}" for i in range(30)]
+    assert folds_of(ids, 3, 0) != folds_of(ids, 3, 1)
+
+
+def made(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("fold*.pt")}
+
+
+def test_no_student_trained_on_the_case_that_it_is_asked_about(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    fit = cross_fit(CASES, TASK, tmp_path, k=3, steps=2, on_step=lambda step, of, loss: steps.append((step, of)))
+    assert steps == [(i, 6) for i in range(1, 7)]
+    assert fit.folds == folds_of([case.id for case in CASES], 3, 0) and len(fit.models) == 3
+    for case in CASES:
+        sidecar = json.loads(fit.models[fit.folds[case.id]].with_suffix(".json").read_text())
+        assert case.id not in sidecar["trained_on"]
+        assert fit.student_for(case.id).version == sidecar["version"]
+    assert sum(len(json.loads(p.read_text())["trained_on"]) for p in tmp_path.glob("*.json")) == 2 * len(CASES)
+    with pytest.raises(KeyError):
+        fit.student_for("never seen")
+
+
+def test_one_more_student_may_train_on_all_cases(tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    without = cross_fit(CASES, TASK, tmp_path, k=2, steps=1)
+    fit = cross_fit(
+        CASES, TASK, tmp_path, k=2, steps=1, whole=True, on_step=lambda step, of, loss: steps.append((step, of))
+    )
+    assert steps == [(3, 3)]  # the others are there already
+    assert fit.models == without.models and without.whole is None and fit.whole == tmp_path / "whole.pt"
+    told = json.loads((tmp_path / "whole.json").read_text())
+    assert told["trained_on"] == sorted(case.id for case in CASES)
+
+
+def test_an_interrupted_cross_fit_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, calls = cross_fitting.train_student, []
+
+    def third_time_killed(*args: object, **options: object) -> str:
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cross_fitting, "train_student", third_time_killed)
+    with pytest.raises(KeyboardInterrupt):
+        cross_fit(CASES, TASK, tmp_path, steps=2)
+    before = made(tmp_path)
+    assert len(before) == 2
+    resumed = cross_fit(CASES, TASK, tmp_path, steps=2)
+    assert len(calls) == 4
+    assert before.items() <= made(tmp_path).items()
+    # The same as in one go.
+    assert resumed.record() == cross_fit(CASES, TASK, tmp_path / "again", steps=2).record()
+
+
+def test_other_inputs_are_trained_anew_and_a_damaged_file_too(tmp_path: Path) -> None:
+    def run(cases: list[TrainingCase], **options: int) -> dict[str, int]:
+        cross_fit(cases, TASK, tmp_path, **({"steps": 1, "k": 2} | options))
+        return made(tmp_path)
+
+    first = run(CASES[:4])
+    assert run(CASES[:4][::-1]) == first
+    assert not run(CASES[:4], steps=2).items() & first.items()
+    second = run(CASES[:4], seed=1)
+    assert not second.items() & first.items()
+    (tmp_path / "fold0.pt").write_bytes(b"half a file")
+    repaired = run(CASES[:4], seed=1)
+    assert repaired["fold1.pt"] == second["fold1.pt"] and Student.load(tmp_path / "fold0.pt", TASK)
+    # One pixel of one label.
+    changed = CASES[0].masks.copy()
+    changed[0, 0, 0] = True
+    other = TrainingCase(CASES[0].id, CASES[0].image, changed, CASES[0].ignore, CASES[0].weights, True)
+    fold = folds_of([case.id for case in CASES[:4]], 2, 1)[other.id]
+    redone = run([other, *CASES[1:4]], seed=1)
+    assert redone[f"fold{fold}.pt"] == repaired[f"fold{fold}.pt"]
+    assert redone[f"fold{1 - fold}.pt"] != repaired[f"fold{1 - fold}.pt"]
+
+
+def test_never_more_folds_than_cases(tmp_path: Path) -> None:
+    assert len(cross_fit(CASES[:2], TASK, tmp_path, k=5, steps=1).models) == 2
+
+
+def test_what_cannot_be_cross_fitted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="two or more"):
+        cross_fit(CASES[:1], TASK, tmp_path)
+    with pytest.raises(ValueError, match="each once"):
+        cross_fit([CASES[0], CASES[0]], TASK, tmp_path)
+    pseudo = TrainingCase("p", CASES[0].image, CASES[0].masks, CASES[0].ignore, CASES[0].weights, human=False)
+    with pytest.raises(ValueError, match="human-labelled"):
+        cross_fit([CASES[0], pseudo], TASK, tmp_path)
+
+
+class Fixed:
+    """Answers the same whatever the image."""
+
+    def __init__(self, answer: NDArray[Any], version: str) -> None:
+        self.answer, self.version = answer.astype(np.float32), version
+
+    def predict(self, image: CaseImage, size: tuple[int, ...] | None = None) -> NDArray[Any]:
+        return self.answer
+
+
+def test_an_ensemble_answers_with_its_members_mean() -> None:
+    pixels, masks = shapes(0)
+    one, other = Fixed(0.9 * masks, "1" * 64), Fixed(0.3 * masks, "2" * 64)
+    ensemble = Ensemble([one, other, one])
+    answer = ensemble.predict(case_image(pixels))
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer, 0.7 * masks, rtol=1e-6)
+    # The members' own answers are left alone.
+    assert one.answer.max() == np.float32(0.9)
+    members = ensemble.members(case_image(pixels))
+    assert members.shape == (3, 2, 64, 64)
+    np.testing.assert_array_equal(members[1], other.answer)
+    assert len(ensemble.version) == 64
+    assert Ensemble([one, other]).version not in (Ensemble([other, one]).version, ensemble.version)
+    assert Ensemble([one, other]).version == Ensemble([one, other]).version
+    with pytest.raises(ValueError, match="at least one"):
+        Ensemble([])

@@ -1,0 +1,103 @@
+"""Readers find what an embedding shows, learn the same from the same seed, and tell padding from image."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samstudent.errors import UserError
+from samstudent.imaging.annotations import LabelledMasks
+from samstudent.pseudolabels.embedding_head import Reader, ReaderCase, reader_cases, train_reader
+from support.drawn import FakeSam, case_image, dice, shapes, small_task
+
+TASK = small_task()
+
+
+def cases_of(count: int) -> list[ReaderCase]:
+    found: list[ReaderCase] = []
+    for seed in range(count):
+        # Half as wide as high: the frame is padded on the right.
+        pixels, masks = shapes(seed, (32, 16))
+        found += reader_cases(case_image(pixels), LabelledMasks(masks), TASK, FakeSam(), None)
+    return found
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    path = tmp_path_factory.mktemp("reader") / "reader.pt"
+    train_reader(cases_of(6), TASK, path, steps=60)
+    return Reader.load(path, TASK, FakeSam(), None)
+
+
+def test_a_case_lies_in_the_upper_left_of_the_frame() -> None:
+    (case,) = cases_of(1)
+    assert case.features.shape == (256, 32, 32)
+    assert case.masks.shape == (2, 128, 128)
+    assert case.size == (128, 64)
+    truth = shapes(0, (32, 16))[1]
+    assert not case.masks[:, :, 64:].any()
+    assert dice(case.masks[0, ::4, :64:4].numpy(), truth[0]) > 0.9
+
+
+def test_a_reader_finds_shapes_on_a_new_image(reader: Reader) -> None:
+    pixels, truth = shapes(99, (32, 16))
+    probabilities = reader.predict(case_image(pixels))
+    assert probabilities.shape == (2, 32, 16)
+    assert probabilities.dtype == np.float32
+    assert dice(probabilities[0] >= 0.5, truth[0]) > 0.7
+    assert dice(probabilities[1] >= 0.5, truth[1]) > 0.6
+
+
+def test_another_size_covers_the_same_image(reader: Reader) -> None:
+    pixels, truth = shapes(98, (32, 16))
+    small = reader.predict(case_image(pixels), (16, 8))
+    assert small.shape == (2, 16, 8)
+    assert dice(small[0] >= 0.5, truth[0, ::2, ::2]) > 0.6
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    cases = cases_of(2)
+    versions = [train_reader(cases, TASK, tmp_path / f"{i}.pt", steps=2, seed=seed) for i, seed in enumerate((1, 1, 2))]
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_a_volume_is_read_along_the_recipes_axis(tmp_path: Path) -> None:
+    task = small_task(
+        dimension=3, student={"size": [16, 16, 16], "channels": [8, 16]}, recipe={"axis": "y"}, structures=["disk"]
+    )
+    volume = np.zeros((6, 5, 8), np.uint8)
+    truth = np.zeros((1, 6, 5, 8), bool)
+    truth[0, 1:3, 2, 4:7] = True
+    sam = FakeSam()
+    cases = reader_cases(case_image(volume), LabelledMasks(truth), task, sam, None)
+    assert [bool(case.masks.any()) for case in cases] == [False, False, True, False, False]
+    assert cases[0].size == (24, 32)
+    train_reader(cases, task, tmp_path / "r.pt", steps=1)
+    assert Reader.load(tmp_path / "r.pt", task, sam, None).predict(case_image(volume)).shape == (1, 6, 5, 8)
+
+
+def test_nothing_to_learn_from(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no human-labelled case"):
+        train_reader([], TASK, tmp_path / "r.pt")
+
+
+def test_padding_is_not_taught() -> None:
+    """What a reader says outside of the image is neither right nor wrong: the loss must not see it."""
+    from samstudent.pseudolabels.embedding_head import _Batches
+
+    (case,) = cases_of(1)
+    batch = next(iter(_Batches([case], 1, 0)))
+    ignored = batch["ignore"][:, 0].float().mean(dim=(1, 2))
+    # Half of the frame is padding; a warp of a tenth moves it a little.
+    assert bool(((ignored > 0.35) & (ignored < 0.75)).all())
+    assert not bool((batch["masks"].bool() & batch["ignore"]).any())
+
+
+def test_a_label_map_teaches_what_masks_do() -> None:
+    from samstudent.pseudolabels.embedding_head import _Batches
+
+    masks, label = (next(iter(_Batches(cases_of(2), 1, 0, overlap))) for overlap in (True, False))
+    assert masks["masks"].any() and bool((masks["image"] == label["image"]).all())
+    for index in range(masks["masks"].shape[1]):
+        assert bool((masks["masks"][:, index].bool() == (label["label"] == 1 + index)).all())
+    assert bool((masks["ignore"] == label["ignore"]).all())

@@ -1,0 +1,114 @@
+"""The report: one file that holds everything, with the best of each column in bold."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from samstudent.errors import UserError
+from samstudent.research.report import Method, Picture, Report, RoundLine, best_median_worst, table_cells, write_report
+
+PNG = b"\x89PNG not really"
+
+
+def report(structures: list[str], **changes: object) -> Report:
+    few = Method("5 labels", dict.fromkeys(structures, 0.6), note="labels alone")
+    more = Method("SAM <pseudo>", dict.fromkeys(structures, 0.7) | {structures[0]: 0.55})
+    content: dict[str, object] = {
+        "title": "A & B",
+        "done": ["Five were labelled.", "Then it was trained."],
+        "command": "make demo",
+        "structures": structures,
+        "methods": [few, more],
+        "holdout": 10,
+        "rounds": [RoundLine("r0001", "by hand", 5, 0, 0.61, math.nan, True, "the first"),
+                   RoundLine("r0002", "3 new labels", 8, 30, 0.6, 0.61, False, "worse")],
+        "pictures": [Picture("worst: case_7", PNG, "as SAM saw it")],
+        "timings": {"training": 75.4},
+    }  # fmt: skip
+    return Report(**(content | changes))  # type: ignore[arg-type]
+
+
+class Outline(HTMLParser):
+    """Texts of cells, whether bold, and every address that the page asks for."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.bold: list[str] = []
+        self.cells: list[str] = []
+        self.addresses: list[str] = []
+        self._bold = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.addresses += [v for k, v in values.items() if k in ("src", "href") and v]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self._bold = "best" in (values.get("class") or "").split()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells.append(data.strip())
+            if self._bold:
+                self.bold.append(data.strip())
+
+
+@pytest.mark.parametrize("count", [2, 17], ids=["structures across", "structures down"])
+def test_page_is_whole_and_asks_for_nothing_else(tmp_path: Path, count: int) -> None:
+    path = write_report(tmp_path / "out" / "report.html", report([f"s{i}" for i in range(count)]))
+    html = path.read_text(encoding="utf-8")
+    page = Outline(html)
+    assert page.open == []
+    assert page.addresses == ["data:image/png;base64," + base64.b64encode(PNG).decode()]
+    assert not re.search(r"https?://|@import|url\(", html)
+    for text in ("A &amp; B", "Five were labelled.", "SAM &lt;pseudo&gt;", "make demo", "3 new labels", "1 min 15 s",
+                 "as SAM saw it", "labels alone", "monailabel"):  # fmt: skip
+        assert text in html
+    # The first structure and the others have different winners.
+    assert page.bold.count("60.0") == 1
+    assert page.bold.count("70.0") == count - 1
+    assert len(page.bold) == count + 1  # and the mean
+    assert "–" in page.cells
+
+
+def test_empty_parts_leave_no_headings(tmp_path: Path) -> None:
+    html = write_report(tmp_path / "r.html", report(["a"], rounds=[], pictures=[], timings={})).read_text("utf-8")
+    assert "<h2>Rounds" not in html
+    assert "<h2>Cases" not in html
+
+
+def test_best_is_judged_as_printed() -> None:
+    methods = [Method("a", {"x": 0.70001}), Method("b", {"x": 0.70004}), Method("c", {"x": math.nan})]
+    assert table_cells(methods, ["x"]) == [[("70.0", True)], [("70.0", True)], [("–", False)]]
+
+
+def test_one_method_has_no_winner() -> None:
+    assert table_cells([Method("a", {"x": 0.7})], ["x", "mean"]) == [[("70.0", False), ("70.0", False)]]
+
+
+def test_mean_is_given_or_counted() -> None:
+    assert Method("a", {"x": 0.5, "y": 0.7, "z": math.nan}).mean == pytest.approx(0.6)
+    assert Method("a", {"x": 0.5, "mean": 0.4}).mean == 0.4
+
+
+def test_unknown_structure_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'tooth'"):
+        write_report(tmp_path / "r.html", report(["a"], methods=[Method("m", {"tooth": 1.0})]))
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_best_median_worst() -> None:
+    scores = {"a": 0.1, "b": 0.9, "c": 0.5, "d": math.nan}
+    assert best_median_worst(scores) == {"best": "b", "median": "c", "worst": "a"}
+    assert best_median_worst({"a": 0.1, "b": 0.9}) == {"best": "b", "worst": "a"}
+    assert best_median_worst({"d": math.nan}) == {}

@@ -1,0 +1,178 @@
+"""Which SAM a study answers with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from samstudent.errors import Conflict, UserError
+from samstudent.pseudolabels.calibration import Calibrator
+from samstudent.pseudolabels.search import Choice, StructureChoice
+from samstudent.pseudolabels.trust import Trust
+from samstudent.rounds import study as module
+from samstudent.rounds.study import Study
+from support.drawn import small_task
+
+PLAIN = SimpleNamespace(digest="plain")
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """With a plain SAM, and adapted ones whose digest is what their file holds."""
+
+    def load(path: Path, base: Any) -> Any:
+        assert base is PLAIN
+        if path.read_text() == "of another SAM":
+            raise UserError(f"{path}: was adapted from another SAM")
+        return SimpleNamespace(digest=path.read_text())
+
+    monkeypatch.setattr(module, "load_adapted", load)
+    study = Study(str(tmp_path), str(tmp_path), small_task())
+    monkeypatch.setattr(study, "plain_sam", lambda: PLAIN)
+    return study
+
+
+def put_in_force(study: Study, content: str) -> None:
+    """As a training in another process does."""
+    other = Study(str(study.root.parent), "", study.task)
+    other.sams.use(other.sams.add({}, lambda path: path.write_text(content)))
+
+
+def test_a_running_server_notices_what_is_put_in_force(study: Study):
+    assert study.sam() is PLAIN and study.adapted_sam() is None
+    put_in_force(study, "first")
+    assert study.sam().digest == "first" and study.sam() is study.sam()
+    put_in_force(study, "second")
+    assert study.sam().digest == "second"
+    study.sams.use_plain()
+    assert study.sam() is PLAIN
+    study.sams.use("s0001")
+    assert study.sam().digest == "first"
+
+
+@pytest.mark.parametrize("damage", ["of another SAM", None])
+def test_the_plain_one_stands_in_for_one_that_cannot_be_used(
+    study: Study, damage: str | None, caplog: pytest.LogCaptureFixture
+):
+    put_in_force(study, damage or "adapted")
+    if damage is None:
+        study.sams.path_of("s0001").write_text("damaged")
+    assert study.sam() is PLAIN and "s0001" in caplog.text
+    put_in_force(study, "second")
+    assert study.sam().digest == "second"
+
+
+def test_an_adaptation_is_in_force_if_it_is_better(study: Study, tmp_path: Path):
+    weights = tmp_path / "adapted.safetensors"
+    weights.write_text("new")
+    better = {"used": True, "reason": "0.9 against 0.8", "plain": 0.8, "adapted": 0.9}
+    assert study.keep_adaptation(better, weights, {"c1": {}}, "r0001") == "s0001"
+    assert study.sam().digest == "new" and study.sam_in_force == "s0001"
+    worse = {"used": False, "reason": "0.7 against 0.8", "plain": 0.8, "adapted": 0.7}
+    assert study.keep_adaptation(worse, tmp_path / "nothing", {"c1": {}, "c2": {}}) == "s0002"
+    assert study.sam() is PLAIN
+    assert [(r["round"], r["adaptation"]["used"]) for r in study.sams.records()] == [("r0001", True), (None, False)]
+    assert study.sams.history[-1].why == "0.7 against 0.8"
+
+
+def test_one_that_is_kept_already_is_not_put_in_force_again(study: Study, tmp_path: Path):
+    weights = tmp_path / "adapted.safetensors"
+    weights.write_text("new")
+    found = {"used": True, "reason": "0.9 against 0.8", "curve": [{"folds": {0: 0.9}}]}
+    assert study.keep_adaptation(found, weights, {}, "r0001") == "s0001"
+    study.sams.use_plain(who="admin")
+    # A later round that took it again from the first has it from a file.
+    assert study.keep_adaptation(json.loads(json.dumps(found)), weights, {}, "r0002") == "s0001"
+    assert study.sam_in_force is None and len(study.sams.records()) == 1
+
+
+def outcome(used: bool) -> dict[str, Any]:
+    return {"used": used, "reason": "as it is", "plain": 0.8, "adapted": 0.8}
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_going_back_to_earlier_labels_brings_their_sam_back(study: Study, tmp_path: Path, used: bool):
+    weights = tmp_path / "adapted.safetensors"
+    weights.write_text("new")
+    for labels, better in (("first", used), ("second", not used), ("first", used)):
+        id = study.keep_adaptation(outcome(better), weights, {"c1": {"sha256": labels}})
+        assert study.sam_in_force == (id if better else None)
+    assert id == "s0001" and len(study.sams.records()) == 2
+
+
+def test_the_same_outcome_on_other_labels_is_another_adaptation(study: Study, tmp_path: Path):
+    weights = tmp_path / "adapted.safetensors"
+    for name in ("s0001", "s0002"):
+        weights.write_text(name)
+        assert study.keep_adaptation(outcome(True), weights, {"c1": {"sha256": name}}) == name
+        assert study.sam().digest == name
+
+
+def test_a_damaged_one_is_kept_anew(study: Study, tmp_path: Path):
+    weights = tmp_path / "adapted.safetensors"
+    weights.write_text("new")
+    study.keep_adaptation(outcome(True), weights, {})
+    study.sams.path_of("s0001").write_text("damaged")
+    for _ in range(2):
+        assert study.keep_adaptation(outcome(True), weights, {}) == "s0002"
+        assert study.sam().digest == "new"
+
+
+def test_a_record_that_cannot_be_read_costs_no_round(study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    study.keep_adaptation(outcome(False), tmp_path / "nothing", {"c1": {}})
+    study.sams.path_of("s0001").with_name("record.json").write_text("{")
+    assert study.keep_adaptation(outcome(False), tmp_path / "nothing", {}) == "s0002"
+    assert "s0001" in caplog.text
+
+
+@pytest.fixture
+def trust(study: Study, monkeypatch: pytest.MonkeyPatch) -> Trust:
+    """What every round has learnt, with an adapted decoder."""
+    choice = Choice({name: StructureChoice(study.task.recipe) for name in study.task.names}, 3)
+    learnt = Trust(study.task, 0.5, choice, Calibrator.default(), adapted=SimpleNamespace(digest="adapted"))  # type: ignore
+    monkeypatch.setattr(module.Trust, "load", lambda folder, task, backend: learnt)
+    return learnt
+
+
+def test_the_adapted_decoder_goes_with_what_was_learnt(study: Study, trust: Trust):
+    assert study.refiner_of("r0001") == (PLAIN, trust)
+    # Whichever adapted SAM is in force: recipes were chosen with this one.
+    put_in_force(study, "first")
+    assert study.refiner_of("r0001") == (PLAIN, trust)
+
+
+def test_but_not_where_somebody_took_the_plain_sam(study: Study, trust: Trust):
+    study.sams.use_plain(who="training")
+    assert study.trust_of("r0001") is trust
+    study.sams.use_plain(who="admin")
+    without = study.trust_of("r0001")
+    assert without is not None and without.adapted is None and without.choice == trust.choice
+    assert without.digest != trust.digest
+    put_in_force(study, "first")
+    assert study.trust_of("r0001") is trust
+
+
+def test_the_task_may_switch_both_off(study: Study, trust: Trust):
+    study.task = small_task(trust={"adapt": False})
+    assert getattr(study.trust_of("r0001"), "adapted", "nothing") is None
+    study.task = small_task(trust={"enabled": False})
+    assert study.refiner_of("r0001") == (PLAIN, None)
+
+
+def test_a_task_may_switch_adapted_sams_off(study: Study):
+    put_in_force(study, "first")
+    study.task = small_task(trust={"adapt": False})
+    assert study.sam() is PLAIN and study.sam_in_force is None
+
+
+def test_state_of_another_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "study" / ".samstudent").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Conflict, match=r"\.samstudent leads out of the study"):
+        Study(str(tmp_path / "study"), str(tmp_path), small_task())
+    assert not list((tmp_path / "elsewhere").iterdir())

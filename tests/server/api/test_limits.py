@@ -1,0 +1,150 @@
+"""Requests are bounded before the app behind sees them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+
+from samstudent.errors import UserError
+from samstudent.server.api import limits
+from samstudent.server.api.json_text import MAX_DEPTH, strict_json
+from samstudent.server.api.limits import MAX_BODY, Limits, max_upload
+
+JSON = {"content-type": "application/json"}
+UPLOAD = {"content-type": "multipart/form-data; boundary=x"}
+STORED = {"content-type": 'multipart/related; type="application/dicom"; boundary=x'}
+
+
+@pytest.fixture
+def client() -> Iterator[TestClient]:
+    app = FastAPI()
+
+    @app.post("/{path:path}")
+    async def length(request: Request, path: str) -> int:
+        return len(await request.body())
+
+    @app.get("/length")
+    async def none() -> int:
+        return 0
+
+    @app.get("/thread")
+    async def thread() -> int:
+        return threading.get_ident()
+
+    app.add_middleware(Limits, upload=2 * MAX_BODY)
+    with TestClient(app) as client:  # one event loop for all requests
+        yield client
+
+
+def pieces(count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        yield b" " * (MAX_BODY // 4)
+
+
+def test_what_fits_arrives_whole(client: TestClient) -> None:
+    assert client.get("/length").json() == 0
+    text = b'{"a": [1, 2, {"b": "[[[[["}]}' + b" " * 1000
+    assert client.post("/length", content=text, headers=JSON).json() == len(text)
+    assert client.post("/length", content=pieces(4), headers={"content-type": "text/plain"}).json() == MAX_BODY
+    assert client.post("/infer/sam", content=pieces(8), headers=UPLOAD).json() == 2 * MAX_BODY
+
+
+@pytest.mark.parametrize(
+    "path", ["/infer/student+sam", "/datastore/", "/datastore/image", "/datastore/label", "/session/"]
+)
+def test_forms_with_files_may_be_long(client: TestClient, path: str) -> None:
+    assert client.post(path, content=pieces(8), headers=UPLOAD).json() == 2 * MAX_BODY
+    for kind in ("multipart/related", "multipart/x", "multipart/form-data2"):
+        assert client.post(path, content=pieces(5), headers={"content-type": kind}).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/train/student", "/infer/wsi/sam", "/batch/infer/sam", "/datastore/label/info", "/samstudent/review/a/accept"],
+)
+def test_other_bodies_are_short_whatever_they_call_themselves(client: TestClient, path: str) -> None:
+    for told in (True, False):
+        for kind in (UPLOAD, STORED):
+            content = b"".join(pieces(5)) if told else pieces(5)
+            response = client.post(path, content=content, headers=kind)
+            assert response.status_code == 413 and f"than {MAX_BODY} bytes" in response.json()["detail"]
+
+
+def test_what_a_viewer_stores_in_the_pacs_has_a_bound_of_its_own(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_STORED", 3 * MAX_BODY // 2)
+    for path in ("/proxy/dicom/stow/studies", "/proxy/dicom/wado/studies/1.2.3", "/proxy/dicom/studies"):
+        assert client.post(path, content=pieces(6), headers=STORED).json() == 3 * MAX_BODY // 2
+        response = client.post(path, content=pieces(7), headers=STORED)
+        assert response.status_code == 413 and "SAMSTUDENT_MAX_UPLOAD" not in response.json()["detail"]
+        assert client.post(path, content=pieces(5), headers=UPLOAD).status_code == 413
+    assert client.post("/proxy/dicom/qido/studies", content=pieces(5), headers=STORED).status_code == 413
+
+
+@pytest.mark.parametrize("headers", [JSON, UPLOAD, {"content-type": "application/x-www-form-urlencoded"}, {}])
+@pytest.mark.parametrize("told", [True, False], ids=["length told", "length not told"])
+def test_what_is_too_long_ends_with_413(client: TestClient, headers: dict[str, str], told: bool) -> None:
+    content = b"".join(pieces(9)) if told else pieces(9)
+    response = client.post("/infer/sam", content=content, headers=headers)
+    assert response.status_code == 413
+    assert "longer than" in response.json()["detail"]
+
+
+def test_a_long_address(client: TestClient) -> None:
+    assert client.get("/length", params={"a": "x" * 20_000}).status_code == 414
+
+
+def test_json_is_checked_before_the_app_reads_it(client: TestClient) -> None:
+    for headers in (JSON, {"content-type": "application/vnd.api+json"}, {}):
+        response = client.post("/length", content=b'{"a": NaN}', headers=headers)
+        assert response.status_code == 400 and "NaN" in response.json()["detail"]
+    assert client.post("/length", content=b"no JSON", headers={"content-type": "text/plain"}).json() == 7
+
+
+def test_json_is_not_checked_on_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long body would keep all other requests waiting."""
+    threads: list[int] = []
+    monkeypatch.setattr(limits, "strict_json", lambda body: threads.append(threading.get_ident()))
+    loop = client.get("/thread").json()
+    assert client.post("/length", content=b"[1]", headers=JSON).json() == 3
+    assert len(threads) == 1 and threads[0] != loop
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "within each other"),
+        ("[" * 1_000_000, "within each other"),
+        ('{"a": Infinity}', "no number"),
+        ("1e999", "finite"),
+        ('"\\ud800"', "surrogate"),
+        ('{"\\udfff": 1}', "surrogate"),
+        ("9" * 10_000, "digits"),
+        (b"\xff", "utf-8"),
+        ("{", "Expecting"),
+    ],
+)
+def test_strict_json(text: str | bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        strict_json(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * MAX_DEPTH + "]" * MAX_DEPTH, '"' + "[" * 100 + '"', '"\\"[" ', '"\\ud83d\\ude00"']
+)
+def test_json_that_is_taken(text: str) -> None:
+    strict_json(text)
+
+
+def test_the_limit_of_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max_upload() == 2 << 30
+    monkeypatch.setenv("SAMSTUDENT_MAX_UPLOAD", "1000")
+    assert max_upload() == 1000
+    monkeypatch.setenv("SAMSTUDENT_MAX_UPLOAD", "much")
+    with pytest.raises(UserError, match="SAMSTUDENT_MAX_UPLOAD"):
+        max_upload()

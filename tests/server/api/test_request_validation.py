@@ -1,0 +1,520 @@
+"""The tricks of monailabel.md (d) against the host's own FastAPI app with our guards in place."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import io
+import json
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import Request
+from fastapi.background import BackgroundTasks
+from fastapi.testclient import TestClient
+from monailabel.config import settings
+from monailabel.endpoints import proxy
+from monailabel.endpoints.user.auth import User
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.utils import app as host_apps
+
+from samstudent.errors import Conflict, NotFound, UserError
+from samstudent.server import host_fixes
+from samstudent.server.api import disabled_endpoints, request_validation, threads
+from samstudent.server.auth import audit
+from samstudent.server.auth.current_user import Caller, enter, leave
+from samstudent.server.datastore.study_folder import SafeLocalDatastore
+
+PNG = b"\x89PNG not really"
+
+
+class Echo(InferTask):  # type: ignore[misc]
+    """Answers with the request it was given, and a small file."""
+
+    def __init__(self, valid: bool = True) -> None:
+        super().__init__(InferType.SEGMENTATION, ["bone"], 2, "echo")
+        self.valid = valid
+
+    def is_valid(self) -> bool:
+        return self.valid
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        if request.get("draws"):
+            with tempfile.NamedTemporaryFile(suffix=".png", delete=False) as file:
+                file.write(PNG)
+            return file.name, {}
+        if request.get("fail"):
+            raise {"conflict": Conflict("not now"), "bug": RuntimeError("secret path")}[request["fail"]]
+        return None, {"image": request["image"], "device": request.get("device")}
+
+
+class First(Strategy):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__("first")
+
+    def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, str]:
+        return {"id": datastore.list_images()[0]}
+
+
+class FakeApp(MONAILabelApp):  # type: ignore[misc]
+    def init_datastore(self) -> SafeLocalDatastore:
+        return SafeLocalDatastore(self.studies)
+
+    def init_infers(self) -> dict[str, InferTask]:
+        return {"echo": Echo(), "untrained": Echo(valid=False)}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return {"first": First()}
+
+    def on_init_complete(self) -> None:
+        request_validation.install(sys.modules["monailabel.app"].app, self)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(PNG)
+    (folder / "b.png").write_bytes(PNG)
+    return folder
+
+
+@pytest.fixture
+def client(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    host_fixes.apply()
+    monkeypatch.setattr(settings, "MONAI_LABEL_APP_DIR", str(tmp_path))
+    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", str(study))
+    monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_PATH", str(tmp_path / "sessions"))
+    app = FakeApp(str(tmp_path), str(study), {})
+    monkeypatch.setattr(host_apps, "apps", {f"{tmp_path}{study}": app})
+    host = importlib.import_module("monailabel.app")
+    host.app.middleware_stack = None  # TestClient starts each app anew; a server does it once
+    with TestClient(host.app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def refused(response: Any, status: int, *words: str) -> None:
+    assert response.status_code == status, (response.status_code, response.text)
+    detail = response.json()["detail"]
+    assert isinstance(detail, str)
+    for word in words:
+        assert word in detail
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+# ---- wrong requests answer with a reason ----
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status", "word"),
+    [
+        ("POST", "/infer/nothing?image=a", 404, "there is echo"),
+        ("POST", "/infer/untrained?image=a", 404, "there is echo"),
+        ("POST", "/infer/echo?image=nobody", 404, "'nobody'"),
+        ("POST", "/infer/echo", 400, "upload a file"),
+        ("POST", "/infer/echo?image=a&output=dicom_seg", 400, "DICOMweb"),
+        ("POST", "/infer/echo?session_id=x", 404, "session"),
+        ("POST", "/infer/echo?session_id=2f2c0000-0000-4000-8000-000000000000", 404, "session"),
+        ("POST", "/infer/echo?image=a&output=pdf", 422, "output"),
+        ("POST", "/infer/wsi/echo?image=a", 403, "whole-slide"),
+        ("POST", "/infer/wsi_v2/echo?image=a", 403, "whole-slide"),
+        ("POST", "/activelearning/nothing", 404, "there is first"),
+        ("POST", "/train/nothing", 404, "trainer"),
+        ("POST", "/scoring/nothing", 404, "scoring method"),
+        ("POST", "/batch/infer/nothing", 404, "there is echo"),
+        ("GET", "/datastore/image?image=nobody", 404, "'nobody'"),
+        ("GET", "/datastore/image/info?image=nobody", 404, "'nobody'"),
+        ("PUT", "/datastore/image/info?image=nobody", 404, "'nobody'"),
+        ("DELETE", "/datastore/image?id=nobody", 404, "'nobody'"),
+        ("GET", "/datastore/label?label=nobody&tag=final", 404, "'nobody'"),
+        ("GET", "/datastore/label?label=a&tag=final", 404, "no label 'final'"),
+        ("GET", "/datastore/label/info?label=a&tag=final", 404, "no label 'final'"),
+        ("PUT", "/datastore/label/info?label=a&tag=final", 404, "no label 'final'"),
+        ("PUT", "/datastore/updatelabelinfo?label=a&tag=final", 404, "no label 'final'"),
+        ("DELETE", "/datastore/label?id=a&tag=final", 404, "no label 'final'"),
+        ("DELETE", "/datastore/label?id=a&tag=../../x", 400, "tag"),
+        ("GET", "/datastore/label?label=a&tag=../../x", 400, "tag"),
+        ("GET", "/datastore/dataset", 409, "nothing to export"),
+        ("GET", "/datastore/dataset?limit_cases=-1", 400, "at least 1"),
+        ("GET", "/session/not-a-uuid", 404, "UUID"),
+        ("DELETE", "/session/%2e%2e", 404, ""),
+        ("DELETE", "/session/%2e%2e%2fx", 404, ""),
+        ("GET", "/proxy/dicom/qido/studies", 404, "not a DICOMweb server"),
+        ("GET", "/ohif/%2e%2e", 404, ""),
+        ("GET", "/model/%2e%2e", 404, ""),
+        ("GET", "/no/such/page", 404, ""),
+    ],
+)
+def test_wrong_requests(client: TestClient, method: str, url: str, status: int, word: str) -> None:
+    refused(client.request(method, url), status, word)
+
+
+def test_missing_things_by_head(client: TestClient) -> None:
+    assert client.head("/datastore/image?image=nobody").status_code == 404
+    assert client.head("/datastore/label?image=a&tag=final").status_code == 404
+    assert client.head("/datastore/image?image=a").status_code == 200
+
+
+@pytest.mark.parametrize("params", ["{", "[1]", "7", "[" * 100_000])
+def test_params_must_be_a_json_object(client: TestClient, params: str) -> None:
+    refused(client.post("/infer/echo?image=a", data={"params": params}), 400, "params", "JSON")
+    upload = {"file": ("c.png", PNG)}
+    refused(client.put("/datastore/image?image=c", data={"params": params}, files=upload), 400, "JSON")
+    upload = {"label": ("c.png", PNG)}
+    refused(client.put("/datastore/label?image=a", data={"params": params}, files=upload), 400, "JSON")
+    refused(client.put("/datastore/image/info?image=a", data={"info": params}), 400, "JSON")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image", "/etc/passwd"),
+        ("image", "a"),
+        ("session", {"image": "x"}),
+        ("train_ds", [{"image": "x"}]),
+        ("bundle_path", "x"),
+        ("tracking_uri", "sqlite"),
+        ("label", "/etc/passwd"),
+        ("anything", {"deep": ["down", "../../x"]}),
+        ("anything", {"..\\x": 1}),
+        ("device", "cuda:0; rm"),
+        ("device", ["cpu", 3]),
+        ("gpus", "0,1;x"),
+        ("gpus", 0),
+        ("name", "../.."),
+        ("name", "a b"),
+        ("result_extension", ".py"),
+        ("result_extension", 3),
+        ("result_dtype", "object"),
+        ("label_tag", "final"),
+        ("label_tag", "pseudo"),
+        ("label_tag", "version_1"),
+        ("label_tag", "../x"),
+        ("model", "untrained"),
+    ],
+)
+def test_params_that_reach_elsewhere(client: TestClient, key: str, value: Any) -> None:
+    host = host_apps.app_instance()
+    host._trainers["echo"] = host._scoring_methods["echo"] = object()
+    body = {key: value}
+    name = "device" if key == "device" else f"'{key}'" if key not in ("name", "label_tag") else key
+    refused(client.post("/infer/echo?image=a", data={"params": json.dumps(body)}), 400, name)
+    for url in ("/train/echo", "/batch/infer/echo", "/scoring/echo", "/activelearning/first"):
+        refused(client.post(url, json=body), 400)
+    refused(client.post("/train/", json={"echo": body}), 400)
+
+
+def test_batch_of_unknown_images(client: TestClient) -> None:
+    refused(client.post("/batch/infer/echo", json={"images": ["a", "nobody"]}), 404, "nobody")
+    refused(client.post("/batch/infer/echo", json={"images": ["../x"]}), 400)
+
+
+def test_what_slicer_sends_passes(client: TestClient, study: Path) -> None:
+    params = {"device": "cpu", "name": "", "tracking_uri": "", "client_id": "me/desk", "label": "bone", "gpus": "all"}
+    params |= {"result_extension": ".nrrd", "result_dtype": "uint8", "foreground": [[1, 2, 0]], "train_ds": ""}
+    answer = client.post("/infer/echo?image=a&output=json", data={"params": json.dumps(params)})
+    assert answer.json() == {"image": str(study / "a.png"), "device": "cpu"}
+    assert client.post("/activelearning/first", json={"client_id": "me/desk"}).json()["id"] == "a"
+
+
+def test_a_body_must_be_json(client: TestClient) -> None:
+    refused(
+        client.post("/activelearning/first", content="{", headers={"Content-Type": "application/json"}), 400, "JSON"
+    )
+
+
+def test_errors_of_the_app(client: TestClient) -> None:
+    refused(client.post("/infer/echo?image=a", data={"params": '{"fail": "conflict"}'}), 409, "not now")
+    answer = client.post("/infer/echo?image=a", data={"params": '{"fail": "bug"}'})
+    refused(answer, 500, "RuntimeError")
+    assert "secret" not in answer.text
+
+
+# ---- no file outside of the study ----
+
+
+@pytest.mark.parametrize("case", ["../x", "/tmp/x", "x/y", "..", ".x", "x\\y", "x\n"])
+def test_image_upload_stays_inside(client: TestClient, tmp_path: Path, case: str) -> None:
+    before = tree(tmp_path)
+    refused(client.put("/datastore/image", params={"image": case}, files={"file": ("x.png", PNG)}), 400, "image id")
+    refused(client.put("/datastore/", params={"image": case}, files={"file": ("x.png", PNG)}), 400, "image id")
+    assert tree(tmp_path) == before
+
+
+def test_code_cannot_be_uploaded(client: TestClient, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    refused(client.put("/datastore/image?image=main", files={"file": ("main.py", b"import os")}), 400, "must be one of")
+    refused(client.put("/datastore/label?image=a", files={"label": ("a.py", b"import os")}), 400, "none of")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("tag", ["../x", "/tmp/x", ".history", "pseudo", "pseudo_raw", "a b"])
+def test_label_upload_stays_inside(client: TestClient, tmp_path: Path, tag: str) -> None:
+    before = tree(tmp_path)
+    answer = client.put("/datastore/label", params={"image": "a", "tag": tag}, files={"label": ("a.png", PNG)})
+    refused(answer, 400, "tag")
+    assert tree(tmp_path) == before
+
+
+def test_names_with_dots_are_kept(client: TestClient, study: Path) -> None:
+    assert client.put("/datastore/image", files={"file": ("1.2.840.55.png", PNG)}).json() == {"image": "1.2.840.55"}
+    assert (study / "1.2.840.55.png").read_bytes() == PNG
+    upload = {"label": ("my.final label v1.2.nii.gz", b"label")}
+    assert client.put("/datastore/label?image=1.2.840.55", files=upload).json()["label"] == "1.2.840.55"
+    assert (study / "labels" / "final" / "1.2.840.55.nii.gz").read_bytes() == b"label"
+    assert client.get("/datastore/label?label=1.2.840.55&tag=final").content == b"label"
+    refused(client.put("/datastore/image?image=a", files={"file": ("c.png", b"other")}), 409, "'a'")
+
+
+def test_image_is_only_an_id(client: TestClient, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(PNG)
+    for image in (str(secret), "../secret.png", "/etc/passwd"):
+        refused(client.post("/infer/echo", params={"image": image}), 400, "image id")
+        refused(client.get("/datastore/image", params={"image": image}), 400, "image id")
+
+
+def test_checksum(client: TestClient) -> None:
+    import hashlib
+
+    digest = hashlib.sha256(PNG).hexdigest()
+    assert client.head("/datastore/image", params={"image": "a", "check_sum": f"SHA256:{digest}"}).status_code == 200
+    assert client.head("/datastore/image", params={"image": "a", "check_sum": "SHA256:00"}).status_code == 404
+    assert client.head("/datastore/image", params={"image": "a", "check_sum": "MD9:00"}).status_code == 404
+
+
+def test_uploads_leave_nothing_behind(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    refused(client.post("/infer/echo", data={"params": '{"fail": "bug"}'}, files={"file": ("x.png", PNG)}), 500)
+    refused(client.put("/datastore/label?image=a", files={"label": ("x.py", PNG)}), 400)
+    assert client.put("/datastore/label?image=a", files={"label": ("x.png", PNG)}).status_code == 200
+    assert client.get("/datastore/dataset").status_code == 200
+    assert tree(tmp_path / "temp") == set()
+
+
+def archive(kind: str, name: str) -> bytes:
+    buffer = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(buffer, "w") as content:
+            content.writestr(name, PNG)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w:gz") as content:
+            member = tarfile.TarInfo(name)
+            member.size = len(PNG)
+            content.addfile(member, io.BytesIO(PNG))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+@pytest.mark.parametrize("name", ["../escaped.png", "/tmp/escaped.png", "a/../../escaped.png"])
+def test_archive_stays_inside(client: TestClient, tmp_path: Path, kind: str, name: str) -> None:
+    before = tree(tmp_path)
+    upload = {"files": (f"x.{kind}", archive(kind, name))}
+    refused(client.put("/session/?uncompress=true", files=upload), 400, "outside")
+    assert tree(tmp_path) == before and not Path("/tmp/escaped.png").exists()
+
+
+def test_sessions_work(client: TestClient, tmp_path: Path) -> None:
+    upload = {"files": ("x.zip", archive("zip", "deep/film.png"))}
+    made = client.put("/session/?uncompress=true", files=upload).json()
+    inferred = client.post(f"/infer/echo?session_id={made['session_id']}&output=json").json()
+    assert (Path(inferred["image"]) / "deep" / "film.png").read_bytes() == PNG
+    single = client.put("/session/", files={"files": ("film.png", PNG)}).json()
+    assert client.get(f"/session/{single['session_id']}?image=true").content == PNG
+    assert client.delete(f"/session/{single['session_id']}").status_code == 200
+    refused(client.get(f"/session/{single['session_id']}"), 404)
+
+
+@pytest.mark.parametrize("names", [["..", "b"], ["meta.info"], ["a", "a"], ["a\\b"]])
+def test_session_file_names(client: TestClient, names: list[str]) -> None:
+    refused(client.put("/session/", files=[("files", (name, PNG)) for name in names]), 400)
+
+
+# ---- labels: whose they are, and what they mean ----
+
+
+@pytest.fixture
+def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[Any, ...]]]:
+    """Action, case, tag and model of what the audit has."""
+    log = audit.AuditLog(tmp_path / "audit.jsonl")
+    monkeypatch.setattr(audit, "_log", log)
+
+    def read() -> list[tuple[Any, ...]]:
+        found = [json.loads(line) for line in log.path.read_text().splitlines()] if log.path.exists() else []
+        return [(line["action"], line["case"], line["tag"], line.get("model")) for line in found]
+
+    return read
+
+
+def info_of(case: str, tag: str) -> dict[str, Any]:
+    info: dict[str, Any] = host_apps.app_instance().datastore().get_label_info(case, tag)
+    return info
+
+
+FORGED = {"accepted_from": {"x": 1}, "source": "pacs", "content_time": 1, "assisted_by": ["sam"]}
+
+
+def test_a_drawn_label_cannot_be_made_an_accepted_one(client: TestClient) -> None:
+    """What was accepted in review, any annotator may undo; what somebody drew, only an administrator may remove."""
+    params = json.dumps({**FORGED, "user": "anna"})
+    assert client.put("/datastore/label?image=a", data={"params": params}, files={"label": ("a.png", PNG)}).is_success
+    assert "accepted_from" not in info_of("a", "final")
+    data = {"info": json.dumps({**FORGED, "user": "bob", "client_id": "bob", "note": "x"})}
+    settled = {key: value for key, value in info_of("a", "final").items() if key != "note"}
+    for url, field in (("label/info", "info"), ("updatelabelinfo", "params")):
+        assert client.put(f"/datastore/{url}?label=a&tag=final", data={field: data["info"]}).is_success
+        assert info_of("a", "final") == {**settled, "note": "x"} and settled["user"] == "anna"
+
+
+@pytest.mark.parametrize("info", [{"structures": {"a": {"status": "accepted"}}}, {"structures": "x"}])
+@pytest.mark.parametrize("tag", ["pseudo", "pseudo_raw"])
+def test_info_of_pseudo_labels_is_not_a_clients(
+    client: TestClient, study: Path, tag: str, info: dict[str, Any]
+) -> None:
+    datastore = host_apps.app_instance().datastore()
+    datastore.save_label("a", str(study / "b.png"), tag, {"structures": {}})
+    refused(client.put(f"/datastore/label/info?label=a&tag={tag}", data={"info": json.dumps(info)}), 400, tag)
+    assert info_of("a", tag)["structures"] == {}
+
+
+def test_slicers_reviewer_may_add_its_verdict(client: TestClient, lines: Callable[[], Any]) -> None:
+    assert client.put("/datastore/label?image=a", files={"label": ("a.png", PNG)}).is_success
+    verdict = {"segmentationMeta": {"status": "approved", "approvedBy": "rita", "level": "easy"}}
+    url = "/datastore/updatelabelinfo?label=a&tag=final"
+    assert client.put(url, data={"params": json.dumps(verdict)}).is_success
+    assert info_of("a", "final")["segmentationMeta"] == verdict["segmentationMeta"]
+    assert lines() == [("label saved", "a", "final", None)]
+
+
+def test_other_names_for_a_labels_values_are_told(client: TestClient, lines: Callable[[], Any]) -> None:
+    assert client.put("/datastore/label?image=a", files={"label": ("a.png", PNG)}).is_success
+    data = {"info": json.dumps({"label_info": [{"name": "ulna", "idx": 1}]})}
+    assert client.put("/datastore/label/info?label=a&tag=final", data=data).is_success
+    assert lines()[1:] == [("label changed", "a", "final", None)]
+    assert len(host_apps.app_instance().datastore().label_history("a")) == 1
+
+
+def test_an_answer_that_is_kept_is_told(client: TestClient, study: Path, lines: Callable[[], Any]) -> None:
+    answer = client.post("/infer/echo?image=a&output=json", data={"params": '{"draws": true}'})
+    assert answer.is_success and lines() == []
+    kept = {"params": '{"draws": true, "save_label": true, "label_tag": "original"}'}
+    assert client.post("/infer/echo?image=a&output=json", data=kept).is_success
+    assert (study / "labels" / "original" / "a.png").read_bytes() == PNG
+    assert lines() == [("label saved", "a", "original", "echo")]
+    assert client.post("/infer/echo", data=kept, files={"file": ("x.png", PNG)}).is_success
+    assert len(lines()) == 1
+
+
+def test_whoever_only_reads_keeps_no_answer(client: TestClient) -> None:
+    guard = request_validation._Guards(host_apps.app_instance())
+    roles = [settings.MONAI_LABEL_AUTH_ROLE_USER]
+
+    def infer(params: str) -> Any:
+        token = enter(Caller(user=User(username="u", roles=roles)))
+        try:
+            return guard.infer(lambda *args: "answer", BackgroundTasks(), "echo", "a", "", params, None, None, "json")
+        finally:
+            leave(token)
+
+    assert infer('{"save_label": false}') == "answer"
+    with pytest.raises(UserError, match="save_label") as error:
+        infer('{"save_label": "true"}')
+    assert error.value.status == 403
+    roles.append(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR)
+    assert infer('{"save_label": true}') == "answer"
+
+
+# ---- what is closed ----
+
+
+def test_nothing_is_read_for_a_pacs_that_is_not_there(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bool] = []
+
+    async def receive() -> dict[str, Any]:
+        read.append(True)
+        return {"type": "http.request", "body": b"DICOM", "more_body": False}
+
+    def ask() -> Any:
+        request = Request({"type": "http", "method": "POST", "headers": [], "path": "/"}, receive)
+        store = threads._offloaded(
+            proxy.proxy_stow, functools.partial(threads._finish, proxy.proxy_stow), threads.Pool(1)
+        )
+        return asyncio.run(store(request=request, path="studies", user=None))
+
+    with pytest.raises(NotFound, match="not a DICOMweb server"):
+        ask()
+    assert read == []
+    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", "http://pacs/dicom-web")
+    with pytest.raises(NotFound):  # of this app; what counts is that the thread would find the body
+        ask()
+    assert read == [True]
+
+
+def test_weights_are_not_replaced(client: TestClient) -> None:
+    refused(client.put("/model/echo", files={"file": ("x.pt", b"pickle")}), 403, "promot")
+    refused(client.delete("/model/echo"), 403, "promot")
+
+
+def test_reload_is_closed(client: TestClient) -> None:
+    refused(client.post("/reload"), 403, "restart")
+    assert client.get("/info/").status_code == 200
+
+
+def test_gpu_log_without_gpu(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disabled_endpoints.shutil, "which", lambda name: None)
+    disabled_endpoints.close_endpoints()
+    refused(client.get("/logs/gpu"), 404, "nvidia-smi")
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:3000", "null"])
+def test_other_sites_read_and_change_nothing(client: TestClient, origin: str) -> None:
+    """Without a login, too: a page that somebody visits could use his browser to reach a server on his machine."""
+    asks = {"Origin": origin}
+    assert "access-control-allow-origin" not in client.get("/info/", headers=asks).headers
+    preflight = client.options("/info/", headers={**asks, "Access-Control-Request-Method": "GET"})
+    assert "access-control-allow-origin" not in preflight.headers
+    refused(client.post("/infer/echo?image=a&output=json", headers=asks), 403, "another site")
+    refused(client.post("/infer/echo?image=a&output=json", headers={"Sec-Fetch-Site": "cross-site"}), 403)
+    own = {"Origin": "http://testserver"}
+    assert client.post("/infer/echo?image=a&output=json", headers=own).status_code == 200
+
+
+def test_named_origins(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "MONAI_LABEL_CORS_ORIGINS", ["https://ohif.example/"])
+    request_validation.install(client.app, host_apps.app_instance())  # type: ignore[arg-type]
+    for origin, allowed in (("https://ohif.example", True), ("http://localhost:3000", False)):
+        answer = client.get("/info/", headers={"Origin": origin})
+        assert ("access-control-allow-origin" in answer.headers) == allowed
+        asked = client.post("/infer/echo?image=a&output=json", headers={"Origin": origin})
+        assert asked.status_code == (200 if allowed else 403)
+
+
+def test_installing_twice_wraps_once(client: TestClient) -> None:
+    request_validation.install(client.app, host_apps.app_instance())  # type: ignore[arg-type]
+    original = request_validation._ORIGINALS["monailabel.endpoints.infer", "run_inference"]
+    assert original.__module__ == "monailabel.endpoints.infer"
+
+
+def test_no_answer_from_pacs_or_login(client: TestClient) -> None:
+    import requests
+
+    def fail(*args: Any) -> None:
+        raise requests.ConnectionError("inner-host:8042")
+
+    host_apps.app_instance().info = fail
+    refused(client.get("/info/"), 503, "does not answer")

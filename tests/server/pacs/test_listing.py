@@ -1,0 +1,45 @@
+"""Which series are cases, and what they are called."""
+
+from __future__ import annotations
+
+from samstudent.server.pacs.client import Instance, Series
+from samstudent.server.pacs.listing import Reference, films, is_volume, volume
+
+
+def series(modality: str, images: int) -> Series:
+    return Series("1.2", "1.2.3", modality, images, {"Modality": modality, "PatientID": "p"})
+
+
+def test_series_of_slices_are_volumes_and_films_are_not() -> None:
+    assert [is_volume(series(m, n)) for m, n in (("CT", 20), ("MR", 2), ("CT", 1), ("DX", 2), ("CR", 9))] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+    assert volume(series("CT", 20)).case == "1.2.3"
+
+
+def test_a_film_alone_goes_by_its_series() -> None:
+    (film,) = films(series("DX", 1), [Instance("1.2.3.1", 1, 1)], {})
+    assert (film.case, film.image) == ("1.2.3", "1.2.3.1")
+
+
+def test_films_of_one_series_go_by_themselves() -> None:
+    two = [Instance("1.2.3.1", 1, 1), Instance("1.2.3.2", 2, 1)]
+    assert [film.case for film in films(series("CR", 2), two, {})] == ["1.2.3.1", "1.2.3.2"]
+
+
+def test_an_id_once_given_stays() -> None:
+    two = [Instance("1.2.3.1", 1, 1), Instance("1.2.3.2", 2, 1)]
+    assert [film.case for film in films(series("CR", 2), two, {"1.2.3.1": "1.2.3"})] == ["1.2.3", "1.2.3.2"]
+
+
+def test_clips_are_no_cases() -> None:
+    mixed = [Instance("1.2.3.1", 1, 30), Instance("1.2.3.2", 2, 1)]
+    assert [(film.case, film.image) for film in films(series("US", 2), mixed, {})] == [("1.2.3", "1.2.3.2")]
+
+
+def test_a_reference_is_kept_whole() -> None:
+    (film,) = films(series("DX", 1), [Instance("1.2.3.1", 1, 1)], {})
+    assert Reference.from_json(film.to_json()) == film
+    info = film.info("http://pacs/dicom-web")
+    assert info["RetrieveURL"] == "http://pacs/dicom-web/studies/1.2/series/1.2.3"
+    assert (info["Modality"], info["PatientID"], info["SOPInstanceUID"]) == ("DX", "p", "1.2.3.1")

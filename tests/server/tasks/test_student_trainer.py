@@ -1,0 +1,625 @@
+"""Rounds through the host's trainer task, on the host's datastore."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from samstudent.errors import Conflict, UserError
+from samstudent.pseudolabels.produce import made_with
+from samstudent.pseudolabels.provenance import Provenance
+from samstudent.pseudolabels.softs import SoftLabels
+from samstudent.pseudolabels.trust import ADAPTED_FILE, Trust, learn_trust
+from samstudent.rounds import learning, round_cases
+from samstudent.rounds.cases import load_case, pseudo_cases
+from samstudent.rounds.fair import compare_fairly, decide
+from samstudent.rounds.options import TrainOptions
+from samstudent.rounds.trained import trained_of
+from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.review_page.overview import _brief
+from samstudent.server.tasks.student_trainer import StudentTrainTask
+from samstudent.student.predict import Student
+from samstudent.task import Task
+from samstudent.util.files import sha256_file
+from support.drawn import FakeSam, learn_recipes
+
+
+def train(bench: Any, **request: Any) -> dict[str, Any]:
+    return StudentTrainTask(bench.study)({"model": "student", "device": "cpu"} | request, bench.datastore)
+
+
+def split(bench: Any) -> tuple[list[str], list[str]]:
+    """(ids that train, ids of the hold-out) once the study has decided."""
+    bench.study.holdout.extend(bench.datastore.list_images(), [])
+    held = sorted(bench.study.holdout.ids)
+    return [case for case in bench.truths if case not in held], held
+
+
+def test_rounds_from_one_label_to_pseudo_labels(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    stats = train(bench, reason="first")
+    ledger = bench.study.ledger
+    record = ledger.champion()
+    assert record is not None and record.id == stats["round"] == "r0001"
+    assert (record.status, record.reason, record.steps, record.seed) == ("done", "first", 60, 0)
+    assert record.labels_used == free[:1] and record.holdout_ids == held
+    assert record.pseudo_used.n == 0
+    assert set(record.dice["challenger"]) == {"disk", "square", "mean"} and record.dice["champion"] is None
+    assert stats["best_metric"] == pytest.approx(record.dice["challenger"]["mean"])
+    # What Slicer shows.
+    assert stats["epoch"] == stats["total_epochs"] == 2 and stats["total_time"]
+    assert Student.load(ledger.champion_path(), bench.study.task).version == record.model_digest
+
+    second = train(bench, pseudo_labels="renew", max_epochs=1)
+    record = ledger.get(second["round"])
+    assert (record.pseudo_used.n, record.pseudo_used.tag) == (len(free) - 1, "pseudo")
+    assert record.steps == record.model_dump()["step"] == 50
+    assert record.dice["champion"]["mean"] == pytest.approx(ledger.get("r0001").dice["challenger"]["mean"])
+    labels = {case: set(bench.datastore.get_labels_by_image_id(case)) for case in bench.truths}
+    assert all(labels[case] == {"final"} for case in [free[0], *held])
+    assert all(labels[case] == {"pseudo", "pseudo_raw"} for case in free[1:])
+
+
+def test_a_worse_challenger_is_kept_but_not_served(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    train(bench, pseudo_labels="off")
+    served = bench.study.ledger.champion_path()
+    stats = train(bench, pseudo_labels="off", steps=1)
+    assert not stats["promoted"] and "not promoted" in stats["decision"]
+    # Why it is worse, too.
+    assert "has not converged" in stats["decision"]
+    fits = [bench.study.ledger.get(id).fit for id in ("r0001", "r0002")]
+    assert fits[0] > fits[1] >= 0
+    assert bench.study.ledger.champion_path() == served
+    assert bench.study.ledger.model_path("r0002").exists()
+
+
+def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    train(bench, pseudo_labels="off", steps=30)
+    train(bench)
+    ledger, task = bench.study.ledger, bench.study.task
+    record, scores, inputs = ledger.get("r0002"), ledger.kept("r0002", "scores"), ledger.kept("r0002", "inputs")
+    assert sorted(scores["challenger"]) == sorted(scores["champion"]) == held and scores["structures"] == task.names
+    folds = {"challenger_folds": scores["folds"], "champion_folds": ledger.kept("r0001", "scores")["folds"]}
+    again = compare_fairly(scores["challenger"], scores["champion"], task.names, seed=record.seed, **folds)
+    assert json.loads(json.dumps(again.as_json())) == record.comparison
+    assert record.comparison["held_out"] == len(held)
+    assert decide(again, champion=True).why == record.decision
+    # What it was made of.
+    assert Task.model_validate(inputs["task"]) == task
+    tags = {case: entry["tag"] for case, entry in inputs["cases"].items()}
+    assert tags == dict.fromkeys(free, "pseudo") | dict.fromkeys(free[:3], "final")
+    label = bench.folder / "labels" / "final" / f"{free[0]}.png"
+    assert inputs["cases"][free[0]]["sha256"] == sha256_file(label)
+    # From three labels on students on parts of them make the pseudo labels together, by what was learnt from them.
+    assert inputs["pseudo_labels_made_with"]["student"] != ledger.get("r0001").model_digest
+    trust = Trust.load(ledger.folder_of("r0002") / "trust", task, bench.study.plain_sam())
+    assert inputs["trust"] == "trust/trust.json" and trust.record["cases"] == 3
+    assert set(trust.choice.recipes) == set(task.names)
+    assert inputs["packages"]["torch"] == torch.__version__ and inputs["threads"] == torch.get_num_threads()
+    assert inputs["start"] == sha256_file(bench.study.folder / "folds" / "whole.pt")
+    first = ledger.kept("r0001", "inputs")
+    assert first["pseudo_labels_made_with"] is None and first["start"] is None
+
+
+def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    ledger = bench.study.ledger
+    train(bench, steps=20)
+    train(bench, steps=20)
+    assert "earlier" not in ledger.kept("r0002", "scores"), "a small hold-out cannot tell"
+    alone = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]["student"]
+    monkeypatch.setattr(round_cases, "MIN_HELD", len(held))
+    champion = ledger.champion().id
+    train(bench, steps=20)
+    earlier = ledger.kept("r0003", "scores")["earlier"]
+    assert earlier["round"] == champion and set(earlier["dice"]) == {"0", "0.25", "0.5", "0.75", "1"}
+    assert earlier["dice"][f"{earlier['weight']:g}"] == max(earlier["dice"].values())
+    with_it = ledger.kept("r0003", "inputs")["pseudo_labels_made_with"]["student"]
+    assert (with_it != alone) == (earlier["weight"] > 0), "one that is not listened to changes nothing"
+    # What was learnt from the labels is the same, whoever is champion.
+    trusts = [(bench.study.trust_folder(id) / "trust.json").read_text() for id in ("r0002", "r0003")]
+    assert trusts[0] == trusts[1]
+
+
+def test_teachers_that_know_nothing_teach_nothing(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    monkeypatch.setattr("samstudent.pseudolabels.trust.LEAST_HONEST", 1.1)
+    stats = train(bench, steps=2)
+    assert "trained on labels alone" in stats["decision"]
+    assert bench.study.ledger.get("r0001").pseudo_used.n == 0
+    # The served student was compared on the hold-out, and is heard.
+    monkeypatch.setattr("samstudent.rounds.scoring.EARLIER_WEIGHTS", (0.5,))
+    monkeypatch.setattr("samstudent.rounds.round_cases.MIN_HELD", 1)
+    assert "labels alone" not in train(bench, steps=2)["decision"]
+    assert bench.study.ledger.get("r0002").pseudo_used.n > 0
+
+
+def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt = []
+
+    def counted(*args: Any, **options: Any) -> Trust:
+        learnt.append(args)
+        return learn_trust(*args, **options)
+
+    monkeypatch.setattr(learning, "learn_trust", counted)
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    study, ledger = bench.study, bench.study.ledger
+    for _ in range(2):
+        train(bench, steps=20)
+    first, second = (study.trust_folder(id) / "trust.json" for id in ("r0001", "r0002"))
+    assert len(learnt) == 1 and first.read_text() == second.read_text()
+    # Nor are the pseudo labels made again: teacher and trust are the same.
+    made = [ledger.kept(id, "inputs")["pseudo_labels_made_with"] for id in ("r0001", "r0002")]
+    assert made[0] is not None and {**made[0], "time": 0} == {**made[1], "time": 0}
+    train(bench, steps=20, seed=1)
+    bench.label(free[3])
+    train(bench, steps=20)
+    assert len(learnt) == 3
+
+
+def test_what_is_looked_at_is_neither_labelled_nor_held_out(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3])
+    seen: list[str] = []
+
+    def spied(*args: Any, unlabelled: Any, **options: Any) -> Any:
+        seen.extend(Path(image.path).stem for image in unlabelled)
+        return learn_trust(*args, **options)
+
+    monkeypatch.setattr(learning, "learn_trust", spied)
+    train(bench)
+    assert held and sorted(seen) == sorted(free[3:])
+
+
+def test_with_too_few_labels_the_champion_labels_as_its_round_learnt(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench)
+    study, ledger = bench.study, bench.study.ledger
+    learn_recipes(study.trust_folder("r0001"), study.task, disk={"source": "student"})
+    train(bench, steps=2)
+    made, trust = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"], study.trust_of("r0001")
+    assert Provenance(**made) == made_with(ledger.get("r0001").model_digest, study.plain_sam(), study.task, trust)
+    told = ledger.folder_of("r0002") / ledger.kept("r0002", "inputs")["trust"]
+    assert told.samefile(study.trust_folder("r0001") / "trust.json")
+    assert ledger.kept("r0001", "inputs")["trust"] is None
+    # These are found by a round that takes those that are there, also after one that took none of SAM's.
+    train(bench, steps=1, pseudo_labels="raw", promote=False)
+    train(bench, steps=2, pseudo_labels="use")
+    assert ledger.get("r0004").pseudo_used.n == ledger.get("r0002").pseudo_used.n > 0
+
+
+def test_what_reviewers_rejected_or_sent_does_not_train(bench: Any, trained: Path) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    ledger, reviews = bench.study.ledger, bench.study.reviews
+    served = ledger.new_round()
+    shutil.copy(trained, ledger.model_path(served))
+    ledger.update(served, status="done")
+    ledger.promote(served)
+
+    def used(pseudo_labels: str) -> set[str]:
+        id = train(bench, steps=1, promote=False, pseudo_labels=pseudo_labels)["round"]
+        return set(ledger.kept(id, "inputs")["cases"]) - {free[0]}
+
+    first, second, *others = sorted(used("renew"))
+    for case, decision in ((first, "rejected"), (second, "sent")):
+        reviews.decide(case, decision, bench.datastore.get_label_info(case, "pseudo"), "anna")
+    assert used("use") == set(others)
+
+
+def test_student_and_recipes_are_of_one_round_whatever_is_promoted_meanwhile(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    study, ledger = bench.study, bench.study.ledger
+    for id, source in (("r0001", "student"), ("r0002", "sam")):
+        train(bench, steps=20, pseudo_labels="off", seed=int(id[1:]))
+        learn_recipes(study.trust_folder(id), study.task, disk={"source": source})
+    ledger.promote("r0001")
+    looks: list[str] = []
+
+    def promoting(look: Any) -> Any:
+        """Somebody promotes the other round after the first look at the ledger."""
+
+        def looked() -> Any:
+            found = look()
+            if not looks:
+                looks.append(ledger._champion().round)
+                ledger.promote("r0002")
+            return found
+
+        return looked
+
+    for name in ("champion", "champion_path"):
+        monkeypatch.setattr(ledger, name, promoting(getattr(ledger, name)))
+    train(bench, steps=2)
+    assert looks == ["r0001"]
+    made = Provenance(**ledger.kept("r0003", "inputs")["pseudo_labels_made_with"])
+    digest, trust = ledger.get("r0001").model_digest, study.trust_of("r0001")
+    assert made == made_with(digest, study.plain_sam(), study.task, trust)
+
+
+class Decoder(FakeSam):
+    """The adapted one."""
+
+    digest = "e" * 64
+
+
+def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether trust is learnt or taken again; until an adapted one is better again."""
+    study, ledger = bench.study, bench.study.ledger
+    task = study.task
+    study.task = task.model_copy(update={"trust": task.trust.model_copy(update={"adapt": True})})
+
+    def adapted_too(cross: Any, files: Any, _: Task, *args: Any, **options: Any) -> tuple[Any, Trust]:
+        teacher, trust = learning.learn(cross, files, task, *args, **options)
+        found = {"used": True, "reason": reason}
+        (args[2] / ADAPTED_FILE).write_text(reason)
+        return teacher, replace(trust, adapted=Decoder(), record={**trust.record, "adaptation": found})
+
+    monkeypatch.setattr(round_cases, "learn", adapted_too)
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+
+    def decoder() -> str:
+        id = train(bench, steps=2)["round"]
+        return str(ledger.kept(id, "inputs")["pseudo_labels_made_with"]["sam_digest"])
+
+    reason = "first"
+    assert decoder() == Decoder.digest
+    study.sams.use_plain(who="admin")
+    assert decoder() == FakeSam.digest and study.sam_in_force is None
+    reason = "second"
+    assert decoder() == Decoder.digest and study.sam_in_force == "s0002"
+
+
+@pytest.mark.parametrize(
+    ("soft", "threshold", "taught"),
+    [(True, 0.0, True), (False, 0.0, False), ("auto", 0.0, False), ("auto", 1.0, True)],
+)
+def test_soft_pseudo_labels_are_taught_where_task_or_gate_say_so(
+    bench: Any, soft: bool | str, threshold: float, taught: bool
+) -> None:
+    task = bench.study.task
+    section = task.pseudo_labels.model_copy(update={"soft": soft, "threshold": threshold})
+    bench.study.task = task.model_copy(update={"pseudo_labels": section})
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench)
+    train(bench, steps=2)
+    made = bench.study.ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]
+    trainable = bench.study.holdout.trainable(bench.truths)
+    softs = SoftLabels(bench.study.folder / "soft")
+    cases = pseudo_cases(bench.datastore, trainable, "pseudo", Provenance(**made), bench.study.task, softs)
+    assert len(cases) == len(free) - 1
+    used = bench.study.ledger.get("r0002").pseudo_used
+    assert used.taught == ("probabilities" if taught else "masks")
+    if not taught:
+        assert all(case.soft is None and case.weights for case in cases)
+        return
+    loaded = load_case(cases[0], bench.study.task)
+    assert loaded.soft is not None
+    if not threshold:  # ``FakeSam`` is sure to 0.993, which masks would not tell
+        assert loaded.soft.max() == pytest.approx(0.993, abs=0.003)
+
+
+def test_with_a_small_hold_out_cross_validation_takes_part(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    train(bench, pseudo_labels="off")
+    ledger = bench.study.ledger
+    first = ledger.kept("r0001", "scores")["folds"]
+    assert sorted(first) == free[:3] and np.mean(list(first.values())) > 0.2
+    bench.label(free[3])
+    train(bench, pseudo_labels="off", steps=1)
+    record, second = ledger.get("r0002"), ledger.kept("r0002", "scores")["folds"]
+    assert sorted(second) == free[:4] and np.mean(list(second.values())) < np.mean(list(first.values()))
+    # The hold-out, and the labels that both rounds had.
+    assert (record.comparison["held_out"], record.comparison["mean"]["cases"]) == (len(held), len(held) + 3)
+    assert "3 by cross-validation" in record.decision
+    # The same labels: the parts' students are there already.
+    times = {path: path.stat().st_mtime_ns for path in (bench.study.folder / "folds").glob("*.pt")}
+    train(bench, pseudo_labels="off", steps=1)
+    assert len(times) == 3 and {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_promotion_can_be_declined(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    stats = train(bench, promote=False, steps=2)
+    assert not stats["promoted"] and bench.study.ledger.champion() is None
+
+
+def test_the_students_own_masks_may_be_used_instead(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:2], *held)
+    train(bench, pseudo_labels="off")
+    record = bench.study.ledger.get(train(bench, pseudo_labels="raw", steps=2)["round"])
+    assert (record.pseudo_used.n, record.pseudo_used.tag) == (len(free) - 2, "pseudo_raw")
+    # "use" makes none: there are none by SAM yet.
+    assert bench.study.ledger.get(train(bench, pseudo_labels="use", steps=2)["round"]).pseudo_used.n == 0
+
+
+def test_a_round_may_go_on_from_the_champion_unless_that_no_longer_fits(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench)
+    task = bench.study.task
+    onward = task.training.model_copy(update={"start": "champion"})
+    bench.study.task = task.model_copy(update={"training": onward})
+    ledger = bench.study.ledger
+    second = ledger.get(train(bench, steps=1, pseudo_labels="off")["round"])
+    # One step from fresh weights finds nothing.
+    assert second.dice["challenger"]["mean"] > 0.8 * second.dice["champion"]["mean"] > 0.4
+    bench.study.task = bench.study.task.model_copy(update={"image": task.image.model_copy(update={"channels": 3})})
+    third = ledger.get(train(bench, steps=1)["round"])
+    assert (third.status, third.dice["champion"], third.pseudo_used.n) == ("done", None, 0)
+
+
+def test_with_pseudo_labels_a_challenger_goes_on_from_the_student_of_all_labels(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    task = bench.study.task
+    long = task.trust.model_copy(update={"steps": task.training.steps})
+    dice = {}
+    for start in ("scratch", "labels"):
+        training = task.training.model_copy(update={"start": start})
+        bench.study.task = task.model_copy(update={"trust": long, "training": training})
+        record = bench.study.ledger.get(train(bench, steps=1)["round"])
+        assert record.pseudo_used.n == len(free) - 3
+        dice[start] = record.dice["challenger"]["mean"]
+    assert dice["labels"] > 0.4 > dice["scratch"], "one step from fresh weights finds nothing"
+
+
+def test_nothing_labelled_is_a_conflict_and_no_round(bench: Any) -> None:
+    with pytest.raises(Conflict, match="no case is labelled"):
+        train(bench)
+    assert bench.study.ledger.rounds() == []
+    _, held = split(bench)
+    bench.label(*held)
+    with pytest.raises(Conflict, match=f"the {len(held)} labelled so far are kept to compare models"):
+        train(bench)
+
+
+def test_a_failed_round_is_recorded_and_harms_nothing(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench, steps=2)
+    served = bench.study.ledger.champion_path()
+    (bench.folder / "labels" / "final" / f"{free[0]}.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match="no human label can be read"):
+        train(bench, steps=2)
+    record = bench.study.ledger.get("r0002")
+    assert record.status == "failed" and free[0] in (record.error or "")
+    assert bench.study.ledger.champion_path() == served
+
+
+def test_a_round_that_fails_late_keeps_what_its_folds_scored(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(StudentTrainTask, "_conclude", fail)
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    with pytest.raises(UserError, match="the disk is full"):
+        train(bench, steps=2, pseudo_labels="off")
+    scores = bench.study.ledger.kept("r0001", "scores")
+    assert scores["structures"] == bench.study.task.names and set(scores["folds"]) == set(free[:3])
+
+
+def test_a_round_killed_on_the_way_leaves_the_served_model_whole(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    train(bench, steps=2)
+    ledger = bench.study.ledger
+    served, digest = ledger.champion_path(), ledger.champion().model_digest
+    script = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from support.student_study import TASK, DrawnStudy\n"
+        "from samstudent.server.datastore.study_folder import SafeLocalDatastore\n"
+        "from samstudent.server.tasks.student_trainer import StudentTrainTask\n"
+        "store = SafeLocalDatastore(sys.argv[1], auto_reload=False)\n"
+        "request = {'model': 'student', 'device': 'cpu', 'steps': 100000, 'pseudo_labels': 'off'}\n"
+        "StudentTrainTask(DrawnStudy(sys.argv[1], sys.argv[1], TASK))(request, store)\n"
+    )
+    tests = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen([sys.executable, "-c", script, str(bench.folder), str(tests)])
+    try:
+        until = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < until:
+            running = ledger.running()
+            if running is not None and running.model_dump().get("step"):
+                break
+            time.sleep(0.1)
+        assert process.poll() is None, "the training ended by itself"
+    finally:
+        process.kill()
+        process.wait()
+    assert ledger.get("r0002").status == "interrupted" and ledger.get("r0002").model_dump()["step"] >= 1
+    assert not ledger.model_path("r0002").exists()
+    assert ledger.champion_path() == served
+    assert Student.load(served, bench.study.task).version == digest
+    # And the next round is as good as any.
+    assert train(bench, steps=2, pseudo_labels="off")["round"] == "r0003"
+
+
+def test_the_same_seed_trains_the_same_model(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:2], *held)
+    digests = []
+    for seed in (3, 3, 4):
+        round_id = train(bench, pseudo_labels="off", steps=3, seed=seed)["round"]
+        digests.append(bench.study.ledger.get(round_id).model_digest)
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_no_file_is_read_or_written_where_a_request_says(bench: Any, tmp_path: Any) -> None:
+    free, held = split(bench)
+    bench.label(free[0], *held)
+    before = {path.name for path in tmp_path.iterdir()}
+    secret = tmp_path / "cases.json"
+    secret.write_text("[]")
+    train(bench, steps=1, name="../../outside", train_ds=str(secret), val_ds=str(secret))
+    assert {path.name for path in tmp_path.iterdir()} == before | {"cases.json"}
+    assert {path.name for path in bench.study.ledger.folder_of("r0001").iterdir()} == {
+        *("model.pt", "round.json", "inputs.json", "scores.json")
+    }
+
+
+def test_the_task_goes_to_other_processes(bench: Any) -> None:
+    copy = pickle.loads(pickle.dumps(StudentTrainTask(bench.study)))
+    assert copy.ledger.folder == bench.study.ledger.folder and copy.task == bench.study.task
+
+
+def test_clients_see_what_they_may_ask_for(bench: Any) -> None:
+    info = StudentTrainTask(bench.study).info()
+    assert info["config"]["pseudo_labels"] == ["renew", "use", "raw", "off"]
+    assert info["config"]["max_epochs"] == 2 and info["config"]["promote"] is True
+    assert all(isinstance(v, (str, bool, int, float, list)) for v in info["config"].values())
+    assert StudentTrainTask(bench.study).stats() == {}
+    # Slicer and OHIF send the whole config back.
+    assert TrainOptions.of(info["config"], bench.study.task).pseudo_labels == "renew"
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"pseudo_labels": "some"}, "pseudo_labels"),
+        ({"max_epochs": 0}, "max_epochs"),
+        ({"steps": "many"}, "steps"),
+        ({"seed": -1}, "seed"),
+        ({"promote": "perhaps"}, "promote"),
+    ],
+)
+def test_wrong_values_are_named(bench: Any, request_: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        train(bench, **request_)
+    assert bench.study.ledger.rounds() == []
+
+
+def renamed(bench: Any) -> None:
+    """The study's images and labels get other names, and the host's list of them is lost: c3 becomes p3."""
+    for file in sorted([*bench.folder.glob("c*.png"), *(bench.folder / "labels" / "final").glob("c*.png")]):
+        file.rename(file.with_name(f"p{file.name[1:]}"))
+    (bench.folder / "datastore_v2.json").unlink()
+    bench.datastore = SafeLocalDatastore(str(bench.folder), auto_reload=False)
+    bench.truths = {f"p{case[1:]}": masks for case, masks in bench.truths.items()}
+
+
+def keep_to_compare(bench: Any, *ids: str) -> None:
+    (bench.folder / "split.csv").write_text("id,split\n" + "".join(f"{case},val\n" for case in ids))
+
+
+def test_hold_out_cases_that_the_champion_trained_on_leave_the_comparison(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:3], *held)
+    train(bench, pseudo_labels="off")
+    renamed(bench)
+    known, unknown = [f"p{case[1:]}" for case in free[:2]], [f"p{case[1:]}" for case in held]
+    keep_to_compare(bench, *known, *unknown)
+    bench.label(f"p{free[3][1:]}", f"p{free[4][1:]}")
+    stats = train(bench, pseudo_labels="off", steps=2)
+    record = bench.study.ledger.get("r0002")
+    assert sorted(record.holdout_ids) == sorted(known + unknown)
+    assert record.not_compared == {
+        new: f"trained on by champion (r0001) as {old}" for new, old in zip(known, free[:2], strict=True)
+    }
+    assert set(bench.study.ledger.kept("r0002", "scores")["champion"]) == set(unknown)
+    assert f"as a student trained on them: {', '.join(sorted(known))}" in stats["decision"]
+    # The hold-out is small: cross-validation joins, of the one label that trained both, under its present name.
+    assert (record.comparison["held_out"], record.comparison["mean"]["cases"]) == (len(unknown), len(unknown) + 1)
+
+
+def test_a_challenger_is_not_served_where_all_that_could_tell_trained_the_champion(bench: Any) -> None:
+    free, _ = split(bench)
+    bench.label(*free[:2])
+    train(bench, pseudo_labels="off", steps=2)
+    keep_to_compare(bench, *free[:2])
+    bench.label(free[2], free[3])
+    stats = train(bench, pseudo_labels="off", steps=2)
+    assert not stats["promoted"] and "cannot be compared" in stats["decision"]
+    assert set(bench.study.ledger.get("r0002").not_compared) == set(free[:2])
+    assert bench.study.ledger.champion().id == "r0001"
+
+
+def test_a_copy_of_a_hold_out_case_that_trains_takes_it_out_of_the_comparison(bench: Any) -> None:
+    free, held = split(bench)
+    shutil.copy(bench.folder / f"{held[0]}.png", bench.folder / "copy.png")
+    bench.datastore.refresh()
+    bench.truths["copy"] = bench.truths[held[0]]
+    bench.label("copy", free[0], *held)
+    train(bench, pseudo_labels="off", steps=2)
+    told = bench.study.ledger.get("r0001").not_compared
+    if "copy" in bench.study.holdout.ids:  # by the hash of its name
+        assert told == {}
+    else:
+        assert told == {held[0]: "trained on by this round (r0001) as copy"}
+
+
+def test_what_a_challenger_went_on_from_counts_as_its_training(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:2], *held)
+    train(bench, pseudo_labels="off", steps=2)
+    onward = bench.study.task.training.model_copy(update={"start": "champion"})
+    bench.study.task = bench.study.task.model_copy(update={"training": onward})
+    bench.datastore.remove_label(free[0], "final")
+    train(bench, pseudo_labels="off", steps=2)
+    assert trained_of(bench.study.ledger, "r0002").case_of(free[0], None) == free[0]
+    assert free[0] not in bench.study.ledger.get("r0002").labels_used
+
+
+def test_figures_say_what_trained_and_why_others_did_not(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:5], *held)
+    labels = bench.folder / "labels" / "final"
+    (labels / f"{free[1]}.png").write_bytes(b"torn")
+    (bench.folder / f"{free[2]}.png").write_bytes(b"")
+    (labels / f"{free[3]}.png").unlink()
+    (labels / f"{held[0]}.png").write_bytes(b"torn")
+    stats = train(bench, pseudo_labels="off", steps=2)
+    record = bench.study.ledger.get(stats["round"])
+    assert record.status == "done" and record.labels_used == [free[0], free[4]]
+    assert set(record.unreadable) == set(free[1:4])
+    assert f"{free[1]}.png" in record.unreadable[free[1]] and f"{free[2]}.png" in record.unreadable[free[2]]
+    assert set(record.not_compared) == {held[0]} and f"cannot be read: {held[0]}" in stats["decision"]
+    brief = _brief(record)
+    assert (brief["labels"], brief["left_out"], brief["held_out"]) == (2, record.unreadable, len(held) - 1)
+
+
+def test_a_label_that_goes_away_in_the_middle_of_a_round_costs_only_itself(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, held = split(bench)
+    bench.label(*free[:4], *held)
+
+    def fit_folds(*args: Any, **options: Any) -> Any:
+        found = learning.fit_folds(*args, **options)
+        (bench.folder / "labels" / "final" / f"{free[3]}.png").unlink()
+        return found
+
+    monkeypatch.setattr(round_cases, "fit_folds", fit_folds)
+    record = bench.study.ledger.get(train(bench, steps=2)["round"])
+    assert record.status == "done" and record.labels_used == free[:3] and set(record.unreadable) == {free[3]}

@@ -1,0 +1,56 @@
+"""What docs/how-to/backup.md promises: a copy of the folder, put anywhere, is the study."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from samstudent.rounds.study import Study
+from samstudent.server.datastore.study_folder import FINAL, SafeLocalDatastore
+from support.live_server import CASES, TinyStudy
+
+LEFT_OUT = shutil.ignore_patterns("embeddings", "*.lock")
+
+
+def work(study: TinyStudy, tmp_path: Path) -> Study:
+    """Two labels, one of them twice, and a promoted round."""
+    datastore = SafeLocalDatastore(study.folder)
+    for case, author in ((CASES[0], "anna"), (CASES[1], "rita"), (CASES[0], "ada")):
+        datastore.save_label(case, str(study.label(case, tmp_path)), FINAL, {"user": author})
+    state = Study(str(study.folder), str(tmp_path), study.task)
+    state.holdout.extend(CASES, CASES[:2])
+    state.selection.reserve(CASES[2], "anna", 30)
+    with state.ledger.run("a test") as id:
+        state.ledger.model_path(id).write_bytes(b"weights")
+    state.ledger.promote(id, who="ada")
+    return state
+
+
+def test_a_copy_elsewhere_is_the_study(study: TinyStudy, tmp_path: Path) -> None:
+    before = work(study, tmp_path)
+    elsewhere = tmp_path / "another machine" / "knees"
+    shutil.copytree(study.folder, elsewhere, ignore=LEFT_OUT)
+    datastore = SafeLocalDatastore(elsewhere)
+    assert sorted(datastore.list_images()) == CASES
+    assert sorted(datastore.get_labeled_images()) == CASES[:2]
+    assert datastore.get_label_info(CASES[0], FINAL)["user"] == "ada"
+    assert len(datastore.label_history(CASES[0])) == 1
+    assert Path(datastore.get_label_uri(CASES[0], FINAL)).is_relative_to(elsewhere)
+    after = Study(str(elsewhere), str(tmp_path), study.task)
+    assert after.ledger.champion_path() == elsewhere / ".samstudent" / "tiny" / "rounds" / "r0001" / "model.pt"
+    assert after.ledger.history() == before.ledger.history()
+    assert after.holdout.ids == before.holdout.ids
+    assert after.selection.reserved() == {CASES[2]: "anna"}
+    assert after.audit.path.read_text() == before.audit.path.read_text() != ""
+
+
+def test_a_copy_made_while_somebody_saves(study: TinyStudy, tmp_path: Path) -> None:
+    """The list was copied before a label was saved, the label after: it is taken in, though not who drew it."""
+    datastore = SafeLocalDatastore(study.folder)
+    elsewhere = tmp_path / "copy"
+    early = shutil.copytree(study.folder, tmp_path / "early", ignore=LEFT_OUT)
+    datastore.save_label(CASES[5], str(study.label(CASES[5], tmp_path)), FINAL, {"user": "anna"})
+    shutil.copytree(study.folder, elsewhere, ignore=LEFT_OUT)
+    shutil.copy(early / "datastore_v2.json", elsewhere / "datastore_v2.json")
+    restored = SafeLocalDatastore(elsewhere)
+    assert CASES[5] in restored.get_labeled_images()

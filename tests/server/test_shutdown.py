@@ -1,0 +1,271 @@
+"""A signal ends the server and all that it started within seconds, and what it leaves is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from PIL import Image
+
+from samstudent.task import load_task
+from samstudent.util.files import sha256_file
+from support.live_server import TASK, RunningServer, TinyStudy, draw_film, wait_until
+
+MANY = 60
+#: Seconds. It takes about one; before, it took as long as the queued scoring, 142 s with as many images.
+LONGEST = 10
+HEADERS = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
+    """Sixty films."""
+    root = tmp_path_factory.mktemp("many")
+    (root / "films").mkdir()
+    (root / "tiny.yaml").write_text(TASK)
+    truth = {}
+    for index in range(MANY):
+        case = f"case{index:02d}"
+        pixels, truth[case] = draw_film(np.random.default_rng(index))
+        Image.fromarray(pixels).save(root / "films" / f"{case}.png")
+    return TinyStudy(root / "films", root / "tiny.yaml", load_task(root / "tiny.yaml"), truth)
+
+
+@pytest.fixture(scope="module")
+def server(many: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    running = RunningServer(many, tmp_path_factory.mktemp("home"))
+    try:
+        running.wait_until_up()
+        yield running
+    finally:
+        running.stop()
+
+
+def in_background(call: Callable[[], object]) -> None:
+    def quietly() -> None:
+        with contextlib.suppress(requests.RequestException):  # the server has ended
+            call()
+
+    threading.Thread(target=quietly, daemon=True).start()
+
+
+def half_an_upload(server: RunningServer) -> socket.socket:
+    """A connection on which more is announced than will ever come."""
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.sendall(b"PUT /datastore/image?image=never HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nhalf")
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("number", "whole_group", "twice"),
+    [(signal.SIGINT, True, False), (signal.SIGTERM, False, False), (signal.SIGHUP, False, True)],
+    ids=["Ctrl-C", "SIGTERM", "SIGHUP-twice"],
+)
+def test_a_signal_ends_everything(
+    server: RunningServer, many: TinyStudy, tmp_path: Path, number: int, whole_group: bool, twice: bool
+) -> None:
+    if server.process.poll() is not None:
+        server.start_again()
+        server.wait_until_up()
+    before = len(requests.get(f"{server.url}/samstudent/rounds", timeout=60).json()["rounds"])
+    labels = {case: many.label(case, tmp_path) for case in list(many.truth)[:4]}
+    for case, file in labels.items():
+        server.client().save_label(case, str(file))
+    url = f"{server.url}/train/student"
+    assert requests.post(url, json={"pseudo_labels": "off", "steps": 100_000}, timeout=60).ok
+
+    def training() -> bool:
+        rounds = requests.get(f"{server.url}/samstudent/rounds", timeout=60).json()["rounds"]
+        return len(rounds) > before and bool(server.jobs().get("train"))
+
+    wait_until(training)
+    # Jobs that wait for their turn, a request that waits for a job, inferences in threads, an upload that never ends.
+    for _ in range(2):
+        requests.post(f"{server.url}/scoring/diversity?enqueue=true", timeout=60)
+    in_background(lambda: requests.post(f"{server.url}/scoring/diversity?run_sync=true&enqueue=true", timeout=60))
+    in_background(lambda: requests.post(f"{server.url}/batch/infer/sam?run_sync=true", timeout=60))
+    click = {"params": '{"label": "lunate", "foreground": [[31, 26, 0]], "background": [], "slice": 0}'}
+    for case in list(many.truth)[:6]:
+        in_background(lambda case=case: requests.post(f"{server.url}/infer/sam?image={case}", data=click, timeout=60))
+    connection = half_an_upload(server)
+    wait_until(lambda: server.jobs().get("scoring"))
+    log = server.log.stat().st_size
+
+    began = time.monotonic()
+    os.killpg(server.process.pid, number) if whole_group else server.process.send_signal(number)
+    if twice:
+        time.sleep(0.2)
+        server.process.send_signal(number)
+    code = server.process.wait(LONGEST)
+    took = time.monotonic() - began
+    connection.close()
+    assert code == 0 and took < LONGEST
+    print(f"{signal.Signals(number).name}: ended after {took:.2f} s")
+    wait_until(lambda: not server.members(), 5)
+    said = server.log.read_bytes()[log:].decode(errors="replace")
+    assert said.splitlines()[-1] == "samstudent: stopped" and "Traceback" not in said, said
+
+    server.start_again()
+    server.wait_until_up()
+    rounds = requests.get(f"{server.url}/samstudent/rounds", timeout=60).json()["rounds"]
+    assert len(rounds) == before + 1 and rounds[-1]["status"] == "interrupted"
+    assert twice or (rounds[-1]["finished"] and "stopped" in rounds[-1]["error"])
+    listed = requests.get(f"{server.url}/datastore/?output=all", timeout=60).json()["objects"]
+    assert len(listed) == MANY
+    for case, file in labels.items():
+        assert sha256_file(many.folder / "labels" / "final" / f"{case}.seg.nrrd") == sha256_file(file)
+
+
+def test_two_annotators_over_http(server: RunningServer, many: TinyStudy) -> None:
+    """One pages through the whole study; the other gets cases all the same, and hears it when one is shared."""
+    if server.process.poll() is not None:
+        server.start_again()
+    server.wait_until_up()
+    anna, bob = server.client("anna"), server.client("bob")
+    unlabelled = MANY - requests.get(f"{server.url}/info/", timeout=60).json()["datastore"]["completed"]
+    seen = [anna.next_sample("uniform", {})["id"] for _ in range(unlabelled)]
+    assert len(set(seen)) == unlabelled
+    got = [bob.next_sample("uniform", {}) for _ in range(3)]
+    assert len({answer["id"] for answer in got}) == 3 and not any("shared_with" in answer for answer in got)
+    # Anna clicks in a case: it stays hers when she goes on.
+    case = anna.next_sample("uniform", {})["id"]
+    click = {"label": "lunate", "foreground": [[31, 26, 0]], "background": [], "slice": 0}
+    anna.infer("sam", case, click)
+    assert anna.next_sample("uniform", {})["id"] != case
+    everything = [bob.next_sample("uniform", {}) for _ in range(unlabelled)]
+    assert case not in [answer["id"] for answer in everything if "shared_with" not in answer]
+
+
+def test_an_upload_goes_when_its_time_is_over(server: RunningServer, many: TinyStudy) -> None:
+    if server.process.poll() is not None:
+        server.start_again()
+    server.wait_until_up()
+
+    def upload(expiry: int) -> requests.Response:
+        with many.image("case00").open("rb") as file:
+            return requests.put(f"{server.url}/session/?expiry={expiry}", files={"files": file}, timeout=60)
+
+    for wrong in (-1, 10**6):
+        answer = upload(wrong)
+        assert answer.status_code == 400 and f"expiry={wrong}: seconds from 1 to 3600" in answer.json()["detail"]
+    session = upload(1).json()
+    assert session["session_info"]["expiry"] == 1
+    url = f"{server.url}/session/{session['session_id']}"
+    assert requests.get(url, timeout=60).ok
+    wait_until(lambda: requests.get(url, timeout=60).status_code == 404, 10)
+    assert not Path(session["session_info"]["path"]).exists()
+
+
+COMMAND = [sys.executable, "-m", "samstudent.cli.main"]
+
+
+def ended(process: subprocess.Popen[str], number: int) -> tuple[str, float]:
+    """Signal it as a terminal does; what it said, and after how many seconds it had ended."""
+    began = time.monotonic()
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[0]
+    return said, time.monotonic() - began
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_round_on_the_command_line_is_stopped(many: TinyStudy, tmp_path: Path, number: int) -> None:
+    from samstudent.rounds.ledger import Ledger
+
+    folder = tmp_path / "films"
+    (folder / "labels" / "final").mkdir(parents=True)
+    for case in list(many.truth)[:6]:
+        (folder / f"{case}.png").write_bytes(many.image(case).read_bytes())
+        many.label(case, folder / "labels" / "final")
+    command = [*COMMAND, "train", "-s", str(folder), "-t", str(many.task_file), "--pseudo-labels", "off"]
+    process = subprocess.Popen(
+        [*command, "--steps", "100000"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    ledger = Ledger(folder / ".samstudent" / "tiny")
+    wait_until(lambda: process.poll() is not None or ledger.rounds())
+    time.sleep(3)  # it trains by now
+    said, took = ended(process, number)
+    assert process.returncode == 128 + number and took < LONGEST
+    assert said.splitlines()[-1] == "samstudent: stopped" and "Traceback" not in said and "ERROR" not in said, said
+    (record,) = ledger.rounds()
+    assert record.status == "interrupted" and record.finished and not list(folder.rglob(".tmp-*"))
+
+
+def python(code: str) -> subprocess.Popen[str]:
+    """An interpreter that runs this text; all that it says on its ``stdout``."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_what_does_not_let_go_is_ended_all_the_same(tmp_path: Path) -> None:
+    """A thread pool that works on, a library that swallows the interruption, a child that ignores it."""
+    code = """
+import signal, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from samstudent.util.signals import stop
+child = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"]
+with stop.handled():
+    pool = ThreadPoolExecutor(1)
+    [pool.submit(time.sleep, 30) for _ in range(4)]
+    print(subprocess.Popen(child, start_new_session=True).pid, flush=True)
+    while True:
+        try:
+            time.sleep(99)
+        except BaseException:
+            pass
+"""
+    process = python(code)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    said, took = ended(process, signal.SIGTERM)
+    assert (process.returncode, said) == (128 + signal.SIGTERM, "samstudent: stopped\n") and took < LONGEST
+    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, 5)
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    code = """
+import time
+from samstudent.util.signals import stop
+said = "ready"
+with stop.handled():
+    while True:
+        try:
+            print(said, flush=True)  # in here: the signal may follow at once
+            time.sleep(99)
+        except BaseException:
+            said = "once"
+"""
+    process = python(code)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "once\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=LONGEST)[0] == "samstudent: stopped\n" and process.returncode == 130
+
+
+def test_nohup_goes_on() -> None:
+    code = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from samstudent.util.signals import handle_signals
+handle_signals(lambda number, frame: None)
+assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN and callable(signal.getsignal(signal.SIGTERM))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

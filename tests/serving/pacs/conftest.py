@@ -1,6 +1,0 @@
-"""Fixtures of film_study.py and ct_study.py for all files of this folder."""
-
-from ct_study import ct
-from film_study import film_server, films, orthanc
-
-__all__ = ["ct", "film_server", "films", "orthanc"]

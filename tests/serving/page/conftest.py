@@ -1,5 +1,0 @@
-"""Fixtures of review_bench.py for all files of this folder."""
-
-from review_bench import bench
-
-__all__ = ["bench"]

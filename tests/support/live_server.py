@@ -1,0 +1,247 @@
+"""A tiny study on disk, and the real server on it as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from monailabel.client import MONAILabelClient
+from PIL import Image
+
+from samstudent.imaging.case import read_image
+from samstudent.imaging.labels import write_masks
+from samstudent.server.jobs.forkserver import JOB_PREFIX, SERVER_NAME
+from samstudent.server.jobs.processes import HOST_MODULE
+from samstudent.task import Task, load_task
+
+APP = Path(__file__).resolve().parents[2] / "apps" / "samstudent"
+START_SECONDS = 120
+SIZE = 64
+CASES = [f"case{index:02d}" for index in range(10)]
+TASK = """\
+name: tiny
+dimension: 2
+structures: [radius, ulna, lunate]
+overlap: true
+student: {network: unet, size: [64, 64], channels: [8, 16]}
+training: {steps: 20, batch_size: 4, rotate: 5}
+pseudo_labels: {threshold: 0.0}
+sam: {adapt: {steps: 6, batch_size: 2}}
+trust: {readers: false, trials: 1}
+holdout: {fraction: 0.2}
+"""
+
+
+@dataclass
+class TinyStudy:
+    """Ten drawn films of three overlapping bones, 64 x 64, with their truth."""
+
+    folder: Path
+    task_file: Path
+    task: Task
+    truth: dict[str, np.ndarray]
+
+    def image(self, case: str) -> Path:
+        return self.folder / f"{case}.png"
+
+    def label(self, case: str, folder: Path, by: int = 0) -> Path:
+        """The truth of a case as an annotator's file, ``by`` columns to the right."""
+        path = folder / f"{case}.seg.nrrd"
+        write_masks(path, np.roll(self.truth[case], by, axis=2), self.task, read_image(self.image(case)).grid)
+        return path
+
+
+def draw_film(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint16 (64, 64) and masks bool (3, 64, 64): two shafts and a round bone over both."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    shift, tilt = rng.uniform(-4, 4), rng.uniform(-0.1, 0.1)
+    middle = x - shift - tilt * (y - 40)
+    radius = (abs(middle - 24) < 6) & (y > 26)
+    ulna = (abs(middle - 40) < 4) & (y > 26)
+    lunate = (middle - 31) ** 2 + (y - 26) ** 2 < rng.uniform(9, 12) ** 2
+    masks = np.stack([radius, ulna, lunate])
+    pixels = 8000 + 9000 * masks.sum(axis=0) + rng.normal(0, 600, masks.shape[1:])
+    return pixels.astype(np.uint16), masks
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
+    """A fresh study for each file of tests."""
+    root = tmp_path_factory.mktemp("study")
+    folder = root / "films"
+    folder.mkdir()
+    (root / "tiny.yaml").write_text(TASK)
+    truth = {}
+    for index, case in enumerate(CASES):
+        pixels, truth[case] = draw_film(np.random.default_rng(index))
+        Image.fromarray(pixels).save(folder / f"{case}.png")
+    return TinyStudy(folder, root / "tiny.yaml", load_task(root / "tiny.yaml"), truth)
+
+
+class RunningServer:
+    """``monailabel start_server`` with our app, in a process group of its own, on a free loopback port."""
+
+    def __init__(
+        self,
+        study: TinyStudy,
+        home: Path,
+        *,
+        main: str | None = None,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        certificate: Path | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            study: what it serves.
+            home: takes the place of the user's; for its app folder, log, sessions and temporary files.
+            main: text of the app's main.py, if not ours.
+            options: more of the command's.
+            environment: more variables.
+            certificate: the one it serves with TLS by, so that it can be trusted.
+        """
+        self.certificate = certificate
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
+        self.log = home / "server.log"
+        app = home / "app"
+        app.mkdir()
+        (app / "main.py").write_text(main or (APP / "main.py").read_text())
+        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
+        command += ["--studies", str(study.folder), "--conf", "task", str(study.task_file)]
+        command += ["--host", "127.0.0.1", "--port", str(self.port), *options]
+        # Its sessions, caches and temporary files go under home, not to the user's.
+        self.temporary = home / "tmp"
+        self.temporary.mkdir()
+        self._environment = {
+            **os.environ,
+            "HOME": str(home),
+            "TMPDIR": str(self.temporary),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+            **(environment or {}),
+        }
+        self._command, self._home = command, home
+        self.start_again()
+
+    def start_again(self) -> None:
+        """As at first, with what the last one has left."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                cwd=self._home,
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                answer = requests.get(
+                    f"{self.url}/info/", timeout=10, verify=self.certificate and str(self.certificate)
+                )
+                if answer.status_code in (200, 401):
+                    return
+            except requests.ConnectionError:
+                time.sleep(0.3)
+        pytest.fail(f"the server did not start:\n{self.tail()}")
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def members(self) -> list[psutil.Process]:
+        """Processes of the server's group, itself included: its training, scoring and batch children are in it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getpgid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue
+        return found
+
+    def jobs(self) -> dict[str, psutil.Process]:
+        """Kind (train, scoring, batch_infer) -> the process that does the host's job of this kind now."""
+        found = {}
+        for process in self.members():
+            with contextlib.suppress(psutil.Error):
+                name, command = process.name(), process.cmdline()
+                if HOST_MODULE in command:  # no fork, but an interpreter of its own
+                    found[command[command.index(HOST_MODULE) + 2]] = process
+                elif name.startswith(JOB_PREFIX) and name != SERVER_NAME:
+                    found[name.removeprefix(JOB_PREFIX)] = process
+        return found
+
+    def stop(self) -> None:
+        """End the server and every process it has started, whatever state they are in."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def client(self, name: str = "annotator") -> MONAILabelClient:
+        return MONAILabelClient(self.url, client_id=name)
+
+    def wait_for(self, method: str, seconds: float = 180) -> dict[str, Any]:
+        """The last job of a kind (train, batch/infer, scoring) when it has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            job = requests.get(f"{self.url}/{method}/", timeout=30).json()
+            if job.get("status") not in ("SUBMITTED", "RUNNING"):
+                return dict(job)
+            time.sleep(0.3)
+        pytest.fail(f"{method} did not end within {seconds} s:\n{self.tail()}")
+
+
+@pytest.fixture(scope="module")
+def server(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server on the tiny study; it and its children are stopped at the end, also after a failure."""
+    running = RunningServer(study, tmp_path_factory.mktemp("home"))
+    try:
+        running.wait_until_up()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def client(server: RunningServer, tmp_path: Path) -> MONAILabelClient:
+    """MONAI Label's own client, the one that 3D Slicer's module uses."""
+    return MONAILabelClient(server.url, tmpdir=str(tmp_path), client_id="annotator")
+
+
+def detail(response: requests.Response) -> str:
+    """The reason in an error's JSON."""
+    return str(json.loads(response.text)["detail"])
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 180) -> Any:
+    """What a condition gives as soon as that is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.2)
+    pytest.fail("it did not happen in time")

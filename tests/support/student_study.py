@@ -1,0 +1,80 @@
+"""A study folder of drawn cases with the host's datastore, and a SAM that draws what is bright."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from samstudent.imaging.case import read_image
+from samstudent.imaging.labels import write_masks
+from samstudent.rounds.study import Study
+from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.student.data import prepare_case
+from samstudent.student.training import train_student
+from samstudent.task import Task
+from support.drawn import FakeSam, case_image, shapes, small_task, write_png
+
+
+class DrawnStudy(Study):
+    """With a SAM that needs no weights."""
+
+    def plain_sam(self) -> Any:
+        return FakeSam()
+
+
+@dataclass
+class Bench:
+    """What a test works on."""
+
+    study: DrawnStudy
+    datastore: SafeLocalDatastore
+    truths: dict[str, NDArray[Any]]
+    folder: Path
+
+    def label(self, *ids: str) -> None:
+        """A human labels these cases."""
+        for case_id in ids:
+            image = read_image(self.datastore.get_image_uri(case_id))
+            path = self.folder.parent / f"{case_id}.label.png"
+            write_masks(path, self.truths[case_id], self.study.task, image.grid)
+            self.datastore.save_label(case_id, str(path), "final", {})
+
+
+def make_bench(folder: Path, count: int, task: Task) -> Bench:
+    folder.mkdir()
+    truths = {}
+    for seed in range(count):
+        pixels, truths[f"c{seed}"] = shapes(seed)
+        write_png(folder / f"c{seed}.png", pixels)
+    study = DrawnStudy(str(folder), str(folder), task)
+    datastore = SafeLocalDatastore(str(folder), auto_reload=False)
+    return Bench(study, datastore, truths, folder)
+
+
+#: ``FakeSam`` has nothing to train, and readers take seconds to learn.
+TASK = small_task(holdout={"fraction": 0.25}, trust={"adapt": False, "readers": False, "trials": 2})
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Eight cases, none labelled."""
+    return make_bench(tmp_path / "study", 8, TASK)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt disks and squares, and that one may be missing."""
+    path = tmp_path_factory.mktemp("trained") / "model.pt"
+    cases = []
+    for seed in range(50, 60):
+        pixels, masks = shapes(seed)
+        if seed % 3 == 0:
+            pixels, masks = np.where(masks[1], 40, pixels), masks * np.array([True, False])[:, None, None]
+        cases.append(prepare_case(f"case{seed}", case_image(pixels), masks, TASK))
+    train_student(cases, TASK, path, seed=1, steps=100)
+    return path
