@@ -1,0 +1,90 @@
+"""Worker process of ``local_processes``: runs the shards that it is sent, and ends when its parent does.
+
+This module imports nothing that starts threads: the environment that limits threads and names the GPU is set before the
+work, and with it torch, is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from samstudent.engine.in_process import run_item
+from samstudent.engine.protocol import Outcome, reason_of
+from samstudent.util.signals import end_now
+
+#: Seconds between two messages about the progress of one item.
+_PAUSE = 0.5
+
+
+def serve(connection: Connection, environment: Mapping[str, str], log: Path | None) -> None:
+    """Run shards until the connection is closed.
+
+    Args:
+        connection: gets (pickled work, keys); sends ("progress", key, done, total) and ("outcome", Outcome).
+        environment: variables to set before the work is imported.
+        log: file to which standard output and error are appended, also those of libraries; None: the parent's.
+    """
+    # The terminal sends Ctrl-C to all processes; the parent decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+    if log is not None:
+        _append_output_to(log)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    os.environ.update(environment)
+    while True:
+        try:
+            pickled, keys = connection.recv()
+        except EOFError:
+            return
+        try:
+            work = pickle.loads(pickled)
+        except Exception as error:
+            logging.warning("the work cannot be unpickled", exc_info=True)
+            for key in keys:
+                connection.send(("outcome", Outcome(key, "failed", reason_of(error))))
+            continue
+        for key in keys:
+            connection.send(("outcome", run_item(work, key, _Progress(connection, key))))
+
+
+class _Progress:
+    """Sends the progress of one item, not too often."""
+
+    def __init__(self, connection: Connection, key: str) -> None:
+        self.connection, self.key, self.last = connection, key, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self.last >= _PAUSE:
+            self.last = now
+            message: tuple[Any, ...] = ("progress", self.key, done, total)
+            self.connection.send(message)
+
+
+def _end_with_parent() -> None:
+    """Kill this process and its children when the parent has ended, in whatever way."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        end_now(1)
+
+
+def _append_output_to(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
