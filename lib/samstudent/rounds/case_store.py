@@ -1,0 +1,225 @@
+"""Prepared cases on disk: each image and label is read from its file once, then from here.
+
+A process never holds all cases: training reads each as it is drawn (some milliseconds), so memory does not grow with
+the number of cases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from samstudent import __version__
+from samstudent.imaging.annotations import LabelledMasks
+from samstudent.imaging.case import CaseImage
+from samstudent.imaging.grid_json import grid_from_json, grid_to_json
+from samstudent.student.data import TrainingCase, prepare_case
+from samstudent.task import Task
+from samstudent.util.files import atomic_write
+
+#: Sections and keys of the task that reading and preparing a case depend on.
+_TASK_KEYS = {"dimension", "structures", "overlap", "unmentioned", "image", "student"}
+
+
+@dataclass(frozen=True)
+class CaseContent:
+    """What tells a case from any other.
+
+    Attributes:
+        image: SHA-256, hex, of the content of the image file (``rounds.trained.content_of``).
+        label: SHA-256, hex, of the human label's file; None: there is no human label.
+        names: ``names[v - 1]`` is the structure that value v of the label means; None: the task's values, or the file
+            names them.
+    """
+
+    image: str
+    label: str | None = None
+    names: tuple[str, ...] | None = None
+
+
+class CaseSource(Protocol):
+    """A case where it comes from: files, a datastore, an experiment's folder. Other processes get it pickled."""
+
+    @property
+    def id(self) -> str: ...
+
+    def content(self) -> CaseContent:
+        """The digests; files that lie elsewhere are fetched for it.
+
+        Raises:
+            UserError, OSError: the files cannot be had.
+        """
+
+    def read(self, task: Task) -> tuple[CaseImage, LabelledMasks | None]:
+        """Decode the image and, where there is one, the human label.
+
+        Raises:
+            UserError, OSError: one of them cannot be read, or the label has none of the task's structures annotated.
+        """
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case in a ``CaseStore``.
+
+    Attributes:
+        id: of the case.
+        content: its digests.
+        key: name of its file.
+    """
+
+    id: str
+    content: CaseContent
+    key: str
+
+
+@dataclass(frozen=True)
+class CaseStore:
+    """Prepared cases of one task, a safetensors file each, named by a digest of all that their content depends on.
+
+    Attributes:
+        folder: made when missing.
+        task: the student's grid and the meaning of labels are part of the key.
+    """
+
+    folder: Path
+    task: Task
+
+    def key_of(self, content: CaseContent) -> str:
+        """SHA-256, hex, of the case's digests and of what of the task shapes a prepared case."""
+        task = self.task.model_dump(mode="json", include=_TASK_KEYS)
+        parts = [__version__, content.image, content.label, content.names, task]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def add(self, source: CaseSource) -> PreparedCase:
+        """Decode and prepare a case, unless that was done before.
+
+        Raises: as ``CaseSource.content`` and ``read``.
+        """
+        content = source.content()
+        case = PreparedCase(source.id, content, self.key_of(content))
+        path = self._path(case)
+        if path.is_file():
+            with suppress(OSError):
+                os.utime(path)
+        else:
+            image, label = source.read(self.task)
+            atomic_write(path, _packed(image, label, self.task))
+        return case
+
+    def image(self, case: PreparedCase) -> CaseImage:
+        """The image as it was decoded; its ``notes`` are not kept."""
+        with safe_open(self._path(case), framework="np") as file:
+            meta = _meta(file)
+            pixels = file.get_tensor("pixels").astype(np.float32)
+            shape = pixels.shape[1:]
+            padding = _unpack(file.get_tensor("padding"), shape) if "padding" in file.keys() else None  # noqa: SIM118
+        window = None if meta["window"] is None else (float(meta["window"][0]), float(meta["window"][1]))
+        path = None if meta["path"] is None else Path(meta["path"])
+        return CaseImage(pixels, grid_from_json(meta["grid"]), window, path, padding)
+
+    def truth(self, case: PreparedCase) -> LabelledMasks | None:
+        """The human label on the image's canonical grid; None where there is none."""
+        with safe_open(self._path(case), framework="np") as file:
+            if "truth" not in file.keys():  # noqa: SIM118 (no mapping)
+                return None
+            shape = (len(self.task.names), *file.get_slice("pixels").get_shape()[1:])
+            unknown = _unpack(file.get_tensor("unknown"), shape) if "unknown" in file.keys() else None  # noqa: SIM118
+            return LabelledMasks(_unpack(file.get_tensor("truth"), shape), unknown)
+
+    def labelled(self, case: PreparedCase) -> tuple[CaseImage, LabelledMasks]:
+        """Image and human label of a labelled case.
+
+        Raises:
+            ValueError: it has no label.
+        """
+        truth = self.truth(case)
+        if truth is None:
+            raise ValueError(f"case {case.id} has no human label")
+        return self.image(case), truth
+
+    def training_case(self, case: PreparedCase) -> TrainingCase:
+        """The case on the student's grid with its human label; without one nothing is known of it (weights 0)."""
+        with safe_open(self._path(case), framework="np") as file:
+            found = {name: file.get_tensor(name) for name in _STUDENT_TENSORS if name in file.keys()}  # noqa: SIM118
+        shown = found["shown"].astype(np.float32)
+        shape = (len(self.task.names), *shown.shape[1:])
+        nothing = np.broadcast_to(np.False_, shape)
+        if "taught" not in found:
+            return TrainingCase(case.id, shown, nothing, nothing, np.zeros(len(nothing), dtype=np.float32), False)
+        ignore = _unpack(found["ignore"], shape) if "ignore" in found else nothing
+        return TrainingCase(case.id, shown, _unpack(found["taught"], shape), ignore, found["weights"], True)
+
+    def presence(self, cases: Sequence[PreparedCase]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which structures the human labels show, and which they speak of: bool (cases, S) each."""
+        shown = np.zeros((len(cases), len(self.task.names)), dtype=bool)
+        annotated = np.zeros_like(shown)
+        for row, case in enumerate(cases):
+            found = self.training_case(case)
+            shown[row] = found.masks.reshape(len(found.masks), -1).any(1)
+            annotated[row] = found.weights > 0
+        return shown, annotated
+
+    def prune(self, keep: Collection[PreparedCase]) -> None:
+        """Remove all other cases, of earlier rounds, tasks or versions."""
+        keys = {case.key for case in keep}
+        for path in self.folder.glob("*.safetensors"):
+            if path.stem not in keys:
+                path.unlink(missing_ok=True)
+
+    def _path(self, case: PreparedCase) -> Path:
+        return self.folder / f"{case.key}.safetensors"
+
+
+#: Tensors of ``CaseStore.training_case``.
+_STUDENT_TENSORS = ("shown", "taught", "weights", "ignore")
+
+
+def _packed(image: CaseImage, label: LabelledMasks | None, task: Task) -> bytes:
+    """The file of a case: pixels and, as bits, masks on the image's grid; what the student sees as float16."""
+    masks = np.zeros((len(task.names), *image.grid.spatial_shape), dtype=bool) if label is None else label.masks
+    ignore, weights = (None, None) if label is None else (label.ignore, label.annotated)
+    prepared = prepare_case("", image, masks, task, ignore=ignore, weights=weights)
+    tensors: dict[str, NDArray[Any]] = {"pixels": compact(image.pixels), "shown": prepared.image.astype(np.float16)}
+    if image.padding is not None:
+        tensors["padding"] = np.packbits(image.padding)
+    if label is not None:
+        tensors |= {"truth": np.packbits(label.masks), "taught": np.packbits(prepared.masks)}
+        tensors["weights"] = prepared.weights
+        if label.unknown is not None:
+            tensors |= {"unknown": np.packbits(label.unknown), "ignore": np.packbits(prepared.ignore)}
+    path = None if image.path is None else str(image.path)
+    meta = {"grid": grid_to_json(image.grid), "window": image.window, "path": path}
+    return save(tensors, metadata={"case": json.dumps(meta)})
+
+
+def compact(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Pixels in as few bytes as lose nothing: uint8, uint16, int16 or float32."""
+    low, high = float(pixels.min()), float(pixels.max())
+    for kind in (np.uint8, np.uint16, np.int16):
+        limits = np.iinfo(kind)
+        if limits.min <= low and high <= limits.max:
+            rounded = np.rint(pixels)
+            if (rounded == pixels).all():
+                return np.asarray(rounded.astype(kind))
+    return np.ascontiguousarray(pixels, dtype=np.float32)
+
+
+def _meta(file: Any) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.metadata()["case"])
+    return content
+
+
+def _unpack(bits: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)

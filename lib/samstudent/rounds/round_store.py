@@ -1,0 +1,120 @@
+"""Where a round finds and leaves what it works on: prepared cases, models, pseudo labels, records, and SAM.
+
+The server's trainer extends it by the study's datastore and ledger (``server/tasks/study_round.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samstudent.imaging.case import CaseImage
+from samstudent.pseudolabels.case import PseudoLabel
+from samstudent.pseudolabels.provenance import Provenance
+from samstudent.pseudolabels.trust import Trust
+from samstudent.rounds.case_store import CaseStore
+from samstudent.rounds.pseudo_store import PseudoLabelStore
+from samstudent.sam.backends import SamBackend, SamModel, load_backend
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.task import Task
+from samstudent.util.files import atomic_write
+
+
+class RoundStore:
+    """Folders of one round. The methods from ``policy_fitted`` on are called during a round and may be overridden.
+
+    Args:
+        folder: of this round: ``model.pt``, ``policy/``, ``scores.json``, ``inputs.json``.
+        task: the checked task.
+        shared: of all rounds: prepared cases, cross-fitted students, pseudo labels; None: ``folder``.
+        sam: the plain SAM; None: the task's, loaded when it is first needed.
+        earlier_policies: policy folders of earlier rounds, the best to look at first; what was learnt from the same
+            labels is used again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        task: Task,
+        shared: Path | None = None,
+        sam: SamModel | None = None,
+        earlier_policies: Sequence[Path] = (),
+    ) -> None:
+        self.folder, self.task = folder, task
+        self.shared = shared or folder
+        self.cases = CaseStore(self.shared / "prepared", task)
+        self.labels = PseudoLabelStore(self.shared / "pseudo", self.cases)
+        self.earlier_policies = list(earlier_policies)
+        self._sam = sam
+        self._scores: dict[str, Any] = {"structures": task.names}
+
+    @property
+    def model_path(self) -> Path:
+        """The new student's model file."""
+        return self.folder / "model.pt"
+
+    @property
+    def policy_folder(self) -> Path:
+        """For what is learnt from the labels."""
+        return self.folder / "policy"
+
+    @property
+    def embeddings(self) -> EmbeddingCache | None:
+        """SAM's embeddings on disk; None: they are computed whenever they are needed."""
+        return EmbeddingCache(self.shared / "embeddings")
+
+    def plain_sam(self) -> SamModel:
+        """SAM as published."""
+        if self._sam is None:
+            self._sam = load_backend(self.task.sam)
+        return self._sam
+
+    def active_sam(self) -> SamBackend:
+        """The SAM that refines masks where no policy is fitted: an adapted one, where there is one."""
+        return self.plain_sam()
+
+    def write_record(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write ``<name>.json`` into the round's folder."""
+        atomic_write(self.folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False))
+
+    def add_scores(self, **scores: Any) -> None:
+        """Add to ``scores.json``, which is written at once: a round that fails later keeps it."""
+        self._scores |= scores
+        self.write_record("scores", self._scores)
+
+    def policy_fitted(self, policy: Trust, labels: Mapping[str, Any]) -> Trust:
+        """Called when this round has a policy; returns the one to label by.
+
+        Args:
+            policy: of this round.
+            labels: case id -> digests of the labels that it was fitted to.
+        """
+        return policy
+
+    def has_label(self, case_id: str, expected: Sequence[Provenance]) -> bool:
+        """Whether the pseudo labels of a case that people see are there, and made with just this."""
+        return True
+
+    def drop_labels(self, case_id: str) -> None:
+        """Called before the pseudo labels of a case are made anew."""
+
+    def label_made(self, case_id: str, image: CaseImage, label: PseudoLabel) -> None:
+        """Called with each refined pseudo label that was made."""
+
+    def may_train(self, case_id: str, info: Mapping[str, Any]) -> bool:
+        """Whether people let this pseudo label train; ``info`` as of ``PseudoLabel.info``."""
+        return True
+
+    def training_set(self, labels: Sequence[str], pseudo: Mapping[str, Any], left_out: Mapping[str, str]) -> None:
+        """Called when it is known what trains.
+
+        Args:
+            labels: ids of human labels.
+            pseudo: ``ledger.PseudoUsed`` as JSON.
+            left_out: id -> reason, of labelled cases that do not train.
+        """
+
+    def student_trained(self, digest: str) -> None:
+        """Called when ``model.pt`` is whole, with its SHA-256."""
