@@ -21,7 +21,7 @@ from samstudent.demo.pacs import make_pacs_study
 from samstudent.errors import NotFound
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
-from samstudent.cli.server import pacs_folder
+from samstudent.server.pacs.state_folder import pacs_folder
 from samstudent.task import load_task
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from samstudent.imaging.label_tags import FINAL
 from samstudent.rounds.study import Study
-from samstudent.server.datastore.study_folder import FINAL, SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from support.live_server import CASES, TinyStudy
 
 LEFT_OUT = shutil.ignore_patterns("embeddings", "*.lock")
@@ -14,7 +15,7 @@ LEFT_OUT = shutil.ignore_patterns("embeddings", "*.lock")
 
 def work(study: TinyStudy, tmp_path: Path) -> Study:
     """Two labels, one of them twice, and a promoted round."""
-    datastore = SafeLocalDatastore(study.folder)
+    datastore = StudyFolderDatastore(study.folder)
     for case, author in ((CASES[0], "anna"), (CASES[1], "rita"), (CASES[0], "ada")):
         datastore.save_label(case, str(study.label(case, tmp_path)), FINAL, {"user": author})
     state = Study(str(study.folder), str(tmp_path), study.task)
@@ -30,7 +31,7 @@ def test_a_copy_elsewhere_is_the_study(study: TinyStudy, tmp_path: Path) -> None
     before = work(study, tmp_path)
     elsewhere = tmp_path / "another machine" / "knees"
     shutil.copytree(study.folder, elsewhere, ignore=LEFT_OUT)
-    datastore = SafeLocalDatastore(elsewhere)
+    datastore = StudyFolderDatastore(elsewhere)
     assert sorted(datastore.list_images()) == CASES
     assert sorted(datastore.get_labeled_images()) == CASES[:2]
     assert datastore.get_label_info(CASES[0], FINAL)["user"] == "ada"
@@ -46,11 +47,11 @@ def test_a_copy_elsewhere_is_the_study(study: TinyStudy, tmp_path: Path) -> None
 
 def test_a_copy_made_while_somebody_saves(study: TinyStudy, tmp_path: Path) -> None:
     """The list was copied before a label was saved, the label after: it is taken in, though not who drew it."""
-    datastore = SafeLocalDatastore(study.folder)
+    datastore = StudyFolderDatastore(study.folder)
     elsewhere = tmp_path / "copy"
     early = shutil.copytree(study.folder, tmp_path / "early", ignore=LEFT_OUT)
     datastore.save_label(CASES[5], str(study.label(CASES[5], tmp_path)), FINAL, {"user": "anna"})
     shutil.copytree(study.folder, elsewhere, ignore=LEFT_OUT)
     shutil.copy(early / "datastore_v2.json", elsewhere / "datastore_v2.json")
-    restored = SafeLocalDatastore(elsewhere)
+    restored = StudyFolderDatastore(elsewhere)
     assert CASES[5] in restored.get_labeled_images()

@@ -28,7 +28,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 
 import samstudent
 from samstudent.server import host_fixes
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 
 # Taken before apply(), which other test files may have called already: functools.wraps keeps the host's own function.
 HOST_BATCH = getattr(BatchInferTask.__call__, "__wrapped__", BatchInferTask.__call__)
@@ -70,8 +70,8 @@ class Trained(TrainTask):  # type: ignore[misc]
 
 
 class App(MONAILabelApp):  # type: ignore[misc]
-    def init_datastore(self) -> SafeLocalDatastore:
-        return SafeLocalDatastore(self.studies)
+    def init_datastore(self) -> StudyFolderDatastore:
+        return StudyFolderDatastore(self.studies)
 
     def init_trainers(self) -> dict[str, TrainTask]:
         return {"student": Trained("student")}

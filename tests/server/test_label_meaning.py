@@ -23,12 +23,13 @@ from PIL import Image
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.grid import Grid
+from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.labels import read_masks, write_masks
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.imaging.value_names import KEY, TaskIdentity, ValueNames, sidecar_of, write_sidecar
 from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.server.datastore.label_folder import LabelFolder, claim, confirm, label_folder
-from samstudent.server.datastore.study_folder import FINAL, SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.task import Task
 from samstudent.util.files import sha256_file
 
@@ -65,7 +66,7 @@ def add_images(folder: Path, *cases: str) -> None:
         Image.fromarray(noise).save(folder / f"{case}.png")
 
 
-def open_study(folder: Path, task: Task = TASK, **options: Any) -> SafeLocalDatastore:
+def open_study(folder: Path, task: Task = TASK, **options: Any) -> StudyFolderDatastore:
     """As the app opens it."""
     place = label_folder(folder, task)
     owns = place == LabelFolder()
@@ -74,7 +75,7 @@ def open_study(folder: Path, task: Task = TASK, **options: Any) -> SafeLocalData
         grid = read_image(folder / f"{case}.png").grid
         read_masks(file, task, grid, names=names_for_reading(file, info))
 
-    return SafeLocalDatastore(
+    return StudyFolderDatastore(
         folder, task=task, place=place, claim=partial(claim, folder, task) if owns else lambda: None,
         check_label=check, **options,
     )  # fmt: skip
@@ -93,13 +94,13 @@ def study(tmp_path: Path) -> Path:
     return folder
 
 
-def masks_of(store: SafeLocalDatastore, task: Task = TASK) -> dict[str, dict[str, NDArray[np.bool_]]]:
+def masks_of(store: StudyFolderDatastore, task: Task = TASK) -> dict[str, dict[str, NDArray[np.bool_]]]:
     """What a training reads: case -> structure -> mask."""
     files = human_cases(store, store.get_labeled_images())
     return {f.id: dict(zip(task.names, read_truth(f, task)[1].masks, strict=True)) for f in files}
 
 
-def assert_right(store: SafeLocalDatastore, count: int, task: Task = TASK) -> None:
+def assert_right(store: StudyFolderDatastore, count: int, task: Task = TASK) -> None:
     found = masks_of(store, task)
     assert len(found) == count
     for case, masks in found.items():
@@ -222,7 +223,7 @@ def test_labels_of_an_earlier_version(tmp_path: Path) -> None:
     """Of which the list knows ``label_info`` alone."""
     folder = tmp_path / "study"
     add_images(folder, "c0", "c1")
-    store = SafeLocalDatastore(folder)
+    store = StudyFolderDatastore(folder)
     store.save_label("c0", str(draw(tmp_path / "upload.png")), FINAL, dict(INFO))
     store.save_label("c1", str(draw(tmp_path / "upload.png", 1, nerve=1, vessel=2)), FINAL, {})
     assert KEY not in store.get_label_info("c0", FINAL)

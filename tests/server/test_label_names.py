@@ -15,7 +15,7 @@ from PIL import Image
 
 from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.server.datastore.label_folder import label_folder
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from support.live_server import CASES, RunningServer, TinyStudy, detail
 
 pytestmark = pytest.mark.server
@@ -44,7 +44,7 @@ def put(server: RunningServer, case: str, file: Path, label_info: Any) -> reques
 
 
 def trained_on(study: TinyStudy, case: str) -> dict[str, np.ndarray]:
-    datastore = SafeLocalDatastore(study.folder, read_only=True)
+    datastore = StudyFolderDatastore(study.folder, read_only=True)
     (files,) = human_cases(datastore, [case])
     return dict(zip(study.task.names, read_truth(files, study.task)[1].masks, strict=True))
 
@@ -146,7 +146,7 @@ def test_images_and_labels_copied_alone_into_a_new_study(
     copy = tmp_path / "copy"
     shutil.copytree(study.folder / "labels" / "final", copy / "labels" / "final")
     shutil.copy(study.image(case), copy)
-    store = SafeLocalDatastore(copy, task=study.task)
+    store = StudyFolderDatastore(copy, task=study.task)
     (files,) = human_cases(store, [case])
     drawn = np.asarray(Image.open(copy / "labels" / "final" / f"{case}.png"))
     masks = read_truth(files, study.task)[1].masks

@@ -22,7 +22,7 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import label_map, read_masks
 from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.rounds.study import Study
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.student.data import prepare_case
 from samstudent.student.predict import save_model
 from samstudent.student.training import new_network, train_student
@@ -82,7 +82,7 @@ def submit(panel: Panel) -> None:
 
 def trained_on(study: TinyStudy, case: str) -> NDArray[np.bool_]:
     """What a training reads of a case's submitted label: bool (S, y, x)."""
-    datastore = SafeLocalDatastore(str(study.folder), auto_reload=False, read_only=True)
+    datastore = StudyFolderDatastore(str(study.folder), auto_reload=False, read_only=True)
     (files,) = human_cases(datastore, [case])
     return read_truth(files, study.task)[1].masks.astype(bool)
 

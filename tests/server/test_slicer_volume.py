@@ -19,7 +19,7 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
 from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.rounds.study import Study
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.student.predict import save_model
 from samstudent.student.training import new_network
 from samstudent.task import Task, load_task
@@ -183,7 +183,7 @@ def test_what_was_drawn_is_what_is_trained_on(panel: Panel, study: Solids, axes:
     panel.segments.arrange(["posterior", "background", "middle", "anterior"])
     panel.ui.saveLabelButton.click()
     panel.quiet()
-    datastore = SafeLocalDatastore(str(study.folder), auto_reload=False, read_only=True)
+    datastore = StudyFolderDatastore(str(study.folder), auto_reload=False, read_only=True)
     (files,) = human_cases(datastore, [case])
     image, read_back = read_truth(files, study.task)
     assert (image.grid.to_file(read_back.masks) == masks).all()

@@ -23,7 +23,7 @@ from samstudent.rounds.schedule import Scheduler
 from samstudent.rounds.study import Study
 from samstudent.server.api import exception_handlers
 from samstudent.server.api.routes import router
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.task import Task
 from support.drawn import shapes, small_task, write_png
 
@@ -48,7 +48,7 @@ def shifted(masks: NDArray[Any], by: int = 2) -> NDArray[Any]:
 
 
 def write_pseudo_label(
-    datastore: SafeLocalDatastore,
+    datastore: StudyFolderDatastore,
     task: Task,
     case: str,
     refined: NDArray[Any],
@@ -86,7 +86,7 @@ def write_pseudo_label(
 @dataclass
 class Bench:
     study: Study
-    datastore: SafeLocalDatastore
+    datastore: StudyFolderDatastore
     truths: dict[str, NDArray[Any]]
     app: FastAPI
     saved: list[str]
@@ -106,7 +106,7 @@ def make_bench(folder: Path, task: Task, draw: Callable[[Path, int], NDArray[Any
     folder.mkdir(exist_ok=True)
     truths = {case: draw(folder / case, number) for number, case in enumerate(cases)}
     study = Study(str(folder), str(folder), task)
-    datastore = SafeLocalDatastore(str(folder), auto_reload=False)
+    datastore = StudyFolderDatastore(str(folder), auto_reload=False)
     study.holdout.extend(datastore.list_images(), [])
     saved: list[str] = []
     scheduler = Scheduler(task.schedule, study.ledger, list, busy=lambda: False, start=lambda reason: None)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import write_masks
 from samstudent.rounds.study import Study
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.student.data import prepare_case
 from samstudent.student.training import train_student
 from samstudent.task import Task
@@ -32,7 +32,7 @@ class Bench:
     """What a test works on."""
 
     study: DrawnStudy
-    datastore: SafeLocalDatastore
+    datastore: StudyFolderDatastore
     truths: dict[str, NDArray[Any]]
     folder: Path
 
@@ -52,7 +52,7 @@ def make_bench(folder: Path, count: int, task: Task) -> Bench:
         pixels, truths[f"c{seed}"] = shapes(seed)
         write_png(folder / f"c{seed}.png", pixels)
     study = DrawnStudy(str(folder), str(folder), task)
-    datastore = SafeLocalDatastore(str(folder), auto_reload=False)
+    datastore = StudyFolderDatastore(str(folder), auto_reload=False)
     return Bench(study, datastore, truths, folder)
 
 

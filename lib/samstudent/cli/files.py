@@ -273,14 +273,14 @@ def _describe_pacs(url: str) -> str:
 
 def _pacs_problems(url: str, task: Task) -> list[str]:
     """The images of a PACS that a server could not use when it last read them, a line each."""
-    from samstudent.cli.server import pacs_folder
     from samstudent.rounds.study import Study
-    from samstudent.server.pacs.memory import Memory
+    from samstudent.server.pacs.state_folder import pacs_folder
+    from samstudent.server.pacs.sync_state import SyncState
 
     file = Study(url, str(pacs_folder(url)), task).folder / "pacs" / "pacs.sqlite"
     if not file.is_file():
         return []
-    return [f"case {case}: {problem}" for case, (_, problem) in sorted(Memory(file).image_problems().items())]
+    return [f"case {case}: {problem}" for case, (_, problem) in sorted(SyncState(file).image_problems().items())]
 
 
 def _value_names(folder: Path, place: LabelFolder, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:

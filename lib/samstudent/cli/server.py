@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from samstudent.errors import NotFound, Unavailable, UserError
+from samstudent.server.pacs.state_folder import pacs_folder
 from samstudent.task import load_task
-from samstudent.util.address import is_pacs, slug_of
+from samstudent.util.address import is_pacs
 from samstudent.util.files import atomic_write
 from samstudent.util.places import require_free, require_study_writable, require_temporary_folder, require_writable
 from samstudent.util.signals import end_now
@@ -221,15 +222,6 @@ def _where_app_lies(studies: str) -> Path:
         link = ", but a symbolic link that leads nowhere, or back to itself" if Path(studies).is_symlink() else ""
         raise NotFound(f"--studies {studies}: no such folder{link}")
     return Path(studies) / ".samstudent" / "app"
-
-
-def pacs_folder(url: str, data: Path | None = None) -> Path:
-    """Where all that is learnt from a PACS is kept: ``~/.local/share/samstudent/<address>``, or under XDG_DATA_HOME.
-
-    ``data`` stands for these.
-    """
-    data = data or Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return data / "samstudent" / slug_of(url)
 
 
 def _shipped_app() -> Path:

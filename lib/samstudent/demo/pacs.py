@@ -17,6 +17,7 @@ from samstudent.demo.films import dx_image, save_film
 from samstudent.demo.orthanc import Orthanc
 from samstudent.demo.study import DemoStudy
 from samstudent.imaging.folder import LABELS, list_folder
+from samstudent.server.pacs.state_folder import pacs_folder
 
 #: Fewer than in the demo on a folder: it shows the way over DICOMweb, not what it is worth.
 PACS_CASES, PACS_HOLDOUT = 12, 5
@@ -31,8 +32,6 @@ def make_pacs_study(output: Path, orthanc: Orthanc, cases: int, seed: int) -> De
         cases: training films.
         seed: of the films.
     """
-    from samstudent.cli.server import pacs_folder
-
     source, films = output / "phantoms", output / "films"
     phantom.make_study(source, cases + PACS_HOLDOUT, seed, holdout=PACS_HOLDOUT)
     films.mkdir()

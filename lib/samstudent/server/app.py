@@ -25,6 +25,7 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from samstudent import __version__
 from samstudent.errors import UserError, explain
 from samstudent.imaging.case import read_image
+from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.labels import read_masks
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.rounds.schedule import Scheduler
@@ -34,11 +35,11 @@ from samstudent.server.api import request_validation, threads
 from samstudent.server.auth import audit, logins
 from samstudent.server.auth.current_user import caller, user_name
 from samstudent.server.datastore.label_folder import LabelFolder, claim, label_folder
-from samstudent.server.datastore.study_folder import FINAL, SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.jobs import forkserver, processes
 from samstudent.server.pacs.client import Pacs
 from samstudent.server.pacs.datastore import SEND_SECONDS, PacsDatastore, ViewersGrid
-from samstudent.server.pacs.settings import PacsSettings
+from samstudent.server.pacs.settings import PacsSettings, require_supported
 from samstudent.server.shutdown import Shutdown
 from samstudent.server.tasks.active_learning import DiversityScoring, UncertaintyScoring, strategies
 from samstudent.server.tasks.batch_infer import SamstudentBatchInfer
@@ -104,15 +105,14 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
     # ---- the host asks for the parts ----
 
     def init_datastore(self) -> Datastore:
-        if self.study.is_remote and settings.MONAI_LABEL_DATASTORE.lower() in ("xnat", "dsa"):
-            return super().init_datastore()
+        require_supported(settings.MONAI_LABEL_DATASTORE, self.studies)
         if self.study.is_remote:
             return self._init_pacs()
         folder = Path(self.studies)
         place = label_folder(folder, self.task)
         if place.note and not processes.is_child():
             logger.warning("%s: %s", folder, place.note)
-        return SafeLocalDatastore(
+        return StudyFolderDatastore(
             self.studies,
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
@@ -129,7 +129,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         datastore = PacsDatastore(study.folder / "pacs", pacs, self.task, study.root / "images", self._check_label)
         if not processes.is_child():  # the server looks for its children, too
             audit.write_to(self.study.audit)  # what it takes in has its lines
-            datastore.first_look()
+            datastore.first_poll()
         return datastore
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -250,7 +250,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
     def label_times(self) -> list[float]:
         """When each case's human label was last saved, seconds since 1970."""
         datastore = self.datastore()
-        if isinstance(datastore, SafeLocalDatastore):
+        if isinstance(datastore, StudyFolderDatastore):
             return [saved for _, saved in datastore.label_times()]
         ids = datastore.get_labeled_images()
         return [float(datastore.get_label_info(case, FINAL).get("ts", 0)) for case in ids]

@@ -32,7 +32,7 @@ from samstudent.server import host_fixes
 from samstudent.server.api import disabled_endpoints, request_validation, threads
 from samstudent.server.auth import audit
 from samstudent.server.auth.current_user import Caller, enter, leave
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 
 PNG = b"\x89PNG not really"
 
@@ -66,8 +66,8 @@ class First(Strategy):  # type: ignore[misc]
 
 
 class FakeApp(MONAILabelApp):  # type: ignore[misc]
-    def init_datastore(self) -> SafeLocalDatastore:
-        return SafeLocalDatastore(self.studies)
+    def init_datastore(self) -> StudyFolderDatastore:
+        return StudyFolderDatastore(self.studies)
 
     def init_infers(self) -> dict[str, InferTask]:
         return {"echo": Echo(), "untrained": Echo(valid=False)}

@@ -25,7 +25,7 @@ from monailabel.datastore.local import LocalDatastore
 from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.imaging.folder import LABELS, list_folder
 from samstudent.server.datastore.identifiers import check_image_id, check_name
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 
 CASES = [f"case{i:03}" for i in range(12)]
 
@@ -55,7 +55,7 @@ def on_disk(study: Path) -> dict[str, Any]:
 
 def write(kind: str, study: Path, key: str, count: int, how: str) -> None:
     """Body of a writing process. Each label says in the file and in its info who wrote it when."""
-    make = SafeLocalDatastore if kind == "safe" else host_datastore
+    make = StudyFolderDatastore if kind == "safe" else host_datastore
     store = make(study)
     (study / ".samstudent" / f"ready-{key}").touch()
     while not (study / ".samstudent" / "go").exists():
@@ -108,11 +108,11 @@ def test_two_processes_lose_nothing(study: Path) -> None:
 
 def test_host_loses_updates(study: Path) -> None:
     kept = two_processes_write(study, "host")
-    assert kept < 80, "the host keeps all updates of two processes: SafeLocalDatastore.transaction is needless"
+    assert kept < 80, "the host keeps all updates of two processes: StudyFolderDatastore.transaction is needless"
 
 
 def test_running_server_sees_what_a_child_saves(study: Path, tmp_path: Path) -> None:
-    server, child = SafeLocalDatastore(study), SafeLocalDatastore(study)
+    server, child = StudyFolderDatastore(study), StudyFolderDatastore(study)
     child.save_label(CASES[0], label(tmp_path), "final", {"user": "child"})
     assert server.get_labeled_images() == [CASES[0]]
     server.save_label(CASES[1], label(tmp_path), "final", {"user": "server"})
@@ -131,7 +131,7 @@ def test_host_forgets_labels_of_other_process(study: Path, tmp_path: Path) -> No
 
 
 def test_threads_read_while_another_writes(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     stop, errors = threading.Event(), []
 
     def read() -> None:
@@ -154,7 +154,7 @@ def test_threads_read_while_another_writes(study: Path, tmp_path: Path) -> None:
 
 
 def test_two_threads_write(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
 
     def write(key: str) -> None:
         for i in range(30):
@@ -165,7 +165,7 @@ def test_two_threads_write(study: Path, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len([k for k in SafeLocalDatastore(study).get_image_info(CASES[0]) if k[0] in "ab"]) == 60
+    assert len([k for k in StudyFolderDatastore(study).get_image_info(CASES[0]) if k[0] in "ab"]) == 60
 
 
 # ---- crashes ----
@@ -187,7 +187,7 @@ def test_killed_while_writing(study: Path, tag: str) -> None:
         known = dict(line for line in lines if len(line) == 2)  # what the client was told is saved
         objects = on_disk(study)  # whole, before anything mends it
         assert set(objects) == set(CASES)
-        store = SafeLocalDatastore(study)
+        store = StudyFolderDatastore(study)
         for case in CASES:
             if not store.get_label_by_image_id(case, tag):
                 assert case not in known
@@ -203,28 +203,28 @@ def test_killed_while_writing(study: Path, tag: str) -> None:
 
 @pytest.mark.parametrize("torn", ["", '{"name": "new-dat', "[]"])
 def test_torn_list_is_recovered(study: Path, tmp_path: Path, torn: str) -> None:
-    SafeLocalDatastore(study).save_label(CASES[3], label(tmp_path), "final", {"user": "me"})
+    StudyFolderDatastore(study).save_label(CASES[3], label(tmp_path), "final", {"user": "me"})
     (study / "datastore_v2.json").write_text(torn)
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     assert store.get_label_info(CASES[3], "final")["user"] == "me"
     assert [p.read_text() for p in study.glob("datastore_v2.broken-*.json")] == [torn]
     assert set(on_disk(study)) == set(CASES)
 
 
 def test_torn_list_without_a_copy_is_made_from_the_files(study: Path, tmp_path: Path) -> None:
-    SafeLocalDatastore(study).save_label(CASES[3], label(tmp_path), "final", {})
+    StudyFolderDatastore(study).save_label(CASES[3], label(tmp_path), "final", {})
     (study / ".datastore_v2.json.copy").unlink()
     (study / "datastore_v2.json").write_text("{")
     old = time.time() - 1000
     os.utime(study / "labels" / "final" / f"{CASES[3]}.nii.gz", (old, old))
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     assert store.list_images() == CASES
     # With the time of its file: a recovery is not twelve new labels to train on.
     assert store.label_times() == [(CASES[3], pytest.approx(old, abs=0.01))]
 
 
 def test_torn_while_running(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     (study / "datastore_v2.json").write_text("{")
     assert store.list_images() == CASES
     store.save_label(CASES[0], label(tmp_path), "final", {})
@@ -238,7 +238,7 @@ def test_host_does_not_start_on_a_torn_list(study: Path) -> None:
 
 
 def test_failed_change_changes_nothing(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     before = on_disk(study)
 
     def fail() -> None:
@@ -256,7 +256,7 @@ def test_a_full_disk_gives_no_label_anothers_info(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """The list is written before the file is put in place."""
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path, "anna's"), "final", {"user": "anna"})
     replace, calls = os.replace, []
 
@@ -273,25 +273,25 @@ def test_a_full_disk_gives_no_label_anothers_info(
         store.save_label(CASES[0], label(tmp_path, "bob's"), "final", {"user": "bob"})
         saved = {"user": "bob"}
     assert calls
-    for server in (store, SafeLocalDatastore(study)):
+    for server in (store, StudyFolderDatastore(study)):
         told, file = server.get_label_info(CASES[0], "final"), Path(server.get_label_uri(CASES[0], "final"))
         assert told["user"] == saved["user"] == file.read_text().removesuffix("'s")
 
 
 def test_the_history_keeps_what_equal_files_meant(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     for meant in ("wrong", "right", "right"):
         store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": meant, "idx": 1}]})
     store.remove_label(CASES[0], "final")
     assert len(store.label_history(CASES[0])) == 2
     (study / "labels" / "final").mkdir(parents=True, exist_ok=True)
     label(study / "labels" / "final", name=f"{CASES[0]}.nii.gz")
-    again = SafeLocalDatastore(study)
+    again = StudyFolderDatastore(study)
     assert again.get_label_info(CASES[0], "final")["label_info"][0]["name"] == "right"
 
 
 def test_many_changes_one_write(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     before = (study / "datastore_v2.json").stat().st_mtime_ns
     with store.transaction():
         for case in CASES:
@@ -304,7 +304,7 @@ def test_many_changes_one_write(study: Path, tmp_path: Path) -> None:
 
 
 def test_label_saved_again_keeps_the_earlier(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path, "first"), "final", {"label_info": "a"})
     store.save_label(CASES[0], label(tmp_path, "second", "x.seg.nrrd"), "final", {"label_info": "b"})
     assert [p.read_text() for p in store.label_history(CASES[0])] == ["first"]
@@ -316,7 +316,7 @@ def test_label_saved_again_keeps_the_earlier(study: Path, tmp_path: Path) -> Non
 
 
 def test_removed_image_keeps_its_labels_in_history(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path, "mine"), "final", {})
     store.remove_image(CASES[0])
     assert CASES[0] not in store.list_images() and not (study / f"{CASES[0]}.png").exists()
@@ -324,7 +324,7 @@ def test_removed_image_keeps_its_labels_in_history(study: Path, tmp_path: Path) 
 
 
 def test_pseudo_labels_leave_no_history_and_are_not_shown(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     for content in ("one", "two"):
         store.save_label(CASES[0], label(tmp_path, content), "pseudo", {"quality": 1})
     store.save_label(CASES[1], label(tmp_path), "final", {})
@@ -340,11 +340,11 @@ def test_pseudo_labels_leave_no_history_and_are_not_shown(study: Path, tmp_path:
 
 def test_nothing_to_export(study: Path) -> None:
     with pytest.raises(Conflict, match="no case has a final label"):
-        SafeLocalDatastore(study).get_dataset_archive(None)
+        StudyFolderDatastore(study).get_dataset_archive(None)
 
 
 def test_label_times_are_finer_than_seconds(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     before = time.time()
     for case in CASES[:2]:
         store.save_label(case, label(tmp_path, case), "final", {"ts": 1})
@@ -367,7 +367,7 @@ def test_label_whose_values_mean_something_else_is_another_label(study: Path, tm
         if info.get("label_info") == "wrong":
             raise UserError("no such structure")
 
-    store = SafeLocalDatastore(study, check_label=check)
+    store = StudyFolderDatastore(study, check_label=check)
     first = [{"name": "radius", "idx": 1}, {"name": "ulna", "idx": 2}]
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": first, "user": "anna"})
     (_, saved), *_ = store.label_times()
@@ -393,7 +393,7 @@ def test_label_whose_values_mean_something_else_is_another_label(study: Path, tm
 
 
 def test_the_last_meaning_of_a_label_comes_back_with_its_image(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": "radius", "idx": 1}]})
     store.update_label_info(CASES[0], "final", {"label_info": SWAPPED})
     image = study / f"{CASES[0]}.png"
@@ -407,9 +407,9 @@ def test_the_last_meaning_of_a_label_comes_back_with_its_image(study: Path, tmp_
 def test_label_saved_while_its_new_meaning_is_checked(study: Path, tmp_path: Path) -> None:
     def check(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
         if "label_info" in info:
-            SafeLocalDatastore(study).save_label(case, label(tmp_path, "newer"), tag, {})
+            StudyFolderDatastore(study).save_label(case, label(tmp_path, "newer"), tag, {})
 
-    store = SafeLocalDatastore(study, check_label=check)
+    store = StudyFolderDatastore(study, check_label=check)
     store.save_label(CASES[0], label(tmp_path), "final", {})
     with pytest.raises(Conflict, match="meanwhile"):
         store.update_label_info(CASES[0], "final", {"label_info": SWAPPED})
@@ -417,7 +417,7 @@ def test_label_saved_while_its_new_meaning_is_checked(study: Path, tmp_path: Pat
 
 
 def test_image_that_comes_back_gets_its_label_info_back(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": "radius", "idx": 3}]})
     image = study / f"{CASES[0]}.png"
     image.rename(tmp_path / "away.png")
@@ -429,7 +429,7 @@ def test_image_that_comes_back_gets_its_label_info_back(study: Path, tmp_path: P
 
 
 def test_label_exchanged_by_hand_does_not_keep_the_others_info(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": "of the first"})
     (study / "labels" / "final" / f"{CASES[0]}.nii.gz").write_text("drawn elsewhere")
     store.refresh()
@@ -437,17 +437,17 @@ def test_label_exchanged_by_hand_does_not_keep_the_others_info(study: Path, tmp_
 
 
 def test_copied_study_keeps_label_info(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": "mine"})
     os.utime(study / "labels" / "final" / f"{CASES[0]}.nii.gz", (1, 1))  # as cp and git leave it
-    assert SafeLocalDatastore(study).get_label_info(CASES[0], "final")["label_info"] == "mine"
+    assert StudyFolderDatastore(study).get_label_info(CASES[0], "final")["label_info"] == "mine"
 
 
 def test_check_may_refuse_a_label(study: Path, tmp_path: Path) -> None:
     def refuse(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
         raise UserError(f"{file.read_text()} of {case} as {tag}: {info}")
 
-    store = SafeLocalDatastore(study, check_label=refuse)
+    store = StudyFolderDatastore(study, check_label=refuse)
     with pytest.raises(UserError, match=r"label of case000 as final: \{'a': 1\}"):
         store.save_label(CASES[0], label(tmp_path), "final", {"a": 1})
     assert list((study / "labels" / "final").iterdir()) == []
@@ -470,10 +470,10 @@ def test_check_may_refuse_a_label(study: Path, tmp_path: Path) -> None:
 def test_id_is_the_name_without_the_longest_extension(tmp_path: Path, file: str, case: str) -> None:
     (tmp_path / "source").mkdir()
     image = Path(label(tmp_path / "source", "x", file))
-    store = SafeLocalDatastore(tmp_path / "study")
+    store = StudyFolderDatastore(tmp_path / "study")
     assert store.add_image("", str(image), {}) == case
     assert Path(store.get_image_uri(case)).name == file
-    assert SafeLocalDatastore(tmp_path / "study").list_images() == [case]
+    assert StudyFolderDatastore(tmp_path / "study").list_images() == [case]
 
 
 @pytest.mark.parametrize("case", ["../x", "a/b", "a\\b", ".b", "", " a", "a.", "a\nb", "a\0", "x" * 201, "é" * 101])
@@ -485,13 +485,13 @@ def test_ids_that_reach_elsewhere_are_refused(case: str) -> None:
 @pytest.mark.parametrize("tag", ["../x", "/etc", ".history", "", "a b", "x" * 65, "a\n"])
 def test_tags_that_reach_elsewhere_are_refused(study: Path, tmp_path: Path, tag: str) -> None:
     with pytest.raises(UserError, match="tag"):
-        SafeLocalDatastore(study).save_label(CASES[0], label(tmp_path), tag, {})
+        StudyFolderDatastore(study).save_label(CASES[0], label(tmp_path), tag, {})
     with pytest.raises(UserError, match="run"):
         check_name(tag, "run")
 
 
 def test_uploads_that_are_refused(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     with pytest.raises(UserError, match=r"must be one of .*\.nii\.gz"):
         store.add_image("main", label(tmp_path, "import os", "main.py"), {})
     with pytest.raises(UserError, match="must be one of"):
@@ -520,7 +520,7 @@ def test_what_is_wrong_with_the_folder_is_reported(study: Path) -> None:
     (study / "labels" / "loose.png").touch()
     (study / "labels" / "bad tag").mkdir()
     (study / "labels" / "final" / "stranger.png").touch()
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     assert store.list_images() == CASES
     text = "\n".join(store.problems)
     assert f"{CASES[0]}.nii.gz, {CASES[0]}.png" in text and f"{CASES[1]}.seg.nrrd: a segmentation" in text
@@ -531,15 +531,15 @@ def test_images_may_lie_in_a_subfolder(shared_data: Path, tmp_path: Path) -> Non
     (tmp_path / "images").mkdir()
     for image in sorted((shared_data / "ultrasound" / "images").iterdir())[:3]:
         (tmp_path / "images" / image.name).symlink_to(image)
-    store = SafeLocalDatastore(tmp_path)
+    store = StudyFolderDatastore(tmp_path)
     assert len(store.list_images()) == 3
     assert Path(store.get_image_uri(store.list_images()[0])).is_file()
     (tmp_path / "later.png").touch()  # the layout of a study does not change under way
-    assert len(SafeLocalDatastore(tmp_path).list_images()) == 3
+    assert len(StudyFolderDatastore(tmp_path).list_images()) == 3
 
 
 def test_files_dropped_into_labels_are_taken_in(study: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     (study / "labels" / "final" / f"{CASES[5]}.png").touch()
     (study / "labels" / "second_reader").mkdir()
     (study / "labels" / "second_reader" / f"{CASES[5]}.png").touch()
@@ -551,14 +551,14 @@ def test_files_dropped_into_labels_are_taken_in(study: Path) -> None:
 
 
 @pytest.fixture
-def watched(study: Path) -> Iterator[SafeLocalDatastore]:
-    store = SafeLocalDatastore(study, auto_reload=True)
+def watched(study: Path) -> Iterator[StudyFolderDatastore]:
+    store = StudyFolderDatastore(study, auto_reload=True)
     yield store
     store._observer.stop()
     store._observer.join()
 
 
-def test_folder_is_watched(watched: SafeLocalDatastore, study: Path) -> None:
+def test_folder_is_watched(watched: StudyFolderDatastore, study: Path) -> None:
     for i in range(50):
         (study / f"new{i}.png").touch()
     (study / ".half.png").touch()
@@ -572,7 +572,7 @@ def test_folder_is_watched(watched: SafeLocalDatastore, study: Path) -> None:
 def test_list_of_the_host_is_taken_over_and_back(study: Path, tmp_path: Path) -> None:
     host = LocalDatastore(str(study), extensions=["*.png", "*.nii.gz"])
     host.save_label(CASES[0], label(tmp_path), "final", {"user": "me"})
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     assert store.get_label_info(CASES[0], "final")["user"] == "me"
     store.save_label(CASES[0], label(tmp_path, "new"), "final", {"user": "you"})
     assert len(store.label_history(CASES[0])) == 1
@@ -580,10 +580,10 @@ def test_list_of_the_host_is_taken_over_and_back(study: Path, tmp_path: Path) ->
 
 
 def test_unchanged_folder_writes_nothing(study: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     before = (study / "datastore_v2.json").stat().st_mtime_ns
     store.refresh()
-    SafeLocalDatastore(study)
+    StudyFolderDatastore(study)
     assert (study / "datastore_v2.json").stat().st_mtime_ns == before
 
 
@@ -597,7 +597,7 @@ def test_an_id_is_found_in_either_form(tmp_path: Path) -> None:
     (folder / "labels" / "final").mkdir(parents=True)
     (folder / f"{decomposed}.png").write_bytes(b"image")
     (folder / "labels" / "final" / f"{composed}.png").write_bytes(b"label")
-    store = SafeLocalDatastore(folder)
+    store = StudyFolderDatastore(folder)
     assert store.list_images() == [composed] == store.get_labeled_images()
     for case in (composed, decomposed):
         assert Path(store.get_image_uri(case)).read_bytes() == b"image"
@@ -606,9 +606,9 @@ def test_an_id_is_found_in_either_form(tmp_path: Path) -> None:
     store.save_label(decomposed, label(tmp_path), "final", {"user": "me"})
     assert store.get_label_info(decomposed, "final")["user"] == "me"
     assert [Path(pair["image"]).read_bytes() for pair in store.datalist()] == [b"image"]
-    assert SafeLocalDatastore(folder).get_label_info(composed, "final")["user"] == "me"
+    assert StudyFolderDatastore(folder).get_label_info(composed, "final")["user"] == "me"
     store.remove_image(decomposed)
-    assert SafeLocalDatastore(folder).list_images() == []
+    assert StudyFolderDatastore(folder).list_images() == []
     assert not list(folder.glob("M*.png"))
 
 
@@ -619,7 +619,7 @@ def test_a_list_of_decomposed_ids_is_taken_over(tmp_path: Path) -> None:
     (folder / f"{decomposed}.png").write_bytes(b"image")
     host = LocalDatastore(str(folder), extensions=["*.png", "*.nii.gz"])
     host.save_label(decomposed, label(tmp_path), "final", {"user": "me", "label_info": [{"name": "b", "idx": 1}]})
-    store = SafeLocalDatastore(folder)
+    store = StudyFolderDatastore(folder)
     assert store.list_images() == [composed]
     assert store.get_label_info(composed, "final")["label_info"] == [{"name": "b", "idx": 1}]
     assert Path(store.get_label_uri(composed, "final")).read_text() == "label"
@@ -630,12 +630,12 @@ def test_a_name_that_is_no_id_is_served_under_a_safe_one(tmp_path: Path, stem: s
     folder = tmp_path / "study"
     folder.mkdir()
     (folder / f"{stem}.png").write_bytes(b"image")
-    store = SafeLocalDatastore(folder)
+    store = StudyFolderDatastore(folder)
     (case,) = store.list_images()
     assert check_image_id(case) == case and any(case in problem for problem in store.problems)
     assert Path(store.get_image_uri(case)).read_bytes() == b"image"
     store.save_label(case, label(tmp_path), "final", {"user": "me"})
-    again = SafeLocalDatastore(folder)
+    again = StudyFolderDatastore(folder)
     assert again.list_images() == [case] == again.get_labeled_images()
     assert Path(again.get_label_uri(case, "final")).read_text() == "label"
     again.remove_image(case)
@@ -643,9 +643,9 @@ def test_a_name_that_is_no_id_is_served_under_a_safe_one(tmp_path: Path, stem: s
 
 
 def test_of_images_with_one_id_the_listed_one_stays(study: Path) -> None:
-    SafeLocalDatastore(study)
+    StudyFolderDatastore(study)
     (study / f"{CASES[0]}.nii.gz").touch()
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     assert Path(store.get_image_uri(CASES[0])).name == f"{CASES[0]}.png"
     assert list_folder(study).files[CASES[0]] == Path(store.get_image_uri(CASES[0]))
     assert any(f"{CASES[0]}.nii.gz" in problem for problem in store.problems)
@@ -654,7 +654,7 @@ def test_of_images_with_one_id_the_listed_one_stays(study: Path) -> None:
 @pytest.mark.parametrize("name", ["f_mac", "f_same_id", "n_seg_beside_image", "f_nfd_label"])
 def test_the_server_lists_what_the_commands_list(shared_cases: Path, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(shared_cases / name, tmp_path / name))
-    store = SafeLocalDatastore(folder)
+    store = StudyFolderDatastore(folder)
     assert {case: Path(store.get_image_uri(case)) for case in store.list_images()} == list_folder(folder).files
     labels = list_folder(folder / "labels" / "final", LABELS).files
     assert {case: Path(store.get_label_uri(case, "final")) for case in store.get_labeled_images()} == labels
@@ -666,14 +666,14 @@ def test_one_bad_file_stops_no_other(study: Path) -> None:
     for folder in (study, study / "labels" / "final"):
         (folder / "loop.png").symlink_to("loop.png")
         os.mkfifo(folder / "pipe.png")
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     assert store.list_images() == CASES
     text = "\n".join(store.problems)
     assert "loop.png: a link that leads in a circle" in text and "labels/final/pipe.png: no regular file" in text
 
 
 def test_an_empty_study_is_said(tmp_path: Path) -> None:
-    assert any("no image in" in problem for problem in SafeLocalDatastore(tmp_path).problems)
+    assert any("no image in" in problem for problem in StudyFolderDatastore(tmp_path).problems)
 
 
 # ---- links ----
@@ -712,7 +712,7 @@ def test_what_a_link_leads_to_is_never_changed(tmp_path: Path, kind: str, layout
     put(folder / layout / "a.png", image, kind)
     put(folder / "labels" / "final" / "a.png", drawn, kind)
     put(folder / "labels" / "pseudo" / "a.png", made, kind)
-    store = SafeLocalDatastore(folder)
+    store = StudyFolderDatastore(folder)
     assert Path(store.get_image_uri("a")).read_bytes() == image.read_bytes()
 
     store.save_label("a", label(tmp_path, "second", "x.png"), "final", {})  # under the link's own name
@@ -743,7 +743,7 @@ def test_a_folder_that_leads_outside_is_only_read(tmp_path: Path, linked: str) -
     (folder / linked).symlink_to(original.parent)
     if kind != "images":
         (folder / "a.png").write_bytes(b"image")
-    store = SafeLocalDatastore(folder)
+    store = StudyFolderDatastore(folder)
     assert store.list_images() == ["a"]
     assert any(linked in problem and str(original.parent) in problem for problem in store.problems)
     if kind == "images":
@@ -768,13 +768,13 @@ def test_labels_of_another_place_are_refused_at_the_start(tmp_path: Path) -> Non
     (tmp_path / "outside").mkdir()
     (tmp_path / "study" / "labels").symlink_to(tmp_path / "outside")
     with pytest.raises(Conflict, match="labels leads out of the study"):
-        SafeLocalDatastore(tmp_path / "study")
+        StudyFolderDatastore(tmp_path / "study")
     assert not list((tmp_path / "outside").iterdir())
 
 
 def test_a_study_that_is_itself_a_link_is_served(study: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(study)
-    store = SafeLocalDatastore(tmp_path / "link")
+    store = StudyFolderDatastore(tmp_path / "link")
     store.save_label(CASES[0], label(tmp_path), "final", {})
     store.remove_image(CASES[1])
     assert not (study / f"{CASES[1]}.png").exists() and store.problems == []
@@ -782,7 +782,7 @@ def test_a_study_that_is_itself_a_link_is_served(study: Path, tmp_path: Path) ->
 
 def test_a_mount_in_the_study_is_only_read(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that is bound into the study is of the same file system, so only the table of mounts tells."""
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {})
     monkeypatch.setattr("samstudent.util.files._mounts", lambda: {study.resolve() / "labels" / "final", Path("/")})
     with pytest.raises(Conflict, match="labels/final"):
@@ -798,7 +798,7 @@ def test_a_message_names_the_case_and_not_the_upload(study: Path, tmp_path: Path
     def refuse(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
         raise UserError(f"{file}: value 7 is no structure ({file.name})")
 
-    store = SafeLocalDatastore(study, check_label=refuse)
+    store = StudyFolderDatastore(study, check_label=refuse)
     upload = label(tmp_path, "x", "tmp8d.nii.gz")
     with pytest.raises(UserError, match=r"^label 'final' of 'case000': value 7 is no structure") as error:
         store.save_label(CASES[0], upload, "final", {})

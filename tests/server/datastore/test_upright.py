@@ -18,7 +18,7 @@ from PIL import Image
 from samstudent.errors import Unavailable
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks, write_masks
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.datastore.upright import UprightCopies
 from samstudent.task import Task
 
@@ -113,7 +113,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_every_way_to_a_client_leads_to_the_copy(study: Path, tmp_path: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     copy = study / ".samstudent" / "upright" / "turned.png"
     info = store.get_image_info("turned")
     assert info["path"] == str(copy) and info["name"] == "turned.png" and copy.is_file()
@@ -127,13 +127,13 @@ def test_every_way_to_a_client_leads_to_the_copy(study: Path, tmp_path: Path) ->
     with zipfile.ZipFile(archive) as content:
         assert {"image/turned.png", "image/plain.png"} < set(content.namelist())
     archive.unlink()
-    assert set(SafeLocalDatastore(study).list_images()) == {"turned", "plain"}
+    assert set(StudyFolderDatastore(study).list_images()) == {"turned", "plain"}
     store.remove_image("turned")
     assert not copy.exists()
 
 
 def test_the_copy_is_made_again_where_it_is_lost(study: Path) -> None:
-    store = SafeLocalDatastore(study)
+    store = StudyFolderDatastore(study)
     store.viewer_file("turned")
     shutil.rmtree(study / ".samstudent")
     assert store.viewer_file("turned").is_file()

@@ -15,7 +15,6 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from samstudent.cli.files import doctor
-from samstudent.cli.server import pacs_folder
 from samstudent.demo.films import dx_image, save_film
 from samstudent.demo.orthanc import free_port
 from samstudent.errors import NotFound, Unavailable, UserError
@@ -27,8 +26,9 @@ from samstudent.server.auth import audit
 from samstudent.server.pacs import client, incoming, outgoing
 from samstudent.server.pacs.client import Pacs, Refused
 from samstudent.server.pacs.datastore import PacsDatastore
-from samstudent.server.pacs.memory import Memory
 from samstudent.server.pacs.settings import PacsSettings
+from samstudent.server.pacs.state_folder import pacs_folder
+from samstudent.server.pacs.sync_state import SyncState
 from samstudent.task import load_task
 from support.fake_pacs import Answer, FakePacs, drip, listed, say, silent
 from support.live_server import TASK
@@ -53,7 +53,7 @@ def store(fake: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         tmp_path / "state", Pacs(fake.url, QUICK), load_task(tmp_path / "tiny.yaml"), tmp_path / "cache"
     )
     fake.answer = say(200, listed())
-    datastore.exchange.look()
+    datastore.exchange.poll()
     assert datastore.list_images() == ["1.2.3"]
     return datastore
 
@@ -82,7 +82,7 @@ NONSENSE = {
 def test_nonsense_is_told_and_changes_nothing(fake: FakePacs, store: PacsDatastore, answer: Answer) -> None:
     fake.answer = answer
     with pytest.raises(Unavailable, match=fake.url) as error:
-        store.exchange.look()
+        store.exchange.poll()
     assert error.value.status == 503
     status = store.exchange.status()
     assert status["state"] == "away" and fake.url in status["reason"]
@@ -91,7 +91,7 @@ def test_nonsense_is_told_and_changes_nothing(fake: FakePacs, store: PacsDatasto
         store.get_image_uri("1.2.3")
     assert list((store.images.folder).iterdir()) == []  # no half image
     fake.answer = say(200, listed())
-    store.exchange.look()
+    store.exchange.poll()
     assert store.exchange.status()["state"] == "connected" and store.exchange.status()["reason"] == ""
 
 
@@ -111,21 +111,21 @@ def test_a_pacs_that_does_not_count(fake: FakePacs, store: PacsDatastore) -> Non
     del item["00201209"]
     both, one = say(200, json.dumps([*json.loads(listed()), item]).encode()), say(200, json.dumps([item]).encode())
     fake.answer = lambda handler: (one if "/instances" in handler.path else both)(handler)
-    store.exchange.look()
+    store.exchange.poll()
     assert store.list_images() == ["1.2.3", "1.2.9"]
     asked = len(fake.asked)
-    store.exchange.look()
+    store.exchange.poll()
     assert len(fake.asked) == asked + 1  # the list alone
 
 
 def test_a_large_pacs_comes_in_bit_by_bit(fake: FakePacs, store: PacsDatastore) -> None:
     item = {**json.loads(listed())[0], "0020000E": {"vr": "UI", "Value": ["1.2.9"]}}
     fake.answer = say(200, json.dumps([*json.loads(listed()), item]).encode())
-    store.exchange.look(seconds=-1)
+    store.exchange.poll(seconds=-1)
     assert store.list_images() == ["1.2.3"]
     fake.answer = lambda handler: say(200, json.dumps([item] if "1.2.9" in handler.path else both).encode())(handler)
     both = [*json.loads(listed()), item]
-    store.exchange.look()
+    store.exchange.poll()
     assert store.list_images() == ["1.2.3", "1.2.9"]
 
 
@@ -133,7 +133,7 @@ def test_a_series_that_is_only_listed_hides_no_other(fake: FakePacs, store: Pacs
     item = {**json.loads(listed())[0], "0020000E": {"vr": "UI", "Value": ["1.2.9"]}}
     both = say(200, json.dumps([item, *json.loads(listed())]).encode())
     fake.answer = lambda handler: (say(404, b"gone", "text/plain") if "1.2.9" in handler.path else both)(handler)
-    store.exchange.look()
+    store.exchange.poll()
     assert store.list_images() == ["1.2.3"]
     assert store.exchange.status()["state"] == "connected"
 
@@ -170,7 +170,7 @@ def test_a_series_that_came_in_half(tmp_path: Path, fake: FakePacs) -> None:
     fake.answer = say(
         200, listed(**{"00080060": {"vr": "CS", "Value": ["CT"]}, "00201209": {"vr": "IS", "Value": [2]}})
     )
-    store.exchange.look()
+    store.exchange.poll()
     film = save_film(image, tmp_path).read_bytes()
     fake.answer = sends(film)
     with pytest.raises(Unavailable, match=r"sent 1 images of series 1\.2\.3, which has 2"):
@@ -294,8 +294,8 @@ def test_doctor_lists_images_of_the_pacs_that_could_not_be_used(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     task = load_task(tmp_path / "tiny.yaml")
-    memory = Memory(Study(fake.url, str(pacs_folder(fake.url)), task).folder / "pacs" / "pacs.sqlite")
-    memory.image_was_read("1.2.3", "as it is", "slices are missing")
+    sync_state = SyncState(Study(fake.url, str(pacs_folder(fake.url)), task).folder / "pacs" / "pacs.sqlite")
+    sync_state.set_image_problem("1.2.3", "as it is", "slices are missing")
     assert not doctor(fake.url, str(tmp_path / "tiny.yaml"))
     assert "case 1.2.3: slices are missing" in " ".join(capsys.readouterr().out.split())
 
@@ -336,7 +336,7 @@ def test_a_segmentation_that_nobody_can_read_is_left_out(store: PacsDatastore, t
     reference = replace(store.references()["1.2.3"], series=found.source, image=None)
     incoming.take(store, found, {"1.2.3": reference})
     assert not store.is_labelled("1.2.3")
-    assert store.memory.has_seen("1.2.9")
+    assert store.sync_state.is_examined("1.2.9")
 
 
 def answer_with_what_is_stored(handler: BaseHTTPRequestHandler) -> None:
@@ -366,13 +366,13 @@ def test_cases_that_vanish_keep_their_labels(fake: FakePacs, store: PacsDatastor
     store.save_label("1.2.3", str(tmp_path / "label.seg.nrrd"), "final", {"client_id": "ann"})
     version = store.version("1.2.3", "final")
     fake.answer = say(200, b"[]")
-    store.exchange.look()
+    store.exchange.poll()
     assert store.list_images() == []
     with pytest.raises(NotFound, match="neither a case of the study nor a series"):
         store.get_image_uri("1.2.3")
     fake.answer = say(200, listed())
     with pytest.raises(Unavailable):  # the label would be sent, but this PACS has no image to go with it
-        store.exchange.look()
+        store.exchange.poll()
     assert store.get_labeled_images() == ["1.2.3"]
     assert store.get_label_info("1.2.3", "final")["client_id"] == "ann"
     assert store.version("1.2.3", "final") == version

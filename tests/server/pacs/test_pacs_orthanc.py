@@ -86,7 +86,7 @@ def test_a_series_there_and_back(modality: str, orthanc: Orthanc, make: Make, tm
     case = str(images[0].SeriesInstanceUID)
     orthanc.store(images)
     store = make(3)
-    store.exchange.look()
+    store.exchange.poll()
     assert case in store.list_images()
     info = store.get_image_info(case)
     assert (info["Modality"], info["name"]) == (modality, f"{case}.nii.gz")
@@ -102,7 +102,7 @@ def test_a_series_there_and_back(modality: str, orthanc: Orthanc, make: Make, tm
     assert store.get_label_info(case, "final")["pacs"]["state"] == "stored"
 
     other = make(3, "another server")
-    other.exchange.look()
+    other.exchange.poll()
     assert case in other.get_labeled_images()
     assert (in_force(other, case) == masks).all()
     assert other.get_label_info(case, "final")["user"] == "ann"
@@ -115,7 +115,7 @@ def test_one_file_for_slicer(orthanc: Orthanc, make: Make) -> None:
     case = str(images[0].SeriesInstanceUID)
     orthanc.store(images)
     store = make(3)
-    store.exchange.look()
+    store.exchange.poll()
     folder, file = read_image(store.get_image_uri(case)), store.viewer_file(case)
     assert str(file) == store.get_image_info(case)["path"]
     assert nibabel.load(file).get_data_dtype() == np.int16
@@ -128,16 +128,16 @@ def test_a_series_that_grows_is_offered_when_it_is_complete(orthanc: Orthanc, ma
     images = slices("CT", 6, seed=2)
     case = str(images[0].SeriesInstanceUID)
     store = make(3)
-    store.exchange.look()
+    store.exchange.poll()
     for part in (images[:2], images[2:4]):
         orthanc.store(part)
-        store.exchange.look()
+        store.exchange.poll()
         assert case not in store.list_images()
-    store.exchange.look()
+    store.exchange.poll()
     assert read_image(store.get_image_uri(case)).grid.shape[0] == 4
     orthanc.store(images[4:])  # a late-comer, after the image was fetched
-    store.exchange.look()
-    store.exchange.look()
+    store.exchange.poll()
+    store.exchange.poll()
     assert read_image(store.get_image_uri(case)).grid.shape[0] == 6
 
 
@@ -149,7 +149,7 @@ def test_films_of_one_series_are_cases_of_their_own(orthanc: Orthanc, make: Make
     series = str(images[0].SeriesInstanceUID)
     orthanc.store(images)
     store = make(2)
-    store.exchange.look()
+    store.exchange.poll()
     assert {first, second} <= set(store.list_images()) and series not in store.list_images()
     with pytest.raises(NotFound, match="holds 2 images; ask for one of them"):
         store.get_image_uri(series)
@@ -157,7 +157,7 @@ def test_films_of_one_series_are_cases_of_their_own(orthanc: Orthanc, make: Make
     submit(store, second, masks, tmp_path)
     store.exchange.send()
     other = make(2, "other")
-    other.exchange.look()
+    other.exchange.poll()
     labels = {case: other.get_labels_by_image_id(case) for case in (first, second)}
     assert labels == {first: {}, second: {"final": second}}
     assert (in_force(other, second) == masks).all()
@@ -167,7 +167,7 @@ def test_a_series_that_no_filter_lists_can_be_asked_for(orthanc: Orthanc, make: 
     (image,) = slices("DX", 1, seed=4)
     orthanc.store([image])
     store = make(2, modalities=("CR",))
-    store.exchange.look()
+    store.exchange.poll()
     case = str(image.SeriesInstanceUID)
     assert case not in store.list_images()
     assert read_image(store.get_image_uri(case)).grid.spatial_shape == (24, 20)
@@ -176,7 +176,7 @@ def test_a_series_that_no_filter_lists_can_be_asked_for(orthanc: Orthanc, make: 
     with pytest.raises(NotFound, match="neither a case of the study nor a series of PACS"):
         store.get_image_uri("1.2.3.4.5")
     store = make(2, "wrist", modalities=("DX",), filters={"BodyPartExamined": "WRIST"})
-    store.exchange.look()
+    store.exchange.poll()
     assert case in store.list_images()
     assert not make(2, "knee", modalities=("DX",), filters={"BodyPartExamined": "KNEE"}).list_images()
 
@@ -186,7 +186,7 @@ def test_the_newest_of_many_is_in_force(orthanc: Orthanc, make: Make, tmp_path: 
     (image,) = slices("DX", 1, seed=5)
     orthanc.store([image])
     store = make(2)
-    store.exchange.look()
+    store.exchange.poll()
     case = str(image.SeriesInstanceUID)
     path, grid = Path(store.get_image_uri(case)), read_image(store.get_image_uri(case)).grid
     drawn = []
@@ -209,7 +209,7 @@ def test_the_newest_of_many_is_in_force(orthanc: Orthanc, make: Make, tmp_path: 
         segment.SegmentLabel = "Segment 1"
         del segment.SegmentedPropertyTypeCodeSequence
     orthanc.store([unnamed])
-    store.exchange.look()
+    store.exchange.poll()
     assert (in_force(store, case) == drawn[1]).all()
     told = {item["SOPInstanceUID"]: item["reason"] for item in store.exchange.status()["left_out"]}
     assert told[unnamed.SOPInstanceUID] == "none of its segments is a structure of the task"
@@ -221,7 +221,7 @@ def test_a_label_that_fits_no_image_holds_up_no_other(orthanc: Orthanc, make: Ma
     images = [slices("DX", 1, seed=seed)[0] for seed in (20, 21)]
     orthanc.store(images)
     store = make(2)
-    store.exchange.look()
+    store.exchange.poll()
     bad, good = sorted(str(image.SeriesInstanceUID) for image in images)
     masks = random_masks(store, good)
     Image.fromarray(np.ones((5, 7), np.uint8)).save(tmp_path / "bad.png")
@@ -252,7 +252,7 @@ def test_the_cache_is_bounded(orthanc: Orthanc, make: Make, tmp_path: Path) -> N
     images = [slices("DX", 1, seed=seed)[0] for seed in (10, 11, 12)]
     orthanc.store(images)
     store = make(2)
-    store.exchange.look()
+    store.exchange.poll()
     cases = [str(image.SeriesInstanceUID) for image in images]
     for case in cases[:2]:
         store.get_image_uri(case)

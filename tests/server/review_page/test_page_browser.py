@@ -20,7 +20,7 @@ from selenium.webdriver.common.keys import Keys
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
 from samstudent.rounds.study import Study
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.student.predict import save_model
 from samstudent.student.training import new_network
 from support.browser import Browser
@@ -40,7 +40,7 @@ def prepared(study: TinyStudy) -> TinyStudy:
     require_browser()
     free = [case for case in CASES if case not in LUNATES]
     (study.folder / "split.csv").write_text("id,split\n" + "".join(f"{case},val\n" for case in free[:2]))
-    datastore = SafeLocalDatastore(str(study.folder), auto_reload=False)
+    datastore = StudyFolderDatastore(str(study.folder), auto_reload=False)
     for case, quality in LUNATES.items():
         qualities = {"radius": 0.95, "ulna": 0.92, "lunate": quality}
         write_pseudo_label(datastore, study.task, case, study.truth[case], qualities)
@@ -74,7 +74,7 @@ def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def final(study: TinyStudy, case: str) -> np.ndarray | None:
-    datastore = SafeLocalDatastore(str(study.folder), auto_reload=False, read_only=True)
+    datastore = StudyFolderDatastore(str(study.folder), auto_reload=False, read_only=True)
     if "final" not in datastore.get_labels_by_image_id(case):
         return None
     return read_masks(datastore.get_label_uri(case, "final"), study.task, read_image(study.image(case)).grid)
@@ -208,7 +208,7 @@ def test_accepting_with_sams_masks_in_one_stroke(browser: Browser, prepared: Tin
 def test_what_was_made_anew_meanwhile_is_told_and_shown(
     browser: Browser, prepared: TinyStudy, server: RunningServer
 ) -> None:
-    datastore = SafeLocalDatastore(str(prepared.folder), auto_reload=False)
+    datastore = StudyFolderDatastore(str(prepared.folder), auto_reload=False)
     qualities = {"radius": 0.9, "ulna": 0.9, "lunate": 0.65}
     write_pseudo_label(datastore, prepared.task, CASES[6], prepared.truth[CASES[6]], qualities)
     browser.press("a")

@@ -26,7 +26,7 @@ from samstudent.rounds.cases import load_case, pseudo_cases
 from samstudent.rounds.fair import compare_fairly, decide
 from samstudent.rounds.options import TrainOptions
 from samstudent.rounds.trained import trained_of
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.review_page.overview import _brief
 from samstudent.server.tasks.student_trainer import StudentTrainTask
 from samstudent.student.predict import Student
@@ -439,9 +439,9 @@ def test_a_round_killed_on_the_way_leaves_the_served_model_whole(bench: Any) -> 
     script = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from support.student_study import TASK, DrawnStudy\n"
-        "from samstudent.server.datastore.study_folder import SafeLocalDatastore\n"
+        "from samstudent.server.datastore.study_folder import StudyFolderDatastore\n"
         "from samstudent.server.tasks.student_trainer import StudentTrainTask\n"
-        "store = SafeLocalDatastore(sys.argv[1], auto_reload=False)\n"
+        "store = StudyFolderDatastore(sys.argv[1], auto_reload=False)\n"
         "request = {'model': 'student', 'device': 'cpu', 'steps': 100000, 'pseudo_labels': 'off'}\n"
         "StudentTrainTask(DrawnStudy(sys.argv[1], sys.argv[1], TASK))(request, store)\n"
     )
@@ -525,7 +525,7 @@ def renamed(bench: Any) -> None:
     for file in sorted([*bench.folder.glob("c*.png"), *(bench.folder / "labels" / "final").glob("c*.png")]):
         file.rename(file.with_name(f"p{file.name[1:]}"))
     (bench.folder / "datastore_v2.json").unlink()
-    bench.datastore = SafeLocalDatastore(str(bench.folder), auto_reload=False)
+    bench.datastore = StudyFolderDatastore(str(bench.folder), auto_reload=False)
     bench.truths = {f"p{case[1:]}": masks for case, masks in bench.truths.items()}
 
 

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from samstudent.errors import NotFound, UserError
+from samstudent.imaging.label_tags import PSEUDO_TAGS
 from samstudent.server.api.json_text import strict_json
-from samstudent.server.datastore.identifiers import PSEUDO_TAGS, check_name
+from samstudent.server.datastore.identifiers import check_name
 
 #: Keys by which the host opens files, starts code or changes which image or model is meant. Never a client's to set.
 CLOSED_KEYS = frozenset(

@@ -8,12 +8,6 @@ import unicodedata
 from samstudent.errors import UserError
 from samstudent.imaging.folder import is_id
 
-#: The tag of the labels that are trained on.
-FINAL = "final"
-#: Tags whose labels the software made. They are replaced without history and never count as a human's work.
-PSEUDO_TAGS = frozenset({"pseudo", "pseudo_raw"})
-MACHINE_TAGS = PSEUDO_TAGS | {"original"}
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,63}")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.folder import LIST, copy_of
+from samstudent.imaging.label_tags import MACHINE_TAGS
 from samstudent.imaging.value_lookup import KnownNames, of_upload, resolve
 from samstudent.imaging.value_names import (
     KEY,
@@ -28,7 +29,6 @@ from samstudent.imaging.value_names import (
     sidecar_of,
     write_sidecar,
 )
-from samstudent.server.datastore.identifiers import MACHINE_TAGS
 from samstudent.task import Task
 from samstudent.util.files import atomic_write, require_own, sha256_file
 

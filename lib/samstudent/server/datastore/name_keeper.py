@@ -10,6 +10,7 @@ from typing import Any
 from monailabel.datastore.local import ImageLabelModel
 
 from samstudent.errors import NO_ROOM, Conflict, UserError, explain
+from samstudent.imaging.label_tags import FINAL, MACHINE_TAGS
 from samstudent.imaging.value_lookup import KnownNames, of_upload, resolve
 from samstudent.imaging.value_names import (
     KEY,
@@ -21,7 +22,6 @@ from samstudent.imaging.value_names import (
     summary,
     write_sidecar,
 )
-from samstudent.server.datastore.identifiers import FINAL, MACHINE_TAGS
 from samstudent.task import Task
 from samstudent.util.files import require_own, sha256_file
 

@@ -13,8 +13,9 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 
 from samstudent.errors import UserError
 from samstudent.imaging.folder import LABELS, Remark, case_id, list_folder, name_of, sentences, split_name, stamp_of
+from samstudent.imaging.label_tags import MACHINE_TAGS
 from samstudent.server.datastore.history import History
-from samstudent.server.datastore.identifiers import MACHINE_TAGS, check_name
+from samstudent.server.datastore.identifiers import check_name
 from samstudent.util.files import sha256_file
 
 #: Tag, label file, its info -> its info with what its values mean; None: the label is another task's.

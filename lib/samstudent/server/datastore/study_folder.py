@@ -22,10 +22,10 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from samstudent.active_learning.readable import ImageCheck
 from samstudent.errors import Conflict, NotFound, UserError, named
 from samstudent.imaging.folder import IMAGES, LABELS, case_id, duplicates, images_folder, name_of, sentences, split_name
+from samstudent.imaging.label_tags import FINAL, MACHINE_TAGS, PSEUDO_TAGS
 from samstudent.imaging.value_names import KEY, SUFFIX, ValueNames, sidecar_of
 from samstudent.server.datastore.history import History
-from samstudent.server.datastore.identifiers import FINAL as FINAL
-from samstudent.server.datastore.identifiers import MACHINE_TAGS, PSEUDO_TAGS, check_image_id, check_name
+from samstudent.server.datastore.identifiers import check_image_id, check_name
 from samstudent.server.datastore.label_folder import LabelFolder
 from samstudent.server.datastore.list_file import DatastoreFile
 from samstudent.server.datastore.name_keeper import NameKeeper
@@ -48,7 +48,7 @@ SETTLE_SECONDS = 0.5
 LabelCheck = Callable[[str, Path, str, dict[str, Any]], None]
 
 
-class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
+class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
     """A study folder: images in it, or in its ``images/``; labels in ``labels/<tag>/<image id><extension>``.
 
     Which files are images or labels, and under which ids, is said in ``folder``. A case's file is found by the name in
@@ -527,14 +527,14 @@ class SafeLocalDatastore(LocalDatastore):  # type: ignore[misc]
         Raises:
             Unavailable: the copy cannot be written.
         """
-        return self._upright.of(case_id(image_id), Path(SafeLocalDatastore.get_image_uri(self, image_id)))
+        return self._upright.of(case_id(image_id), Path(StudyFolderDatastore.get_image_uri(self, image_id)))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """With path and name of the file that clients get."""
         info: dict[str, Any] = super().get_image_info(case_id(image_id))
         if not info:
             return {}
-        own = Path(SafeLocalDatastore.get_image_uri(self, image_id))
+        own = Path(StudyFolderDatastore.get_image_uri(self, image_id))
         file = self._upright.of(case_id(image_id), own)
         return {**info, "path": str(file)} | ({} if file == own else {"name": file.name})
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import requests
-from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
 from monailabel.config import settings as host
 from monailabel.datastore.dicom import DICOMwebClientX
 from pydicom.dataset import Dataset
@@ -201,11 +200,8 @@ class Pacs:
         return self._local.client
 
     def _session(self) -> requests.Session:
-        if "googleapis.com" in self.url:
-            session = create_session_from_gcp_credentials()
-        else:
-            session = requests.Session()
-            session.auth = self.settings.login
+        session = requests.Session()
+        session.auth = self.settings.login
         session.send = _ending(session.send, lambda: self._local.end)  # type: ignore[method-assign]
         return session
 

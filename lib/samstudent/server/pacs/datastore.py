@@ -2,7 +2,7 @@
 
 The host's own knows CT alone, loses labels of radiographs, and looks at the PACS every two hours
 (docs/reference/host.md). Here a folder stands for the PACS: one small file a case with what must be known to fetch it,
-and labels as in any other study folder, with all that ``SafeLocalDatastore`` promises of them.
+and labels as in any other study folder, with all that ``StudyFolderDatastore`` promises of them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom import geometry_of
 from samstudent.imaging.formats import Stored
+from samstudent.imaging.label_tags import FINAL, PSEUDO
 from samstudent.imaging.labels import read_masks, write_masks
 from samstudent.imaging.resampling import to_grid
 from samstudent.imaging.value_lookup import names_for_reading
-from samstudent.server.datastore.study_folder import FINAL, LabelCheck, SafeLocalDatastore
+from samstudent.server.datastore.study_folder import LabelCheck, StudyFolderDatastore
 from samstudent.server.pacs.cache import ImageCache
 from samstudent.server.pacs.client import Pacs
-from samstudent.server.pacs.exchange import PSEUDO, Exchange
+from samstudent.server.pacs.exchange import Exchange
 from samstudent.server.pacs.listing import EXTENSION, Reference, films, is_volume, volume
-from samstudent.server.pacs.memory import Memory
 from samstudent.server.pacs.outgoing import accepted
+from samstudent.server.pacs.sync_state import LabelVersion, SyncState
 from samstudent.server.pacs.upright import is_tilted
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
@@ -39,10 +40,10 @@ ONLY_FROM_PACS = frozenset({"source", "content_time", "SOPInstanceUID", "SeriesI
 #: A client that saves a label is told so after this long, even if the PACS does not have it yet.
 SEND_SECONDS = 3.0
 #: So long may the first look at the PACS keep the server from starting.
-FIRST_LOOK_SECONDS = 20.0
+FIRST_POLL_SECONDS = 20.0
 
 
-class PacsDatastore(SafeLocalDatastore):
+class PacsDatastore(StudyFolderDatastore):
     """A DICOMweb server as a study.
 
     Args:
@@ -58,17 +59,17 @@ class PacsDatastore(SafeLocalDatastore):
     ) -> None:
         (folder / "images").mkdir(parents=True, exist_ok=True)
         self.pacs, self.task = pacs, task
-        self.memory = Memory(folder / "pacs.sqlite")
+        self.sync_state = SyncState(folder / "pacs.sqlite")
         self._read: dict[str, tuple[int, Reference]] = {}
         self._tilted: dict[tuple[str, int], bool] = {}
         super().__init__(folder, (EXTENSION,), check_label=check_label and _where_possible(check_label), task=task)
         self.images = ImageCache(images, pacs, pacs.settings.cache_gb * 1e9, self.is_labelled)
         self.exchange = Exchange(self)
 
-    def first_look(self) -> None:
+    def first_poll(self) -> None:
         """List the PACS before anybody asks. A PACS that is away, or answers nonsense, is no reason not to start."""
         try:
-            self.exchange.look(FIRST_LOOK_SECONDS)
+            self.exchange.poll(FIRST_POLL_SECONDS)
         except Exception as error:
             known = len(self.list_images())
             logger.warning("the study starts with the %d cases that were known before: %s", known, error)
@@ -187,14 +188,14 @@ class PacsDatastore(SafeLocalDatastore):
         references = self.references()
         return {
             case: problem
-            for case, (state, problem) in self.memory.image_problems().items()
+            for case, (state, problem) in self.sync_state.image_problems().items()
             if case in references and state == self._state_of(references[case])
         }
 
     def _readable(self, reference: Reference) -> Path:
         """The image's place, after it was read once; what it says is known then."""
         path, state = self.images.get(reference), self._state_of(reference)
-        problem = self.memory.image_problem(reference.case, state)
+        problem = self.sync_state.image_problem(reference.case, state)
         if problem is None:
             problem = ""
             try:
@@ -202,7 +203,7 @@ class PacsDatastore(SafeLocalDatastore):
             except UserError as error:
                 problem = f"{reference.case}: {_without_places(str(error), path)}"
                 logger.error("the case cannot be used: %s", problem)
-            self.memory.image_was_read(reference.case, state, problem)
+            self.sync_state.set_image_problem(reference.case, state, problem)
         if problem:
             raise UserError(problem)
         return path
@@ -247,7 +248,7 @@ class PacsDatastore(SafeLocalDatastore):
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any] | None) -> str:
         """As in any study; the label then goes to the PACS by itself."""
         if self.reference(image_id) is None and self.exchange.state.connected:
-            self.exchange.look(0)  # drawn on a series that has just arrived
+            self.exchange.poll(0)  # drawn on a series that has just arrived
         label_info = {key: value for key, value in (label_info or {}).items() if key not in ONLY_FROM_PACS}
         if label_tag == FINAL and (models := self.get_image_info(image_id).get("assisted_by")):
             label_info["assisted_by"] = models
@@ -281,11 +282,11 @@ class PacsDatastore(SafeLocalDatastore):
 
     def label_state(self, case: str, tag: str) -> dict[str, Any]:
         """Whether the PACS has the label in force: ``state`` stored, waiting or refused, with where or why."""
-        version = self.version(case, tag)
-        if there := self.memory.where(case, tag, version):
-            return {"state": "stored", "SeriesInstanceUID": there.series, "SOPInstanceUID": there.instance}
-        if trouble := self.memory.troubles().get((case, tag, version)):
-            return {"state": "refused", "reason": trouble[0]}
+        label = LabelVersion(case, tag, self.version(case, tag))
+        if stored := self.sync_state.stored_label(label):
+            return {"state": "stored", "SeriesInstanceUID": stored.series, "SOPInstanceUID": stored.instance}
+        if failure := self.sync_state.failures().get(label):
+            return {"state": "refused", "reason": failure.reason}
         reason = self.exchange.state.reason or "not sent yet"
         return {"state": "waiting", "reason": f"{reason}; it is safe on this server and is sent as soon as possible"}
 
@@ -298,13 +299,13 @@ class PacsDatastore(SafeLocalDatastore):
         # Drawn a second time, a human's label is in force again; a pseudo label made again is the same.
         return f"{content} {label.info.get('time', '')}" if tag == FINAL else content
 
-    def labels_to_send(self) -> Iterator[tuple[str, str, str]]:
-        """(case, tag, version) of the labels that belong into the PACS."""
+    def labels_to_send(self) -> Iterator[LabelVersion]:
+        """The labels that belong into the PACS."""
         for case, entry in self._datastore.objects.items():
             if FINAL in entry.labels:
-                yield case, FINAL, self.version(case, FINAL)
+                yield LabelVersion(case, FINAL, self.version(case, FINAL))
             elif PSEUDO in entry.labels and self.pacs.settings.pseudo and accepted(entry.labels[PSEUDO].info):
-                yield case, PSEUDO, self.version(case, PSEUDO)
+                yield LabelVersion(case, PSEUDO, self.version(case, PSEUDO))
 
 
 class ViewersGrid:

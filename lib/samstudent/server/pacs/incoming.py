@@ -1,13 +1,14 @@
-"""A segmentation that somebody stored in the PACS becomes the label of its case, if a human has had a part in it."""
+"""Segmentations that somebody stored in the PACS; one that a human drew, or had a part in, becomes its case's label."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -15,12 +16,12 @@ from pydicom.dataset import Dataset
 from samstudent.errors import Unavailable
 from samstudent.imaging.dicom_seg import is_machines, references_of, structures_of
 from samstudent.imaging.dicom_size_checks import check_dicom
+from samstudent.imaging.label_tags import FINAL
 from samstudent.server.auth import audit
-from samstudent.server.datastore.study_folder import FINAL
+from samstudent.server.pacs.client import Refused, Series
 from samstudent.server.pacs.listing import Reference
-
-if TYPE_CHECKING:
-    from samstudent.server.pacs.datastore import PacsDatastore
+from samstudent.server.pacs.pacs_study import PacsStudy
+from samstudent.server.pacs.sync_state import LEFT_OUT, LabelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -47,56 +48,138 @@ class Found:
     time: str
 
 
+class SegmentationImport:
+    """Examines each segmentation of a PACS once.
+
+    Args:
+        study: receives the labels.
+    """
+
+    def __init__(self, study: PacsStudy) -> None:
+        self.study = study
+        #: Series of segmentations -> the image series they belong to, which is not in the study.
+        self._without_images: dict[str, str] = {}
+
+    def update(self, listed: Sequence[Series], end: float) -> bool:
+        """Take in what others have stored since the last poll.
+
+        Args:
+            listed: all segmentation series of the PACS.
+            end: time, as of ``time.monotonic``, after which no further series is examined.
+
+        Returns:
+            Whether all were examined.
+        """
+        examined = self.study.sync_state.examined_series()
+        references = self.study.references()
+        in_study = {reference.series for reference in references.values()}
+        is_complete = True
+        found: list[Found] = []
+        done: list[Series] = []
+        with tempfile.TemporaryDirectory() as folder:
+            for series in listed:
+                source = self._without_images.get(series.uid)
+                is_known = examined.get(series.uid) == series.images and series.images
+                if is_known or (source is not None and source not in in_study):
+                    continue
+                if time.monotonic() > end:
+                    is_complete = False
+                    break
+                found += self._fetched(series, Path(folder))
+                done.append(series)
+            for item in sorted(found, key=lambda item: item.time):  # the newest last: it stays the label
+                take(self.study, item, references)
+        for series in done:
+            sources = [i.source for i in found if i.series == series.uid and i.source and i.source not in in_study]
+            if sources:  # examined again when these images come into the study
+                self._without_images[series.uid] = sources[0]
+            else:
+                self._without_images.pop(series.uid, None)
+                self.study.sync_state.set_series_examined(series.uid, series.images)
+        return is_complete
+
+    def _fetched(self, series: Series, folder: Path) -> Iterator[Found]:
+        """The segmentations of a series that were not examined before."""
+        pacs, sync_state = self.study.pacs, self.study.sync_state
+        try:
+            instances = pacs.instances(series.study, series.uid)
+        except Refused as error:
+            logger.warning("segmentations of series %s: %s", series.uid, error)
+            return
+        for instance in instances:
+            if sync_state.is_examined(instance.uid):
+                continue
+            try:
+                path = pacs.fetch_instance(series.study, series.uid, instance.uid, folder)
+            except Refused as error:
+                logger.warning("segmentation %s: %s", instance.uid, error)
+                sync_state.set_examined(instance.uid, None, f"{LEFT_OUT}{error}")
+                continue
+            yield read(path, series.uid, instance.uid)
+
+
 def read(path: Path, series: str, instance: str) -> Found:
-    """What can be said of it without its pixels."""
+    """What a segmentation says of itself without its pixels.
+
+    Args:
+        path: its file.
+        series: Series Instance UID.
+        instance: SOP Instance UID.
+    """
     try:
         check_dicom(path)
         header = pydicom.dcmread(path, stop_before_pixels=True)
         source, images = references_of(header)
-        time = f"{header.get('ContentDate') or ''}{header.get('ContentTime') or ''}"
+        drawn = f"{header.get('ContentDate') or ''}{header.get('ContentTime') or ''}"
     except Exception as error:  # whatever another program has written
         logger.warning("segmentation %s cannot be read: %s", instance, error)
         return Found(path, series, instance, None, None, frozenset(), "")
-    return Found(path, series, instance, header, source, frozenset(images), time)
+    return Found(path, series, instance, header, source, frozenset(images), drawn)
 
 
-def take(datastore: PacsDatastore, found: Found, references: Mapping[str, Reference]) -> None:
-    """Make it the label of its case, or note why not; not yet, where its images may still come into the study."""
+def take(study: PacsStudy, found: Found, references: Mapping[str, Reference]) -> None:
+    """Make a segmentation the label of its case, or record why not; neither, where its images may still come.
+
+    Args:
+        study: receives the label.
+        found: the segmentation.
+        references: case id -> reference, of the study's cases.
+    """
     case = case_of(found, references)
     if case is None and found.source and all(r.series != found.source for r in references.values()):
         return
     try:
-        outcome = _outcome(datastore, found, case)
+        outcome = _outcome(study, found, case)
     except (Unavailable, OSError):
         raise
     except Exception as error:  # whatever another program has written; else each look would end at it
-        outcome = f"left out: {error}"
+        outcome = f"{LEFT_OUT}{error}"
     logger.info("segmentation %s of case %s: %s", found.instance, case, outcome)
-    datastore.memory.saw(found.instance, case, outcome)
+    study.sync_state.set_examined(found.instance, case, outcome)
 
 
 def case_of(found: Found, references: Mapping[str, Reference]) -> str | None:
-    """The one case that it was drawn on."""
+    """Id of the one case that a segmentation was drawn on; None: of no case, or it may be of several."""
     named = [r for r in references.values() if r.image in found.images]
     whole = [r for r in references.values() if r.series == found.source]
     candidates = named or [r for r in whole if r.image is None] or (whole if not found.images else [])
     return candidates[0].case if len(candidates) == 1 else None
 
 
-def _outcome(datastore: PacsDatastore, found: Found, case: str | None) -> str:
+def _outcome(study: PacsStudy, found: Found, case: str | None) -> str:
     header = found.header
     if header is None:
-        return "left out: it cannot be read"
+        return f"{LEFT_OUT}it cannot be read"
     if case is None:
-        return "left out: it refers to no image of the study, or to several"
+        return f"{LEFT_OUT}it refers to no image of the study, or to several"
     if not header.get("SegmentSequence"):
-        return "left out: it has no segments"
+        return f"{LEFT_OUT}it has no segments"
     if is_machines(header):
-        return "left out: drawn by a program alone"
-    if not structures_of(header, datastore.task):
-        return "left out: none of its segments is a structure of the task"
-    if found.time and found.time < _time_of(_info(datastore, case)):
-        return "left out: older than the label in force"
+        return f"{LEFT_OUT}drawn by a program alone"
+    if not structures_of(header, study.task):
+        return f"{LEFT_OUT}none of its segments is a structure of the task"
+    if found.time and found.time < _time_of(study.get_label_info(case, FINAL)):
+        return f"{LEFT_OUT}older than the label in force"
     info = {
         "source": "PACS",
         "user": str(header.get("ContentCreatorName") or "").rstrip("^"),
@@ -105,8 +188,9 @@ def _outcome(datastore: PacsDatastore, found: Found, case: str | None) -> str:
         "SeriesInstanceUID": found.series,
         "SOPInstanceUID": found.instance,
     }
-    datastore.take_from_pacs(case, found.path, info)
-    datastore.memory.put_there(case, FINAL, datastore.version(case, FINAL), found.series, found.instance)
+    study.take_from_pacs(case, found.path, info)
+    label = LabelVersion(case, FINAL, study.version(case, FINAL))
+    study.sync_state.set_stored(label, found.series, found.instance)
     try:
         audit.record("label saved", info["user"] or "anonymous", case=case, tag=FINAL, instance=found.instance)
     except audit.AuditFailed as error:
@@ -120,7 +204,3 @@ def _time_of(info: Mapping[str, object]) -> str:
     if "content_time" in info or "time" not in info:
         return str(info.get("content_time", ""))
     return (datetime.fromtimestamp(float(str(info["time"]))) - timedelta(days=1)).strftime("%Y%m%d%H%M%S.%f")
-
-
-def _info(datastore: PacsDatastore, case: str) -> dict[str, object]:
-    return datastore.get_label_info(case, FINAL) if datastore.is_labelled(case) else {}

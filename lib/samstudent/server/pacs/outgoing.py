@@ -5,31 +5,35 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_seg_write import About, write_seg
+from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.value_lookup import names_for_reading
-from samstudent.server.datastore.study_folder import FINAL
-
-if TYPE_CHECKING:
-    from samstudent.server.pacs.datastore import PacsDatastore
+from samstudent.server.pacs.pacs_study import PacsStudy
 
 
-def send(datastore: PacsDatastore, case: str, tag: str, uids: tuple[str, str]) -> None:
-    """Store a label as a SEG: of a human's the structures that it speaks of, of a pseudo label the accepted ones.
+def send(study: PacsStudy, case: str, tag: str, uids: tuple[str, str]) -> None:
+    """Store a label in the PACS as a SEG: of a human's the annotated structures, of a pseudo label the accepted ones.
 
-    A segment without pixels says that its structure is not there, so one that is not annotated has none.
+    A segment without pixels says that its structure is absent, so a structure that is not annotated has no segment.
+
+    Args:
+        study: holds image and label.
+        case: its id.
+        tag: of the label.
+        uids: Series and SOP Instance UID of the SEG.
 
     Raises:
         Unavailable: the PACS does not take it, or does not give the image.
         UserError: the label does not fit its image.
     """
-    task = datastore.task
-    info = datastore.get_label_info(case, tag)
-    image = read_image(datastore.get_image_uri(case), task.dimension)
-    label = datastore.get_label_uri(case, tag)
+    task = study.task
+    info = study.get_label_info(case, tag)
+    image = read_image(study.get_image_uri(case), task.dimension)
+    label = study.get_label_uri(case, tag)
     drawn = read_label(label, task, image.grid, names=names_for_reading(Path(label), info))
     assert image.path is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +41,7 @@ def send(datastore: PacsDatastore, case: str, tag: str, uids: tuple[str, str]) -
         about = about_label(task.name, info, uids) if tag == FINAL else about_pseudo(task.name, info, uids)
         annotated = [name for name, is_known in zip(task.names, drawn.annotated, strict=True) if is_known]
         only = annotated if tag == FINAL else accepted(info)
-        datastore.pacs.store(write_seg(path, drawn.masks, task, image.grid, image.path, about, only))
+        study.pacs.store(write_seg(path, drawn.masks, task, image.grid, image.path, about, only))
 
 
 def accepted(info: Mapping[str, Any]) -> list[str]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import quote
 
 import requests
-from dicomweb_client.ext.gcp.session_utils import create_session_from_gcp_credentials
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from monailabel.config import settings as host
@@ -59,7 +57,7 @@ def forward(request: Request, body: bytes, service: str, path: str) -> Response:
     # As the browser says, or not at all: the answer's bytes are passed on as they are.
     headers["accept-encoding"] = request.headers.get("accept-encoding", "identity")
     try:
-        answer = _session(root).request(
+        answer = _session().request(
             request.method, url, params=request.url.query or None, headers=headers, data=body or None, stream=True,
             auth=settings.login, timeout=(CONNECT_SECONDS, settings.timeout),
         )  # fmt: skip
@@ -76,10 +74,10 @@ def _parts(answer: requests.Response) -> Iterator[bytes]:
     yield from answer.raw.stream(CHUNK, decode_content=False)
 
 
-def _session(root: str) -> Any:
-    """One for each thread, so that connections are used again."""
+def _session() -> requests.Session:
+    """Session of this thread, so that connections are used again."""
     if not hasattr(_local, "session"):
-        google = "googleapis.com" in root
-        _local.session = create_session_from_gcp_credentials() if google else requests.Session()
-        _local.session.trust_env = google  # no .netrc
-    return _local.session
+        _local.session = requests.Session()
+        _local.session.trust_env = False  # no .netrc
+    session: requests.Session = _local.session
+    return session

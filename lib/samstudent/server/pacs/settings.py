@@ -54,6 +54,28 @@ class PacsSettings:
         )
 
 
+def require_supported(kind: str, studies: str) -> None:
+    """Check that a study is of a kind that this server has: a folder, or a DICOMweb server.
+
+    Args:
+        kind: value of MONAI_LABEL_DATASTORE, by which the host chooses XNAT or DSA.
+        studies: path of the study folder, or the URL.
+
+    Raises:
+        UserError: it is XNAT, DSA or Google Cloud Healthcare.
+    """
+    if kind.lower() in ("xnat", "dsa"):
+        raise UserError(
+            f"MONAI_LABEL_DATASTORE={kind}: {kind.upper()} is not supported; a study is a folder or a DICOMweb server. "
+            "Unset the variable"
+        )
+    if "googleapis.com" in studies:
+        raise UserError(
+            f"--studies {studies}: Google Cloud is not supported; a study is a folder, or a DICOMweb server without a "
+            "login or with a name and password"
+        )
+
+
 def _search_filter() -> tuple[tuple[str, ...], dict[str, str]]:
     """The host's filter. Its default, CT alone, would hide every radiograph and counts as not set: the host writes it
     into the environment of its children, so that one cannot tell who has. CT alone is {"Modality": ["CT"]}."""

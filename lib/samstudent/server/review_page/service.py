@@ -20,7 +20,7 @@ from samstudent.imaging.labels import read_ignore, read_masks, read_rejected, wr
 from samstudent.pseudolabels.produce import HUMAN_TAG, RAW_TAG, REFINED_TAG
 from samstudent.pseudolabels.review import Decision, Judged, check_sources, compose, worst_first
 from samstudent.server.auth import audit
-from samstudent.server.datastore.study_folder import SafeLocalDatastore
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Shown, Slice, runs
 from samstudent.util.files import sha256_file
 
@@ -88,7 +88,7 @@ class Desk:
 
     def infos(self) -> Infos:
         """Case -> tag -> label info, of all cases at one moment."""
-        if isinstance(self.datastore, SafeLocalDatastore):
+        if isinstance(self.datastore, StudyFolderDatastore):
             return self.datastore.label_infos()
         store = self.datastore
         return {
@@ -307,7 +307,7 @@ class Desk:
             yield
 
     def _known(self, case: str) -> None:
-        if isinstance(self.datastore, SafeLocalDatastore):
+        if isinstance(self.datastore, StudyFolderDatastore):
             known = case in self.datastore.label_infos(case)
         else:
             known = case in self.datastore.list_images()

@@ -1,0 +1,79 @@
+"""The cases of a PACS study, kept equal to what the PACS lists."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from samstudent.server.pacs.client import Refused, Series
+from samstudent.server.pacs.listing import Reference, films, is_volume, volume
+from samstudent.server.pacs.pacs_study import PacsStudy
+
+logger = logging.getLogger(__name__)
+
+
+class CaseList:
+    """List of the cases, brought up to date at each poll; images of a series that did not change are not listed again.
+
+    Args:
+        study: whose cases these are.
+    """
+
+    def __init__(self, study: PacsStudy) -> None:
+        self.study = study
+        #: Series Instance UID -> number of images at the last poll, also of series that are no case, or are growing.
+        self._counts: dict[str, int] = {}
+
+    def update(self, listed: Sequence[Series], end: float) -> bool:
+        """Make the study's cases those of the PACS.
+
+        Args:
+            listed: all image series of the PACS.
+            end: time, as of ``time.monotonic``, after which no further new series is taken in.
+
+        Returns:
+            Whether all were taken in.
+        """
+        by_series: dict[str, list[Reference]] = {}
+        for reference in self.study.references().values():
+            by_series.setdefault(reference.series, []).append(reference)
+        cases: dict[str, Reference] = {}
+        counts: dict[str, int] = {}
+        is_complete = True
+        for series in listed:
+            known = by_series.get(series.uid, [])
+            if not known and series.uid not in self._counts and time.monotonic() > end:
+                is_complete = False
+                continue
+            try:
+                found = self._cases_of(series, known)
+            except Refused as error:  # one series that the PACS only lists must not hide the others
+                logger.warning("series %s: %s", series.uid, error)
+                found = known
+            cases |= {reference.case: reference for reference in found}
+            counts[series.uid] = series.images
+        self._counts = counts
+        self.study.put_references(cases)
+        return is_complete
+
+    def _cases_of(self, series: Series, known: list[Reference]) -> list[Reference]:
+        last = self._counts.get(series.uid)
+        pacs, dimension = self.study.pacs, self.study.task.dimension
+        if series.images == 0 and not known and last is None:  # a PACS that does not count
+            series = replace(series, images=len(pacs.instances(series.study, series.uid)))
+        elif series.images == 0:
+            return known
+        if series.images == (known[0].images if known else last):
+            return known
+        if is_volume(series):
+            if dimension != 3:
+                return []
+            # Slices come one by one: it is a case when no more have come since the last poll.
+            is_settled = last == series.images or (last is None and not self._counts)
+            return [volume(series)] if is_settled else known
+        if dimension != 2:
+            return []
+        instances = pacs.instances(series.study, series.uid)
+        return films(series, instances, {r.image: r.case for r in known if r.image})
