@@ -10,6 +10,7 @@ import pytest
 from samstudent.engine.in_process import InProcess
 from samstudent.engine.local_processes import LocalProcesses
 from samstudent.engine.protocol import Engine, Outcome, run_shards, shards_of
+from samstudent.util.progress import Progress
 from support.engine_work import Noted
 
 MakeEngine = Callable[[], Engine]
@@ -79,11 +80,12 @@ def test_shards_in_flight_are_bounded(make: MakeEngine, tmp_path: Path) -> None:
 def test_cancel_from_a_progress_report_stops_the_running_item_and_all_others(make: MakeEngine, tmp_path: Path) -> None:
     work = Noted(tmp_path)
     with make() as engine:
-        outcomes = by_key(
-            run_shards(
-                engine, work, [["a", "sleep1", "b"], ["c"]], lambda key, *_: engine.cancel() if key != "a" else None
-            )
-        )
+
+        def cancel_later(key: str, progress: Progress) -> None:
+            if key == "sleep1":
+                engine.cancel()
+
+        outcomes = by_key(run_shards(engine, work, [["a", "sleep1", "b"], ["c"]], cancel_later))
         with pytest.raises(RuntimeError, match="cancelled"):
             engine.submit(work, ["d"])
         assert engine.collect() is None
@@ -94,10 +96,10 @@ def test_cancel_from_a_progress_report_stops_the_running_item_and_all_others(mak
 
 
 def test_progress_of_an_item_arrives_where_outcomes_are_collected(make: MakeEngine, tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
+    seen: list[tuple[str, Progress]] = []
     with make() as engine:
         list(run_shards(engine, Noted(tmp_path), [["a"]], lambda *values: seen.append(values)))
-    assert seen[-1] == ("a", 1, 1)
+    assert seen[-1] == ("a", Progress("writing", 1, 1))
 
 
 def test_nothing_in_flight_means_nothing_to_collect(make: MakeEngine, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from samstudent.engine.protocol import ReportSteps
 from samstudent.engine.store import ContentStore
+from samstudent.util.progress import Progress, Report
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Noted:
     def is_done(self, key: str) -> bool:
         return key in self.store
 
-    def __call__(self, key: str, report: ReportSteps) -> None:
+    def __call__(self, key: str, report: Report) -> None:
         with (self.folder / "calls").open("a") as file:
             file.write(key + "\n")
         if key.startswith("fail"):
@@ -40,13 +40,13 @@ class Noted:
             os.kill(os.getpid(), signal.SIGKILL)
         if key.startswith("sleep"):
             for step in range(1200):
-                report(step, 1200)
+                report(Progress("sleeping", step, 1200))
                 time.sleep(0.05)
         if key.startswith("child"):
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             (self.folder / f"{key}.pid").write_text(f"{os.getpid()} {child.pid}")
             child.wait()
-        report(1, 1)
+        report(Progress("writing", 1, 1))
         if not key.startswith("empty"):
             self.store.write(key, f"{os.getpid()} {os.environ.get('WORKER_NAME', '')}")
 
@@ -65,7 +65,7 @@ class Unreadable:
     def is_done(self, key: str) -> bool:
         return False
 
-    def __call__(self, key: str, report: ReportSteps) -> None:
+    def __call__(self, key: str, report: Report) -> None:
         raise AssertionError
 
 

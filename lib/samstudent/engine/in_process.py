@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from samstudent.engine.protocol import OnProgress, Outcome, ReportSteps, Work, reason_of
+from samstudent.engine.protocol import OnProgress, Outcome, Work, reason_of
+from samstudent.util.progress import Progress, Report
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,9 @@ class InProcess:
         if self._cancelled:
             return Outcome(key, "cancelled")
 
-        def report(done: int, total: int) -> None:
+        def report(progress: Progress) -> None:
             if on_progress is not None:
-                on_progress(key, done, total)
+                on_progress(key, progress)
             if self._cancelled:
                 raise Cancelled
 
@@ -70,7 +71,7 @@ class InProcess:
         self._shards.clear()
 
 
-def run_item(work: Work, key: str, report: ReportSteps) -> Outcome:
+def run_item(work: Work, key: str, report: Report) -> Outcome:
     """Run one item unless the store has its result; never raises what the work raises."""
     started = time.monotonic()
     try:

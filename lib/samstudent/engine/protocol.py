@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from samstudent.errors import UserError
+from samstudent.util.progress import Progress, Report
 
-#: Progress of one item: called with the steps done and the steps in all.
-ReportSteps = Callable[[int, int], None]
-#: Progress of the items of a shard, in the process that collects: called with key, steps done and steps in all.
-OnProgress = Callable[[str, int, int], None]
+#: Progress of the items of a shard, in the process that collects: called with the item's key and its progress.
+OnProgress = Callable[[str, Progress], None]
 State = Literal["done", "skipped", "failed", "cancelled"]
 
 
@@ -31,7 +30,7 @@ class Work(Protocol):
     def is_done(self, key: str) -> bool:
         """Whether the store has the result; then the item is skipped."""
 
-    def __call__(self, key: str, report: ReportSteps) -> None:
+    def __call__(self, key: str, report: Report) -> None:
         """Compute the result and write it to the store in one step; any exception makes the item fail."""
 
 

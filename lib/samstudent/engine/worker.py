@@ -17,10 +17,10 @@ import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 from samstudent.engine.in_process import run_item
 from samstudent.engine.protocol import Outcome, reason_of
+from samstudent.util.progress import Progress
 from samstudent.util.signals import end_now
 
 #: Seconds between two messages about the progress of one item.
@@ -31,7 +31,7 @@ def serve(connection: Connection, environment: Mapping[str, str], log: Path | No
     """Run shards until the connection is closed.
 
     Args:
-        connection: gets (pickled work, keys); sends ("progress", key, done, total) and ("outcome", Outcome).
+        connection: gets (pickled work, keys); sends ("progress", key, Progress) and ("outcome", Outcome).
         environment: variables to set before the work is imported.
         log: file to which standard output and error are appended, also those of libraries; None: the parent's.
     """
@@ -64,12 +64,11 @@ class _Progress:
     def __init__(self, connection: Connection, key: str) -> None:
         self.connection, self.key, self.last = connection, key, 0.0
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
         if now - self.last >= _PAUSE:
             self.last = now
-            message: tuple[Any, ...] = ("progress", self.key, done, total)
-            self.connection.send(message)
+            self.connection.send(("progress", self.key, progress))
 
 
 def _end_with_parent() -> None:
