@@ -19,7 +19,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from samstudent.sam import lite_medsam
-from samstudent.sam.backends import SamModel
+from samstudent.sam.model import SamModel
 from samstudent.sam.prompts import box_of, coarse_masks, inner_point, negative_points
 from samstudent.sam.refine import refine_slice
 from samstudent.sam.segment_anything import SegmentAnything
@@ -98,7 +98,7 @@ def main() -> None:
         embedding = backend.embed(image)
         refine = partial(refine_slice, probabilities, embedding, backend, recipe, NAMES, True)
         for loops in (True, False):
-            backend.loops = loops
+            backend.one_by_one = loops
             how = "loop" if loops else "batches"
             print(f"{f'two stages, {name} decoder, {how}':40}{timed(refine)}     2000", flush=True)
     print(f"{'LiteMedSAM embedding':40}{timed(lambda: backends['LiteMedSAM'].embed(image))}      700")

@@ -22,7 +22,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "image": task.ImageSection,
     "student": task.StudentSection,
     "sam": task.SamSection,
-    "sam.adapt": task.AdaptSection,
     "recipe": task.Recipe,
     "recipe.stages": task.Stage,
     "training": task.TrainingSection,

@@ -69,43 +69,29 @@ class StudentSection(_Section):
         return value
 
 
-class AdaptSection(_Section):
-    """How SAM learns from human labels (docs/explanation/trust.md)."""
-
-    #: What is trained. ``decoder+lora``: the mask decoder and low-rank changes of the image encoder's attention; for
-    #: GPUs, because every image then passes the encoder at every step. What is so trained serves clicks only: pseudo
-    #: labels need one encoder for readers, search and both decoders.
-    parts: Literal["decoder", "decoder+prompt_encoder", "decoder+lora"] = "decoder"
-    #: Most steps of each run; the labelled cases left out decide how many are taken.
-    steps: int = Field(default=100, ge=1)
-    #: Prompts in each step.
-    batch_size: int = Field(default=6, ge=1)
-    learning_rate: float = Field(default=2e-4, gt=0)
-    #: Standard deviation of the shift of each side of a box, as a share of the box's width or height.
-    jitter: float = Field(default=0.1, ge=0, le=0.5)
-    #: Rank of the low-rank changes.
-    lora_rank: int = Field(default=4, ge=1, le=64)
-
-
 class SamSection(_Section):
-    """Which Segment Anything Model redraws the structures."""
+    """The Segment Anything Model that redraws the structures."""
 
-    backend: Literal["lite_medsam", "vit_b", "vit_l", "vit_h", "medsam", "sam2"] = "lite_medsam"
-    #: Weights of every backend but ``lite_medsam``, which comes embedded.
-    checkpoint: Path | None = None
-    #: The network of ``checkpoint`` for ``sam2``: a config that comes with that package, e.g.
-    #: "configs/sam2.1/sam2.1_hiera_t.yaml". Volumes are then followed as videos.
-    config: str | None = None
-    #: Expected SHA-256 of the checkpoint; refused when it differs. None: not checked.
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    adapt: AdaptSection = AdaptSection()
+    backend: Literal["lite_medsam", "vit_b", "vit_l", "vit_h", "medsam"] = Field(
+        default="lite_medsam",
+        description="The model. `lite_medsam` comes embedded; the others are segment-anything's models and MedSAM "
+        "(a `vit_b`), with weights that you have.",
+    )
+    checkpoint: Path | None = Field(
+        default=None,
+        description="File of the weights (.pth), for every backend but `lite_medsam`. A relative path is relative to "
+        "the task file.",
+    )
+    sha256: str | None = Field(
+        default=None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 that the checkpoint must have; it is refused when it differs. None: not checked.",
+    )
 
     @model_validator(mode="after")
     def _has_weights(self) -> SamSection:
         if self.backend != "lite_medsam" and self.checkpoint is None:
             raise ValueError(f"backend {self.backend} needs 'checkpoint', the path of its weights")
-        if (self.backend == "sam2") != (self.config is not None):
-            raise ValueError("'config' names the network of backend sam2, which needs it; no other takes it")
         return self
 
 

@@ -13,8 +13,8 @@ from scipy import ndimage
 from samstudent.errors import UserError
 from samstudent.pseudolabels.bench import Bench
 from samstudent.pseudolabels.search import Choice, HonestCase, search
-from samstudent.sam.backends import Decoded, Embedding
 from samstudent.sam.decode import decode_structures
+from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.fusion import combine
 from samstudent.sam.prompts import Prompt, coarse_masks
 from samstudent.task import Recipe
@@ -35,12 +35,12 @@ class Oracle(FakeSam):
         self.spoils, self.seed, self.asked = spoils, seed, 0
         self.turn = Lock()
 
-    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
         with self.turn:
             self.asked += len(prompts)
         return [self.draw(embedding, prompt) for prompt in prompts]
 
-    def draw(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+    def draw(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
         assert prompt.box is not None
         box = np.zeros(embedding.features.shape[2:], bool)
         x0, y0, x1, y1 = (round(v) for v in prompt.box)
@@ -48,7 +48,7 @@ class Oracle(FakeSam):
         truths = embedding.features[0, 1 : 1 + len(NAMES)] > 0
         s = int(np.argmax([dice(truth, box) if truth.any() else 0.0 for truth in truths]))
         low = self.noise(embedding, prompt) if s in self.spoils else np.where(truths[s], 6.0, -6.0)
-        return Decoded(low.astype(np.float32), 0.9, embedding)
+        return DecodedMask(low.astype(np.float32), 0.9, embedding)
 
     def noise(self, embedding: Embedding, prompt: Prompt) -> Any:
         """Always the same for one question: several are asked at once."""
@@ -105,7 +105,7 @@ def test_each_structure_takes_what_serves_it(cases: list[HonestCase]) -> None:
 
 def test_adapted_decoders_are_taken_where_they_are_better_and_only_for_their_fold(cases: list[HonestCase]) -> None:
     class Watched(Oracle):
-        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
             assert {c.fold for c in cases if c.embedding is embedding} == {self.fold}
             return super().decode_many(embedding, prompts)
 
@@ -205,10 +205,10 @@ def test_what_overlaps_is_judged_together() -> None:
     """Each mask alone is better than the student's, but each is surest where the other structure is."""
 
     class Grabs(Oracle):
-        def draw(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+        def draw(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
             own = super().draw(embedding, prompt).low_res > 0
             both = (embedding.features[0, 1:3] > 0).any(axis=0)
-            return Decoded(np.where(own, 1.0, np.where(both, 6.0, -6.0)).astype(np.float32), 0.9, embedding)
+            return DecodedMask(np.where(own, 1.0, np.where(both, 6.0, -6.0)).astype(np.float32), 0.9, embedding)
 
     poor = [case(seed, blunder=0.0) for seed in range(9)]
     for item in poor:

@@ -102,7 +102,6 @@ def test_the_first_files_did_not_tell_what_for(tmp_path: Path) -> None:
         {"seed": 1},
         {"unlabelled": 3},
         {"task": TASK.model_copy(update={"trust": TASK.trust.model_copy(update={"trials": 3})})},
-        {"task": small_task(trust=TRUST, sam={"adapt": {"steps": 7}})},
         {"task": small_task(trust=TRUST, recipe={"threshold": 0.4})},
         {"task": small_task(trust=TRUST, overlap=True)},
     ],
@@ -263,33 +262,22 @@ def test_volumes_are_judged_without_a_calibrator_too(tmp_path: Path) -> None:
     assert [s.status for s in label.structures] == ["accepted"]
 
 
-def adapted_as_if(monkeypatch: pytest.MonkeyPatch, encoder: str, folds: tuple[int, ...]) -> None:
-    """Adaptation that helped, to a SAM whose embeddings go by ``encoder``."""
+def adapted_as_if(monkeypatch: pytest.MonkeyPatch, folds: tuple[int, ...]) -> None:
+    """Adaptation that helped."""
     told: dict[str, Any] = dict.fromkeys(("plain", "adapted", "gain", "error", "seconds"), 0.5)
     found = Adaptation(
         {}, {fold: {} for fold in folds}, 1, used=True, reason="", curve=[], labels=[], settings={}, **told
     )
     better = FakeSam()
-    better.digest, better.embedding_digest = "a" * 64, encoder
+    better.digest = "a" * 64
     monkeypatch.setattr(trust_module, "_adapt", lambda *given: found)
     monkeypatch.setattr(trust_module, "save_adapted", lambda *given: None)
     monkeypatch.setattr(trust_module, "load_adapted", lambda *given: better)
     monkeypatch.setattr(trust_module, "with_weights", lambda *given: better)
 
 
-@pytest.mark.parametrize(("encoder", "used"), [("f" * 64, True), ("0" * 64, False)])
-def test_a_sam_with_another_encoder_makes_no_pseudo_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str, used: bool
-) -> None:
-    """The search asks both decoders about the plain one's embeddings."""
-    adapted_as_if(monkeypatch, encoder, (0, 1, 2))
-    trust = learn(tmp_path)
-    assert (trust.adapted is not None) == used
-    assert (json.loads((tmp_path / "trust.json").read_text())["adapted"] is not None) == used
-
-
 def test_a_fold_of_blank_volumes_has_no_sam_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapted_as_if(monkeypatch, "f" * 64, (0, 2))
+    adapted_as_if(monkeypatch, (0, 2))
     teacher: Any = VolumeTeacher()
     blank = np.zeros_like(teacher.masks)
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samstudent.sam.backends import Embedding
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.embedding import Embedding
 
 
 class Counter:

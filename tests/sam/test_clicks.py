@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samstudent.sam.backends import Decoded, Embedding
 from samstudent.sam.clicks import BOX_ONLY, SCALES, boxes_around, draw, respect
+from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from samstudent.task import BOX_STAGES, Recipe
 
@@ -45,12 +45,12 @@ class Answering:
     def embed(self, image: np.ndarray) -> Embedding:
         return Embedding(np.zeros((1, 256, 64, 64), np.float32), (SIDE, SIDE), (SIDE, SIDE), SIDE)
 
-    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+    def decode(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
         self.asked.append(prompt)
         mask, iou = self.answer(prompt)
-        return Decoded(np.where(mask, 5, -5).astype(np.float32), iou, embedding)
+        return DecodedMask(np.where(mask, 5, -5).astype(np.float32), iou, embedding)
 
-    def decode_many(self, embedding: Embedding, prompts: Any) -> list[Decoded]:
+    def decode_many(self, embedding: Embedding, prompts: Any) -> list[DecodedMask]:
         return [self.decode(embedding, prompt) for prompt in prompts]
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samstudent.sam.backends import Decoded, Embedding
 from samstudent.sam.decode import Drawn, decode_structures, dice, stability
+from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from samstudent.task import Recipe, Stage
 
@@ -27,10 +27,10 @@ class Filler:
     def embed(self, image: Any) -> Embedding:
         raise AssertionError("the embedding is given")
 
-    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+    def decode(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
         return self.decode_many(embedding, [prompt])[0]
 
-    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
         self.calls.append(list(prompts))
         answers = []
         for prompt in prompts:
@@ -38,7 +38,7 @@ class Filler:
             x, y = prompt.positive[0] if prompt.positive else (0.0, 0.0)
             x0, y0, x1, y1 = (round(v) for v in prompt.box or (x - 2, y - 2, x + 2, y + 2))
             low_res[y0 : y1 + 1, x0 : x1 + 1] = 5
-            answers.append(Decoded(low_res, self.iou, embedding))
+            answers.append(DecodedMask(low_res, self.iou, embedding))
         return answers
 
 

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from samstudent.errors import UserError
-from samstudent.sam.backends import Decoded, Embedding
+from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from samstudent.sam.refine import refine, refine_slice
 from samstudent.task import Recipe, Stage, Task
@@ -41,17 +41,17 @@ class Painter:
         self.embedded.append(image)
         return Embedding(np.zeros((1, 256, 4, 4), np.float32), image.shape[:2], image.shape[:2], max(image.shape[:2]))
 
-    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+    def decode(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
         return self.decode_many(embedding, [prompt])[0]
 
-    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
         self.asked += prompts
         square = np.full((embedding.side, embedding.side), -5, np.float32)
         answers = []
         for prompt in prompts:
             low_res = square.copy()
             self.draw(low_res, prompt)
-            answers.append(Decoded(low_res, 0.75, embedding))
+            answers.append(DecodedMask(low_res, 0.75, embedding))
         return answers
 
 
@@ -215,14 +215,14 @@ def test_parity_with_segment_anything(tiny: Any, tiny_sam: Any) -> None:
             full = tiny_sam.postprocess_masks(low_res, pixels.shape[-2:], (height, width))
             expected.append((full[0, 0].numpy(), low_res[0, 0].numpy(), float(iou)))
 
-    last: list[Decoded] = []
+    last: list[DecodedMask] = []
 
     class Recorder:
         name, digest, embedding_digest = tiny.name, tiny.digest, tiny.embedding_digest
         preprocessing = tiny.preprocessing
         embed, decode = tiny.embed, tiny.decode
 
-        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
             last[:] = tiny.decode_many(embedding, prompts)
             return last
 
@@ -301,7 +301,7 @@ def test_a_large_image_is_worked_on_at_512_pixels_and_answered_at_its_own_size(o
     class Scaling(Painter):
         """Prompts come in pixels of the image that the embedding says, the answer is drawn in the model's."""
 
-        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
             assert embedding.image_size == (320, 512)
             self.asked += prompts
             answers = []
@@ -310,7 +310,7 @@ def test_a_large_image_is_worked_on_at_512_pixels_and_answered_at_its_own_size(o
                 low_res = np.full((1024, 1024), -5, np.float32)
                 x0, y0, x1, y1 = (int(2 * v) for v in prompt.box)
                 low_res[y0 : y1 + 2, x0 : x1 + 2] = 5
-                answers.append(Decoded(low_res, 0.75, embedding))
+                answers.append(DecodedMask(low_res, 0.75, embedding))
             return answers
 
     p = np.full((3, 640, 1024), 0.01, np.float32)
@@ -357,9 +357,9 @@ def test_a_volumes_figures_are_over_all_slices() -> None:
     calls = iter([1.0, 0.4])
 
     class Moody(Painter):
-        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
             answers = super().decode_many(embedding, prompts)
-            return [Decoded(a.low_res, next(calls), embedding) for a in answers]
+            return [DecodedMask(a.low_res, next(calls), embedding) for a in answers]
 
     def nothing_on_the_small_one(logits: Any, prompt: Prompt) -> None:
         if prompt.box and prompt.box[2] > 12:

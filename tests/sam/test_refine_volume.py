@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from samstudent.sam.backends import Decoded, Embedding
+from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from samstudent.sam.refine import refine
 from samstudent.sam.results import Refinement
@@ -45,10 +45,10 @@ class Knowing:
         features = image[None, None, ..., 0].astype(np.float32)
         return Embedding(features, image.shape[:2], image.shape[:2], max(image.shape[:2]))
 
-    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+    def decode(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
         return self.decode_many(embedding, [prompt])[0]
 
-    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
         answers = []
         for prompt in prompts:
             assert prompt.box
@@ -59,7 +59,7 @@ class Knowing:
             logits[y0 : y1 + 1, x0 : x1 + 1] = np.where(seen[y0 : y1 + 1, x0 : x1 + 1], 5, -5)
             # The slice's number is written into its first pixel.
             logits = self.spoil(int(embedding.features[0, 0, 0, 0]), logits)
-            answers.append(Decoded(logits, 0.75, embedding))
+            answers.append(DecodedMask(logits, 0.75, embedding))
         return answers
 
 
@@ -238,49 +238,3 @@ def test_recipes_of_structures_and_jitter_work_in_volumes_too() -> None:
     asked = len(sam.asked)
     refine(seen_by_student(student, student), image_of(truth), sam, base, recipes={"b": keep}, signals=False)
     assert len(sam.asked) - asked == truth.any(axis=(1, 2)).sum()
-
-
-class Following(Knowing):
-    """Draws a structure's box, moved to where the image is bright, on every slice of the span."""
-
-    name = "sam2"
-
-    def track(
-        self, volume: Any, boxes: Mapping[int, Mapping[int, Any]], span: tuple[int, int], size: tuple[int, int]
-    ) -> Any:
-        self.volume, self.boxes, self.span = volume, boxes, span
-        found = {}
-        for index in boxes:
-            found[index] = {}
-            for z in range(span[0], span[1] + 1):
-                rows = np.arange(size[0]) * volume.shape[1] // size[0]
-                columns = np.arange(size[1]) * volume.shape[2] // size[1]
-                bright = volume[z][rows][:, columns, 0] > 100
-                found[index][z] = np.where(bright, 5, -5).astype(np.float16)
-        return found
-
-
-def test_a_tracker_follows_the_structures() -> None:
-    truth = ball((30, 32, 40), (9, 11, 10))
-    student = truth & (np.indices(truth.shape).sum(axis=0) % 5 > 0)
-    sam = Following()
-    result = refine(seen_by_student(student, np.zeros_like(truth)), image_of(truth, 1), sam, task(axis="y"))
-    holds_together(result)
-    assert dice(result.masks[0], truth) > 0.97 and not sam.embedded
-    assert sam.volume.shape == (32, 30, 40, 3) and sam.span == (5, 26)
-    (given,) = sam.boxes.values()
-    assert len(given) == 3 and [entry["slice"] for entry in result.structures[0].prompts] == sorted(given)
-    x0, y0, x1, y1 = given[sorted(given)[1]]
-    assert (x1 - x0, y1 - y0) == pytest.approx((19 * 256 / 40, 17 * 256 / 30), abs=9)
-    assert result.structures[0].predicted_iou == pytest.approx(1, abs=0.01)
-    nothing = refine(np.zeros((2, *truth.shape), np.float32), image_of(truth), sam, task())
-    assert not nothing.masks.any()
-
-
-def test_a_tracker_follows_each_component_on_its_own() -> None:
-    arms = np.zeros(SHAPE, bool)
-    arms[3:9, 10:30, 4:12] = arms[3:9, 10:30, 26:34] = True
-    sam = Following()
-    result = refine(seen_by_student(arms, NONE), image_of(arms), sam, task(component="all"))
-    assert len(sam.boxes) == 2
-    assert dice(result.masks[0], arms) > 0.97

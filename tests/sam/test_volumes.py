@@ -12,7 +12,6 @@ from samstudent.sam.volumes import (
     neighbour_weight,
     outliers,
     parts_of,
-    prompted_slices,
     slice_axis,
     smoothed,
     steps_of,
@@ -153,11 +152,3 @@ def test_logits_between_slices_are_linear() -> None:
     logits = {2: np.full((2, 2), 4, np.float32), 6: np.full((2, 2), -4, np.float32)}
     result = interpolated(logits, [0, 3, 4, 5, 9])
     assert {z: float(v[0, 0]) for z, v in result.items()} == {2: 4, 3: 2, 4: 0, 5: -2, 6: -4}
-
-
-def test_a_tracker_is_shown_the_largest_slice_and_two_more() -> None:
-    coarse = np.zeros((20, 20, 20), bool)
-    for z in range(2, 19):
-        coarse[z, : 4 + (10 - abs(z - 10)), :5] = True
-    assert prompted_slices(coarse) == [6, 10, 14]
-    assert prompted_slices(block((9, 5, 5), (4, 5), (0, 3), (0, 3))) == [4]

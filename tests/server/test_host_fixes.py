@@ -230,14 +230,6 @@ def test_e2_host_is_still_broken() -> None:
         Spacingd(keys="image", pixdim=(2, 2, 2))(data)
 
 
-def test_e5_sam2_is_imported_only_where_its_backend_is_asked_for() -> None:
-    own = imports_of_ours(but="sam2_video.py")
-    assert "sam2" not in own.replace("samstudent.sam.sam2_video", "").replace("import sam2_video", "")
-    content = (SOURCES / "sam" / "sam2_video.py").read_text(encoding="utf-8")
-    assert re.search(r"^\s+(from|import) sam2\b", content, re.MULTILINE)
-    assert not re.search(r"^(from|import) sam2\b", content, re.MULTILINE)
-
-
 def test_e8_writer_of_the_host_is_not_used() -> None:
     assert "monailabel.transform.writer" not in imports_of_ours()
 

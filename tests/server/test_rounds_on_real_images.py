@@ -25,7 +25,6 @@ def small(name: str, folder: Path, **student: Any) -> Path:
     task["pseudo_labels"]["threshold"] = 0.05
     # Volumes would embed hundreds of slices.
     task["trust"] |= {"enabled": task["dimension"] == 2, "folds": 2, "steps": 5, "reader_steps": 5, "trials": 1}
-    task["sam"]["adapt"] |= {"steps": 1}
     path = folder / "task.yaml"
     path.write_text(yaml.safe_dump(task))
     return path

@@ -15,7 +15,7 @@ from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.imaging.grid import Grid
 from samstudent.pseudolabels.trust import learn_trust
-from samstudent.sam.backends import Decoded, Embedding
+from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.task import Task
@@ -87,10 +87,10 @@ class FakeSam:
         features[0, 0, : size[0], : size[1]] = image[..., 0]
         return Embedding(features, size, size, side)
 
-    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+    def decode(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
         return self.decode_many(embedding, [prompt])[0]
 
-    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
         answers = []
         for prompt in prompts:
             assert prompt.box is not None
@@ -98,7 +98,7 @@ class FakeSam:
             logits = np.full(embedding.features.shape[2:], -5.0, np.float32)
             window = embedding.features[0, 0, y0 : y1 + 1, x0 : x1 + 1]
             logits[y0 : y1 + 1, x0 : x1 + 1] = np.where(window > self.level, 5.0, -5.0)
-            answers.append(Decoded(logits, self.iou, embedding))
+            answers.append(DecodedMask(logits, self.iou, embedding))
         return answers
 
 

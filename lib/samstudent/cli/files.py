@@ -41,9 +41,9 @@ from samstudent.imaging.labels import other_names, read_masks, write_masks
 from samstudent.imaging.value_lookup import KnownNames, names_for_reading, names_in_folder, resolve
 from samstudent.imaging.value_names import KEY, ValueNames, summary
 from samstudent.pseudolabels.quality import structure_quality
-from samstudent.sam.backends import load_backend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.refine import refine
+from samstudent.sam.registry import load_backend
 from samstudent.server.datastore.label_folder import LabelFolder, confirm, label_folder
 from samstudent.task import Task, load_task, shipped_tasks
 from samstudent.util.address import is_pacs

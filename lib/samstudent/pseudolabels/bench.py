@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.pseudolabels.choice import Evidence
-from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.decode import Drawn, decode_structures
+from samstudent.sam.embedding import Embedding
 from samstudent.sam.fusion import combine, fuse
+from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Mask, box_of, coarse_masks, reshape, window_of
 from samstudent.task import Recipe
 from samstudent.util.device import on_all_cores

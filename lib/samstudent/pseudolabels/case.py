@@ -13,8 +13,8 @@ from samstudent.imaging.case import CaseImage, for_sam
 from samstudent.pseudolabels.disputed import disputed
 from samstudent.pseudolabels.provenance import Provenance, provenance_of
 from samstudent.pseudolabels.quality import Gated, gate
-from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamBackend
 from samstudent.sam.refine import Refinement, refine
 from samstudent.task import Task
 

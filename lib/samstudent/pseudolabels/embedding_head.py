@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage, for_sam
-from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.embedding import Embedding
+from samstudent.sam.model import SamBackend
 from samstudent.student.data import label_of, never_known
 from samstudent.student.network import output_channels
 from samstudent.student.predict import load_weights, save_model

@@ -15,9 +15,10 @@ from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage, for_sam
 from samstudent.pseudolabels.bench import HonestCase
 from samstudent.pseudolabels.case import mix
-from samstudent.sam.adapt import Example
-from samstudent.sam.backends import Embedding, SamBackend
+from samstudent.sam.adapt_samples import Example
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.embedding import Embedding
+from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import coarse_masks, contested
 from samstudent.sam.volumes import slice_axis
 from samstudent.sam.working import reduced, working_size
@@ -151,13 +152,11 @@ def honest_parts(
     return parts
 
 
-def example_of(case: HonestCase, image: NDArray[np.uint8], task: Task) -> Example:
+def example_of(case: HonestCase, task: Task) -> Example:
     coarse = coarse_masks(case.probabilities.astype(np.float32), task.recipe)
-    # Only what changes the encoder needs more than its embeddings.
-    kept = image if task.sam.adapt.parts == "decoder+lora" else None
     # Half a border is no border to learn.
     known = None if case.unknown is None else ~case.unknown.any(axis=(1, 2))
-    return Example(case.id, case.fold, case.embedding, case.truth, coarse, kept, known)
+    return Example(case.id, case.fold, case.embedding, case.truth, coarse, known)
 
 
 def embed(image: NDArray[np.uint8], backend: SamBackend, cache: EmbeddingCache | None) -> Embedding:

@@ -19,8 +19,9 @@ from samstudent.pseudolabels.case import Predictor, PseudoLabel, own_masks, pseu
 from samstudent.pseudolabels.labelled import Viewer
 from samstudent.pseudolabels.provenance import Provenance, is_current, provenance_of
 from samstudent.pseudolabels.trust import Trust, trusted_label
-from samstudent.sam.backends import SamBackend, Size
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.embedding import Size
+from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Mask
 from samstudent.sam.working import enlarged
 from samstudent.task import Task

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from samstudent.sam.backends import SamBackend
+from samstudent.sam.model import SamBackend
 from samstudent.task import Task
 
 

@@ -20,7 +20,7 @@ from samstudent.errors import UserError
 from samstudent.pseudolabels.bench import Bench, HonestCase
 from samstudent.pseudolabels.choice import Evidence, HonestGain, Verdict, decide, honest_gain
 from samstudent.pseudolabels.space import Cell, Space
-from samstudent.sam.backends import SamBackend
+from samstudent.sam.model import SamBackend
 from samstudent.task import Recipe
 
 #: Of the trials asked for, how many may be asked of the sampler: repetitions and what changes no prompt are free.

@@ -31,8 +31,8 @@ from samstudent.pseudolabels.cross_fitting import CrossFit
 from samstudent.pseudolabels.embedding_head import Reader, ReaderCase, reader_cases, train_reader
 from samstudent.pseudolabels.ensemble import Ensemble
 from samstudent.pseudolabels.labelled import read_each, size_of
-from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamBackend
 from samstudent.student.predict import Student
 from samstudent.student.training import OnStep
 from samstudent.task import Task

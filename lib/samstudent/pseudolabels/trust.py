@@ -45,10 +45,11 @@ from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.pseudolabels.search import Choice, StructureChoice, search
 from samstudent.pseudolabels.signals import Atlas, signals_of
 from samstudent.pseudolabels.transfer import Answer, expected_of_all, shift_of
-from samstudent.sam.adapt import Adaptation, adapt
-from samstudent.sam.adapted import load_adapted, save_adapted, with_weights
-from samstudent.sam.backends import SamBackend, SamModel
+from samstudent.sam.adapt import adapt
+from samstudent.sam.adapt_run import AdaptationOptions
+from samstudent.sam.adapted import Adaptation, load_adapted, save_adapted, with_weights
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamBackend, SamModel
 from samstudent.sam.prompts import contested
 from samstudent.sam.refine import Refinement, refine, refine_slice
 from samstudent.task import Task
@@ -181,13 +182,8 @@ def learn_trust(
     adapted, of_fold, name = None, None, None
     if adaptation is not None and adaptation.used:
         save_adapted(folder / ADAPTED_FILE, adaptation, backend)
-        found = load_adapted(folder / ADAPTED_FILE, backend)
-        if found.embedding_digest == backend.embedding_digest:
-            adapted, name = found, ADAPTED_FILE
-            of_fold = {fold: with_weights(backend, weights) for fold, weights in adaptation.folds.items()}
-        else:
-            # Search and pseudo labels ask both decoders about one encoder's embedding.
-            logger.warning("sam.adapt.parts changes SAM's encoder: this SAM serves clicks, pseudo labels the plain one")
+        adapted, name = load_adapted(folder / ADAPTED_FILE, backend), ADAPTED_FILE
+        of_fold = {fold: with_weights(backend, weights) for fold, weights in adaptation.folds.items()}
     choice = _choose([part for part, _ in slices], len(cases), task, backend, of_fold, seed, told)
     del slices  # As large as all else together.
     atlas = Atlas.of((case.truth.masks for case in cases), np.array([case.truth.complete for case in cases]))
@@ -247,7 +243,7 @@ def inputs_of(
         seed,
         unlabelled,
     ]
-    parts += [backend.embedding_digest, task.trust.model_dump(mode="json"), task.sam.adapt.model_dump(mode="json")]
+    parts += [backend.embedding_digest, task.trust.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -366,12 +362,12 @@ def _adapt(
     """SAM's decoder trained on the labels; None where the task switches that off."""
     if not task.trust.adapt:
         return None
-    examples = [example_of(part, image, task) for part, image in slices]
+    examples = [example_of(part, task) for part, _ in slices]
 
     def progress(done: int, total: int) -> None:
         told("adapting SAM", done, total)
 
-    return adapt(backend, examples, task.recipe, task.sam.adapt, seed, progress)
+    return adapt(backend, examples, task.recipe, seed, AdaptationOptions.for_training(task.training.steps), progress)
 
 
 def _choose(

@@ -47,10 +47,11 @@ from samstudent.research.experiment import work
 from samstudent.research.experiment.command import _numbers
 from samstudent.research.experiment.plan import Job, Options, Setting
 from samstudent.research.experiment.run import make_setting
-from samstudent.sam.backends import SamBackend, load_backend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import coarse_masks
 from samstudent.sam.refine import refine
+from samstudent.sam.registry import load_backend
 from samstudent.student.predict import Student
 from samstudent.util.files import atomic_write
 from samstudent.util.signals import stop

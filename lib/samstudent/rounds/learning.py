@@ -16,8 +16,8 @@ from samstudent.pseudolabels.teacher import Teacher, fit_earlier_reader, fit_tea
 from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, some_of, take_again
 from samstudent.rounds.cases import CaseFiles, digests, load_cases, read_truth
 from samstudent.rounds.scoring import weigh_earlier
-from samstudent.sam.backends import SamModel
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamModel
 from samstudent.student.predict import Student
 from samstudent.task import Task
 

@@ -28,7 +28,7 @@ from samstudent.rounds.options import TrainOptions
 from samstudent.rounds.scoring import out_of_fold
 from samstudent.rounds.study import Study
 from samstudent.rounds.trained import Trained, trained_of
-from samstudent.sam.backends import SamBackend
+from samstudent.sam.model import SamBackend
 from samstudent.student.predict import Student
 from samstudent.task import Task
 

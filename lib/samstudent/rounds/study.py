@@ -22,8 +22,9 @@ from samstudent.rounds.ledger import Ledger, Promotion
 from samstudent.rounds.sams import TRAINING, AdaptedSams
 from samstudent.rounds.trained import ImageContents
 from samstudent.sam.adapted import load_adapted
-from samstudent.sam.backends import SamBackend, SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamBackend, SamModel
+from samstudent.sam.registry import load_backend
 from samstudent.server.auth.audit import AuditLog
 from samstudent.task import Task
 from samstudent.util.address import is_pacs, slug_of

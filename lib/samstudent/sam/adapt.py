@@ -1,8 +1,8 @@
-"""Teaching SAM the borders that a site draws: its mask decoder is trained on human labels, from cached embeddings.
+"""Adaptation of SAM's mask decoder to the borders that a site draws: training on human labels, from cached embeddings.
 
-It is asked as refinement asks it: with the recipe's prompts from the coarse masks of students that never saw the case,
-their boxes jittered, through all stages of the recipe. Labelled cases that are left out, fold by fold, decide after how
-many steps to stop, and whether the result is used at all (docs/explanation/trust.md).
+Prompts are those of refinement: the recipe's, from coarse masks of students that did not train on the case, with
+jittered boxes, through all stages. Labelled cases that are left out, fold by fold, decide after how many steps to stop,
+and whether the result is used at all (docs/explanation/trust.md).
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from samstudent.errors import UserError
-from samstudent.sam.adapt_run import Example, Run, questions_of
+from samstudent.sam.adapt_run import AdaptationOptions, Run
+from samstudent.sam.adapt_samples import Example, prompt_samples
 from samstudent.sam.adapted import Adaptation, Weights
-from samstudent.sam.backends import Embedding, SamModel
 from samstudent.sam.decode import decode_structures, dice
-from samstudent.task import AdaptSection, Recipe
-
-__all__ = ["Adaptation", "Example", "adapt"]
+from samstudent.sam.model import SamModel
+from samstudent.task import Recipe
 
 logger = logging.getLogger(__name__)
 
 #: Fewer labelled cases cannot tell whether it helps.
 MIN_CASES = 3
-#: How often a run is looked at.
+#: Checkpoints of a run, at which cases left out are scored.
 _CHECKPOINTS = 6
-#: Looked at so often without a better result, the runs end.
+#: Checkpoints without a better result after which the runs end.
 _PATIENCE = 3
 #: Structures of cases left out that are compared, over all folds: more would take longer than training.
 _COMPARED = 120
@@ -44,32 +44,32 @@ def adapt(
     backend: SamModel,
     examples: Sequence[Example],
     recipe: Recipe,
-    options: AdaptSection,
     seed: int,
+    options: AdaptationOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> Adaptation:
-    """Train parts of SAM on human labels, and tell whether that makes it better on labelled cases left out.
+    """Train SAM's mask decoder on human labels, and find whether that improves it on labelled cases left out.
 
-    For each fold one run on the other folds, looked at on the fold itself every sixth of the steps, until there is no
+    For each fold one run on the other folds, scored on the fold itself every sixth of the steps, until there is no
     more gain; then one run on all examples, for the number of steps that did best. ``backend`` stays as it is.
 
     Args:
         backend: the plain SAM.
         examples: with the folds of the students that made the coarse masks.
         recipe: how coarse masks become prompts; morphology, margin and stages are used.
-        options: the task file's ``sam.adapt``.
-        seed: of order, jitter and low-rank changes.
+        seed: of order and jitter.
+        options: of the training.
         progress: called with steps done and steps in all; what a run leaves out counts as done.
 
     Raises:
-        UserError: shapes that do not fit each other, ``decoder+lora`` without images, a loss that is not finite.
+        UserError: shapes that do not fit each other, a loss that is not finite.
     """
-    _check(examples, options)
+    _check(examples)
     begun = time.monotonic()
     stages = recipe.stages_for(backend.name)
     labels = sorted({example.id for example in examples})
     folds = sorted({example.fold for example in examples})
-    settings = {**options.model_dump(mode="json"), "seed": seed, "stages": [list(s.prompts) for s in stages]}
+    settings = {**asdict(options), "seed": seed, "stages": [list(s.prompts) for s in stages]}
 
     done, total = 0, (len(folds) + 1) * options.steps
 
@@ -87,21 +87,21 @@ def adapt(
     cases = len({examples[i].id for i, _ in compared})
     if cases < MIN_CASES:
         return outcome(f"students found labelled structures in {cases} cases: {MIN_CASES} are needed to compare")
-    questions = [q for i, example in enumerate(examples) for q in questions_of(i, example, recipe, backend.name)]
+    samples = [s for i, example in enumerate(examples) for s in prompt_samples(i, example, recipe, backend.name)]
 
-    def score(sam: SamModel, wanted: Sequence[tuple[int, int]], embedding: Callable[[Example], Embedding]) -> Scores:
-        """Of SAM's masks for the students' own prompts."""
+    def score(sam: SamModel, structures_of: Sequence[tuple[int, int]]) -> Scores:
+        """Dice of SAM's masks for the students' own prompts."""
         structures: dict[int, list[int]] = defaultdict(list)
-        for i, s in wanted:
+        for i, s in structures_of:
             structures[i].append(s)
         scores = {}
         for i, members in structures.items():
             example = examples[i]
             flags = [s in members for s in range(len(example.truth))]
-            drawn = decode_structures(example.coarse, embedding(example), sam, recipe, wanted=flags)
+            decoded = decode_structures(example.coarse, example.embedding, sam, recipe, wanted=flags)
             for s in members:
-                answer = drawn[s]
-                scores[i, s] = 0.0 if answer is None else dice(answer.logits > 0, example.truth[s])
+                found = decoded[s]
+                scores[i, s] = 0.0 if found is None else dice(found.logits > 0, example.truth[s])
         return scores
 
     def on_step() -> None:
@@ -112,22 +112,22 @@ def adapt(
 
     runs = {}
     for number, fold in enumerate(folds, 1):
-        training = [q for q in questions if examples[q.example].fold != fold]
-        if not any(q.meant for q in training):
+        training = [s for s in samples if examples[s.example].fold != fold]
+        if not any(s.is_positive for s in training):
             return outcome(f"without fold {fold} there is no labelled structure to learn from")
         runs[fold] = Run(backend, examples, training, stages, options, [seed, number])
     checkpoints = sorted({math.ceil(options.steps * k / _CHECKPOINTS) for k in range(1, _CHECKPOINTS + 1)})
-    scores: dict[int, Scores] = {0: score(backend, compared, lambda example: example.embedding)}
-    best, stale, kept = 0, 0, dict[int, Weights]()
+    scores: dict[int, Scores] = {0: score(backend, compared)}
+    best, stale, best_weights = 0, 0, dict[int, Weights]()
     for step in checkpoints:
         # All folds side by side, so that none goes on for long after the best.
         scores[step] = {}
         for fold, run in runs.items():
             run.train(step, on_step)
             left_out = [(i, s) for i, s in compared if examples[i].fold == fold]
-            scores[step] |= score(run.backend, left_out, run.embedding)
+            scores[step] |= score(run.backend, left_out)
         if _mean(scores[step], examples) > _mean(scores[best], examples):
-            best, stale, kept = step, 0, {fold: run.weights() for fold, run in runs.items()}
+            best, stale, best_weights = step, 0, {fold: run.weights() for fold, run in runs.items()}
         else:
             stale += 1
         if stale == _PATIENCE:
@@ -136,17 +136,17 @@ def adapt(
 
     curve = [_point(step, scores[step], examples) for step in scores]
     gain, error = _paired(scores[0], scores[best], examples)
-    found: dict[str, Any] = {"steps": best, "gain": gain, "error": error, "curve": curve}
-    found |= {"plain": _mean(scores[0], examples), "adapted": _mean(scores[best], examples)}
+    figures: dict[str, Any] = {"steps": best, "gain": gain, "error": error, "curve": curve}
+    figures |= {"plain": _mean(scores[0], examples), "adapted": _mean(scores[best], examples)}
     if best == 0:
-        return outcome(f"no step did better than the plain SAM on {cases} cases left out", **found)
+        return outcome(f"no step did better than the plain SAM on {cases} cases left out", **figures)
     reason = f"a gain of {gain:.4f} with a standard error of {error:.4f} on {cases} cases left out"
     if not gain > error:
-        return outcome(reason, **found)
-    run = Run(backend, examples, questions, stages, options, [seed, 0])
+        return outcome(reason, **figures)
+    run = Run(backend, examples, samples, stages, options, [seed, 0])
     run.train(best, on_step)
     logger.info("SAM adapted to %d cases in %d steps: %s", len(labels), best, reason)
-    return outcome(reason, weights=run.weights(), folds=kept, used=True, **found)
+    return outcome(reason, weights=run.weights(), folds=best_weights, used=True, **figures)
 
 
 def _compared(examples: Sequence[Example], rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -189,7 +189,7 @@ def _point(step: int, scores: Scores, examples: Sequence[Example]) -> dict[str, 
     return {"step": step, "dice": _mean(scores, examples), "folds": means}
 
 
-def _check(examples: Sequence[Example], options: AdaptSection) -> None:
+def _check(examples: Sequence[Example]) -> None:
     fold_of: dict[str, int] = {}
     for example in examples:
         if fold_of.setdefault(example.id, example.fold) != example.fold:
@@ -200,5 +200,3 @@ def _check(examples: Sequence[Example], options: AdaptSection) -> None:
                 f"{example.id}: masks of shapes {example.truth.shape} (truth) and {example.coarse.shape} (coarse), "
                 f"but {shape[0]} structures on this embedding's image need {shape}"
             )
-        if options.parts == "decoder+lora" and example.image is None:
-            raise UserError(f"{example.id}: sam.adapt.parts decoder+lora needs the image, not only its embedding")

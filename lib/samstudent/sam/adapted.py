@@ -1,4 +1,4 @@
-"""Adapted SAMs: a SAM with other weights in some of its parts, in memory and on disk.
+"""Adapted SAMs: a SAM with other weights in its mask decoder, in memory and on disk.
 
 ``adapt.adapt`` makes the weights. A backend with them is a backend like any other; it shares the memory of all that was
 not adapted with the SAM that it comes from.
@@ -22,11 +22,10 @@ from safetensors.torch import save
 from torch import nn
 
 from samstudent.errors import NotFound, UserError
-from samstudent.sam.backends import SamModel
+from samstudent.sam.model import SamModel
 from samstudent.util.files import atomic_write
 
-#: Name of a weight in the model's state dict -> its tensor on the CPU. Of an adapted linear layer of the image encoder
-#: ``<layer>.lora_a`` (rank, inputs) and ``<layer>.lora_b`` (outputs, rank): their product is added to its weight.
+#: Name of a weight in the model's state dict -> its tensor on the CPU.
 Weights = dict[str, torch.Tensor]
 
 #: Of the file's layout.
@@ -35,21 +34,21 @@ _VERSION = "1"
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """What came out of ``adapt.adapt``.
+    """Result of ``adapt.adapt``: weights, and the figures by which they are used or not.
 
     Attributes:
-        weights: of the adapted parts, trained on all examples; empty where ``used`` is False.
+        weights: of the mask decoder, trained on all examples; empty where ``used`` is False.
         folds: for each fold the weights trained on the others for as many steps; empty where ``used`` is False.
         steps: after which the cases left out did best; 0: never better than the plain SAM.
         plain: mean Dice of the plain SAM on the cases left out; nan where nothing could be compared.
-        adapted: the same after ``steps`` steps.
+        adapted: mean Dice of the adapted SAM on them, after ``steps`` steps.
         gain: mean paired difference of the two over cases, and
         error: its standard error.
         used: whether the adapted SAM is better: the gain exceeds its standard error.
         reason: why, or why not.
         curve: per checkpoint "step", "dice" and "folds" (fold -> Dice).
         labels: ids of the cases.
-        settings: the task file's ``sam.adapt``, and the seed.
+        settings: of the training: ``AdaptationOptions``, seed, stages of prompts.
         seconds: that it took.
     """
 
@@ -74,7 +73,7 @@ class Adaptation:
 
 
 def with_weights(backend: SamModel, weights: Mapping[str, torch.Tensor], digest: str | None = None) -> SamModel:
-    """A backend with other weights in some parts. Loads ``backend``, and leaves it as it is.
+    """A backend with other weights in its mask decoder. Loads ``backend``, and leaves it as it is.
 
     Args:
         backend: the plain SAM.
@@ -85,19 +84,14 @@ def with_weights(backend: SamModel, weights: Mapping[str, torch.Tensor], digest:
         UserError: a weight that this SAM does not have, or of another shape.
     """
     plain = backend.load()
-    own, low_rank = _check(plain, weights)
-    model = private_copy(plain, [*own, *(f"{name}.weight" for name in low_rank)])
+    _check(plain, weights)
+    model = private_copy(plain, weights)
     with torch.no_grad():
         state = model.state_dict()
-        for name in own:
-            state[name].copy_(weights[name])
-        for name in low_rank:
-            change = weights[f"{name}.lora_b"].float() @ weights[f"{name}.lora_a"].float()
-            state[f"{name}.weight"] += change.to(state[f"{name}.weight"])
+        for name, value in weights.items():
+            state[name].copy_(value)
     result = over_model(backend, model)
     result.digest = digest or digest_of(backend, weights)
-    if any(name.startswith(backend.parts[0] + ".") for name in weights):
-        result.embedding_digest = result.digest
     return result
 
 
@@ -200,21 +194,10 @@ def _read(path: Path) -> tuple[dict[str, str], Weights]:
     return meta, weights
 
 
-def _check(model: Any, weights: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
-    """Names of whole parameters, and of the layers of low-rank changes, among the weights."""
+def _check(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that are none of the mask decoder's: embeddings would no longer be shared with the plain SAM."""
     parameters = dict(model.named_parameters())
-    own, low_rank = [], []
     for name, tensor in weights.items():
-        layer, _, kind = name.rpartition(".")
-        if kind == "lora_b":
-            continue
-        if kind == "lora_a":
-            other, target = weights.get(f"{layer}.lora_b"), parameters.get(f"{layer}.weight")
-            fits = other is not None and target is not None and target.shape == (other.shape[0], tensor.shape[1])
-            low_rank.append(layer)
-        else:
-            fits = name in parameters and parameters[name].shape == tensor.shape
-            own.append(name)
+        fits = name.startswith("mask_decoder.") and name in parameters and parameters[name].shape == tensor.shape
         if not fits:
-            raise UserError(f"the adapted weight {name} {tuple(tensor.shape)} does not fit this SAM")
-    return own, low_rank
+            raise UserError(f"the adapted weight {name} {tuple(tensor.shape)} does not fit this SAM's mask decoder")

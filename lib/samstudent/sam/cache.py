@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from samstudent.sam.backends import Embedding, Float, SamBackend
+from samstudent.sam.embedding import Embedding, Float
+from samstudent.sam.model import SamBackend
 from samstudent.util.files import atomic_write
 
 logger = logging.getLogger(__name__)

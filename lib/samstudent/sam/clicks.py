@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from samstudent.sam.backends import Decoded, Embedding, SamBackend
+from samstudent.sam.embedding import DecodedMask, Embedding
+from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Box, Mask, Point, Prompt
 
 #: Models whose point prompts were never trained; those for which ``Recipe.stages_for`` takes boxes alone.
@@ -124,7 +125,7 @@ def respect(mask: Mask, positive: Sequence[Point], negative: Sequence[Point]) ->
     return kept
 
 
-def _merit(decoded: Decoded, human: Prompt) -> tuple[float, float]:
+def _merit(decoded: DecodedMask, human: Prompt) -> tuple[float, float]:
     """How well an answer fits the human's points, then how good and how sure it is by SAM's own measures.
 
     Sure: the share of a generous mask (logits above -1) that a strict one (above 1) keeps, SAM's stability score.

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from samstudent.sam.backends import Decoded, Embedding, Float, SamBackend, mask_input
+from samstudent.sam.embedding import DecodedMask, Embedding, Float, mask_input
+from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Box, Mask, Point, Prompt, box_of, inner_point, negative_points, reshape
 from samstudent.task import Recipe, Stage
 
@@ -33,8 +34,8 @@ class Drawn:
     """
 
     prompts: list[dict[str, Any]]
-    answer: Decoded
-    jittered: tuple[Decoded, ...] = ()
+    answer: DecodedMask
+    jittered: tuple[DecodedMask, ...] = ()
 
     @property
     def logits(self) -> Float:
@@ -96,7 +97,7 @@ def decode_structures(
         decoder = adapted if use_adapted and adapted is not None else backend
         own = [sources[i] for i in members]
         answers, log = _run(own, stages, embedding, decoder)
-        jittered: list[list[Decoded]] = [[] for _ in members]
+        jittered: list[list[DecodedMask]] = [[] for _ in members]
         if jitters and any("box" in stage.prompts for stage in stages):
             rngs = [np.random.default_rng([seed, i]) for i in members]
             shaken = [
@@ -154,9 +155,9 @@ def sources_of(
 
 def _run(
     sources: Sequence[Source], stages: tuple[Stage, ...], embedding: Embedding, decoder: SamBackend
-) -> tuple[list[Decoded], list[list[dict[str, Any]]]]:
+) -> tuple[list[DecodedMask], list[list[dict[str, Any]]]]:
     """The last stage's answers, and each structure's prompts as JSON."""
-    answers: list[Decoded] = []
+    answers: list[DecodedMask] = []
     log: list[list[dict[str, Any]]] = [[] for _ in sources]
     for number, stage in enumerate(stages, 1):
         prompts = [

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit, logit
 
-from samstudent.sam.backends import Float
+from samstudent.sam.embedding import Float
 from samstudent.sam.prompts import Mask, window_of
 from samstudent.task import Recipe
 

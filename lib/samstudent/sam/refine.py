@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamBackend
 from samstudent.sam.refine_volume import Way, refine_volume
 from samstudent.sam.results import Refinement, StructureResult
 from samstudent.sam.slices import Probabilities, check_shapes, refine_image, refine_slice

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from samstudent.sam.backends import Decoded, Embedding, Float, SamBackend, Size
-from samstudent.sam.decode import Drawn, decode_structures, stability
-from samstudent.sam.prompts import Box, Mask, box_of, coarse_masks, contested, reshape
+from samstudent.sam.decode import Drawn, decode_structures
+from samstudent.sam.embedding import DecodedMask, Embedding, Size
+from samstudent.sam.model import SamBackend
+from samstudent.sam.prompts import Mask, coarse_masks, contested
 from samstudent.sam.results import Refinement, merge_slices
 from samstudent.sam.slices import Probabilities, recipes_of, refine_image
 from samstudent.sam.volumes import (
@@ -22,30 +22,12 @@ from samstudent.sam.volumes import (
     neighbour_weight,
     outliers,
     parts_of,
-    prompted_slices,
     slice_axis,
     smoothed,
     steps_of,
 )
 from samstudent.sam.working import reduced, working_size
 from samstudent.task import Recipe
-
-#: Objects of one structure that a tracker follows, the largest first.
-_OBJECTS = 8
-#: A tracker is asked for logits (256, 256), SAM 2's own, with the slice squeezed into them.
-_TRACKED_SIDE = 256
-
-
-class Tracker(Protocol):
-    """A SAM that follows structures through a volume (``sam2_video.Sam2``)."""
-
-    def track(
-        self,
-        volume: NDArray[np.uint8],
-        boxes: Mapping[int, Mapping[int, Box]],
-        span: tuple[int, int] | None = None,
-        size: Size | None = None,
-    ) -> dict[int, dict[int, NDArray[np.float16]]]: ...
 
 
 @dataclass(frozen=True)
@@ -93,19 +75,18 @@ def refine_volume(
     Args:
         probabilities: (S, z, y, x), 0 to 1.
         image: uint8 (z, y, x, 3).
-        backend: embeds and decodes slices; or follows structures, if it is a ``Tracker``.
+        backend: embeds and decodes slices.
         recipe: one for all structures, or a recipe by the name of each.
         names: of the S structures.
         overlap: whether structures may share voxels.
         way: how the volume is walked.
         embed: embeds a slice; None: ``backend``'s.
-        adapted, signals, jitters, seed: as in ``slices.refine_slice``. A tracker has no adapted decoder and no jitter.
+        adapted, signals, jitters, seed: as in ``slices.refine_slice``.
         progress: called with slices embedded and to be embedded in all.
 
     Returns:
-        Masks on the volume's own axes. ``coarse`` includes the slices that were bridged. Prompts tell their ``slice``,
-        and the ``axis`` along which it counts where that is not z. A tracker tells no predicted IoU: its place takes
-        the stability of its logits.
+        Masks on the volume's own axes. ``coarse`` includes the slices that were bridged. Prompts have their ``slice``,
+        and the ``axis`` along which it counts where that is not z.
     """
     recipes = recipes_of(names, recipe)
     rivals = contested(probabilities, overlap)
@@ -120,21 +101,18 @@ def refine_volume(
     if small != size:
         work = np.stack([reduced(coarse[:, z], small) >= 0.5 for z in range(coarse.shape[1])], axis=1)
     wanted = [signals or r.source != "student" for r in recipes]
-    if _tracks(backend):
-        answers = _followed(work, slices, backend, recipes, wanted)
-    else:
-        # Slices about which nothing is asked are not embedded: on a CPU one takes seconds.
-        asked = [own for own, want in zip(work, wanted, strict=True) if want]
-        known = sorted({z for own in asked for z in steps_of(_occupied(own), way.recipe.slice_step)})
-        answers = defaultdict(dict)
-        for done, z in enumerate(known, 1):
-            embedding = (embed or backend.embed)(np.ascontiguousarray(slices[z]))
-            for i, answer in _asked(
-                work[:, z], replace(embedding, image_size=small), backend, recipes, wanted, adapted, jitters, seed + z
-            ).items():
-                answers[i][z] = answer
-            if progress:
-                progress(done, len(known))
+    # Slices about which nothing is asked are not embedded: on a CPU one takes seconds.
+    asked = [own for own, want in zip(work, wanted, strict=True) if want]
+    known = sorted({z for own in asked for z in steps_of(_occupied(own), way.recipe.slice_step)})
+    answers: dict[int, dict[int, _Answer]] = defaultdict(dict)
+    for done, z in enumerate(known, 1):
+        embedding = (embed or backend.embed)(np.ascontiguousarray(slices[z]))
+        for i, answer in _asked(
+            work[:, z], replace(embedding, image_size=small), backend, recipes, wanted, adapted, jitters, seed + z
+        ).items():
+            answers[i][z] = answer
+        if progress:
+            progress(done, len(known))
     weight = neighbour_weight(way.spacing, axis)
     settled = {i: _settled(answers[i], work[i], way.recipe, weight) for i in answers}
 
@@ -158,10 +136,6 @@ def refine_volume(
 def _back(stack: NDArray[Any], axis: int) -> NDArray[Any]:
     """(S, n, ...) with the slices back on their axis."""
     return np.ascontiguousarray(np.moveaxis(stack, 1, axis + 1))
-
-
-def _tracks(backend: Any) -> TypeGuard[Tracker]:
-    return hasattr(backend, "track")
 
 
 def _occupied(mask: Mask) -> list[int]:
@@ -212,7 +186,7 @@ def _merged(works: Sequence[tuple[Drawn, int]], frame: Embedding) -> _Answer:
     told = [jitter for jitter in jitters if jitter is not None]
     return _Answer(
         [entry for work, _ in works for entry in work.prompts],
-        Decoded(low_res, float(np.average([work.predicted_iou for work, _ in works], weights=areas)), frame),
+        DecodedMask(low_res, float(np.average([work.predicted_iou for work, _ in works], weights=areas)), frame),
         told_jitter=float(np.average(told, weights=areas)) if len(told) == len(works) else None,
     )
 
@@ -247,56 +221,3 @@ def _settled(answers: Mapping[int, _Answer], coarse: Mask, recipe: Recipe, weigh
         nothing = np.minimum(low_res[z], -1)
         settled[z] = replace(answers[z], answer=replace(answers[z].answer, low_res=nothing))
     return settled
-
-
-def _followed(
-    coarse: Mask, slices: NDArray[np.uint8], tracker: Tracker, recipes: Sequence[Recipe], wanted: Sequence[bool]
-) -> dict[int, dict[int, _Answer]]:
-    """structure -> slice -> answer of a tracker, for the slices that the coarse masks, bool (S, n, y, x), have."""
-    size = (coarse.shape[2], coarse.shape[3])
-    owners: list[int] = []
-    boxes: dict[int, dict[int, Box]] = {}
-    for i, own in enumerate(coarse):
-        if wanted[i]:
-            for thing in _objects(own):
-                boxes[len(owners)] = {
-                    z: box_of(reshape(thing[z], recipes[i]), recipes[i].box_margin) for z in prompted_slices(thing)
-                }
-                owners.append(i)
-    answers: dict[int, dict[int, _Answer]] = defaultdict(dict)
-    if not boxes:
-        return answers
-    frame = replace(_frame(size), input_size=(_TRACKED_SIDE, _TRACKED_SIDE), side=_TRACKED_SIDE)
-    occupied = _occupied(coarse.any(axis=0))
-    found = tracker.track(
-        slices,
-        {k: {z: _scaled(box, size) for z, box in given.items()} for k, given in boxes.items()},
-        (occupied[0], occupied[-1]),
-        (_TRACKED_SIDE, _TRACKED_SIDE),
-    )
-    for thing_id, i in enumerate(owners):
-        for z, logits in found[thing_id].items():
-            if not coarse[i, z].any():
-                continue
-            values: Float = logits.astype(np.float32)
-            prompts = []
-            if (box := boxes[thing_id].get(z)) is not None:
-                prompts.append({"stage": 1, "box": [round(v, 2) for v in box]})
-            if z in answers[i]:
-                values = np.maximum(values, answers[i][z].answer.low_res)
-                prompts = answers[i][z].prompts + prompts
-            answers[i][z] = _Answer(prompts, Decoded(values, stability(values), frame))
-    return answers
-
-
-def _scaled(box: Box, size: Size) -> Box:
-    """A box on the grid of a tracker's logits."""
-    x, y = _TRACKED_SIDE / size[1], _TRACKED_SIDE / size[0]
-    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
-
-
-def _objects(mask: Mask) -> list[Mask]:
-    """The connected components of (n, y, x), the largest first, at most eight."""
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=np.bool_))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    return [labels == int(i) + 1 for i in np.argsort(-sizes, kind="stable")[:_OBJECTS]]

@@ -13,8 +13,9 @@ from segment_anything import sam_model_registry
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from samstudent.errors import UserError
-from samstudent.sam.backends import SamModel, Size
 from samstudent.sam.checkpoints import checked_digest, load_weights
+from samstudent.sam.embedding import Size
+from samstudent.sam.model import SamModel
 from samstudent.task import SamSection
 
 
@@ -35,7 +36,7 @@ class MedSam(SamModel):
     """MedSAM: images are prepared as in the authors' inference (bowang-lab/MedSAM, MedSAM_Inference.py)."""
 
     preprocessing = "medsam-1"
-    ambiguous_points = False
+    trained_multimask = False
 
     def _prepare(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Size]:
         """Squeezed into 1024x1024 without regard to the aspect, then minimum to maximum of this image to [0, 1]."""
@@ -49,7 +50,7 @@ class MedSam(SamModel):
 
 
 def load(section: SamSection, device: str | None = None) -> SamModel:
-    """The backend of a checkpoint on disk; see ``backends.load_backend``."""
+    """The backend of a checkpoint on disk; see ``registry.load_backend``."""
     if section.checkpoint is None:
         raise UserError(f"backend {section.backend} needs 'checkpoint', the path of its weights")
     path, name = section.checkpoint, section.backend

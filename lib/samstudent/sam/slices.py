@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.sam.backends import Embedding, SamBackend
 from samstudent.sam.decode import Drawn, decode_structures, stability
+from samstudent.sam.embedding import Embedding
 from samstudent.sam.fusion import as_half, fuse, student_soft
+from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Mask, coarse_masks, contested
 from samstudent.sam.results import Refinement, StructureResult, Tally
 from samstudent.sam.working import enlarged, image_prompts, reduced, working_size

@@ -10,8 +10,8 @@ from monai.config.type_definitions import KeysCollection
 from monai.transforms.transform import MapTransform, Transform
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_numpy
 
-from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamBackend
 from samstudent.sam.refine import Refinement, refine
 from samstudent.task import Recipe, Task
 

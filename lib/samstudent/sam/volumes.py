@@ -8,8 +8,7 @@ SAM sees slices. What makes a volume of them (docs/reference/recipe.md):
 - a structure that falls into parts within a slice is asked about part by part (``parts_of``);
 - with ``slice_step`` above 1 only every n-th slice is embedded, and logits between are interpolated (``interpolated``);
 - an answer that neither the neighbouring slices nor the student bear out is dropped, the coarse mask stays
-  (``outliers``), and the others are smoothed across slices (``smoothed``);
-- where the SAM can follow structures from slice to slice (SAM 2), it does so instead of answering slice by slice.
+  (``outliers``), and the others are smoothed across slices (``smoothed``).
 
 Answers are kept, averaged and interpolated as SAM's own low-resolution logits, which have one frame in all slices.
 Functions here take volumes with the slices first, whatever axis that was: (n, y, x).
@@ -220,19 +219,6 @@ def interpolated(logits: Mapping[int, Float], wanted: Sequence[int]) -> dict[int
         share = (z - below) / (above - below)
         result[z] = ((1 - share) * logits[below] + share * logits[above]).astype(np.float32)
     return result
-
-
-def prompted_slices(coarse: Mask) -> list[int]:
-    """Slices on which a tracker gets boxes: where the structure is largest, and halfway to either end of it.
-
-    Args:
-        coarse: bool (n, y, x), not empty.
-    """
-    areas = coarse.sum(axis=(1, 2))
-    occupied = np.flatnonzero(areas)
-    largest = int(areas.argmax())
-    halfway = [(largest + int(end)) // 2 for end in (occupied[0], occupied[-1])]
-    return sorted({largest, *(z for z in halfway if abs(z - largest) > 1 and areas[z])})
 
 
 def _dice(a: Mask, b: Mask) -> float:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from samstudent.sam.backends import Float, Size
+from samstudent.sam.embedding import Float, Size
 from samstudent.sam.prompts import Mask
 
 #: Longest side of the working grid, in pixels.

@@ -22,7 +22,7 @@ from samstudent.research.experiment import methods as registry
 from samstudent.research.experiment import work
 from samstudent.research.experiment.plan import Options
 from samstudent.research.experiment.run import default_processes, make_setting, run_experiment, worker_environment
-from samstudent.sam.backends import Decoded, Embedding
+from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from support.drawn import FakeSam
 from support.drawn_folder import labelled_folder, task_file
@@ -31,11 +31,11 @@ from support.drawn_folder import labelled_folder, task_file
 class PointSam(FakeSam):
     """Answers points with the logits that come along: the paper's second stage."""
 
-    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[Decoded]:
+    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
         return [
             super(PointSam, self).decode_many(embedding, [prompt])[0]
             if prompt.mask_input is None
-            else Decoded(prompt.mask_input, self.iou, embedding)
+            else DecodedMask(prompt.mask_input, self.iou, embedding)
             for prompt in prompts
         ]
 

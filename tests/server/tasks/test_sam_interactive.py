@@ -17,8 +17,8 @@ from samstudent.errors import NotFound, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
 from samstudent.sam import lite_medsam
-from samstudent.sam.backends import Decoded, Embedding
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from samstudent.server.tasks.sam_interactive import SamInteractiveTask
 from samstudent.task import Task
@@ -41,14 +41,14 @@ class BoxFiller:
         height, width = image.shape[:2]
         return Embedding(np.zeros((1, 256, 16, 16), np.float32), (height, width), (height, width), max(height, width))
 
-    def decode_many(self, embedding: Embedding, prompts: list[Prompt]) -> list[Decoded]:
+    def decode_many(self, embedding: Embedding, prompts: list[Prompt]) -> list[DecodedMask]:
         return [self.decode(embedding, prompt) for prompt in prompts]
 
-    def decode(self, embedding: Embedding, prompt: Prompt) -> Decoded:
+    def decode(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
         logits = np.full((embedding.side, embedding.side), -5, dtype=np.float32)
         x0, y0, x1, y1 = (round(v) for v in prompt.box)
         logits[y0 : y1 + 1, x0 : x1 + 1] = 5
-        return Decoded(logits, 0.875, embedding)
+        return DecodedMask(logits, 0.875, embedding)
 
 
 @pytest.fixture

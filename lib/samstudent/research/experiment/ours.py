@@ -25,8 +25,8 @@ from samstudent.pseudolabels.teacher import fit_earlier_reader as fit
 from samstudent.pseudolabels.trust import Trust, learn_trust, trusted_label
 from samstudent.research.experiment.plan import Report
 from samstudent.research.experiment.store import Store
-from samstudent.sam.backends import SamModel
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamModel
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.student.predict import Student
 from samstudent.task import Task

@@ -23,10 +23,11 @@ from samstudent.research.experiment import nnunet, ours
 from samstudent.research.experiment.plan import Report, Setting
 from samstudent.research.experiment.store import StoredCases, keep_pseudo
 from samstudent.rounds.scoring import MOST_REMEMBERED, fit_of
-from samstudent.sam.backends import SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamModel
 from samstudent.sam.prompts import Mask
 from samstudent.sam.refine import refine
+from samstudent.sam.registry import load_backend
 from samstudent.sam.working import enlarged, reduced, working_size
 from samstudent.student.data import prepare_case
 from samstudent.student.predict import Student

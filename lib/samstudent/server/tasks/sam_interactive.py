@@ -34,9 +34,9 @@ from monailabel.tasks.infer.basic_infer import BasicInferTask
 from samstudent.errors import UserError
 from samstudent.imaging.case import Grid, read_image
 from samstudent.imaging.labels import write_masks
-from samstudent.sam.backends import SamBackend
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.clicks import draw
+from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Mask
 from samstudent.server.tasks.slice_geometry import Planes, RecentPlanes
 from samstudent.server.tasks.smart_edit import read_request

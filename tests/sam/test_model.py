@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,10 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from samstudent.errors import NotFound, UserError
-from samstudent.sam import lite_medsam, segment_anything
-from samstudent.sam.backends import Embedding, load_backend, mask_input
-from samstudent.sam.checkpoints import checked_digest, load_weights
+from samstudent.errors import UserError
+from samstudent.sam import segment_anything
+from samstudent.sam.embedding import Embedding
 from samstudent.sam.prompts import Prompt, box_of
-from samstudent.task import SamSection
 
 
 def dice(a: Any, b: Any) -> float:
@@ -125,7 +122,7 @@ def test_batched_decoding_equals_the_loop(tiny: Any, monkeypatch: pytest.MonkeyP
     ]
     looped = tiny.decode_many(embedding, prompts)
     # What a GPU would do, on the CPU: the rule looks at the device's type only to group.
-    monkeypatch.setattr(tiny, "loops", False)
+    monkeypatch.setattr(tiny, "one_by_one", False)
     batched = tiny.decode_many(embedding, prompts)
     for one, other in zip(looped, batched, strict=True):
         np.testing.assert_allclose(one.low_res, other.low_res, atol=1e-4)
@@ -141,25 +138,6 @@ def test_coordinates_follow_resize_longest_side(tiny: Any) -> None:
     np.testing.assert_allclose(tiny._scale(points, embedding).numpy(), expected, rtol=1e-6)
 
 
-def test_mask_input_lies_where_the_mask_does() -> None:
-    mask = np.zeros((120, 60), np.bool_)
-    mask[30:90, 15:45] = True
-    embedding = Embedding(np.zeros((1, 256, 64, 64), np.float32), mask.shape, (1024, 512), 1024)
-    logits = mask_input(mask, embedding)
-    assert logits.shape == (256, 256) and logits.dtype == np.float32
-    np.testing.assert_array_equal(logits[64:192, 32:96] > 0, True)
-    assert (logits > 0).sum() == 128 * 64 and logits.max() < 7 and logits.min() > -7
-
-
-def test_pooled_leaves_out_the_padding() -> None:
-    features = np.zeros((1, 256, 64, 64), np.float32)
-    features[:, :, :32, :] = 2
-    features[:, :, 32:, :] = 99
-    pooled = Embedding(features, (50, 100), (128, 256), 256).pooled()
-    assert pooled.shape == (256,) and pooled.dtype == np.float32
-    np.testing.assert_allclose(pooled, 2)
-
-
 def test_medsam_squeezes_the_image_into_the_square(tiny_sam: Any) -> None:
     backend = segment_anything.MedSam("medsam", "0" * 64, lambda: tiny_sam, "cpu")
     image = picture(ellipse((100, 200), (50, 100), (20, 40)))
@@ -168,54 +146,3 @@ def test_medsam_squeezes_the_image_into_the_square(tiny_sam: Any) -> None:
     assert prepared.min() == 0 and prepared.max() == 1
     answer = backend.decode(backend.embed(image), Prompt(box=(1, 1, 9, 9)))
     assert answer.logits.shape == (100, 200)
-
-
-def test_load_backend_gives_the_embedded_model() -> None:
-    backend = load_backend(SamSection(), "cpu")
-    assert (backend.name, backend.digest) == ("lite_medsam", lite_medsam.SHA256)
-
-
-def test_other_weights_than_the_pinned_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "lite_medsam.pth"
-    file.write_bytes(lite_medsam.checkpoint().read_bytes()[:-1])
-    monkeypatch.setattr(lite_medsam, "checkpoint", lambda: file)
-    with pytest.raises(UserError, match=r"lite_medsam\.pth: its SHA-256"):
-        load_backend(SamSection())
-
-
-def test_missing_checkpoint_and_wrong_digest_name_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "sam_vit_b.pth"
-    with pytest.raises(NotFound, match=r"sam_vit_b\.pth: no such file"):
-        load_backend(SamSection(backend="vit_b", checkpoint=file))
-    file.write_bytes(b"something")
-    with pytest.raises(UserError, match=r"sam_vit_b\.pth: its SHA-256 is 3fc9b6.* expected 0000"):
-        load_backend(SamSection(backend="vit_b", checkpoint=file, sha256="0" * 64))
-
-
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."])
-def test_a_file_that_is_no_checkpoint_is_refused_and_runs_no_code(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "bad.pth"
-    file.write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.pth: not a PyTorch checkpoint"):
-        load_weights(torch.nn.Linear(2, 2), file, "vit_b")
-
-
-def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    file, model = tmp_path / "w.pth", torch.nn.Linear(2, 3)
-    for state, reason in (
-        ({"weight": torch.zeros(3, 2)}, "1 missing, 0 unknown .*bias"),
-        ({**model.state_dict(), "extra": torch.zeros(1)}, "0 missing, 1 unknown .*extra"),
-        ({"weight": torch.zeros(2, 2), "bias": torch.zeros(3)}, r"weight is \(2, 2\), should be \(3, 2\)"),
-        (torch.zeros(3), "holds a Tensor"),
-    ):
-        torch.save(state, file)
-        with pytest.raises(UserError, match=rf"w\.pth.*{reason}"):
-            load_weights(model, file, "vit_b")
-
-
-def test_a_training_checkpoint_is_read_too(tmp_path: Path) -> None:
-    file, source, target = tmp_path / "w.pth", torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
-    torch.save({"model": source.state_dict(), "epoch": 3}, file)
-    load_weights(target, file, "vit_b")
-    assert torch.equal(source.weight, target.weight)
-    assert checked_digest(file) == checked_digest(file, checked_digest(file))

@@ -14,13 +14,8 @@ import torch
 from torch.nn import functional as F
 
 
-def fits(decoder: Any) -> bool:
-    """Whether it is segment-anything's architecture, as in all SAMs but SAM 2."""
-    return not hasattr(decoder, "conv_s0") and hasattr(decoder, "output_hypernetworks_mlps")
-
-
-class Look(NamedTuple):
-    """What the decoder makes of an image before it hears of a prompt: all that prompts share.
+class ImageTokens(NamedTuple):
+    """Tokens of an image before any point or box: the part of the decoder's work that prompts share.
 
     Attributes:
         image: tokens (1 or N, h w, C).
@@ -35,7 +30,7 @@ class Look(NamedTuple):
     size: tuple[int, int]
 
 
-def look(decoder: Any, features: torch.Tensor, positions: torch.Tensor, dense: torch.Tensor) -> Look:
+def image_tokens(decoder: Any, features: torch.Tensor, positions: torch.Tensor, dense: torch.Tensor) -> ImageTokens:
     """The part of ``MaskDecoder.forward`` that no point and no box changes.
 
     Args:
@@ -49,41 +44,41 @@ def look(decoder: Any, features: torch.Tensor, positions: torch.Tensor, dense: t
     image = (features + dense).flatten(2).transpose(1, 2).to(half)
     place = positions.flatten(2).transpose(1, 2).to(half)
     projected = _projected(decoder.transformer.layers[0], image, place)
-    return Look(image, place, projected, (features.shape[-2], features.shape[-1]))
+    return ImageTokens(image, place, projected, (features.shape[-2], features.shape[-1]))
 
 
-def decode(decoder: Any, seen: Look, sparse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def decode(decoder: Any, tokens: ImageTokens, sparse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``MaskDecoder.forward`` with ``multimask_output=False``.
 
     Args:
         decoder: segment-anything's ``MaskDecoder``.
-        seen: ``look`` at the image, with the prompts' masks.
+        tokens: ``image_tokens``, with the prompts' masks.
         sparse: points and boxes of N prompts (N, T, C).
 
     Returns:
         Logits (N, 4h, 4w) and predicted IoU (N,).
     """
-    count, (height, width) = len(sparse), seen.size
-    tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None].expand(count, -1, -1)
-    tokens = torch.cat([tokens, sparse], dim=1)
-    image, queries = seen.image, tokens
+    count, (height, width) = len(sparse), tokens.size
+    outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])[None].expand(count, -1, -1)
+    prompt = torch.cat([outputs, sparse], dim=1)
+    image, queries = tokens.image, prompt
     for number, layer in enumerate(decoder.transformer.layers):
         if layer.skip_first_layer_pe:
             queries = layer.self_attn(q=queries, k=queries, v=queries)
         else:
-            placed = queries + tokens
+            placed = queries + prompt
             queries = queries + layer.self_attn(q=placed, k=placed, v=queries)
         queries = layer.norm1(queries)
-        keys, values, asking = seen.projected if number == 0 else _projected(layer, image, seen.place)
+        keys, values, image_queries = tokens.projected if number == 0 else _projected(layer, image, tokens.place)
         to_image, to_prompt = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
-        queries = queries + _attend(to_image, _heads(to_image, "q", queries + tokens), keys, values)
+        queries = queries + _attend(to_image, _heads(to_image, "q", queries + prompt), keys, values)
         queries = layer.norm2(queries)
         queries = layer.norm3(queries + layer.mlp(queries))
-        told = _heads(to_prompt, "k", queries + tokens), _heads(to_prompt, "v", queries)
-        image = _norm(image + _attend(to_prompt, asking, *told).to(image.dtype), layer.norm4)
+        prompt_keys_values = _heads(to_prompt, "k", queries + prompt), _heads(to_prompt, "v", queries)
+        image = _norm(image + _attend(to_prompt, image_queries, *prompt_keys_values).to(image.dtype), layer.norm4)
     final = decoder.transformer.final_attn_token_to_image
-    keys, values = _heads(final, "k", image + seen.place), _heads(final, "v", image)
-    queries = queries + _attend(final, _heads(final, "q", queries + tokens), keys, values)
+    keys, values = _heads(final, "k", image + tokens.place), _heads(final, "v", image)
+    queries = queries + _attend(final, _heads(final, "q", queries + prompt), keys, values)
     queries = decoder.transformer.norm_final_attn(queries)
     iou = decoder.iou_prediction_head(queries[:, 0])[:, 0]
     hyper = decoder.output_hypernetworks_mlps[0](queries[:, 1])
@@ -99,8 +94,8 @@ def decode(decoder: Any, seen: Look, sparse: torch.Tensor) -> tuple[torch.Tensor
 def _projected(layer: Any, image: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Of the image: keys and values for what the prompt asks, and queries of what it asks the prompt."""
     to_image, placed = layer.cross_attn_token_to_image, image + place
-    asking = _heads(layer.cross_attn_image_to_token, "q", placed)
-    return _heads(to_image, "k", placed), _heads(to_image, "v", image), asking
+    image_queries = _heads(layer.cross_attn_image_to_token, "q", placed)
+    return _heads(to_image, "k", placed), _heads(to_image, "v", image), image_queries
 
 
 def _heads(attention: Any, which: str, x: torch.Tensor) -> torch.Tensor:
@@ -120,8 +115,8 @@ def _attend(attention: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -
         shares = ((k @ q.transpose(2, 3)) * scale).softmax(2).transpose(2, 3)
     else:
         shares = ((q @ k.transpose(2, 3)) * scale).softmax(3)
-    answer: torch.Tensor = attention.out_proj((shares @ v).transpose(1, 2).flatten(2))
-    return answer
+    attended: torch.Tensor = attention.out_proj((shares @ v).transpose(1, 2).flatten(2))
+    return attended
 
 
 def _norm(x: torch.Tensor, norm: Any) -> torch.Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from samstudent.sam import lean
+from samstudent.sam import fast_decoder
 from samstudent.sam.prompts import Prompt
 
 BOXES = [Prompt(box=(1, 2, 30, 40)), Prompt(box=(10, 20, 50, 60))]
@@ -15,16 +15,16 @@ POINTS = [Prompt(positive=((5 + i, 9),), negative=((40, 50),), mask_input=LOW + 
 
 
 @pytest.mark.parametrize("prompts", [BOXES, BOXES[:1], POINTS], ids=["boxes", "one box", "points and logits"])
-def test_it_answers_and_learns_as_the_decoder_does(tiny: Any, prompts: list[Prompt]) -> None:
+def test_masks_and_gradients_equal_those_of_the_library(tiny: Any, prompts: list[Prompt]) -> None:
     embedding = tiny.embed(np.random.default_rng(1).integers(0, 256, (80, 60, 3), dtype=np.uint8))
     features = torch.from_numpy(embedding.features)
     decoder, positions = tiny.load().mask_decoder, tiny.load().prompt_encoder.get_dense_pe().detach()
-    expected, expected_iou = (part[:, 0] for part in tiny._ask(embedding, features, prompts))
+    expected, expected_iou = (part[:, 0] for part in tiny._decode_by_library(embedding, features, prompts))
     with torch.no_grad():
         sparse, dense = tiny.encode_prompts(embedding, prompts)
     if prompts[0].mask_input is None:
         dense = dense[:1]
-    low_res, iou = lean.decode(decoder, lean.look(decoder, features, positions, dense), sparse)
+    low_res, iou = fast_decoder.decode(decoder, fast_decoder.image_tokens(decoder, features, positions, dense), sparse)
     torch.testing.assert_close(low_res, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(iou, expected_iou, atol=1e-4, rtol=1e-4)
 
@@ -46,15 +46,10 @@ def test_reduced_precision_changes_little(lite: Any) -> None:
     decoder, positions = lite.load().mask_decoder, lite.load().prompt_encoder.get_dense_pe()
     with torch.no_grad():
         sparse, dense = lite.encode_prompts(embedding, prompts)
-        exact, _ = lean.decode(decoder, lean.look(decoder, features, positions, dense), sparse)
+        exact, _ = fast_decoder.decode(decoder, fast_decoder.image_tokens(decoder, features, positions, dense), sparse)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half, _ = lean.decode(decoder, lean.look(decoder, features, positions, dense), sparse)
+            half, _ = fast_decoder.decode(
+                decoder, fast_decoder.image_tokens(decoder, features, positions, dense), sparse
+            )
     assert half.dtype == torch.bfloat16
     assert ((half > 0) != (exact > 0)).float().mean() < 0.02
-
-
-def test_it_fits_all_but_sam_2(tiny: Any) -> None:
-    assert lean.fits(tiny.load().mask_decoder)
-    other = torch.nn.Module()
-    other.conv_s0 = torch.nn.Identity()
-    assert not lean.fits(other)

@@ -1,0 +1,94 @@
+"""Embeddings of SAM's image encoder, masks of its decoder, and masks as it takes them for prompts.
+
+All in numpy, without any state of a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+Float = NDArray[np.float32]
+Size = tuple[int, int]
+
+#: Probability that a pixel inside a mask prompt gets, and 1 minus that outside: logits of about +-7, SAM's own range.
+_INSIDE = 0.999
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """An image as SAM's encoder sees it.
+
+    Attributes:
+        features: float32 (1, 256, h, w).
+        image_size: (y, x) of the original image, or of the grid that prompts and masks are on.
+        input_size: (y, x) of the image after resizing, before padding.
+        side: the square that the model looks at, padding included, in pixels of the resized image.
+    """
+
+    features: Float
+    image_size: Size
+    input_size: Size
+    side: int
+
+    def pooled(self) -> Float:
+        """The mean feature vector float32 (256,) of the image without its padding."""
+        per_pixel = self.features.shape[-1] / self.side
+        height, width = (max(1, round(size * per_pixel)) for size in self.input_size)
+        return np.asarray(self.features[0, :, :height, :width].mean(axis=(1, 2)), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class DecodedMask:
+    """Mask of one prompt.
+
+    Attributes:
+        low_res: float32 (L, L) logits in the model's padded frame; may be fed back as ``Prompt.mask_input``.
+        predicted_iou: the model's own estimate of the overlap of its mask with the truth; near 0 to 1.
+        embedding: of the image it belongs to.
+    """
+
+    low_res: Float
+    predicted_iou: float
+    embedding: Embedding
+
+    @property
+    def logits(self) -> Float:
+        """float32 (y, x) at the image's size; the mask is where they are above 0. Computed at every access, because
+        those of earlier stages are never needed and those of a large radiograph are."""
+        side = self.embedding.side
+        height, width = self.embedding.input_size
+        with torch.inference_mode():
+            logits = torch.from_numpy(self.low_res)[None, None]
+            logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)[..., :height, :width]
+            logits = F.interpolate(logits, self.embedding.image_size, mode="bilinear", align_corners=False)
+        return np.asarray(logits[0, 0].numpy())
+
+
+def mask_input(mask: NDArray[np.bool_], embedding: Embedding) -> Float:
+    """A mask, bool (y, x) at the image's size, as the logits float32 (L, L) that SAM takes as mask prompt."""
+    inside = np.clip(low_res_share(mask, embedding), 1 - _INSIDE, _INSIDE)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
+def low_res_share(mask: NDArray[np.bool_], embedding: Embedding) -> Float:
+    """Share of each pixel of SAM's low-resolution masks that a mask covers.
+
+    Args:
+        mask: bool (y, x) at the image's size.
+        embedding: of that image.
+
+    Returns:
+        float32 (L, L) from 0 to 1, in the model's padded frame, L being four times the side of the features.
+    """
+    side, low = embedding.side, 4 * embedding.features.shape[-1]
+    height, width = embedding.input_size
+    with torch.inference_mode():
+        inside = torch.from_numpy(mask.astype(np.float32))[None, None]
+        inside = F.interpolate(inside, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        inside = F.adaptive_avg_pool2d(F.pad(inside, (0, side - width, 0, side - height)), low)
+        return np.asarray(inside[0, 0].numpy())
