@@ -23,7 +23,7 @@ from samstudent.pseudolabels.signals import Atlas
 from samstudent.pseudolabels.trust import learn_trust
 from samstudent.rounds.cases import CaseFiles, load_cases
 from samstudent.rounds.scoring import compare, fit_of
-from samstudent.sam.adapt_run import Example, questions_of
+from samstudent.sam.adapt_samples import Example, prompt_samples
 from samstudent.student.data import AugmentedCases, Draw, TrainingCase, collate, make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.predict import Student
@@ -199,8 +199,8 @@ def test_search_calibration_and_adaptation_leave_it_out(tmp_path: Path) -> None:
     # SAM is neither taught to draw nothing there, nor to doubt its answer.
     example = Example("case1", 0, parts[1].embedding, parts[1].truth, parts[1].truth | True)
     known = np.array([True, False])
-    assert {q.structure for q in questions_of(0, replace(example, known=known), task.recipe, "vit_b")} == {0}
-    assert {q.structure for q in questions_of(0, example, task.recipe, "vit_b")} == {0, 1}
+    assert {q.structure for q in prompt_samples(0, replace(example, known=known), task.recipe, "vit_b")} == {0}
+    assert {q.structure for q in prompt_samples(0, example, task.recipe, "vit_b")} == {0, 1}
     trust = learn_trust(teacher, teacher.read, task, FakeSam(), None, tmp_path)  # type: ignore[arg-type]
     assert trust.calibrator.report["rows"] == 6 + 4
     assert trust.record["honest"] > 0.9

@@ -16,8 +16,9 @@ from samstudent.pseudolabels.provenance import Provenance
 from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.case_store import CaseStore
 from samstudent.rounds.pseudo_store import PseudoLabelStore
-from samstudent.sam.backends import SamBackend, SamModel, load_backend
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.model import SamBackend, SamModel
+from samstudent.sam.registry import load_backend
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
 
