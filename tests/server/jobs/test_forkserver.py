@@ -37,7 +37,7 @@ if __name__ == "__main__":
 SERVER = """
 import json, os, subprocess, sys
 from monailabel.utils.async_tasks import utils as host_jobs
-from samstudent.server import forkserver
+from samstudent.server.jobs import forkserver
 forkserver.HOST_MODULE = "tiny_job"
 import tiny_job
 server = forkserver.ForkServer()

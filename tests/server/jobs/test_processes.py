@@ -21,9 +21,9 @@ from samstudent.server.jobs.processes import SERVER
 #: it would for its imports, and then for the end of its input.
 PARENT = """
 import subprocess, sys, time
-from samstudent.server import children
+from samstudent.server.jobs import processes
 if sys.argv[1] == "announced":
-    children.announce_server()
+    processes.announce_server()
 process = subprocess.Popen([sys.executable, "-c", sys.argv[2]])
 time.sleep(600)
 """
@@ -31,8 +31,8 @@ CHILD = """
 import os, sys
 print(os.getpid(), flush=True)
 sys.stdin.readline()
-from samstudent.server import children
-children.settle()
+from samstudent.server.jobs import processes
+processes.settle()
 print("settled", flush=True)
 sys.stdin.read()
 print("came to its own end", flush=True)
