@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import sklearn.metrics as metrics
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from sklearn.metrics import pairwise_distances_argmin_min
+from scipy import stats
 
 from samstudent.active_learning.state import Tables
 from samstudent.errors import UserError
@@ -131,7 +131,7 @@ def _diversity(pool: list[str], labelled: set[str], vectors: Mapping[str, NDArra
     points = np.stack([vectors[case] for case in known])
     covered = [vectors[case] for case in sorted(labelled) if case in vectors]
     if covered:
-        _, distance = pairwise_distances_argmin_min(points, np.stack(covered))
+        _, distance = metrics.pairwise_distances_argmin_min(points, np.stack(covered))
     else:
         distance = -np.linalg.norm(points - points.mean(axis=0), axis=1)
     return dict(zip(known, distance.tolist(), strict=True))
@@ -140,6 +140,6 @@ def _diversity(pool: list[str], labelled: set[str], vectors: Mapping[str, NDArra
 def _ranks(scores: Mapping[str, float], pool: list[str]) -> NDArray[np.float64]:
     """Ranks of the pool's cases, scaled to [0, 1], equal for equals; 0.5 for those without a score."""
     known = [case for case in pool if case in scores]
-    ranks = (rankdata([scores[case] for case in known]) - 0.5) / max(len(known), 1)
+    ranks = (stats.rankdata([scores[case] for case in known]) - 0.5) / max(len(known), 1)
     place = dict(zip(known, ranks.tolist(), strict=True))
     return np.array([place.get(case, 0.5) for case in pool])

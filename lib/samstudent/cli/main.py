@@ -12,6 +12,7 @@ import typer
 from samstudent import __version__
 from samstudent.cli.users import users_app
 from samstudent.errors import UserError, explain
+from samstudent.server import deferred_imports
 from samstudent.server.bootstrap import share_cores
 from samstudent.util.signals import stop
 
@@ -241,6 +242,7 @@ def main() -> None:
         logging.ERROR
     )  # warns of a home that cannot be written, where it draws nothing
     share_cores()
+    deferred_imports.install()
     with stop.handled():
         try:
             app()

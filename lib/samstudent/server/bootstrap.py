@@ -43,6 +43,10 @@ class _LoopbackByDefault:
         if name == _HOST_COMMAND:
             sys.argv[1:] = with_loopback(sys.argv[1:])
             share_cores()
+            if _our_command(sys.argv[1:]) is not None:
+                from samstudent.server import deferred_imports
+
+                deferred_imports.install()
             if os.environ.get("SAMSTUDENT_USERS"):  # the host builds its endpoints with or without login when imported
                 os.environ.setdefault("MONAI_LABEL_AUTH_ENABLE", "true")
 
@@ -97,20 +101,25 @@ def with_loopback(arguments: Sequence[str]) -> list[str]:
 
     The host listens on every network interface by default, and asks nobody for a password by default.
     """
+    known = _our_command(arguments)
+    return [*arguments, "--host", "127.0.0.1"] if known is not None and known.host is None else list(arguments)
+
+
+def _our_command(arguments: Sequence[str]) -> Namespace | None:
+    """``host`` and ``app`` of the host's command line, where it starts the server with our app; else None."""
     import argparse
     from pathlib import Path
 
     if not arguments or arguments[0] != "start_server":
-        return list(arguments)
+        return None
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("-i", "--host")
     parser.add_argument("-a", "--app")
     try:
         known, _ = parser.parse_known_args(list(arguments[1:]))
-        ours = "samstudent" in Path(known.app or "", "main.py").read_text(encoding="utf-8")
+        return known if "samstudent" in Path(known.app or "", "main.py").read_text(encoding="utf-8") else None
     except (argparse.ArgumentError, OSError, UnicodeDecodeError):
-        return list(arguments)  # the host says what is wrong with them
-    return [*arguments, "--host", "127.0.0.1"] if ours and known.host is None else list(arguments)
+        return None  # the host says what is wrong with them
 
 
 def install() -> None:

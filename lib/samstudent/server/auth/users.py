@@ -6,6 +6,7 @@ costs (RFC 9106), and hashed anew at the next login when that choice changes.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import stat
@@ -31,8 +32,12 @@ SHORTEST_PASSWORD = 8
 LONGEST_PASSWORD = 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _hasher = PasswordHasher()
-#: Compared with where there is no such user, so that the time of the answer does not tell.
-_NOBODYS = _hasher.hash("nobody has this password")
+
+
+@functools.cache
+def _nobodys() -> str:
+    """Hash that is compared with where there is no such user, so that the time of the answer does not tell."""
+    return _hasher.hash("nobody has this password")
 
 
 class Entry(BaseModel):
@@ -98,7 +103,7 @@ class Users:
         """Whether this is the user's password. Takes as long where there is no such user."""
         entry = self.get(name)
         try:
-            _hasher.verify(entry.password if entry else _NOBODYS, password[:LONGEST_PASSWORD])
+            _hasher.verify(entry.password if entry else _nobodys(), password[:LONGEST_PASSWORD])
         except (VerificationError, InvalidHashError):
             return False
         if entry is not None and _hasher.check_needs_rehash(entry.password):
