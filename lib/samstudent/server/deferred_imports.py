@@ -91,6 +91,7 @@ class DeferredObject:
 
     def _resolve(self) -> Any:
         module = importlib.import_module(self._module)
+        load(self._module)
         return getattr(module, self._name) if self._name else module
 
     def __getattr__(self, attribute: str) -> Any:
@@ -240,7 +241,11 @@ class _Finder:
         # A part of a package is never executed before its package.
         deferral.load(sys.modules[package])
         found = sys.modules.get(name)
-        return ModuleSpec(name, _Loaded(found)) if found is not None else None
+        if found is None:
+            return None
+        # Python takes the spec of a module that came into being meanwhile, and would execute the module again by it.
+        found.__spec__ = ModuleSpec(name, _Loaded(found))
+        return found.__spec__
 
     @staticmethod
     def _with_loader(name: str, path: Sequence[str] | None, wrap: Callable[[Loader], Loader]) -> ModuleSpec | None:
