@@ -23,7 +23,7 @@ import numpy as np
 
 from samstudent.pseudolabels.bench import Bench
 from samstudent.pseudolabels.choice import Evidence, decide, honest_gain
-from samstudent.pseudolabels.labelled import honest_parts, see, spread_out
+from samstudent.pseudolabels.out_of_fold import honest_parts, see, spread_out
 from samstudent.pseudolabels.search import try_recipes
 from samstudent.pseudolabels.space import Space
 from samstudent.research.experiment import ours, work
@@ -50,7 +50,7 @@ class Tried:
         folds = {case: number % FOLDS for number, case in enumerate(ids)}
         # No fold's models trained on these: as if each had been left out by one.
         honest: Any = SimpleNamespace(
-            folds=folds, honest_views=lambda case, image, size: teacher.fold_views(folds[case], image, size)
+            folds=folds, predict_oof=lambda case, image, size: teacher.predict_fold(folds[case], image, size)
         )
         parts = []
         for case in ids:

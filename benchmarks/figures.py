@@ -23,8 +23,8 @@ from PIL import Image, ImageOps
 
 from samstudent.imaging.case import for_sam
 from samstudent.metrics import dice_where_known, mean_of
-from samstudent.pseudolabels.calibration import reliability
 from samstudent.pseudolabels.produce import on_image
+from samstudent.pseudolabels.quality_model import reliability
 from samstudent.research.experiment import ours, summary, work
 from samstudent.research.experiment.plan import Setting
 from samstudent.research.experiment.report import learning_curves

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from samstudent.metrics import dice_where_known
-from samstudent.pseudolabels.case import own_masks
+from samstudent.pseudolabels.case import binarize
 from samstudent.research.experiment import work
 from samstudent.research.experiment.plan import Setting
 from samstudent.research.experiment.store import StoredCases
@@ -67,7 +67,7 @@ def main() -> None:
             train_student(cases, task, model, steps=round(arguments.steps * params["steps"]), seed=seed)
             student = Student.load(model, task)
             dice = [
-                dice_where_known(truth, own_masks(student.predict(image), task))
+                dice_where_known(truth, binarize(student.predict(image), task))
                 for image, truth in map(store.known_case, new)
             ]
             mean = 100 * np.nanmean(np.nanmean(dice, axis=0))

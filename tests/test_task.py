@@ -117,7 +117,6 @@ def test_a_checkpoint_is_found_beside_the_task_file(tmp_path: Path, monkeypatch:
         ({"training": {"mirror": ["z"]}}, "no axis z"),
         ({"pseudo_labels": {"threshold": {"c": 0.5}}}, r"unknown structures \['c'\]"),
         ({"pseudo_labels": {"threshold": 1.5}}, r"pseudo_labels\.threshold"),
-        ({"pseudo_labels": {"renew": True}}, r"pseudo_labels: renew needs soft: false"),
         ({"holdout": {"fraction": 1}}, r"holdout\.fraction"),
         ({"active_learning": {"strategy": "random"}}, r"active_learning\.strategy"),
         ({"schedule": {"at": "25:00"}}, r"schedule\.at"),

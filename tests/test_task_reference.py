@@ -26,7 +26,6 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "recipe.stages": task.Stage,
     "training": task.TrainingSection,
     "pseudo_labels": task.PseudoLabelSection,
-    "trust": task.TrustSection,
     "holdout": task.HoldOutSection,
     "active_learning": task.ActiveLearningSection,
     "schedule": task.ScheduleSection,

@@ -196,54 +196,26 @@ class TrainingSection(_Section):
 
 
 class PseudoLabelSection(_Section):
-    """Which refined masks are good enough to train on."""
+    """How pseudo labels are made, and which of them are good enough to train on."""
 
-    #: Lowest quality for a structure to be used: one number, or one per structure (others take the default 0.6).
-    threshold: Share | dict[str, Share] = 0.6
-    #: True: pseudo labels weigh as much as their quality says; False: as much as a human's.
-    weight_by_quality: bool = True
-    #: True: teach probabilities, not masks: of accepted structures what refinement leaves, of all others what the
-    #: student says. Doubt is then taught as doubt, and neither weights nor ignored regions are needed. "auto": while
-    #: the gate lets through no more than half of what was found.
-    soft: bool | Literal["auto"] = "auto"
-    #: Where refined and coarse mask differ, nothing is taught.
-    ignore_disputed: bool = False
-    #: After every quarter of a training, pseudo labels are mixed with what the student says by then, the more the
-    #: lower their quality. Needs masks (``soft: false``): probabilities have no quality to mix by.
-    renew: bool = False
-
-    @model_validator(mode="after")
-    def _renewable(self) -> PseudoLabelSection:
-        if self.renew and self.soft is not False:
-            raise ValueError("renew needs soft: false: probabilities have no quality to mix by")
-        return self
-
-
-class TrustSection(_Section):
-    """What a round learns from human labels before it makes pseudo labels (docs/explanation/trust.md)."""
-
-    #: From so many labelled cases that train on. Below, and where not ``enabled``, the task's recipe and the gate's
-    #: formula are used as they are.
-    min_labels: int = Field(default=3, ge=3)
-    enabled: bool = True
-    #: Parts of the cross-fitting: so many students are trained, each without one part of the labelled cases, and one
-    #: on all of them.
-    folds: int = Field(default=3, ge=2, le=10)
-    #: Steps of each of them. None: as many as ``training.steps``.
-    steps: int | None = Field(default=None, ge=1)
-    #: Train SAM's mask decoder on the labels; it is used where it beats the plain one on cases left out.
-    adapt: bool = True
-    #: Configurations that the search for each structure's recipe decodes; 0: no search, ``recipe`` for all; ``grid``:
-    #: as many as in the paper's search, 864 for each decoder.
-    trials: Annotated[int, Field(ge=0)] | Literal["grid"] = 9
-    #: Also teach a few convolutions on SAM's embeddings where the structures lie (``pseudolabels.embedding_head``).
-    readers: bool = True
-    #: Steps of each reader; many more only learn the few cases by heart.
-    reader_steps: int = Field(default=150, ge=1)
-    #: Whether the search may fuse SAM's answer with the student's.
-    fusion: bool = True
-    #: Estimate each pseudo label's Dice from the labelled cases; else the gate's formula is used.
-    calibrate: bool = True
+    threshold: Share | dict[str, Share] = Field(
+        default=0.6,
+        description="Lowest quality (estimated Dice) at which a refined structure is used for training: one number, or "
+        "one for each structure (others take the default).",
+    )
+    folds: int = Field(
+        default=3,
+        ge=2,
+        le=10,
+        description="Number of folds of the cross-fitting: one student is trained without each part of the labelled "
+        "cases, and one on all of them.",
+    )
+    policy: Literal["learned", "fixed"] = Field(
+        default="learned",
+        description="learned: SAM is adapted, each structure's recipe is chosen and quality is estimated on "
+        "out-of-fold predictions of the labelled cases, from three of them on. fixed: the task's recipe, the plain SAM "
+        "and a formula of quality.",
+    )
 
 
 class HoldOutSection(_Section):
@@ -296,7 +268,6 @@ class Task(_Section):
     recipe: Recipe = Recipe()
     training: TrainingSection = TrainingSection()
     pseudo_labels: PseudoLabelSection = PseudoLabelSection()
-    trust: TrustSection = TrustSection()
     holdout: HoldOutSection = HoldOutSection()
     active_learning: ActiveLearningSection = ActiveLearningSection()
     schedule: ScheduleSection = ScheduleSection()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.imaging.case import CaseImage
 from samstudent.pseudolabels import cross_fitting
-from samstudent.pseudolabels.cross_fitting import cross_fit, folds_of
+from samstudent.pseudolabels.cross_fitting import CrossFitOptions, cross_fit, folds_of
 from samstudent.pseudolabels.ensemble import Ensemble
 from samstudent.student.data import TrainingCase
 from samstudent.student.predict import Student
@@ -52,7 +53,9 @@ def made(folder: Path) -> dict[str, int]:
 
 def test_no_student_trained_on_the_case_that_it_is_asked_about(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
-    fit = cross_fit(CASES, TASK, tmp_path, k=3, steps=2, on_step=lambda step, of, loss: steps.append((step, of)))
+    fit = cross_fit(
+        CASES, TASK, tmp_path, CrossFitOptions(3, 2, on_step=lambda step, of, loss: steps.append((step, of)))
+    )
     assert steps == [(i, 6) for i in range(1, 7)]
     assert fit.folds == folds_of([case.id for case in CASES], 3, 0) and len(fit.models) == 3
     for case in CASES:
@@ -66,13 +69,12 @@ def test_no_student_trained_on_the_case_that_it_is_asked_about(tmp_path: Path) -
 
 def test_one_more_student_may_train_on_all_cases(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
-    without = cross_fit(CASES, TASK, tmp_path, k=2, steps=1)
-    fit = cross_fit(
-        CASES, TASK, tmp_path, k=2, steps=1, whole=True, on_step=lambda step, of, loss: steps.append((step, of))
-    )
+    options = CrossFitOptions(2, 1, on_step=lambda step, of, loss: steps.append((step, of)))
+    without = cross_fit(CASES, TASK, tmp_path, replace(options, on_step=None))
+    fit = cross_fit(CASES, TASK, tmp_path, replace(options, full_student=True))
     assert steps == [(3, 3)]  # the others are there already
-    assert fit.models == without.models and without.whole is None and fit.whole == tmp_path / "whole.pt"
-    told = json.loads((tmp_path / "whole.json").read_text())
+    assert fit.models == without.models and without.full_student is None and fit.full_student == tmp_path / "full.pt"
+    told = json.loads((tmp_path / "full.json").read_text())
     assert told["trained_on"] == sorted(case.id for case in CASES)
 
 
@@ -87,19 +89,21 @@ def test_an_interrupted_cross_fit_goes_on_where_it_stopped(tmp_path: Path, monke
 
     monkeypatch.setattr(cross_fitting, "train_student", third_time_killed)
     with pytest.raises(KeyboardInterrupt):
-        cross_fit(CASES, TASK, tmp_path, steps=2)
+        cross_fit(CASES, TASK, tmp_path, CrossFitOptions(steps=2))
     before = made(tmp_path)
     assert len(before) == 2
-    resumed = cross_fit(CASES, TASK, tmp_path, steps=2)
+    resumed = cross_fit(CASES, TASK, tmp_path, CrossFitOptions(steps=2))
     assert len(calls) == 4
     assert before.items() <= made(tmp_path).items()
     # The same as in one go.
-    assert resumed.record() == cross_fit(CASES, TASK, tmp_path / "again", steps=2).record()
+    again = cross_fit(CASES, TASK, tmp_path / "again", CrossFitOptions(steps=2))
+    assert resumed.folds == again.folds
+    assert [path.read_bytes() for path in resumed.models] == [path.read_bytes() for path in again.models]
 
 
 def test_other_inputs_are_trained_anew_and_a_damaged_file_too(tmp_path: Path) -> None:
     def run(cases: list[TrainingCase], **options: int) -> dict[str, int]:
-        cross_fit(cases, TASK, tmp_path, **({"steps": 1, "k": 2} | options))
+        cross_fit(cases, TASK, tmp_path, CrossFitOptions(**({"steps": 1, "folds": 2} | options)))
         return made(tmp_path)
 
     first = run(CASES[:4])
@@ -121,7 +125,7 @@ def test_other_inputs_are_trained_anew_and_a_damaged_file_too(tmp_path: Path) ->
 
 
 def test_never_more_folds_than_cases(tmp_path: Path) -> None:
-    assert len(cross_fit(CASES[:2], TASK, tmp_path, k=5, steps=1).models) == 2
+    assert len(cross_fit(CASES[:2], TASK, tmp_path, CrossFitOptions(5, 1)).models) == 2
 
 
 def test_what_cannot_be_cross_fitted_is_refused(tmp_path: Path) -> None:
@@ -153,9 +157,6 @@ def test_an_ensemble_answers_with_its_members_mean() -> None:
     np.testing.assert_allclose(answer, 0.7 * masks, rtol=1e-6)
     # The members' own answers are left alone.
     assert one.answer.max() == np.float32(0.9)
-    members = ensemble.members(case_image(pixels))
-    assert members.shape == (3, 2, 64, 64)
-    np.testing.assert_array_equal(members[1], other.answer)
     assert len(ensemble.version) == 64
     assert Ensemble([one, other]).version not in (Ensemble([other, one]).version, ensemble.version)
     assert Ensemble([one, other]).version == Ensemble([one, other]).version

@@ -1,32 +1,35 @@
-"""Readers find what an embedding shows, learn the same from the same seed, and tell padding from image."""
+"""Embedding heads find what an embedding shows, learn the same from the same seed, and tell padding from image."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
-from samstudent.pseudolabels.embedding_head import Reader, ReaderCase, reader_cases, train_reader
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.embedding_head import EmbeddingHead, HeadCase, HeadTraining, head_cases, train_head
 from support.drawn import FakeSam, case_image, dice, shapes, small_task
 
 TASK = small_task()
+SAM: Any = CachedSam(FakeSam())  # type: ignore[arg-type]
 
 
-def cases_of(count: int) -> list[ReaderCase]:
-    found: list[ReaderCase] = []
+def cases_of(count: int) -> list[HeadCase]:
+    found: list[HeadCase] = []
     for seed in range(count):
         # Half as wide as high: the frame is padded on the right.
         pixels, masks = shapes(seed, (32, 16))
-        found += reader_cases(case_image(pixels), LabelledMasks(masks), TASK, FakeSam(), None)
+        found += head_cases(case_image(pixels), LabelledMasks(masks), TASK, SAM)
     return found
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    path = tmp_path_factory.mktemp("reader") / "reader.pt"
-    train_reader(cases_of(6), TASK, path, steps=60)
-    return Reader.load(path, TASK, FakeSam(), None)
+def head(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingHead:
+    path = tmp_path_factory.mktemp("head") / "head.pt"
+    train_head(cases_of(6), TASK, path, HeadTraining(steps=60))
+    return EmbeddingHead.load(path, TASK, SAM)
 
 
 def test_a_case_lies_in_the_upper_left_of_the_frame() -> None:
@@ -39,50 +42,51 @@ def test_a_case_lies_in_the_upper_left_of_the_frame() -> None:
     assert dice(case.masks[0, ::4, :64:4].numpy(), truth[0]) > 0.9
 
 
-def test_a_reader_finds_shapes_on_a_new_image(reader: Reader) -> None:
+def test_a_head_finds_shapes_on_a_new_image(head: EmbeddingHead) -> None:
     pixels, truth = shapes(99, (32, 16))
-    probabilities = reader.predict(case_image(pixels))
+    probabilities = head.predict(case_image(pixels))
     assert probabilities.shape == (2, 32, 16)
     assert probabilities.dtype == np.float32
     assert dice(probabilities[0] >= 0.5, truth[0]) > 0.7
     assert dice(probabilities[1] >= 0.5, truth[1]) > 0.6
 
 
-def test_another_size_covers_the_same_image(reader: Reader) -> None:
+def test_another_size_covers_the_same_image(head: EmbeddingHead) -> None:
     pixels, truth = shapes(98, (32, 16))
-    small = reader.predict(case_image(pixels), (16, 8))
+    small = head.predict(case_image(pixels), (16, 8))
     assert small.shape == (2, 16, 8)
     assert dice(small[0] >= 0.5, truth[0, ::2, ::2]) > 0.6
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
     cases = cases_of(2)
-    versions = [train_reader(cases, TASK, tmp_path / f"{i}.pt", steps=2, seed=seed) for i, seed in enumerate((1, 1, 2))]
+    versions = [
+        train_head(cases, TASK, tmp_path / f"{i}.pt", HeadTraining(seed, steps=2)) for i, seed in enumerate((1, 1, 2))
+    ]
     assert versions[0] == versions[1] != versions[2]
 
 
-def test_a_volume_is_read_along_the_recipes_axis(tmp_path: Path) -> None:
+def test_a_volume_is_cut_along_the_recipes_axis(tmp_path: Path) -> None:
     task = small_task(
         dimension=3, student={"size": [16, 16, 16], "channels": [8, 16]}, recipe={"axis": "y"}, structures=["disk"]
     )
     volume = np.zeros((6, 5, 8), np.uint8)
     truth = np.zeros((1, 6, 5, 8), bool)
     truth[0, 1:3, 2, 4:7] = True
-    sam = FakeSam()
-    cases = reader_cases(case_image(volume), LabelledMasks(truth), task, sam, None)
+    cases = head_cases(case_image(volume), LabelledMasks(truth), task, SAM)
     assert [bool(case.masks.any()) for case in cases] == [False, False, True, False, False]
     assert cases[0].size == (24, 32)
-    train_reader(cases, task, tmp_path / "r.pt", steps=1)
-    assert Reader.load(tmp_path / "r.pt", task, sam, None).predict(case_image(volume)).shape == (1, 6, 5, 8)
+    train_head(cases, task, tmp_path / "r.pt", HeadTraining(steps=1))
+    assert EmbeddingHead.load(tmp_path / "r.pt", task, SAM).predict(case_image(volume)).shape == (1, 6, 5, 8)
 
 
 def test_nothing_to_learn_from(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no human-labelled case"):
-        train_reader([], TASK, tmp_path / "r.pt")
+        train_head([], TASK, tmp_path / "r.pt")
 
 
-def test_padding_is_not_taught() -> None:
-    """What a reader says outside of the image is neither right nor wrong: the loss must not see it."""
+def test_padding_is_not_learnt_from() -> None:
+    """What a head predicts outside of the image is neither right nor wrong: the loss must not see it."""
     from samstudent.pseudolabels.embedding_head import _Batches
 
     (case,) = cases_of(1)
@@ -93,7 +97,7 @@ def test_padding_is_not_taught() -> None:
     assert not bool((batch["masks"].bool() & batch["ignore"]).any())
 
 
-def test_a_label_map_teaches_what_masks_do() -> None:
+def test_a_label_map_is_the_same_target_as_masks() -> None:
     from samstudent.pseudolabels.embedding_head import _Batches
 
     masks, label = (next(iter(_Batches(cases_of(2), 1, 0, overlap))) for overlap in (True, False))

@@ -10,14 +10,16 @@ import pytest
 
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_ignore, read_masks, read_rejected
-from samstudent.pseudolabels.case import own_masks, pseudo_label_case, pseudo_label_of
-from samstudent.pseudolabels.produce import on_image, produce
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.case import binarize, pseudo_label_case, pseudo_label_of
+from samstudent.pseudolabels.produce import CaseLabeller, on_image, produce
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.sam.results import Refinement, StructureResult
 from samstudent.sam.working import reduced
 from support.drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 
 TASK = small_task()
+SAM: Any = CachedSam(FakeSam())  # type: ignore[arg-type]
 
 
 class FolderStore:
@@ -59,7 +61,8 @@ def store(tmp_path: Path) -> FolderStore:
 
 
 def run(store: FolderStore, student: FakeStudent, sam: FakeSam | None = None, **more: Any) -> Any:
-    return produce(store, student, sam or FakeSam(), TASK, None, store.truths, **more)
+    plain: Any = sam or FakeSam()
+    return produce(store, CaseLabeller(TASK, student, CachedSam(plain)), store.truths, **more)
 
 
 def test_labels_are_made_and_read_back(store: FolderStore) -> None:
@@ -137,7 +140,7 @@ def test_a_structure_that_lost_every_pixel_is_not_taught_as_absent() -> None:
 
 def test_a_rejected_mask_is_kept_for_people_to_look_at(store: FolderStore) -> None:
     task = small_task(pseudo_labels={"threshold": {"square": 1.0}})
-    produce(store, FakeStudent(store.truths), FakeSam(), task, None, ["c0"])
+    produce(store, CaseLabeller(task, FakeStudent(store.truths), SAM), ["c0"])
     grid, path = read_image(store.get_image_uri("c0")).grid, store.label("c0", "pseudo")
     rejected = read_rejected(path, TASK, grid)
     assert dice(rejected[1], store.truths["c0"][1]) > 0.85 and not rejected[0].any()
@@ -145,7 +148,7 @@ def test_a_rejected_mask_is_kept_for_people_to_look_at(store: FolderStore) -> No
 
 
 def test_without_sam_only_the_students_own_masks_are_made(store: FolderStore) -> None:
-    counts = produce(store, FakeStudent(store.truths), None, TASK, None, ["c0"])
+    counts = produce(store, CaseLabeller(TASK, FakeStudent(store.truths), None), ["c0"])
     assert counts.made == 1
     assert set(store.infos) == {("c0", "pseudo_raw")}
     assert store.infos["c0", "pseudo_raw"]["structures"] == {
@@ -157,7 +160,7 @@ def test_without_sam_only_the_students_own_masks_are_made(store: FolderStore) ->
 def test_one_case_on_arrays(store: FolderStore) -> None:
     image = read_image(store.get_image_uri("c0"))
     absent = {"c0": store.truths["c0"] * np.array([True, False])[:, None, None]}
-    label = pseudo_label_case(image, FakeStudent(absent), FakeSam(), TASK)
+    label = pseudo_label_case(image, FakeStudent(absent), SAM, TASK)
     assert [s.status for s in label.structures] == ["accepted", "absent"]
     assert not label.masks[1].any() and not label.ignore.any()
     assert np.array_equal(label.raw, absent["c0"])
@@ -168,7 +171,7 @@ def test_a_label_of_the_working_grid_is_brought_to_the_images(tmp_path: Path) ->
     image = read_image(write_png(tmp_path / "large.png", pixels))
     small = reduced(truth, (128, 96))
     other = read_image(write_png(tmp_path / "c0.png", shapes(0)[0]))
-    label = pseudo_label_case(other, FakeStudent({"c0": shapes(0)[1]}), FakeSam(), TASK)
+    label = pseudo_label_case(other, FakeStudent({"c0": shapes(0)[1]}), SAM, TASK)
     soft = small.astype(np.float16)
     accepted = np.array([True, False])[:, None, None]
     label = replace(label, masks=(soft >= 0.5) & accepted, ignore=(soft >= 0.5) & ~accepted, raw=soft >= 0.5, soft=soft)
@@ -183,7 +186,7 @@ def test_structures_of_an_enlarged_label_share_no_pixel_where_the_task_forbids_i
     """A structure of one pixel is enlarged in a block, the one around it smoothly, over the same pixels."""
     image = read_image(write_png(tmp_path / "large.png", np.zeros((48, 48), np.uint8)))
     other = read_image(write_png(tmp_path / "c0.png", shapes(0)[0]))
-    label = pseudo_label_case(other, FakeStudent({"c0": shapes(0)[1]}), FakeSam(), TASK)
+    label = pseudo_label_case(other, FakeStudent({"c0": shapes(0)[1]}), SAM, TASK)
     soft = np.full((2, 8, 8), [[[0.0]], [[0.9]]], np.float16)
     soft[:, 3, 3] = 0.55, 0.45
     drawn = soft >= 0.5
@@ -193,10 +196,10 @@ def test_structures_of_an_enlarged_label_share_no_pixel_where_the_task_forbids_i
     assert on_image(label, image, overlap=True).masks.sum(axis=0).max() == 2
 
 
-def test_own_masks_take_the_likeliest_including_background() -> None:
+def test_binarized_masks_take_the_likeliest_including_background() -> None:
     probabilities = np.array([0.45, 0.2, 0.3, 0.6], np.float32).reshape(2, 1, 2)
-    assert own_masks(probabilities, TASK)[:, 0].tolist() == [[True, False], [False, True]]
+    assert binarize(probabilities, TASK)[:, 0].tolist() == [[True, False], [False, True]]
     # Background 0.4 is likelier than either of 0.35 and 0.25.
     weak = np.array([0.35, 0.25], np.float32).reshape(2, 1, 1)
-    assert not own_masks(weak, TASK).any()
-    assert own_masks(probabilities, small_task(overlap=True))[:, 0].tolist() == [[False, False], [False, True]]
+    assert not binarize(weak, TASK).any()
+    assert binarize(probabilities, small_task(overlap=True))[:, 0].tolist() == [[False, False], [False, True]]

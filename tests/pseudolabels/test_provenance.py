@@ -22,8 +22,6 @@ def test_a_label_made_now_is_current_whenever_it_is_asked() -> None:
         {"overlap": True},
         {"image": {"intensity": "percentile", "low": 1, "high": 99}},
         {"pseudo_labels": {"threshold": 0.7}},
-        {"pseudo_labels": {"soft": False}},
-        {"pseudo_labels": {"ignore_disputed": True}},
     ],
 )
 def test_what_shapes_a_label_makes_it_stale(change: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from samstudent.errors import UserError
-from samstudent.pseudolabels.review import Judged, Reviews, check_sources, compose, worst_first
+from samstudent.pseudolabels.review import QualitySummary, Reviews, check_sources, compose, worst_first
 from support.drawn import small_task
 
 MADE = {"student": "s1", "sam_backend": "lite_medsam", "sam_digest": "d1", "recipe_digest": "r1", "task_digest": "t1"}
@@ -82,14 +82,17 @@ def structure(status: str, quality: float | None = None) -> dict[str, Any]:
 
 def test_the_worst_come_first_and_before_them_what_has_nothing() -> None:
     judged = {
-        "good": Judged.of({"disk": structure("accepted", 0.9), "square": structure("accepted", 0.8)}),
-        "bad": Judged.of({"disk": structure("accepted", 0.95), "square": structure("rejected", 0.3)}),
-        "as bad": Judged.of({"disk": structure("accepted", 0.7), "square": structure("rejected", 0.3)}),
-        "empty": Judged.of({"disk": structure("absent"), "square": structure("absent")}),
+        "good": QualitySummary.of({"disk": structure("accepted", 0.9), "square": structure("accepted", 0.8)}),
+        "bad": QualitySummary.of({"disk": structure("accepted", 0.95), "square": structure("rejected", 0.3)}),
+        "as bad": QualitySummary.of({"disk": structure("accepted", 0.7), "square": structure("rejected", 0.3)}),
+        "empty": QualitySummary.of({"disk": structure("absent"), "square": structure("absent")}),
     }
     assert worst_first(judged) == ["empty", "as bad", "bad", "good"]
     assert judged["bad"].rejected == 1 and judged["bad"].mean == pytest.approx(0.625)
-    assert Judged.of({"disk": structure("accepted", 0.9), "square": structure("rejected", 0.1)}, "disk").worst == 0.9
+    assert (
+        QualitySummary.of({"disk": structure("accepted", 0.9), "square": structure("rejected", 0.1)}, "disk").worst
+        == 0.9
+    )
 
 
 STRUCTURES = {"disk": structure("accepted", 0.9), "square": structure("rejected", 0.2), "ring": structure("absent")}

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from samstudent.errors import UserError
 from samstudent.pseudolabels.bench import Bench
-from samstudent.pseudolabels.search import Choice, HonestCase, search
+from samstudent.pseudolabels.search import Choice, OutOfFoldSlice, search
 from samstudent.sam.decode import decode_structures
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.fusion import combine
@@ -57,7 +57,7 @@ class Oracle(FakeSam):
         return ndimage.gaussian_filter(rng.normal(0, 20, embedding.features.shape[2:]), 3)
 
 
-def case(seed: int, blunder: float = 3.0, id: str = "") -> HonestCase:
+def case(seed: int, blunder: float = 3.0, id: str = "") -> OutOfFoldSlice:
     """A student that is ``blunder`` pixels off; the embedding carries the truth for the oracle."""
     pixels, truth = shapes(seed)
     rng = np.random.default_rng(seed)
@@ -65,11 +65,11 @@ def case(seed: int, blunder: float = 3.0, id: str = "") -> HonestCase:
     probabilities = np.clip(ndimage.gaussian_filter(moved, (0, 1, 1)), 0.01, 0.98)
     embedding = FakeSam().embed(np.repeat(pixels[..., None], 3, axis=2))
     embedding.features[0, 1 : 1 + len(truth)] = truth
-    return HonestCase(id or f"case{seed}", seed % 3, probabilities.astype(np.float16), truth, embedding)
+    return OutOfFoldSlice(id or f"case{seed}", seed % 3, probabilities.astype(np.float16), truth, embedding)
 
 
 @pytest.fixture(scope="module")
-def cases() -> list[HonestCase]:
+def cases() -> list[OutOfFoldSlice]:
     return [case(seed) for seed in range(12)]
 
 
@@ -78,7 +78,7 @@ def chosen(choice: Choice) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_sam_of_random_weights_leaves_the_student_alone(cases: list[HonestCase], seed: int) -> None:
+def test_a_sam_of_random_weights_leaves_the_student_alone(cases: list[OutOfFoldSlice], seed: int) -> None:
     choice = search(cases, NAMES, False, BASE, Oracle(spoils=(0, 1), seed=seed), seed=seed)
     assert chosen(choice) == ["student", "student"]
     assert choice.honest_gain is not None and choice.honest_gain >= 0
@@ -87,7 +87,7 @@ def test_a_sam_of_random_weights_leaves_the_student_alone(cases: list[HonestCase
     )
 
 
-def test_a_perfect_sam_is_taken_plain_and_simple(cases: list[HonestCase]) -> None:
+def test_a_perfect_sam_is_taken_plain_and_simple(cases: list[OutOfFoldSlice]) -> None:
     choice = search(cases, NAMES, True, BASE, Oracle())
     expected = BASE.model_copy(update={"decoder": "plain"})
     assert choice.recipes == dict.fromkeys(NAMES, expected)
@@ -97,13 +97,13 @@ def test_a_perfect_sam_is_taken_plain_and_simple(cases: list[HonestCase]) -> Non
     assert choice.honest_gain is not None and choice.honest_gain > 0.1 and choice.fallback is None
 
 
-def test_each_structure_takes_what_serves_it(cases: list[HonestCase]) -> None:
+def test_each_structure_takes_what_serves_it(cases: list[OutOfFoldSlice]) -> None:
     choice = search(cases, NAMES, False, BASE, Oracle(spoils=[1]))
     assert chosen(choice) == ["sam", "student"]
     assert choice.resolved["chosen"] > choice.resolved["student"] + 0.05
 
 
-def test_adapted_decoders_are_taken_where_they_are_better_and_only_for_their_fold(cases: list[HonestCase]) -> None:
+def test_adapted_decoders_are_taken_where_they_are_better_and_only_for_their_fold(cases: list[OutOfFoldSlice]) -> None:
     class Watched(Oracle):
         def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
             assert {c.fold for c in cases if c.embedding is embedding} == {self.fold}
@@ -122,7 +122,7 @@ def test_adapted_decoders_are_taken_where_they_are_better_and_only_for_their_fol
         search(cases, NAMES, False, BASE, Oracle(), adapted)
 
 
-def test_nothing_is_decoded_twice(cases: list[HonestCase]) -> None:
+def test_nothing_is_decoded_twice(cases: list[OutOfFoldSlice]) -> None:
     backend = Oracle()
     choice = search(cases, NAMES, True, BASE, backend, trials=5)
     structures = len(cases) * len(NAMES)
@@ -145,25 +145,25 @@ def base_cell(trial: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def test_trials_and_choices_repeat_and_survive_json(cases: list[HonestCase]) -> None:
+def test_trials_and_choices_repeat_and_survive_json(cases: list[OutOfFoldSlice]) -> None:
     first, second = (search(cases[:6], NAMES, False, BASE, Oracle(spoils=[0]), trials=4, seed=5) for _ in range(2))
     assert first == second
     assert Choice.from_json(json.loads(json.dumps(first.as_json()))) == first
 
 
-def test_progress_reaches_the_end(cases: list[HonestCase]) -> None:
+def test_progress_reaches_the_end(cases: list[OutOfFoldSlice]) -> None:
     seen: list[tuple[int, int]] = []
     search(cases[:4], NAMES, False, BASE, Oracle(), trials=4, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (4, 4) and seen == sorted(seen)
 
 
-def test_the_whole_space_without_a_limit(cases: list[HonestCase]) -> None:
+def test_the_whole_space_without_a_limit(cases: list[OutOfFoldSlice]) -> None:
     """108 configurations of a backend that was trained with boxes: every one is tried once."""
     choice = search(cases[:2], NAMES, True, BASE, Oracle(), trials=None)
     assert len(choice.trials) == 3 * 9 * 4 == len({tuple(trial["cell"].items()) for trial in choice.trials})
 
 
-def test_scores_are_those_of_combining_the_whole_image(cases: list[HonestCase]) -> None:
+def test_scores_are_those_of_combining_the_whole_image(cases: list[OutOfFoldSlice]) -> None:
     """The window that is scored misses no pixel of any source, also where SAM draws all over the image."""
     backend = Oracle(spoils=[1])
     recipes = [
@@ -227,15 +227,15 @@ def test_without_cases_the_base_recipe() -> None:
     assert choice.recipes == dict.fromkeys(NAMES, BASE) and choice.cases == 0
 
 
-def test_absent_structures_are_no_evidence_against_anyone(cases: list[HonestCase]) -> None:
-    blind = [HonestCase(c.id, c.fold, c.probabilities * np.float16(0), c.truth & False, c.embedding) for c in cases]
+def test_absent_structures_are_no_evidence_against_anyone(cases: list[OutOfFoldSlice]) -> None:
+    blind = [OutOfFoldSlice(c.id, c.fold, c.probabilities * np.float16(0), c.truth & False, c.embedding) for c in cases]
     choice = search(blind, NAMES, False, BASE, Oracle(), trials=2)
     assert chosen(choice) == ["student", "student"]
     assert choice.structures["disk"].dice is None and choice.structures["disk"].cases == 0
     assert json.loads(json.dumps(choice.as_json(), allow_nan=False))
 
 
-def test_faults_name_the_case(cases: list[HonestCase]) -> None:
+def test_faults_name_the_case(cases: list[OutOfFoldSlice]) -> None:
     with pytest.raises(UserError, match="case0: probabilities"):
         search(cases, ["disk"], False, BASE, Oracle())
     with pytest.raises(UserError, match="at least one trial"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samstudent.pseudolabels.quality import belief_in_absence
+from samstudent.pseudolabels.quality_filter import absence_prior
 from samstudent.rounds.cases import discount_absences
 from samstudent.student.data import TrainingCase
 
@@ -19,11 +19,11 @@ def case(id: str, present: tuple[bool, bool], human: bool) -> TrainingCase:
 
 def test_absence_is_believed_as_far_as_labelled_cases_show_it() -> None:
     present = np.array([[True, False], [True, False], [True, True]])
-    assert belief_in_absence(present) == pytest.approx([1 - 4 / 5, 1 - 2 / 5])
+    assert absence_prior(present) == pytest.approx([1 - 4 / 5, 1 - 2 / 5])
 
 
 def test_without_labelled_cases_it_is_even() -> None:
-    assert belief_in_absence(np.zeros((0, 2), dtype=bool)) == pytest.approx([0.5, 0.5])
+    assert absence_prior(np.zeros((0, 2), dtype=bool)) == pytest.approx([0.5, 0.5])
 
 
 def test_only_absences_of_the_named_cases_are_discounted() -> None:

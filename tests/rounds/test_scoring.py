@@ -9,10 +9,10 @@ import pytest
 
 from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
-from samstudent.pseudolabels.labelled import spread_out
+from samstudent.pseudolabels.out_of_fold import spread_out
 from samstudent.rounds import scoring
 from samstudent.rounds.cases import CaseFiles
-from samstudent.rounds.scoring import EARLIER_WEIGHTS, LEARNT, MOST_WEIGHED, fit_of, not_learnt, weigh_earlier
+from samstudent.rounds.scoring import CHAMPION_WEIGHTS, LEARNT, MOST_WEIGHED, fit_of, not_learnt, weigh_champion
 from support.drawn import case_image, shapes, small_task
 
 TASK = small_task()
@@ -52,24 +52,24 @@ def entry(case: str) -> CaseFiles:
 def test_the_better_one_weighs_more(cases: list[CaseFiles]) -> None:
     right: Any = Fake(0.8)
     wrong: Any = Fake(mistaken=True)
-    for found, good in ((weigh_earlier(wrong, right, cases, TASK), {0.75, 1.0}),
-                        (weigh_earlier(right, wrong, cases, TASK), {0.25, 0.0})):  # fmt: skip
-        assert set(found) == set(EARLIER_WEIGHTS)
+    for found, good in ((weigh_champion(wrong, right, cases, TASK), {0.75, 1.0}),
+                        (weigh_champion(right, wrong, cases, TASK), {0.25, 0.0})):  # fmt: skip
+        assert set(found) == set(CHAMPION_WEIGHTS)
         assert {weight for weight, dice in found.items() if dice == 1} == good
         assert all(found[weight] == 0 for weight in set(found) - good)
 
 
 def test_a_case_that_cannot_be_read_does_not_tell(cases: list[CaseFiles], caplog: pytest.LogCaptureFixture) -> None:
     earlier: Any = Fake()
-    assert weigh_earlier(Fake(), earlier, [*cases, entry("gone")], TASK)[0.5] == 1  # type: ignore[arg-type]
+    assert weigh_champion(Fake(), earlier, [*cases, entry("gone")], TASK)[0.5] == 1  # type: ignore[arg-type]
     assert "gone" in caplog.text
-    assert weigh_earlier(Fake(), earlier, [entry("gone")], TASK) == {}  # type: ignore[arg-type]
+    assert weigh_champion(Fake(), earlier, [entry("gone")], TASK) == {}  # type: ignore[arg-type]
 
 
 def test_of_many_cases_some_are_looked_at(cases: list[CaseFiles]) -> None:
     earlier: Any = Fake()
     many = [entry(f"case{i}") for i in range(3 * MOST_WEIGHED)]
-    weigh_earlier(Fake(), earlier, many, TASK)  # type: ignore[arg-type]
+    weigh_champion(Fake(), earlier, many, TASK)  # type: ignore[arg-type]
     assert earlier.asked == [f"case{3 * i}" for i in range(MOST_WEIGHED)]
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from samstudent.errors import Conflict, UserError
-from samstudent.pseudolabels.calibration import Calibrator
+from samstudent.pseudolabels.policy import LabelingPolicy
+from samstudent.pseudolabels.quality_model import QualityModel
 from samstudent.pseudolabels.search import Choice, StructureChoice
-from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds import study as module
 from samstudent.rounds.study import Study
 from support.drawn import small_task
@@ -130,42 +130,40 @@ def test_a_record_that_cannot_be_read_costs_no_round(study: Study, tmp_path: Pat
 
 
 @pytest.fixture
-def trust(study: Study, monkeypatch: pytest.MonkeyPatch) -> Trust:
+def policy(study: Study, monkeypatch: pytest.MonkeyPatch) -> LabelingPolicy:
     """What every round has learnt, with an adapted decoder."""
     choice = Choice({name: StructureChoice(study.task.recipe) for name in study.task.names}, 3)
-    learnt = Trust(study.task, 0.5, choice, Calibrator.default(), adapted=SimpleNamespace(digest="adapted"))  # type: ignore
-    monkeypatch.setattr(module.Trust, "load", lambda folder, task, backend: learnt)
+    learnt = LabelingPolicy(study.task, 0.5, choice, QualityModel.default(), adapted=SimpleNamespace(digest="adapted"))  # type: ignore
+    monkeypatch.setattr(module.LabelingPolicy, "load", lambda folder, task, backend: learnt)
     return learnt
 
 
-def test_the_adapted_decoder_goes_with_what_was_learnt(study: Study, trust: Trust):
-    assert study.refiner_of("r0001") == (PLAIN, trust)
+def test_the_adapted_decoder_goes_with_what_was_learnt(study: Study, policy: LabelingPolicy):
+    assert study.refiner_of("r0001") == (PLAIN, policy)
     # Whichever adapted SAM is in force: recipes were chosen with this one.
     put_in_force(study, "first")
-    assert study.refiner_of("r0001") == (PLAIN, trust)
+    assert study.refiner_of("r0001") == (PLAIN, policy)
 
 
-def test_but_not_where_somebody_took_the_plain_sam(study: Study, trust: Trust):
+def test_but_not_where_somebody_took_the_plain_sam(study: Study, policy: LabelingPolicy):
     study.sams.use_plain(who="training")
-    assert study.trust_of("r0001") is trust
+    assert study.policy_of("r0001") is policy
     study.sams.use_plain(who="admin")
-    without = study.trust_of("r0001")
-    assert without is not None and without.adapted is None and without.choice == trust.choice
-    assert without.digest != trust.digest
+    without = study.policy_of("r0001")
+    assert without is not None and without.adapted is None and without.choice == policy.choice
+    assert without.digest != policy.digest
     put_in_force(study, "first")
-    assert study.trust_of("r0001") is trust
+    assert study.policy_of("r0001") is policy
 
 
-def test_the_task_may_switch_both_off(study: Study, trust: Trust):
-    study.task = small_task(trust={"adapt": False})
-    assert getattr(study.trust_of("r0001"), "adapted", "nothing") is None
-    study.task = small_task(trust={"enabled": False})
+def test_the_task_may_fix_the_policy(study: Study, policy: LabelingPolicy):
+    study.task = small_task(pseudo_labels={"policy": "fixed"})
     assert study.refiner_of("r0001") == (PLAIN, None)
 
 
 def test_a_task_may_switch_adapted_sams_off(study: Study):
     put_in_force(study, "first")
-    study.task = small_task(trust={"adapt": False})
+    study.task = small_task(pseudo_labels={"policy": "fixed"})
     assert study.sam() is PLAIN and study.sam_in_force is None
 
 

@@ -57,7 +57,7 @@ def clock(tmp_path: Path) -> Clock:
 def scheduled(study: TinyStudy, clock: Clock, tmp_path: Path) -> Iterator[RunningServer]:
     """A server that starts a round after every second label, and believes the clock."""
     # What rounds learn beside their student has no clock, and takes long where each question for the time does.
-    text = study.task_file.read_text().replace("trust: {", "trust: {enabled: false, ")
+    text = study.task_file.read_text().replace("pseudo_labels: {", "pseudo_labels: {policy: fixed, ")
     study.task_file.write_text(text + "schedule: {every_labels: 2}\n")
     home = tmp_path / "home"
     home.mkdir()

@@ -18,13 +18,13 @@ from samstudent.task import load_task
 
 
 def small(name: str, folder: Path, **student: Any) -> Path:
-    """A shipped task made small enough for a test; bad masks of so short a training must pass the gate, too."""
+    """A shipped task made small enough for a test; so short a training's masks must pass the filter, too."""
     task = load_task(name).model_dump(mode="json", exclude_none=True)
     task["student"] |= student
     task["training"] |= {"steps": 25, "batch_size": 2}
     task["pseudo_labels"]["threshold"] = 0.05
     # Volumes would embed hundreds of slices.
-    task["trust"] |= {"enabled": task["dimension"] == 2, "folds": 2, "steps": 5, "reader_steps": 5, "trials": 1}
+    task["pseudo_labels"] |= {"policy": "learned" if task["dimension"] == 2 else "fixed", "folds": 2}
     path = folder / "task.yaml"
     path.write_text(yaml.safe_dump(task))
     return path
@@ -68,8 +68,8 @@ def make_study(source: Path, folder: Path, labelled: int, unlabelled: int, held:
 def test_two_rounds(
     name: str, student: dict[str, Any], shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A few steps teach them next to nothing, and such teachers would be silent.
-    monkeypatch.setattr("samstudent.pseudolabels.trust.LEAST_HONEST", 0.0)
+    # A few steps teach them next to nothing, and such teachers would be skipped.
+    monkeypatch.setattr("samstudent.pseudolabels.policy.MIN_OOF_DICE", 0.0)
     task_file = small(name, tmp_path, **student)
     studies = tmp_path / "study"
     ids = make_study(shared_data / name, studies, labelled=4, unlabelled=1, held=2)
@@ -94,7 +94,7 @@ def test_two_rounds(
     for case in ids[6:]:
         info = datastore.get_label_info(case, "pseudo")
         made_by_champion = info["provenance"]["student"] == ledger.get(first["round"]).model_digest
-        assert made_by_champion == (not task.trust.enabled)
+        assert made_by_champion == (task.pseudo_labels.policy == "fixed")
         grid = read_image(datastore.get_image_uri(case), task.dimension).grid
         masks = read_masks(datastore.get_label_uri(case, "pseudo"), task, grid)
         ignore = read_ignore(datastore.get_label_uri(case, "pseudo"), task, grid)

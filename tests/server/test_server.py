@@ -316,7 +316,7 @@ def test_a_round_learns_what_to_trust_and_then_trains(client: MONAILabelClient, 
     record = requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()["rounds"][-1]
     kept = requests.get(f"{server.url}/samstudent/rounds/{record['id']}", timeout=30).json()
     # The labels are those of the first round, and so are the students on parts of them: only the hold-out tells.
-    assert kept["inputs"]["trust"] and kept["comparison"]["mean"]["cases"] == kept["comparison"]["held_out"]
+    assert kept["inputs"]["policy"] and kept["comparison"]["mean"]["cases"] == kept["comparison"]["held_out"]
     assert sorted(kept["scores"]["folds"]) == sorted(record["labels_used"])
     assert len(requests.get(f"{server.url}/samstudent/sam", timeout=30).json()["adapted"]) == 2
 

@@ -3,9 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from samstudent.errors import NotFound, UserError
-from samstudent.pseudolabels.case import own_masks
-from samstudent.student.data import AugmentedCases, TrainingCase, prepare_case, without_label
+from samstudent.pseudolabels.case import binarize
+from samstudent.student.data import prepare_case, without_label
 from samstudent.student.predict import Student, save_model
 from samstudent.student.training import (
-    Renewal,
     network_to_save,
     new_average,
     new_network,
@@ -42,7 +39,7 @@ def test_a_student_learns_disks_and_squares(tmp_path: Path, overlap: bool) -> No
         probabilities = student.predict(case_image(pixels))
         assert probabilities.shape == (2, 96, 80) and probabilities.dtype == np.float32
         assert probabilities.min() >= 0 and probabilities.max() <= 1
-        answer = own_masks(probabilities, task)
+        answer = binarize(probabilities, task)
         assert dice(answer[0], masks[0]) > 0.85
         assert dice(answer[1], masks[1]) > 0.85
 
@@ -51,7 +48,7 @@ def test_one_label_is_enough_to_train(tmp_path: Path) -> None:
     task = small_task()
     train_student(training_cases(1, task), task, tmp_path / "model.pt")
     pixels, masks = shapes(0)
-    answer = own_masks(Student.load(tmp_path / "model.pt", task).predict(case_image(pixels)), task)
+    answer = binarize(Student.load(tmp_path / "model.pt", task).predict(case_image(pixels)), task)
     assert dice(answer[0], masks[0]) > 0.8
 
 
@@ -226,9 +223,6 @@ def test_the_average_is_that_of_the_weights_so_far() -> None:
         expected = weight if expected is None else decay * expected + (1 - decay) * weight
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
     assert network_to_save(network, average, task) is average.module
-    # Kept to renew pseudo labels with, but not asked for as the result.
-    renewing = small_task(pseudo_labels={"soft": False, "renew": True})
-    assert network_to_save(network, new_average(network, renewing), renewing) is network
     assert new_average(network, small_task()) is None
 
 
@@ -248,7 +242,7 @@ def test_a_mean_teacher_learns(tmp_path: Path, overlap: bool) -> None:
     unlabelled = [without_label(f"u{s}", case_image(shapes(s, overlap=overlap)[0]), task) for s in range(20, 26)]
     train_student(training_cases(3, task), task, tmp_path / "model.pt", unlabelled=unlabelled)
     pixels, masks = shapes(100, overlap=overlap)
-    answer = own_masks(Student.load(tmp_path / "model.pt", task).predict(case_image(pixels)), task)
+    answer = binarize(Student.load(tmp_path / "model.pt", task).predict(case_image(pixels)), task)
     assert dice(answer[0], masks[0]) > 0.8 and dice(answer[1], masks[1]) > 0.8
 
 
@@ -271,59 +265,3 @@ def test_a_labelled_case_is_not_unlabelled(tmp_path: Path) -> None:
     task = small_task()
     with pytest.raises(ValueError, match="without_label"):
         train_student(training_cases(1, task), task, tmp_path / "m", unlabelled=training_cases(1, task))
-
-
-class Says(torch.nn.Module):
-    """Background 0.25, disk 0.5, square 0.25 everywhere."""
-
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        p = torch.tensor([0.25, 0.5, 0.25]).log().reshape(1, 3, 1, 1)
-        return p.expand(len(batch), 3, *batch.shape[2:])
-
-
-def pseudo(task: Any, weights: tuple[float, float]) -> TrainingCase:
-    case = training_cases(1, task)[0]
-    return replace(case, weights=np.array(weights, np.float32), human=False)
-
-
-def test_the_less_a_pseudo_label_is_trusted_the_more_the_average_counts() -> None:
-    task = small_task(pseudo_labels={"soft": False, "renew": True})
-    human, sure, unsure, unknown = (
-        training_cases(1, task)[0], pseudo(task, (1.0, 1.0)), pseudo(task, (0.6, 0.0)), pseudo(task, (0.0, 0.0)),
-    )  # fmt: skip
-    data = AugmentedCases([human, sure, unsure, unknown], task)
-    average: Any = SimpleNamespace(module=Says())
-    renewal = Renewal(data, average, task, steps=100, device=torch.device("cpu"))
-
-    def epoch_ends(step: int) -> None:
-        renewal(SimpleNamespace(state=SimpleNamespace(iteration=step)))  # type: ignore[arg-type]
-
-    epoch_ends(20)
-    assert not data.renewed
-    epoch_ends(30)
-    assert sorted(data.renewed) == [1, 2]
-    np.testing.assert_array_equal(data.renewed[1], human.masks)
-    disk, square = data.renewed[2]
-    assert disk[human.masks[0]] == pytest.approx(0.6 + 0.4 * 0.5, abs=2e-3)
-    # Outside the disk 0.4 * 0.5; where the square, of which nothing is known, is given, both together sum to one.
-    assert disk[~human.masks.any(axis=0)] == pytest.approx(0.2, abs=2e-3)
-    assert disk[human.masks[1]] == pytest.approx(0.2 / 1.2, abs=2e-3)
-    assert not square[~human.masks[1]].any()
-    # The given pseudo label stays what is mixed.
-    before = data.renewed[2]
-    for step, renewed in ((40, False), (60, True), (70, False), (80, True), (100, False)):
-        data.renewed.clear()
-        epoch_ends(step)
-        assert bool(data.renewed) == renewed, step
-        assert not renewed or np.array_equal(data.renewed[2], before)
-
-
-def test_renewed_pseudo_labels_are_trained_on(tmp_path: Path) -> None:
-    def train(renew: bool) -> torch.Tensor:
-        task = small_task(training={"steps": 51, "batch_size": 2}, pseudo_labels={"soft": False, "renew": renew})
-        train_student([training_cases(1, task)[0], pseudo(task, (0.5, 0.5))], task, tmp_path / "m")
-        return weights(tmp_path / "m")
-
-    renewed = train(True)
-    assert torch.equal(renewed, train(True))
-    assert not torch.equal(renewed, train(False))

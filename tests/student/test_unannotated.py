@@ -14,13 +14,15 @@ from PIL import Image
 
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.metrics import dice_where_known
+from samstudent.pseudolabels.ablations import Ablations
 from samstudent.pseudolabels.bench import Bench
-from samstudent.pseudolabels.embedding_head import ReaderCase, _Batches, reader_cases
-from samstudent.pseudolabels.labelled import honest_parts, see
-from samstudent.pseudolabels.quality import belief_in_absence
-from samstudent.pseudolabels.search import HonestCase
-from samstudent.pseudolabels.signals import Atlas
-from samstudent.pseudolabels.trust import learn_trust
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.embedding_head import HeadCase, _Batches, head_cases
+from samstudent.pseudolabels.out_of_fold import LearningCases, OutOfFoldCase, slices_of
+from samstudent.pseudolabels.policy_fit import FitOptions, fit_policy
+from samstudent.pseudolabels.quality_features import ShapeStatistics
+from samstudent.pseudolabels.quality_filter import absence_prior
+from samstudent.pseudolabels.search import OutOfFoldSlice
 from samstudent.rounds.cases import CaseFiles, load_cases
 from samstudent.rounds.scoring import compare, fit_of
 from samstudent.sam.adapt_samples import Example, prompt_samples
@@ -157,18 +159,20 @@ def unknown_square(masks: NDArray[Any]) -> NDArray[Any]:
 def test_absence_is_believed_by_those_that_would_have_said_so() -> None:
     present = np.array([[True, True], [True, False], [True, False], [True, False]])
     annotated = np.array([[True, True], [True, False], [True, False], [True, False]])
-    assert belief_in_absence(present, annotated) == pytest.approx([1 - 5 / 6, 1 - 2 / 3])
+    assert absence_prior(present, annotated) == pytest.approx([1 - 5 / 6, 1 - 2 / 3])
 
 
-def test_the_atlas_counts_those_that_would_have_shown_it() -> None:
+def test_shape_statistics_count_those_that_would_have_shown_it() -> None:
     truths = [shapes(seed)[1] for seed in range(4)]
     known = np.array([[True, True], [True, False], [True, False], [True, False]])
-    atlas = Atlas.of(truths, known)
-    assert atlas.prevalence == pytest.approx([5 / 6, 2 / 3])
-    assert atlas.without(0).prevalence == pytest.approx([4 / 5, 1 / 2])
-    again = Atlas.from_json(atlas.as_json())
-    assert again.prevalence == pytest.approx(atlas.prevalence)
-    assert "known" not in Atlas.of(truths, np.ones((4, 2), bool)).as_json(), "digests of earlier versions stay"
+    statistics = ShapeStatistics.of(truths, known)
+    assert statistics.prevalence == pytest.approx([5 / 6, 2 / 3])
+    assert statistics.without(0).prevalence == pytest.approx([4 / 5, 1 / 2])
+    again = ShapeStatistics.from_json(statistics.as_json())
+    assert again.prevalence == pytest.approx(statistics.prevalence)
+    assert "known" not in ShapeStatistics.of(truths, np.ones((4, 2), bool)).as_json(), (
+        "digests of earlier versions stay"
+    )
 
 
 class PartlyLabelled(FakeTeacher):
@@ -181,18 +185,18 @@ class PartlyLabelled(FakeTeacher):
             label = LabelledMasks(masks & np.array([True, False])[:, None, None], unknown_square(masks))
         return case_image(pixels), label
 
-    def honest_views(self, case_id: str, image: Any, size: Any = None) -> NDArray[Any]:
+    def predict_oof(self, case_id: str, image: Any, size: Any = None) -> NDArray[Any]:
         masks = shapes(int(case_id.removeprefix("case")))[1]
         return np.where(masks, 0.9, 0.05).astype(np.float32)[None]
 
 
 def test_search_calibration_and_adaptation_leave_it_out(tmp_path: Path) -> None:
     teacher: Any = PartlyLabelled(6)
-    task = small_task(trust={"adapt": False, "readers": False, "trials": 2}, recipe={"source": "student"})
-    parts: list[HonestCase] = []
+    task, sam = small_task(recipe={"source": "student"}), CachedSam(FakeSam())  # type: ignore[arg-type]
+    parts: list[OutOfFoldSlice] = []
     for case in sorted(teacher.folds):
-        seen = see(case, *teacher.read(case), teacher, task)
-        parts += [part for part, _ in honest_parts(seen, 0, task, FakeSam(), None, 6)]  # type: ignore[arg-type]
+        found = OutOfFoldCase.of(case, *teacher.read(case), teacher, task)
+        parts += slices_of(found, 0, task, sam, 6)
     dice = Bench(parts, FakeSam(), None).dice([task.recipe])[..., 0]  # type: ignore[arg-type]
     assert np.isnan(dice[[1, 2], 1]).all() and np.isfinite(np.delete(dice, [1, 2], axis=0)).all()
     assert np.nanmin(dice) > 0.9
@@ -201,23 +205,24 @@ def test_search_calibration_and_adaptation_leave_it_out(tmp_path: Path) -> None:
     known = np.array([True, False])
     assert {q.structure for q in prompt_samples(0, replace(example, known=known), task.recipe, "vit_b")} == {0}
     assert {q.structure for q in prompt_samples(0, example, task.recipe, "vit_b")} == {0, 1}
-    trust = learn_trust(teacher, teacher.read, task, FakeSam(), None, tmp_path)  # type: ignore[arg-type]
-    assert trust.calibrator.report["rows"] == 6 + 4
-    assert trust.record["honest"] > 0.9
+    options = FitOptions(ablations=Ablations(adapt_sam=False))
+    policy = fit_policy(teacher, LearningCases(teacher.read), task, sam, tmp_path, options)
+    assert policy.quality is not None and policy.quality.report["rows"] == 6 + 4
+    assert policy.record["oof_dice"] > 0.9
 
 
-def test_readers_leave_it_out() -> None:
+def test_embedding_heads_leave_it_out() -> None:
     pixels, masks = shapes(0)
     label = LabelledMasks(masks & np.array([True, False])[:, None, None], unknown_square(masks))
-    image = case_image(pixels)
-    (unsaid,) = reader_cases(image, label, TASK, FakeSam(), None)  # type: ignore[arg-type]
-    (known,) = reader_cases(image, LabelledMasks(masks), TASK, FakeSam(), None)  # type: ignore[arg-type]
+    image, sam = case_image(pixels), CachedSam(FakeSam())  # type: ignore[arg-type]
+    (unsaid,) = head_cases(image, label, TASK, sam)
+    (known,) = head_cases(image, LabelledMasks(masks), TASK, sam)
     region = LabelledMasks(masks, np.roll(masks, 9, axis=1))
-    (partly,) = reader_cases(image, region, TASK, FakeSam(), None)  # type: ignore[arg-type]
+    (partly,) = head_cases(image, region, TASK, sam)
     assert unsaid.weights is not None and unsaid.weights.tolist() == [1, 0] and unsaid.ignore is None
     assert known.weights is None and partly.ignore is not None and partly.ignore.any()
 
-    def batch(cases: list[ReaderCase], overlap: bool) -> dict[str, torch.Tensor]:
+    def batch(cases: list[HeadCase], overlap: bool) -> dict[str, torch.Tensor]:
         return next(iter(_Batches(cases, 1, 0, overlap)))
 
     for overlap in (False, True):

@@ -26,8 +26,7 @@ structures: [liver, spleen]
 image: {intensity: window, low: 0, high: 1400}
 student: {network: unet, size: [16, 48, 48], channels: [8, 16]}
 training: {steps: 120, batch_size: 2, learning_rate: 0.01, rotate: 5}
-pseudo_labels: {threshold: 0.0}
-trust: {enabled: false}
+pseudo_labels: {threshold: 0.0, policy: fixed}
 holdout: {fraction: 0.25}
 """
 

@@ -14,7 +14,10 @@ from PIL import Image
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.imaging.grid import Grid
-from samstudent.pseudolabels.trust import learn_trust
+from samstudent.pseudolabels.ablations import Ablations
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.out_of_fold import LearningCases
+from samstudent.pseudolabels.policy_fit import FitOptions, fit_policy
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from samstudent.student.data import TrainingCase, prepare_case
@@ -108,15 +111,15 @@ class FakeTeacher:
     def __init__(self, count: int = 4, version: str = "t" * 64) -> None:
         self.folds = {f"case{seed}": seed % 3 for seed in range(count)}
         self.version = version
-        self.alone = False
+        self.is_single_model = False
 
-    def honest_views(self, case_id: str, image: CaseImage, size: Any = None) -> NDArray[Any]:
+    def predict_oof(self, case_id: str, image: CaseImage, size: Any = None) -> NDArray[Any]:
         return np.where(self.read(case_id)[1].masks, 0.9, 0.05).astype(np.float32)[None]
 
-    def views(self, image: CaseImage, size: Any = None, *, readers: bool = True) -> NDArray[Any]:
+    def predict_members(self, image: CaseImage, size: Any = None, *, heads: bool = True) -> NDArray[Any]:
         raise AssertionError("only asked about labelled cases")
 
-    def fold_views(self, fold: int, image: CaseImage, size: Any = None, *, readers: bool = True) -> NDArray[Any]:
+    def predict_fold(self, fold: int, image: CaseImage, size: Any = None, *, heads: bool = True) -> NDArray[Any]:
         raise AssertionError("only asked about labelled cases")
 
     @staticmethod
@@ -126,13 +129,16 @@ class FakeTeacher:
 
 
 def learn_recipes(folder: Path, task: Task, **recipes: dict[str, Any]) -> None:
-    """What ``learn_trust`` leaves in a folder, as if it had found changes of the task's recipe for some structures."""
+    """What ``fit_policy`` leaves in a folder, as if it had found changes of the task's recipe for some structures."""
     teacher = FakeTeacher()
-    learn_trust(teacher, teacher.read, task, FakeSam(), None, folder)  # type: ignore[arg-type]
-    content = json.loads((folder / "trust.json").read_text())
+    sam: Any = CachedSam(FakeSam())  # type: ignore[arg-type]
+    fit_policy(
+        teacher, LearningCases(teacher.read), task, sam, folder, FitOptions(ablations=Ablations(adapt_sam=False))
+    )
+    content = json.loads((folder / "policy.json").read_text())
     for name, changes in recipes.items():
         content["choice"]["structures"][name]["recipe"] |= changes
-    (folder / "trust.json").write_text(json.dumps(content))
+    (folder / "policy.json").write_text(json.dumps(content))
 
 
 class FakeStudent:

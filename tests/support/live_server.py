@@ -40,7 +40,6 @@ overlap: true
 student: {network: unet, size: [64, 64], channels: [8, 16]}
 training: {steps: 20, batch_size: 4, rotate: 5}
 pseudo_labels: {threshold: 0.0}
-trust: {readers: false, trials: 1}
 holdout: {fraction: 0.2}
 """
 

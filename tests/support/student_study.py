@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import write_masks
+from samstudent.pseudolabels.ablations import Ablations
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.student.data import prepare_case
@@ -52,12 +53,14 @@ def make_bench(folder: Path, count: int, task: Task) -> Bench:
         pixels, truths[f"c{seed}"] = shapes(seed)
         write_png(folder / f"c{seed}.png", pixels)
     study = DrawnStudy(str(folder), str(folder), task)
+    study.ablations = ABLATIONS
     datastore = StudyFolderDatastore(str(folder), auto_reload=False)
     return Bench(study, datastore, truths, folder)
 
 
-#: ``FakeSam`` has nothing to train, and readers take seconds to learn.
-TASK = small_task(holdout={"fraction": 0.25}, trust={"adapt": False, "readers": False, "trials": 2})
+TASK = small_task(holdout={"fraction": 0.25})
+#: ``FakeSam`` has nothing to train, and embedding heads take seconds to learn.
+ABLATIONS = Ablations(adapt_sam=False, embedding_head=False)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from samstudent.imaging.folder import (
 from samstudent.imaging.labels import other_names, read_masks, write_masks
 from samstudent.imaging.value_lookup import KnownNames, names_for_reading, names_in_folder, resolve
 from samstudent.imaging.value_names import KEY, ValueNames, summary
-from samstudent.pseudolabels.quality import structure_quality
+from samstudent.pseudolabels.quality_filter import structure_quality
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.refine import refine
 from samstudent.sam.registry import load_backend

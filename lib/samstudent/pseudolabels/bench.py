@@ -22,7 +22,7 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class HonestCase:
+class OutOfFoldSlice:
     """A labelled image, or one slice of a labelled volume, with the prediction of a student that never saw it.
 
     Attributes:
@@ -54,11 +54,11 @@ class Bench:
     """
 
     def __init__(
-        self, cases: Sequence[HonestCase], backend: SamBackend, adapted: Mapping[int, SamBackend] | None
+        self, cases: Sequence[OutOfFoldSlice], backend: SamBackend, adapted: Mapping[int, SamBackend] | None
     ) -> None:
         self._backend, self._adapted = backend, adapted
         self._known: dict[bytes, NDArray[np.int64]] = {}
-        groups: dict[str, list[HonestCase]] = {}
+        groups: dict[str, list[OutOfFoldSlice]] = {}
         for case in cases:
             groups.setdefault(case.id, []).append(case)
         volumes = self._volumes = list(groups.values())
@@ -72,7 +72,7 @@ class Bench:
     def dice(self, sources: Sequence[Recipe]) -> NDArray[np.float64]:
         """Dice (n, S, len(sources)) of recipes that differ in nothing but source and fusion; nan where nothing is."""
 
-        def score(volume: Sequence[HonestCase]) -> tuple[NDArray[np.int64], int, int]:
+        def score(volume: Sequence[OutOfFoldSlice]) -> tuple[NDArray[np.int64], int, int]:
             total = np.zeros((self.shown.shape[1], len(sources), 2), dtype=np.int64)
             slices = zip(volume, _coarse(volume, sources[0]), strict=True)
             found = [self._add(total, case, coarse, sources) for case, coarse in slices]
@@ -107,7 +107,7 @@ class Bench:
         return np.where(size > 0, 2 * counts[..., 0] / np.maximum(size, 1), np.nan)
 
     def _add(
-        self, total: NDArray[np.int64], case: HonestCase, coarse: Mask, sources: Sequence[Recipe]
+        self, total: NDArray[np.int64], case: OutOfFoldSlice, coarse: Mask, sources: Sequence[Recipe]
     ) -> tuple[int, int]:
         """Add one slice's pixels (S, len(sources), 2), in common with the truth and drawn, to ``total``.
 
@@ -129,13 +129,13 @@ class Bench:
         return len(present), asked * len(missing)
 
     def _ask(
-        self, case: HonestCase, coarse: Mask, recipe: Recipe | Sequence[Recipe], wanted: Sequence[bool]
+        self, case: OutOfFoldSlice, coarse: Mask, recipe: Recipe | Sequence[Recipe], wanted: Sequence[bool]
     ) -> list[Drawn | None]:
         """SAM's answers on the structures that are present and wanted."""
         adapted = None if self._adapted is None else self._adapted[case.fold]
         return decode_structures(coarse, case.embedding, self._backend, recipe, adapted=adapted, wanted=wanted)
 
-    def _key(self, case: HonestCase, coarse: Mask, s: int, sources: Sequence[Recipe]) -> bytes:
+    def _key(self, case: OutOfFoldSlice, coarse: Mask, s: int, sources: Sequence[Recipe]) -> bytes:
         """Digest of all that the pixels of one structure in one slice depend on."""
         recipe = sources[0]
         stages = [stage.prompts for stage in recipe.stages_for(self._backend.name)]
@@ -155,7 +155,7 @@ class Bench:
 
 
 def _pixels(
-    case: HonestCase, s: int, coarse: Mask, logits: Logits | None, sources: Sequence[Recipe]
+    case: OutOfFoldSlice, s: int, coarse: Mask, logits: Logits | None, sources: Sequence[Recipe]
 ) -> NDArray[np.int64]:
     """For each source the pixels in common with the truth, and those drawn, int (len(sources), 2)."""
     # Outside this window student and SAM both say no, and so does whatever is made of the two.
@@ -170,7 +170,7 @@ def _pixels(
     return np.array([[np.count_nonzero(mask & truth), np.count_nonzero(mask)] for mask in drawn], dtype=np.int64)
 
 
-def _coarse(volume: Sequence[HonestCase], recipe: Recipe) -> Mask:
+def _coarse(volume: Sequence[OutOfFoldSlice], recipe: Recipe) -> Mask:
     """Coarse masks bool (slices, S, y, x); those of a volume are cleaned in 3D."""
     if volume[0].volume is not None:
         whole = coarse_masks(volume[0].volume.astype(np.float32), recipe)

@@ -10,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.imaging.case import CaseImage, for_sam
-from samstudent.pseudolabels.disputed import disputed
+from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.provenance import Provenance, provenance_of
-from samstudent.pseudolabels.quality import Gated, gate
-from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.model import SamBackend
+from samstudent.pseudolabels.quality_filter import FilteredStructure, filter_structures
 from samstudent.sam.refine import Refinement, refine
 from samstudent.task import Task
 
 
 class Predictor(Protocol):
-    """What is needed of a student (``samstudent.student.predict.Student``)."""
+    """A model that predicts a case: a student, an embedding head, an ensemble of them."""
 
     version: str
 
@@ -29,26 +27,35 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """A student's answer on one case, refined and gated.
+    """A prediction of one case, refined by SAM and passed through the quality filter.
 
-    All arrays (S, *spatial), on the image's canonical grid or (``trust.trusted_label``) its working grid.
+    All arrays are (S, *spatial), on the image's canonical grid or (``labelling.label_case``) its working grid.
+
+    Attributes:
+        masks: bool; structures that are not accepted are empty.
+        ignore: bool; where a rejected structure may be.
+        raw: bool; the binarized prediction.
+        probabilities: float32, the prediction.
+        coarse: bool; what SAM was prompted with.
+        structures: status and quality of each.
+        provenance: what it was made with.
+        soft: float16, soft labels: probabilities after refinement of accepted structures, the prediction of all others.
+        refined: bool; all structures, before the quality filter.
     """
 
-    masks: NDArray[Any]  # bool; structures that are not accepted are empty
-    ignore: NDArray[Any]  # bool; where a rejected structure may be
-    raw: NDArray[Any]  # bool; the student's own masks
-    probabilities: NDArray[Any]  # float32; the student's
-    coarse: NDArray[Any]  # bool; what SAM was prompted with
-    structures: list[Gated]
+    masks: NDArray[Any]
+    ignore: NDArray[Any]
+    raw: NDArray[Any]
+    probabilities: NDArray[Any]
+    coarse: NDArray[Any]
+    structures: list[FilteredStructure]
     provenance: Provenance
-    #: float16; what is taught where ``pseudo_labels.soft`` is set: after refinement for accepted structures, the
-    #: student's own word on all others.
     soft: NDArray[Any]
-    refined: NDArray[Any]  # bool; all structures, before the gate
+    refined: NDArray[Any]
 
     @property
     def rejected(self) -> NDArray[Any]:
-        """bool (S, *spatial): refined masks of structures that the gate rejected; for people, not for training."""
+        """bool (S, *spatial): refined masks of rejected structures; for people, not for training."""
         flat = (-1, *(1,) * (self.refined.ndim - 1))
         return np.asarray(self.refined & np.array([s.status == "rejected" for s in self.structures]).reshape(flat))
 
@@ -58,14 +65,12 @@ class PseudoLabel:
         return {"provenance": self.provenance.as_json(), "structures": structures}
 
 
-def pseudo_label_case(
-    image: CaseImage, student: Predictor, backend: SamBackend, task: Task, cache: EmbeddingCache | None = None
-) -> PseudoLabel:
-    """Predict, refine and gate one case."""
+def pseudo_label_case(image: CaseImage, student: Predictor, sam: CachedSam, task: Task) -> PseudoLabel:
+    """Pseudo label of one case by the task's recipe."""
     probabilities = student.predict(image)
-    seen = for_sam(image, task.image)
-    refined = refine(probabilities, seen, backend, task, cache, spacing=image.grid.spacing)
-    return pseudo_label_of(refined, probabilities, task, provenance_of(student.version, backend, task))
+    pixels = for_sam(image, task.image)
+    refined = refine(probabilities, pixels, sam.backend, task, sam.cache, spacing=image.grid.spacing)
+    return pseudo_label_of(refined, probabilities, task, provenance_of(student.version, sam.backend, task))
 
 
 def pseudo_label_of(
@@ -75,22 +80,30 @@ def pseudo_label_of(
     provenance: Provenance,
     estimates: Mapping[str, float] | None = None,
 ) -> PseudoLabel:
-    """Gate a refinement; ``estimates`` as in ``quality.gate``. A structure without a refined mask is never accepted."""
+    """Pseudo label of a refinement. A structure without a refined mask is never accepted.
+
+    Args:
+        refined: of ``probabilities``.
+        probabilities: float32 (S, *spatial).
+        task: structures and quality thresholds.
+        provenance: what it is made with.
+        estimates: estimated Dice by structure, as in ``quality_filter.filter_structures``.
+    """
     structures = [
         # Other structures took every pixel: accepted, it would be taught as absent.
-        replace(gated, status="rejected") if gated.status == "accepted" and not mask.any() else gated
-        for gated, mask in zip(gate(refined.structures, probabilities, task, estimates), refined.masks, strict=True)
+        replace(found, status="rejected") if found.status == "accepted" and not mask.any() else found
+        for found, mask in zip(
+            filter_structures(refined.structures, probabilities, task, estimates), refined.masks, strict=True
+        )
     ]
     flat = (-1, *(1,) * (refined.masks.ndim - 1))
     accepted = np.array([s.status == "accepted" for s in structures]).reshape(flat)
     rejected = np.array([s.status == "rejected" for s in structures]).reshape(flat)
     ignore = (refined.masks | refined.coarse) & rejected
-    if task.pseudo_labels.ignore_disputed:
-        ignore |= disputed(refined.masks, refined.coarse) & accepted
     return PseudoLabel(
         masks=refined.masks & accepted,
         ignore=ignore,
-        raw=own_masks(probabilities, task),
+        raw=binarize(probabilities, task),
         probabilities=probabilities,
         coarse=refined.coarse,
         structures=structures,
@@ -100,8 +113,9 @@ def pseudo_label_of(
     )
 
 
-def own_masks(probabilities: NDArray[Any], task: Task) -> NDArray[Any]:
-    """A student's own masks bool (S, *spatial): each probable one, or the likeliest where they may not overlap."""
+def binarize(probabilities: NDArray[Any], task: Task) -> NDArray[Any]:
+    """Masks bool (S, *spatial) of probabilities (S, *spatial): threshold at 0.5 where structures may overlap, else
+    arg-max including background."""
     if task.overlap:
         return np.asarray(probabilities >= 0.5)
     present = probabilities.max(axis=0) > 1 - probabilities.sum(axis=0)
@@ -109,7 +123,7 @@ def own_masks(probabilities: NDArray[Any], task: Task) -> NDArray[Any]:
     return np.asarray((probabilities.argmax(axis=0) == values) & present)
 
 
-def mix(views: NDArray[Any], share: float) -> NDArray[Any]:
-    """The weighted mean float32 (S, *spatial) of one or two views (V, S, *spatial); ``share`` is the second's."""
-    first = views[0].astype(np.float32)  # A CPU computes float16 ten times slower.
-    return first if len(views) == 1 else first + np.float32(share) * (views[1].astype(np.float32) - first)
+def mix(members: NDArray[Any], weight: float) -> NDArray[Any]:
+    """Weighted mean float32 (S, *spatial) of one or two ``members`` (M, S, *spatial); ``weight`` is the second's."""
+    first = members[0].astype(np.float32)  # A CPU computes float16 ten times slower.
+    return first if len(members) == 1 else first + np.float32(weight) * (members[1].astype(np.float32) - first)

@@ -1,7 +1,7 @@
-"""Students on folds of the labelled cases, so that each case has a student that never trained on it.
+"""Cross-fitted students: one on each fold of the labelled cases, so that each case has one that never trained on it.
 
-What a student says of a case that it trained on tells nothing of what it will say of a new one. All that is chosen or
-calibrated on labelled cases is therefore chosen on "honest" predictions: those of the fold's student, ``student_for``.
+A student's prediction of a case that it trained on tells nothing of its prediction of a new one. All that is chosen or
+fitted on labelled cases is therefore chosen on out-of-fold predictions: those of the fold's student, ``student_for``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -51,16 +50,21 @@ def same_images(cases: Iterable[TrainingCase]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class CrossFit:
-    """What ``cross_fit`` made: the fold of each case, and the model file of each fold.
+    """Outcome of ``cross_fit``.
 
-    ``whole``: of a student that trained on all of the cases, which has nothing honest to say of them.
+    Attributes:
+        folds: fold of each case, by id.
+        models: model file of each fold.
+        task: of the students.
+        device: to run them on, as PyTorch names it; None: a GPU where there is one.
+        full_student: model file of a student that trained on all cases; None: there is none.
     """
 
     folds: dict[str, int]
     models: list[Path]
     task: Task
     device: str | None = None
-    whole: Path | None = None
+    full_student: Path | None = None
 
     @cached_property
     def ensemble(self) -> Ensemble:
@@ -77,23 +81,33 @@ class CrossFit:
         assert isinstance(student, Student)
         return student
 
-    def record(self) -> dict[str, Any]:
-        """For a round's record: folds, and digests of the models."""
-        return {"folds": self.folds, "models": [sha256_file(path) for path in self.models]}
+
+@dataclass(frozen=True)
+class CrossFitOptions:
+    """How students are cross-fitted.
+
+    Attributes:
+        folds: their number, 2 or more; at most one a case.
+        steps: optimisation steps of each student; None: the task's.
+        seed: of folds and trainings.
+        device: as PyTorch names it; None: a GPU where there is one.
+        full_student: also train a student on all cases, into ``full.pt``.
+        same: case id -> the case whose image it has, itself or another; such cases share a fold, else a student would
+            have trained on the image that it is to predict. None: all images differ.
+        on_step: called with the step and the number of steps of all trainings together.
+    """
+
+    folds: int = 3
+    steps: int | None = None
+    seed: int = 0
+    device: str | None = None
+    full_student: bool = False
+    same: Mapping[str, str] | None = None
+    on_step: OnStep | None = None
 
 
 def cross_fit(
-    cases: Sequence[TrainingCase],
-    task: Task,
-    folder: Path,
-    *,
-    k: int = 3,
-    steps: int | None = None,
-    seed: int = 0,
-    device: str | None = None,
-    on_step: OnStep | None = None,
-    whole: bool = False,
-    same: Mapping[str, str] | None = None,
+    cases: Sequence[TrainingCase], task: Task, folder: Path, options: CrossFitOptions = CrossFitOptions()
 ) -> CrossFit:
     """Train one student a fold on all cases but the fold's, into ``folder/fold<i>.pt``.
 
@@ -103,12 +117,9 @@ def cross_fit(
     Args:
         cases: human-labelled cases, two or more. Pseudo labels have no place here: they come from a student that may
             have trained on the case that is left out.
-        k: number of folds; at most one a case.
-        steps: of each student; None: the task's.
-        on_step: called with the step and the number of steps of all trainings together.
-        whole: also train one on all cases, into ``folder/whole.pt``.
-        same: case id -> the case whose image it has, itself or another; such cases share a fold, else a student would
-            have trained on the image that it is asked about. None: all images differ.
+        task: of the students.
+        folder: for the models.
+        options: folds, steps and seed.
 
     Raises:
         UserError: fewer than two cases; the task's network is not possible.
@@ -119,29 +130,29 @@ def cross_fit(
         raise ValueError("cross_fit takes human-labelled cases, each once")
     if len(cases) < 2:
         raise UserError(f"{len(cases)} labelled case(s): cross-fitting leaves cases out, so it needs two or more")
-    same = same or {}
-    folds = folds_of((same.get(case, case) for case in ids), max(2, k), seed)
+    same, seed = options.same or {}, options.seed
+    folds = folds_of((same.get(case, case) for case in ids), max(2, options.folds), seed)
     folds = {case: folds[same.get(case, case)] for case in ids}
     trainings = {f"fold{fold}": fold for fold in range(max(folds.values()) + 1)}
-    if whole:
-        trainings["whole"] = len(trainings)  # no case is of this fold
-    epochs, each = split_steps(steps or task.training.steps)
+    if options.full_student:
+        trainings["full"] = len(trainings)  # no case is of this fold
+    epochs, each = split_steps(options.steps or task.training.steps)
     models = []
     for name, number in trainings.items():
         path = folder / f"{name}.pt"
         train = sorted((case for case in cases if folds[case.id] != number), key=lambda case: case.id)
         inputs = digest_of(train, task, steps=epochs * each, seed=seed + number)
-        if _is_made(path, inputs):
+        if is_made(path, inputs):
             logger.info("%d of %d: this student is there already", number + 1, len(trainings))
         else:
-            report = None if on_step is None else _Offset(on_step, number, len(trainings))
+            report = None if options.on_step is None else _Offset(options.on_step, number, len(trainings))
             version = train_student(
-                train, task, path, steps=steps, seed=seed + number, device=device, on_step=report
-            )  # fmt: skip
-            sidecar = {"inputs": inputs, "version": version, "trained_on": [case.id for case in train]}
-            atomic_write(path.with_suffix(".json"), json.dumps(sidecar, indent=1))
+                train, task, path, steps=options.steps, seed=seed + number, device=options.device, on_step=report
+            )
+            keep_inputs(path, inputs, version, trained_on=[case.id for case in train])
         models.append(path)
-    return CrossFit(folds, models[: len(models) - whole], task, device, models[-1] if whole else None)
+    full = models.pop() if options.full_student else None
+    return CrossFit(folds, models, task, options.device, full)
 
 
 def digest_of(cases: Sequence[TrainingCase], task: Task, **others: object) -> str:
@@ -160,8 +171,13 @@ def digest_of(cases: Sequence[TrainingCase], task: Task, **others: object) -> st
     return digest.hexdigest()
 
 
-def _is_made(path: Path, inputs: str) -> bool:
-    """Whether the model file is whole and was made from these inputs."""
+def keep_inputs(path: Path, inputs: str, version: str, **more: object) -> None:
+    """Write a model's sidecar: digest of its inputs, and of the file."""
+    atomic_write(path.with_suffix(".json"), json.dumps({"inputs": inputs, "version": version, **more}, indent=1))
+
+
+def is_made(path: Path, inputs: str) -> bool:
+    """Whether a model file is complete and was made from these inputs."""
     try:
         sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         return bool(sidecar["inputs"] == inputs and sidecar["version"] == sha256_file(path))

@@ -1,9 +1,9 @@
-"""The reader: a second student that sees through SAM's encoder and needs no prompt.
+"""The embedding head: a few convolutions on SAM's image embeddings that segment without prompts.
 
-SAM's decoder can only redraw what somebody points at, and a student that learned from ten cases points badly. But the
-encoder has seen far more images than any hospital has labels. So a few convolutions on its cached embeddings learn
-where the structures lie, in about a minute. Readers take part in the rounds as members of the ensemble that predicts
-coarse masks (``pseudolabels.ensemble``); they are never served: that would take SAM's encoder for every image.
+SAM's decoder only segments what it is prompted with, and a student that learned from ten cases prompts it badly. But
+the encoder was trained on far more images than any hospital has labels of. So a few convolutions on its cached
+embeddings learn where the structures lie, in about a minute. Embedding heads take part in rounds as members of the
+teacher's ensemble; they are never served: that would take SAM's encoder for every image.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from torch.nn import functional as F
 from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage, for_sam
-from samstudent.sam.cache import EmbeddingCache
+from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.sam.embedding import Embedding
-from samstudent.sam.model import SamBackend
 from samstudent.student.data import label_of, never_known
 from samstudent.student.network import output_channels
 from samstudent.student.predict import load_weights, save_model
@@ -34,14 +33,16 @@ from samstudent.util.torch_device import pick_device
 
 #: Slices in a batch.
 BATCH = 6
+#: Many more steps only learn the few cases by heart (docs/decisions/0007-readers-and-probabilities.md).
+_STEPS = 150
 _RATE = 1e-3
 #: Standard deviation of the noise on features, as a share of their own.
 _NOISE = 0.1
-#: SAM 2 puts finer levels behind these; the reader's own are enough.
+#: SAM 2 puts finer levels behind these channels; these are enough.
 _EMBEDDING_CHANNELS = 256
 
 
-class ReaderNetwork(nn.Module):
+class HeadNetwork(nn.Module):
     """Embeddings float32 (B, 256, h, w) to logits (B, channels, 4h, 4w)."""
 
     def __init__(self, outputs: int, width: int = 64) -> None:
@@ -61,17 +62,17 @@ class ReaderNetwork(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        seen = self.reduce(features)
-        context = _scale(self.context(seen), seen.shape[-2:])
-        mixed = self.mix(torch.cat([seen, context], dim=1))
+        reduced = self.reduce(features)
+        context = _scale(self.context(reduced), reduced.shape[-2:])
+        mixed = self.mix(torch.cat([reduced, context], dim=1))
         height, width = mixed.shape[-2:]
-        drawn = self.head(_scale(mixed, (2 * height, 2 * width)))
-        return _scale(drawn, (4 * height, 4 * width))
+        logits = self.head(_scale(mixed, (2 * height, 2 * width)))
+        return _scale(logits, (4 * height, 4 * width))
 
 
 @dataclass(frozen=True)
-class ReaderCase:
-    """One slice to learn from, in SAM's padded frame of L = 4h pixels.
+class HeadCase:
+    """One slice to train a head on, in SAM's padded frame of L = 4h pixels.
 
     Attributes:
         features: float16 (256, h, w).
@@ -88,47 +89,69 @@ class ReaderCase:
     ignore: torch.Tensor | None = None
 
 
-def reader_cases(
-    image: CaseImage, truth: LabelledMasks, task: Task, backend: SamBackend, cache: EmbeddingCache | None
-) -> list[ReaderCase]:
-    """The slices of one labelled case: the image of a 2D case; of a volume those along ``reading_axis``.
+@dataclass(frozen=True)
+class HeadTraining:
+    """How a head is trained.
+
+    Attributes:
+        seed: of weights, batches and augmentation.
+        device: as PyTorch names it; None: a GPU where there is one.
+        steps: optimisation steps; None: ``head_steps``.
+        on_step: called after each with its number, their number and the loss.
+    """
+
+    seed: int = 0
+    device: str | None = None
+    steps: int | None = None
+    on_step: OnStep | None = None
+
+
+#: Seed 0, as many steps as ``head_steps``.
+DEFAULT_TRAINING = HeadTraining()
+
+
+def head_steps(task: Task) -> int:
+    """Optimisation steps of a head, never more than of a student."""
+    return min(_STEPS, task.training.steps)
+
+
+def head_cases(image: CaseImage, truth: LabelledMasks, task: Task, sam: CachedSam) -> list[HeadCase]:
+    """The slices of one labelled case: the image of a 2D case; of a volume those along ``slice_axis_of``.
 
     Args:
+        image: of the case.
         truth: on the image's canonical grid; of a 2D image, on any that covers it.
+        task: structures, intensities and the axis of slices.
+        sam: whose embeddings are used.
     """
-    seen = for_sam(image, task.image)
+    pixels = for_sam(image, task.image)
     if task.dimension == 2:
-        return [_reader_case(_embed(seen, backend, cache), truth)]
-    axis = reading_axis(task)
-    parts, masks = np.moveaxis(seen, axis, 0), np.moveaxis(truth.masks, 1 + axis, 0)
+        return [_head_case(sam.embed(pixels), truth)]
+    axis = slice_axis_of(task)
+    parts, masks = np.moveaxis(pixels, axis, 0), np.moveaxis(truth.masks, 1 + axis, 0)
     unknown = [None] * len(parts) if truth.unknown is None else np.moveaxis(truth.unknown, 1 + axis, 0)
     labels = (LabelledMasks(*both) for both in zip(masks, unknown, strict=True))
-    return [_reader_case(_embed(part, backend, cache), label) for part, label in zip(parts, labels, strict=True)]
+    return [_head_case(sam.embed(part), label) for part, label in zip(parts, labels, strict=True)]
 
 
-def reading_axis(task: Task) -> int:
+def slice_axis_of(task: Task) -> int:
     """The axis that volumes are cut along: the recipe's; z where that is left to each volume."""
     return max(0, "zyx".find(task.recipe.axis))
 
 
-class Reader:
-    """A trained reader: a ``Predictor`` like the student."""
+class EmbeddingHead:
+    """A trained embedding head: a ``Predictor`` like the student."""
 
-    def __init__(
-        self, network: nn.Module, task: Task, version: str, backend: SamBackend, cache: EmbeddingCache | None,
-        device: torch.device,
-    ) -> None:  # fmt: skip
+    def __init__(self, network: nn.Module, task: Task, version: str, sam: CachedSam, device: torch.device) -> None:
         self.network = network.eval().to(device)
-        self.task, self.version, self.backend, self.cache, self.device = task, version, backend, cache, device
+        self.task, self.version, self.sam, self.device = task, version, sam, device
 
     @classmethod
-    def load(
-        cls, path: Path, task: Task, backend: SamBackend, cache: EmbeddingCache | None, device: str | None = None
-    ) -> Reader:
-        """Read a file that ``train_reader`` wrote. Raises as ``Student.load``."""
-        network = ReaderNetwork(output_channels(task))
+    def load(cls, path: Path, task: Task, sam: CachedSam, device: str | None = None) -> EmbeddingHead:
+        """Read a file that ``train_head`` wrote. Raises as ``Student.load``."""
+        network = HeadNetwork(output_channels(task))
         version = load_weights(network, path, task)
-        return cls(network, task, version, backend, cache, pick_device(device))
+        return cls(network, task, version, sam, pick_device(device))
 
     def predict(self, image: CaseImage, size: tuple[int, ...] | None = None) -> NDArray[Any]:
         """Probabilities float32 (S, *spatial) in [0, 1] on the image's canonical grid.
@@ -136,15 +159,17 @@ class Reader:
         Args:
             size: of a 2D image, another (y, x) to cover it with.
         """
-        seen = for_sam(image, self.task.image)
+        pixels = for_sam(image, self.task.image)
         if self.task.dimension == 2:
-            embedding = _embed(seen, self.backend, self.cache)
-            return self.read(embedding if size is None else replace(embedding, image_size=(size[0], size[1])))
-        axis = reading_axis(self.task)
-        parts = [self.read(_embed(part, self.backend, self.cache)) for part in np.moveaxis(seen, axis, 0)]
+            embedding = self.sam.embed(pixels)
+            return self.predict_embedding(
+                embedding if size is None else replace(embedding, image_size=(size[0], size[1]))
+            )
+        axis = slice_axis_of(self.task)
+        parts = [self.predict_embedding(self.sam.embed(part)) for part in np.moveaxis(pixels, axis, 0)]
         return np.stack(parts, axis=1 + axis)
 
-    def read(self, embedding: Embedding) -> NDArray[Any]:
+    def predict_embedding(self, embedding: Embedding) -> NDArray[Any]:
         """Probabilities float32 (S, y, x) of one embedded image, at ``embedding.image_size``."""
         with torch.inference_mode():
             features = torch.from_numpy(embedding.features[:, :_EMBEDDING_CHANNELS])
@@ -157,35 +182,38 @@ class Reader:
             return torch.cat(parts, dim=1)[0].cpu().numpy()
 
 
-def train_reader(
-    cases: Sequence[ReaderCase], task: Task, out_path: Path, *, steps: int | None = None, seed: int = 0,
-    device: str | None = None, on_step: OnStep | None = None,
-) -> str:  # fmt: skip
-    """Train a reader and write its last weights at once. Returns its version, the SHA-256 of the file.
+def train_head(cases: Sequence[HeadCase], task: Task, out_path: Path, training: HeadTraining = DEFAULT_TRAINING) -> str:
+    """Train a head and write its last weights at once.
 
     Args:
-        steps: None: ``task.trust.reader_steps``.
+        cases: slices to learn from.
+        task: structures, and whether they may overlap.
+        out_path: the model's file.
+        training: seed, device, steps and progress.
+
+    Returns:
+        Its version, the SHA-256 of the file.
 
     Raises:
         UserError: no case.
     """
     if not cases:
-        raise UserError("there is no human-labelled case to train a reader on")
-    target = pick_device(device)
-    steps = steps or task.trust.reader_steps
+        raise UserError("there is no human-labelled case to train an embedding head on")
+    target = pick_device(training.device)
+    steps = training.steps or head_steps(task)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = ReaderNetwork(output_channels(task)).to(target)
+        torch.manual_seed(training.seed)
+        network = HeadNetwork(output_channels(task)).to(target)
         optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
-        batches = _Batches(cases, steps, seed, task.overlap)
-        make_trainer(network, optimizer, batches, task, 1, steps, target, on_step).run()
+        batches = _Batches(cases, steps, training.seed, task.overlap)
+        make_trainer(network, optimizer, batches, task, 1, steps, target, training.on_step).run()
     return save_model(out_path, network, task)
 
 
 class _Batches:
     """Seeded batches of warped slices: rotated, zoomed and shifted in the space of features."""
 
-    def __init__(self, cases: Sequence[ReaderCase], steps: int, seed: int, overlap: bool = True) -> None:
+    def __init__(self, cases: Sequence[HeadCase], steps: int, seed: int, overlap: bool = True) -> None:
         """Args: overlap: the task's; without it targets are label maps, with which 32 teeth take a quarter less."""
         self.cases, self.steps, self.seed, self.overlap = cases, steps, seed, overlap
         self.targets = [c.masks if overlap else torch.from_numpy(label_of(c.masks.numpy())) for c in cases]
@@ -231,7 +259,7 @@ class _Batches:
         target = {"masks": both[:, :count]} if self.overlap else {"label": both[:, 0]}
         return {"image": features, "ignore": ignore, "weights": self.weights[list(drawn)], **target}
 
-    def _with_unknown(self, outside: torch.Tensor, cases: Sequence[ReaderCase]) -> torch.Tensor:
+    def _with_unknown(self, outside: torch.Tensor, cases: Sequence[HeadCase]) -> torch.Tensor:
         """What is ignored, 0 or 1: the padding (B, 1, L, L) and where structures are unknown; where structures may
         overlap, and any is, a channel for each: (B, S, L, L)."""
         regions = [(index, case.ignore) for index, case in enumerate(cases) if case.ignore is not None]
@@ -242,22 +270,22 @@ class _Batches:
         return outside
 
 
-def _reader_case(embedding: Embedding, truth: LabelledMasks) -> ReaderCase:
+def _head_case(embedding: Embedding, truth: LabelledMasks) -> HeadCase:
     side, size = 4 * embedding.features.shape[-1], _filled(embedding)
     features = torch.from_numpy(embedding.features[0, :_EMBEDDING_CHANNELS]).half()
     masks = _in_frame(truth.masks, size, side)
     if truth.unknown is None:
-        return ReaderCase(features, masks, size)
+        return HeadCase(features, masks, size)
     weights = torch.from_numpy(truth.annotated.astype(np.float32))
     ignore = None if truth.ignore is None else _in_frame(truth.ignore, size, side)
-    return ReaderCase(features, masks, size, weights, ignore)
+    return HeadCase(features, masks, size, weights, ignore)
 
 
 def _in_frame(masks: NDArray[Any], size: tuple[int, int], side: int) -> torch.Tensor:
-    """Masks bool (S, y, x) in the reader's frame: bool (S, side, side), False outside of ``size``."""
+    """Masks bool (S, y, x) in the head's frame: bool (S, side, side), False outside of ``size``."""
     framed = torch.zeros((len(masks), side, side), dtype=torch.bool)
     for index, mask in enumerate(masks):
-        # One after the other, as in ``Reader.read``.
+        # One after the other, as in ``EmbeddingHead.predict_embedding``.
         shown = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.float32))[None, None]
         shown = F.interpolate(shown, size, mode="bilinear", antialias=True, align_corners=False)
         framed[index, : size[0], : size[1]] = shown[0, 0] >= 0.5
@@ -265,14 +293,10 @@ def _in_frame(masks: NDArray[Any], size: tuple[int, int], side: int) -> torch.Te
 
 
 def _filled(embedding: Embedding) -> tuple[int, int]:
-    """How much of the reader's frame the image fills, (y, x)."""
+    """How much of the head's frame the image fills, (y, x)."""
     scale = 4 * embedding.features.shape[-1] / embedding.side
     height, width = (max(1, round(size * scale)) for size in embedding.input_size)
     return height, width
-
-
-def _embed(image: NDArray[np.uint8], backend: SamBackend, cache: EmbeddingCache | None) -> Embedding:
-    return backend.embed(image) if cache is None else cache.embed(backend, image)
 
 
 def _scale(maps: torch.Tensor, size: Any) -> torch.Tensor:

@@ -43,7 +43,3 @@ class Ensemble:
             total += predictor.predict(image, size)
         total /= len(self.predictors)
         return total
-
-    def members(self, image: CaseImage) -> NDArray[Any]:
-        """Each member's probabilities, float32 (K, S, *spatial)."""
-        return np.stack([predictor.predict(image) for predictor in self.predictors])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.imaging.case import CaseImage, read_image
 from samstudent.imaging.labels import write_masks
-from samstudent.pseudolabels.case import Predictor, PseudoLabel, own_masks, pseudo_label_case
-from samstudent.pseudolabels.labelled import Viewer
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.case import PseudoLabel, binarize, pseudo_label_case
+from samstudent.pseudolabels.labelling import label_case
+from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import Provenance, is_current, provenance_of
-from samstudent.pseudolabels.trust import Trust, trusted_label
-from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.embedding import Size
 from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Mask
@@ -65,18 +65,57 @@ Progress = Callable[[int, int, str], None]
 OnCase = Callable[[str, CaseImage, PseudoLabel], None]
 
 
+@dataclass(frozen=True)
+class CaseLabeller:
+    """What makes pseudo labels: a model, SAM, and how both are used.
+
+    Attributes:
+        task: the task.
+        student: a student; with ``policy`` a ``MemberPredictor``: a teacher, or a student.
+        sam: without ``policy`` the active one, adapted or not, with it the plain one; None: only the student's own
+            masks are made (``pseudo_raw``).
+        policy: how refined pseudo labels are made; None: by the task's recipe.
+    """
+
+    task: Task
+    student: Any
+    sam: CachedSam | None
+    policy: LabelingPolicy | None = None
+
+    @property
+    def made_with(self) -> Provenance:
+        """Provenance of the refined pseudo labels that are made now; without SAM of the student's own masks."""
+        return made_with(self.student.version, None if self.sam is None else self.sam.backend, self.task, self.policy)
+
+    def label(self, image: CaseImage, sam: CachedSam) -> PseudoLabel:
+        """Pseudo label of one image, refined by SAM."""
+        if self.policy is None:
+            return pseudo_label_case(image, self.student, sam, self.task)
+        return label_case(image, self.student, self.policy, sam)
+
+
+def made_with(version: str, backend: SamBackend | None, task: Task, policy: LabelingPolicy | None = None) -> Provenance:
+    """Provenance of the pseudo labels that are made now.
+
+    Args:
+        version: of the student or teacher.
+        backend: see ``CaseLabeller.sam``.
+        task: the task.
+        policy: see ``CaseLabeller.policy``.
+    """
+    if policy is None or backend is None:
+        return provenance_of(version, backend, task)
+    return provenance_of(version, policy.adapted or backend, policy.task, policy.digest)
+
+
 def produce(
     datastore: Store,
-    student: Predictor | Viewer,
-    backend: SamBackend | None,
-    task: Task,
-    cache: EmbeddingCache | None,
+    labeller: CaseLabeller,
     case_ids: Iterable[str],
-    progress: Progress | None = None,
     *,
     exclude: Collection[str] = (),
+    progress: Progress | None = None,
     on_case: OnCase | None = None,
-    trust: Trust | None = None,
 ) -> Counts:
     """Make the pseudo labels that are missing or stale, under the tags ``pseudo`` and ``pseudo_raw``.
 
@@ -84,31 +123,27 @@ def produce(
     case that fails is reported and does not stop the others.
 
     Args:
-        student: a ``labelled.Viewer`` where ``trust`` is given.
-        backend: the SAM in force, with ``trust`` the plain one; None: only the student's own masks (``pseudo_raw``).
-        trust: what was learnt from the labelled cases; refined pseudo labels are made by it.
+        datastore: of images and labels.
+        labeller: makes them.
+        case_ids: of the cases to look at.
+        exclude: cases that must have none.
+        progress: called after each case.
+        on_case: called with every case that is made anew.
     """
-    job = _Job(datastore, student, backend, task, cache, exclude, on_case, trust)
+    job = _Job(datastore, labeller, exclude, on_case)
     counts = Counts()
     ids = sorted(set(case_ids))
     for number, case_id in enumerate(ids, 1):
         try:
             done = job.run(case_id)
             setattr(counts, done, getattr(counts, done) + 1)
-        except Exception as error:  # one case must not cost the others; it is counted and told
+        except Exception as error:  # one case must not cost the others; it is counted and reported
             # A user's broken file needs no stack trace in the log; a bug does.
             logger.warning("no pseudo label for %s: %s", case_id, error, exc_info=not isinstance(error, UserError))
             counts.failed[case_id] = f"{type(error).__name__}: {error}"
         if progress is not None:
             progress(number, len(ids), case_id)
     return counts
-
-
-def made_with(version: str, backend: SamBackend | None, task: Task, trust: Trust | None = None) -> Provenance:
-    """What a pseudo label is made with now; arguments as of ``produce``, ``version`` the student's."""
-    if trust is None or backend is None:
-        return provenance_of(version, backend, task)
-    return provenance_of(version, trust.adapted or backend, trust.task, trust.digest)
 
 
 class OnImage(NamedTuple):
@@ -123,8 +158,8 @@ class OnImage(NamedTuple):
 def on_image(label: PseudoLabel, image: CaseImage, overlap: bool) -> OnImage:
     """What of a pseudo label is written, on the image's own grid.
 
-    ``trusted_label`` works on fewer pixels than a radiograph has. Masks are enlarged as probabilities, else their
-    borders would show the working grid's steps.
+    ``labelling.label_case`` works on fewer pixels than a radiograph has. Masks are enlarged as probabilities, else
+    their borders would show the working grid's steps.
 
     Args:
         overlap: the task's; False: no pixel of ``masks`` or of ``raw`` belongs to two structures.
@@ -160,18 +195,15 @@ def _enlarged_stack(small: NDArray[Any], size: Size, overlap: bool) -> Mask:
 @dataclass
 class _Job:
     datastore: Store
-    student: Any  # Predictor, or Viewer with trust
-    backend: SamBackend | None
-    task: Task
-    cache: EmbeddingCache | None
+    labeller: CaseLabeller
     exclude: Collection[str]
     on_case: OnCase | None
-    trust: Trust | None
 
     def __post_init__(self) -> None:
-        self.expected = {RAW_TAG: made_with(self.student.version, None, self.task)}
-        if self.backend is not None:
-            self.expected[REFINED_TAG] = made_with(self.student.version, self.backend, self.task, self.trust)
+        self.task = self.labeller.task
+        self.expected = {RAW_TAG: replace(self.labeller, sam=None).made_with}
+        if self.labeller.sam is not None:
+            self.expected[REFINED_TAG] = self.labeller.made_with
 
     def run(self, case_id: str) -> str:
         """Do one case; returns the field of ``Counts`` that it belongs to."""
@@ -184,10 +216,10 @@ class _Job:
         # Stale ones go first: should this case fail now, no label of an old student is left to train on.
         self._drop(labels, self.expected)
         image = read_image(self.datastore.get_image_uri(case_id), self.task.dimension)
-        if self.backend is None:
-            raw = own_masks(self.student.predict(image), self.task)
+        if self.labeller.sam is None:
+            raw = binarize(self.labeller.student.predict(image), self.task)
         else:
-            label = self._label(image, self.backend)
+            label = self.labeller.label(image, self.labeller.sam)
             drawn = on_image(label, image, self.task.overlap)
             raw = drawn.raw
             self._save(case_id, REFINED_TAG, image, drawn.masks, label.info(), drawn.ignore, drawn.rejected)
@@ -195,11 +227,6 @@ class _Job:
                 self.on_case(case_id, image, label)
         self._save(case_id, RAW_TAG, image, raw, _raw_info(raw, self.expected[RAW_TAG], self.task))
         return "made"
-
-    def _label(self, image: CaseImage, backend: Any) -> PseudoLabel:
-        if self.trust is None:
-            return pseudo_label_case(image, self.student, backend, self.task, self.cache)
-        return trusted_label(image, self.student, self.trust, backend, self.cache)
 
     def _is_current(self, labels: dict[str, str], tag: str, wanted: Provenance) -> bool:
         return tag in labels and is_current(self.datastore.get_label_info(labels[tag], tag), wanted)

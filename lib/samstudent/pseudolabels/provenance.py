@@ -31,20 +31,25 @@ class Provenance:
         return asdict(self)
 
 
-def provenance_of(student_version: str, backend: SamBackend | None, task: Task, trust: str = "") -> Provenance:
-    """Of a pseudo label made now; ``backend`` None: of the student's own masks; ``trust``: ``Trust.digest``."""
+def provenance_of(student_version: str, backend: SamBackend | None, task: Task, policy: str = "") -> Provenance:
+    """Provenance of a pseudo label made now.
+
+    Args:
+        student_version: of the student or the teacher.
+        backend: the SAM; None: the masks are the student's own.
+        task: the task.
+        policy: ``LabelingPolicy.digest``; empty: the task's recipe was used.
+    """
     # All of the task that changes a pseudo label; its schedule, say, does not.
     relevant = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "student"})
     if backend is None:
         return Provenance(student_version, "", "", "", _digest(relevant), clock.time())
-    # Changes what is taught of a label, so that it has to be made again.
-    relevant["taught"] = task.pseudo_labels.model_dump(mode="json", include={"soft", "ignore_disputed"})
     relevant["thresholds"] = {name: task.threshold_of(name) for name in task.names}
     # The stages that run, because a recipe may leave them to the backend.
     stages = [stage.model_dump(mode="json") for stage in task.recipe.stages_for(backend.name)]
     recipe = task.recipe.model_dump(mode="json") | {"stages": stages, "preprocessing": backend.preprocessing}
-    if trust:
-        recipe["trust"] = trust
+    if policy:
+        recipe["policy"] = policy
     return Provenance(student_version, backend.name, backend.digest, _digest(recipe), _digest(relevant), clock.time())
 
 

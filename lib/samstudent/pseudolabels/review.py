@@ -109,7 +109,7 @@ class Reviews:
 
 
 @dataclass(frozen=True)
-class Judged:
+class QualitySummary:
     """How good a pseudo label is thought to be, by the estimates of the structures that it found.
 
     Attributes:
@@ -123,7 +123,7 @@ class Judged:
     rejected: int
 
     @classmethod
-    def of(cls, structures: Mapping[str, Mapping[str, Any]], only: str | None = None) -> Judged:
+    def of(cls, structures: Mapping[str, Mapping[str, Any]], only: str | None = None) -> QualitySummary:
         """From a label's ``structures``; of one structure alone where ``only`` names it."""
         found = [s for name, s in structures.items() if s.get("status") != "absent" and only in (None, name)]
         qualities = [float(s.get("quality") or 0.0) for s in found]
@@ -133,7 +133,7 @@ class Judged:
         return cls(min(qualities), sum(qualities) / len(qualities), rejected)
 
 
-def worst_first(judged: Mapping[str, Judged]) -> list[str]:
+def worst_first(judged: Mapping[str, QualitySummary]) -> list[str]:
     """The cases in the order in which to look at them: lowest worst quality first, then lowest mean.
 
     A case in which nothing was found comes before all others: more likely everything was overlooked.

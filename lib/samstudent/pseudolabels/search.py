@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.pseudolabels.bench import Bench, HonestCase
+from samstudent.pseudolabels.bench import Bench, OutOfFoldSlice
 from samstudent.pseudolabels.choice import Evidence, HonestGain, Verdict, decide, honest_gain
 from samstudent.pseudolabels.space import Cell, Space
 from samstudent.sam.model import SamBackend
@@ -113,7 +113,7 @@ class Choice:
 
 
 def search(
-    cases: Sequence[HonestCase],
+    cases: Sequence[OutOfFoldSlice],
     names: Sequence[str],
     overlap: bool,
     base: Recipe,
@@ -287,7 +287,7 @@ def _number(value: float) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 
-def _check(cases: Sequence[HonestCase], names: Sequence[str], adapted: Mapping[int, SamBackend] | None) -> None:
+def _check(cases: Sequence[OutOfFoldSlice], names: Sequence[str], adapted: Mapping[int, SamBackend] | None) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
     for case in cases:
         expected = (len(names), *case.embedding.image_size)

@@ -42,7 +42,7 @@ from samstudent.active_learning.strategies import STRATEGIES, choose
 from samstudent.errors import UserError
 from samstudent.imaging.case import for_sam
 from samstudent.metrics import dice_table
-from samstudent.pseudolabels.case import own_masks
+from samstudent.pseudolabels.case import binarize
 from samstudent.research.experiment import work
 from samstudent.research.experiment.command import _numbers
 from samstudent.research.experiment.plan import Job, Options, Setting
@@ -291,7 +291,7 @@ class Bench:
             for case in self.setting.test:
                 image, truth = self.setting.store.known_case(case)
                 truths.append(truth.masks)
-                answers.append(truth.known_part(own_masks(student.predict(image), self.setting.task)))
+                answers.append(truth.known_part(binarize(student.predict(image), self.setting.task)))
             *structures, total = dice_table(truths, answers, self.setting.task.names)
             return {
                 "dice": {"mean": total.mean, "honest": total.honest},

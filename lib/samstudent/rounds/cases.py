@@ -17,8 +17,8 @@ from samstudent.imaging.labels import read_ignore, read_masks
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
 from samstudent.pseudolabels.provenance import Provenance, is_current
-from samstudent.pseudolabels.quality import belief_in_absence, teach_probabilities, training_weights
-from samstudent.pseudolabels.softs import SoftLabels, read_soft
+from samstudent.pseudolabels.quality_filter import absence_prior, teach_probabilities, training_weights
+from samstudent.pseudolabels.soft_labels import SoftLabels, read_soft
 from samstudent.student.data import TrainingCase, prepare_case
 from samstudent.task import Task
 from samstudent.util.files import sha256_file
@@ -94,7 +94,7 @@ def pseudo_cases(
         info = datastore.get_label_info(labels[tag], tag)
         if is_current(info, expected) and not withheld(case_id, info):
             known[case_id] = labels[tag], info.get("structures", {})
-    if not teach_probabilities((structures for _, structures in known.values()), task):
+    if not teach_probabilities(structures for _, structures in known.values()):
         softs = None
     cases = []
     for case_id, (label, structures) in known.items():
@@ -190,11 +190,11 @@ def none_left(reasons: Mapping[str, str]) -> UserError:
 def discount_absences(cases: Sequence[TrainingCase], ids: Collection[str]) -> list[TrainingCase]:
     """Of these cases, structures that are not there weigh as much as the human labels let one believe that.
 
-    See ``quality.belief_in_absence``. The order of the cases is kept.
+    See ``quality.absence_prior``. The order of the cases is kept.
     """
     shown = [case.masks.any(axis=tuple(range(1, case.masks.ndim))) for case in cases]
     human = [(s, case.weights > 0) for s, case in zip(shown, cases, strict=True) if case.human]
-    believed = belief_in_absence(*map(np.array, zip(*human, strict=True)))
+    believed = absence_prior(*map(np.array, zip(*human, strict=True)))
     return [
         replace(case, weights=np.where(there, case.weights, case.weights * believed)) if case.id in ids else case
         for there, case in zip(shown, cases, strict=True)

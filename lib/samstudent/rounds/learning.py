@@ -1,21 +1,27 @@
-"""What is learned before pseudo labels are made: students on folds, how far to trust them, and an earlier student."""
+"""What is learnt before pseudo labels are made: cross-fitted students, their labeling policy, the champion's weight."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage, read_image
-from samstudent.pseudolabels.cross_fitting import CrossFit, cross_fit, same_images
-from samstudent.pseudolabels.teacher import Teacher, fit_earlier_reader, fit_teacher
-from samstudent.pseudolabels.trust import Trust, inputs_of, learn_trust, some_of, take_again
+from samstudent.pseudolabels.ablations import FULL, Ablations
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.cross_fitting import CrossFit, CrossFitOptions, cross_fit, same_images
+from samstudent.pseudolabels.embedding_head import HeadTraining
+from samstudent.pseudolabels.out_of_fold import LearningCases
+from samstudent.pseudolabels.policy import MIN_LABELS, LabelingPolicy
+from samstudent.pseudolabels.policy_fit import FitOptions, cases_for_offset, fit_policy, policy_inputs, reuse_policy
+from samstudent.pseudolabels.teacher import Teacher, fit_champion_head, fit_teacher
 from samstudent.rounds.cases import CaseFiles, digests, load_cases, read_truth
-from samstudent.rounds.scoring import weigh_earlier
+from samstudent.rounds.scoring import weigh_champion
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.model import SamModel
 from samstudent.student.predict import Student
@@ -47,61 +53,53 @@ class Report:
 
 
 def fit_folds(
-    files: Sequence[CaseFiles], task: Task, folder: Path, *, steps: int, seed: int, device: str, whole: bool = True,
-    left_out: dict[str, str] | None = None,
+    files: Sequence[CaseFiles], task: Task, folder: Path, *, steps: int, seed: int, device: str,
+    full_student: bool = True, left_out: dict[str, str] | None = None,
 ) -> CrossFit | None:  # fmt: skip
     """Train students on folds of human-labelled cases, or take those that are there for the same labels.
 
     Args:
         files: of the human labels.
         folder: the study's state; models lie in ``folds/``, those of other labels are replaced.
-        steps: of each student, unless the task says otherwise.
-        whole: also one on all of them, which a teacher needs and a comparison does not.
+        steps: of each student.
+        full_student: also one on all of them, which a teacher needs and a comparison does not.
         left_out: gets case id -> reason of labels that cannot be read.
 
     Returns:
-        None where trust is switched off or too few labels can be read for it.
+        None where the policy is fixed or too few labels can be read for it.
 
     Raises:
         UserError: no label can be read.
     """
-    if not task.trust.enabled or len(files) < task.trust.min_labels:
+    if task.pseudo_labels.policy == "fixed" or len(files) < MIN_LABELS:
         return None
     cases, unreadable = load_cases(files, task)
     if left_out is not None:
         left_out |= unreadable
     same = same_images(cases)
-    if len(cases) < task.trust.min_labels or len(set(same.values())) < 2:
+    if len(cases) < MIN_LABELS or len(set(same.values())) < 2:
         return None
-    logger.info("training %d students on parts of %d labels", task.trust.folds, len(cases))
-    return cross_fit(
-        cases,
-        task,
-        folder / "folds",
-        k=task.trust.folds,
-        steps=task.trust.steps or steps,
-        seed=seed,
-        device=device,
-        on_step=Report("students on parts: "),
-        whole=whole,
-        same=same,
+    logger.info("training %d students on folds of %d labels", task.pseudo_labels.folds, len(cases))
+    options = CrossFitOptions(
+        task.pseudo_labels.folds, steps, seed, device, full_student, same, Report("students on folds: ")
     )
+    return cross_fit(cases, task, folder / "folds", options)
 
 
 def learn(
     cross: CrossFit, files: Sequence[CaseFiles], task: Task, backend: SamModel, cache: EmbeddingCache, folder: Path,
     earlier: Iterable[Path] = (), *, seed: int, device: str, unlabelled: Sequence[str] = (),
-    path_of: Callable[[str], str] = str,
-) -> tuple[Teacher, Trust]:  # fmt: skip
-    """Make a teacher of the students on folds, and learn from the labels how far to trust it.
+    path_of: Callable[[str], str] = str, ablations: Ablations = FULL,
+) -> tuple[Teacher, LabelingPolicy]:  # fmt: skip
+    """Make a teacher of the cross-fitted students, and fit its labeling policy.
 
-    What was learnt before from the same labels, teacher, SAM and settings is taken again.
+    A policy that was fitted before to the same labels, teacher, SAM and settings is reused.
 
     Args:
         files: of the human labels that were cross-fitted.
         backend: the plain SAM.
-        folder: for what is learnt, see ``learn_trust``.
-        earlier: folders where that may have been done before, those to look at first first.
+        folder: for the policy, see ``fit_policy``.
+        earlier: folders of earlier policies, in the order in which to look at them.
         unlabelled: ids of cases that may be looked at; some of them are.
         path_of: the image file of such a case; asked late, as it may have to be fetched from a PACS.
     """
@@ -110,58 +108,58 @@ def learn(
     def read(case: str) -> tuple[CaseImage, LabelledMasks]:
         return read_truth(known[case], task)
 
-    readers, parts = Report("readers: "), dict[str, Report]()
-    teacher = fit_teacher(
-        cross, read, backend if task.trust.readers else None, cache, seed=seed, device=device, progress=readers
-    )
+    heads, parts, sam = Report("embedding heads: "), dict[str, Report](), CachedSam(backend, cache)
+    training = HeadTraining(seed, device)
+    teacher = fit_teacher(cross, read, sam if ablations.embedding_head else None, training, heads)
 
     def progress(what: str, done: int, total: int) -> None:
         parts.setdefault(what, Report(f"{what}: "))(done, total)
 
     labels = {case: found for case, found in digests(files).items() if case in cross.folds}
-    looked_at = some_of(sorted(unlabelled), task)
-    inputs = inputs_of(teacher, labels, task, backend, seed, len(looked_at))
-    trust = take_again(earlier, inputs, folder, task, backend)
-    if trust is None:
-        trust = learn_trust(
-            teacher, read, task, backend, cache, folder,
-            unlabelled=readable(looked_at, path_of, task), seed=seed, progress=progress, inputs=inputs,
-        )  # fmt: skip
+    looked_at = cases_for_offset(sorted(unlabelled), task)
+    options = FitOptions(seed, ablations, progress=progress)
+    inputs = policy_inputs(teacher, labels, task, backend, options, len(looked_at))
+    policy = reuse_policy(earlier, inputs, folder, task, backend)
+    if policy is None:
+        cases = LearningCases(read, readable(looked_at, path_of, task))
+        policy = fit_policy(teacher, cases, task, sam, folder, replace(options, inputs=inputs))
     else:
-        logger.info("nothing that trust is learnt from has changed: taken again from an earlier round")
-    teacher.share = trust.share
-    return teacher, trust
+        logger.info("nothing that the labeling policy depends on has changed: reused from an earlier round")
+    teacher.head_weight = policy.head_weight
+    return teacher, policy
 
 
-def add_earlier(
-    teacher: Teacher, earlier: Student, held: Sequence[CaseFiles], files: Sequence[CaseFiles], task: Task,
+def add_champion(
+    teacher: Teacher, champion: Student, held: Sequence[CaseFiles], files: Sequence[CaseFiles], task: Task,
     backend: SamModel, cache: EmbeddingCache | None, folder: Path, *, seed: int, device: str,
     unlabelled: Sequence[str], path_of: Callable[[str], str],
 ) -> dict[str, Any]:  # fmt: skip
-    """Let an earlier student join a teacher, with the weight that is best on the hold-out, and a reader that learns
-    from what both say of the unlabelled cases (``fit_earlier_reader``).
+    """Let the previous champion join a teacher, with the weight that is best on the hold-out, and a head that learns
+    from what both predict of the unlabelled cases (``fit_champion_head``).
 
     Args:
         held: human-labelled cases that nobody trained on.
         files, unlabelled, path_of: as of ``learn``.
-        folder: for the reader.
+        folder: for the head.
 
     Returns:
         For the round's record: the ``weight``, and ``dice`` by weight; empty where no case of the hold-out can be read.
-        Then nobody joins.
+        Then the champion does not join.
     """
-    dice = weigh_earlier(teacher, earlier, held, task)
+    dice = weigh_champion(teacher, champion, held, task)
     if not dice:
         return {}
-    teacher.earlier, teacher.weight = earlier, max(dice, key=lambda weight: dice[weight])
-    told = {f"{weight:g}": round(value, 4) for weight, value in sorted(dice.items())}
-    logger.info("the champion's weight among the teachers is %g: hold-out Dice by weight %s", teacher.weight, told)
+    weight = max(dice, key=lambda weight: dice[weight])
+    teacher.previous_champion, teacher.champion_weight = champion, weight
+    by_weight = {f"{weight:g}": round(value, 4) for weight, value in sorted(dice.items())}
+    logger.info("the champion's weight in the teacher is %g: hold-out Dice by weight %s", weight, by_weight)
     known = {entry.id: entry for entry in files}
-    fit_earlier_reader(
-        teacher, lambda case: read_truth(known[case], task), readable(sorted(unlabelled), path_of, task),
-        task, backend, cache, folder / "earlier_reader.pt", seed=seed, device=device, on_step=Report("last reader: "),
+    cases = LearningCases(lambda case: read_truth(known[case], task), readable(sorted(unlabelled), path_of, task))
+    fit_champion_head(
+        teacher, cases, task, CachedSam(backend, cache), folder / "champion_head.pt",
+        HeadTraining(seed, device, on_step=Report("the champion's embedding head: ")),
     )  # fmt: skip
-    return {"weight": teacher.weight, "dice": told}
+    return {"weight": weight, "dice": by_weight}
 
 
 def readable(cases: Sequence[str], path_of: Callable[[str], str], task: Task) -> Iterator[CaseImage]:

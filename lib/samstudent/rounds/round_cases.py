@@ -1,6 +1,6 @@
 """The cases that a round trains on: human labels, and pseudo labels that are made, renewed or found.
 
-Who predicts the unlabelled cases, and how far to trust it, is learnt here from the labels that train. The round itself
+The teacher of the unlabelled cases and its labeling policy are fitted here to the labels that train. The round itself
 and the training in the host's frame are ``server/tasks/student_trainer.py``.
 """
 
@@ -14,21 +14,21 @@ from typing import Any, NamedTuple
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import CaseImage
+from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel
-from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, OnCase, made_with, produce
+from samstudent.pseudolabels.policy import ADAPTED_FILE, LabelingPolicy
+from samstudent.pseudolabels.produce import RAW_TAG, REFINED_TAG, CaseLabeller, OnCase, produce
 from samstudent.pseudolabels.provenance import Provenance
-from samstudent.pseudolabels.softs import SoftLabels
+from samstudent.pseudolabels.soft_labels import SoftLabels
 from samstudent.pseudolabels.teacher import Teacher
-from samstudent.pseudolabels.trust import ADAPTED_FILE, Trust
 from samstudent.rounds.cases import CaseFiles, digests, human_cases, none_left, pseudo_cases
 from samstudent.rounds.fair import MIN_HELD
-from samstudent.rounds.learning import add_earlier, fit_folds, learn
+from samstudent.rounds.learning import add_champion, fit_folds, learn
 from samstudent.rounds.ledger import Ledger
 from samstudent.rounds.options import TrainOptions
 from samstudent.rounds.scoring import out_of_fold
 from samstudent.rounds.study import Study
 from samstudent.rounds.trained import Trained, trained_of
-from samstudent.sam.model import SamBackend
 from samstudent.student.predict import Student
 from samstudent.task import Task
 
@@ -52,13 +52,13 @@ def champion_of(ledger: Ledger, task: Task, device: str) -> tuple[Path, Student]
 
 
 def keep_scores(ledger: Ledger, task: Task, round_id: str, **scores: Mapping[str, Any] | str) -> None:
-    """Add to what is kept of a round: Dice of each case and structure, by whom; how ``earlier`` students do."""
+    """Add to what is kept of a round: Dice of each case and structure, by whom; how the ``champion`` does."""
     kept = ledger.kept(round_id, "scores") or {"structures": task.names}
     ledger.keep(round_id, "scores", kept | scores)
 
 
 class _Teaching(NamedTuple):
-    """Who predicts the unlabelled cases and how far to trust it.
+    """The teacher of the unlabelled cases, and its labeling policy.
 
     Attributes:
         learnt_in: the round in whose folder lies what was learnt.
@@ -66,7 +66,7 @@ class _Teaching(NamedTuple):
     """
 
     teacher: Student | Teacher | None = None
-    trust: Trust | None = None
+    policy: LabelingPolicy | None = None
     learnt_in: str | None = None
     whole: Path | None = None
 
@@ -79,7 +79,7 @@ class Gathered:
         tag: under which the pseudo labels lie.
         made_with: what they were made with; None: there are none.
         left_out: case id -> why a labelled case cannot train.
-        learnt_in: the round by whose trust they were made; its own, the champion's, or none.
+        learnt_in: the round by whose policy they were made; its own, the champion's, or none.
         whole: the teacher's student of all human labels; None: there is none, or no pseudo label beside them.
     """
 
@@ -133,18 +133,18 @@ class RoundCases:
         if not human:
             raise none_left(left_out)
         tag = RAW_TAG if asked == "raw" else REFINED_TAG
-        teacher, trust, learnt_in, whole = self._teacher(human)
+        teacher, policy, learnt_in, whole = self._teacher(human)
         wanted: list[Provenance] = []
-        # A champion that the hold-out listens to has shown that it knows something.
-        unheard = isinstance(teacher, Teacher) and not teacher.heard
-        silence = trust.silence if trust is not None and unheard else None
-        if silence is not None:
-            logger.warning("round %s: %s", self.id, silence)
-            self._keep(silence=silence)
+        # A champion with a weight on the hold-out has shown that it knows something.
+        without_champion = isinstance(teacher, Teacher) and not teacher.uses_champion
+        skip_reason = policy.skip_reason if policy is not None and without_champion else None
+        if skip_reason is not None:
+            logger.warning("round %s: %s", self.id, skip_reason)
+            self._keep(skip_reason=skip_reason)
         elif teacher is not None:
-            wanted = self._wanted(teacher, trust)
+            wanted = self._wanted(teacher, policy)
             if asked != "use":
-                self._produce(teacher, trust)
+                self._produce(teacher, policy)
         elif asked != "off":
             logger.info("no student is served yet: this round trains on human labels alone")
         trainable = study.holdout.trainable(self.datastore.list_images())
@@ -164,9 +164,9 @@ class RoundCases:
         return champion_of(self.study.ledger, self.study.task, self.device)
 
     def _teacher(self, human: list[CaseFiles]) -> _Teaching:
-        """Who predicts the unlabelled cases, and how far to trust it: students on folds of the labelled cases, whose
-        predictions of these are honest, and the champion as far as the hold-out listens to it; with too few labels for
-        that, and for the other choices, the champion, by what its own round learnt.
+        """The teacher of the unlabelled cases and its policy: cross-fitted students, with the champion at the weight
+        that is best on the hold-out; with too few labels for that, and for the other choices, the champion, by the
+        policy of its own round.
 
         The students on folds are trained for a small hold-out, too: their scores take part in the comparison.
         """
@@ -174,7 +174,9 @@ class RoundCases:
         renew = asked == "renew"
         cross = None
         if renew or len(self._held(human)) < MIN_HELD:
-            cross = fit_folds(human, task, study.folder, steps=self.steps, seed=seed, device=self.device, whole=renew)
+            cross = fit_folds(
+                human, task, study.folder, steps=self.steps, seed=seed, device=self.device, full_student=renew
+            )
         if cross is not None:
             self._keep(folds=out_of_fold(cross, human, task))
         if cross is None or not renew:
@@ -182,33 +184,33 @@ class RoundCases:
             if served is None:
                 return _Teaching()
             round_id, champion = served[0].parent.name, served[1]
-            earlier_trust = study.trust_of(round_id) if asked != "raw" else None
-            return _Teaching(champion, earlier_trust, round_id if earlier_trust is not None else None)
-        folder = study.trust_folder(self.id)
-        earlier = [study.trust_folder(r.id) for r in reversed(study.ledger.rounds()) if r.id != self.id]
-        teacher, trust = learn(
+            earlier_policy = study.policy_of(round_id) if asked != "raw" else None
+            return _Teaching(champion, earlier_policy, round_id if earlier_policy is not None else None)
+        folder = study.policy_folder(self.id)
+        earlier = [study.policy_folder(r.id) for r in reversed(study.ledger.rounds()) if r.id != self.id]
+        teacher, policy = learn(
             cross, human, task, study.plain_sam(), study.embeddings, folder, earlier, seed=seed, device=self.device,
-            unlabelled=self._unlabelled(), path_of=self.datastore.get_image_uri,
+            unlabelled=self._unlabelled(), path_of=self.datastore.get_image_uri, ablations=study.ablations,
         )  # fmt: skip
-        if found := trust.record["adaptation"]:
+        if found := policy.record["adaptation"]:
             learnt_from = digests(entry for entry in human if entry.id in cross.folds)
             id = study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from, self.id)
             logger.info("SAM %s: %s", id, found["reason"])
         self._add_champion(teacher, human)
-        return _Teaching(teacher, study.as_in_force(trust), self.id, cross.whole)
+        return _Teaching(teacher, study.as_active(policy), self.id, cross.full_student)
 
     def _add_champion(self, teacher: Teacher, human: list[CaseFiles]) -> None:
-        """The champion joins the teacher as far as the hold-out listens to it; a small one cannot tell."""
+        """The champion joins the teacher with the weight that is best on the hold-out; not where that is too small."""
         study = self.study
         served = self._champion()
         if served is None or len(held := self._held(human)) < MIN_HELD:
             return
-        told = add_earlier(
+        found = add_champion(
             teacher, served[1], held, human, study.task, study.plain_sam(), study.embeddings,
-            study.trust_folder(self.id), seed=self.options.seed, device=self.device,
+            study.policy_folder(self.id), seed=self.options.seed, device=self.device,
             unlabelled=self._unlabelled(), path_of=self.datastore.get_image_uri,
         )  # fmt: skip
-        self._keep(earlier={"round": served[0].parent.name, **told})
+        self._keep(champion={"round": served[0].parent.name, **found})
 
     def _held(self, human: Sequence[CaseFiles]) -> list[CaseFiles]:
         """The labelled cases of the hold-out on which neither the champion trained, nor this round will, as far as that
@@ -224,43 +226,35 @@ class RoundCases:
     def _unlabelled(self) -> list[str]:
         return self.study.holdout.trainable(self.datastore.get_unlabeled_images())
 
-    def _produce(self, teacher: Student | Teacher, trust: Trust | None) -> None:
+    def _produce(self, teacher: Student | Teacher, policy: LabelingPolicy | None) -> None:
         holdout, softs = self.study.holdout, self._softs()
 
         def on_case(case_id: str, image: CaseImage, label: PseudoLabel) -> None:
-            if softs is not None:
-                softs.keep(case_id, label)
+            softs.keep(case_id, label)
             if self.on_case is not None:
                 self.on_case(case_id, image, label)
 
         counts = produce(
-            self.datastore,
-            teacher,
-            self._backend(trust),
-            self.study.task,
-            self.study.embeddings,
-            self.datastore.list_images(),
-            _log_case,
-            exclude=holdout.ids | holdout.excluded,
-            on_case=on_case,
-            trust=trust,
-        )
+            self.datastore, self._labeller(teacher, policy), self.datastore.list_images(),
+            exclude=holdout.ids | holdout.excluded, progress=_log_case, on_case=on_case,
+        )  # fmt: skip
         logger.info("pseudo labels: %s", counts)
 
-    def _softs(self) -> SoftLabels | None:
-        return SoftLabels(self.study.folder / "soft") if self.study.task.pseudo_labels.soft is not False else None
+    def _softs(self) -> SoftLabels:
+        return SoftLabels(self.study.folder / "soft")
 
-    def _backend(self, trust: Trust | None) -> SamBackend | None:
-        """Trust knows which structures ask the adapted decoder; without it the SAM in force is asked."""
-        if self.options.pseudo_labels == "raw":
-            return None
-        return self.study.sam() if trust is None else self.study.plain_sam()
+    def _labeller(self, teacher: Student | Teacher, policy: LabelingPolicy | None) -> CaseLabeller:
+        """A policy names the structures that use the adapted decoder; without one the active SAM is used."""
+        study, sam = self.study, None
+        if self.options.pseudo_labels != "raw":
+            sam = CachedSam(study.sam() if policy is None else study.plain_sam(), study.embeddings)
+        return CaseLabeller(study.task, teacher, sam, policy)
 
-    def _wanted(self, teacher: Student | Teacher, trust: Trust | None) -> list[Provenance]:
+    def _wanted(self, teacher: Student | Teacher, policy: LabelingPolicy | None) -> list[Provenance]:
         """What pseudo labels must have been made with to be of use: the present teacher, or, where those that are there
         are used, what the last round that had any made them with."""
         ledger = self.study.ledger
-        wanted = [made_with(teacher.version, self._backend(trust), self.study.task, trust)]
+        wanted = [self._labeller(teacher, policy).made_with]
         if self.options.pseudo_labels == "use":
             earlier = [ledger.kept(record.id, "inputs") for record in ledger.rounds() if record.id != self.id]
             made = [kept["pseudo_labels_made_with"] for kept in earlier if kept]

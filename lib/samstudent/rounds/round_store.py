@@ -12,8 +12,8 @@ from typing import Any
 
 from samstudent.imaging.case import CaseImage
 from samstudent.pseudolabels.case import PseudoLabel
+from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import Provenance
-from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.case_store import CaseStore
 from samstudent.rounds.pseudo_store import PseudoLabelStore
 from samstudent.sam.cache import EmbeddingCache
@@ -85,7 +85,7 @@ class RoundStore:
         self._scores |= scores
         self.write_record("scores", self._scores)
 
-    def policy_fitted(self, policy: Trust, labels: Mapping[str, Any]) -> Trust:
+    def policy_fitted(self, policy: LabelingPolicy, labels: Mapping[str, Any]) -> LabelingPolicy:
         """Called when this round has a policy; returns the one to label by.
 
         Args:

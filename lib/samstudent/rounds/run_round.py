@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import Provenance
-from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.case_store import CaseSource
 from samstudent.rounds.fair import Comparison, Decision
 from samstudent.rounds.round_store import RoundStore
@@ -26,7 +26,7 @@ from samstudent.util.progress import Report, no_report
 PseudoLabels = Literal["renew", "use", "raw", "off"]
 
 
-def _no_policy() -> Trust | None:
+def _no_policy() -> LabelingPolicy | None:
     return None
 
 
@@ -48,7 +48,7 @@ class Champion:
     trained: Trained = field(default_factory=Trained)
     fold_dice: CaseDice | None = None
     accumulated_loss: float = 0.0
-    load_policy: Callable[[], Trust | None] = _no_policy
+    load_policy: Callable[[], LabelingPolicy | None] = _no_policy
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class RoundResult:
     pseudo_labels: tuple[str, ...]
     targets: Literal["masks", "probabilities"] | None
     made_with: Provenance | None
-    policy: Trust | None
+    policy: LabelingPolicy | None
     policy_record: dict[str, Any] | None
     left_out: dict[str, str]
     skip_reason: str | None

@@ -1,4 +1,4 @@
-"""Students on the hold-out: what decides which of them is served, and how much say an earlier one has."""
+"""Students on the hold-out: what decides which of them is served, and the weight of the previous champion."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.metrics import dice_where_known, mean_of
-from samstudent.pseudolabels.case import own_masks
+from samstudent.pseudolabels.case import binarize
 from samstudent.pseudolabels.cross_fitting import CrossFit
-from samstudent.pseudolabels.labelled import on_working_grid, size_of, spread_out
-from samstudent.pseudolabels.teacher import EARLIER_WEIGHT, Teacher
+from samstudent.pseudolabels.out_of_fold import on_working_grid, size_of, spread_out
+from samstudent.pseudolabels.teacher import CHAMPION_WEIGHT, Teacher
 from samstudent.rounds.cases import CaseFiles, leave_out, read_truth
 from samstudent.student.predict import Student
 from samstudent.task import Task
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Case id -> Dice of each structure in the order of the task; None where neither truth nor answer shows it.
 CaseDice = dict[str, list[float | None]]
-#: Weights of an earlier student that are compared; of equal ones the first is taken.
-EARLIER_WEIGHTS = (EARLIER_WEIGHT, 0.25, 0.75, 0.0, 1.0)
+#: Weights of the previous champion that are compared; of equal ones the first is taken.
+CHAMPION_WEIGHTS = (CHAMPION_WEIGHT, 0.25, 0.75, 0.0, 1.0)
 #: Hold-out cases that this is decided on, at most.
 MOST_WEIGHED = 20
 #: Labels that a student trained on and is asked about again, at most; and the Dice below which it has not learnt them.
@@ -61,7 +61,7 @@ def compare(
     scores: list[CaseDice] = [{} for _ in students]
     for files, image, truth in readable_truths(cases, task, left_out):
         for student, found in zip(students, scores, strict=True):
-            found[files.id] = without_nan(dice_where_known(truth, own_masks(student.predict(image), task)))
+            found[files.id] = without_nan(dice_where_known(truth, binarize(student.predict(image), task)))
     return scores
 
 
@@ -79,8 +79,8 @@ def without_nan(dice: NDArray[np.float64]) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 6) for value in dice]
 
 
-def weigh_earlier(teacher: Teacher, earlier: Student, cases: Sequence[CaseFiles], task: Task) -> dict[float, float]:
-    """How much say an earlier student should have beside a teacher: weight -> mean Dice of what both say together.
+def weigh_champion(teacher: Teacher, champion: Student, cases: Sequence[CaseFiles], task: Task) -> dict[float, float]:
+    """Weight of the previous champion beside a teacher -> mean Dice of what both predict together.
 
     Looked at are up to ``MOST_WEIGHED`` of the cases, from all over the list, on the working grid. One that cannot be
     read is told of and left out. The best weight is the first of the highest value; empty: no case could be read.
@@ -93,12 +93,12 @@ def weigh_earlier(teacher: Teacher, earlier: Student, cases: Sequence[CaseFiles]
     for _, image, truth in readable_truths(some, task):
         size = size_of(image, task)
         truth = on_working_grid(truth, size)
-        own, known = teacher.predict(image, size), earlier.predict(image, size)
-        dice.append([dice_where_known(truth, own_masks(own + w * (known - own), task)) for w in EARLIER_WEIGHTS])
+        own, known = teacher.predict(image, size), champion.predict(image, size)
+        dice.append([dice_where_known(truth, binarize(own + w * (known - own), task)) for w in CHAMPION_WEIGHTS])
     if not dice:
         return {}
-    means = [mean_of(np.array(dice)[:, i].ravel()) for i in range(len(EARLIER_WEIGHTS))]
-    return dict(zip(EARLIER_WEIGHTS, np.nan_to_num(means).tolist(), strict=True))
+    means = [mean_of(np.array(dice)[:, i].ravel()) for i in range(len(CHAMPION_WEIGHTS))]
+    return dict(zip(CHAMPION_WEIGHTS, np.nan_to_num(means).tolist(), strict=True))
 
 
 def fit_of(student: Student, known: Iterable[tuple[CaseImage, LabelledMasks]], task: Task) -> float:
@@ -107,7 +107,7 @@ def fit_of(student: Student, known: Iterable[tuple[CaseImage, LabelledMasks]], t
     Args:
         known: images and labels.
     """
-    dice = [dice_where_known(truth, own_masks(student.predict(image), task)) for image, truth in known]
+    dice = [dice_where_known(truth, binarize(student.predict(image), task)) for image, truth in known]
     return mean_of(np.array(dice).ravel())
 
 

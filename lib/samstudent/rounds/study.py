@@ -15,15 +15,16 @@ from typing import Any
 from samstudent.active_learning.readable import ImageCheck
 from samstudent.active_learning.state import SelectionState
 from samstudent.errors import UserError
+from samstudent.pseudolabels.ablations import FULL, Ablations
+from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.review import Reviews
-from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.holdout import HoldOut
 from samstudent.rounds.ledger import Ledger, Promotion
 from samstudent.rounds.sams import TRAINING, AdaptedSams
 from samstudent.rounds.trained import ImageContents
 from samstudent.sam.adapted import load_adapted
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.model import SamBackend, SamModel
+from samstudent.sam.model import SamModel
 from samstudent.sam.registry import load_backend
 from samstudent.server.auth.audit import AuditLog
 from samstudent.task import Task
@@ -55,9 +56,11 @@ class Study:
         self.folder = self.root / task.name
         self._plain: SamModel | None = None
         #: Id and backend of the adapted SAM in force when it was last asked for.
-        self._adapted: tuple[str, SamBackend] | None = None
+        self._adapted: tuple[str, SamModel] | None = None
         #: Of the round that was last asked for; and the last reason why there was none.
-        self._trust: tuple[str, Trust] | None = None
+        self._policy: tuple[str, LabelingPolicy] | None = None
+        #: Parts of a round that are switched off; only tests do.
+        self.ablations: Ablations = FULL
         self._complaint = ""
         self._sam_lock = threading.RLock()
 
@@ -108,10 +111,9 @@ class Study:
     @property
     def sam_in_force(self) -> str | None:
         """Id of the adapted SAM in force; None: the plain one is, also where the task switches adaptation off."""
-        trust = self.task.trust
-        return self.sams.in_force if trust.enabled and trust.adapt else None
+        return self.sams.in_force if self.task.pseudo_labels.policy == "learned" else None
 
-    def adapted_sam(self) -> SamBackend | None:
+    def adapted_sam(self) -> SamModel | None:
         """The adapted SAM in force; None where the plain one is.
 
         What is in force is looked up each time, so that a server notices what its training put there. Where an adapted
@@ -130,50 +132,53 @@ class Study:
                     return None
             return self._adapted[1]
 
-    def sam(self) -> SamBackend:
+    def sam(self) -> SamModel:
         """The SAM in force: the adapted one if there is any, else the plain one."""
         return self.adapted_sam() or self.plain_sam()
 
-    def trust_folder(self, round_id: str) -> Path:
+    def policy_folder(self, round_id: str) -> Path:
         """Where a round keeps what it learnt from the labels."""
-        return self.ledger.folder_of(round_id) / "trust"
+        return self.ledger.folder_of(round_id) / "policy"
 
-    def trust_of(self, round_id: str) -> Trust | None:
+    def policy_of(self, round_id: str) -> LabelingPolicy | None:
         """What a round learnt from the labels: the recipes by which its student's masks are refined.
 
         It goes with the round's student, so a roll-back takes both back. The adapted decoder in it is left out where
         the task switches adaptation off, or somebody took the plain SAM by hand.
 
         Returns:
-            None where the task's recipe stands: trust is switched off, the round learnt nothing, or what it learnt
+            None where the task's recipe stands: the policy is fixed, the round has none, or it
             cannot be used (damaged, for another SAM or recipe than the task names now). The reason is logged.
         """
-        if not self.task.trust.enabled:
+        if self.task.pseudo_labels.policy == "fixed":
             return None
         with self._sam_lock:
-            if self._trust is None or self._trust[0] != round_id:
+            if self._policy is None or self._policy[0] != round_id:
                 try:
-                    self._trust = (round_id, Trust.load(self.trust_folder(round_id), self.task, self.plain_sam()))
+                    self._policy = (
+                        round_id,
+                        LabelingPolicy.load(self.policy_folder(round_id), self.task, self.plain_sam()),
+                    )
                 except UserError as error:
                     if str(error) != self._complaint:  # asked for with every image; the log needs it once
                         logger.warning("round %s: the task's recipe refines its student's masks: %s", round_id, error)
                         self._complaint = str(error)
                     return None
-            trust = self._trust[1]
-        return self.as_in_force(trust)
+            policy = self._policy[1]
+        return self.as_active(policy)
 
-    def as_in_force(self, trust: Trust) -> Trust:
+    def as_active(self, policy: LabelingPolicy) -> LabelingPolicy:
         """What was learnt, without the adapted decoder where the task switches adaptation off, or somebody took the
         plain SAM by hand and no adapted one was put in force since."""
-        if trust.adapted is not None and (not self.task.trust.adapt or self.sams.taken_back):
-            return replace(trust, adapted=None)
-        return trust
+        if policy.adapted is not None and (self.task.pseudo_labels.policy == "fixed" or self.sams.taken_back):
+            return replace(policy, adapted=None)
+        return policy
 
-    def refiner_of(self, round_id: str) -> tuple[SamBackend, Trust | None]:
-        """What refines the masks of a round's student, as ``pseudolabels.produce.produce`` takes it: with ``trust_of``
-        goes the plain SAM, because the adapted decoder is in it, else the SAM in force."""
-        trust = self.trust_of(round_id)
-        return (self.sam() if trust is None else self.plain_sam()), trust
+    def refiner_of(self, round_id: str) -> tuple[SamModel, LabelingPolicy | None]:
+        """SAM and policy that refine the masks of a round's student, as of ``produce.CaseLabeller``: with a policy
+        goes the plain SAM, because the adapted decoder is in the policy, else the SAM in force."""
+        policy = self.policy_of(round_id)
+        return (self.sam() if policy is None else self.plain_sam()), policy
 
     def keep_adaptation(
         self, found: Mapping[str, Any], weights: Path, labels: Mapping[str, Any], round_id: str | None = None

@@ -166,13 +166,11 @@ class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
         self.absent = np.zeros(len(task.names), dtype=bool) if absent is None else absent
         self.overlap, self.plain = task.overlap, plain
         self.geometry, self.intensity = augmentation(task)
-        #: Number of a case -> float16 (S, *grid), taught instead of the case's own targets.
-        self.renewed: dict[int, NDArray[Any]] = {}
 
     def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
         case = self.cases[draw.case]
         item: dict[str, Any] = {"image": torch.from_numpy(case.image)}
-        soft = self.renewed.get(draw.case, case.soft)
+        soft = case.soft
         if soft is not None:
             item["soft"] = torch.from_numpy(soft.astype(np.float32))
         else:

@@ -28,8 +28,8 @@ _FIXED = ("dimension", "structures", "overlap", "image", "student")
 class Student:
     """A network with its weights, ready to predict; several threads may use it at once."""
 
-    #: It answers alone (``pseudolabels.labelled.Viewer``).
-    alone = True
+    #: It is no ensemble (``pseudolabels.out_of_fold.MemberPredictor``).
+    is_single_model = True
 
     def __init__(self, network: torch.nn.Module, task: Task, version: str, device: torch.device) -> None:
         self.network = network.eval().to(device)
@@ -57,8 +57,10 @@ class Student:
         shown = to_student_grid(for_student(image, self.task.image), placement)
         return from_student_grid(self.on_grid(shown), placement, size)
 
-    def views(self, image: CaseImage, size: tuple[int, ...] | None = None, *, readers: bool = True) -> NDArray[Any]:
-        """``predict`` as a teacher's only view, float32 (1, S, *spatial): see ``pseudolabels.labelled.Viewer``."""
+    def predict_members(
+        self, image: CaseImage, size: tuple[int, ...] | None = None, *, heads: bool = True
+    ) -> NDArray[Any]:
+        """``predict`` as of an ensemble of one, float32 (1, S, *spatial)."""
         return self.predict(image, size)[None]
 
     def on_grid(self, shown: NDArray[Any]) -> NDArray[Any]:

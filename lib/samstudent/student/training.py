@@ -2,10 +2,9 @@
 
 The host's trainer task (``server/tasks/student_trainer.py``) uses the same parts inside MONAI Label's own frame.
 
-Where ``training.ema`` or ``pseudo_labels.renew`` ask for it, or unlabelled cases are given, a running average of the
-weights (``new_average``) is kept beside the network. It may be what is saved; it renews pseudo labels (``Renewal``);
-and it is the teacher of the mean teacher (Tarvainen and Valpola, NeurIPS 2017, arXiv:1703.01780), the usual baseline of
-learning from unlabelled images.
+Where ``training.ema`` asks for it, or unlabelled cases are given, a running average of the weights (``new_average``) is
+kept beside the network. It may be what is saved; and it is the teacher of the mean teacher (Tarvainen and Valpola,
+NeurIPS 2017, arXiv:1703.01780), the usual baseline of learning from unlabelled images.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine.engine import Engine
 from ignite.engine.events import Events
@@ -23,10 +21,10 @@ from monai.engines.trainer import SupervisedTrainer
 from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel
 
-from samstudent.student.data import AugmentedCases, TrainingCase, make_loader
+from samstudent.student.data import TrainingCase, make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.network import build_network
-from samstudent.student.predict import Student, load_weights, save_model
+from samstudent.student.predict import load_weights, save_model
 from samstudent.task import Task
 from samstudent.util.torch_device import autocast, half_precision, pick_device
 
@@ -41,8 +39,6 @@ CLIP = 5.0
 DECAY = 0.99
 #: Highest weight of the mean teacher's consistency, reached at the last step, as in the collection SSL4MIS.
 CONSISTENCY = 0.1
-#: Pseudo labels are renewed after every such share of the steps, at the end of an epoch.
-RENEW_EVERY = 0.25
 
 #: Called after every step with its number from 1, the number of all steps, and the loss.
 OnStep = Callable[[int, int, float], None]
@@ -84,7 +80,7 @@ def new_average(network: torch.nn.Module, task: Task, *, teacher: bool = False) 
     Args:
         teacher: it is kept in any case, as the mean teacher.
     """
-    if task.training.ema is None and not task.pseudo_labels.renew and not teacher:
+    if task.training.ema is None and not teacher:
         return None
     decay = DECAY if task.training.ema is None else task.training.ema
 
@@ -167,39 +163,6 @@ class TrainStep:
         return logits.float().sigmoid() if self.task.overlap else logits.float().softmax(dim=1)
 
 
-class Renewal:
-    """Handler of epochs that renews the targets of pseudo-labelled cases with what the average of the weights says now.
-
-    A structure whose pseudo label has quality (weight) q is then taught as q * the given pseudo label + (1 - q) * the
-    probability by the average: the less a pseudo label is trusted, the more the student's own later insight counts. The
-    given one is kept for the next time. Human labels, weights and ignored regions stay; so do structures of weight 0.
-    """
-
-    def __init__(
-        self, data: AugmentedCases, average: AveragedModel, task: Task, steps: int, device: torch.device
-    ) -> None:
-        self.data, self.average, self.task, self.device = data, average, task, device
-        self.every = max(1, math.ceil(RENEW_EVERY * steps))
-        self.steps, self.due = steps, self.every
-
-    def __call__(self, engine: Engine) -> None:
-        step = engine.state.iteration
-        if step < self.due or step >= self.steps:
-            return
-        self.due = (step // self.every + 1) * self.every
-        student = Student(self.average.module, self.task, "", self.device)
-        for number in range(len(self.data.cases)):
-            case = self.data.cases[number]
-            if case.human or not case.weights.any():
-                continue
-            weights = case.weights.reshape(-1, *(1,) * (case.masks.ndim - 1))
-            given = case.masks if case.soft is None else case.soft
-            mixed = np.where(weights > 0, weights * given + (1 - weights) * student.on_grid(case.image), given)
-            if not self.task.overlap:
-                mixed /= np.maximum(mixed.sum(axis=0, keepdims=True), 1)
-            self.data.renewed[number] = mixed.astype(np.float16)
-
-
 def make_trainer(
     network: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -229,9 +192,6 @@ def make_trainer(
         loss_function=StudentLoss(task.overlap),
         iteration_update=TrainStep(optimizer, task, steps, device, average, consistency),
     )
-    data = getattr(loader, "dataset", None)
-    if task.pseudo_labels.renew and average is not None and isinstance(data, AugmentedCases):
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, Renewal(data, average, task, steps, device))
     if on_step is not None:
 
         def report(engine: Engine) -> None:

@@ -45,6 +45,7 @@ def sam(monkeypatch: pytest.MonkeyPatch) -> FakeSam:
     """In place of the real one, for everything that runs in this process."""
     fake = PointSam()
     monkeypatch.setattr(work, "backend_of", lambda params: fake)
+    monkeypatch.setattr("samstudent.pseudolabels.policy_fit.adapt", lambda *given: None)  # it has nothing to train
     return fake
 
 
@@ -53,7 +54,7 @@ def options_of(tmp_path: Path, **changes: Any) -> Options:
     folder = tmp_path / "data"
     if not folder.exists():
         labelled_folder(folder, train=7, test=3)
-        task_file(folder, trust={"adapt": False, "readers": False, "trials": 3})
+        task_file(folder, training={"steps": 3})
     given = Options(
         folder, tmp_path / "out", task=str(folder / "task.yaml"), labels=(3,), methods=("labels", "raw", "all"),
         seeds=(0,), steps=40, jobs=0,
@@ -104,7 +105,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Monk
 def test_teachers_that_know_nothing_leave_the_student_as_it_is(
     tmp_path: Path, sam: FakeSam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("samstudent.pseudolabels.trust.LEAST_HONEST", 1.1)
+    monkeypatch.setattr("samstudent.pseudolabels.policy.MIN_OOF_DICE", 1.1)
     results = run_experiment(options_of(tmp_path, methods=("labels", "ours-again"), steps=5))
     assert any("trained on labels alone" in told for told in results["warnings"])
     table = {line["method"]: line["structures"] for line in results["table"]}
@@ -142,7 +143,7 @@ def test_quality_is_told_though_not_all_volumes_are_measured(
     monkeypatch.setattr(registry, "_MEASURED_VOLUMES", 1)
     folder = labelled_folder(tmp_path / "data", train=4, test=2, depth=6)
     student = {"size": [16, 64, 64], "channels": [4, 8]}
-    task_file(folder, dimension=3, student=student, trust={"adapt": False, "readers": False, "trials": 1, "folds": 2})
+    task_file(folder, dimension=3, student=student, training={"steps": 1}, pseudo_labels={"folds": 2})
     results = run_experiment(options_of(tmp_path, methods=("labels", "ours"), steps=4))
     assert not results["failed"]
     assert {(q["method"], q["cases"]) for q in results["quality"]} == {("ours", "unlabelled"), ("ours", "test")}

@@ -142,31 +142,30 @@ def test_a_part_switched_off_shares_the_folds(setting: Setting) -> None:
     planner = Planner(setting)
     ours, without = (METHODS[name].build(planner, 3, 0) for name in ("ours", "ours-search"))
     assert ours.key != without.key
-    trusts = [job.needs["pseudo"].needs["trust"] for job in (ours, without)]
-    assert trusts[0].params["sections"]["trust"]["trials"] > 0
-    assert trusts[1].params["sections"]["trust"]["trials"] == 0
-    assert trusts[0].needs["students"] == trusts[1].needs["students"]
-    random = METHODS["ours-random-sam"].build(planner, 3, 0).needs["pseudo"].needs["trust"]
+    policies = [job.needs["pseudo"].needs["policy"] for job in (ours, without)]
+    assert [job.params["ablations"]["choose_recipe"] for job in policies] == [True, False]
+    assert policies[0].needs["students"] == policies[1].needs["students"]
+    random = METHODS["ours-random-sam"].build(planner, 3, 0).needs["pseudo"].needs["policy"]
     assert random.params["random_sam"] == 0
-    assert random.needs["students"].needs["students"] == trusts[0].needs["students"].needs["students"]
+    assert random.needs["students"].needs["students"] == policies[0].needs["students"].needs["students"]
 
 
 def test_the_student_of_the_first_round_is_among_the_teachers_of_the_second(setting: Setting) -> None:
     planner = Planner(setting)
     ours, once = (METHODS[name].build(planner, 3, 0) for name in ("ours", "ours-again"))
     second, first = ours.needs["pseudo"], once.needs["pseudo"]
-    assert "earlier" not in first.needs and first.kind == second.kind == "trusted"
-    assert second.needs["earlier"].key == once.key and 0 < second.params["weight"] < 1
-    assert second.needs["trust"].key == first.needs["trust"].key
+    assert "champion" not in first.needs and first.kind == second.kind == "trusted"
+    assert second.needs["champion"].key == once.key and 0 < second.params["weight"] < 1
+    assert second.needs["policy"].key == first.needs["policy"].key
     one = METHODS["ours-ensemble"].build(planner, 3, 0).needs["pseudo"]
     assert one.params["weight"] == 1
-    assert one.needs["earlier"].needs["pseudo"].needs["earlier"].key == METHODS["labels"].build(planner, 3, 0).key
-    assert METHODS["ours"].quality(planner, 3, 0).needs["earlier"].key == once.key
-    reader = second.needs["reader"]
-    assert reader.kind == "reader" and reader.needs["earlier"].key == once.key
-    assert reader.params["ids"] == setting.rest(3)
-    assert all("reader" not in job.needs for job in (first, one))
-    assert "reader" not in METHODS["ours-readers"].build(planner, 3, 0).needs["pseudo"].needs
+    assert one.needs["champion"].needs["pseudo"].needs["champion"].key == METHODS["labels"].build(planner, 3, 0).key
+    assert METHODS["ours"].quality(planner, 3, 0).needs["champion"].key == once.key
+    head = second.needs["head"]
+    assert head.kind == "head" and head.needs["champion"].key == once.key
+    assert head.params["ids"] == setting.rest(3)
+    assert all("head" not in job.needs for job in (first, one))
+    assert "head" not in METHODS["ours-readers"].build(planner, 3, 0).needs["pseudo"].needs
 
 
 def test_quality_is_measured_on_few_volumes_and_on_every_image(setting: Setting) -> None:

@@ -45,11 +45,11 @@ def test_they_are_made_as_the_served_round_learnt(bench: Any, trained: Path) -> 
     study = bench.study
     version = serve(bench, trained)
     kept = {"source": "student", "component": "all", "min_size": 1}
-    learn_recipes(study.trust_folder("r0001"), study.task, disk=kept, square=kept)
+    learn_recipes(study.policy_folder("r0001"), study.task, disk=kept, square=kept)
     assert batch(bench)["failed"] == {}
     free = sorted(set(bench.truths) - study.holdout.ids)
     infos = [bench.datastore.get_label_info(case, "pseudo") for case in free]
-    wanted = made_with(version, study.plain_sam(), study.task, study.trust_of("r0001"))
+    wanted = made_with(version, study.plain_sam(), study.task, study.policy_of("r0001"))
     assert all(is_current(info, wanted) for info in infos)
     assert not is_current(infos[0], made_with(version, study.plain_sam(), study.task))
     assert batch(bench)["current"] == len(free)
@@ -61,7 +61,7 @@ def test_they_are_made_as_the_served_round_learnt(bench: Any, trained: Path) -> 
 def test_scores_come_of_what_the_task_says_only(bench: Any, trained: Path) -> None:
     study = bench.study
     serve(bench, trained)
-    learn_recipes(study.trust_folder("r0001"), study.task, disk={"box_margin": 0.1})
+    learn_recipes(study.policy_folder("r0001"), study.task, disk={"box_margin": 0.1})
     request = {"model": "student+sam", "images": "unlabeled"}
     inference = SamstudentBatchInfer(study, Examiner(study).remember)
     inference(request, bench.datastore, infer=None)

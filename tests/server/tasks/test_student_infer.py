@@ -13,9 +13,9 @@ import pytest
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
-from samstudent.pseudolabels.calibration import Calibrator
+from samstudent.pseudolabels.policy import LabelingPolicy
+from samstudent.pseudolabels.quality_model import QualityModel
 from samstudent.pseudolabels.search import Choice, StructureChoice
-from samstudent.pseudolabels.trust import Trust
 from samstudent.rounds.study import Study
 from samstudent.server.tasks.student_infer import StudentInferTask, StudentSamInferTask, result_extension
 from support.drawn import FakeSam, dice, learn_recipes, shapes, small_task, write_png
@@ -102,9 +102,9 @@ def test_each_structure_is_refined_as_the_served_round_learnt(bench: Any, traine
     task, study = StudentSamInferTask(bench.study), bench.study
     image = bench.datastore.get_image_uri("c0")
     serve(bench, trained)
-    learn_recipes(study.trust_folder("r0001"), study.task, disk={"source": "student"}, square={"source": "sam"})
+    learn_recipes(study.policy_folder("r0001"), study.task, disk={"source": "student"}, square={"source": "sam"})
     serve(bench, trained)
-    learn_recipes(study.trust_folder("r0002"), study.task, disk={"source": "sam"}, square={"source": "student"})
+    learn_recipes(study.policy_folder("r0002"), study.task, disk={"source": "sam"}, square={"source": "student"})
 
     def sources() -> list[str]:
         facts = infer(task, image)[1]
@@ -120,7 +120,7 @@ def test_each_structure_is_refined_as_the_served_round_learnt(bench: Any, traine
 def test_a_structure_may_keep_the_students_mask(bench: Any, trained: Path) -> None:
     serve(bench, trained)
     kept = {"source": "student", "component": "all", "min_size": 1}
-    learn_recipes(bench.study.trust_folder("r0001"), bench.study.task, disk=kept, square=kept)
+    learn_recipes(bench.study.policy_folder("r0001"), bench.study.task, disk=kept, square=kept)
     image = bench.datastore.get_image_uri("c0")
     plain, refined = (
         read_masks(infer(task(bench.study), image)[0], bench.study.task, read_image(image).grid)
@@ -151,9 +151,9 @@ def test_sam_sees_no_slice_of_a_volume_in_which_it_has_no_say(
     study, sam = Study(str(tmp_path), str(tmp_path), drawn), FakeSam()
     recipe = drawn.recipe.model_copy(update={"source": source})
     choice = Choice({name: StructureChoice(recipe) for name in drawn.names}, 3)
-    trust = Trust(drawn, 0.0, choice, Calibrator.default())
+    policy = LabelingPolicy(drawn, 0.0, choice, QualityModel.default())
     monkeypatch.setattr(study, "plain_sam", lambda: sam)
-    monkeypatch.setattr(study, "trust_of", lambda round_id: trust)
+    monkeypatch.setattr(study, "policy_of", lambda round_id: policy)
     task = StudentSamInferTask(study)
     monkeypatch.setattr(task, "served", lambda device=None: ("r0001", Painter()))
     facts = infer(task, str(tmp_path / "ct.nrrd"))[1]
@@ -168,16 +168,16 @@ def test_sam_sees_no_slice_of_a_volume_in_which_it_has_no_say(
 
 
 def another_sam(folder: Path) -> None:
-    content = json.loads((folder / "trust.json").read_text())
-    content["for"]["SAM"] = "another"
-    (folder / "trust.json").write_text(json.dumps(content))
+    content = json.loads((folder / "policy.json").read_text())
+    content["valid_for"]["SAM"] = "another"
+    (folder / "policy.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (lambda folder: (folder / "trust.json").unlink(), "nothing was learnt"),
-        (lambda folder: (folder / "trust.json").write_text("{"), "unreadable"),
+        (lambda folder: (folder / "policy.json").unlink(), "no labeling policy"),
+        (lambda folder: (folder / "policy.json").write_text("{"), "unreadable"),
         (another_sam, "another SAM"),
     ],
 )
@@ -185,7 +185,7 @@ def test_without_a_record_that_counts_the_tasks_recipe_refines(
     bench: Any, trained: Path, harm: Any, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     serve(bench, trained)
-    folder = bench.study.trust_folder("r0001")
+    folder = bench.study.policy_folder("r0001")
     learn_recipes(folder, bench.study.task, disk={"source": "student"})
     harm(folder)
     task = StudentSamInferTask(bench.study)

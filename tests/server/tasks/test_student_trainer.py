@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from samstudent.errors import Conflict, UserError
+from samstudent.pseudolabels.policy import ADAPTED_FILE, LabelingPolicy
+from samstudent.pseudolabels.policy_fit import fit_policy
 from samstudent.pseudolabels.produce import made_with
 from samstudent.pseudolabels.provenance import Provenance
-from samstudent.pseudolabels.softs import SoftLabels
-from samstudent.pseudolabels.trust import ADAPTED_FILE, Trust, learn_trust
+from samstudent.pseudolabels.soft_labels import SoftLabels
 from samstudent.rounds import learning, round_cases
 from samstudent.rounds.cases import load_case, pseudo_cases
 from samstudent.rounds.fair import compare_fairly, decide
@@ -108,11 +109,11 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     assert inputs["cases"][free[0]]["sha256"] == sha256_file(label)
     # From three labels on students on parts of them make the pseudo labels together, by what was learnt from them.
     assert inputs["pseudo_labels_made_with"]["student"] != ledger.get("r0001").model_digest
-    trust = Trust.load(ledger.folder_of("r0002") / "trust", task, bench.study.plain_sam())
-    assert inputs["trust"] == "trust/trust.json" and trust.record["cases"] == 3
-    assert set(trust.choice.recipes) == set(task.names)
+    policy = LabelingPolicy.load(ledger.folder_of("r0002") / "policy", task, bench.study.plain_sam())
+    assert inputs["policy"] == "policy/policy.json" and policy.record["cases"] == 3
+    assert set(policy.choice.recipes) == set(task.names)
     assert inputs["packages"]["torch"] == torch.__version__ and inputs["threads"] == torch.get_num_threads()
-    assert inputs["start"] == sha256_file(bench.study.folder / "folds" / "whole.pt")
+    assert inputs["start"] == sha256_file(bench.study.folder / "folds" / "full.pt")
     first = ledger.kept("r0001", "inputs")
     assert first["pseudo_labels_made_with"] is None and first["start"] is None
 
@@ -123,30 +124,30 @@ def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, mon
     ledger = bench.study.ledger
     train(bench, steps=20)
     train(bench, steps=20)
-    assert "earlier" not in ledger.kept("r0002", "scores"), "a small hold-out cannot tell"
+    assert "champion" not in ledger.kept("r0002", "scores"), "a small hold-out cannot tell"
     alone = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]["student"]
     monkeypatch.setattr(round_cases, "MIN_HELD", len(held))
     champion = ledger.champion().id
     train(bench, steps=20)
-    earlier = ledger.kept("r0003", "scores")["earlier"]
+    earlier = ledger.kept("r0003", "scores")["champion"]
     assert earlier["round"] == champion and set(earlier["dice"]) == {"0", "0.25", "0.5", "0.75", "1"}
     assert earlier["dice"][f"{earlier['weight']:g}"] == max(earlier["dice"].values())
     with_it = ledger.kept("r0003", "inputs")["pseudo_labels_made_with"]["student"]
     assert (with_it != alone) == (earlier["weight"] > 0), "one that is not listened to changes nothing"
     # What was learnt from the labels is the same, whoever is champion.
-    trusts = [(bench.study.trust_folder(id) / "trust.json").read_text() for id in ("r0002", "r0003")]
-    assert trusts[0] == trusts[1]
+    policies = [(bench.study.policy_folder(id) / "policy.json").read_text() for id in ("r0002", "r0003")]
+    assert policies[0] == policies[1]
 
 
 def test_teachers_that_know_nothing_teach_nothing(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
-    monkeypatch.setattr("samstudent.pseudolabels.trust.LEAST_HONEST", 1.1)
+    monkeypatch.setattr("samstudent.pseudolabels.policy.MIN_OOF_DICE", 1.1)
     stats = train(bench, steps=2)
     assert "trained on labels alone" in stats["decision"]
     assert bench.study.ledger.get("r0001").pseudo_used.n == 0
     # The served student was compared on the hold-out, and is heard.
-    monkeypatch.setattr("samstudent.rounds.scoring.EARLIER_WEIGHTS", (0.5,))
+    monkeypatch.setattr("samstudent.rounds.scoring.CHAMPION_WEIGHTS", (0.5,))
     monkeypatch.setattr("samstudent.rounds.round_cases.MIN_HELD", 1)
     assert "labels alone" not in train(bench, steps=2)["decision"]
     assert bench.study.ledger.get("r0002").pseudo_used.n > 0
@@ -155,19 +156,19 @@ def test_teachers_that_know_nothing_teach_nothing(bench: Any, monkeypatch: pytes
 def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     learnt = []
 
-    def counted(*args: Any, **options: Any) -> Trust:
+    def counted(*args: Any, **options: Any) -> LabelingPolicy:
         learnt.append(args)
-        return learn_trust(*args, **options)
+        return fit_policy(*args, **options)
 
-    monkeypatch.setattr(learning, "learn_trust", counted)
+    monkeypatch.setattr(learning, "fit_policy", counted)
     free, held = split(bench)
     bench.label(*free[:3], *held)
     study, ledger = bench.study, bench.study.ledger
     for _ in range(2):
         train(bench, steps=20)
-    first, second = (study.trust_folder(id) / "trust.json" for id in ("r0001", "r0002"))
+    first, second = (study.policy_folder(id) / "policy.json" for id in ("r0001", "r0002"))
     assert len(learnt) == 1 and first.read_text() == second.read_text()
-    # Nor are the pseudo labels made again: teacher and trust are the same.
+    # Nor are the pseudo labels made again: teacher and policy are the same.
     made = [ledger.kept(id, "inputs")["pseudo_labels_made_with"] for id in ("r0001", "r0002")]
     assert made[0] is not None and {**made[0], "time": 0} == {**made[1], "time": 0}
     train(bench, steps=20, seed=1)
@@ -181,11 +182,12 @@ def test_what_is_looked_at_is_neither_labelled_nor_held_out(bench: Any, monkeypa
     bench.label(*free[:3])
     seen: list[str] = []
 
-    def spied(*args: Any, unlabelled: Any, **options: Any) -> Any:
-        seen.extend(Path(image.path).stem for image in unlabelled)
-        return learn_trust(*args, **options)
+    def spied(teacher: Any, cases: Any, *args: Any) -> Any:
+        images = list(cases.unlabelled)
+        seen.extend(Path(image.path).stem for image in images)
+        return fit_policy(teacher, replace(cases, unlabelled=images), *args)
 
-    monkeypatch.setattr(learning, "learn_trust", spied)
+    monkeypatch.setattr(learning, "fit_policy", spied)
     train(bench)
     assert held and sorted(seen) == sorted(free[3:])
 
@@ -195,13 +197,13 @@ def test_with_too_few_labels_the_champion_labels_as_its_round_learnt(bench: Any)
     bench.label(free[0], *held)
     train(bench)
     study, ledger = bench.study, bench.study.ledger
-    learn_recipes(study.trust_folder("r0001"), study.task, disk={"source": "student"})
+    learn_recipes(study.policy_folder("r0001"), study.task, disk={"source": "student"})
     train(bench, steps=2)
-    made, trust = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"], study.trust_of("r0001")
-    assert Provenance(**made) == made_with(ledger.get("r0001").model_digest, study.plain_sam(), study.task, trust)
-    told = ledger.folder_of("r0002") / ledger.kept("r0002", "inputs")["trust"]
-    assert told.samefile(study.trust_folder("r0001") / "trust.json")
-    assert ledger.kept("r0001", "inputs")["trust"] is None
+    made, policy = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"], study.policy_of("r0001")
+    assert Provenance(**made) == made_with(ledger.get("r0001").model_digest, study.plain_sam(), study.task, policy)
+    told = ledger.folder_of("r0002") / ledger.kept("r0002", "inputs")["policy"]
+    assert told.samefile(study.policy_folder("r0001") / "policy.json")
+    assert ledger.kept("r0001", "inputs")["policy"] is None
     # These are found by a round that takes those that are there, also after one that took none of SAM's.
     train(bench, steps=1, pseudo_labels="raw", promote=False)
     train(bench, steps=2, pseudo_labels="use")
@@ -235,7 +237,7 @@ def test_student_and_recipes_are_of_one_round_whatever_is_promoted_meanwhile(
     study, ledger = bench.study, bench.study.ledger
     for id, source in (("r0001", "student"), ("r0002", "sam")):
         train(bench, steps=20, pseudo_labels="off", seed=int(id[1:]))
-        learn_recipes(study.trust_folder(id), study.task, disk={"source": source})
+        learn_recipes(study.policy_folder(id), study.task, disk={"source": source})
     ledger.promote("r0001")
     looks: list[str] = []
 
@@ -256,8 +258,8 @@ def test_student_and_recipes_are_of_one_round_whatever_is_promoted_meanwhile(
     train(bench, steps=2)
     assert looks == ["r0001"]
     made = Provenance(**ledger.kept("r0003", "inputs")["pseudo_labels_made_with"])
-    digest, trust = ledger.get("r0001").model_digest, study.trust_of("r0001")
-    assert made == made_with(digest, study.plain_sam(), study.task, trust)
+    digest, policy = ledger.get("r0001").model_digest, study.policy_of("r0001")
+    assert made == made_with(digest, study.plain_sam(), study.task, policy)
 
 
 class Decoder(FakeSam):
@@ -269,16 +271,15 @@ class Decoder(FakeSam):
 def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether trust is learnt or taken again; until an adapted one is better again."""
+    """Whether policy is learnt or taken again; until an adapted one is better again."""
     study, ledger = bench.study, bench.study.ledger
     task = study.task
-    study.task = task.model_copy(update={"trust": task.trust.model_copy(update={"adapt": True})})
 
-    def adapted_too(cross: Any, files: Any, _: Task, *args: Any, **options: Any) -> tuple[Any, Trust]:
-        teacher, trust = learning.learn(cross, files, task, *args, **options)
+    def adapted_too(cross: Any, files: Any, _: Task, *args: Any, **options: Any) -> tuple[Any, LabelingPolicy]:
+        teacher, policy = learning.learn(cross, files, task, *args, **options)
         found = {"used": True, "reason": reason}
         (args[2] / ADAPTED_FILE).write_text(reason)
-        return teacher, replace(trust, adapted=Decoder(), record={**trust.record, "adaptation": found})
+        return teacher, replace(policy, adapted=Decoder(), record={**policy.record, "adaptation": found})
 
     monkeypatch.setattr(round_cases, "learn", adapted_too)
     free, held = split(bench)
@@ -383,11 +384,10 @@ def test_with_pseudo_labels_a_challenger_goes_on_from_the_student_of_all_labels(
     free, held = split(bench)
     bench.label(*free[:3], *held)
     task = bench.study.task
-    long = task.trust.model_copy(update={"steps": task.training.steps})
     dice = {}
     for start in ("scratch", "labels"):
         training = task.training.model_copy(update={"start": start})
-        bench.study.task = task.model_copy(update={"trust": long, "training": training})
+        bench.study.task = task.model_copy(update={"training": training})
         record = bench.study.ledger.get(train(bench, steps=1)["round"])
         assert record.pseudo_used.n == len(free) - 3
         dice[start] = record.dice["challenger"]["mean"]

@@ -12,16 +12,20 @@ from types import MappingProxyType
 from typing import Any
 
 from samstudent.errors import UserError
-from samstudent.pseudolabels.labelled import spread_out
-from samstudent.pseudolabels.teacher import EARLIER_WEIGHT, MOST_READ
-from samstudent.pseudolabels.trust import some_of
+from samstudent.pseudolabels.ablations import Ablations
+from samstudent.pseudolabels.out_of_fold import spread_out
+from samstudent.pseudolabels.policy import MIN_LABELS
+from samstudent.pseudolabels.policy_fit import cases_for_offset
+from samstudent.pseudolabels.teacher import CHAMPION_WEIGHT, MAX_TEACHER_LABELLED
 from samstudent.research.experiment.plan import Job, Setting
 
 #: Keys of the task by section.
 Changes = Mapping[str, Mapping[str, Any]]
-#: What of a task shapes trust, beside what the store and the students depend on; pseudo labels depend on one more.
-_TRUST_SECTIONS = ("recipe", "trust", "sam")
-_LABEL_SECTIONS = (*_TRUST_SECTIONS, "pseudo_labels")
+#: What of a task shapes a policy, beside what the store and the students depend on; pseudo labels depend on one more.
+_POLICY_SECTIONS = ("recipe", "sam")
+_LABEL_SECTIONS = (*_POLICY_SECTIONS, "pseudo_labels")
+#: Beside sections of the task, ``Changes`` may have fields of ``Ablations`` under this name.
+_ABLATIONS = "ablations"
 #: Cases that one job prepares or embeds.
 _SHARD = 40
 #: Volumes of the split on which estimates of quality are compared with the truth: SAM looks at every slice of each.
@@ -89,61 +93,63 @@ class Planner:
                 ``random_sam`` True: a SAM whose weights mean nothing.
         """
         setting = self.setting
-        if n < setting.task.trust.min_labels:
-            raise UserError(f"--labels {n}: the method ours needs {setting.task.trust.min_labels} or more")
+        if n < MIN_LABELS:
+            raise UserError(f"--labels {n}: the method ours needs {MIN_LABELS} or more")
+        ablations = Ablations(**changes.get(_ABLATIONS, {}))
         whole = setting.task.model_dump(mode="json")
         sections = {name: whole[name] | changes.get(name, {}) for name in _LABEL_SECTIONS}
         labelled, rest = setting.labelled(n), setting.rest(n)
         # One shuffle for all seeds, whose embeddings are then shared: the trainings differ enough.
         random = {"random_sam": 0} if options.get("random_sam") else {}
         sam = {"sam": self._sam(), **random}
-        steps = sections["trust"]["steps"] or setting.steps
-        plain = {"labelled": labelled, "steps": steps, "seed": seed, **self._data()}
+        plain = {"labelled": labelled, "steps": setting.steps, "seed": seed, **self._data()}
         # Only what students depend on, so that methods that differ elsewhere share them.
-        told = {"training": whole["training"], "trust": {"folds": sections["trust"]["folds"]}}
+        folds = {"folds": sections["pseudo_labels"]["folds"]}
+        told = {"training": whole["training"], "pseudo_labels": folds}
         students = Job(
             "students",
             f"students on folds of {n} labels, seed {seed}",
             plain | {"sections": told},
-            {**self.prepared(labelled), "whole": self.student(n, seed)},
+            {**self.prepared(labelled), "full": self.student(n, seed)},
         )
         images = self.embedded(labelled, **random)
-        if sections["trust"]["readers"]:
-            told = told | {"trust": {"folds": sections["trust"]["folds"], "readers": True}, "recipe": whole["recipe"]}
-            label = f"readers of {'a random ' if random else ''}SAM on {n} labels, seed {seed}"
-            students = Job("readers", label, plain | sam | {"sections": told}, {"students": students, **images})
-        more = plain | sam | {"sections": {name: sections[name] for name in _TRUST_SECTIONS}}
+        if ablations.embedding_head:
+            told = told | {"recipe": whole["recipe"]}
+            label = f"embedding heads on {'a random ' if random else ''}SAM and {n} labels, seed {seed}"
+            students = Job("heads", label, plain | sam | {"sections": told}, {"students": students, **images})
+        given = {name: sections[name] for name in _POLICY_SECTIONS} | {"pseudo_labels": folds}
+        more = plain | sam | {"sections": given, _ABLATIONS: ablations.as_json()}
         name = f"{n} labels, seed {seed}{_told(changes, options)}"
-        looked_at = some_of(rest, setting.task)
+        looked_at = cases_for_offset(rest, setting.task)
         images |= self.prepared(looked_at) | self.embedded(looked_at, **random)
-        trust = Job(
-            "trust", f"trust from {name}", more | {"unlabelled": looked_at}, {"students": students, **images}
+        policy = Job(
+            "policy", f"policy from {name}", more | {"unlabelled": looked_at}, {"students": students, **images}
         )  # fmt: skip
         ensemble = options.get("ensemble", True)
-        needs = {"trust": trust, "students": students}
+        needs = {"policy": policy, "students": students}
         first = None if ensemble else self.student(n, seed)
         jobs = self._trusted(name, more, sections, needs, first, None if ensemble else 1.0)
         if not options.get("again", True):
             return jobs
-        student, weight = self.student(n, seed, jobs["labels"], changes=changes), EARLIER_WEIGHT if ensemble else 1.0
-        if ensemble and sections["trust"]["readers"] and setting.task.dimension == 2:
-            ids = rest[:MOST_READ]
-            needs["reader"] = Job(
-                "reader",
-                f"reader of the second round from {name}",
+        student, weight = self.student(n, seed, jobs["labels"], changes=changes), CHAMPION_WEIGHT if ensemble else 1.0
+        if ensemble and ablations.embedding_head and setting.task.dimension == 2:
+            ids = rest[:MAX_TEACHER_LABELLED]
+            needs["head"] = Job(
+                "head",
+                f"embedding head of the second round from {name}",
                 {**more, "weight": weight, "ids": ids},
-                {**needs, "earlier": student, **self.prepared(ids), **self.embedded(ids, **random)},
+                {**needs, "champion": student, **self.prepared(ids), **self.embedded(ids, **random)},
             )
         return self._trusted(f"{name}, second round", more, sections, needs, student, weight)
 
     def _trusted(
         self, name: str, params: Mapping[str, Any], sections: Mapping[str, Any], needs: Mapping[str, Job],
-        earlier: Job | None, weight: float | None,
+        champion: Job | None, weight: float | None,
     ) -> dict[str, Job]:  # fmt: skip
-        """The jobs of ``ours`` for one round; ``earlier`` is a student that has a say of this weight in it."""
+        """The jobs of ``ours`` for one round; ``champion`` is a student that joins its teacher with this weight."""
         jobs = {}
-        if earlier is not None:
-            needs = {**needs, "earlier": earlier}
+        if champion is not None:
+            needs = {**needs, "champion": champion}
             params = {**params, "weight": weight}
         random = {"random_sam": params["random_sam"]} if "random_sam" in params else {}
         test = list(self.setting.test)
@@ -276,16 +282,16 @@ def paper(planner: Planner, n: int, seed: int) -> Job:
 
 #: ``ours`` with a part switched off: the part, the keys of the task, options of ``Planner.ours``, and what is left.
 PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
-    "adapt": ({"trust": {"adapt": False}}, {}, "ours with SAM's plain decoder"),
-    "search": ({"trust": {"trials": 0}}, {}, "ours with the task's recipe for every structure"),
+    "adapt": ({_ABLATIONS: {"adapt_sam": False}}, {}, "ours with SAM's plain decoder"),
+    "search": ({_ABLATIONS: {"choose_recipe": False}}, {}, "ours with the task's recipe for every structure"),
     "calibrate": (
-        {"trust": {"calibrate": False}, "pseudo_labels": {"threshold": 0.0, "weight_by_quality": False}},
+        {_ABLATIONS: {"estimate_quality": False, "weight_by_quality": False}, "pseudo_labels": {"threshold": 0.0}},
         {},
         "ours without estimates of quality: every mask taken, with weight 1",
     ),
-    "fusion": ({"trust": {"fusion": False}}, {}, "ours without fusing SAM's and the student's masks"),
-    "soft": ({"pseudo_labels": {"soft": False}}, {}, "ours taught masks, gated and weighted by their quality, always"),
-    "readers": ({"trust": {"readers": False}}, {}, "ours without convolutions on SAM's embeddings"),
+    "fusion": ({_ABLATIONS: {"fusion": False}}, {}, "ours without fusing SAM's and the student's masks"),
+    "soft": ({_ABLATIONS: {"targets": "masks"}}, {}, "ours taught masks, filtered and weighted by quality, always"),
+    "readers": ({_ABLATIONS: {"embedding_head": False}}, {}, "ours without convolutions on SAM's embeddings"),
     "again": ({}, {"again": False}, "ours in one round: its student never teaches a second"),
     "ensemble": ({}, {"ensemble": False}, "ours with one student asked alone: the labels-only one, then its successor"),
     "random-sam": ({}, {"random_sam": True}, "ours with a SAM whose weights were shuffled; what may not do harm"),
@@ -293,15 +299,7 @@ PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
 #: ``ours`` with a choice of training switched over.
 CHOICES: dict[str, tuple[Changes, str]] = {
     "ema": ({"training": {"ema": 0.99}}, "ours, with the running average of the weights as its student"),
-    "soft": ({"pseudo_labels": {"soft": True}}, "ours taught probabilities, always"),
-    "renew": (
-        {"pseudo_labels": {"soft": False, "renew": True}},
-        "ours taught masks, renewed three times during the training",
-    ),
-    "ignore": (
-        {"pseudo_labels": {"soft": False, "ignore_disputed": True}},
-        "ours taught masks, and nothing where student and SAM differ",
-    ),
+    "soft": ({_ABLATIONS: {"targets": "probabilities"}}, "ours taught probabilities, always"),
 }
 
 
@@ -314,8 +312,8 @@ def _ours(changes: Changes, **options: Any) -> Callable[[Planner, int, int], Job
 
 _method(
     "ours",
-    "and on pseudo labels as two rounds make them: readers, adapted SAM, recipes searched, quality estimated; the "
-    "student of the first is among the teachers of the second",
+    "and on pseudo labels as two rounds make them: embedding heads, adapted SAM, recipes chosen, quality estimated; "
+    "the student of the first is among the teachers of the second",
 )(_ours({}))
 METHODS["ours"] = replace(METHODS["ours"], quality=lambda planner, n, seed: planner.ours(n, seed)["test"])
 for _part, (_changes, _options, _meaning) in PARTS.items():

@@ -1,4 +1,4 @@
-"""The method ``ours``: what ``pseudolabels.trust`` learns and labels, on the experiment's stored cases, in two rounds.
+"""The method ``ours``: labeling policy and pseudo labels on the experiment's stored cases, in two rounds.
 
 This is the one place that knows how that is put together; the jobs in ``work`` call these functions.
 """
@@ -16,13 +16,18 @@ import numpy as np
 import torch
 
 from samstudent.imaging.case import CaseImage
+from samstudent.pseudolabels.ablations import Ablations
+from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel
-from samstudent.pseudolabels.cross_fitting import CrossFit, cross_fit, folds_of
-from samstudent.pseudolabels.embedding_head import Reader
-from samstudent.pseudolabels.quality import belief_in_absence, training_weights
+from samstudent.pseudolabels.cross_fitting import CrossFit, CrossFitOptions, cross_fit, folds_of
+from samstudent.pseudolabels.embedding_head import EmbeddingHead, HeadTraining
+from samstudent.pseudolabels.labelling import label_case
+from samstudent.pseudolabels.out_of_fold import LearningCases
+from samstudent.pseudolabels.policy import POLICY_FILE, LabelingPolicy
+from samstudent.pseudolabels.policy_fit import FitOptions, fit_policy
+from samstudent.pseudolabels.quality_filter import absence_prior, training_weights
 from samstudent.pseudolabels.teacher import Teacher, fit_teacher
-from samstudent.pseudolabels.teacher import fit_earlier_reader as fit
-from samstudent.pseudolabels.trust import Trust, learn_trust, trusted_label
+from samstudent.pseudolabels.teacher import fit_champion_head as train_champion_head
 from samstudent.research.experiment.plan import Report
 from samstudent.research.experiment.store import Store
 from samstudent.sam.cache import EmbeddingCache
@@ -32,27 +37,33 @@ from samstudent.student.predict import Student
 from samstudent.task import Task
 
 Params = Mapping[str, Any]
-_EARLIER_READER = "earlier_reader.pt"
-_WHOLE = "whole.pt"
+_CHAMPION_HEAD = "champion_head.pt"
+_FULL = "full.pt"
 
 
-def fit_students(task: Task, store: Store, params: Params, whole: Path, folder: Path, report: Report) -> None:
-    """Students on folds of ``params["labelled"]``, into ``folder``, beside the one on all of them from ``whole``."""
+def ablations_of(params: Params) -> Ablations:
+    """The parts that a method switches off."""
+    return Ablations(**params.get("ablations", {}))
+
+
+def fit_students(task: Task, store: Store, params: Params, full: Path, folder: Path, report: Report) -> None:
+    """Students on folds of ``params["labelled"]``, into ``folder``, beside the one on all of them from ``full``."""
     cases = [store.training_case(case) for case in params["labelled"]]
-    cross_fit(
-        cases, task, folder, k=task.trust.folds, steps=params["steps"], seed=params["seed"],
+    options = CrossFitOptions(
+        task.pseudo_labels.folds, params["steps"], params["seed"],
         on_step=lambda step, steps, loss: report(step, steps),
     )  # fmt: skip
-    _link(whole / "model.pt", folder / _WHOLE)
+    cross_fit(cases, task, folder, options)
+    _link(full / "model.pt", folder / _FULL)
 
 
-def fit_readers(
+def fit_heads(
     task: Task, store: Store, params: Params, students: Path, folder: Path, backend: SamModel, cache: EmbeddingCache,
     report: Report,
 ) -> None:  # fmt: skip
-    """Readers of SAM's embeddings into ``folder``, beside copies of the students that they go with."""
+    """Heads on SAM's embeddings into ``folder``, beside copies of the students that they go with."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in (*students.glob("fold*"), students / _WHOLE):
+    for path in (*students.glob("fold*"), students / _FULL):
         _link(path, folder / path.name)
     _teacher(task, store, params, folder, backend, cache, report)
 
@@ -66,33 +77,30 @@ def _link(path: Path, target: Path) -> None:
         shutil.copy2(path, target)
 
 
-def learn(
+def fit(
     task: Task, store: Store, params: Params, teacher_folder: Path, folder: Path, backend: SamModel,
     cache: EmbeddingCache, report: Report,
 ) -> None:  # fmt: skip
-    """Adaptation, search and calibration as ``task.trust`` says, into ``folder``."""
+    """The labeling policy, into ``folder``."""
     teacher = _teacher(task, store, params, teacher_folder, backend, cache)
 
     def progress(what: str, done: int, total: int) -> None:
         report(done, total)
 
-    images = map(store.image, params["unlabelled"])
-    learn_trust(
-        teacher, store.known_case, task, backend, cache, folder,
-        unlabelled=images, seed=params["seed"], progress=progress,
-    )  # fmt: skip
+    cases = LearningCases(store.known_case, map(store.image, params["unlabelled"]))
+    options = FitOptions(params["seed"], ablations_of(params), progress=progress)
+    fit_policy(teacher, cases, task, CachedSam(backend, cache), folder, options)
 
 
-def fit_earlier_reader(
+def fit_champion_head(
     task: Task, store: Store, params: Params, folders: Mapping[str, Path], folder: Path, backend: SamModel,
     cache: EmbeddingCache, report: Report,
 ) -> None:  # fmt: skip
-    """The reader of a second round into ``folder``, unless it would have no say."""
+    """The embedding head of a second round into ``folder``, unless it would take no part."""
     labeller = Labeller(task, store, params, folders, backend, cache)
-    fit(
-        labeller.teacher, store.known_case, map(store.image, params["ids"]), labeller.task, backend, cache,
-        folder / _EARLIER_READER, seed=params["seed"], on_step=lambda step, steps, loss: report(step, steps),
-    )  # fmt: skip
+    cases = LearningCases(store.known_case, map(store.image, params["ids"]))
+    training = HeadTraining(params["seed"], on_step=lambda step, steps, loss: report(step, steps))
+    train_champion_head(labeller.teacher, cases, labeller.task, labeller.sam, folder / _CHAMPION_HEAD, training)
 
 
 class Labeller:
@@ -102,28 +110,30 @@ class Labeller:
         self, task: Task, store: Store, params: Params, folders: Mapping[str, Path], backend: SamModel,
         cache: EmbeddingCache,
     ) -> None:  # fmt: skip
-        """Args: folders: ``trust`` of ``learn``, ``students`` of the students or readers, and maybe ``earlier``, of a
-        student that has a say beside them, of weight ``params["weight"]``, and ``reader`` of ``fit_earlier_reader``."""
-        self.trust = Trust.load(folders["trust"], task, backend)
+        """Args: folders: ``policy`` of ``fit``, ``students`` of the students or heads, and maybe ``champion``, of a
+        student that joins them, of weight ``params["weight"]``, and ``head`` of ``fit_champion_head``."""
+        self.policy = LabelingPolicy.load(folders["policy"], task, backend)
+        self.sam = CachedSam(backend, cache)
         self.teacher = _teacher(task, store, params, folders["students"], backend, cache)
-        if earlier := folders.get("earlier"):
-            self.teacher.earlier, self.teacher.weight = Student.load(earlier / "model.pt", task), params["weight"]
-        self.teacher.share = self.trust.share
-        if (folder := folders.get("reader")) and (path := folder / _EARLIER_READER).is_file():
-            self.teacher.earlier_reader = Reader.load(path, task, backend, cache)
-        self.task, self.backend, self.cache = self.trust.task, backend, cache
-        self.believed = belief_in_absence(*store.presence(params["labelled"]))
+        if champion := folders.get("champion"):
+            self.teacher.previous_champion = Student.load(champion / "model.pt", task)
+            self.teacher.champion_weight = params["weight"]
+        self.teacher.head_weight = self.policy.head_weight
+        if (folder := folders.get("head")) and (path := folder / _CHAMPION_HEAD).is_file():
+            self.teacher.champion_head = EmbeddingHead.load(path, task, self.sam)
+        self.task, self.ablations = self.policy.task, ablations_of(params)
+        self.absence = absence_prior(*store.presence(params["labelled"]))
 
     def label(self, image: CaseImage) -> PseudoLabel:
         """The pseudo label of an image; of a 2D one on the working grid."""
-        return trusted_label(image, self.teacher, self.trust, self.backend, self.cache)
+        return label_case(image, self.teacher, self.policy, self.sam)
 
     def training_case(self, case: str, image: CaseImage, label: PseudoLabel) -> TrainingCase:
         """The label as the final student may learn it: masks weighted as in a round, and probabilities."""
-        weights = training_weights(label.info()["structures"], self.task)
+        weights = training_weights(label.info()["structures"], self.task, self.ablations.weight_by_quality)
         there = label.masks.reshape(len(label.masks), -1).any(1)
-        weights = np.where(there, weights, weights * self.believed)
-        soft = None if self.task.pseudo_labels.soft is False else label.soft
+        weights = np.where(there, weights, weights * self.absence)
+        soft = None if self.ablations.targets == "masks" else label.soft
         return prepare_case(
             case, image, label.masks, self.task, ignore=label.ignore, weights=weights, human=False, soft=soft
         )
@@ -151,14 +161,14 @@ def _teacher(
     task: Task, store: Store, params: Params, folder: Path, backend: SamModel, cache: EmbeddingCache,
     report: Report | None = None,
 ) -> Teacher:  # fmt: skip
-    folds = folds_of(params["labelled"], max(2, task.trust.folds), params["seed"])
+    folds = folds_of(params["labelled"], max(2, task.pseudo_labels.folds), params["seed"])
     models = [folder / f"fold{fold}.pt" for fold in range(max(folds.values()) + 1)]
-    readers = backend if task.trust.readers else None
-    fitted = CrossFit(folds, models, task, whole=folder / _WHOLE)
-    return fit_teacher(fitted, store.known_case, readers, cache, seed=params["seed"], progress=report)
+    sam = CachedSam(backend, cache) if ablations_of(params).embedding_head else None
+    fitted = CrossFit(folds, models, task, full_student=folder / _FULL)
+    return fit_teacher(fitted, store.known_case, sam, HeadTraining(params["seed"]), report)
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What was learnt, for the results: ``trust.json`` without the calibrator's numbers."""
-    content = json.loads((folder / "trust.json").read_text(encoding="utf-8"))
-    return {key: value for key, value in content.items() if key != "calibrator"}
+    """What was learnt, for the results: the policy without its quality model's numbers."""
+    content = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if key != "quality"}

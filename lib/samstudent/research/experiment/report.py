@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import for_sam
-from samstudent.pseudolabels.case import own_masks
-from samstudent.pseudolabels.trust import silence_of
+from samstudent.pseudolabels.case import binarize
+from samstudent.pseudolabels.policy import skip_reason_of
 from samstudent.research.experiment import summary, work
 from samstudent.research.experiment.methods import METHODS
 from samstudent.research.experiment.plan import Job, Options, Setting
@@ -60,7 +60,7 @@ def write_results(
         "quality": [asdict(found) for found in _qualities(setting, jobs, failed, results)],
         "learnt": learnt,
         "warnings": _not_learnt(results)
-        + [f"{label}: {told}" for label, found in learnt.items() if (told := silence_of(found["record"]))],
+        + [f"{label}: {told}" for label, found in learnt.items() if (told := skip_reason_of(found["record"]))],
         "seconds": _seconds(setting, jobs),
         "results": results,
     }
@@ -207,13 +207,13 @@ def _qualities(
 
 
 def _learnt(setting: Setting, jobs: Mapping[str, Job], failed: Mapping[str, str]) -> dict[str, Any]:
-    """What each ``trust`` job found, by its label."""
+    """What each ``policy`` job found, by its label."""
     from samstudent.research.experiment.ours import describe
 
     return {
         job.label: describe(setting.work_folder(job.kind, key))
         for key, job in jobs.items()
-        if job.kind == "trust" and key not in failed
+        if job.kind == "policy" and key not in failed
     }
 
 
@@ -221,9 +221,9 @@ def _seconds(setting: Setting, jobs: Mapping[str, Job]) -> dict[str, dict[str, f
     """By kind of job: how many, and seconds of all together."""
     words = {
         "prepare": "reading cases", "embed": "embedding images", "student": "training students",
-        "students": "training students on folds", "readers": "training readers",
-        "reader": "training readers of the second round",
-        "trust": "adaptation, search, calibration",
+        "students": "training students on folds", "heads": "training embedding heads",
+        "head": "training the embedding head of the second round",
+        "policy": "adaptation, choice of recipes, quality model",
         "nnunet": "nnU-Net", "pseudo": "making pseudo labels (others)", "trusted": "making pseudo labels (ours)",
         "evaluate": "measuring",
     }  # fmt: skip
@@ -255,7 +255,7 @@ def _pictures(setting: Setting, measured: Sequence[Job], results: Sequence[summa
     for word, case in best_median_worst(scores).items():
         image, truth = setting.store.image(case), setting.store.truth(case)
         assert truth is not None
-        stacks = {"truth": truth.masks, **{m: own_masks(student.predict(image), task) for m, student in models.items()}}
+        stacks = {"truth": truth.masks, **{m: binarize(student.predict(image), task) for m, student in models.items()}}
         shown = for_sam(image, task.image)
         if task.dimension == 3:
             z = fullest_slice([truth.masks], len(shown))

@@ -36,7 +36,7 @@ console = Console()
 _MEMORY = 4 << 30
 #: Seconds that a job of a kind may take, as long as none was done here.
 _GUESS = {
-    "prepare": 10.0, "embed": 40.0, "student": 180.0, "students": 540.0, "readers": 60.0, "trust": 400.0,
+    "prepare": 10.0, "embed": 40.0, "student": 180.0, "students": 540.0, "heads": 60.0, "policy": 400.0,
     "pseudo": 90.0, "trusted": 200.0, "evaluate": 40.0, "nnunet": 40000.0,
 }  # fmt: skip
 

@@ -16,9 +16,9 @@ from scipy import ndimage
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage, for_sam
 from samstudent.metrics import dice_where_known, surface_distances
-from samstudent.pseudolabels.case import own_masks
-from samstudent.pseudolabels.labelled import on_working_grid, spread_out
-from samstudent.pseudolabels.quality import teach_probabilities
+from samstudent.pseudolabels.case import binarize
+from samstudent.pseudolabels.out_of_fold import on_working_grid, spread_out
+from samstudent.pseudolabels.quality_filter import teach_probabilities
 from samstudent.research.experiment import nnunet, ours
 from samstudent.research.experiment.plan import Report, Setting
 from samstudent.research.experiment.store import StoredCases, keep_pseudo
@@ -112,32 +112,32 @@ def pseudo_label(setting: Setting, params: Params, needs: Needs, folder: Path, r
         if masks.any():
             keep_pseudo(folder, prepare_case(case, image, masks, task, human=False))
             kept.append(case)
-        rows += quality_rows(case, store.truth(case), own_masks(probabilities, task), masks, task)
+        rows += quality_rows(case, store.truth(case), binarize(probabilities, task), masks, task)
         report(number, len(params["ids"]))
     atomic_write(folder / "labels.json", json.dumps({"kept": kept, "rows": rows}))
 
 
 def fit_students(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
     """Students on folds of the labelled cases, beside the one on all of them."""
-    ours.fit_students(task_of(setting, params), setting.store, params, needs["whole"], folder, report)
+    ours.fit_students(task_of(setting, params), setting.store, params, needs["full"], folder, report)
 
 
-def fit_readers(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
-    """Readers of SAM's embeddings for these students."""
+def fit_heads(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """Embedding heads for these students."""
     task, backend, cache = task_of(setting, params), backend_of(params), cache_of(setting)
-    ours.fit_readers(task, setting.store, params, needs["students"], folder, backend, cache, report)
+    ours.fit_heads(task, setting.store, params, needs["students"], folder, backend, cache, report)
 
 
-def fit_earlier_reader(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
-    """The reader of a second round."""
+def fit_champion_head(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """The embedding head of a second round."""
     task, backend, cache = task_of(setting, params), backend_of(params), cache_of(setting)
-    ours.fit_earlier_reader(task, setting.store, params, needs, folder, backend, cache, report)
+    ours.fit_champion_head(task, setting.store, params, needs, folder, backend, cache, report)
 
 
-def learn(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
-    """Adaptation, search and calibration."""
+def fit(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
+    """The labeling policy."""
     task, backend, cache = task_of(setting, params), backend_of(params), cache_of(setting)
-    ours.learn(task, setting.store, params, needs["students"], folder, backend, cache, report)
+    ours.fit(task, setting.store, params, needs["students"], folder, backend, cache, report)
 
 
 def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path, report: Report) -> None:
@@ -149,7 +149,7 @@ def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path,
     for number, case in enumerate(params["ids"], 1):
         image = store.image(case)
         label = labeller.label(image)
-        if not labeller.trust.silence:
+        if not labeller.policy.skip_reason:
             keep_pseudo(folder, labeller.training_case(case, image, label))
             told[case] = bool(label.masks.any()), label.info()["structures"]
         truth = store.truth(case)
@@ -158,10 +158,10 @@ def trusted_labels(setting: Setting, params: Params, needs: Needs, folder: Path,
         status = {s.name: (s.status, s.quality) for s in label.structures}
         rows += quality_rows(case, truth, label.raw, label.refined, task, status)
         report(number, len(params["ids"]))
-    soft = teach_probabilities((structures for _, structures in told.values()), task)
+    soft = teach_probabilities((structures for _, structures in told.values()), labeller.ablations.targets)
     # Of masks those with nothing on them teach nothing; probabilities always say how sure they are.
     kept = [case for case, (anything, _) in told.items() if soft or anything]
-    learnt = ours.describe(needs["trust"])
+    learnt = ours.describe(needs["policy"])
     atomic_write(folder / "labels.json", json.dumps({"kept": kept, "soft": soft, "rows": rows, "learnt": learnt}))
 
 
@@ -210,7 +210,7 @@ def evaluate(setting: Setting, params: Params, needs: Needs, folder: Path, repor
     cases = {}
     for number, case in enumerate(params["ids"], 1):
         image, truth = store.known_case(case)
-        masks = own_masks(student.predict(image), task) if student else nnunet.answer(answers, case, truth.masks.shape)
+        masks = binarize(student.predict(image), task) if student else nnunet.answer(answers, case, truth.masks.shape)
         cases[case] = measure(truth, masks, image.grid.spacing)
         report(number, len(params["ids"]))
     seconds = json.loads((needs["student"] / "done.json").read_text())["seconds"]
@@ -261,11 +261,11 @@ def cache_of(setting: Setting) -> EmbeddingCache:
 
 
 def _raw(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[Any]], Mask]:
-    return lambda image, probabilities: own_masks(probabilities, setting.task)
+    return lambda image, probabilities: binarize(probabilities, setting.task)
 
 
 def _largest(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[Any]], Mask]:
-    return lambda image, probabilities: np.stack([largest_component(m) for m in own_masks(probabilities, setting.task)])
+    return lambda image, probabilities: np.stack([largest_component(m) for m in binarize(probabilities, setting.task)])
 
 
 def _walker(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[Any]], Mask]:
@@ -277,7 +277,7 @@ def _walker(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[An
         walked = np.stack([random_walk(grey[0], p) for p in probabilities])
         if walked.shape[1:] != full:
             walked = np.stack([enlarged(plane, full)[0] for plane in walked])
-        return walked >= 0.5 if setting.task.overlap else own_masks(walked / np.maximum(walked.sum(0), 1), setting.task)
+        return walked >= 0.5 if setting.task.overlap else binarize(walked / np.maximum(walked.sum(0), 1), setting.task)
 
     return redraw
 
@@ -346,9 +346,9 @@ KINDS: dict[str, Callable[[Setting, Params, Needs, Path, Report], None]] = {
     "student": train,
     "pseudo": pseudo_label,
     "students": fit_students,
-    "readers": fit_readers,
-    "reader": fit_earlier_reader,
-    "trust": learn,
+    "heads": fit_heads,
+    "head": fit_champion_head,
+    "policy": fit,
     "trusted": trusted_labels,
     "nnunet": run_nnunet,
     "evaluate": evaluate,

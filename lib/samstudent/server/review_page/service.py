@@ -18,7 +18,7 @@ from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_ignore, read_masks, read_rejected, write_masks
 from samstudent.pseudolabels.produce import HUMAN_TAG, RAW_TAG, REFINED_TAG
-from samstudent.pseudolabels.review import Decision, Judged, check_sources, compose, worst_first
+from samstudent.pseudolabels.review import Decision, QualitySummary, check_sources, compose, worst_first
 from samstudent.server.auth import audit
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Shown, Slice, runs
@@ -66,7 +66,7 @@ class Entry:
         return dict(self.info.get("structures") or {})
 
     def as_json(self, structure: str | None = None) -> dict[str, Any]:
-        judged = Judged.of(self.structures, structure)
+        judged = QualitySummary.of(self.structures, structure)
         about = {"worst": judged.worst, "mean": judged.mean, "rejected": judged.rejected}
         return {"case": self.case, "state": self.state, "who": self.who, "time": self.time} | about
 
@@ -128,7 +128,7 @@ class Desk:
             raise UserError(f"first must be at least 0 and count from 1 to 500, not {first} and {count}")
         entries = self.entries(self.infos())
         chosen = {c: e for c, e in entries.items() if e.state == state}
-        judged = {c: Judged.of(e.structures, structure) for c, e in chosen.items()}
+        judged = {c: QualitySummary.of(e.structures, structure) for c, e in chosen.items()}
         if structure is not None:
             judged = {c: j for c, j in judged.items() if j.worst is not None}
         order = worst_first(judged)

@@ -10,7 +10,8 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.utils.others.generic import name_to_device
 
 from samstudent.errors import Conflict, UserError
-from samstudent.pseudolabels.produce import OnCase, produce
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.produce import CaseLabeller, OnCase, produce
 from samstudent.rounds.study import Study
 from samstudent.student.predict import Student
 
@@ -57,19 +58,14 @@ class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
             raise Conflict("no student yet: label a case or more and train first")
         task, holdout = self.study.task, self.study.holdout
         holdout.extend(datastore.list_images(), datastore.get_labeled_images())
-        backend, trust = self.study.refiner_of(path.parent.name) if MODELS[model] else (None, None)
+        backend, policy = self.study.refiner_of(path.parent.name) if MODELS[model] else (None, None)
+        sam = None if backend is None else CachedSam(backend, self.study.embeddings)
+        student = Student.load(path, task, name_to_device(request.get("device")))
         counts = produce(
-            datastore,
-            Student.load(path, task, name_to_device(request.get("device"))),
-            backend,
-            task,
-            self.study.embeddings,
-            ids,
-            lambda number, total, case: logger.info("%d of %d: %s", number, total, case),
-            exclude=holdout.ids | holdout.excluded,
+            datastore, CaseLabeller(task, student, sam, policy), ids, exclude=holdout.ids | holdout.excluded,
+            progress=lambda number, total, case: logger.info("%d of %d: %s", number, total, case),
             on_case=self.on_case,
-            trust=trust,
-        )
+        )  # fmt: skip
         logger.info("pseudo labels: %s", counts)
         if counts.failed and not (counts.made or counts.current or counts.skipped):
             raise UserError(f"no pseudo label could be made: {counts.failed}")

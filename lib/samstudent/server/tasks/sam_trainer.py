@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,18 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from samstudent.errors import Conflict
-from samstudent.pseudolabels.trust import ADAPTED_FILE
+from samstudent.pseudolabels.policy import ADAPTED_FILE, MIN_LABELS
 from samstudent.rounds.cases import digests, human_cases
 from samstudent.rounds.learning import fit_folds, learn
 from samstudent.rounds.options import TrainOptions
 from samstudent.rounds.study import Study
-from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
 
 
 class SamTrainTask(TrainTask):  # type: ignore[misc]
-    """One call trains students on parts of the labels, so that there are honest predictions to prompt with, then SAM's
-    mask decoder, and puts the adapted SAM in force if it beats the plain one on cases left out.
+    """One call trains students on folds of the labels, so that there are out-of-fold predictions to prompt with, then
+    SAM's mask decoder, and puts the adapted SAM in force if it beats the plain one on cases left out.
 
     The students are kept: a round on the same labels uses them again.
     """
@@ -53,13 +53,12 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
         options = TrainOptions.of(request, self.study.task)
         labelled = datastore.get_labeled_images()
         self.study.holdout.extend(datastore.list_images(), labelled)
-        trust = self.study.task.trust
-        if not (trust.enabled and trust.adapt):
-            raise Conflict("the task switches the adaptation of SAM off (trust.enabled, trust.adapt)")
+        if self.study.task.pseudo_labels.policy == "fixed":
+            raise Conflict("the task switches the adaptation of SAM off (pseudo_labels.policy: fixed)")
         train_ids, _ = self.study.holdout.split(labelled)
-        if len(train_ids) < trust.min_labels:
+        if len(train_ids) < MIN_LABELS:
             raise Conflict(
-                f"SAM is adapted from {trust.min_labels} labelled cases on, and {len(train_ids)} are labelled (without "
+                f"SAM is adapted from {MIN_LABELS} labelled cases on, and {len(train_ids)} are labelled (without "
                 "those kept to compare models). Label more and try again"
             )
         return options, train_ids
@@ -70,26 +69,24 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
         epochs, each = options.epochs(self.study.task)
         device = str(name_to_device(request.get("device") or device_list()[0]))
         left_out: dict[str, str] = {}
-        task, files = _only_adapting(self.study.task), human_cases(datastore, train_ids, left_out)
+        task, files = self.study.task, human_cases(datastore, train_ids, left_out)
         cross = fit_folds(
             files, task, self.study.folder, steps=epochs * each, seed=options.seed, device=device, left_out=left_out
         )
         if cross is None:
             reasons = "; ".join(f"{case}: {why}" for case, why in left_out.items())
             raise Conflict(
-                f"SAM was not adapted: it needs {self.study.task.trust.min_labels} labels of different images that can "
+                f"SAM was not adapted: it needs {MIN_LABELS} labels of different images that can "
                 f"be read; left out: {reasons or 'none'}"
             )
         with tempfile.TemporaryDirectory() as name:
             folder, sam = Path(name), self.study.plain_sam()
-            _, trust = learn(cross, files, task, sam, self.study.embeddings, folder, seed=options.seed, device=device)
-            found = trust.record["adaptation"]
+            _, policy = learn(
+                cross, files, task, sam, self.study.embeddings, folder, seed=options.seed, device=device,
+                ablations=replace(self.study.ablations, choose_recipe=False, estimate_quality=False),
+            )  # fmt: skip
+            found = policy.record["adaptation"]
             learnt_from = digests(entry for entry in files if entry.id in cross.folds)
             id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from)
         logger.info("SAM %s: %s", id, found["reason"])
         return self.stats() | {"id": id, "in_force": self.study.sam_in_force, "reason": found["reason"]}
-
-
-def _only_adapting(task: Task) -> Task:
-    """The task without what only pseudo labels need."""
-    return task.model_copy(update={"trust": task.trust.model_copy(update={"trials": 0, "calibrate": False})})

@@ -17,8 +17,8 @@ from monailabel.utils.others.generic import strtobool
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import CaseImage, for_sam, read_image
 from samstudent.imaging.labels import write_masks
-from samstudent.pseudolabels.case import own_masks
-from samstudent.pseudolabels.quality import structure_quality
+from samstudent.pseudolabels.case import binarize
+from samstudent.pseudolabels.quality_filter import structure_quality
 from samstudent.rounds.study import Study
 from samstudent.sam.refine import StructureResult
 from samstudent.sam.transform import RefineWithSamd
@@ -148,7 +148,7 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
         return data
 
     def _own_masks(self, data: dict[str, Any]) -> dict[str, Any]:
-        data["pred"] = own_masks(data["pred"], self.task)
+        data["pred"] = binarize(data["pred"], self.task)
         return data
 
     def _facts(self, masks: np.ndarray[Any, Any], data: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,10 +157,11 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
 
 
 class StudentSamInferTask(StudentInferTask):
-    """The student's masks redrawn by SAM, with how well each is to be trusted.
+    """The student's masks redrawn by SAM, with the quality of each.
 
-    Each structure by the recipe that the served round found for it (``Study.trust_of``), else by the task's. SAM is
-    not asked about volumes where that round found that it has no say (``Trust.asks_sam``); figures are None there.
+    Each structure by the recipe that the served round found for it (``Study.policy_of``), else by the task's. SAM is
+    not run on volumes where that round found that it takes no part (``LabelingPolicy.uses_sam``); figures are None
+    there.
     """
 
     def __init__(self, study: Study) -> None:
@@ -168,16 +169,16 @@ class StudentSamInferTask(StudentInferTask):
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
         # Not of the round that is served now: that may be another than the one whose student has just answered.
-        sam, trust = self.study.refiner_of(data["round"])
-        data["recipes"] = data["round"] if trust else "task"
+        sam, policy = self.study.refiner_of(data["round"])
+        data["recipes"] = data["round"] if policy else "task"
         refine = RefineWithSamd(
             "pred",
             sam,
-            trust.task if trust else self.task,
+            policy.task if policy else self.task,
             self.study.embeddings,
-            recipes=trust.choice.recipes if trust else None,
-            adapted=trust.adapted if trust else None,
-            signals=trust.asks_sam if trust else True,
+            recipes=policy.choice.recipes if policy else None,
+            adapted=policy.adapted if policy else None,
+            signals=policy.uses_sam if policy else True,
         )
         return [self._image_for_sam, refine]
 

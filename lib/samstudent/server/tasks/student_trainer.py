@@ -25,7 +25,7 @@ from monailabel.tasks.train.basic_train import BasicTrainTask, Context
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from samstudent.errors import Conflict
-from samstudent.pseudolabels.labelled import spread_out
+from samstudent.pseudolabels.out_of_fold import spread_out
 from samstudent.pseudolabels.produce import OnCase
 from samstudent.rounds.cases import CaseFiles, digests, human_cases, load_cases
 from samstudent.rounds.fair import compare_fairly, decide, table_of
@@ -165,7 +165,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         if decision.promote and not options.promote:
             why = f"not promoted, as asked for; else: {why}"
         fit = self._fit(challenger, self.ledger.get(round_id), datastore)
-        for told in (kept.get("silence"), not_learnt(fit), *_not_compared(trained, left_out)):
+        for told in (kept.get("skip_reason"), not_learnt(fit), *_not_compared(trained, left_out)):
             why = f"{why}. {told}" if told else why
         keep_scores(self.ledger, self.task, round_id, **dict(zip(WHO, scores, strict=True)))
         tables = [table_of(found, self.task.names) if found else None for found in scores]
@@ -260,7 +260,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
             "inherited": inherited.as_json(),
             "pseudo_labels_made_with": made_with.as_json() if made_with else None,
             "adapted_sam": self.study.sam_in_force,
-            "trust": f"{elsewhere}trust/trust.json" if learnt_in else None,
+            "policy": f"{elsewhere}policy/policy.json" if learnt_in else None,
             "start": sha256_file(Path(request["start"])) if request["start"] else None,
             # Torch's own word: its metadata does not tell CUDA from CPU builds.
             "packages": {name: version(name) for name in PACKAGES} | {"torch": torch.__version__},

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from samstudent.errors import UserError
+from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel, pseudo_label_case
-from samstudent.pseudolabels.softs import SoftLabels, read_soft
+from samstudent.pseudolabels.soft_labels import SoftLabels, read_soft
 from support.drawn import FakeSam, FakeStudent, case_image, shapes, small_task
 
 TASK = small_task()
@@ -18,7 +19,7 @@ TASK = small_task()
 def label(tmp_path: Path) -> PseudoLabel:
     pixels, truth = shapes(0)
     image = replace(case_image(pixels), path=tmp_path / "c0.png")
-    return pseudo_label_case(image, FakeStudent({"c0": truth}), FakeSam(), TASK)
+    return pseudo_label_case(image, FakeStudent({"c0": truth}), CachedSam(FakeSam()), TASK)  # type: ignore[arg-type]
 
 
 def test_probabilities_come_back_to_a_255th(tmp_path: Path, label: PseudoLabel):

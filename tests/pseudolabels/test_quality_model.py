@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from samstudent.errors import UserError
-from samstudent.pseudolabels.calibration import DISCOUNT, Calibrator, Row, case_folds, reliability
-from samstudent.pseudolabels.quality import sam_quality
-from samstudent.pseudolabels.signals import Atlas, Signals
+from samstudent.pseudolabels.quality_features import QualityFeatures, ShapeStatistics
+from samstudent.pseudolabels.quality_filter import sam_quality
+from samstudent.pseudolabels.quality_model import DISCOUNT, QualityModel, Row, case_folds, reliability
 
 
 def made_rows(seed: int, cases: int, structures: int = 3, first: int = 0, helpful: bool = True) -> list[Row]:
@@ -34,7 +34,7 @@ def made_rows(seed: int, cases: int, structures: int = 3, first: int = 0, helpfu
             def noisy(slope: float, noise: float, seen: float = seen) -> float:
                 return float(expit(slope * seen + rng.normal(0, noise)))
 
-            signals = Signals(
+            signals = QualityFeatures(
                 predicted_iou=noisy(0.4, 0.6),
                 agreement=noisy(0.6, 0.6),
                 stability=noisy(0.4, 0.8),
@@ -50,7 +50,7 @@ def made_rows(seed: int, cases: int, structures: int = 3, first: int = 0, helpfu
     return rows
 
 
-def judged(calibrator: Calibrator, rows: Sequence[Row]) -> dict:
+def judged(calibrator: QualityModel, rows: Sequence[Row]) -> dict:
     return reliability([calibrator.predict(r.structure, r.signals) for r in rows], [r.dice for r in rows])
 
 
@@ -58,7 +58,7 @@ def judged(calibrator: Calibrator, rows: Sequence[Row]) -> dict:
 def test_fresh_rows_are_judged_better_than_by_the_formula(cases: int, correlation: float, error: float) -> None:
     found, plain = [], []
     for seed in range(3):
-        calibrator = Calibrator.fit(made_rows(seed, cases))
+        calibrator = QualityModel.fit(made_rows(seed, cases))
         fresh = made_rows(100 + seed, 100, first=1000)
         found.append(judged(calibrator, fresh))
         plain.append(
@@ -74,7 +74,7 @@ def test_fresh_rows_are_judged_better_than_by_the_formula(cases: int, correlatio
 
 
 def test_what_cross_validation_reports_holds_on_fresh_rows() -> None:
-    calibrator = Calibrator.fit(made_rows(0, 40))
+    calibrator = QualityModel.fit(made_rows(0, 40))
     fresh = judged(calibrator, made_rows(1, 150, first=1000))
     assert calibrator.report["correlation"] == pytest.approx(fresh["correlation"], abs=0.08)
     assert calibrator.report["calibration_error"] == pytest.approx(fresh["calibration_error"], abs=0.03)
@@ -86,7 +86,7 @@ def test_what_cross_validation_reports_holds_on_fresh_rows() -> None:
 
 def test_signals_that_say_nothing_are_not_used() -> None:
     rows = made_rows(3, 25, helpful=False)
-    calibrator = Calibrator.fit(rows)
+    calibrator = QualityModel.fit(rows)
     fresh = made_rows(4, 100, first=1000, helpful=False)
     estimates = {
         s: [calibrator.predict(r.structure, r.signals) for r in fresh if r.structure == s] for s in ("s0", "s2")
@@ -103,15 +103,15 @@ def test_a_structure_of_few_rows_is_drawn_to_the_others() -> None:
     mean = np.mean([row.dice for row in rows])
     once = Row("rare", "c3", 0, rows[0].signals, 0.0)
     often = [Row("rare", f"c{i}", 0, rows[0].signals, 0.0) for i in range(20)]
-    few = Calibrator.fit([*rows, once]).predict("rare", rows[0].signals)
-    many = Calibrator.fit([*rows, *often]).predict("rare", rows[0].signals)
+    few = QualityModel.fit([*rows, once]).predict("rare", rows[0].signals)
+    many = QualityModel.fit([*rows, *often]).predict("rare", rows[0].signals)
     assert many < 0.15 < few < mean
 
 
 @pytest.mark.parametrize("dice", [0.0, 0.5, 1.0])
 def test_equal_dice_is_learnt_as_it_is(dice: float) -> None:
     rows = [Row(r.structure, r.case, r.fold, r.signals, dice) for r in made_rows(0, 8)]
-    calibrator = Calibrator.fit(rows)
+    calibrator = QualityModel.fit(rows)
     for row in made_rows(1, 10):
         assert calibrator.predict(row.structure, row.signals) == pytest.approx(dice, abs=0.05)
     assert calibrator.report["correlation"] is None or abs(calibrator.report["correlation"]) <= 1
@@ -120,30 +120,34 @@ def test_equal_dice_is_learnt_as_it_is(dice: float) -> None:
 
 def test_unknown_signals_count_as_average_ones() -> None:
     rows = made_rows(0, 20)
-    halved = [Row(r.structure, r.case, r.fold, Signals(agreement=r.signals.agreement), r.dice) for r in rows[::2]]
-    calibrator = Calibrator.fit([*rows[1::2], *halved])
+    halved = [
+        Row(r.structure, r.case, r.fold, QualityFeatures(agreement=r.signals.agreement), r.dice) for r in rows[::2]
+    ]
+    calibrator = QualityModel.fit([*rows[1::2], *halved])
     fresh = made_rows(1, 60, first=1000)
-    blind = [calibrator.predict(r.structure, Signals()) for r in fresh]
+    blind = [calibrator.predict(r.structure, QualityFeatures()) for r in fresh]
     assert np.mean(blind) == pytest.approx(np.mean([r.dice for r in rows]), abs=0.1)
-    # Signals that no labelled case had change nothing.
+    # QualityFeatures that no labelled case had change nothing.
     for row in fresh[:5]:
         known = calibrator.predict(row.structure, row.signals)
-        more = Signals(**{**vars(row.signals), "ensemble": 0.01, "jitter": 0.01})
+        more = QualityFeatures(**{**vars(row.signals), "ensemble": 0.01, "jitter": 0.01})
         assert calibrator.predict(row.structure, more) == known
 
 
 def test_rows_without_any_signal_give_the_means() -> None:
-    rows = [Row(r.structure, r.case, r.fold, Signals(), r.dice) for r in made_rows(0, 10)]
-    calibrator = Calibrator.fit(rows)
-    assert calibrator.predict("s0", Signals()) < calibrator.predict("s2", Signals())
+    rows = [Row(r.structure, r.case, r.fold, QualityFeatures(), r.dice) for r in made_rows(0, 10)]
+    calibrator = QualityModel.fit(rows)
+    assert calibrator.predict("s0", QualityFeatures()) < calibrator.predict("s2", QualityFeatures())
 
 
 def test_few_cases_do_not_blow_up() -> None:
     rows = made_rows(5, 5, structures=1)
-    calibrator = Calibrator.fit(rows)
+    calibrator = QualityModel.fit(rows)
     low, high = min(r.dice for r in rows), max(r.dice for r in rows)
-    strange = Signals(predicted_iou=-3, agreement=0, stability=1, entropy=1, offset=6, log_area=-6, components=40)
-    for signals in (strange, Signals(), rows[0].signals):
+    strange = QualityFeatures(
+        predicted_iou=-3, agreement=0, stability=1, entropy=1, offset=6, log_area=-6, components=40
+    )
+    for signals in (strange, QualityFeatures(), rows[0].signals):
         assert 0 <= calibrator.predict("s0", signals) <= 1
     assert calibrator.predict("s0", strange) < high
     mean = np.mean([calibrator.predict(r.structure, r.signals) for r in rows])
@@ -155,28 +159,28 @@ def test_few_cases_do_not_blow_up() -> None:
 def test_better_signals_never_mean_less(low: float, high: float, near: float, far: float) -> None:
     low, high = sorted((low, high))
     near, far = sorted((near, far))
-    worse = Signals(agreement=low, stability=0.5, offset=far)
-    better = Signals(agreement=high, stability=0.5, offset=near)
+    worse = QualityFeatures(agreement=low, stability=0.5, offset=far)
+    better = QualityFeatures(agreement=high, stability=0.5, offset=near)
     assert FITTED.predict("s0", worse) <= FITTED.predict("s0", better) + 1e-12
 
 
-FITTED = Calibrator.fit(made_rows(7, 6))
+FITTED = QualityModel.fit(made_rows(7, 6))
 
 
 def test_below_three_cases_the_discounted_formula() -> None:
-    signals = Signals(predicted_iou=0.9, agreement=0.4)
-    for calibrator in (Calibrator.default(), Calibrator.fit([]), Calibrator.fit(made_rows(0, 2))):
+    signals = QualityFeatures(predicted_iou=0.9, agreement=0.4)
+    for calibrator in (QualityModel.default(), QualityModel.fit([]), QualityModel.fit(made_rows(0, 2))):
         assert calibrator.kind == "default" and calibrator.report == {}
         assert calibrator.predict("any", signals) == pytest.approx(DISCOUNT * 0.6)
-    assert Calibrator.default().predict("any", Signals()) == 0
-    assert Calibrator.default().predict("any", Signals(expected=0.8)) == pytest.approx(DISCOUNT * 0.8)
-    assert Calibrator.fit(made_rows(0, 3)).kind != "default"
+    assert QualityModel.default().predict("any", QualityFeatures()) == 0
+    assert QualityModel.default().predict("any", QualityFeatures(expected=0.8)) == pytest.approx(DISCOUNT * 0.8)
+    assert QualityModel.fit(made_rows(0, 3)).kind != "default"
 
 
 def test_json_keeps_every_estimate() -> None:
-    atlas = Atlas.of([np.ones((3, 4, 4), bool), np.zeros((3, 4, 4), bool)])
-    for calibrator in (Calibrator.fit(made_rows(2, 12), atlas), Calibrator.default()):
-        again = Calibrator.from_json(json.loads(json.dumps(calibrator.as_json(), allow_nan=False)))
+    atlas = ShapeStatistics.of([np.ones((3, 4, 4), bool), np.zeros((3, 4, 4), bool)])
+    for calibrator in (QualityModel.fit(made_rows(2, 12), atlas), QualityModel.default()):
+        again = QualityModel.from_json(json.loads(json.dumps(calibrator.as_json(), allow_nan=False)))
         for row in made_rows(3, 10):
             assert again.predict(row.structure, row.signals) == calibrator.predict(row.structure, row.signals)
         assert again.report == calibrator.report
@@ -184,14 +188,14 @@ def test_json_keeps_every_estimate() -> None:
 
 
 def test_another_versions_signals_are_refused() -> None:
-    content = Calibrator.default().as_json() | {"signals": ["agreement"]}
+    content = QualityModel.default().as_json() | {"signals": ["agreement"]}
     with pytest.raises(UserError, match="signals"):
-        Calibrator.from_json(content)
+        QualityModel.from_json(content)
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
     rows = made_rows(2, 8)
-    one, other = Calibrator.fit(rows), Calibrator.fit(rows[::-1])
+    one, other = QualityModel.fit(rows), QualityModel.fit(rows[::-1])
     assert one.predict("s1", rows[0].signals) == other.predict("s1", rows[0].signals)
 
 
@@ -207,13 +211,15 @@ def test_a_case_is_never_split() -> None:
 def test_what_only_a_case_tells_is_not_taken_for_knowledge() -> None:
     """Rows of one case are copies, and its signals say nothing of a new one. Were it split, they would seem to."""
     rng = np.random.default_rng(0)
-    shares = [field.name for field in dataclasses.fields(Signals) if field.name not in ("components", "log_area")]
+    shares = [
+        field.name for field in dataclasses.fields(QualityFeatures) if field.name not in ("components", "log_area")
+    ]
     rows = []
     for case in range(10):
-        signals = Signals(**{name: float(rng.uniform(0, 1)) for name in shares})
+        signals = QualityFeatures(**{name: float(rng.uniform(0, 1)) for name in shares})
         dice = float(rng.uniform(0.3, 1))
         rows += [Row("s", f"c{case}", 0, signals, dice) for _ in range(20)]
-    correlation = Calibrator.fit(rows).report["correlation"]
+    correlation = QualityModel.fit(rows).report["correlation"]
     assert correlation is None or correlation < 0.5
 
 
@@ -225,9 +231,11 @@ def test_estimates_of_a_case_leave_out_absent_structures() -> None:
 def test_a_dice_outside_0_to_1_is_named_and_nan_is_left_out() -> None:
     rows = made_rows(0, 5)
     with pytest.raises(UserError, match=r"'s0' in 'c0' is 1\.5"):
-        Calibrator.fit([Row("s0", "c0", 0, Signals(), 1.5), *rows])
-    unknown = Row("s0", "c0", 0, Signals(), math.nan)
-    assert Calibrator.fit([unknown, *rows]).predict("s0", Signals()) == Calibrator.fit(rows).predict("s0", Signals())
+        QualityModel.fit([Row("s0", "c0", 0, QualityFeatures(), 1.5), *rows])
+    unknown = Row("s0", "c0", 0, QualityFeatures(), math.nan)
+    assert QualityModel.fit([unknown, *rows]).predict("s0", QualityFeatures()) == QualityModel.fit(rows).predict(
+        "s0", QualityFeatures()
+    )
 
 
 def test_reliability_of_perfect_constant_and_biased_estimates() -> None:

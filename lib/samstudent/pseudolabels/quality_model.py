@@ -28,8 +28,8 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from samstudent.errors import UserError
-from samstudent.pseudolabels.quality import sam_quality
-from samstudent.pseudolabels.signals import Atlas, Signals
+from samstudent.pseudolabels.quality_features import QualityFeatures, ShapeStatistics
+from samstudent.pseudolabels.quality_filter import sam_quality
 
 Float = NDArray[np.float64]
 _Bound = tuple[float | None, float | None]
@@ -84,25 +84,25 @@ class Row:
         structure: its name.
         case: its id. Rows of one case (slices of one volume) are never split by cross-validation.
         fold: of the student that predicted it, which must not have trained on the case.
-        signals: with an atlas that does not hold the case (``Atlas.without``).
+        signals: with an atlas that does not hold the case (``ShapeStatistics.without``).
         dice: of the refined mask and the truth; 0 where the truth has no such structure (a false alarm).
     """
 
     structure: str
     case: str
     fold: int
-    signals: Signals
+    signals: QualityFeatures
     dice: float
 
 
 @dataclass(frozen=True)
-class Calibrator:
+class QualityModel:
     """Estimates Dice from signals. Made by ``fit`` or ``default``; plain numbers, to be kept as JSON.
 
     Attributes:
         kind: "signals"; "constant": the signals did not help, so it is each structure's shrunk mean; "default": there
             were too few labelled cases, so it is the discounted formula of ``quality.sam_quality``.
-        centre, scale, weights: float, one per signal in the order of ``Signals``, after the transformation.
+        centre, scale, weights: float, one per signal in the order of ``QualityFeatures``, after the transformation.
         intercept: on the logit scale.
         offsets: of the structures that rows were there for; others have 0.
         line: intercept and slope of the last correction on the logit scale.
@@ -121,15 +121,15 @@ class Calibrator:
     offsets: Mapping[str, float] = field(default_factory=dict)
     line: tuple[float, float] = (0.0, 1.0)
     report: Mapping[str, Any] = field(default_factory=dict)
-    atlas: Atlas | None = None
+    atlas: ShapeStatistics | None = None
 
     @classmethod
-    def default(cls, atlas: Atlas | None = None) -> Calibrator:
+    def default(cls, atlas: ShapeStatistics | None = None) -> QualityModel:
         """For when (almost) nothing is labelled."""
         return cls("default", atlas=atlas)
 
     @classmethod
-    def fit(cls, rows: Sequence[Row], atlas: Atlas | None = None, seed: int = 0) -> Calibrator:
+    def fit(cls, rows: Sequence[Row], atlas: ShapeStatistics | None = None, seed: int = 0) -> QualityModel:
         """Learn from honest predictions.
 
         Args:
@@ -184,7 +184,7 @@ class Calibrator:
             atlas,
         )
 
-    def predict(self, structure: str, signals: Signals) -> float:
+    def predict(self, structure: str, signals: QualityFeatures) -> float:
         """The expected Dice, 0 to 1, of a mask of this structure with these signals."""
         if self.kind == "default":
             return DISCOUNT * _formula(signals)
@@ -192,11 +192,11 @@ class Calibrator:
         value = self.intercept + float(z @ np.array(self.weights)) + self.offsets.get(structure, 0.0)
         return float(expit(_straighten(value, self.line)))
 
-    def shifted(self, shift: float) -> Calibrator:
+    def shifted(self, shift: float) -> QualityModel:
         """The same with estimates whose logits are higher by ``shift``; ``default`` has no logits and stays."""
         return self if self.kind == "default" else replace(self, line=(self.line[0] + shift, self.line[1]))
 
-    def estimates(self, names: Sequence[str], signals: Sequence[Signals | None]) -> dict[str, float]:
+    def estimates(self, names: Sequence[str], signals: Sequence[QualityFeatures | None]) -> dict[str, float]:
         """``predict`` for all present structures of a case, as ``quality.gate`` takes them."""
         pairs = zip(names, signals, strict=True)
         return {name: self.predict(name, found) for name, found in pairs if found is not None}
@@ -217,7 +217,7 @@ class Calibrator:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Calibrator:
+    def from_json(cls, content: Mapping[str, Any]) -> QualityModel:
         """The reverse of ``as_json``.
 
         Raises:
@@ -234,7 +234,7 @@ class Calibrator:
             content["offsets"],
             (content["line"][0], content["line"][1]),
             content["report"],
-            None if content["atlas"] is None else Atlas.from_json(content["atlas"]),
+            None if content["atlas"] is None else ShapeStatistics.from_json(content["atlas"]),
         )
 
 
@@ -293,7 +293,7 @@ def reliability(estimated: Sequence[float] | Float, true: Sequence[float] | Floa
     }
 
 
-def features(signals: Signals) -> Float:
+def features(signals: QualityFeatures) -> Float:
     """The signals on scales where a straight line makes sense, float (F,), nan where unknown: logits of those between
     0 and 1, the size of the area's z-score, the log of the number of components."""
     values = []
@@ -440,7 +440,7 @@ def _standardised(values: Float, centre: Float, scale: Float) -> Float:
     return np.asarray(np.where(np.isfinite(z), z, 0.0))
 
 
-def _formula(signals: Signals) -> float:
+def _formula(signals: QualityFeatures) -> float:
     if math.isfinite(signals.agreement):
         return sam_quality(signals.predicted_iou, signals.agreement)
     # The student alone: what its own probabilities promise.

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samstudent.pseudolabels.quality import gate, structure_quality, teach_probabilities, training_weights
+from samstudent.pseudolabels.quality_filter import (
+    filter_structures,
+    structure_quality,
+    teach_probabilities,
+    training_weights,
+)
 from samstudent.sam.refine import StructureResult
 from support.drawn import small_task
 
@@ -34,10 +39,10 @@ def test_more_agreement_is_never_less_quality(iou: float, low: float, high: floa
     assert structure_quality(result(iou=iou, agreement=low)) <= structure_quality(result(iou=iou, agreement=high))
 
 
-def test_the_gate_takes_each_structures_own_threshold() -> None:
+def test_the_filter_takes_each_structures_own_threshold() -> None:
     task = small_task(pseudo_labels={"threshold": {"disk": 0.7, "square": 0.5}})
     probabilities = np.zeros((2, 4, 4), np.float32)
-    first, second = gate([result("disk"), result("square")], probabilities, task)
+    first, second = filter_structures([result("disk"), result("square")], probabilities, task)
     assert (first.status, second.status) == ("rejected", "accepted")
     assert first.quality == second.quality == pytest.approx(0.6)
 
@@ -45,7 +50,7 @@ def test_the_gate_takes_each_structures_own_threshold() -> None:
 def test_an_absent_structure_has_no_quality_but_a_certainty() -> None:
     probabilities = np.zeros((2, 4, 4), np.float32)
     probabilities[0, 1, 1] = 0.3
-    first, _ = gate([result("disk", False, None, None), result("square")], probabilities, small_task())
+    first, _ = filter_structures([result("disk", False, None, None), result("square")], probabilities, small_task())
     assert (first.status, first.quality) == ("absent", None)
     assert first.as_json() == {"status": "absent", "absence": pytest.approx(0.7)}
 
@@ -55,19 +60,20 @@ def test_weights_from_a_labels_info() -> None:
     info = {"a": {"status": "accepted", "quality": 0.8}, "b": {"status": "rejected", "quality": 0.1}}
     info["c"] = {"status": "absent", "absence": 0.9}
     assert training_weights(info, task) == pytest.approx([0.8, 0, 0.9, 0])
-    equal = small_task(structures=["a", "b", "c", "d"], pseudo_labels={"weight_by_quality": False})
-    assert training_weights(info, equal) == pytest.approx([1, 0, 1, 0])
+    assert training_weights(info, task, by_quality=False) == pytest.approx([1, 0, 1, 0])
     assert math.isclose(training_weights({"a": {"status": "accepted"}}, task)[0], 1)
 
 
 def test_an_estimate_takes_the_formulas_place_where_there_is_one() -> None:
     probabilities = np.zeros((2, 4, 4), np.float32)
     results = [result("disk"), result("square")]
-    first, second = gate(results, probabilities, small_task(), {"disk": 0.3})
+    first, second = filter_structures(results, probabilities, small_task(), {"disk": 0.3})
     assert (first.status, first.quality) == ("rejected", 0.3)
     assert (second.status, second.quality) == ("accepted", pytest.approx(0.6))
     # An estimate for a structure that is not there does not bring it back.
-    gone = gate([result("disk", False, None, None), results[1]], probabilities, small_task(), {"disk": 0.9})
+    gone = filter_structures(
+        [result("disk", False, None, None), results[1]], probabilities, small_task(), {"disk": 0.9}
+    )
     assert (gone[0].status, gone[0].quality) == ("absent", None)
 
 
@@ -81,8 +87,7 @@ def test_an_estimate_takes_the_formulas_place_where_there_is_one() -> None:
         ([], True),
     ],
 )
-def test_masks_are_taught_where_the_gate_lets_most_through(statuses: list[str], probabilities: bool) -> None:
+def test_masks_are_taught_where_the_filter_accepts_most(statuses: list[str], probabilities: bool) -> None:
     labels = [{"disk": {"status": status}} for status in statuses]
-    assert teach_probabilities(labels, small_task()) is probabilities
-    for settled in (True, False):
-        assert teach_probabilities(labels, small_task(pseudo_labels={"soft": settled})) is settled
+    assert teach_probabilities(labels) is probabilities
+    assert teach_probabilities(labels, "probabilities") and not teach_probabilities(labels, "masks")

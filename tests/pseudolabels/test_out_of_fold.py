@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from samstudent.imaging.annotations import LabelledMasks
-from samstudent.pseudolabels import labelled
+from samstudent.pseudolabels import out_of_fold
 from samstudent.pseudolabels.bench import Bench
-from samstudent.pseudolabels.labelled import Seen, honest_parts
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.out_of_fold import OutOfFoldCase, slices_of
 from samstudent.task import Recipe, Task
 from support.drawn import FakeSam, case_image
 
@@ -34,16 +35,16 @@ def oblique(slices: int = 24, drift: int = 2) -> Any:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_an_oblique_structure_stays_whole_when_few_of_its_slices_are_looked_at(
+def test_an_oblique_structure_stays_whole_when_few_of_its_slices_are_used(
     axis: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labelled, "_SLICES", 6)
+    monkeypatch.setattr(out_of_fold, "_SLICES", 6)
     truth = np.moveaxis(oblique(), 1, 1 + axis)
     task = TASK.model_copy(update={"recipe": TASK.recipe.model_copy(update={"axis": "zyx"[axis]})})
-    views = np.where(truth, 0.9, 0.05).astype(np.float16)[None]
-    seen = Seen("a", 0, case_image(np.where(truth[0], 90, 10)), views, LabelledMasks(truth))
-    sam = FakeSam()
-    parts = [part for part, _ in honest_parts(seen, 0.0, task, sam, None, cases=1)]
+    members = np.where(truth, 0.9, 0.05).astype(np.float16)[None]
+    case = OutOfFoldCase("a", 0, case_image(np.where(truth[0], 90, 10)), members, LabelledMasks(truth))
+    sam: Any = FakeSam()
+    parts = slices_of(case, 0.0, task, CachedSam(sam), cases=1)
     assert len(parts) == 6 == sam.embedded and [part.z for part in parts] == [0, 5, 9, 14, 18, 23]
     for part in parts:
         np.testing.assert_array_equal(part.truth, np.moveaxis(truth, 1 + axis, 1)[:, part.z])
@@ -51,13 +52,14 @@ def test_an_oblique_structure_stays_whole_when_few_of_its_slices_are_looked_at(
 
 
 def test_a_second_vessel_is_dropped_as_in_the_whole_volume(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelled, "_SLICES", 4)
+    monkeypatch.setattr(out_of_fold, "_SLICES", 4)
     truth = oblique()
     answer = truth.copy()
     answer[0, 3:20, 20:22, 2:5] = True
-    views = np.where(answer, 0.9, 0.05).astype(np.float16)[None]
-    seen = Seen("a", 0, case_image(np.where(truth[0], 90, 10)), views, LabelledMasks(truth))
-    parts = [part for part, _ in honest_parts(seen, 0.0, TASK, FakeSam(), None, cases=1)]
-    bench = Bench(parts, FakeSam(), None)
+    members = np.where(answer, 0.9, 0.05).astype(np.float16)[None]
+    case = OutOfFoldCase("a", 0, case_image(np.where(truth[0], 90, 10)), members, LabelledMasks(truth))
+    sam: Any = FakeSam()
+    parts = slices_of(case, 0.0, TASK, CachedSam(sam), cases=1)
+    bench = Bench(parts, sam, None)
     both = Recipe(component="all", source="student")
     assert bench.dice([TASK.recipe])[0, 0, 0] == 1 > bench.dice([both])[0, 0, 0]

@@ -35,7 +35,7 @@ _SPECK = 0.1
 
 
 @dataclass(frozen=True)
-class Signals:
+class QualityFeatures:
     """Of one present structure of one case; nan where unknown.
 
     Attributes:
@@ -75,13 +75,13 @@ class Signals:
         return {name: round(value, 4) for name, value in asdict(self).items() if math.isfinite(value)}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, float]) -> Signals:
+    def from_json(cls, content: Mapping[str, float]) -> QualityFeatures:
         """The reverse of ``as_json``."""
         return cls(**content)
 
 
 @dataclass(frozen=True)
-class Atlas:
+class ShapeStatistics:
     """Size and place of each structure in the labelled cases, relative to the image.
 
     Attributes:
@@ -95,11 +95,11 @@ class Atlas:
     known: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, truths: Iterable[NDArray[Any]], known: NDArray[np.bool_] | None = None) -> Atlas:
+    def of(cls, truths: Iterable[NDArray[Any]], known: NDArray[np.bool_] | None = None) -> ShapeStatistics:
         """Measure human labels, each bool (S, *spatial) of any size; at least one.
 
         Args:
-            known: bool (cases, S), see ``Atlas``; others are not measured.
+            known: bool (cases, S), see ``ShapeStatistics``; others are not measured.
 
         Raises:
             UserError: there is none, or the numbers of structures or axes differ.
@@ -114,11 +114,11 @@ class Atlas:
             return cls(areas, places)
         return cls(np.where(known, areas, np.nan), np.where(known[..., None], places, np.nan), known)
 
-    def without(self, case: int) -> Atlas:
+    def without(self, case: int) -> ShapeStatistics:
         """The atlas that had not seen the case of this number. A case must not be compared with its own label: the
         signals of labelled cases would look better than those of unlabelled ones ever can."""
         known = None if self.known is None else np.delete(self.known, case, 0)
-        return Atlas(np.delete(self.log_area, case, 0), np.delete(self.centroid, case, 0), known)
+        return ShapeStatistics(np.delete(self.log_area, case, 0), np.delete(self.centroid, case, 0), known)
 
     @property
     def prevalence(self) -> Float:
@@ -128,7 +128,7 @@ class Atlas:
         return np.asarray((shown + 1) / (cases + 2))
 
     def compare(self, masks: NDArray[Any]) -> tuple[Float, Float, Float]:
-        """``log_area``, ``offset`` and ``arrangement`` (see ``Signals``) of masks bool (S, *spatial); each (S,)."""
+        """``log_area``, ``offset`` and ``arrangement`` of masks bool (S, *spatial); each float (S,)."""
         area, place = _measure(masks)
         if place.shape != self.centroid.shape[1:]:
             raise UserError(f"masks of shape {masks.shape} do not fit an atlas of {self.centroid.shape[1:]}")
@@ -161,16 +161,19 @@ class Atlas:
         return content if self.known is None else content | {"known": self.known.tolist()}
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Atlas:
+    def from_json(cls, content: Mapping[str, Any]) -> ShapeStatistics:
         """The reverse of ``as_json``."""
         known = np.array(content["known"], dtype=bool) if "known" in content else None
         return cls(np.array(content["log_area"], dtype=float), np.array(content["centroid"], dtype=float), known)
 
 
-def signals_of(
-    refinement: Refinement, probabilities: NDArray[Any], atlas: Atlas | None, members: NDArray[Any] | None = None
-) -> list[Signals | None]:
-    """Signals of each structure; None for those that the coarse mask does not have.
+def quality_features_of(
+    refinement: Refinement,
+    probabilities: NDArray[Any],
+    atlas: ShapeStatistics | None,
+    members: NDArray[Any] | None = None,
+) -> list[QualityFeatures | None]:
+    """QualityFeatures of each structure; None for those that the coarse mask does not have.
 
     Args:
         refinement: of ``refine``.
@@ -182,13 +185,13 @@ def signals_of(
     unknown = np.full(len(final), np.nan)
     area, offset, arrangement = (unknown, unknown, unknown) if atlas is None else atlas.compare(final)
     prevalence = unknown if atlas is None else atlas.prevalence
-    signals: list[Signals | None] = []
+    signals: list[QualityFeatures | None] = []
     for i, result in enumerate(refinement.structures):
         if not result.present:
             signals.append(None)
             continue
         signals.append(
-            Signals(
+            QualityFeatures(
                 **_of_sam(result),
                 **_of_student(probabilities[i], refinement.coarse[i], final[i]),
                 ensemble=math.nan if members is None else _pairwise([member[i] >= 0.5 for member in members]),
@@ -212,7 +215,7 @@ def _of_sam(result: StructureResult) -> dict[str, float]:
 
 
 def _of_student(probability: NDArray[Any], coarse: NDArray[Any], final: NDArray[Any]) -> dict[str, float]:
-    """Signals from one structure's probabilities (*spatial), its coarse mask and the final one, neither empty."""
+    """Features of one structure's probabilities (*spatial), its coarse mask and the final one, neither empty."""
     radius = int(np.clip(round(0.05 * coarse.sum() ** (1 / coarse.ndim)), 1, 16))
     box = ndimage.find_objects(coarse.astype(np.uint8))[0]
     window = tuple(slice(max(part.start - radius, 0), part.stop + radius) for part in box)

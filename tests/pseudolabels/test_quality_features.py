@@ -1,4 +1,4 @@
-"""Signals of drawn shapes with known answers."""
+"""QualityFeatures of drawn shapes with known answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from samstudent.errors import UserError
-from samstudent.pseudolabels.signals import Atlas, Signals, signals_of
+from samstudent.pseudolabels.quality_features import QualityFeatures, ShapeStatistics, quality_features_of
 from samstudent.sam.refine import Refinement, StructureResult
 from support.drawn import shapes
 
@@ -35,25 +35,27 @@ def refinement(masks: np.ndarray, coarse: np.ndarray | None = None, **result: An
 def test_what_sam_said_is_passed_on_and_what_it_did_not_is_unknown() -> None:
     mask = square(5, 5)[None]
     probability = np.where(mask, 0.9, 0.1).astype(np.float32)
-    (told,) = signals_of(refinement(mask), probability, None)
+    (told,) = quality_features_of(refinement(mask), probability, None)
     assert told is not None
     assert (told.predicted_iou, told.agreement, told.stability, told.jitter) == (0.8, 0.7, 0.9, 0.6)
     assert all(math.isnan(v) for v in (told.ensemble, told.log_area, told.offset, told.arrangement, told.prevalence))
     silent = dict.fromkeys(("predicted_iou", "agreement", "stability", "jitter"))
-    (untold,) = signals_of(refinement(mask, **silent), probability, None)
+    (untold,) = quality_features_of(refinement(mask, **silent), probability, None)
     assert untold is not None and all(math.isnan(getattr(untold, name)) for name in silent)
 
 
 def test_an_absent_structure_has_no_signals() -> None:
     masks = np.stack([square(5, 5), np.zeros((64, 64), bool)])
-    present, absent = signals_of(refinement(masks), masks.astype(np.float32), Atlas.of([masks, masks]))
+    present, absent = quality_features_of(
+        refinement(masks), masks.astype(np.float32), ShapeStatistics.of([masks, masks])
+    )
     assert present is not None and absent is None
 
 
 def test_what_the_students_probabilities_say() -> None:
     mask = square(20, 20)[None]
-    (sure,) = signals_of(refinement(mask), mask.astype(np.float32), None)
-    (doubtful,) = signals_of(refinement(mask), np.where(mask, 0.5, 0.0).astype(np.float32), None)
+    (sure,) = quality_features_of(refinement(mask), mask.astype(np.float32), None)
+    (doubtful,) = quality_features_of(refinement(mask), np.where(mask, 0.5, 0.0).astype(np.float32), None)
     assert sure is not None and doubtful is not None
     assert (sure.certainty, sure.expected, sure.entropy) == pytest.approx((1, 1, 0), abs=1e-3)
     # One bit for each of 10 x 10 pixels, none for the ring of one pixel around them.
@@ -64,10 +66,10 @@ def test_what_the_students_probabilities_say() -> None:
 def test_a_doubled_structure_shows() -> None:
     mask = square(5, 5)[None]
     twice = (mask | square(40, 40)[None]).astype(np.float32)
-    (one,) = signals_of(refinement(mask), mask.astype(np.float32), None)
-    (two,) = signals_of(refinement(mask), twice, None)
+    (one,) = quality_features_of(refinement(mask), mask.astype(np.float32), None)
+    (two,) = quality_features_of(refinement(mask), twice, None)
     twice[0, 60, 5] = 1  # a speck is no third one
-    (still_two,) = signals_of(refinement(mask), twice, None)
+    (still_two,) = quality_features_of(refinement(mask), twice, None)
     assert one is not None and two is not None and still_two is not None
     assert (one.components, two.components, still_two.components) == (1, 2, 2)
     assert two.expected == pytest.approx(2 / 3)
@@ -77,23 +79,23 @@ def test_members_of_an_ensemble_agree_or_not() -> None:
     mask = square(5, 5)
     half = square(5, 10)  # shares half of its pixels with it
     members = np.stack([mask, mask, half])[:, None].astype(np.float32)
-    (found,) = signals_of(refinement(mask[None]), members.mean(0), None, members)
+    (found,) = quality_features_of(refinement(mask[None]), members.mean(0), None, members)
     assert found is not None and found.ensemble == pytest.approx((1 + 0.5 + 0.5) / 3)
-    (lonely,) = signals_of(refinement(mask[None]), members[0], None, members[:1])
+    (lonely,) = quality_features_of(refinement(mask[None]), members[0], None, members[:1])
     assert lonely is not None and math.isnan(lonely.ensemble)
-    (unseen,) = signals_of(refinement(mask[None]), members[0], None, np.zeros((2, 1, 64, 64), np.float32))
+    (unseen,) = quality_features_of(refinement(mask[None]), members[0], None, np.zeros((2, 1, 64, 64), np.float32))
     assert unseen is not None and unseen.ensemble == 0
 
 
 def test_where_sam_drew_nothing_the_coarse_mask_is_judged() -> None:
     coarse = square(5, 5)[None]
-    (found,) = signals_of(refinement(np.zeros_like(coarse), coarse), coarse.astype(np.float32), None)
+    (found,) = quality_features_of(refinement(np.zeros_like(coarse), coarse), coarse.astype(np.float32), None)
     assert found is not None and found.certainty == 1
 
 
 def test_misplaced_and_missized_structures_stand_out_of_the_atlas() -> None:
     truths = [shapes(seed)[1] for seed in range(12)]
-    atlas = Atlas.of(truths)
+    atlas = ShapeStatistics.of(truths)
     usual = shapes(99)[1]
     area, offset, _ = atlas.compare(usual)
     assert (np.abs(area) < 2).all() and (offset < 2).all()
@@ -112,28 +114,28 @@ def test_arrangement_forgives_a_shifted_image_but_not_a_swap() -> None:
     def case(shift: tuple[int, int], spots: list[tuple[int, int]]) -> np.ndarray:
         return np.stack([square(y + shift[0], x + shift[1], 8) for y, x in spots])
 
-    atlas = Atlas.of([case(tuple(rng.integers(-2, 3, 2)), spots) for _ in range(10)])
+    atlas = ShapeStatistics.of([case(tuple(rng.integers(-2, 3, 2)), spots) for _ in range(10)])
     shifted = atlas.compare(case((10, 10), spots))
     assert (shifted[1] > 2.5).all() and (shifted[2] < 0.5).all()
     swapped = atlas.compare(case((0, 0), [spots[1], spots[0], *spots[2:]]))[2]
     assert (swapped[:2] > 4).all() and (swapped[2:] < 4).all()
-    two = Atlas.of([case((0, 0), spots[:2])])
+    two = ShapeStatistics.of([case((0, 0), spots[:2])])
     assert np.isnan(two.compare(case((0, 0), spots[:2]))[2]).all()
 
 
 def test_prevalence_and_the_case_left_out() -> None:
     here, gone = square(5, 5)[None], np.zeros((1, 64, 64), bool)
-    atlas = Atlas.of([here, here, gone])
+    atlas = ShapeStatistics.of([here, here, gone])
     assert atlas.prevalence == pytest.approx([3 / 5])
     assert atlas.without(2).prevalence == pytest.approx([3 / 4])
     # A structure that no labelled case shows: its size and place are unknown, not infinite.
-    for empty in (Atlas.of([gone]), Atlas.of([here]).without(0)):
+    for empty in (ShapeStatistics.of([gone]), ShapeStatistics.of([here]).without(0)):
         area, offset, _ = empty.compare(here)
         assert np.isnan(area).all() and np.isnan(offset).all()
 
 
 def test_one_labelled_case_makes_no_narrow_atlas() -> None:
-    atlas = Atlas.of([square(20, 20)[None]])
+    atlas = ShapeStatistics.of([square(20, 20)[None]])
     area, offset, _ = atlas.compare(square(22, 22, 11)[None])
     assert abs(area[0]) < 1 and offset[0] < 1
 
@@ -141,26 +143,26 @@ def test_one_labelled_case_makes_no_narrow_atlas() -> None:
 def test_volumes() -> None:
     mask = np.zeros((1, 8, 32, 32), bool)
     mask[0, 2:6, 10:20, 10:20] = True
-    (found,) = signals_of(refinement(mask), mask.astype(np.float32), Atlas.of([mask] * 3))
+    (found,) = quality_features_of(refinement(mask), mask.astype(np.float32), ShapeStatistics.of([mask] * 3))
     assert found is not None
     assert (found.components, found.certainty, found.log_area, found.offset) == pytest.approx((1, 1, 0, 0), abs=1e-6)
 
 
 def test_atlas_and_signals_survive_json() -> None:
-    atlas = Atlas.of([shapes(seed)[1] for seed in range(3)] + [np.zeros((2, 64, 64), bool)])
-    again = Atlas.from_json(json.loads(json.dumps(atlas.as_json(), allow_nan=False)))
+    atlas = ShapeStatistics.of([shapes(seed)[1] for seed in range(3)] + [np.zeros((2, 64, 64), bool)])
+    again = ShapeStatistics.from_json(json.loads(json.dumps(atlas.as_json(), allow_nan=False)))
     for one, other in zip(atlas.compare(shapes(9)[1]), again.compare(shapes(9)[1]), strict=True):
         assert one == pytest.approx(other, abs=1e-3, nan_ok=True)
-    signals = Signals(agreement=0.5, components=2.0)
+    signals = QualityFeatures(agreement=0.5, components=2.0)
     assert signals.as_json() == {"agreement": 0.5, "components": 2.0}
-    assert Signals.from_json(signals.as_json()).as_json() == signals.as_json()
-    assert {f.name for f in dataclasses.fields(Signals)} >= {"stability", "jitter", "prevalence"}
+    assert QualityFeatures.from_json(signals.as_json()).as_json() == signals.as_json()
+    assert {f.name for f in dataclasses.fields(QualityFeatures)} >= {"stability", "jitter", "prevalence"}
 
 
 def test_faults_are_named() -> None:
     with pytest.raises(UserError, match="at least one labelled case"):
-        Atlas.of([])
+        ShapeStatistics.of([])
     with pytest.raises(UserError, match="different numbers"):
-        Atlas.of([np.ones((1, 4, 4), bool), np.ones((2, 4, 4), bool)])
+        ShapeStatistics.of([np.ones((1, 4, 4), bool), np.ones((2, 4, 4), bool)])
     with pytest.raises(UserError, match="do not fit"):
-        Atlas.of([np.ones((1, 4, 4), bool)]).compare(np.ones((2, 4, 4), bool))
+        ShapeStatistics.of([np.ones((1, 4, 4), bool)]).compare(np.ones((2, 4, 4), bool))

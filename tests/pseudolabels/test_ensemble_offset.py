@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logit
 
 from samstudent.metrics import dice_per_structure
-from samstudent.pseudolabels.transfer import LARGEST, Answer, expected_dice, expected_of_all, shift_of
+from samstudent.pseudolabels.ensemble_offset import LARGEST, Answer, expected_dice, expected_of_all, shift_of
 
 
 def square(at: int = 4) -> np.ndarray:

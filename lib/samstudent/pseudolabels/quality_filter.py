@@ -1,7 +1,7 @@
-"""How far a refined mask can be trusted, and which are good enough to train on.
+"""The quality filter: which refined masks are good enough to train on, and with what weight.
 
-Quality of a structure is an estimate of its Dice. Where labelled cases have taught one, it is a ``Calibrator``'s
-(calibration.py), given to ``gate`` as ``estimates``.
+Quality of a structure is an estimate of its Dice. Where there are enough labelled cases it is that of a
+``quality_model.QualityModel``, given to ``filter_structures`` as ``estimates``.
 
 The safe default is a formula: sqrt(predicted IoU x agreement), the geometric mean of what SAM thinks of its own mask
 and of the Dice of the student's coarse mask and SAM's. Both are in [0, 1] and each sees what the other misses: SAM is
@@ -20,11 +20,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from samstudent.pseudolabels.ablations import Targets
 from samstudent.sam.refine import StructureResult
 from samstudent.task import Task
 
 Status = Literal["accepted", "rejected", "absent"]
-#: Masks are taught where the gate lets through more than this share of the structures that were found.
+#: Masks are taught where the filter accepts more than this share of the structures that were found.
 MASKS_FROM = 0.5
 
 
@@ -45,8 +46,8 @@ def sam_quality(predicted_iou: float | None, agreement: float | None) -> float:
 
 
 @dataclass(frozen=True)
-class Gated:
-    """One structure of one case after the gate. ``quality`` is None for an absent one."""
+class FilteredStructure:
+    """One structure of one case after the quality filter. ``quality`` is None for an absent one."""
 
     name: str
     status: Status
@@ -63,50 +64,51 @@ class Gated:
         return {"status": self.status} | {k: round(float(v), 4) for k, v in numbers.items() if v is not None}
 
 
-def gate(
+def filter_structures(
     results: Sequence[StructureResult],
     probabilities: NDArray[Any],
     task: Task,
     estimates: Mapping[str, float] | None = None,
-) -> list[Gated]:
-    """Judge each structure by ``task.threshold_of``.
+) -> list[FilteredStructure]:
+    """Status of each structure by its quality and ``task.threshold_of``.
 
     Args:
         results: of ``refine``, in the order of ``task.names``.
         probabilities: the student's, float (S, *spatial).
-        estimates: Dice by a structure's name, 0 to 1 (``Calibrator.estimates``); they take the formula's place for the
+        estimates: Dice by a structure's name, 0 to 1 (``QualityModel.estimates``), in place of the formula for the
             structures that they have. None: the formula for all.
     """
     estimates = estimates or {}
-    gated = []
+    filtered = []
     for result, probability in zip(results, probabilities, strict=True):
         if not result.present:
-            gated.append(Gated(result.name, "absent", None, absence=float(1 - probability.max())))
+            filtered.append(FilteredStructure(result.name, "absent", None, absence=float(1 - probability.max())))
             continue
         quality = estimates.get(result.name, structure_quality(result))
         status: Status = "accepted" if quality >= task.threshold_of(result.name) else "rejected"
         numbers = {"predicted_iou": result.predicted_iou, "agreement": result.agreement}
-        gated.append(Gated(result.name, status, quality, **numbers))
-    return gated
+        filtered.append(FilteredStructure(result.name, status, quality, **numbers))
+    return filtered
 
 
-def teach_probabilities(labels: Iterable[Mapping[str, Mapping[str, Any]]], task: Task) -> bool:
+def teach_probabilities(labels: Iterable[Mapping[str, Mapping[str, Any]]], targets: Targets = "auto") -> bool:
     """Whether the next student learns the probabilities of these pseudo labels, or their masks.
 
-    Masks with weights keep out what is wrong; but where the gate lets little through they leave little to learn from
+    Masks with weights keep out what is wrong; but where the filter accepts little they leave little to learn from
     (docs/decisions/0014-masks-or-probabilities.md).
 
     Args:
         labels: of each pseudo label the ``structures`` in its info.
+        targets: of ``Ablations``.
     """
-    if task.pseudo_labels.soft != "auto":
-        return task.pseudo_labels.soft
+    if targets != "auto":
+        return targets == "probabilities"
     counts = Counter(record.get("status") for structures in labels for record in structures.values())
     return counts["accepted"] <= MASKS_FROM * (counts["accepted"] + counts["rejected"])
 
 
-def belief_in_absence(present: NDArray[Any], annotated: NDArray[Any] | None = None) -> NDArray[Any]:
-    """How far to believe a student that does not find a structure, float32 (S,) in (0, 1).
+def absence_prior(present: NDArray[Any], annotated: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Absence prior: probability float32 (S,) in (0, 1) that a structure which a student does not find is absent.
 
     What every labelled case shows is most likely overlooked, not absent. Taught as background, it would be found even
     less often by the next student, and die out. Laplace's rule keeps few labelled cases from being sure.
@@ -120,17 +122,21 @@ def belief_in_absence(present: NDArray[Any], annotated: NDArray[Any] | None = No
     return np.asarray(1 - (shown + 1) / (cases + 2), dtype=np.float32)
 
 
-def training_weights(structures: Mapping[str, Mapping[str, Any]], task: Task) -> NDArray[Any]:
+def training_weights(structures: Mapping[str, Mapping[str, Any]], task: Task, by_quality: bool = True) -> NDArray[Any]:
     """Weights float32 (S,) for the loss, from the ``structures`` in a pseudo label's info.
 
-    Accepted structures weigh their quality (the calibrated Dice where there was a calibrator), absent ones how sure
-    their absence is (both 1 without ``weight_by_quality``); rejected ones, and those the label does not tell of, 0:
-    nothing is known of them.
+    Accepted structures weigh their quality, absent ones how sure their absence is; rejected ones, and those that the
+    info does not have, 0: nothing is known of them.
+
+    Args:
+        structures: by name.
+        task: names their order.
+        by_quality: False: accepted and absent structures weigh 1.
     """
     weights = np.zeros(len(task.names), dtype=np.float32)
     for index, name in enumerate(task.names):
         record = structures.get(name, {})
         if record.get("status") in ("accepted", "absent"):
             sure = record.get("quality" if record["status"] == "accepted" else "absence")
-            weights[index] = 1.0 if sure is None or not task.pseudo_labels.weight_by_quality else sure
+            weights[index] = 1.0 if sure is None or not by_quality else sure
     return weights

@@ -1,0 +1,41 @@
+"""Parts of a round that experiments switch off one at a time; a served round always runs with all of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+#: What the next student learns of a pseudo label; ``auto``: see ``quality_filter.teach_probabilities``.
+Targets = Literal["auto", "masks", "probabilities"]
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """Parts of a round that experiments switch off; the defaults are what the server runs.
+
+    Attributes:
+        embedding_head: train convolutions on SAM's embeddings beside the students (``embedding_head``).
+        adapt_sam: train SAM's mask decoder on the labels; used where it beats the plain one on cases left out.
+        choose_recipe: choose each structure's recipe on out-of-fold predictions; False: the task's for all.
+        fusion: whether that choice may fuse SAM's answer with the student's.
+        estimate_quality: estimate each pseudo label's Dice by a model that is fitted to the labelled cases; False: by
+            the formula of ``quality_filter.sam_quality``.
+        weight_by_quality: pseudo labels weigh as much as their quality says; False: as much as a human's label.
+        targets: whether the next student learns masks or probabilities.
+    """
+
+    embedding_head: bool = True
+    adapt_sam: bool = True
+    choose_recipe: bool = True
+    fusion: bool = True
+    estimate_quality: bool = True
+    weight_by_quality: bool = True
+    targets: Targets = "auto"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for digests and for an experiment's parameters."""
+        return asdict(self)
+
+
+#: All parts on.
+FULL = Ablations()

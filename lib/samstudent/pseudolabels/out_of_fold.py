@@ -1,0 +1,188 @@
+"""Labelled cases on the working grid with out-of-fold predictions, of models that did not train on the case.
+
+All that is chosen or fitted on labelled cases (head weight, SAM's adaptation, recipes, quality model) uses this form.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent.errors import UserError
+from samstudent.imaging.annotations import LabelledMasks
+from samstudent.imaging.case import CaseImage, for_sam
+from samstudent.pseudolabels.bench import OutOfFoldSlice
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.case import mix
+from samstudent.sam.adapt_samples import Example
+from samstudent.sam.prompts import coarse_masks, contested
+from samstudent.sam.volumes import slice_axis
+from samstudent.sam.working import reduced, working_size
+from samstudent.task import Task
+
+logger = logging.getLogger(__name__)
+
+#: Slices of labelled volumes from which adaptation and search learn, over all volumes, and at least of each. All would
+#: take hours and, at 4 MB an embedding, all the memory.
+_SLICES, _SLICES_EACH = 160, 4
+
+Size = tuple[int, ...] | None
+#: Case id -> its image and its human label.
+Read = Callable[[str], tuple[CaseImage, LabelledMasks]]
+
+
+@dataclass(frozen=True)
+class LearningCases:
+    """The cases that a policy or a head learns from.
+
+    Attributes:
+        read: gives a labelled case's image and human label.
+        unlabelled: images that no model trained on; read one after the other, once.
+    """
+
+    read: Read
+    unlabelled: Iterable[CaseImage] = ()
+
+
+class MemberPredictor(Protocol):
+    """A teacher or a student, as pseudo labels need it; members are float32 (1 or 2, S, *spatial)."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def is_single_model(self) -> bool:
+        """Whether it is one student, not an ensemble."""
+
+    def predict_members(self, image: CaseImage, size: Size = None, *, heads: bool = True) -> NDArray[Any]: ...
+
+
+class CrossFittedPredictor(MemberPredictor, Protocol):
+    """A teacher (``samstudent.pseudolabels.teacher.Teacher``), as fitting a policy needs it."""
+
+    @property
+    def folds(self) -> Mapping[str, int]: ...
+    def predict_oof(self, case_id: str, image: CaseImage, size: Size = None) -> NDArray[Any]: ...
+    def predict_fold(self, fold: int, image: CaseImage, size: Size = None, *, heads: bool = True) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class OutOfFoldCase:
+    """A labelled case on the working grid, with predictions of the members that did not train on it.
+
+    Attributes:
+        id: of the case.
+        fold: of the cross-fitting.
+        image: the whole image, on its own grid.
+        members: probabilities float16 (M, S, *size): of the students, and of the embedding heads where there are any.
+        truth: the human label, masks bool (S, *size).
+    """
+
+    id: str
+    fold: int
+    image: CaseImage
+    members: NDArray[np.float16]
+    truth: LabelledMasks
+
+    @classmethod
+    def of(
+        cls, case: str, image: CaseImage, truth: LabelledMasks, teacher: CrossFittedPredictor, task: Task
+    ) -> OutOfFoldCase:
+        """Predict a labelled case; ``truth`` is on the image's own grid."""
+        size = size_of(image, task)
+        members = teacher.predict_oof(case, image, size).astype(np.float16)
+        return cls(case, teacher.folds[case], image, members, on_working_grid(truth, size))
+
+
+def read_each(cases: Iterable[str], read: Read) -> Iterator[tuple[str, CaseImage, LabelledMasks]]:
+    """Labelled cases that could be read before; one whose files broke or vanished since is logged and left out."""
+    for case in cases:
+        try:
+            image, label = read(case)
+        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
+            logger.warning("case %s is left out: %s", case, error, exc_info=not isinstance(error, (UserError, OSError)))
+        else:
+            yield case, image, label
+
+
+def on_working_grid(label: LabelledMasks, size: tuple[int, ...]) -> LabelledMasks:
+    """A label on the working grid, ``size_of`` its image: of a 2D image a pixel belongs to a structure that covers half
+    of it, and is unknown where any part of it is. Volumes stay as they are."""
+    if len(size) == 3:
+        return label
+    masks = reduced(label.masks, (size[0], size[1])) >= 0.5
+    if label.unknown is None:
+        return LabelledMasks(masks)
+    unknown = reduced(label.unknown, (size[0], size[1])) > 0
+    return LabelledMasks(masks & ~unknown, unknown)
+
+
+def size_of(image: CaseImage, task: Task) -> tuple[int, ...]:
+    """The working grid's size for an image; volumes are worked on as they are, slice by slice."""
+    shape = image.grid.spatial_shape
+    return working_size((shape[0], shape[1])) if task.dimension == 2 else tuple(shape)
+
+
+def spread_out(cases: Sequence[Any], most: int) -> list[Any]:
+    """At most ``most`` of the cases, evenly from the whole list."""
+    count = min(most, len(cases))
+    return [cases[i * len(cases) // count] for i in range(count)]
+
+
+def common_axis(cases: Sequence[OutOfFoldCase], task: Task) -> str:
+    """The axis along which most of the labelled volumes are best cut into slices; all of a study's are cut alike."""
+    if task.dimension == 2 or task.recipe.axis != "auto":
+        return task.recipe.axis
+    axes = [slice_axis(case.truth.masks, case.image.grid.spacing) for case in cases]
+    return "zyx"[int(np.bincount(axes).argmax())]
+
+
+def with_axis(task: Task, axis: str) -> Task:
+    """The task with ``recipe.axis`` decided."""
+    return task.model_copy(update={"recipe": task.recipe.model_copy(update={"axis": axis})})
+
+
+def slices_of(case: OutOfFoldCase, head_weight: float, task: Task, sam: CachedSam, cases: int) -> list[OutOfFoldSlice]:
+    """The case as adaptation and search take it: the image, or of a volume evenly some of the slices with anything on
+    them.
+
+    Args:
+        case: the labelled case.
+        head_weight: weight of the embedding heads, 0 to 1.
+        task: with the axis of slices.
+        sam: embeds the slices.
+        cases: labelled ones in all, among which volumes share the slices that may be used.
+    """
+    probabilities = contested(mix(case.members, head_weight), task.overlap).astype(np.float16)
+    pixels = for_sam(case.image, task.image)
+    truth, unknown = case.truth.masks, case.truth.unknown
+    if task.dimension == 2:
+        height, width = truth.shape[1:]
+        embedding = replace(sam.embed(pixels), image_size=(height, width))
+        return [OutOfFoldSlice(case.id, case.fold, probabilities, truth, embedding, unknown=unknown)]
+    axis = "zyx".index(task.recipe.axis)
+    images, truths = np.moveaxis(pixels, axis, 0), np.moveaxis(truth, 1 + axis, 0)
+    unknowns = None if unknown is None else np.moveaxis(unknown, 1 + axis, 0)
+    predictions = np.moveaxis(probabilities, 1 + axis, 0)
+    full = [z for z, p in enumerate(predictions) if truths[z].any() or (p >= task.recipe.threshold).any()]
+    most = max(_SLICES_EACH, _SLICES // cases)
+    chosen = sorted({full[round(i)] for i in np.linspace(0, len(full) - 1, min(most, len(full)))})
+    volume = np.moveaxis(probabilities, 1 + axis, 1)
+    parts = []
+    for z in chosen:
+        embedding = sam.embed(images[z])
+        open_ = None if unknowns is None else unknowns[z]
+        parts.append(OutOfFoldSlice(case.id, case.fold, predictions[z], truths[z], embedding, volume, z, open_))
+    return parts
+
+
+def example_of(part: OutOfFoldSlice, task: Task) -> Example:
+    """A slice as SAM's adaptation learns from it."""
+    coarse = coarse_masks(part.probabilities.astype(np.float32), task.recipe)
+    # Half a border is no border to learn.
+    known = None if part.unknown is None else ~part.unknown.any(axis=(1, 2))
+    return Example(part.id, part.fold, part.embedding, part.truth, coarse, known)

@@ -1,0 +1,320 @@
+"""The labeling policy of a round, fitted on out-of-fold predictions of its labelled cases.
+
+In this order: the weight of the embedding heads, a SAM decoder adapted to the labels, the recipe of each structure, and
+a model of how good a pseudo label is (docs/explanation/pseudo-labels.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samstudent import __version__
+from samstudent.errors import UserError
+from samstudent.imaging.case import CaseImage
+from samstudent.metrics import dice_where_known, mean_of
+from samstudent.pseudolabels.ablations import FULL, Ablations
+from samstudent.pseudolabels.bench import OutOfFoldSlice
+from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.case import binarize, mix
+from samstudent.pseudolabels.ensemble_offset import Answer, expected_of_all, shift_of
+from samstudent.pseudolabels.labelling import RefineOptions, refine_and_estimate, refine_case
+from samstudent.pseudolabels.out_of_fold import (
+    CrossFittedPredictor,
+    LearningCases,
+    OutOfFoldCase,
+    common_axis,
+    example_of,
+    read_each,
+    size_of,
+    slices_of,
+    spread_out,
+    with_axis,
+)
+from samstudent.pseudolabels.policy import ADAPTED_FILE, POLICY_FILE, LabelingPolicy, valid_for
+from samstudent.pseudolabels.quality_features import ShapeStatistics, quality_features_of
+from samstudent.pseudolabels.quality_model import QualityModel, Row
+from samstudent.pseudolabels.search import Choice, StructureChoice, search
+from samstudent.sam.adapt import adapt
+from samstudent.sam.adapt_run import AdaptationOptions
+from samstudent.sam.adapted import Adaptation, load_adapted, save_adapted, with_weights
+from samstudent.sam.model import SamBackend, SamModel
+from samstudent.task import Task
+from samstudent.util.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+#: The weights of embedding heads that are compared; of equal ones the first is taken.
+HEAD_WEIGHTS = (0.5, 0.0, 0.25, 0.75, 1.0)
+#: Unlabelled cases on which the ensemble offset is fitted: at least and at most, and about how many structures of them.
+#: SAM is run on each once for every fold and once more.
+_LEAST, _MOST, _STRUCTURES = 5, 20, 160
+
+#: Called with the part of the work, its steps done, and their number.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a policy is fitted.
+
+    Attributes:
+        seed: of adaptation, choice and cross-validation.
+        ablations: parts that are left out.
+        inputs: ``policy_inputs`` of the same arguments; written down for ``reuse_policy``.
+        progress: called as the work goes on.
+    """
+
+    seed: int = 0
+    ablations: Ablations = FULL
+    inputs: str | None = None
+    progress: Progress = lambda part, done, total: None
+
+
+def fit_policy(
+    teacher: CrossFittedPredictor,
+    cases: LearningCases,
+    task: Task,
+    sam: CachedSam,
+    folder: Path,
+    options: FitOptions = FitOptions(),
+) -> LabelingPolicy:
+    """Fit a policy on the labelled cases of ``teacher.folds`` and write it into ``folder``.
+
+    Args:
+        teacher: cross-fitted models.
+        cases: the labelled cases; unlabelled ones, of which ``cases_for_offset`` names enough. Without any, estimates
+            of quality are those of a fold's models, lower than all models together deserve.
+        task: the task.
+        sam: the plain SAM.
+        folder: for ``policy.json`` and the adapted weights.
+        options: seed, ablations and progress.
+
+    Raises:
+        UserError: no labelled case can be read.
+    """
+    valid = valid_for(task, sam.backend)
+    labelled = [OutOfFoldCase.of(*found, teacher, task) for found in read_each(sorted(teacher.folds), cases.read)]
+    if not labelled:
+        raise UserError("no labelled case can be read any more")
+    fit = _Fit(labelled, with_axis(task, common_axis(labelled, task)), sam, folder, options)
+    policy = fit.policy()
+    if policy.quality is not None and policy.quality.kind != "default":
+        offset, compared = _fit_offset(policy, teacher, cases.unlabelled, sam, options.progress)
+        policy = replace(policy, ensemble_offset=offset, record={**policy.record, "ensemble_offset": compared})
+    content = policy.as_json() | {"valid_for": valid, "inputs": options.inputs}
+    atomic_write(folder / POLICY_FILE, json.dumps(content, indent=1))
+    return policy
+
+
+def cases_for_offset(unlabelled: Sequence[str], task: Task) -> list[str]:
+    """The unlabelled cases on which ``fit_policy`` should fit the ensemble offset, evenly from the whole list; of
+    volumes few, as each of their slices may have to be embedded."""
+    most = _LEAST if task.dimension == 3 else min(_MOST, max(_LEAST, _STRUCTURES // len(task.names)))
+    return spread_out(unlabelled, most)
+
+
+def policy_inputs(
+    teacher: CrossFittedPredictor,
+    labels: Mapping[str, Any],
+    task: Task,
+    backend: SamModel,
+    options: FitOptions,
+    unlabelled: int = 0,
+) -> str:
+    """SHA-256, in hex, of all that ``fit_policy`` depends on.
+
+    Args:
+        teacher: as it is given to ``fit_policy``; images and masks count through what it learned from them, too.
+        labels: case id -> what tells its human label from any other, as JSON.
+        task: the task.
+        backend: the plain SAM.
+        options: seed and ablations are used.
+        unlabelled: number of unlabelled images. Not which: any of them show the same, and new ones come daily.
+    """
+    parts = [__version__, teacher.version, dict(teacher.folds), dict(labels), valid_for(task, backend), options.seed]
+    parts += [unlabelled, options.ablations.as_json()]
+    parts += [backend.embedding_digest, task.training.steps]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def reuse_policy(
+    earlier: Iterable[Path], inputs: str, folder: Path, task: Task, backend: SamModel
+) -> LabelingPolicy | None:
+    """A policy that was fitted to the same inputs, copied into ``folder``; None where there is none that is whole.
+
+    Args:
+        earlier: folders of ``fit_policy``; the first that fits is taken.
+        inputs: ``policy_inputs`` of what would be fitted now.
+        folder: for the copy.
+        task: the task.
+        backend: the plain SAM.
+    """
+    for other in earlier:
+        try:
+            text = (other / POLICY_FILE).read_text(encoding="utf-8")
+            if json.loads(text)["inputs"] != inputs:
+                continue
+            LabelingPolicy.load(other, task, backend)
+            for file in other.glob("*.safetensors"):
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / file.name)
+        except (OSError, ValueError, LookupError, TypeError):  # UserError is a ValueError
+            continue
+        # Last, as in ``fit_policy``: a folder with this file is whole.
+        atomic_write(folder / POLICY_FILE, text)
+        return LabelingPolicy.load(folder, task, backend)
+    return None
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The parts of ``fit_policy`` that learn from labelled cases alone."""
+
+    cases: Sequence[OutOfFoldCase]
+    task: Task
+    sam: CachedSam
+    folder: Path
+    options: FitOptions
+
+    def policy(self) -> LabelingPolicy:
+        """Without the ensemble offset."""
+        head_weight, dice = best_head_weight(self.cases, self.task)
+        own = dice[f"{head_weight:g}"]
+        slices = [p for case in self.cases for p in slices_of(case, head_weight, self.task, self.sam, len(self.cases))]
+        adaptation = self._adapt(slices)
+        adapted, of_fold = self._adapted(adaptation)
+        choice = self._choose(slices, of_fold)
+        del slices  # As large as all else together.
+        record: dict[str, Any] = {
+            "cases": len(self.cases),
+            "oof_dice": None if np.isnan(own) else own,
+            "head_weights": dice,
+            "adaptation": adaptation.record() if adaptation else None,
+            "ensemble_offset": None,
+        }
+        policy = LabelingPolicy(self.task, head_weight, choice, None, adapted=adapted)
+        if not self.options.ablations.estimate_quality:
+            return replace(policy, record=record | {"quality": None})
+        # What is known of an unlabelled case depends on whether SAM is run on it, for which a quality model counts.
+        default = QualityModel.default(self._statistics())
+        quality = QualityModel.fit(
+            self._rows(replace(policy, quality=default), of_fold), default.atlas, self.options.seed
+        )
+        return replace(policy, quality=quality, record=record | {"quality": dict(quality.report)})
+
+    def _statistics(self) -> ShapeStatistics:
+        complete = np.array([case.truth.complete for case in self.cases])
+        return ShapeStatistics.of((case.truth.masks for case in self.cases), complete)
+
+    def _adapt(self, slices: Sequence[OutOfFoldSlice]) -> Adaptation | None:
+        """SAM's decoder trained on the labels; None where that is switched off."""
+        if not self.options.ablations.adapt_sam:
+            return None
+        examples = [example_of(part, self.task) for part in slices]
+
+        def progress(done: int, total: int) -> None:
+            self.options.progress("adapting SAM", done, total)
+
+        options = AdaptationOptions.for_training(self.task.training.steps)
+        return adapt(self.sam.backend, examples, self.task.recipe, self.options.seed, options, progress)
+
+    def _adapted(self, adaptation: Adaptation | None) -> tuple[SamModel | None, dict[int, SamBackend] | None]:
+        """The adapted SAM, written into the folder, and that of each fold; None where the plain one is used."""
+        if adaptation is None or not adaptation.used:
+            return None, None
+        backend = self.sam.backend
+        save_adapted(self.folder / ADAPTED_FILE, adaptation, backend)
+        found = load_adapted(self.folder / ADAPTED_FILE, backend)
+        return found, {fold: with_weights(backend, weights) for fold, weights in adaptation.folds.items()}
+
+    def _choose(self, parts: Sequence[OutOfFoldSlice], of_fold: Mapping[int, SamBackend] | None) -> Choice:
+        """The recipe of each structure; the task's for all where choosing is switched off."""
+        task, seed, ablations = self.task, self.options.seed, self.options.ablations
+        if not ablations.choose_recipe:
+            structures = {name: StructureChoice(task.recipe) for name in task.names}
+            return Choice(structures, len(self.cases), seed=seed)
+
+        def progress(done: int, total: int) -> None:
+            self.options.progress("choosing recipes", done, total)
+
+        return search(
+            parts, task.names, task.overlap, task.recipe, self.sam.backend, of_fold,
+            fusion=ablations.fusion, seed=seed, progress=progress,
+        )  # fmt: skip
+
+    def _rows(self, policy: LabelingPolicy, of_fold: Mapping[int, SamBackend] | None) -> list[Row]:
+        """Quality features and Dice of each structure that is present in an out-of-fold prediction."""
+        assert policy.quality is not None and policy.quality.atlas is not None
+        rows = []
+        for number, case in enumerate(self.cases):
+            # Of each case what will be known of an unlabelled one.
+            members = case.members.astype(np.float32)[: None if policy.uses_sam else 1]
+            probabilities = mix(members, policy.head_weight)
+            # None for a fold of blank volumes, which had nothing to compare.
+            sam = self.sam, of_fold.get(case.fold) if of_fold else None
+            options = RefineOptions(policy.uses_sam, seed=number)
+            refined = refine_case(case.image, probabilities, self.task, sam, policy.choice.recipes, options)
+            statistics = policy.quality.atlas.without(number)
+            found = quality_features_of(refined, probabilities, statistics, members if len(members) > 1 else None)
+            dice = dice_where_known(case.truth, refined.masks)
+            rows += [
+                Row(name, case.id, case.fold, features, float(value))
+                for name, features, value in zip(self.task.names, found, dice, strict=True)
+                if features is not None
+            ]
+        return rows
+
+
+def best_head_weight(cases: Sequence[OutOfFoldCase], task: Task) -> tuple[float, dict[str, float]]:
+    """The embedding heads' weight of the highest mean Dice, and the mean Dice of each that was compared.
+
+    They are mixtures of the same two predictions: choosing the best of them flatters little, and none is simpler.
+    """
+    weights = HEAD_WEIGHTS if len(cases[0].members) > 1 else (0.0,)
+    dice = [[dice_where_known(c.truth, binarize(mix(c.members, w), task)) for w in weights] for c in cases]
+    means = [mean_of(np.array(dice)[:, i].ravel()) for i in range(len(weights))]
+    best = weights[int(np.argmax(np.nan_to_num(means)))]
+    return best, {f"{weight:g}": round(mean, 4) for weight, mean in zip(weights, means, strict=True)}
+
+
+def _fit_offset(
+    policy: LabelingPolicy,
+    teacher: CrossFittedPredictor,
+    images: Iterable[CaseImage],
+    sam: CachedSam,
+    progress: Progress,
+) -> tuple[float, dict[str, Any]]:
+    """The ensemble logit offset, and a record: cases and structures that were compared."""
+    task, folds = policy.task, sorted(set(teacher.folds.values()))
+    estimates, expected, cases = list[float](), list[float](), 0
+
+    def answer(image: CaseImage, members: NDArray[Any]) -> tuple[Answer, NDArray[Any]]:
+        refined, probabilities, found = refine_and_estimate(image, members, policy, sam)
+        values = [(found or {}).get(name, np.nan) for name in task.names]
+        return Answer(refined.masks, np.array(values)), probabilities
+
+    for number, image in enumerate(images, 1):
+        progress("fitting the ensemble offset", number, max(number, _MOST))
+        size, heads = size_of(image, task), policy.uses_sam
+        try:
+            common, probabilities = answer(image, teacher.predict_members(image, size, heads=heads))
+            each = [answer(image, teacher.predict_fold(fold, image, size, heads=heads))[0] for fold in folds]
+        except UserError as error:
+            # Where pseudo labels are made the same image costs no more than its own label.
+            logger.warning("%s: left out where the ensemble offset is fitted: %s", image.path, error)
+            continue
+        cases += 1
+        estimates += common.estimates.tolist()
+        expected += expected_of_all(common, each, probabilities).tolist()
+    offset = shift_of(np.array(estimates), np.array(expected))
+    return offset, {"cases": cases, "structures": int(np.isfinite(estimates).sum())}
