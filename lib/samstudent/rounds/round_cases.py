@@ -52,7 +52,7 @@ def champion_of(ledger: Ledger, task: Task, device: str) -> tuple[Path, Student]
 
 
 def keep_scores(ledger: Ledger, task: Task, round_id: str, **scores: Mapping[str, Any] | str) -> None:
-    """Add to what is kept of a round: Dice of each case and structure, by whom; how the ``champion`` does."""
+    """Add to what is kept of a round: Dice of each case and structure, by whom; the champion's weight."""
     kept = ledger.kept(round_id, "scores") or {"structures": task.names}
     ledger.keep(round_id, "scores", kept | scores)
 
@@ -210,7 +210,7 @@ class RoundCases:
             study.policy_folder(self.id), seed=self.options.seed, device=self.device,
             unlabelled=self._unlabelled(), path_of=self.datastore.get_image_uri,
         )  # fmt: skip
-        self._keep(champion={"round": served[0].parent.name, **found})
+        self._keep(champion_weight={"round": served[0].parent.name, **found})
 
     def _held(self, human: Sequence[CaseFiles]) -> list[CaseFiles]:
         """The labelled cases of the hold-out on which neither the champion trained, nor this round will, as far as that

@@ -124,12 +124,12 @@ def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, mon
     ledger = bench.study.ledger
     train(bench, steps=20)
     train(bench, steps=20)
-    assert "champion" not in ledger.kept("r0002", "scores"), "a small hold-out cannot tell"
+    assert "champion_weight" not in ledger.kept("r0002", "scores"), "a small hold-out cannot tell"
     alone = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]["student"]
     monkeypatch.setattr(round_cases, "MIN_HELD", len(held))
     champion = ledger.champion().id
     train(bench, steps=20)
-    earlier = ledger.kept("r0003", "scores")["champion"]
+    earlier = ledger.kept("r0003", "scores")["champion_weight"]
     assert earlier["round"] == champion and set(earlier["dice"]) == {"0", "0.25", "0.5", "0.75", "1"}
     assert earlier["dice"][f"{earlier['weight']:g}"] == max(earlier["dice"].values())
     with_it = ledger.kept("r0003", "inputs")["pseudo_labels_made_with"]["student"]
