@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from samstudent.cli.files import doctor, refine_folder
+from samstudent.cli.doctor import doctor
+from samstudent.cli.refine_folder import refine_folder
 from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks

@@ -21,6 +21,7 @@ from samstudent.pseudolabels.review import Reviews
 from samstudent.rounds.holdout import HoldOut
 from samstudent.rounds.ledger import Ledger, Promotion
 from samstudent.rounds.sams import TRAINING, AdaptedSams
+from samstudent.rounds.study_paths import StudyPaths
 from samstudent.rounds.trained import ImageContents
 from samstudent.sam.adapted import load_adapted
 from samstudent.sam.cache import EmbeddingCache
@@ -28,8 +29,7 @@ from samstudent.sam.model import SamModel
 from samstudent.sam.registry import load_backend
 from samstudent.server.auth.audit import AuditLog
 from samstudent.task import Task
-from samstudent.util.address import is_pacs, slug_of
-from samstudent.util.files import require_own
+from samstudent.util.address import is_pacs
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +46,9 @@ class Study:
     def __init__(self, studies: str, app_dir: str, task: Task) -> None:
         self.task = task
         self.is_remote = is_pacs(studies)
-        if self.is_remote:
-            self.root = Path(app_dir) / "model" / slug_of(studies)
-            self.split_csv = self.root / "split.csv"
-        else:
-            self.root = Path(studies) / ".samstudent"
-            require_own(self.root / "state", Path(studies))
-            self.split_csv = Path(studies) / "split.csv"
-        self.folder = self.root / task.name
+        paths = StudyPaths.of(studies, app_dir)
+        self.root, self.split_csv = paths.root, paths.split_csv
+        self.folder = paths.folder_of(task.name)
         self._plain: SamModel | None = None
         #: Id and backend of the adapted SAM in force when it was last asked for.
         self._adapted: tuple[str, SamModel] | None = None

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from samstudent.cli.files import doctor
+from samstudent.cli.doctor import doctor
 from samstudent.demo.films import dx_image, save_film
 from samstudent.demo.orthanc import free_port
 from samstudent.errors import NotFound, Unavailable, UserError

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from samstudent.cli.server import list_rounds, show_round
+from samstudent.cli.rounds import list_rounds, show_round
 from samstudent.rounds.ledger import Ledger
 
 TASK = {"name": "drawn", "dimension": 2, "structures": ["disk"], "student": {"size": [64, 64]}}
@@ -35,7 +36,7 @@ def test_rounds_say_what_trained_and_what_was_left_out(
     cells = [cell.strip() for cell in row.strip("│ ").split("│")]
     assert cells[3:6] == ["2", "0", "4"], "labels and pseudo labels that trained, cases left out"
     assert "rounds show" in said
-    show_round(str(tmp_path), str(task), first)
+    show_round(first, str(tmp_path), str(task))
     lines = capsys.readouterr().out.splitlines()
     assert "trained on 2 human labels and 0 pseudo labels" in lines
     assert "hold-out: 2 labelled cases, 1 of them not compared on" in lines
@@ -44,3 +45,16 @@ def test_rounds_say_what_trained_and_what_was_left_out(
         f"not trained on: {case}: {case}.png: empty" for case in "cde"
     ]
     assert "not compared on: h: trained on by champion (r0000) as f" in lines
+
+
+def test_rounds_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = tmp_path / "task.yaml"
+    task.write_text(yaml.safe_dump(TASK))
+    ledger = Ledger(tmp_path / ".samstudent" / "drawn")
+    first = ledger.new_round("manual", holdout_ids=["g"])
+    ledger.update(first, status="done", labels_used=["a"])
+    list_rounds(str(tmp_path), str(task), as_json=True)
+    (record,) = json.loads(capsys.readouterr().out)
+    assert (record["id"], record["served"], record["labels_used"]) == (first, False, ["a"])
+    show_round(first, str(tmp_path), str(task), as_json=True)
+    assert json.loads(capsys.readouterr().out)["reason"] == "manual"

@@ -1,0 +1,31 @@
+"""``samstudent demo``: the whole loop on drawn films, or on a folder of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    studies: Annotated[Path | None, typer.Option(help="Folder with images/ and labels/; default: phantoms.")] = None,
+    task: Annotated[str, typer.Option("--task", "-t", help="Shipped task name or task file.")] = "phantom",
+    output: Annotated[Path, typer.Option(help="Folder for the study, the logs and report.html.")] = Path("demo"),
+    labels: Annotated[int, typer.Option(min=1, help="How many cases the annotator labels first.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many training cases are used.")] = 26,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the server running at the end.")] = False,
+    pacs: Annotated[
+        bool, typer.Option("--pacs", help="A short walk over DICOMweb, with an Orthanc of its own.")
+    ] = False,
+) -> None:
+    """Walk the whole loop through a real server, and write report.html."""
+    from samstudent.demo import DemoError, DemoOptions, run_demo
+
+    try:
+        run_demo(DemoOptions(studies, task, output, labels, limit, steps, seed, keep, pacs))
+    except DemoError as error:
+        typer.secho(f"the demo stopped: {error}\nthe server's log: {output / 'server.log'}", fg="red", err=True)
+        raise typer.Exit(1) from error

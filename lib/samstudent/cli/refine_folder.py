@@ -1,0 +1,96 @@
+"""Coarse masks of a folder redrawn by SAM, without a server."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.progress import track
+
+from samstudent.cli.findings import console, print_finding
+from samstudent.errors import NotFound, UserError, explain
+from samstudent.imaging.case import for_sam, read_image
+from samstudent.imaging.folder import IMAGES, LABELS, case_id, list_folder, sentences, split_name
+from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.value_lookup import names_in_folder
+from samstudent.pseudolabels.quality_filter import structure_quality
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.refine import refine
+from samstudent.sam.registry import load_backend
+from samstudent.task import load_task
+
+
+def refine_folder(images: Path, masks: Path, task_name: str, output: Path, extension: str) -> bool:
+    """Redraw coarse masks with SAM and write them with a table, ``quality.csv``, one row a structure.
+
+    Args:
+        images: a folder of images, or one image.
+        masks: a folder with a mask for each image, named like it (any label format), or one mask.
+        output: made if missing; holds the refined masks, ``quality.csv`` and the embeddings.
+        extension: format of the refined masks, e.g. ".seg.nrrd", ".nii.gz", ".png".
+
+    Returns:
+        True; False where a pair was passed over because a file of it cannot be read.
+
+    Raises:
+        NotFound: no pair of image and mask. UserError: an image has no mask; no pair can be read.
+    """
+    task = load_task(task_name)
+    pairs = _pairs(images, masks)
+    backend = load_backend(task.sam)
+    cache = EmbeddingCache(output / "embeddings")
+    written = 0
+    rows: list[list[Any]] = []
+    unreadable: dict[str, UserError | OSError] = {}
+    for case, (image_path, mask_path) in track(pairs.items(), description="refining", console=console):
+        try:
+            image = read_image(image_path, task.dimension)
+            coarse = read_masks(mask_path, task, image.grid, names=names_in_folder(mask_path))
+        except (UserError, OSError) as error:
+            print_finding("passed over", explain(error, image_path))
+            unreadable[case] = error
+            continue
+        result = refine(
+            coarse.astype(np.float32), for_sam(image, task.image), backend, task, cache, spacing=image.grid.spacing
+        )
+        path = output / f"{case}{extension}"
+        write_masks(path, result.masks, task, image.grid)
+        written += 1
+        for s in result.structures:
+            quality = structure_quality(s) if s.present else None
+            rows.append([case, s.name, s.present, _round(s.predicted_iou), _round(s.agreement), _round(quality)])
+    if unreadable and not written:
+        raise next(iter(unreadable.values()))
+    with (output / "quality.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "structure", "present", "predicted_iou", "agreement", "quality"])
+        writer.writerows(rows)
+    passed_over = f"; {len(unreadable)} passed over: {_some([*unreadable])}" if unreadable else ""
+    console.print(f"{written} refined masks and quality.csv in {output}{escape(passed_over)}")
+    return not unreadable
+
+
+def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:
+    listed_images, listed_masks = list_folder(images), list_folder(masks, LABELS)
+    for line in sentences(listed_images.remarks, f"{images}/") + sentences(listed_masks.remarks, f"{masks}/"):
+        print_finding("note", line)
+    image_by_id, mask_by_id = listed_images.files, listed_masks.files
+    if images.is_file() and masks.is_file():
+        return {next(iter(image_by_id)): (images, masks)}
+    faulty = {case_id(split_name(remark.name, LABELS)[0]) for remark in listed_masks.remarks if remark.is_fault}
+    if missing := sorted(set(image_by_id) - set(mask_by_id) - faulty):
+        raise UserError(f"{masks}: no mask for {_some(missing)}")
+    if not image_by_id:
+        raise NotFound(f"{images}: no image in it ({', '.join(IMAGES)})")
+    return {case: (path, mask_by_id[case]) for case, path in image_by_id.items() if case in mask_by_id}
+
+
+def _some(cases: list[str]) -> str:
+    return f"{', '.join(cases[:5])}{' ...' if len(cases) > 5 else ''}"
+
+
+def _round(value: float | None) -> float | str:
+    return "" if value is None else round(value, 4)

@@ -1,0 +1,108 @@
+"""``samstudent rounds``: list, show, promote and roll back the rounds of a study."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samstudent.cli.app_folder import app_folder_path
+from samstudent.cli.options import AsJson, Studies, TaskOption, print_json
+from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.study_paths import StudyPaths
+from samstudent.task import load_task
+
+if TYPE_CHECKING:
+    from samstudent.rounds.study import Study
+
+rounds_app = typer.Typer(no_args_is_help=True, help="The rounds of a study: list, show, promote, roll back.")
+
+RoundId = Annotated[str, typer.Argument(help="e.g. r0003")]
+
+
+@rounds_app.command("list")
+def list_rounds(studies: Studies, task: TaskOption, as_json: AsJson = False) -> None:
+    """All rounds with their figures; the served one is marked."""
+    ledger = open_ledger(studies, task)
+    if as_json:
+        champion = ledger.champion()
+        served = champion.id if champion else None
+        print_json([record.model_dump() | {"served": record.id == served} for record in ledger.rounds()])
+    else:
+        print_rounds(ledger)
+
+
+@rounds_app.command("show")
+def show_round(round_id: RoundId, studies: Studies, task: TaskOption, as_json: AsJson = False) -> None:
+    """What one round trained on, how it was decided, and each case that was left out, with the reason."""
+    record = open_ledger(studies, task).get(round_id)
+    if as_json:
+        print_json(record.model_dump())
+        return
+    typer.echo(f"{record.id}: {record.status}; started by: {record.reason or '-'}")
+    typer.echo(f"trained on {len(record.labels_used)} human labels and {record.pseudo_used.n} pseudo labels")
+    typer.echo(
+        f"hold-out: {len(record.holdout_ids)} labelled cases, {len(record.not_compared)} of them not compared on"
+    )
+    for text in filter(None, (record.decision, record.error)):
+        typer.echo(text)
+    for what, cases in (("not trained on", record.unreadable), ("not compared on", record.not_compared)):
+        for case, reason in sorted(cases.items()):
+            typer.echo(f"{what}: {case}: {reason}")
+
+
+@rounds_app.command("promote")
+def promote_round(round_id: RoundId, studies: Studies, task: TaskOption) -> None:
+    """Serve the student of this round."""
+    _study(studies, task).ledger.promote(round_id, who="command line")
+    typer.echo(f"{round_id} is served now")
+
+
+@rounds_app.command("rollback")
+def roll_back(studies: Studies, task: TaskOption) -> None:
+    """Serve the student that was served before."""
+    typer.echo(f"{_study(studies, task).ledger.rollback(who='command line')} is served now")
+
+
+def open_ledger(studies: str, task: str) -> Ledger:
+    """The ledger of a study, for reading: a change through it would not be in the audit log."""
+    folder = app_folder_path(studies)
+    return Ledger(StudyPaths.of(studies, str(folder)).folder_of(load_task(task).name))
+
+
+def print_rounds(ledger: Ledger) -> None:
+    """Print a table, a row a round."""
+    from rich.console import Console  # a tenth of a second, which JSON and `show` do without
+    from rich.table import Table
+
+    rounds, champion = list(ledger.rounds()), ledger.champion()
+    table = Table("round", "status", "served", "labels", "pseudo", "left out", "Dice", "champion's", "started by")
+    for record in rounds:
+        dice = record.dice.get("challenger") or {}
+        before = record.dice.get("champion") or {}
+        table.add_row(
+            record.id,
+            record.status,
+            "<-" if champion and champion.id == record.id else "",
+            str(len(record.labels_used)),
+            str(record.pseudo_used.n),
+            str(len(record.unreadable) + len(record.not_compared) or ""),
+            _percent(dice.get("mean")),
+            _percent(before.get("mean")),
+            record.error or record.reason,
+        )
+    Console().print(table)
+    if any(record.unreadable or record.not_compared for record in rounds):
+        typer.echo("labels, pseudo: cases that trained. Why others were left out: samstudent rounds show ROUND")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _study(studies: str, task: str) -> Study:
+    folder, checked = str(app_folder_path(studies)), load_task(task)
+    # Torch takes seconds; a wrong path or task is reported before.
+    from samstudent.rounds.study import Study
+
+    return Study(studies, folder, checked)

@@ -1,0 +1,88 @@
+"""``samstudent serve``: the MONAI Label server with our app."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samstudent.cli.app_folder import app_folder, app_folder_path, task_argument
+from samstudent.cli.options import Studies, TaskOption
+from samstudent.errors import NotFound, UserError
+from samstudent.util.address import is_pacs
+from samstudent.util.places import require_free, require_temporary_folder
+from samstudent.util.signals import end_now
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files of a certificate, as the host hands them on."""
+
+    certfile: Path | None = None
+    keyfile: Path | None = None
+
+    def options(self) -> list[str]:
+        """The host's own options.
+
+        Raises:
+            UserError: only one of the two files is given. NotFound: one is not there.
+        """
+        if (self.certfile is None) != (self.keyfile is None):
+            raise UserError("TLS needs both, --ssl-certfile and --ssl-keyfile")
+        options = []
+        for name, file in (("--ssl_certfile", self.certfile), ("--ssl_keyfile", self.keyfile)):
+            if file is not None:
+                if not file.is_file():
+                    raise NotFound(f"{name} {file}: no such file")
+                options += [name, str(file)]
+        return options
+
+
+def serve(
+    studies: Studies,
+    task: TaskOption,
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    app_dir: Annotated[Path | None, typer.Option("--app", help="App folder; default: in the study folder.")] = None,
+    users: Annotated[
+        Path | None, typer.Option(envvar="SAMSTUDENT_USERS", help="Users file: switches the login on. samstudent users")
+    ] = None,
+    certfile: Annotated[
+        Path | None, typer.Option("--ssl-certfile", "--ssl_certfile", help="TLS: certificate, with its chain (PEM).")
+    ] = None,
+    keyfile: Annotated[
+        Path | None, typer.Option("--ssl-keyfile", "--ssl_keyfile", help="TLS: the certificate's key (PEM).")
+    ] = None,
+) -> None:
+    """Start the MONAI Label server with the samstudent app."""
+    conf_task = task_argument(task)
+    app_folder_path(studies)
+    require_temporary_folder()
+    require_free(host, port)
+    folder = app_folder(studies, app_dir)
+    if is_pacs(studies):
+        typer.echo(f"labels, students and logs of this PACS: {folder.resolve()}")
+    if users is not None:
+        from samstudent.server.auth.users import Users  # hashes of passwords: only with a login
+
+        Users(users).all()
+        os.environ["SAMSTUDENT_USERS"] = str(users.resolve())
+        os.environ["MONAI_LABEL_AUTH_ENABLE"] = "true"
+    more = Tls(certfile, keyfile).options()
+    # A user's mistake was told above, before the imports, which take seconds.
+    from monailabel.main import Main
+
+    sys.argv = ["monailabel", "start_server", "--app", str(folder), "--studies", studies]
+    sys.argv += ["--conf", "task", conf_task, "--host", host, "--port", str(port), *more]
+    try:
+        Main().run()
+    except SystemExit as ended:
+        if ended.code:
+            # The port was taken in the meantime, for instance. Without a wait for the jobs that were begun.
+            end_now(
+                ended.code if isinstance(ended.code, int) else 1, "the server did not start; the lines above say why"
+            )

@@ -1,0 +1,204 @@
+"""Examination of SAM, the device, the host and a study: what ``samstudent doctor`` does with a task or a study."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samstudent.cli.findings import Findings, console
+from samstudent.errors import NotFound, UserError
+from samstudent.imaging.annotations import read_label
+from samstudent.imaging.case import read_image
+from samstudent.imaging.folder import LABELS, Listing, case_id, copy_of, duplicates, images_folder, list_folder
+from samstudent.imaging.labels import other_names
+from samstudent.imaging.value_lookup import KnownNames, names_for_reading, resolve
+from samstudent.imaging.value_names import KEY, ValueNames, summary
+from samstudent.sam.registry import load_backend
+from samstudent.server.datastore.label_folder import LabelFolder, confirm, label_folder
+from samstudent.task import Task, load_task
+from samstudent.util.files import require_own, sha256_file
+
+#: A round writes models and pseudo labels; with less free space it would break off.
+LEAST_FREE = 200 << 20
+
+
+def check_models(findings: Findings, task: Task | None) -> None:
+    """Report whether the host and SAM can be used, and on which device."""
+    findings.check("host", _host_starts)
+    gpu = torch.cuda.is_available()
+    findings.ok("device", torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads")
+    findings.check("SAM", lambda: _describe_sam(task))
+
+
+def _host_starts() -> str:
+    try:
+        import monailabel.interfaces.app  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"MONAI Label does not start: {error}. Reinstall samstudent: its start-up file is missing"
+        ) from error
+    return "MONAI Label can be imported"
+
+
+def _describe_sam(task: Task | None) -> str:
+    backend = load_backend((task or load_task("phantom")).sam)
+    return f"{backend.name}, weights {backend.digest[:12]}..."
+
+
+def _describe_pacs(url: str) -> str:
+    # Here, not above: only a PACS needs the host's settings.
+    from samstudent.server.pacs.client import Pacs
+    from samstudent.server.pacs.settings import PacsSettings
+
+    kinds = Counter(series.modality for series in Pacs(url, PacsSettings.from_environment()).series())
+    return f"{url} answers; series: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common()) or 'none'}"
+
+
+def check_pacs(findings: Findings, url: str, task: Task | None) -> None:
+    """Report whether a PACS answers, and which of its images cannot be used."""
+    findings.check("PACS", lambda: _describe_pacs(url))
+    for line in _pacs_problems(url, task) if task else ():
+        findings.fault("image", line)
+
+
+def _pacs_problems(url: str, task: Task) -> list[str]:
+    """The images of a PACS that a server could not use when it last read them, a line each."""
+    from samstudent.rounds.study import Study
+    from samstudent.server.pacs.state_folder import pacs_folder
+    from samstudent.server.pacs.sync_state import SyncState
+
+    file = Study(url, str(pacs_folder(url)), task).folder / "pacs" / "pacs.sqlite"
+    if not file.is_file():
+        return []
+    return [f"case {case}: {problem}" for case, (_, problem) in sorted(SyncState(file).image_problems().items())]
+
+
+def _value_names(folder: Path, place: LabelFolder, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:
+    """What the values of each case's human label mean, as the server will find it."""
+    lists = [folder / place.list, copy_of(folder / place.list)]
+    listed = next(filter(None, map(_label_infos, lists)), {})
+    known = KnownNames(folder / place.labels, lists)
+    found = {}
+    for case, path in labels.items():
+        sha256, info = sha256_file(path), listed.get(case, {})
+        # The host's own list says nothing of the content.
+        found[case] = resolve(path, sha256, info if info.get("sha256", sha256) == sha256 else {}, task, known)
+    return found
+
+
+def _label_infos(path: Path) -> dict[str, dict[str, Any]]:
+    """What the host's list of a folder says of each case's human label."""
+    try:
+        objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
+        finals = {case_id(case): kept["labels"].get("final") for case, kept in objects.items()}
+        return {case: final["info"] for case, final in finals.items() if final}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no server has looked at this folder yet
+        return {}
+
+
+def check_study(findings: Findings, folder: Path, task: Task | None) -> None:
+    if not folder.is_dir():
+        findings.fault("study", f"{folder}: no such folder")
+        return
+    for fault in unwritable(folder):
+        findings.fault("study", fault)
+    try:
+        where = images_folder(folder)
+        found = list_folder(where)
+        place = label_folder(folder, task) if task else LabelFolder()
+        final = folder / place.labels / "final"
+        labels = list_folder(final, LABELS) if final.is_dir() else Listing({}, [])
+    except UserError as error:
+        findings.fault("study", str(error))
+        return
+    findings.remarks("image", found.remarks + duplicates(found.files))
+    if place.note:
+        findings.warn("labels", place.note)
+    findings.remarks("label", labels.remarks, f"{place.labels}/final/")
+    cases = {}
+    for case, path in found.files.items():
+        try:
+            image = cases[case] = read_image(path, task.dimension if task else None)
+            for note in image.notes:
+                findings.note("image", f"{path}: {note}")
+        except UserError as error:
+            findings.fault("image", str(error))
+    if not cases:
+        findings.fault("study", f"{folder}: no readable image in it or in its images/")
+        return
+    drawn, unknown, left_open = Counter[str](), Counter[str](), Counter[str]()
+    meanings = _value_names(folder, place, labels.files, task) if task else {}
+    for case, path in labels.files.items():
+        if case not in found.files:
+            findings.fault("label", f"{path}: there is no image of this name")
+        elif task and case in cases and not meanings[case].is_of_another_task(task):
+            try:
+                names = names_for_reading(path, {KEY: meanings[case].as_json()})
+                label = read_label(path, task, cases[case].grid, names=names)
+                unknown.update(other_names(path, task, names))
+            except UserError as error:
+                findings.fault("label", str(error))
+            else:
+                drawn.update(name for name, mask in zip(task.names, label.masks, strict=True) if mask.any())
+                left_open.update(n for n, known in zip(task.names, label.annotated, strict=True) if not known)
+    labelled = labels.files.keys() & found.files.keys()
+    if task and labelled:
+        findings.ok("labels", f"of {len(labelled)} have " + ", ".join(f"{name} {drawn[name]}" for name in task.names))
+    if left_open:
+        counts = ", ".join(f"{name} ({count})" for name, count in sorted(left_open.items()))
+        findings.ok("labels", f"not annotated, so neither learnt nor measured there: {counts}")
+    usable = [found for found in meanings.values() if not found.problem]
+    for line in summary(usable, task, left_out_too=False) if task else ():
+        findings.warn("labels", line)
+    if unknown:
+        others = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
+        findings.ok("labels", f"structures that the task does not have are left out: {others}")
+    unreadable = len(found.files) - len(cases)
+    more = f" ({unreadable} of them cannot be used)" if unreadable else ""
+    findings.ok("study", f"{len(found.files)} images{more}, {len(labelled)} human labels")
+
+
+def unwritable(study: Path) -> list[str]:
+    """What keeps a server, or a training, from writing into a study folder: a line each."""
+    faults = []
+    written = [study / name for name in (".samstudent", "labels", "labels/final", "labels/pseudo", "labels/pseudo_raw")]
+    locked = [folder for folder in (study, *written) if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK)]
+    if locked:  # mostly all of them, and the first says it
+        text = "serve and train write into it; change its permissions, or work on a copy of the study"
+        faults.append(f"{locked[0]}: cannot be written by this user, but {text}")
+    for folder in {images_folder(study): None} | dict.fromkeys(written):
+        if folder.is_dir() and folder != study:
+            try:
+                require_own(folder / "file", study)
+            except UserError as error:
+                faults.append(str(error))
+    free = shutil.disk_usage(study).free
+    if free < LEAST_FREE:
+        faults.append(f"{study}: {free >> 20} MB are free on its disk; make room before serving or training")
+    return faults
+
+
+def confirm_labels(studies: Path, task_name: str) -> None:
+    """Record that the values of a study's label maps mean the task's structures, where that was only assumed.
+
+    Raises:
+        NotFound: no such folder. Conflict: see ``label_folder.confirm``.
+    """
+    task = load_task(task_name)
+    if not studies.is_dir():
+        raise NotFound(f"{studies}: no such folder")
+    counts = confirm(studies, task)
+    meant = ", ".join(f"{value} = {name}" for name, value in task.structures.items())
+    console.print(f"{counts['confirmed']} label maps: {meant}. A server that is running sees it when it starts again.")
+    if counts["known"]:
+        console.print(f"{counts['known']} labels left as they are: what they mean was known")
+    if counts["other values"]:
+        console.print(
+            f"{counts['other values']} labels left as they are: they have other values; see samstudent doctor"
+        )

@@ -1,0 +1,66 @@
+"""``samstudent train`` and ``samstudent pseudo-label``: jobs of the server in this process."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from samstudent.cli.app_folder import app_folder, task_argument
+from samstudent.cli.options import Studies, TaskOption
+from samstudent.cli.rounds import open_ledger, print_rounds
+from samstudent.errors import Unavailable
+
+if TYPE_CHECKING:
+    from samstudent.server.app import SamstudentApp
+
+
+def pseudo_label(studies: Studies, task: TaskOption) -> None:
+    """Make pseudo labels for all unlabelled cases with the served student and SAM."""
+    _show_progress()
+    app = _app(studies, task)
+    result = app.batch_infer({"model": "student+sam", "images": "unlabeled"})
+    _send(app)
+    for key, value in result.items():
+        typer.echo(f"{key}: {value}")
+
+
+def train(
+    studies: Studies,
+    task: TaskOption,
+    pseudo_labels: Annotated[str, typer.Option(help="renew, use, raw or off.")] = "renew",
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
+    promote: Annotated[bool, typer.Option(help="Serve the new student if it is not worse.")] = True,
+) -> None:
+    """Run one round: pseudo-label, train a challenger, compare it with the champion, promote it or not."""
+    request: dict[str, Any] = {"model": "student", "pseudo_labels": pseudo_labels, "promote": promote}
+    if steps is not None:
+        request["steps"] = steps
+    _show_progress()
+    app = _app(studies, task)
+    app.train(request)
+    _send(app)
+    print_rounds(open_ledger(studies, task))
+
+
+def _show_progress() -> None:
+    """Print the jobs' log lines, which report progress."""
+    logging.getLogger("samstudent").setLevel(logging.INFO)
+
+
+def _app(studies: str, task: str) -> SamstudentApp:
+    folder = str(app_folder(studies, None))
+    # The host and torch take seconds; a wrong path is reported before.
+    from samstudent.server.app import SamstudentApp
+
+    return SamstudentApp(app_dir=folder, studies=str(studies), conf={"task": task_argument(task)})
+
+
+def _send(app: SamstudentApp) -> None:
+    """Send what the job made to the PACS, if the study is one; a server sends later what cannot be sent now."""
+    if exchange := getattr(app.datastore(), "exchange", None):
+        try:
+            exchange.send()
+        except Unavailable as error:
+            typer.secho(f"not sent yet: {error}", fg="yellow", err=True)
