@@ -1,10 +1,10 @@
-"""What goes wrong with this server, and with the host's own radiology app: the same tricks and faults on both.
+"""Faults and attacks on this server, and on the host's own radiology app beside it: the same on both.
 
-    python benchmarks/holes.py             # both, some ten minutes on two cores
+    python benchmarks/faults_and_attacks.py # both, some ten minutes on two cores
 
 A hole counts as open by what came of it, not by the answer: a file outside the study made or read, code run, a header
 for another site, gigabytes taken. A fault counts as survived when all that was acknowledged is there and the server
-answers. The tests (``tests/serving/test_attack.py``, ``test_faults.py``) try far more on ours.
+answers. The tests (``tests/server``) try far more on ours.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from server import ROOT, Host, Ours, Server
 
-sys.path.insert(0, str(ROOT / "tests" / "serving"))
-import bombs
+sys.path.insert(0, str(ROOT / "tests"))
+from support import bombs
 
 SECONDS = 60
 KILLS = 3
