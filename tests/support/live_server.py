@@ -24,8 +24,8 @@ from PIL import Image
 
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import write_masks
-from samstudent.server.jobs.forkserver import JOB_PREFIX, SERVER_NAME
-from samstudent.server.jobs.processes import HOST_MODULE
+from samstudent.server.jobs.fork_server import FORK_SERVER_NAME
+from samstudent.server.jobs.job_process import JOB_PREFIX
 from samstudent.task import Task, load_task
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "samstudent"
@@ -168,7 +168,7 @@ class RunningServer:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def members(self) -> list[psutil.Process]:
-        """Processes of the server's group, itself included: its training, scoring and batch children are in it."""
+        """Processes of the server's group, itself included: its jobs are in it."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -179,14 +179,12 @@ class RunningServer:
         return found
 
     def jobs(self) -> dict[str, psutil.Process]:
-        """Kind (train, scoring, batch_infer) -> the process that does the host's job of this kind now."""
+        """Kind (train, scoring, batch_infer) -> the process that does the job of this kind now."""
         found = {}
         for process in self.members():
             with contextlib.suppress(psutil.Error):
-                name, command = process.name(), process.cmdline()
-                if HOST_MODULE in command:  # no fork, but an interpreter of its own
-                    found[command[command.index(HOST_MODULE) + 2]] = process
-                elif name.startswith(JOB_PREFIX) and name != SERVER_NAME:
+                name = process.name()
+                if name.startswith(JOB_PREFIX) and name != FORK_SERVER_NAME:
                     found[name.removeprefix(JOB_PREFIX)] = process
         return found
 

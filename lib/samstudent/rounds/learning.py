@@ -26,6 +26,7 @@ from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.model import SamModel
 from samstudent.student.predict import Student
 from samstudent.task import Task
+from samstudent.util.progress import Progress, log_progress
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ REPORT_EVERY = 2.0
 class Report:
     """Progress for those who wait: a line in the log, of which clients see the last 20, and the step to ``record``."""
 
-    def __init__(self, what: str = "", record: Callable[[int], object] | None = None) -> None:
+    def __init__(self, what: str = "training the student", record: Callable[[int], object] | None = None) -> None:
         self.what, self.record = what, record
         self.started = self.last = time.monotonic()
 
@@ -46,8 +47,7 @@ class Report:
             return
         self.last = now
         left = (now - self.started) / max(step, 1) * (steps - step)
-        told = "" if loss is None else f", loss {loss:.4f}"
-        logger.info("%sstep %d of %d%s, %.0f s left", self.what, step, steps, told, left)
+        log_progress(Progress(self.what, step, steps, loss, left))
         if self.record is not None:
             self.record(step)
 
@@ -81,7 +81,7 @@ def fit_folds(
         return None
     logger.info("training %d students on folds of %d labels", task.pseudo_labels.folds, len(cases))
     options = CrossFitOptions(
-        task.pseudo_labels.folds, steps, seed, device, full_student, same, Report("students on folds: ")
+        task.pseudo_labels.folds, steps, seed, device, full_student, same, Report("students on folds")
     )
     return cross_fit(cases, task, folder / "folds", options)
 
@@ -108,12 +108,12 @@ def learn(
     def read(case: str) -> tuple[CaseImage, LabelledMasks]:
         return read_truth(known[case], task)
 
-    heads, parts, sam = Report("embedding heads: "), dict[str, Report](), CachedSam(backend, cache)
+    heads, parts, sam = Report("embedding heads"), dict[str, Report](), CachedSam(backend, cache)
     training = HeadTraining(seed, device)
     teacher = fit_teacher(cross, read, sam if ablations.embedding_head else None, training, heads)
 
     def progress(what: str, done: int, total: int) -> None:
-        parts.setdefault(what, Report(f"{what}: "))(done, total)
+        parts.setdefault(what, Report(what))(done, total)
 
     labels = {case: found for case, found in digests(files).items() if case in cross.folds}
     looked_at = cases_for_offset(sorted(unlabelled), task)
@@ -157,7 +157,7 @@ def add_champion(
     cases = LearningCases(lambda case: read_truth(known[case], task), readable(sorted(unlabelled), path_of, task))
     fit_champion_head(
         teacher, cases, task, CachedSam(backend, cache), folder / "champion_head.pt",
-        HeadTraining(seed, device, on_step=Report("the champion's embedding head: ")),
+        HeadTraining(seed, device, on_step=Report("the champion's embedding head")),
     )  # fmt: skip
     return {"weight": weight, "dice": by_weight}
 

@@ -31,6 +31,7 @@ from samstudent.rounds.study import Study
 from samstudent.rounds.trained import Trained, trained_of
 from samstudent.student.predict import Student
 from samstudent.task import Task
+from samstudent.util.progress import Progress, log_progress
 
 logger = logging.getLogger(__name__)
 
@@ -265,4 +266,4 @@ class RoundCases:
 
 
 def _log_case(number: int, total: int, case_id: str) -> None:
-    logger.info("pseudo labels: %d of %d (%s)", number, total, case_id)
+    log_progress(Progress("pseudo labels", number, total, message=case_id))

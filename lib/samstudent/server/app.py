@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
-from monailabel.utils.async_tasks.task import AsyncTask
 
 from samstudent import __version__
 from samstudent.errors import UserError, explain
@@ -36,7 +34,11 @@ from samstudent.server.auth import audit, logins
 from samstudent.server.auth.current_user import caller, user_name
 from samstudent.server.datastore.label_folder import LabelFolder, claim, label_folder
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
-from samstudent.server.jobs import forkserver, processes
+from samstudent.server.jobs import host_endpoints
+from samstudent.server.jobs.app_work import app_work
+from samstudent.server.jobs.job_process import is_job_process
+from samstudent.server.jobs.runner import JobRunner
+from samstudent.server.jobs.start_methods import best_start_method
 from samstudent.server.pacs.client import Pacs
 from samstudent.server.pacs.datastore import SEND_SECONDS, PacsDatastore, ViewersGrid
 from samstudent.server.pacs.settings import PacsSettings, require_supported
@@ -50,6 +52,7 @@ from samstudent.server.tasks.student_infer import StudentInferTask, StudentSamIn
 from samstudent.server.tasks.student_trainer import StudentTrainTask
 from samstudent.task import load_task, shipped_tasks
 from samstudent.util.places import require_free
+from samstudent.util.progress import Report, log_progress
 from samstudent.util.signals import end_now
 from samstudent.util.timer import Timer
 
@@ -75,11 +78,15 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         bootstrap.share_cores()
-        #: Forked here, where nothing is begun yet; None in the host's children and where the host does not run.
-        self._fork_server = _fork_server()
+        #: Receiver of the progress of jobs that run in this process.
+        self.report: Report = log_progress
+        #: Jobs of the server; None in a job's process and on the command line, which do a job themselves.
+        self.jobs: JobRunner | None = None
         self._shutdown = Shutdown()
         if _is_server():
-            self._shutdown.install()
+            # Here nothing is begun yet that a fork should not inherit.
+            self.jobs = JobRunner(app_work(), best_start_method())
+            self._shutdown.install(self.jobs)
         try:
             if _is_server():  # before the models are loaded, and jobs begun
                 address = bootstrap.listening(sys.argv[1:])
@@ -110,11 +117,12 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             return self._init_pacs()
         folder = Path(self.studies)
         place = label_folder(folder, self.task)
-        if place.note and not processes.is_child():
+        if place.note and not is_job_process():
             logger.warning("%s: %s", folder, place.note)
         return StudyFolderDatastore(
             self.studies,
-            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            # A job reads the list again where it has changed; files that come and go are the server's to see.
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_job_process(),
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
             check_label=self._check_label,
             image_check=self.study.image_check,
@@ -127,7 +135,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         pacs = Pacs(self.studies, PacsSettings.from_environment())
         study = self.study
         datastore = PacsDatastore(study.folder / "pacs", pacs, self.task, study.root / "images", self._check_label)
-        if not processes.is_child():  # the server looks for its children, too
+        if not is_job_process():  # the server looks for its jobs, too
             audit.write_to(self.study.audit)  # what it takes in has its lines
             datastore.first_poll()
         return datastore
@@ -164,20 +172,6 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             store = ViewersGrid(store)
         return super().infer(request, store)
 
-    # ---- jobs; the host runs them in child processes, the command line in its own ----
-
-    def train(self, request: dict[str, Any]) -> Any:
-        with _as_child():
-            return processes.answer(request, super().train)
-
-    def batch_infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        with _as_child():
-            return processes.answer(request, lambda cleaned: super(SamstudentApp, self).batch_infer(cleaned, datastore))
-
-    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> Any:
-        with _as_child():
-            return processes.answer(request, lambda cleaned: super(SamstudentApp, self).scoring(cleaned, datastore))
-
     # ---- the server ----
 
     def on_init_complete(self) -> None:
@@ -203,10 +197,8 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             where = "images appear as soon as they are put there, or uploaded"
             told = f"the study is empty: no image in {self.studies} yet; {where}"
             print(f"samstudent: {told}", file=sys.stderr, flush=True)
-        processes.one_job_at_a_time()
-        processes.announce_server()
-        if self._fork_server:
-            self._fork_server.install()
+        jobs = self.jobs_of_server()
+        host_endpoints.install(jobs)
         if isinstance(datastore := self.datastore(), PacsDatastore):
             datastore.exchange.start()
         super().on_init_complete()
@@ -214,7 +206,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             self.task.schedule,
             self.study.ledger,
             self.label_times,
-            busy=lambda: processes.is_busy("train"),
+            busy=lambda: jobs.is_busy("train"),
             start=self._start_round,
             poll_seconds=POLL_SECONDS,
         )
@@ -257,16 +249,18 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
 
     def _start_round(self, reason: str) -> None:
         audit.record("training started", "schedule", model="student", why=reason)
-        AsyncTask.run("train", request={"model": "student", "reason": reason})
+        self.jobs_of_server().start("train", {"model": "student", "reason": reason})
+
+    def jobs_of_server(self) -> JobRunner:
+        """Jobs of the server that this process is."""
+        assert self.jobs is not None, "only called in the server"
+        return self.jobs
 
     def _stop_training(self, stop: Callable[[], Any]) -> Any:
         """DELETE /train. Who stops a round does not want it started again: it counts as concluded."""
         running = self.study.ledger.running()
         audit.record("training stopped", user_name(), round=running.id if running else None)
         stopped = stop()
-        if stopped:
-            # Slicer shows the last line of the details, and fails where a job has not printed any yet.
-            stopped["details"] = [*stopped.get("details", ()), "stopped on request"]
         if running and stopped:
             self.study.ledger.update(running.id, status="failed", finished=time.time(), error="stopped on request")
         return stopped
@@ -277,10 +271,11 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             champion = self.study.ledger.champion()
             present = (champion.id if champion else None, len(self.datastore().list_images()))
             with self._scoring:
-                if present == self._scored_for or processes.is_busy(*processes.METHODS):
+                if present == self._scored_for or self.jobs_of_server().is_busy():
                     return {}
                 self._scored_for = present
-            return {name: self.async_scoring(name) for name in self._scoring_methods}
+            jobs = self.jobs_of_server()
+            return {name: jobs.start("scoring", {"method": name}, enqueue=True) for name in self._scoring_methods}
         except Exception:  # the next look happens all the same
             logger.exception("The scores of active learning could not be refreshed")
             return {}
@@ -296,31 +291,9 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             read_masks(file, self.task, grid, names=names_for_reading(file, info))
 
 
-@contextlib.contextmanager
-def _as_child() -> Iterator[None]:
-    """In a child of the server's: be polite to it, and end with one line where a user's mistake is the reason.
-
-    The host shows the last lines of the child's output as the job's details.
-    """
-    if not processes.is_child():
-        yield
-        return
-    processes.settle()
-    try:
-        yield
-    except (UserError, OSError) as error:
-        print(f"samstudent: {explain(error)}", file=sys.stderr, flush=True)
-        sys.exit(2)
-
-
-def _fork_server() -> forkserver.ForkServer | None:
-    """Of the host's server alone, which calls this in its main thread before anything else of ours."""
-    return forkserver.ForkServer() if _is_server() and forkserver.is_possible() else None
-
-
 def _is_server() -> bool:
     """Whether this process is the host's server."""
-    return bool(settings.MONAI_LABEL_APP_DIR) and not processes.is_child()
+    return bool(settings.MONAI_LABEL_APP_DIR) and not is_job_process()
 
 
 def _required_task(conf: dict[str, str]) -> str:

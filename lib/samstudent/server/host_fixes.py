@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
 from samstudent.errors import Unusable, explain
 from samstudent.server.api.sessions import SafeSessions
-from samstudent.server.jobs import processes
+from samstudent.server.jobs.job_process import is_job_process
 from samstudent.util.places import require_writable
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,6 @@ def apply() -> None:
     MONAILabelApp._load_sessions = _safe_sessions
     MONAILabelApp.cleanup_sessions = _never_raises(MONAILabelApp.cleanup_sessions)
     logging.Handler.handleError = _one_line(logging.Handler.handleError)  # type: ignore[method-assign]
-    # The host reads it without a default when it starts a child; the KeyError would leave the job "SUBMITTED" for ever.
-    os.environ.setdefault("PYTHONPATH", "")
 
 
 def tracking_off_unless_asked() -> None:
@@ -94,7 +91,7 @@ def _safe_sessions(app: MONAILabelApp, load: bool = False) -> SafeSessions | Non
     if not load:
         return None
     sessions = SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
-    if not processes.is_child():
+    if not is_job_process():
         try:
             require_writable(Path(sessions.store_path), "uploads (PUT /session) are kept")
         except Unusable as error:

@@ -14,7 +14,7 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from samstudent.server.jobs import processes
+from samstudent.server.jobs.runner import JobRunner
 from samstudent.util.signals import LONGEST_END, end_now, handle_signals
 
 if TYPE_CHECKING:
@@ -40,11 +40,17 @@ class Shutdown:
         self.ledger: Ledger | None = None
         self._asked = threading.Event()
         self._http: uvicorn.Server | None = None
+        self._jobs: JobRunner | None = None
 
-    def install(self) -> None:
-        """To be called in the main thread, in the HTTP server's start; elsewhere it does nothing."""
+    def install(self, jobs: JobRunner) -> None:
+        """To be called in the main thread, in the HTTP server's start; elsewhere it does nothing.
+
+        Args:
+            jobs: of the server.
+        """
         if threading.current_thread() is not threading.main_thread():
             return
+        self._jobs = jobs
         self._http = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
         handle_signals(self)
         if getattr(self._http, "should_exit", False):  # asked for while the app was imported
@@ -63,7 +69,8 @@ class Shutdown:
     def _end(self) -> None:
         deadline = time.monotonic() + LONGEST_END
         try:
-            processes.end_all(deadline - LONGEST_END / 2)
+            if self._jobs is not None:
+                self._jobs.end_all(deadline - LONGEST_END / 2)
             if self.ledger is not None:
                 self.ledger.mark_interrupted(STOPPED)
             while self._busy() and time.monotonic() < deadline:

@@ -1,57 +1,72 @@
-"""How far jobs are, by what they really print."""
+"""Progress of jobs as the review page gets it."""
 
 from __future__ import annotations
 
-import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from samstudent.rounds.learning import Report
 from samstudent.rounds.ledger import RoundRecord
-from samstudent.server.review_page.progress import Phase, jobs, phase_of
-
-HOST = "[2026-11-25 22:49:47,120] [11940] [MainThread] [INFO] (samstudent.rounds.learning:%d) - %s"
-
-
-@pytest.mark.parametrize(
-    ("text", "phase"),
-    [
-        ("pseudo labels: 3 of 12 (case 7 of 9)", Phase("pseudo labels", 3, 12)),
-        ("4 of 5: case07", Phase("default", 4, 5)),
-        ("read 20 of 40 cases", Phase("reading cases", 20, 40)),
-        ("round r0003: comparing on 4 hold-out cases", Phase("comparing on the hold-out")),
-        ("training 3 students on parts of 12 labels", Phase("starting")),
-    ],
-)
-def test_lines_of_jobs(text: str, phase: Phase) -> None:
-    assert phase_of([HOST % (49, text)], "default") == phase
+from samstudent.server.jobs.job import Job
+from samstudent.server.jobs.runner import JobRunner
+from samstudent.server.review_page.progress import progress_of_jobs
+from samstudent.util.progress import Progress
 
 
-def test_the_reports_of_a_training(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        Report()(1, 60, 0.5)
-        Report("students on parts: ")(60, 60)
-    training, parts = (HOST % (53, record.getMessage()) for record in caplog.records)
-    first = phase_of([training], "training the student")
-    assert (first.what, first.done, first.total, first.percent) == ("training the student", 1, 60, 1.7)
-    assert phase_of([training, parts, "something else"], "").percent == 100.0
-    assert phase_of([training, parts], "").what == "students on parts"
+@pytest.fixture
+def runner() -> Iterator[JobRunner]:
+    """Jobs that wait for their process until the test is over."""
+    over = threading.Event()
+
+    def never(*connections: Any) -> Any:
+        over.wait(30)
+        raise OSError("the test is over")
+
+    yield JobRunner(lambda *_: None, never)
+    over.set()
 
 
-def test_running_and_waiting_jobs_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    running = {"status": "RUNNING", "details": [HOST % (1, "step 30 of 120, loss 0.1, 9 s left")], "start_ts": "now"}
-    done = {"status": "DONE", "details": ["step 2 of 2"]}
-    monkeypatch.setattr(
-        "samstudent.server.review_page.progress.background_tasks",
-        {"train": [done, running, {"status": "SUBMITTED"}], "scoring": [done]},
-    )
-    training, waiting = jobs(RoundRecord(id="r0002", reason="by hand"))
-    assert (training["round"], training["percent"], training["seconds_left"]) == ("r0002", 25.0, 9)
-    assert waiting["what"] == "waiting" and waiting["percent"] is None
+def start(runner: JobRunner, kind: str) -> Job:
+    runner.start(kind, {}, enqueue=True)
+    job = runner.active(kind)[-1]
+    while job.status.value != "RUNNING" and len(runner.active(kind)) == 1:
+        pass
+    return job
 
 
-def test_a_round_of_the_command_line_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("samstudent.server.review_page.progress.background_tasks", {})
-    (job,) = jobs(RoundRecord(id="r0004", step=30, steps=60))
-    assert (job["kind"], job["round"], job["percent"]) == ("round", "r0004", 50.0)
-    assert jobs(None) == []
+def test_the_steps_of_a_training_in_their_order(runner: JobRunner) -> None:
+    job = start(runner, "train")
+    for event in (Progress("reading", 2, 2), Progress("training", 30, 120, 0.25, 9.4), Progress("reading", 1, 2)):
+        job.add_progress(event)
+    (found,) = progress_of_jobs(runner, RoundRecord(id="r0002", reason="every 5 labels"))
+    assert (found["kind"], found["round"], found["reason"]) == ("train", "r0002", "every 5 labels")
+    assert found["step"] == "reading" and found["lines"][-1] == "reading: 1 of 2"
+    assert [step["percent"] for step in found["steps"]] == [50.0, 25.0]
+    assert found["steps"][1] == {
+        "step": "training",
+        "done": 30,
+        "total": 120,
+        "percent": 25.0,
+        "seconds_left": 9,
+        "loss": 0.25,
+        "message": "",
+    }
+
+
+def test_what_waits_and_what_starts(runner: JobRunner) -> None:
+    start(runner, "train")
+    start(runner, "train")
+    start(runner, "scoring")
+    running, waiting, scoring = progress_of_jobs(runner, RoundRecord(id="r0002"))
+    assert (running["step"], running["round"]) == ("starting", "r0002")
+    assert (waiting["step"], waiting["round"], waiting["steps"]) == ("waiting", None, [])
+    assert (scoring["kind"], scoring["step"], scoring["round"]) == ("scoring", "starting", None)
+
+
+def test_a_round_of_the_command_line_is_there_too(runner: JobRunner) -> None:
+    (found,) = progress_of_jobs(runner, RoundRecord(id="r0004", step=30, steps=60))
+    assert (found["kind"], found["round"], found["step"]) == ("round", "r0004", "training the student")
+    assert [step["percent"] for step in found["steps"]] == [50.0]
+    assert progress_of_jobs(runner, None) == []

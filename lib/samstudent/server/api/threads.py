@@ -45,7 +45,7 @@ from samstudent.util.address import is_pacs
 MOST_INFERENCES = 4
 #: Inferences that may wait for their turn; who comes after them is told to come again.
 MOST_WAITING = 32
-#: Inferences yield to the threads that answer /info; children of the server yield to both (``children.settle``).
+#: Inferences yield to the threads that answer /info; jobs yield to both (``jobs.job_process``).
 INFERENCE_NICENESS = 5
 
 Answer = Callable[[], Any]

@@ -31,7 +31,7 @@ from samstudent.server.datastore.list_file import DatastoreFile
 from samstudent.server.datastore.name_keeper import NameKeeper
 from samstudent.server.datastore.reconcile import Reconciler, about
 from samstudent.server.datastore.upright import UprightCopies
-from samstudent.server.jobs.processes import is_child
+from samstudent.server.jobs.job_process import is_job_process
 from samstudent.task import Task
 from samstudent.util.files import atomic_path, require_own, sha256_file
 
@@ -213,7 +213,9 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         for problem in problems:
             if problem not in self._found:
                 # The server has said it; each of its jobs looks at the folder, too.
-                logger.log(logging.DEBUG if is_child() else logging.WARNING, "%s: %s", self._datastore_path, problem)
+                logger.log(
+                    logging.DEBUG if is_job_process() else logging.WARNING, "%s: %s", self._datastore_path, problem
+                )
         self._found = problems
         if any(set(entry.labels) - MACHINE_TAGS for entry in self._model.objects.values()):
             with contextlib.suppress(Conflict, OSError):  # the labels are another task's, or the study is read-only

@@ -7,7 +7,7 @@ from typing import Any
 
 from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
 from samstudent.rounds.ledger import Ledger, RoundRecord
-from samstudent.server.review_page.progress import jobs
+from samstudent.server.review_page.progress import progress_of_jobs
 from samstudent.server.review_page.service import Desk, Infos
 
 
@@ -25,7 +25,7 @@ def overview(desk: Desk) -> dict[str, Any]:
         "problems": problems(desk),
         "served": _served(ledger),
         "served_fault": app.fault_of_student(),
-        "jobs": jobs(running),
+        "jobs": progress_of_jobs(app.jobs_of_server(), running),
         "schedule": app.scheduler.status(),
         "rounds": [_brief(record) for record in records],
     }

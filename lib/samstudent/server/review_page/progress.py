@@ -1,77 +1,74 @@
-"""How far the host's jobs are, read from what they print: the host itself only tells that they run."""
+"""Progress of the jobs that run or wait, for the review page."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from monailabel.utils.async_tasks.utils import background_tasks
-
 from samstudent.rounds.ledger import RoundRecord
-from samstudent.server.jobs import processes
+from samstudent.server.jobs.job import KINDS, Job, Status
+from samstudent.server.jobs.runner import JobRunner
+from samstudent.util.progress import Progress
 
-#: Lines as ``rounds.learning.Report``, the trainer and batch inference write them, after the logger's own fields.
-_COUNT = re.compile(r"(?:^| - )(?:(?P<what>[A-Za-z][^:]*): )?(?:step |read )?(?P<done>\d+) of (?P<total>\d+)\b")
-_LEFT = re.compile(r"(\d+) s left")
-_COMPARING = re.compile(r"round r\d+: comparing")
 NAMES = {"train": "training", "batch_infer": "pseudo labels", "scoring": "scores of active learning"}
+#: Lines of a job's output that the page gets.
+LINES = 8
 
 
-@dataclass(frozen=True)
-class Phase:
-    """What a job is at: how many of ``total`` steps (cases, ...) of this phase are done; None where it tells none."""
+def progress_of_jobs(runner: JobRunner, running: RoundRecord | None) -> list[dict[str, Any]]:
+    """Jobs of this server that run or wait, and a round that was started elsewhere, as JSON values.
 
-    what: str
-    done: int | None = None
-    total: int | None = None
-    seconds_left: int | None = None
+    Args:
+        runner: of the server.
+        running: the round that runs, in this server or on a command line; None: none does.
 
-    @property
-    def percent(self) -> float | None:
-        return round(100 * self.done / self.total, 1) if self.done is not None and self.total else None
-
-
-def phase_of(lines: Iterable[str], default: str) -> Phase:
-    """The phase by the last line that tells one; ``default``: its name where that line gives none."""
-    for line in reversed(list(lines)):
-        if _COMPARING.search(line):
-            return Phase("comparing on the hold-out")
-        if found := _COUNT.search(line):
-            what = found["what"] or ("reading cases" if " read " in f" {line}" else default)
-            left = _LEFT.search(line)
-            done, total = int(found["done"]), int(found["total"])
-            return Phase(what, min(done, total), total, int(left[1]) if left else None)
-    return Phase("starting")
-
-
-def jobs(running: RoundRecord | None) -> list[dict[str, Any]]:
-    """The jobs that run or wait in this server, and a round that was started elsewhere, as JSON values."""
-    found = []
-    for method in processes.METHODS:
-        for task in background_tasks.get(method, []):
-            if task["status"] not in processes.ACTIVE:
-                continue
-            lines = [str(line) for line in task.get("details", ())]
-            phase = phase_of(lines, "training the student" if method == "train" else NAMES[method])
-            if task["status"] == "SUBMITTED":
-                phase = Phase("waiting")
-            found.append(
-                {
-                    "kind": method,
-                    "name": NAMES[method],
-                    "round": running.id if running is not None and method == "train" else None,
-                    "reason": running.reason if running is not None and method == "train" else "",
-                    "since": task.get("start_ts"),
-                    "lines": lines[-8:],
-                }
-                | asdict(phase)
-                | {"percent": phase.percent}
-            )
-    if running is not None and not any(job["kind"] == "train" for job in found):
-        steps = running.steps or None
-        phase = Phase("training the student", running.step, steps) if running.step and steps else Phase("running")
-        about = {"kind": "round", "name": "training", "round": running.id, "reason": running.reason, "lines": []}
-        found.append(about | {"since": None} | asdict(phase) | {"percent": phase.percent})
+    Returns:
+        A dictionary for each: ``kind``, ``name``, ``round`` and ``reason`` (of a training), ``since``, ``lines``,
+        ``steps`` (each with ``step``, ``done``, ``total``, ``percent``, ``seconds_left``, ``loss``, ``message``) in
+        the order in which they began, and ``step``: the name of the step that runs.
+    """
+    active = [job for kind in KINDS for job in runner.active(kind)]
+    found = [_of_job(job, running) for job in active]
+    if running is not None and not any(job.kind == "train" for job in active):
+        found.append(_of_round(running))
     return found
+
+
+def _of_job(job: Job, running: RoundRecord | None) -> dict[str, Any]:
+    record = running if job.kind == "train" and job.status is Status.RUNNING else None
+    return {
+        "kind": job.kind,
+        "name": NAMES[job.kind],
+        "round": record.id if record else None,
+        "reason": record.reason if record else "",
+        "since": f"{job.submitted:%Y-%m-%d %H:%M:%S}",
+        "lines": job.details[-LINES:],
+        "step": job.current.step if job.current else "starting" if job.status is Status.RUNNING else "waiting",
+        "steps": [_as_json(step) for step in job.steps],
+    }
+
+
+def _of_round(record: RoundRecord) -> dict[str, Any]:
+    """A round of a command line; of its steps only that of the student is kept in the study."""
+    steps = [Progress("training the student", record.step, record.steps)] if record.step and record.steps else []
+    return {
+        "kind": "round",
+        "name": "training",
+        "round": record.id,
+        "reason": record.reason,
+        "since": None,
+        "lines": [],
+        "step": steps[0].step if steps else "running",
+        "steps": [_as_json(step) for step in steps],
+    }
+
+
+def _as_json(step: Progress) -> dict[str, Any]:
+    return {
+        "step": step.step,
+        "done": step.done,
+        "total": step.total,
+        "percent": step.percent,
+        "seconds_left": None if step.seconds_left is None else round(step.seconds_left),
+        "loss": step.loss,
+        "message": step.message,
+    }

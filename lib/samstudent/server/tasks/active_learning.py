@@ -15,7 +15,6 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from numpy.typing import NDArray
-from rich.progress import track
 
 from samstudent.active_learning.scores import disagreement_score, entropy_score
 from samstudent.active_learning.state import Reservation, SelectionState
@@ -24,6 +23,7 @@ from samstudent.errors import UserError, explain
 from samstudent.pseudolabels.review import Reviews
 from samstudent.rounds.holdout import HoldOut
 from samstudent.task import ActiveLearningSection, Task
+from samstudent.util.progress import StepReport, log_progress
 
 logger = logging.getLogger(__name__)
 
@@ -296,7 +296,9 @@ def _for_each(
     cases, broken = list(cases), unreadable(datastore)
     todo = [case for case in cases if case not in current]
     failed = {case: broken[case] for case in todo if case in broken}
-    for case in track([case for case in todo if case not in broken], description=f"scoring: {name}"):
+    report = StepReport(log_progress, f"scoring: {name}")
+    readable = [case for case in todo if case not in broken]
+    for number, case in enumerate(readable, 1):
         try:
             score(case)
         except Exception as error:
@@ -307,6 +309,7 @@ def _for_each(
             logger.warning("case %s could not be scored (%s): %s", case, name, failed[case], exc_info=not expected)
         else:
             getattr(datastore, "note_readable", lambda case: None)(case)
+        report(number, len(readable), message=case)
     return {"scored": len(todo) - len(failed), "current": len(cases) - len(todo), "failed": failed}
 
 

@@ -14,6 +14,7 @@ from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.produce import CaseLabeller, OnCase, produce
 from samstudent.rounds.study import Study
 from samstudent.student.predict import Student
+from samstudent.util.progress import Progress, log_progress
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,9 @@ class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
         student = Student.load(path, task, name_to_device(request.get("device")))
         counts = produce(
             datastore, CaseLabeller(task, student, sam, policy), ids, exclude=holdout.ids | holdout.excluded,
-            progress=lambda number, total, case: logger.info("%d of %d: %s", number, total, case),
+            progress=lambda number, total, case: log_progress(
+                Progress("pseudo labels", number, total, message=case)
+            ),
             on_case=self.on_case,
         )  # fmt: skip
         logger.info("pseudo labels: %s", counts)

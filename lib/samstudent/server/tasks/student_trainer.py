@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import platform
 import time
 from importlib.metadata import version
@@ -36,7 +35,6 @@ from samstudent.rounds.round_cases import Gathered, RoundCases, champion_of, kee
 from samstudent.rounds.scoring import MOST_REMEMBERED, CaseDice, compare, fit_of, not_learnt, readable_truths
 from samstudent.rounds.study import Study
 from samstudent.rounds.trained import Trained, images_of, trained_of, under_ids
-from samstudent.server.jobs import processes
 from samstudent.student.data import TrainingCase, make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.predict import Student, save_model
@@ -49,6 +47,7 @@ from samstudent.student.training import (
     split_steps,
 )
 from samstudent.util.files import atomic_write, sha256_file
+from samstudent.util.progress import Progress, log_progress
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,6 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         digest = hashlib.sha256(self.task.model_dump_json().encode()).hexdigest()
         fields = {"seed": options.seed, "steps": epochs * epoch_steps}
         with self.ledger.run(options.reason, task_digest=digest, holdout_ids=held_ids, **fields) as round_id:
-            _leave_room_for_the_server()
             frame = {"max_epochs": epochs, "epoch_steps": epoch_steps, "name": str(self.ledger.folder_of(round_id))}
             frame |= {"round": round_id, "train_ids": train_ids, "held_ids": held_ids}
             frame |= {"options": options.model_dump()}
@@ -135,7 +133,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
         self, round_id: str, options: TrainOptions, held_ids: list[str], device: Any, datastore: Any
     ) -> dict[str, Any]:
         """Compare the challenger with the champion, decide, and serve it if it may be."""
-        logger.info("round %s: comparing on %d hold-out cases", round_id, len(held_ids))
+        log_progress(Progress("comparing on the hold-out", message=f"{len(held_ids)} cases"))
         target = str(name_to_device(device))
         challenger = Student.load(self.ledger.model_path(round_id), self.task, target)
         served = champion_of(self.ledger, self.task, target)
@@ -277,7 +275,7 @@ class StudentTrainTask(BasicTrainTask):  # type: ignore[misc]
     def train_data_loader(self, context: Context, num_workers: int = 0, shuffle: bool = True) -> Any:
         def progress(number: int, total: int) -> None:
             if number % 20 == 0 or number == total:
-                logger.info("read %d of %d cases", number, total)
+                log_progress(Progress("reading cases", number, total))
 
         cases, unreadable = load_cases(context.train_datalist, self.task, progress)
         if context.local_rank == 0:
@@ -390,10 +388,3 @@ def _inner(network: torch.nn.Module) -> torch.nn.Module:
 
 def _number(value: float | None) -> float:
     return float(value) if value is not None and value == value else 0.0
-
-
-def _leave_room_for_the_server() -> None:
-    """In the host's child, with three cores or more, one stays free. With fewer its low priority (``children.settle``)
-    does: measured on two cores, a server's answer takes 1.0 ms (median) beside a training, with one thread or two."""
-    if processes.is_child() and (cores := os.cpu_count() or 1) > 2:
-        torch.set_num_threads(min(torch.get_num_threads(), cores - 1))

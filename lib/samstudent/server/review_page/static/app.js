@@ -37,7 +37,8 @@ function showHeader() {
   waiting.setAttribute('aria-label', `${counts.waiting} waiting`);
   const job = document.getElementById('job');
   job.hidden = jobs.length === 0;
-  job.textContent = jobs.length ? `${jobs[0].what}${jobs[0].percent === null ? '' : ` ${Math.round(jobs[0].percent)} %`}` : '';
+  const percent = jobs[0]?.steps.find((step) => step.step === jobs[0].step)?.percent ?? null;
+  job.textContent = jobs.length ? `${jobs[0].step}${percent === null ? '' : ` ${Math.round(percent)} %`}` : '';
 }
 
 function showUser() {

@@ -4,6 +4,8 @@ import { post, put, remove } from './api.js';
 import { chart } from './chart.js';
 import { button, confirmed, duration, h, notice, percent, when } from './dom.js';
 
+const bar = (value, name) => h('progress', { max: '100', value: value === null ? null : String(value), 'aria-label': name });
+
 export class Overview {
   name = 'overview';
 
@@ -86,15 +88,22 @@ export class Overview {
     const start = this.me.may.administer && !training && button('Start a round now', () => this.start(), { id: 'start-round' });
     if (!jobs.length) return [title, h('p', { class: 'empty' }, 'Nothing runs.'), start];
     const scoring = jobs.some((job) => job.kind === 'scoring') && h('p', { class: 'small' }, 'The scores of active learning are being computed.');
-    return [title, jobs.filter((job) => job.kind !== 'scoring').map((job) => {
-      const known = job.percent !== null;
-      const left = job.seconds_left ? `, about ${duration(job.seconds_left)} left in this step` : '';
-      return h('div', { class: 'job' },
-        h('p', {}, h('strong', {}, job.round ? `Round ${job.round}` : job.name[0].toUpperCase() + job.name.slice(1)), job.reason ? ` · ${job.reason}` : ''),
-        h('progress', { max: '100', value: known ? String(job.percent) : null, 'aria-label': job.what }),
-        h('p', { class: 'small' }, job.what, known ? `: ${job.done} of ${job.total} (${Math.round(job.percent)} %)` : '', left),
-        job.kind === 'train' && this.me.may.administer && button('Stop', () => this.stop(), { id: 'stop-job' }));
-    }), scoring, start];
+    return [title, jobs.filter((job) => job.kind !== 'scoring').map((job) => h('div', { class: 'job' },
+      h('p', {}, h('strong', {}, job.round ? `Round ${job.round}` : job.name[0].toUpperCase() + job.name.slice(1)), job.reason ? ` · ${job.reason}` : ''),
+      this.steps(job),
+      job.kind === 'train' && this.me.may.administer && button('Stop', () => this.stop(), { id: 'stop-job' }))), scoring, start];
+  }
+
+  /** A bar for each step of a job that has begun; only the one that runs has its figures in words. */
+  steps(job) {
+    if (!job.steps.some((step) => step.step === job.step)) return [bar(null, job.step), h('p', { class: 'small' }, job.step)];
+    return h('ol', { class: 'steps' }, job.steps.map((step) => {
+      if (step.step !== job.step) return h('li', {}, h('span', { class: 'small' }, step.step), bar(step.percent ?? 100, step.step));
+      const known = step.percent !== null;
+      const left = step.seconds_left ? `, about ${duration(step.seconds_left)} left in this step` : '';
+      const text = `${step.step}${known ? `: ${step.done} of ${step.total} (${Math.round(step.percent)} %)` : ''}${left}`;
+      return h('li', { 'aria-current': 'step' }, h('span', {}, text), bar(step.percent, step.step));
+    }));
   }
 
   schedule() {

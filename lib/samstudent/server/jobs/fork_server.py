@@ -1,0 +1,173 @@
+"""Fork server: a process with everything imported and nothing begun, of which each job is a fork.
+
+Python's ``multiprocessing.forkserver`` would import PyTorch, MONAI and the host once more and hold them twice: 10 s of
+a processor and 850 MB more (docs/decisions/0012-jobs-are-forks.md). Here a process is forked from the server once its
+imports are done: no thread of ours, no lock, no open study. Server, fork server and jobs share the memory.
+
+Only on Linux, and only without a GPU: CUDA cannot be used in the fork of a process that has asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from samstudent.server.jobs.job_process import name_process, run_job
+from samstudent.util.signals import SIGNALS
+
+#: In ``ps`` and ``top``, of which 15 characters are shown.
+FORK_SERVER_NAME = "sam-forkserver"
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
+
+
+def is_possible() -> bool:
+    """Whether jobs can be forks on this machine."""
+    return sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES)
+
+
+class ForkedProcess:
+    """Process of a job; has what the runner uses of ``multiprocessing.Process``.
+
+    Args:
+        status: pipe that tells the process id, and the exit code when the process has ended.
+
+    Raises:
+        ConnectionError: the fork server has ended, or could not fork.
+    """
+
+    def __init__(self, status: IO[bytes]) -> None:
+        line = status.readline()
+        if not line:
+            status.close()
+            raise ConnectionError("the fork server has ended, or could not fork")
+        self.pid: int | None = int(line)
+        self._status, self._lock = status, threading.Lock()
+        self._exitcode: int | None = None
+
+    @property
+    def sentinel(self) -> int:
+        """File descriptor that can be read when the process has ended."""
+        return self._status.fileno()
+
+    @property
+    def exitcode(self) -> int | None:
+        """Exit code; negative for a signal; None while the process runs."""
+        with self._lock:
+            if self._exitcode is None and connection.wait([self.sentinel], timeout=0):
+                # Nothing is read where the fork server has ended: its jobs end with it.
+                self._exitcode = int(self._status.readline() or -signal.SIGKILL)
+            return self._exitcode
+
+    def close(self) -> None:
+        """Release what belongs to a process that has ended."""
+        self._status.close()
+
+
+class ForkServer:
+    """The server's side. To be made in the main thread, before other threads run and files are locked.
+
+    Args:
+        prepare: called in the new process before it forks any job, to import what the server itself imports later.
+    """
+
+    def __init__(self, prepare: Callable[[], object] = lambda: None) -> None:
+        self._requests, theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        if os.fork() == 0:
+            self._requests.close()
+            _serve(theirs, prepare)
+        theirs.close()
+
+    def __call__(self, messages: Connection, output: Connection) -> ForkedProcess:
+        """Start a process for one job: ``run_job(messages, output)``.
+
+        Raises:
+            OSError: the fork server has ended, or could not fork.
+        """
+        status, theirs = os.pipe()
+        file = os.fdopen(status, "rb", buffering=0)
+        try:
+            with self._lock:
+                socket.send_fds(self._requests, [b"j"], [messages.fileno(), output.fileno(), theirs])
+        except OSError:
+            file.close()
+            raise
+        finally:
+            os.close(theirs)
+        return ForkedProcess(file)
+
+    def close(self) -> None:
+        """End the fork server, and with it the jobs that run."""
+        self._requests.close()
+
+
+# ---- the fork server's side ----
+
+
+def _serve(requests: socket.socket, prepare: Callable[[], object]) -> NoReturn:
+    """Fork a process for each request until the server is gone; then end, and the jobs with it."""
+    try:
+        _leave_server()
+        prepare()
+        gc.freeze()  # the collector would otherwise touch, and so copy, what the forks share
+        jobs: dict[Any, tuple[BaseProcess, int]] = {}
+        while True:
+            for ready in connection.wait([requests, *jobs]):
+                if ready is not requests:
+                    process, status = jobs.pop(ready)
+                    process.join()
+                    _write(status, process.exitcode)
+                    os.close(status)
+                    continue
+                _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+                if not descriptors:
+                    os._exit(0)
+                messages, output, status = descriptors
+                process = get_context("fork").Process(target=_run, args=(requests, *descriptors))
+                try:
+                    process.start()
+                except OSError:  # no memory for one more; the server reads of it from the closed pipe
+                    traceback.print_exc()
+                    os.close(status)
+                else:
+                    jobs[process.sentinel] = process, status
+                    _write(status, process.pid)
+                os.close(messages)
+                os.close(output)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _run(requests: socket.socket, messages: int, output: int, status: int) -> None:
+    requests.close()
+    os.close(status)
+    run_job(Connection(messages), Connection(output))
+
+
+def _write(status: int, number: int | None) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the server does not read any more
+        os.write(status, f"{number}\n".encode())
+
+
+def _leave_server() -> None:
+    """Name, signals and log lines are this process' own from now on."""
+    name_process(FORK_SERVER_NAME)
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:  # they reach the server, too, and its end is this one's
+        signal.signal(number, signal.SIG_IGN)
+    logging.getLogger().handlers.clear()  # a job's lines go to the server, which writes them into its files
