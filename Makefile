@@ -1,5 +1,6 @@
 # make demo   the main job: synthetic study, real server, the whole loop, a table and report.html
-# make test   the tests
+# make test   the tests; make test-unit: those that take no server
+# make docs   the reference pages that are written from the program
 # Both set up what is missing: a virtual environment in .venv and the installation into it.
 # Arguments for the demo: make demo ARGS="--keep"
 
@@ -11,13 +12,17 @@ PYTHON  ?= $(firstword $(foreach p,python3.11 python3.12 python3.10 python3,$(sh
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find lib apps configs -name '*.py' -o -name '*.yaml' -o -path '*/templates/*' -o -path '*/static/*' -o -name '*.js' -o -name '*.html' -o -name 'README.md') setup.cfg setup.py pyproject.toml README.md
 
-.PHONY: setup demo test test-all lint types check bench clean
+.PHONY: setup demo test test-unit test-all lint types docs check bench clean
 
 demo: setup
 	$(BIN)/samstudent demo $(ARGS)
 
 test: setup
 	$(PYTEST) $(ARGS)
+
+# Under 3 minutes on two cores: without what starts a server, a browser or a PACS, or trains for long.
+test-unit: setup
+	$(PYTEST) -m "not slow and not server" $(ARGS)
 
 test-all: setup
 	$(PYTEST) -m "" $(ARGS)
@@ -28,7 +33,12 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-check: lint types test
+# Pages that are written from the program. CI fails where they are not those of the program.
+docs: setup
+	$(BIN)/python docs/generator
+	$(BIN)/python benchmarks/tables.py
+
+check: lint types docs test
 
 bench: setup
 	$(BIN)/python benchmarks/refinement.py

@@ -30,13 +30,22 @@ class _Section(BaseModel):
 class ImageSection(_Section):
     """How stored values become the intensities that student and SAM see."""
 
-    #: ``auto``: the DICOM window where the file has one, else percentiles. ``window``: from ``low`` to ``high`` in the
-    #: file's own units (Hounsfield for CT). ``percentile``: from the ``low``-th to the ``high``-th percentile.
-    intensity: Literal["auto", "window", "percentile"] = "auto"
-    low: float = 0.5
-    high: float = 99.5
-    #: 1: the student sees luminance; 3: it sees red, green, blue (grey images are repeated). SAM always sees three.
-    channels: Literal[1, 3] = 1
+    intensity: Literal["auto", "window", "percentile"] = Field(
+        default="auto",
+        description="`auto`: the DICOM window where the file has one, else percentiles. `window`: from `low` to `high` "
+        "in the file's own units (Hounsfield for CT). `percentile`: from the `low`-th to the `high`-th percentile of "
+        "the image.",
+    )
+    low: float = Field(
+        default=0.5,
+        description="Value or percentile that becomes black; below `high`, and with `percentile` from 0 to 100.",
+    )
+    high: float = Field(default=99.5, description="Value or percentile that becomes white.")
+    channels: Literal[1, 3] = Field(
+        default=1,
+        description="Channels that the student sees. 1: luminance. 3: red, green, blue (grey images are repeated). "
+        "SAM always sees three.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageSection:
@@ -219,25 +228,43 @@ class PseudoLabelSection(_Section):
 
 
 class HoldOutSection(_Section):
-    #: Share of all cases that is kept to compare models and never trains.
-    fraction: float = Field(default=0.2, ge=0, lt=1)
+    """The cases that compare models and never train."""
+
+    fraction: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of all cases that is held out, chosen when a case is first seen. Rows of `split.csv` "
+        "(`val`, `test`) go before it.",
+    )
 
 
 class ActiveLearningSection(_Section):
-    #: The strategy that also answers to ``random``, the only one OHIF asks for.
-    strategy: Literal["uniform", "entropy", "disagreement", "diversity", "mixed"] = "mixed"
-    #: A case given to one client is not given to another for this long, or until that client asks for another one
-    #: without having worked on it.
-    reserve_minutes: float = Field(default=30.0, ge=0)
+    """Which case an annotator gets next."""
+
+    strategy: Literal["uniform", "entropy", "disagreement", "diversity", "mixed"] = Field(
+        default="mixed",
+        description="The strategy that also answers to `random`, the only one that OHIF asks for.",
+    )
+    reserve_minutes: float = Field(
+        default=30.0,
+        ge=0,
+        description="Minutes for which a case that was offered to one client is not offered to another.",
+    )
 
 
 class ScheduleSection(_Section):
-    """When a round starts by itself. Both may be set; neither: never."""
+    """When a round starts by itself. Both keys may be set; without any, rounds are started manually."""
 
-    #: After this many new human labels.
-    every_labels: int | None = Field(default=None, ge=1)
-    #: At this time of day, "HH:MM" in the server's time zone, if there is any new human label.
-    at: str | None = Field(default=None, pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    every_labels: int | None = Field(
+        default=None, ge=1, description="A round starts after this many new or changed human labels."
+    )
+    at: str | None = Field(
+        default=None,
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
+        description='A round starts at this time of day, `"HH:MM"` in quotes, in the server\'s time zone, if there is '
+        "a new human label.",
+    )
 
     @field_validator("at", mode="before")
     @classmethod
@@ -249,28 +276,53 @@ class ScheduleSection(_Section):
 
 
 class Task(_Section):
-    """One checked task file. ``load_task`` makes it; ``structures`` maps names to label values from 1 without gaps."""
+    """A checked task file, made by ``load_task``."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$")
-    description: str = ""
-    dimension: Literal[2, 3]
-    structures: dict[Name, int] = Field(min_length=1, max_length=250)
-    #: What structures are called in DICOM segmentations. Those without a code go by their name.
-    codes: dict[Name, Code] = {}
-    #: True where structures may share pixels, as bones on a projection do: one sigmoid each instead of a softmax.
-    overlap: bool = False
-    #: What a human's label says of a structure that it does not mention: that it is not there, or nothing. One word for
-    #: all structures, or one for each; others are ``absent``. See docs/how-to/own-data.md.
-    unmentioned: Unmentioned | dict[Name, Unmentioned] = "absent"
-    image: ImageSection = ImageSection()
-    student: StudentSection = StudentSection()
-    sam: SamSection = SamSection()
-    recipe: Recipe = Recipe()
-    training: TrainingSection = TrainingSection()
-    pseudo_labels: PseudoLabelSection = PseudoLabelSection()
-    holdout: HoldOutSection = HoldOutSection()
-    active_learning: ActiveLearningSection = ActiveLearningSection()
-    schedule: ScheduleSection = ScheduleSection()
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$",
+        description="Name of the folder of the task's rounds, `<studies>/.samstudent/<name>/`: two tasks of one study "
+        "need two names.",
+    )
+    description: str = Field(default="", description="One line for people.")
+    dimension: Literal[2, 3] = Field(
+        description="Dimension of the images: 2 (radiographs, ultrasound, photographs) or 3 (CT, MR)."
+    )
+    structures: dict[Name, int] = Field(
+        min_length=1,
+        max_length=250,
+        description="What to segment: names with label values 1, 2, 3, ... without a gap. A list is short for that: "
+        "`[nerve, vessel]`. `background` and `ignore` are refused.",
+    )
+    codes: dict[Name, Code] = Field(
+        default={},
+        description='Code of each structure in DICOM segmentations, e.g. `heart: {value: "80891009", meaning: Heart}`. '
+        "Structures without a code go by their name (scheme `99SAMSTUDENT`). Segmentations of other software are "
+        "recognised by the codes, whatever they call their segments.",
+    )
+    overlap: bool = Field(
+        default=False,
+        description="Whether structures may share pixels, as bones on a projection do: one sigmoid each instead of a "
+        "softmax.",
+    )
+    unmentioned: Unmentioned | dict[Name, Unmentioned] = Field(
+        default="absent",
+        description="What a human's label says of a structure that it does not mention: that it is absent, or nothing "
+        "(`unknown`). One word for all structures, or one for each; others are `absent`. What counts as mentioned: "
+        "[own data](../how-to/own-data.md#structures-that-a-label-leaves-open).",
+    )
+    image: ImageSection = Field(default=ImageSection(), description="How stored values become intensities.")
+    student: StudentSection = Field(default=StudentSection(), description="The network that is trained and served.")
+    sam: SamSection = Field(default=SamSection(), description="The Segment Anything Model.")
+    recipe: Recipe = Field(default=Recipe(), description="From a coarse mask to prompts.")
+    training: TrainingSection = Field(default=TrainingSection(), description="How the student is trained.")
+    pseudo_labels: PseudoLabelSection = Field(
+        default=PseudoLabelSection(), description="How pseudo labels are made, and which of them train."
+    )
+    holdout: HoldOutSection = Field(default=HoldOutSection(), description="The cases that compare models.")
+    active_learning: ActiveLearningSection = Field(
+        default=ActiveLearningSection(), description="Which case an annotator gets next."
+    )
+    schedule: ScheduleSection = Field(default=ScheduleSection(), description="When a round starts by itself.")
 
     @field_validator("structures", mode="before")
     @classmethod

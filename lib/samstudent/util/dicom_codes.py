@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,16 +16,19 @@ class Code(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    #: The code, in quotes: SNOMED's are all digits.
-    value: Annotated[str, Field(min_length=1, max_length=64)]
-    #: What the code means, for people.
-    meaning: Annotated[str, Field(min_length=1, max_length=64)]
-    #: Coding scheme designator: ``SCT`` is SNOMED CT.
-    scheme: Annotated[str, Field(min_length=1, max_length=16)] = "SCT"
-    #: Which of a pair, where the code does not say so itself.
-    side: Literal["left", "right"] | None = None
-    #: Red, green, blue, e.g. "#d02090". None: a colour of the structure's place in the list.
-    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] | None = None
+    value: str = Field(min_length=1, max_length=64, description="The code, in quotes: SNOMED's are all digits.")
+    meaning: str = Field(min_length=1, max_length=64, description="What the code means, for people.")
+    scheme: str = Field(
+        default="SCT", min_length=1, max_length=16, description="Coding scheme designator; `SCT` is SNOMED CT."
+    )
+    side: Literal["left", "right"] | None = Field(
+        default=None, description="Which of a pair, where the code does not say so itself."
+    )
+    color: str | None = Field(
+        default=None,
+        pattern=r"^#[0-9a-fA-F]{6}$",
+        description='Colour in viewers: red, green, blue, e.g. `"#d02090"`. None: by place in the list.',
+    )
 
     @property
     def key(self) -> tuple[str, str, str | None]:
