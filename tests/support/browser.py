@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException, WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from urllib3.exceptions import HTTPError
 
 #: Of a browser that is not to call its maker.
 OPTIONS = (
@@ -23,20 +27,72 @@ OPTIONS = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1366,768"
 )
 WAIT_SECONDS = 60
+#: Seconds that the browser gets for one command, a page with all it loads included.
+ANSWER_SECONDS = 120
+#: Seconds that it gets to close its window.
+CLOSE_SECONDS = 20
+
+
+class Driver(webdriver.Chrome):
+    """Selenium's driver of a browser that cannot hang: one that does not answer is killed.
+
+    Selenium waits for an answer without a limit, also for that to ``quit``; a browser that stands still (a page that
+    calculates for ever, cores that other work holds) then keeps the tests for ever.
+
+    Args:
+        options: of the browser.
+        answer_seconds: for one command.
+    """
+
+    def __init__(self, options: webdriver.ChromeOptions, answer_seconds: float) -> None:
+        self.answer_seconds = answer_seconds
+        super().__init__(options=options, service=Service(shutil.which("chromedriver")))
+        self.command_executor.client_config.timeout = answer_seconds
+        self.set_page_load_timeout(answer_seconds / 2)
+        self.set_script_timeout(answer_seconds / 2)
+
+    def execute(self, driver_command: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Send a command.
+
+        Raises:
+            TimeoutException: the browser does not answer; all later commands fail at once.
+        """
+        try:
+            return dict(super().execute(driver_command, params))
+        except HTTPError as error:
+            self.kill()
+            text = f"the browser did not answer {driver_command} within {self.answer_seconds:g} s and was killed"
+            raise TimeoutException(text) from error
+
+    def kill(self) -> None:
+        """End the browser and its driver, whatever state they are in."""
+        if self.service.process is None or self.service.process.poll() is not None:
+            return
+        driver = psutil.Process(self.service.process.pid)
+        for process in [*driver.children(recursive=True), driver]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 class Browser:
     """One window of 1366 x 768 pixels with a profile of its own."""
 
-    def __init__(self, profile: Path, url: str, options: str = "") -> None:
-        """``options``: more of the command's."""
+    def __init__(self, profile: Path, url: str, options: str = "", answer_seconds: float = ANSWER_SECONDS) -> None:
+        """Start it.
+
+        Args:
+            profile: folder of its own.
+            url: of the server.
+            options: more of the command's.
+            answer_seconds: for one command; then it is killed.
+        """
         self.url = url
         chosen = webdriver.ChromeOptions()
         chosen.binary_location = str(shutil.which("chromium"))
         for argument in (*OPTIONS.split(), *options.split(), f"--user-data-dir={profile}"):
             chosen.add_argument(argument)
         chosen.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=chosen, service=Service(shutil.which("chromedriver")))
+        self.driver = Driver(chosen, answer_seconds)
         metrics = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
@@ -44,7 +100,13 @@ class Browser:
         self.driver.get(f"{self.url}/{path}")
 
     def close(self) -> None:
-        self.driver.quit()
+        """Leave no process, also of one that does not answer."""
+        self.driver.command_executor.client_config.timeout = min(self.driver.answer_seconds, CLOSE_SECONDS)
+        try:
+            with contextlib.suppress(WebDriverException):
+                self.driver.quit()
+        finally:
+            self.driver.kill()
 
     def press(self, *keys: str) -> None:
         """Keys one after another, wherever the focus is."""

@@ -51,10 +51,15 @@ class Ohif:
 
     def press(self, selector: str, text: str = "") -> None:
         """Click with the mouse on the first visible element of a CSS selector that says ``text``."""
-        place = self.browser.until(lambda: self._find(selector, text), f"{selector} {text}")
-        while (now := self._find(selector, text)) != place and now:  # it is still sliding to its place
-            place = now
-        self._click(*place)
+        places: list[list[float] | None] = [None, None]
+
+        def stands_still() -> bool:  # panels slide to their place
+            places[:] = places[1], self._find(selector, text)
+            return places[0] is not None and places[0] == places[1]
+
+        self.browser.until(stands_still, f"{selector} {text}")
+        x, y = places[1] or (0, 0)
+        self._click(x, y)
 
     def press_until(self, selector: str, text: str, condition: Callable[[], Any], what: str) -> None:
         """Press, and once more where nothing comes of it: a click goes astray while OHIF draws its panels anew."""
@@ -126,8 +131,7 @@ class Ohif:
         def chosen() -> bool:
             return bool(self.run(f"return {row}?.style.backgroundColor === 'darkblue'"))
 
-        while not chosen():
-            self.press(".clickable-row", name)
+        self._until_done(lambda: self.press(".clickable-row", name), chosen, f"the row {name}")
 
     def segments(self) -> dict[int, str]:
         """Number and name of the segments."""
