@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +14,8 @@ from samstudent.cli.app_folder import app_folder, task_argument
 from samstudent.cli.options import Studies, TaskOption
 from samstudent.cli.rounds import open_ledger, print_rounds
 from samstudent.errors import Unavailable
+from samstudent.util.progress import logged_to
+from samstudent.util.progress_bar import ProgressBars
 
 if TYPE_CHECKING:
     from samstudent.server.app import SamstudentApp
@@ -18,9 +23,9 @@ if TYPE_CHECKING:
 
 def pseudo_label(studies: Studies, task: TaskOption) -> None:
     """Make pseudo labels for all unlabelled cases with the served student and SAM."""
-    _show_progress()
     app = _app(studies, task)
-    result = app.batch_infer({"model": "student+sam", "images": "unlabeled"})
+    with _progress(app):
+        result = app.batch_infer({"model": "student+sam", "images": "unlabeled"})
     _send(app)
     for key, value in result.items():
         typer.echo(f"{key}: {value}")
@@ -37,16 +42,23 @@ def train(
     request: dict[str, Any] = {"model": "student", "pseudo_labels": pseudo_labels, "promote": promote}
     if steps is not None:
         request["steps"] = steps
-    _show_progress()
     app = _app(studies, task)
-    app.train(request)
+    with _progress(app):
+        app.train(request)
     _send(app)
     print_rounds(open_ledger(studies, task))
 
 
-def _show_progress() -> None:
-    """Print the jobs' log lines, which report progress."""
-    logging.getLogger("samstudent").setLevel(logging.INFO)
+@contextmanager
+def _progress(app: SamstudentApp) -> Iterator[None]:
+    """Progress of the app's job in this block: a bar for each step on a terminal, else lines of the log."""
+    if not sys.stderr.isatty():
+        logging.getLogger("samstudent").setLevel(logging.INFO)
+        yield
+        return
+    with ProgressBars() as bars, logged_to(bars):
+        app.report = bars
+        yield
 
 
 def _app(studies: str, task: str) -> SamstudentApp:

@@ -14,8 +14,6 @@ from samstudent.util.progress import Progress
 class ProgressBars:
     """Report that draws a bar for each step; a context manager, which leaves the finished bars on the terminal.
 
-    Where the output is no terminal each step is one line when it has ended.
-
     Args:
         console: where to draw; standard error if None, so that results can be piped.
     """
