@@ -19,10 +19,12 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from samstudent.sam import lite_medsam
+from samstudent.sam.decode import decode_structures
+from samstudent.sam.embedding import Embedding
 from samstudent.sam.model import SamModel
 from samstudent.sam.prompts import box_of, coarse_masks, inner_point, negative_points
-from samstudent.sam.refine import refine_slice
 from samstudent.sam.segment_anything import SegmentAnything
+from samstudent.sam.slice_refinement import SliceRefiner
 from samstudent.task import PAPER_STAGES, Recipe
 
 SHAPE, STRUCTURES = (384, 224), 17
@@ -64,6 +66,11 @@ def clean_up_and_prompts(probabilities: Any, recipe: Recipe) -> None:
     negative_points(masks, [inner_point(mask) for mask in masks])
 
 
+def decode_and_fuse(refiner: SliceRefiner, probabilities: Any, embedding: Embedding) -> None:
+    coarse = coarse_masks(probabilities, refiner.recipe_list)
+    refiner.fuse(probabilities, coarse, decode_structures(coarse, embedding, refiner.plans()))
+
+
 def median(function: Callable[[], object], runs: int) -> str:
     """Median and fastest of several runs, and the median of the processor time over all threads, in ms.
 
@@ -96,7 +103,8 @@ def main() -> None:
     backends = {"LiteMedSAM": lite_medsam.load(), "ViT-B": vit_b_decoder()}
     for name, backend in backends.items():
         embedding = backend.embed(image)
-        refine = partial(refine_slice, probabilities, embedding, backend, recipe, NAMES, True)
+        refiner = SliceRefiner(backend, None, dict.fromkeys(NAMES, recipe), overlap=True, adapted={})
+        refine = partial(decode_and_fuse, refiner, probabilities, embedding)
         for loops in (True, False):
             backend.one_by_one = loops
             how = "loop" if loops else "batches"

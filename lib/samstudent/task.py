@@ -135,7 +135,7 @@ class Recipe(_Section):
     #: Which connected component survives: the one of highest mean probability (the paper's), the largest, or all.
     component: Literal["probable", "largest", "all"] = "probable"
     morphology: Literal["none", "dilate", "erode", "open", "close"] = "none"
-    #: Side of the square footprint. All pixels of a recipe are those of the working grid (``sam/working.py``).
+    #: Side of the square footprint. All pixels of a recipe are those of the working grid (``sam/working_grid.py``).
     morphology_size: int = Field(default=8, ge=1, le=200)
     #: Components below this many pixels count as noise.
     min_size: int = Field(default=4, ge=1)

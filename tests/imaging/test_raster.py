@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from samstudent.cli.doctor import doctor
 from samstudent.cli.refine_folder import refine_folder
@@ -381,3 +381,19 @@ def test_cases_through_doctor_and_refine(tmp_path: Path, capsys: pytest.CaptureF
     assert "has orientation 6" in " ".join(capsys.readouterr().out.split())
     assert not doctor(str(CASES / "p_palette_quantized"), task)
     assert "its palette is neither one of greys" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_pixels_of_a_png_with_exif_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif(6))
+    content = (tmp_path / "a.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    moved = content[start : start + 12 + int.from_bytes(content[start : start + 4], "big")]
+    end = content.index(b"IEND") - 4
+    # Behind the pixels, where Pillow decodes them to find it.
+    (tmp_path / "a.png").write_bytes(content[:start] + content[start + len(moved) : end] + moved + content[end:])
+    decoded = []
+    load = PngImagePlugin.PngImageFile.load_end
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_end", lambda image: (decoded.append(1), load(image))[1])
+    stored = read_raster_image(tmp_path / "a.png", "png")
+    np.testing.assert_array_equal(stored.pixels, upright(GREY, 6))
+    assert stored.orientation == 6 and len(decoded) == 1

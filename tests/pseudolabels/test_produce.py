@@ -15,7 +15,7 @@ from samstudent.pseudolabels.case import binarize, pseudo_label_case, pseudo_lab
 from samstudent.pseudolabels.produce import CaseLabeller, on_image, produce
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.sam.results import Refinement, StructureResult
-from samstudent.sam.working import reduced
+from samstudent.sam.working_grid import reduced
 from support.drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 
 TASK = small_task()

@@ -12,7 +12,7 @@ import pytest
 
 from samstudent.errors import UserError
 from samstudent.pseudolabels.quality_features import QualityFeatures, ShapeStatistics, quality_features_of
-from samstudent.sam.refine import Refinement, StructureResult
+from samstudent.sam.results import Refinement, StructureResult
 from support.drawn import shapes
 
 

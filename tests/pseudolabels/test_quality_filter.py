@@ -13,7 +13,7 @@ from samstudent.pseudolabels.quality_filter import (
     teach_probabilities,
     training_weights,
 )
-from samstudent.sam.refine import StructureResult
+from samstudent.sam.results import StructureResult
 from support.drawn import small_task
 
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from samstudent.errors import UserError
 from samstudent.pseudolabels.bench import Bench
 from samstudent.pseudolabels.search import Choice, OutOfFoldSlice, search
-from samstudent.sam.decode import decode_structures
+from samstudent.sam.decode import DecodePlan, decode_structures
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.fusion import combine
 from samstudent.sam.prompts import Prompt, coarse_masks
@@ -48,7 +48,7 @@ class Oracle(FakeSam):
         truths = embedding.features[0, 1 : 1 + len(NAMES)] > 0
         s = int(np.argmax([dice(truth, box) if truth.any() else 0.0 for truth in truths]))
         low = self.noise(embedding, prompt) if s in self.spoils else np.where(truths[s], 6.0, -6.0)
-        return DecodedMask(low.astype(np.float32), 0.9, embedding)
+        return DecodedMask(low.astype(np.float32), 0.9, embedding.frame)
 
     def noise(self, embedding: Embedding, prompt: Prompt) -> Any:
         """Always the same for one question: several are asked at once."""
@@ -176,7 +176,7 @@ def test_scores_are_those_of_combining_the_whole_image(cases: list[OutOfFoldSlic
     again = Oracle(spoils=[1])
     for i, item in enumerate(cases[:3]):
         coarse = coarse_masks(item.probabilities.astype(np.float32), BASE)
-        drawn = decode_structures(coarse, item.embedding, again, BASE)
+        drawn = decode_structures(coarse, item.embedding, [DecodePlan(BASE, again)] * len(coarse))
         for s, answer in enumerate(drawn):
             assert answer is not None
             probability = item.probabilities[s].astype(np.float32)
@@ -208,7 +208,7 @@ def test_what_overlaps_is_judged_together() -> None:
         def draw(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
             own = super().draw(embedding, prompt).low_res > 0
             both = (embedding.features[0, 1:3] > 0).any(axis=0)
-            return DecodedMask(np.where(own, 1.0, np.where(both, 6.0, -6.0)).astype(np.float32), 0.9, embedding)
+            return DecodedMask(np.where(own, 1.0, np.where(both, 6.0, -6.0)).astype(np.float32), 0.9, embedding.frame)
 
     poor = [case(seed, blunder=0.0) for seed in range(9)]
     for item in poor:

@@ -17,7 +17,7 @@ from samstudent.sam.adapt import adapt
 from samstudent.sam.adapt_run import Run
 from samstudent.sam.adapt_samples import Example, prompt_samples
 from samstudent.sam.adapted import with_weights
-from samstudent.sam.decode import decode_structures, dice
+from samstudent.sam.decode import DecodePlan, decode_structures, dice
 from support.adapt_examples import BOX, NOTHING, OPTIONS, SHAPE, blank, examples
 
 __all__ = ["examples"]
@@ -68,7 +68,7 @@ def test_it_learns_and_leaves_the_plain_sam_alone(small: Any, examples: list[Exa
     for fold, weights in result.folds.items():
         sam = with_weights(small, weights)
         cases = [e for e in examples if e.fold == fold]
-        drawn = [(e, decode_structures(e.coarse, e.embedding, sam, BOX)) for e in cases]
+        drawn = [(e, decode_structures(e.coarse, e.embedding, [DecodePlan(BOX, sam)] * 2)) for e in cases]
         values = [dice(d[s].logits > 0, e.truth[s]) for e, d in drawn for s in (0, 1)]  # type: ignore[union-attr]
         assert np.mean(values) == pytest.approx(chosen["folds"][fold], abs=1e-3)
 

@@ -48,7 +48,7 @@ class Answering:
     def decode(self, embedding: Embedding, prompt: Prompt) -> DecodedMask:
         self.asked.append(prompt)
         mask, iou = self.answer(prompt)
-        return DecodedMask(np.where(mask, 5, -5).astype(np.float32), iou, embedding)
+        return DecodedMask(np.where(mask, 5, -5).astype(np.float32), iou, embedding.frame)
 
     def decode_many(self, embedding: Embedding, prompts: Any) -> list[DecodedMask]:
         return [self.decode(embedding, prompt) for prompt in prompts]

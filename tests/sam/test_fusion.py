@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from samstudent.sam.fusion import as_half, combine, fuse, near_border, resolve, resolve_overlap, student_logits
+from samstudent.sam.fusion import combine, fuse, near_border, resolve_overlap, student_logits
 from samstudent.sam.prompts import coarse_mask, coarse_masks
+from samstudent.sam.working_grid import as_half
 from samstudent.task import Recipe
 
 SHAPE = (3, 9, 11)
@@ -155,7 +156,8 @@ def test_nothing_overlaps_after_resolution_and_nothing_vanishes(logits: Any) -> 
     assert (logits[resolved] == np.broadcast_to(top, logits.shape)[resolved]).all()
 
 
-def test_resolve_takes_the_highest_and_of_equal_ones_the_first() -> None:
+def test_a_pixel_goes_to_the_highest_and_of_equal_ones_to_the_first() -> None:
     soft = np.array([[[0.6, 0.9, 0.4]], [[0.7, 0.9, 0.3]]], np.float32)
-    assert resolve(soft, overlap=False).tolist() == [[[False, True, False]], [[True, False, False]]]
-    assert resolve(soft, overlap=True).tolist() == [[[True, True, False]]] * 2
+    masks = soft >= 0.5
+    resolve_overlap(masks, list(soft))
+    assert masks.tolist() == [[[False, True, False]], [[True, False, False]]]

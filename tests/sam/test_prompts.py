@@ -11,13 +11,13 @@ from hypothesis.extra.numpy import arrays
 from samstudent.errors import UserError
 from samstudent.sam.prompts import (
     Prompt,
+    apply_morphology,
     box_of,
     coarse_mask,
     coarse_masks,
-    contested,
     inner_point,
     negative_points,
-    reshape,
+    one_vs_rival,
 )
 from samstudent.task import Recipe
 
@@ -86,25 +86,25 @@ def test_coarse_masks_are_each_their_own() -> None:
 def test_morphology_changes_the_mask(morphology: Any, size: int, pixels: int) -> None:
     mask = blank() > 0
     mask[10:20, 10:20] = True
-    assert reshape(mask, Recipe(morphology=morphology, morphology_size=size)).sum() == pixels
+    assert apply_morphology(mask, Recipe(morphology=morphology, morphology_size=size)).sum() == pixels
 
 
 def test_morphology_opens_a_bridge_and_closes_a_gap() -> None:
     mask = blank() > 0
     mask[10:20, 10:20] = True
     mask[15, 20:30] = True
-    assert box_of(reshape(mask, Recipe(morphology="open", morphology_size=3))) == (10, 10, 19, 19)
+    assert box_of(apply_morphology(mask, Recipe(morphology="open", morphology_size=3))) == (10, 10, 19, 19)
     mask[14, 14] = False
-    assert reshape(mask, Recipe(morphology="close", morphology_size=3))[14, 14]
+    assert apply_morphology(mask, Recipe(morphology="close", morphology_size=3))[14, 14]
 
 
 def test_dilation_stays_in_the_image_and_erosion_never_empties() -> None:
     mask = blank() > 0
     mask[0:4, 0:4] = True
-    assert box_of(reshape(mask, Recipe(morphology="dilate", morphology_size=5))) == (0, 0, 5, 5)
-    np.testing.assert_array_equal(reshape(mask, Recipe(morphology="erode", morphology_size=9)), mask)
+    assert box_of(apply_morphology(mask, Recipe(morphology="dilate", morphology_size=5))) == (0, 0, 5, 5)
+    np.testing.assert_array_equal(apply_morphology(mask, Recipe(morphology="erode", morphology_size=9)), mask)
     # Closing: what lies beyond the edge is no background that eats into the mask.
-    np.testing.assert_array_equal(reshape(mask, Recipe(morphology="close", morphology_size=5)), mask)
+    np.testing.assert_array_equal(apply_morphology(mask, Recipe(morphology="close", morphology_size=5)), mask)
 
 
 def test_box_with_margin_is_clipped() -> None:
@@ -205,7 +205,7 @@ def test_clean_up_only_removes_and_is_deterministic(p: Any, component: Any, morp
     assert not (mask & (p < recipe.threshold)).any()
     np.testing.assert_array_equal(mask, coarse_mask(p, recipe))
     if mask.any():
-        shaped = reshape(mask, recipe)
+        shaped = apply_morphology(mask, recipe)
         assert shaped.any() and shaped.shape == mask.shape
         if morphology in ("dilate", "close"):
             assert not (mask & ~shaped).any()
@@ -219,7 +219,7 @@ def test_a_likely_structure_among_many_is_not_lost() -> None:
     p[3, 0], p[3, 2], p[:, 3] = 0.4, 0.3, 0
     p[7, 3] = 1
     before = p.copy()
-    seen = contested(p, overlap=False)
+    seen = one_vs_rival(p, overlap=False)
     assert seen[3, 0] == pytest.approx(0.4 / 0.73, abs=1e-4) and seen[4, 0] == pytest.approx(0.03 / 0.43, abs=1e-4)
     assert (seen[:, 1] < 0.1).all()
     assert seen[3, 2] == pytest.approx(0.3 / 0.73, abs=1e-4)
@@ -231,6 +231,6 @@ def test_a_likely_structure_among_many_is_not_lost() -> None:
 
 def test_of_one_structure_and_of_overlapping_ones_nothing_changes() -> None:
     p = np.random.default_rng(0).random((1, 5, 5)).astype(np.float32)
-    np.testing.assert_allclose(contested(p, overlap=False), p, atol=1e-6)
+    np.testing.assert_allclose(one_vs_rival(p, overlap=False), p, atol=1e-6)
     many = np.random.default_rng(0).random((3, 5, 5))
-    np.testing.assert_array_equal(contested(many, overlap=True), many)
+    np.testing.assert_array_equal(one_vs_rival(many, overlap=True), many)

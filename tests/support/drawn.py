@@ -101,7 +101,7 @@ class FakeSam:
             logits = np.full(embedding.features.shape[2:], -5.0, np.float32)
             window = embedding.features[0, 0, y0 : y1 + 1, x0 : x1 + 1]
             logits[y0 : y1 + 1, x0 : x1 + 1] = np.where(window > self.level, 5.0, -5.0)
-            answers.append(DecodedMask(logits, self.iou, embedding))
+            answers.append(DecodedMask(logits, self.iou, embedding.frame))
         return answers
 
 

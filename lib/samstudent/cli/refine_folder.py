@@ -18,7 +18,7 @@ from samstudent.imaging.labels import read_masks, write_masks
 from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.pseudolabels.quality_filter import structure_quality
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.refine import refine
+from samstudent.sam.refiner import Refiner
 from samstudent.sam.registry import load_backend
 from samstudent.task import load_task
 
@@ -40,8 +40,7 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
     """
     task = load_task(task_name)
     pairs = _pairs(images, masks)
-    backend = load_backend(task.sam)
-    cache = EmbeddingCache(output / "embeddings")
+    refiner = Refiner.for_task(task, load_backend(task.sam), EmbeddingCache(output / "embeddings"))
     written = 0
     rows: list[list[Any]] = []
     unreadable: dict[str, UserError | OSError] = {}
@@ -53,9 +52,7 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
             print_finding("passed over", explain(error, image_path))
             unreadable[case] = error
             continue
-        result = refine(
-            coarse.astype(np.float32), for_sam(image, task.image), backend, task, cache, spacing=image.grid.spacing
-        )
+        result = refiner.refine(coarse.astype(np.float32), for_sam(image, task.image), image.grid.spacing)
         path = output / f"{case}{extension}"
         write_masks(path, result.masks, task, image.grid)
         written += 1

@@ -1,4 +1,4 @@
-"""Reading a case's image, and what student and SAM see of it."""
+"""Image of a case: reading it, and its intensities as student and SAM take them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from samstudent.imaging.dicom import read_dicom
 from samstudent.imaging.formats import EXTENSIONS, Stored, kind_of, read_nrrd
 from samstudent.imaging.grid import Grid
 from samstudent.imaging.nifti import read_nifti
-from samstudent.imaging.orientation import about_orientation
 from samstudent.imaging.raster import read_raster_image
 from samstudent.util.places import require_readable
 
@@ -41,7 +40,7 @@ class CaseImage:
         window: (low, high) of the VOI window, where a DICOM file has one.
         path: the file or folder.
         padding: bool (*spatial), canonical: where a DICOM file holds no measured value; percentiles leave it out.
-        notes: what was passed over or taken otherwise than the file says, one sentence each, for people.
+        notes: what was left out or read otherwise than the file says, one sentence each, for people.
     """
 
     pixels: NDArray[Any]
@@ -77,8 +76,7 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     stored = read_stored(path)
     grid = Grid.of(stored.shape, stored.affine, stored.nifti, path, itk=stored.itk, others=stored.others)
     grid = replace(grid, orientation=stored.orientation)
-    if grid.orientation != 1:
-        log_orientation(path, grid.orientation)
+    log_notes(path, stored.notes)
     if dimension is not None and grid.dimension != dimension:
         found = "a 2D image" if grid.dimension == 2 else f"a volume of {min(grid.spatial_shape)} or more slices"
         raise UserError(f"{path}: {found} (shape {grid.shape}), but the task's dimension is {dimension}")
@@ -92,9 +90,10 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
 
 
 @lru_cache(maxsize=1 << 16)
-def log_orientation(path: Path, orientation: int) -> None:
-    """Tell it of each image once."""
-    logger.warning("%s: %s", path, about_orientation(orientation))
+def log_notes(path: Path, notes: tuple[str, ...]) -> None:
+    """Log the notes of an image, once for each image: it is read again and again."""
+    for note in notes:
+        logger.warning("%s: %s", path, note)
 
 
 def read_stored(path: Path) -> Stored:

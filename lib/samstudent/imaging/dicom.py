@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,6 @@ from samstudent.imaging.dicom_series import Series, Slice, find_series, read_sli
 from samstudent.imaging.formats import Stored, decoding
 from samstudent.imaging.grid import LPS_TO_RAS
 
-logger = logging.getLogger(__name__)
-
 #: Where ITK, and with it 3D Slicer, takes the distance of pixels from, by SOP class. Of projections it is that at the
 #: detector; other classes have PixelSpacing. Answers to clients must lie where they see the image.
 _PROJECTIONS = (
@@ -29,16 +25,12 @@ _RT_IMAGE = "1.2.840.10008.5.1.4.1.1.481.1"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 #: Whose slices' distance ITK does not read: ultrasound, photographs.
 _WITHOUT_DEPTH = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.77.1")
-#: Notes that were logged, the last ones; an image is read again and again.
-_logged: OrderedDict[tuple[Path, tuple[str, ...]], None] = OrderedDict()
-_MOST_LOGGED = 10_000
 
 
 def read_dicom(path: Path) -> Stored:
     """Pixels in the units of the rescale (Hounsfield for CT), MONOCHROME1 inverted, so that more is always brighter.
 
-    A window that does not meet the pixels is left out. That, and what is passed over in a folder, is noted and logged
-    once.
+    A window that does not meet the pixels is left out. That, and files of a folder that are passed over, are notes.
 
     Raises:
         UserError: no or several series in the folder, several frames in a file, slices of different sizes, missing
@@ -46,14 +38,7 @@ def read_dicom(path: Path) -> Stored:
     """
     with decoding(path, "DICOM"):
         series = Series([read_slice(path)], None) if path.is_file() else find_series(path)
-        stored = _read(series, path)
-    if stored.notes and (path, stored.notes) not in _logged:
-        _logged[path, stored.notes] = None
-        if len(_logged) > _MOST_LOGGED:
-            _logged.popitem(last=False)
-        for note in stored.notes:
-            logger.warning("%s: %s", path, note)
-    return stored
+        return _read(series, path)
 
 
 def geometry_of(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:

@@ -52,7 +52,7 @@ class Stored:
         nifti: header, where the file is NIfTI.
         window: (low, high), the VOI window of a DICOM file.
         padding: bool (*shape), True where a DICOM file holds no measured value; None where all are.
-        notes: what was passed over or taken otherwise than the file says, one sentence each, for people.
+        notes: what was left out or read otherwise than the file says, one sentence each, for people.
         metadata: the fields of a NRRD header.
         orientation: the tag of a PNG, JPEG or TIFF, 1 to 8; ``pixels`` are turned already.
         itk: as ``affine``, where ITK and with it 3D Slicer see the file; None: there, too, or ITK refuses the file.

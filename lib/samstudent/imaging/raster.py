@@ -104,22 +104,26 @@ def raster_orientation(path: Path, kind: str) -> int:
         if kind == "jpeg":
             _check_jpeg(path)
         with _opened(path) as image:
-            # Of a PNG this decodes the pixels.
             check_size(path, image.size, len(image.getbands()))
-            return orientation_of(image.getexif().get(274, 1))
+            return _exif_orientation(image)
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    """Of a PNG whose EXIF data lie behind the pixels, or in a text chunk, this decodes the pixels."""
+    return orientation_of(image.getexif().get(274, 1))
 
 
 def _read(path: Path, kind: str) -> Raster:
-    orientation = raster_orientation(path, kind)
     with decoding(path, kind.upper()):
         if kind == "tiff":
             tiff = read_tiff(path)
+            orientation = tiff.orientation
             pages = tiff.pages
             samples = pages[0] if len(pages) == 1 else np.stack(pages)
             shape = pages[0].shape[:2] if len(pages) == 1 else (len(pages), *pages[0].shape[:2])
             palette, bits, spacing = tiff.palette, tiff.bits, tiff.spacing
         else:
-            samples, palette, bits = _read_png(path) if kind == "png" else _read_jpeg(path)
+            samples, palette, bits, orientation = _read_png(path) if kind == "png" else _read_jpeg(path)
             samples = upright(samples, orientation)
             shape, spacing = samples.shape[:2], _itk_spacing(path, kind)
     if not all(1e-6 < step < 1e6 for step in spacing):  # no scanner's
@@ -139,8 +143,8 @@ def _opened(path: Path) -> Image.Image:
             raise UserError(f"{path}: more than the limit of pixels: {error}") from error
 
 
-def _read_png(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, int]:
-    """Samples as stored, palette, bits of a sample."""
+def _read_png(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, int, int]:
+    """Samples as stored, palette, bits of a sample, orientation."""
     with path.open("rb") as file:
         head = file.read(26)
     bits, colour_type = head[24], head[25]
@@ -150,8 +154,10 @@ def _read_png(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, int]:
             raise UserError(f"{path}: has {pages} pages; expected one")
         if bits == 16 and colour_type != 0:
             # Pillow cuts colours and grey with alpha to 8 bits.
-            return np.asarray(imagecodecs.png_decode(path.read_bytes())), None, bits
+            orientation = _exif_orientation(image) if _has_exif(path) else 1
+            return np.asarray(imagecodecs.png_decode(path.read_bytes())), None, bits, orientation
         samples = np.asarray(image)
+        orientation = _exif_orientation(image) if _has_exif(path) else 1
         palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3) if image.mode == "P" else None
     if bits == 16:
         samples = samples.astype(np.uint16)
@@ -159,15 +165,17 @@ def _read_png(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, int]:
         samples = samples.astype(np.uint8)
     elif bits < 8 and palette is None:
         samples = samples // (255 // ((1 << bits) - 1))  # Pillow stretches them to 0 to 255.
-    return samples, palette, bits
+    return samples, palette, bits, orientation
 
 
-def _read_jpeg(path: Path) -> tuple[NDArray[Any], None, int]:
-    """Grey or RGB."""
+def _read_jpeg(path: Path) -> tuple[NDArray[Any], None, int, int]:
+    """Grey or RGB samples, no palette, bits of a sample, orientation."""
+    _check_jpeg(path)
     with _opened(path) as image:
         check_size(path, image.size, len(image.getbands()))
+        orientation = _exif_orientation(image)
         # A photograph of a phone may hold smaller copies; the first picture is the photograph.
-        return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")), None, 8
+        return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")), None, 8, orientation
 
 
 def _check_jpeg(path: Path) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.pseudolabels.choice import Evidence
-from samstudent.sam.decode import Drawn, decode_structures
+from samstudent.sam.decode import DecodedStructure, DecodePlan, decode_structures
 from samstudent.sam.embedding import Embedding
 from samstudent.sam.fusion import combine, fuse
 from samstudent.sam.model import SamBackend
-from samstudent.sam.prompts import Mask, box_of, coarse_masks, reshape, window_of
+from samstudent.sam.prompts import Mask, apply_morphology, box_of, coarse_masks, window_of
 from samstudent.task import Recipe
 from samstudent.util.device import on_all_cores
 
@@ -28,7 +28,7 @@ class OutOfFoldSlice:
     Attributes:
         id: of the case. The slices of a volume share it.
         fold: of the cross-fitting.
-        probabilities: float16 (S, y, x) on the working grid, ``prompts.contested``.
+        probabilities: float16 (S, y, x) on the working grid, ``prompts.one_vs_rival``.
         truth: bool (S, y, x).
         embedding: its ``image_size`` is the working grid.
         volume: float16 (S, z, y, x), what is predicted of the whole volume, whose slice ``z`` this is: not all slices
@@ -130,10 +130,17 @@ class Bench:
 
     def _ask(
         self, case: OutOfFoldSlice, coarse: Mask, recipe: Recipe | Sequence[Recipe], wanted: Sequence[bool]
-    ) -> list[Drawn | None]:
+    ) -> list[DecodedStructure | None]:
         """SAM's answers on the structures that are present and wanted."""
         adapted = None if self._adapted is None else self._adapted[case.fold]
-        return decode_structures(coarse, case.embedding, self._backend, recipe, adapted=adapted, wanted=wanted)
+        recipes = [recipe] * len(coarse) if isinstance(recipe, Recipe) else recipe
+        plans = [
+            DecodePlan(own, adapted if adapted is not None and own.decoder == "adapted" else self._backend)
+            if needed
+            else None
+            for own, needed in zip(recipes, wanted, strict=True)
+        ]
+        return decode_structures(coarse, case.embedding, plans)
 
     def _key(self, case: OutOfFoldSlice, coarse: Mask, s: int, sources: Sequence[Recipe]) -> bytes:
         """Digest of all that the pixels of one structure in one slice depend on."""
@@ -143,7 +150,7 @@ class Bench:
         parts: list[object] = [id(case), s, [(r.source, r.fusion_weight, r.border_width) for r in sources]]
         masks = [coarse[s]]
         if recipe.source != "student":
-            shaped = reshape(coarse[s], recipe)
+            shaped = apply_morphology(coarse[s], recipe)
             box = box_of(shaped, recipe.box_margin) if "box" in kinds else None
             parts += [recipe.decoder if self._adapted else "plain", stages, box]
             masks += [shaped] if "mask" in kinds else []

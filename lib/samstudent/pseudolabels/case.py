@@ -13,7 +13,8 @@ from samstudent.imaging.case import CaseImage, for_sam
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.provenance import Provenance, provenance_of
 from samstudent.pseudolabels.quality_filter import FilteredStructure, filter_structures
-from samstudent.sam.refine import Refinement, refine
+from samstudent.sam.refiner import Refiner
+from samstudent.sam.results import Refinement
 from samstudent.task import Task
 
 
@@ -68,8 +69,8 @@ class PseudoLabel:
 def pseudo_label_case(image: CaseImage, student: Predictor, sam: CachedSam, task: Task) -> PseudoLabel:
     """Pseudo label of one case by the task's recipe."""
     probabilities = student.predict(image)
-    pixels = for_sam(image, task.image)
-    refined = refine(probabilities, pixels, sam.backend, task, sam.cache, spacing=image.grid.spacing)
+    refiner = Refiner.for_task(task, sam.backend, sam.cache)
+    refined = refiner.refine(probabilities, for_sam(image, task.image), image.grid.spacing)
     return pseudo_label_of(refined, probabilities, task, provenance_of(student.version, sam.backend, task))
 
 

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.imaging.case import CaseImage, for_sam
-from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.pseudolabels.cached_sam import CachedSam, adapted_decoders
 from samstudent.pseudolabels.case import PseudoLabel, mix, pseudo_label_of
 from samstudent.pseudolabels.out_of_fold import MemberPredictor, size_of
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.pseudolabels.quality_features import quality_features_of
 from samstudent.sam.model import SamBackend
-from samstudent.sam.prompts import contested
-from samstudent.sam.refine import Refinement, refine, refine_slice
+from samstudent.sam.refiner import Refiner, RefinerOptions
+from samstudent.sam.results import Refinement
+from samstudent.sam.volume_refinement import SliceOptions
 from samstudent.task import Recipe, Task
 
 #: Jittered boxes a case are limited to about this many calls of the decoder: 32 teeth would take a second a box.
@@ -104,14 +104,12 @@ def refine_case(
     """
     plain, adapted = sam
     jitters = max(0, min(_MOST_JITTERS, _DECODES // len(task.names) - 1)) if options.jitter else 0
-    given: dict[str, Any] = {"adapted": adapted, "jitters": jitters, "seed": options.seed, "signals": options.figures}
-    pixels = for_sam(image, task.image)
-    if task.dimension == 3:
-        spacing = image.grid.spacing
-        return refine(
-            probabilities, pixels, plain.backend, task, plain.cache, recipes=recipes, spacing=spacing, **given
-        )
-    height, width = probabilities.shape[1:]
-    embedding = replace(plain.embed(pixels), image_size=(height, width))
-    rivals = contested(np.asarray(probabilities), task.overlap)
-    return refine_slice(rivals, embedding, plain.backend, recipes, task.names, task.overlap, **given)
+    refiner = Refiner.for_task(
+        task,
+        plain.backend,
+        plain.cache,
+        recipes,
+        adapted_decoders(recipes, adapted),
+        RefinerOptions(options.figures, jitters, SliceOptions.of(task.recipe)),
+    )
+    return refiner.refine(probabilities, for_sam(image, task.image), image.grid.spacing, options.seed)

@@ -20,9 +20,9 @@ from samstudent.pseudolabels.bench import OutOfFoldSlice
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import mix
 from samstudent.sam.adapt_samples import Example
-from samstudent.sam.prompts import coarse_masks, contested
+from samstudent.sam.prompts import coarse_masks, one_vs_rival
 from samstudent.sam.volumes import slice_axis
-from samstudent.sam.working import reduced, working_size
+from samstudent.sam.working_grid import reduced, working_size
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def slices_of(case: OutOfFoldCase, head_weight: float, task: Task, sam: CachedSa
         sam: embeds the slices.
         cases: labelled ones in all, among which volumes share the slices that may be used.
     """
-    probabilities = contested(mix(case.members, head_weight), task.overlap).astype(np.float16)
+    probabilities = one_vs_rival(mix(case.members, head_weight), task.overlap).astype(np.float16)
     pixels = for_sam(case.image, task.image)
     truth, unknown = case.truth.masks, case.truth.unknown
     if task.dimension == 2:

@@ -20,10 +20,9 @@ from samstudent.pseudolabels.case import PseudoLabel, binarize, pseudo_label_cas
 from samstudent.pseudolabels.labelling import label_case
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import Provenance, is_current, provenance_of
-from samstudent.sam.embedding import Size
 from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Mask
-from samstudent.sam.working import enlarged
+from samstudent.sam.working_grid import enlarged_masks
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
@@ -169,27 +168,8 @@ def on_image(label: PseudoLabel, image: CaseImage, overlap: bool) -> OnImage:
         return OnImage(label.masks, label.ignore, label.raw, label.rejected)
     size = (shape[0], shape[1])
     soft = np.where(label.masks.any(axis=(1, 2), keepdims=True), label.soft, 0)
-    masks, raw = _enlarged_stack(soft, size, overlap), _enlarged_stack(label.raw, size, overlap)
-    return OnImage(masks, _enlarged_stack(label.ignore, size, True), raw, _enlarged_stack(label.rejected, size, True))
-
-
-def _enlarged_stack(small: NDArray[Any], size: Size, overlap: bool) -> Mask:
-    """(S, y, x) probabilities or masks to bool (S, *size); without overlap a pixel goes to its likeliest structure.
-
-    Planes are enlarged one by one, a thin one in blocks (``enlarged``), so that two of them may claim one pixel.
-    """
-    large = np.zeros((len(small), *size), dtype=bool)
-    best = np.zeros(size, dtype=np.float32)
-    for index, values in enumerate(small):
-        if not values.any():
-            continue
-        likely, mask = enlarged(values, size)
-        if not overlap:
-            mask &= likely > best
-            large[:index, mask] = False
-            best[mask] = likely[mask]
-        large[index] = mask
-    return large
+    masks, raw = enlarged_masks(soft, size, overlap), enlarged_masks(label.raw, size, overlap)
+    return OnImage(masks, enlarged_masks(label.ignore, size, True), raw, enlarged_masks(label.rejected, size, True))
 
 
 @dataclass

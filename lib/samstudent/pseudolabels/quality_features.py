@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from samstudent.errors import UserError
-from samstudent.sam.refine import Refinement, StructureResult
+from samstudent.sam.results import Refinement, StructureResult
 
 Float = NDArray[np.float64]
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.pseudolabels.ablations import Targets
-from samstudent.sam.refine import StructureResult
+from samstudent.sam.results import StructureResult
 from samstudent.task import Task
 
 Status = Literal["accepted", "rejected", "absent"]

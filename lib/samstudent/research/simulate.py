@@ -50,7 +50,7 @@ from samstudent.research.experiment.run import make_setting
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import coarse_masks
-from samstudent.sam.refine import refine
+from samstudent.sam.refiner import Refiner
 from samstudent.sam.registry import load_backend
 from samstudent.student.predict import Student
 from samstudent.util.files import atomic_write
@@ -334,8 +334,8 @@ class Bench:
                 coarse = coarse_masks(probabilities, task.recipe)
                 found[case] = np.flatnonzero(coarse.reshape(len(coarse), -1).any(axis=1)).tolist()
             else:
-                seen, spacing = for_sam(image, task.image), image.grid.spacing
-                refined = refine(probabilities, seen, self.sam, task, self.cache, spacing=spacing)
+                refiner = Refiner.for_task(task, self.sam, self.cache)
+                refined = refiner.refine(probabilities, for_sam(image, task.image), image.grid.spacing)
                 found[case] = disagreement_score(s.agreement for s in refined.structures)
         return found
 

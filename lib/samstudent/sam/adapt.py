@@ -21,7 +21,7 @@ from samstudent.errors import UserError
 from samstudent.sam.adapt_run import AdaptationOptions, Run
 from samstudent.sam.adapt_samples import Example, prompt_samples
 from samstudent.sam.adapted import Adaptation, Weights
-from samstudent.sam.decode import decode_structures, dice
+from samstudent.sam.decode import DecodePlan, decode_structures, dice
 from samstudent.sam.model import SamModel
 from samstudent.task import Recipe
 
@@ -91,14 +91,15 @@ def adapt(
 
     def score(sam: SamModel, structures_of: Sequence[tuple[int, int]]) -> Scores:
         """Dice of SAM's masks for the students' own prompts."""
+        plan = DecodePlan(recipe, sam)
         structures: dict[int, list[int]] = defaultdict(list)
         for i, s in structures_of:
             structures[i].append(s)
         scores = {}
         for i, members in structures.items():
             example = examples[i]
-            flags = [s in members for s in range(len(example.truth))]
-            decoded = decode_structures(example.coarse, example.embedding, sam, recipe, wanted=flags)
+            plans = [plan if s in members else None for s in range(len(example.truth))]
+            decoded = decode_structures(example.coarse, example.embedding, plans)
             for s in members:
                 found = decoded[s]
                 scores[i, s] = 0.0 if found is None else dice(found.logits > 0, example.truth[s])

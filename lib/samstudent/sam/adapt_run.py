@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from samstudent.errors import UserError
 from samstudent.sam.adapt_samples import Example, PromptSample, batches, decodable_together
 from samstudent.sam.adapted import Weights, over_model, private_copy
-from samstudent.sam.decode import prompt_of
 from samstudent.sam.embedding import Embedding, low_res_share
 from samstudent.sam.model import SamModel
 from samstudent.sam.prompts import Box
@@ -132,7 +131,7 @@ class Run:
         features = torch.from_numpy(embedding.features).to(device)
         for stage in self._stages:
             earlier = [None] * len(sources) if low_res is None else list(low_res.detach().cpu().numpy())
-            prompts = [prompt_of(s, stage, embedding, logits) for s, logits in zip(sources, earlier, strict=True)]
+            prompts = [s.prompt(stage, embedding, logits) for s, logits in zip(sources, earlier, strict=True)]
             with autocast(device):
                 low_res, iou = (part.float() for part in self.backend.decode_low_res(embedding, features, prompts))
             total = total + sample_loss(low_res, iou, target, positive, embedding)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.sam.decode import Source, sources_of
+from samstudent.sam.decode import PromptSource, sources_of
 from samstudent.sam.embedding import Embedding
 from samstudent.sam.prompts import Box, Mask, box_of
 from samstudent.task import Recipe
@@ -60,7 +60,7 @@ class PromptSample:
 
     example: int
     structure: int
-    source: Source
+    source: PromptSource
     is_positive: bool
 
 
@@ -73,17 +73,16 @@ def prompt_samples(index: int, example: Example, recipe: Recipe, backend: str) -
         recipe: how a mask becomes a prompt.
         backend: name of the SAM.
     """
-    recipes = [recipe] * len(example.truth)
     coarse, labelled = (list(map(int, np.flatnonzero(m.any(axis=(1, 2))))) for m in (example.coarse, example.truth))
     known, labelled = ([s for s in structures if example.knows(s)] for structures in (coarse, labelled))
-    from_coarse = sources_of(example.coarse, coarse, known, recipes, backend)
+    from_coarse = sources_of(example.coarse, coarse, dict.fromkeys(known, recipe), backend)
     near = {
         s
         for s in set(known) & set(labelled)
         if _box_iou(box_of(example.coarse[s]), box_of(example.truth[s])) > _POSITIVE_IOU
     }
     missed = [s for s in labelled if s not in near]
-    from_truth = sources_of(example.truth, labelled, missed, recipes, backend)
+    from_truth = sources_of(example.truth, labelled, dict.fromkeys(missed, recipe), backend)
     return [
         *(PromptSample(index, s, from_coarse[s], s in near) for s in known),
         *(PromptSample(index, s, from_truth[s], True) for s in missed),

@@ -1,4 +1,4 @@
-"""SAM's answers to the prompts that coarse masks give, through the stages of each structure's recipe."""
+"""SAM's masks for the prompts that coarse masks give, through the stages of each structure's recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from samstudent.sam.embedding import DecodedMask, Embedding, Float, mask_input
 from samstudent.sam.model import SamBackend
-from samstudent.sam.prompts import Box, Mask, Point, Prompt, box_of, inner_point, negative_points, reshape
+from samstudent.sam.prompts import Box, Mask, Point, Prompt, apply_morphology, box_of, inner_point, negative_points
 from samstudent.task import Recipe, Stage
 
 #: SAM was trained with boxes of which each side was shifted by noise with a standard deviation of 10 % of the box's
@@ -23,93 +23,104 @@ _STABILITY_OFFSET = 1.0
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """SAM's work on one present structure of one image.
+class DecodePlan:
+    """How one structure is decoded.
+
+    Attributes:
+        recipe: how its coarse mask becomes prompts, through which stages.
+        decoder: the backend whose mask decoder is run; of one image encoder for all structures.
+    """
+
+    recipe: Recipe
+    decoder: SamBackend
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Repetitions with jittered boxes, as in SAM's own training, for the figure ``jitter``.
+
+    Attributes:
+        count: how many; each costs as much as the mask itself. 0: none.
+        seed: what a structure's boxes become does not depend on the other structures.
+    """
+
+    count: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DecodedStructure:
+    """SAM's mask of one present structure of one image.
 
     Attributes:
         prompts: one per stage: ``Prompt.as_json`` with ``stage`` from 1, and ``mask_input`` "logits" or "mask" where
-            one was given; pixels of the coarse mask's grid.
-        answer: to the last stage.
-        jittered: answers to the last stage when boxes were jittered; empty where none were, or the stages have no box.
+            there was one; pixels of the coarse mask's grid.
+        mask: of the last stage.
+        jitter: mean Dice of the mask with those of jittered boxes; None where none were, or the stages have no box.
     """
 
     prompts: list[dict[str, Any]]
-    answer: DecodedMask
-    jittered: tuple[DecodedMask, ...] = ()
+    mask: DecodedMask
+    jitter: float | None = None
 
     @property
     def logits(self) -> Float:
-        """float32 (y, x) at the embedding's ``image_size``; computed at every access."""
-        return self.answer.logits
+        """float32 (y, x) on the coarse mask's grid; computed at every access."""
+        return self.mask.logits
 
     @property
     def predicted_iou(self) -> float:
-        """SAM's own guess of its mask's overlap with the truth."""
-        return self.answer.predicted_iou
-
-    @property
-    def jitter(self) -> float | None:
-        """Mean Dice of SAM's mask with those from jittered boxes; None without any."""
-        if not self.jittered:
-            return None
-        mask = self.logits > 0
-        return float(np.mean([dice(mask, other.logits > 0) for other in self.jittered]))
+        """SAM's own estimate of its mask's overlap with the truth."""
+        return self.mask.predicted_iou
 
 
 def decode_structures(
     coarse: Mask,
     embedding: Embedding,
-    backend: SamBackend,
-    recipe: Recipe | Sequence[Recipe],
-    *,
-    adapted: SamBackend | None = None,
-    wanted: Sequence[bool] | None = None,
+    plans: Sequence[DecodePlan | None],
     owners: Sequence[int] | None = None,
-    jitters: int = 0,
-    seed: int = 0,
-) -> list[Drawn | None]:
-    """Ask SAM about the present structures of one image. Those of equal decoder and stages are asked together.
+    jitter: Jitter = Jitter(),
+) -> list[DecodedStructure | None]:
+    """SAM's masks of the present structures of one image. Those of equal decoder and stages are decoded together.
 
     Args:
         coarse: bool (S, y, x) on the grid of ``embedding.image_size``. Negative points come from all of them.
         embedding: of the image.
-        backend: whose encoder made it; the plain decoder.
-        recipe: one for all, or one for each of the S.
-        adapted: the decoder for recipes that say ``adapted``; None: the plain one.
-        wanted: S flags, which structures to ask about; None: all.
-        owners: S numbers, equal for parts of one structure: no part is told to keep off another; None: all differ.
-        jitters: how many more times to ask, with boxes jittered as in SAM's own training.
-        seed: of the jitter. What a structure's boxes become does not depend on the other structures.
+        plans: S; None for a structure that is not decoded.
+        owners: S numbers, equal for parts of one structure: no part is a negative point of another; None: all differ.
+        jitter: repetitions with jittered boxes.
 
     Returns:
-        S answers, None for structures that are absent or not wanted.
+        S results, None for structures that are absent or have no plan.
     """
-    recipes = [recipe] * len(coarse) if isinstance(recipe, Recipe) else recipe
     present = [int(i) for i in np.flatnonzero(coarse.any(axis=(1, 2)))]
-    asked = [i for i in present if wanted is None or wanted[i]]
-    sources = sources_of(coarse, present, asked, recipes, backend.name, owners)
-    groups: dict[tuple[bool, tuple[Stage, ...]], list[int]] = defaultdict(list)
-    for i in asked:
-        use_adapted = adapted is not None and recipes[i].decoder == "adapted"
-        groups[use_adapted, recipes[i].stages_for(backend.name)].append(i)
-    drawn: list[Drawn | None] = [None] * len(coarse)
-    for (use_adapted, stages), members in groups.items():
-        decoder = adapted if use_adapted and adapted is not None else backend
+    chosen = {i: plan for i in present if (plan := plans[i]) is not None}
+    recipes = {i: plan.recipe for i, plan in chosen.items()}
+    name = next((plan.decoder.name for plan in chosen.values()), "")
+    sources = sources_of(coarse, present, recipes, name, owners)
+    groups: dict[tuple[int, tuple[Stage, ...]], list[int]] = defaultdict(list)
+    for i, plan in chosen.items():
+        groups[id(plan.decoder), plan.recipe.stages_for(plan.decoder.name)].append(i)
+    decoded: list[DecodedStructure | None] = [None] * len(coarse)
+    for (_, stages), members in groups.items():
+        decoder = chosen[members[0]].decoder
         own = [sources[i] for i in members]
-        answers, log = _run(own, stages, embedding, decoder)
-        jittered: list[list[DecodedMask]] = [[] for _ in members]
-        if jitters and any("box" in stage.prompts for stage in stages):
-            rngs = [np.random.default_rng([seed, i]) for i in members]
-            shaken = [
+        masks, log = _decode_stages(own, stages, embedding, decoder)
+        figures: list[float | None] = [None] * len(members)
+        if jitter.count and any("box" in stage.prompts for stage in stages):
+            rngs = [np.random.default_rng([jitter.seed, i]) for i in members]
+            shifted = [
                 replace(source, box=_jittered(source.box, embedding, rng))
                 for source, rng in zip(own, rngs, strict=True)
-                for _ in range(jitters)
+                for _ in range(jitter.count)
             ]
-            again, _ = _run(shaken, stages, embedding, decoder)
-            jittered = [again[start : start + jitters] for start in range(0, len(again), jitters)]
-        for i, answer, entries, others in zip(members, answers, log, jittered, strict=True):
-            drawn[i] = Drawn(entries, answer, tuple(others))
-    return drawn
+            again, _ = _decode_stages(shifted, stages, embedding, decoder)
+            figures = [
+                _mean_dice(mask, again[k * jitter.count : (k + 1) * jitter.count]) for k, mask in enumerate(masks)
+            ]
+        for i, mask, entries, figure in zip(members, masks, log, figures, strict=True):
+            decoded[i] = DecodedStructure(entries, mask, figure)
+    return decoded
 
 
 def stability(logits: Float) -> float:
@@ -124,20 +135,53 @@ def dice(a: Mask, b: Mask) -> float:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What one structure's prompts are drawn from; points only where a stage of the recipes uses them."""
+class PromptSource:
+    """Geometry that one structure's prompts are drawn from; points only where a stage of the recipes uses them.
+
+    Attributes:
+        shaped: bool (y, x), the coarse mask after morphology.
+        box: around it, widened by the recipe's margin.
+        inner: deepest point of the coarse mask.
+        negative: inner points of other structures.
+    """
 
     shaped: Mask
     box: Box
     inner: Point | None
     negative: tuple[Point, ...]
 
+    def prompt(self, stage: Stage, embedding: Embedding, low_res: Float | None) -> Prompt:
+        """The prompt of a stage; ``low_res`` are the logits of the stage before."""
+        mask = None
+        if "logits" in stage.prompts:
+            mask = low_res
+        elif "mask" in stage.prompts:
+            mask = mask_input(self.shaped, embedding)
+        return Prompt(
+            box=self.box if "box" in stage.prompts else None,
+            positive=(self.inner,) if "positive" in stage.prompts and self.inner else (),
+            negative=self.negative if "negative" in stage.prompts else (),
+            mask_input=mask,
+        )
+
 
 def sources_of(
-    coarse: Mask, present: list[int], asked: list[int], recipes: Sequence[Recipe], backend: str,
+    coarse: Mask,
+    present: Sequence[int],
+    recipes: dict[int, Recipe],
+    backend: str,
     owners: Sequence[int] | None = None,
-) -> dict[int, Source]:  # fmt: skip
-    kinds = {kind for i in asked for stage in recipes[i].stages_for(backend) for kind in stage.prompts}
+) -> dict[int, PromptSource]:
+    """Prompt sources of some structures.
+
+    Args:
+        coarse: bool (S, y, x).
+        present: indices of those that are not empty; each may be a negative point of the others.
+        recipes: of the structures that are decoded, by index.
+        backend: name of the SAM.
+        owners: as of ``decode_structures``.
+    """
+    kinds = {kind for recipe in recipes.values() for stage in recipe.stages_for(backend) for kind in stage.prompts}
     inner: dict[int, Point] = {}
     negative: dict[int, tuple[Point, ...]] = {}
     if kinds & {"positive", "negative"}:
@@ -147,44 +191,34 @@ def sources_of(
         points = negative_points([coarse[i] for i in present], list(inner.values()), owned)
         negative = dict(zip(present, points, strict=True))
     sources = {}
-    for i in asked:
-        shaped = reshape(coarse[i], recipes[i])
-        sources[i] = Source(shaped, box_of(shaped, recipes[i].box_margin), inner.get(i), negative.get(i, ()))
+    for i, recipe in recipes.items():
+        shaped = apply_morphology(coarse[i], recipe)
+        sources[i] = PromptSource(shaped, box_of(shaped, recipe.box_margin), inner.get(i), negative.get(i, ()))
     return sources
 
 
-def _run(
-    sources: Sequence[Source], stages: tuple[Stage, ...], embedding: Embedding, decoder: SamBackend
+def _decode_stages(
+    sources: Sequence[PromptSource], stages: tuple[Stage, ...], embedding: Embedding, decoder: SamBackend
 ) -> tuple[list[DecodedMask], list[list[dict[str, Any]]]]:
-    """The last stage's answers, and each structure's prompts as JSON."""
-    answers: list[DecodedMask] = []
+    """The last stage's masks, and each structure's prompts as JSON."""
+    masks: list[DecodedMask] = []
     log: list[list[dict[str, Any]]] = [[] for _ in sources]
     for number, stage in enumerate(stages, 1):
         prompts = [
-            prompt_of(source, stage, embedding, answers[k].low_res if answers else None)
-            for k, source in enumerate(sources)
+            source.prompt(stage, embedding, masks[k].low_res if masks else None) for k, source in enumerate(sources)
         ]
         for entries, prompt in zip(log, prompts, strict=True):
             entry = {"stage": number, **prompt.as_json()}
             if prompt.mask_input is not None:
                 entry["mask_input"] = "logits" if "logits" in stage.prompts else "mask"
             entries.append(entry)
-        answers = decoder.decode_many(embedding, prompts)
-    return answers, log
+        masks = decoder.decode_many(embedding, prompts)
+    return masks, log
 
 
-def prompt_of(source: Source, stage: Stage, embedding: Embedding, low_res: Float | None) -> Prompt:
-    given = None
-    if "logits" in stage.prompts:
-        given = low_res
-    elif "mask" in stage.prompts:
-        given = mask_input(source.shaped, embedding)
-    return Prompt(
-        box=source.box if "box" in stage.prompts else None,
-        positive=(source.inner,) if "positive" in stage.prompts and source.inner else (),
-        negative=source.negative if "negative" in stage.prompts else (),
-        mask_input=given,
-    )
+def _mean_dice(mask: DecodedMask, others: Sequence[DecodedMask]) -> float:
+    own = mask.logits > 0
+    return float(np.mean([dice(own, other.logits > 0) for other in others]))
 
 
 def _jittered(box: Box, embedding: Embedding, rng: np.random.Generator) -> Box:

@@ -5,7 +5,7 @@ All in numpy, without any state of a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,20 +20,43 @@ _INSIDE = 0.999
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Geometry between the grid of prompts and masks, and the square that the model looks at.
+
+    Attributes:
+        grid_size: (y, x) of the grid that prompts and masks are on: the image's own, or its working grid.
+        input_size: (y, x) of the image after resizing, before padding.
+        side: the square that the model looks at, padding included, in pixels of the resized image.
+    """
+
+    grid_size: Size
+    input_size: Size
+    side: int
+
+
+@dataclass(frozen=True)
 class Embedding:
     """An image as SAM's encoder sees it.
 
     Attributes:
         features: float32 (1, 256, h, w).
-        image_size: (y, x) of the original image, or of the grid that prompts and masks are on.
-        input_size: (y, x) of the image after resizing, before padding.
-        side: the square that the model looks at, padding included, in pixels of the resized image.
+        image_size: (y, x) of the grid that prompts and masks are on; the image's own unless ``on_grid`` chose another.
+        input_size, side: as of ``Frame``.
     """
 
     features: Float
     image_size: Size
     input_size: Size
     side: int
+
+    @property
+    def frame(self) -> Frame:
+        """The geometry without the features."""
+        return Frame(self.image_size, self.input_size, self.side)
+
+    def on_grid(self, size: Size) -> Embedding:
+        """The same image with prompts and masks on a grid of (y, x) = ``size``; features are shared."""
+        return self if size == self.image_size else replace(self, image_size=size)
 
     def pooled(self) -> Float:
         """The mean feature vector float32 (256,) of the image without its padding."""
@@ -49,23 +72,23 @@ class DecodedMask:
     Attributes:
         low_res: float32 (L, L) logits in the model's padded frame; may be fed back as ``Prompt.mask_input``.
         predicted_iou: the model's own estimate of the overlap of its mask with the truth; near 0 to 1.
-        embedding: of the image it belongs to.
+        frame: of the image it belongs to.
     """
 
     low_res: Float
     predicted_iou: float
-    embedding: Embedding
+    frame: Frame
 
     @property
     def logits(self) -> Float:
-        """float32 (y, x) at the image's size; the mask is where they are above 0. Computed at every access, because
+        """float32 (y, x) on the frame's grid; the mask is where they are above 0. Computed at every access, because
         those of earlier stages are never needed and those of a large radiograph are."""
-        side = self.embedding.side
-        height, width = self.embedding.input_size
+        side = self.frame.side
+        height, width = self.frame.input_size
         with torch.inference_mode():
             logits = torch.from_numpy(self.low_res)[None, None]
             logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)[..., :height, :width]
-            logits = F.interpolate(logits, self.embedding.image_size, mode="bilinear", align_corners=False)
+            logits = F.interpolate(logits, self.frame.grid_size, mode="bilinear", align_corners=False)
         return np.asarray(logits[0, 0].numpy())
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit, logit
@@ -19,13 +18,13 @@ from samstudent.sam.embedding import Float
 from samstudent.sam.prompts import Mask, window_of
 from samstudent.task import Recipe
 
-#: A student's probability is never taken for surer than this: its logit would outweigh whatever SAM says.
+#: Bound of a student's probability: beyond it its logit would outweigh any of SAM's.
 _LEAST = 1e-3
 _BELOW_HALF = float(np.nextafter(np.float32(0.5), np.float32(0)))
 
 
 def student_logits(probability: NDArray[np.floating[Any]], coarse: Mask, recipe: Recipe) -> Float:
-    """The student's say, float32 (y, x): at least 0 just where its coarse mask is.
+    """The student's logits, float32 (y, x): at least 0 just where its coarse mask is.
 
     The logit of the probability (clamped to 0.001 to 0.999) less that of ``recipe.threshold``. Components that the
     recipe dropped count as surely not the structure; or fusion would bring them back.
@@ -50,13 +49,13 @@ def combine(
     """The soft mask of one present structure, as ``recipe.source`` says: the sigmoid of
 
     - ``sam``: SAM's logits;
-    - ``student``, and wherever SAM drew nothing: ``student_logits``;
+    - ``student``, and wherever SAM's mask is empty: ``student_logits``;
     - ``fused``: ``fusion_weight`` x SAM's + (1 - ``fusion_weight``) x the student's logits;
     - ``border``: these up to ``border_width`` pixels on both sides of the coarse mask's border, else the student's.
 
     Args:
         probability: the student's (y, x), 0 to 1.
-        sam_logits: (y, x); None: SAM was not asked, which only source ``student`` allows.
+        sam_logits: (y, x); None: SAM was not run, which only source ``student`` allows.
         coarse: bool (y, x), not empty.
         recipe: ``source``, ``fusion_weight``, ``border_width`` and ``threshold`` are used.
     """
@@ -72,19 +71,19 @@ def fuse(
 ) -> tuple[Float, Mask, list[bool]]:
     """``combine`` all structures of one image and give each pixel to one of them, unless they may overlap.
 
-    A structure of which SAM draws nothing, or that loses all its pixels to others, shows its coarse mask; where overlap
+    A structure whose mask of SAM is empty, or that loses all its pixels to others, shows its coarse mask; where overlap
     is forbidden, less the pixels that others have.
 
     Args:
         probabilities: the student's (S, y, x), 0 to 1.
-        sam_logits: S arrays (y, x); None where SAM was not asked.
+        sam_logits: S arrays (y, x); None where SAM was not run.
         coarse: bool (S, y, x).
         recipes: one per structure.
         overlap: whether structures may share pixels.
 
     Returns:
         Soft masks float32 (S, y, x), 0 where absent, of which at most one claims a pixel unless ``overlap``; masks bool
-        (S, y, x), where they are at least 0.5; and for each structure whether SAM had a part in its mask.
+        (S, y, x), where they are at least 0.5; and for each structure whether its mask is at least partly SAM's.
     """
     present = [int(i) for i in np.flatnonzero(coarse.any(axis=(1, 2)))]
     logits = np.full(coarse.shape, -np.inf, dtype=np.float32)
@@ -121,7 +120,7 @@ def _combined(
 
 
 def _drew(sam_logits: NDArray[np.float32] | None) -> bool:
-    """Whether SAM was asked and its mask is not empty."""
+    """Whether SAM was run and its mask is not empty."""
     return sam_logits is not None and bool((sam_logits > 0).any())
 
 
@@ -152,19 +151,6 @@ def near_border(mask: Mask, width: float) -> Mask:
     return near
 
 
-def resolve(soft: NDArray[np.floating[Any]], overlap: bool) -> Mask:
-    """Masks of soft masks: at least 0.5 and, unless structures may overlap, highest; of equal ones the first.
-
-    Args:
-        soft: (S, y, x).
-        overlap: whether structures may share pixels.
-    """
-    masks = np.asarray(soft >= 0.5)
-    if not overlap:
-        resolve_overlap(masks, list(soft))
-    return masks
-
-
 def resolve_overlap(masks: Mask, scores: Sequence[NDArray[Any]]) -> None:
     """Leave each pixel to the mask of the highest score there; of equal ones to the first. Changes ``masks``.
 
@@ -179,14 +165,6 @@ def resolve_overlap(masks: Mask, scores: Sequence[NDArray[Any]]) -> None:
         owner[wins], highest[wins] = index, values[wins]
     for index, mask in enumerate(masks):
         mask &= owner == index
-
-
-def as_half(soft: NDArray[np.floating[Any]], masks: Mask) -> NDArray[np.float16]:
-    """Soft masks in half the memory, at least 0.5 just where ``masks`` are: rounding must not move a border."""
-    below = np.float32(np.nextafter(np.float16(0.5), np.float16(0)))
-    clipped = np.where(masks, np.maximum(soft, np.float32(0.5)), np.minimum(soft, below))
-    # torch: numpy converts to float16 six times slower.
-    return np.asarray(torch.from_numpy(np.asarray(clipped, dtype=np.float32)).half().numpy())
 
 
 def _exclusive(soft: Float, masks: Mask) -> Float:

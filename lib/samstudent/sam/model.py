@@ -142,7 +142,7 @@ class SamModel(ABC):
             with torch.inference_mode():
                 chosen = [prompts[i] for i in batch]
                 low_res, iou = (t.float().cpu() for t in self.decode_low_res(embedding, features, chosen, tokens))
-            return [DecodedMask(m, q, embedding) for m, q in zip(low_res.numpy(), iou.tolist(), strict=True)]
+            return [DecodedMask(m, q, embedding.frame) for m, q in zip(low_res.numpy(), iou.tolist(), strict=True)]
 
         decoded = on_all_cores(decode_batch, batches)
         by_index = {

@@ -1,4 +1,4 @@
-"""From a student's probabilities to a coarse mask, and from coarse masks to what SAM is asked.
+"""From a student's probabilities to coarse masks, and from coarse masks to SAM's prompts.
 
 Pure functions on arrays. Masks are bool ``(y, x)`` (``(z, y, x)`` where noted); points and boxes are ``x, y`` in
 pixels, pixel centres at integers, boxes inclusive.
@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What SAM is asked about one structure in one call of its decoder.
+    """Prompts of one structure in one call of SAM's decoder.
 
     Attributes:
         box: x0, y0, x1, y1, inclusive pixels.
@@ -63,7 +63,7 @@ def coarse_mask(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
 
     Returns:
         bool mask of the same shape, all False where the structure is absent. ``recipe.morphology`` is not applied: see
-        ``reshape``.
+        ``apply_morphology``.
     """
     mask = np.zeros(probability.shape, dtype=np.bool_)
     above = probability >= recipe.threshold
@@ -86,11 +86,11 @@ def coarse_mask(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
     return mask
 
 
-def contested(probabilities: NDArray[np.floating[Any]], overlap: bool) -> NDArray[np.floating[Any]]:
+def one_vs_rival(probabilities: NDArray[np.floating[Any]], overlap: bool) -> NDArray[np.floating[Any]]:
     """Probabilities as recipes read them. Structures that may share pixels keep theirs. Of others, each probability is
-    taken against its strongest rival, another structure or background: p / (p + rival), float32. From 0.5 on it is the
-    likeliest, so that a structure is not lost where many share what a doubtful student has to give: of 32 teeth the
-    right one may have 0.4, background 0.3.
+    set against its strongest rival, another structure or background: p / (p + rival), float32. From 0.5 on it is the
+    likeliest, so that a structure is not lost where an unsure student spreads its probability over many: of 32 teeth
+    the right one may have 0.4, background 0.3.
 
     Args:
         probabilities: (S, *spatial), 0 to 1; where structures do not overlap, background has what they leave of 1.
@@ -119,7 +119,7 @@ def coarse_masks(probabilities: NDArray[np.floating[Any]], recipe: Recipe | Sequ
     return masks
 
 
-def reshape(mask: Mask, recipe: Recipe) -> Mask:
+def apply_morphology(mask: Mask, recipe: Recipe) -> Mask:
     """Apply the recipe's morphology with a square footprint of ``morphology_size`` pixels.
 
     It shapes the mask that box and mask prompt are drawn from, e.g. a more generous box by dilation. A mask that

@@ -1,4 +1,4 @@
-"""What refinement hands back: masks, soft masks, and what happened to each structure."""
+"""Results of a refinement: masks, soft masks, and the figures of each structure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.sam.decode import Drawn
 from samstudent.sam.prompts import Mask
 
 Soft = NDArray[np.float16]
@@ -17,20 +16,21 @@ Soft = NDArray[np.float16]
 
 @dataclass(frozen=True)
 class StructureResult:
-    """What happened to one structure.
+    """Prompts, figures and source of one structure.
 
-    Figures are None where the structure is absent or SAM was not asked. In volumes predicted IoU, stability and jitter
-    are means over the slices, weighted by the coarse mask's area.
+    Figures are None where the structure is absent or SAM was not run on it. In volumes predicted IoU, stability and
+    jitter are means over the slices, weighted by the coarse mask's area.
 
     Attributes:
         name: of the structure.
         present: whether the coarse mask has it.
         prompts: one per stage (and slice): ``Prompt.as_json`` with ``stage`` from 1, ``mask_input`` "logits" or "mask"
             where one was given, and ``slice`` (z) in volumes.
-        predicted_iou: SAM's guess of its last mask's overlap with the truth.
-        agreement: Dice of the coarse mask and what SAM drew, whatever became of it; 0 where SAM's work came to nothing.
-        refined: whether SAM had a part in the mask, in at least one slice.
-        source: whose the mask is: the recipe's ``source``, or "student" where SAM had no part in it.
+        predicted_iou: SAM's own estimate of its last mask's overlap with the truth.
+        agreement: Dice of the coarse mask and SAM's mask, also where the coarse mask is the result; 0 where SAM's is
+            empty or lost all its pixels to other structures.
+        refined: whether the mask is at least partly SAM's, in at least one slice.
+        source: whose the mask is: the recipe's ``source``, or "student" where ``refined`` is False.
         stability: SAM's stability score, the IoU of its masks at logits above +1 and above -1.
         jitter: mean Dice of SAM's mask with those from jittered boxes; None where no box was jittered.
     """
@@ -52,7 +52,7 @@ class StructureResult:
 
 @dataclass(frozen=True)
 class Tally:
-    """Pixels of one structure: of its coarse mask, of what SAM drew, and of both."""
+    """Pixels of one structure: of its coarse mask, of SAM's mask, and of both."""
 
     coarse: int
     sam: int
@@ -69,16 +69,13 @@ class Refinement:
         structures: one result per structure in the same order.
         soft: float16 (S, *spatial), the probability of each structure after refinement; ``masks`` is where it is at
             least 0.5. 0 where absent.
-        drawn: of a 2D image: SAM's work on each structure, on the working grid (``sam/working.py``); None where it was
-            not asked. Of a volume: empty.
-        tallies: of a 2D image, on the working grid: what ``merge_slices`` needs; None where SAM was not asked.
+        tallies: of a 2D image, on the working grid: what ``merge_slices`` needs; None where SAM was not run.
     """
 
     masks: Mask
     coarse: Mask
     structures: list[StructureResult]
     soft: Soft
-    drawn: Sequence[Drawn | None] = ()
     tallies: Sequence[Tally | None] = ()
 
     def as_json(self) -> list[dict[str, Any]]:
@@ -96,20 +93,20 @@ def merge_slices(
         if not parts:
             merged.append(StructureResult(name, False, [], None, None))
             continue
-        asked = [(result, tally) for _, result, tally in parts if tally is not None]
-        areas = [tally.coarse for _, tally in asked]
-        both = sum(tally.coarse + tally.sam for _, tally in asked)
+        run = [(result, tally) for _, result, tally in parts if tally is not None]
+        areas = [tally.coarse for _, tally in run]
+        both = sum(tally.coarse + tally.sam for _, tally in run)
         merged.append(
             StructureResult(
                 name,
                 True,
                 [{"slice": z, **entry} for z, result, _ in parts for entry in result.prompts],
-                _mean([result.predicted_iou for result, _ in asked], areas),
-                2 * sum(tally.common for _, tally in asked) / both if asked else None,
+                _mean([result.predicted_iou for result, _ in run], areas),
+                2 * sum(tally.common for _, tally in run) / both if run else None,
                 any(result.refined for _, result, _ in parts),
                 next((result.source for _, result, _ in parts if result.refined), "student"),
-                _mean([result.stability for result, _ in asked], areas),
-                _mean([result.jitter for result, _ in asked], areas),
+                _mean([result.stability for result, _ in run], areas),
+                _mean([result.jitter for result, _ in run], areas),
             )
         )
     return merged

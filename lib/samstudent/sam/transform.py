@@ -1,4 +1,4 @@
-"""The refinement as a MONAI post-transform, on arrays and on dictionaries."""
+"""SAM refinement as a MONAI post-transform, on arrays and on dictionaries."""
 
 from __future__ import annotations
 
@@ -7,129 +7,96 @@ from typing import Any
 
 import numpy as np
 from monai.config.type_definitions import KeysCollection
+from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
+from monai.utils.enums import TransformBackends
 from monai.utils.type_conversion import convert_to_dst_type, convert_to_numpy
 
-from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.model import SamBackend
-from samstudent.sam.refine import Refinement, refine
-from samstudent.task import Recipe, Task
+from samstudent.sam.refiner import Refiner
+from samstudent.sam.results import Refinement
 
 
-class RefineWithSam(Transform):
-    """Redraw a student's structures with SAM; wraps ``refine``.
+class SamRefine(Transform):
+    """Redraw a network's segmentation with SAM.
 
     Args:
-        backend: SAM.
-        task: structures and recipe.
-        cache: keeps embeddings; None: they are computed anew.
-        recipes, adapted, signals: as in ``refine``.
+        refiner: SAM, recipes, and whether structures may share pixels.
+        channel_dim: axis of the image's three colour channels: -1, or 0 for images in MONAI's channel-first layout.
     """
 
-    def __init__(
-        self,
-        backend: SamBackend,
-        task: Task,
-        cache: EmbeddingCache | None = None,
-        *,
-        recipes: Mapping[str, Recipe] | None = None,
-        adapted: SamBackend | None = None,
-        signals: bool = True,
-    ) -> None:
-        # Not "backend": MONAI keeps there whether a transform works on numpy or torch.
-        self.sam = backend
-        self.task = task
-        self.cache = cache
-        self.recipes = recipes
-        self.adapted = adapted
-        self.signals = signals
+    backend = [TransformBackends.NUMPY]  # noqa: RUF012  MONAI's own form
+
+    def __init__(self, refiner: Refiner, channel_dim: int = -1) -> None:
+        self.refiner = refiner
+        self.channel_dim = channel_dim
 
     def __call__(  # type: ignore[override]
         self, probabilities: Any, image: Any, spacing: Sequence[float] | None = None
-    ) -> Refinement:
-        """Refine one case.
+    ) -> Any:
+        """Refined masks uint8 (S, *spatial), of the type of ``probabilities`` (array, tensor, MetaTensor).
 
         Args:
-            probabilities: array or tensor (S, *spatial), 0 to 1.
-            image: array or tensor uint8 (*spatial, 3), on the same grid.
-            spacing: as in ``refine``.
+            probabilities: array or tensor (S, *spatial), 0 to 1; coarse masks of 0 and 1 will do.
+            image: array or tensor uint8 on the same grid, (*spatial, 3) or as ``channel_dim`` says.
+            spacing: of a volume, the voxel size along its axes; None: that of a MetaTensor, else taken as equal.
         """
-        return refine(
-            np.asarray(convert_to_numpy(probabilities), dtype=np.float32),
-            np.asarray(convert_to_numpy(image)),
-            self.sam,
-            self.task,
-            self.cache,
-            adapted=self.adapted,
-            recipes=self.recipes,
-            signals=self.signals,
-            spacing=spacing,
-        )
+        return masks_like(self.refine(probabilities, image, spacing), probabilities)
 
-    def as_json(self, refinement: Refinement) -> dict[str, Any]:
-        """The refinement's figures and where they come from, for a result's JSON."""
-        return {
-            "backend": self.sam.name,
-            "digest": self.sam.digest,
-            "adapted": self.adapted.digest if self.adapted else None,
-            "structures": refinement.as_json(),
-        }
+    def refine(self, probabilities: Any, image: Any, spacing: Sequence[float] | None = None) -> Refinement:
+        """Masks, soft masks and each structure's figures; arguments as of a call."""
+        if spacing is None and isinstance(probabilities, MetaTensor):
+            spacing = [float(size) for size in probabilities.pixdim[: probabilities.ndim - 1]]
+        pixels = np.moveaxis(np.asarray(convert_to_numpy(image)), self.channel_dim, -1)
+        values = np.asarray(convert_to_numpy(probabilities), dtype=np.float32)
+        return self.refiner.refine(values, np.ascontiguousarray(pixels), spacing)
 
 
-class RefineWithSamd(MapTransform):
-    """Dictionary twin of ``RefineWithSam``.
+class SamRefined(MapTransform):
+    """Dictionary twin of ``SamRefine``.
 
-    Replaces each key's probabilities by refined masks uint8 (S, *spatial), of the same type (array, tensor, MetaTensor
-    with its meta data), and writes ``{"sam": RefineWithSam.as_json(...)}`` into the dictionary under ``result_key``,
-    keeping what is there.
+    Replaces the probabilities under each key by the refined masks, and writes the ``Refinement`` beside them, under
+    ``<key>_<postfix>``: its structures have SAM's figures and prompts, its soft masks are probabilities.
 
     Args:
         keys: of probabilities (S, *spatial).
-        backend: SAM.
-        task: structures and recipe.
-        cache: keeps embeddings.
-        image_key: of the image uint8 (*spatial, 3).
-        result_key: of the figures; with several ``keys`` each is entered under its own name.
-        coarse_key: where the cleaned coarse masks bool (S, *spatial) go; None: dropped.
+        refiner: as of ``SamRefine``.
+        image_key: of the image, uint8 on the same grid.
+        spacing_key: of a volume's voxel size; where the dictionary has none, as of ``SamRefine``.
+        channel_dim: as of ``SamRefine``.
+        postfix: of the key of the ``Refinement``.
         allow_missing_keys: as in MONAI.
-        spacing_key: of a volume's voxel size, as in ``refine``; where the dictionary has none, it is taken as equal.
-        recipes, adapted, signals: as in ``refine``.
     """
+
+    backend = SamRefine.backend
 
     def __init__(
         self,
         keys: KeysCollection,
-        backend: SamBackend,
-        task: Task,
-        cache: EmbeddingCache | None = None,
-        image_key: str = "image_for_sam",
-        result_key: str = "result",
-        coarse_key: str | None = None,
-        allow_missing_keys: bool = False,
+        refiner: Refiner,
+        image_key: str = "image",
         spacing_key: str = "spacing",
         *,
-        recipes: Mapping[str, Recipe] | None = None,
-        adapted: SamBackend | None = None,
-        signals: bool = True,
+        channel_dim: int = -1,
+        postfix: str = "refinement",
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.transform = RefineWithSam(backend, task, cache, recipes=recipes, adapted=adapted, signals=signals)
+        self.transform = SamRefine(refiner, channel_dim)
         self.image_key = image_key
-        self.result_key = result_key
-        self.coarse_key = coarse_key
         self.spacing_key = spacing_key
+        self.postfix = postfix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Refine each of ``keys``."""
         result = dict(data)
         for key in self.key_iterator(result):
-            refinement = self.transform(result[key], result[self.image_key], result.get(self.spacing_key))
-            result[key], *_ = convert_to_dst_type(refinement.masks.astype(np.uint8), result[key], dtype=np.uint8)
-            name = "sam" if len(self.keys) == 1 else f"sam_{key}"
-            result[self.result_key] = {
-                **(result.get(self.result_key) or {}),
-                name: self.transform.as_json(refinement),
-            }
-            if self.coarse_key is not None:
-                result[self.coarse_key] = refinement.coarse
+            refinement = self.transform.refine(result[key], result[self.image_key], result.get(self.spacing_key))
+            result[key] = masks_like(refinement, result[key])
+            result[f"{key}_{self.postfix}"] = refinement
         return result
+
+
+def masks_like(refinement: Refinement, probabilities: Any) -> Any:
+    """A refinement's masks uint8, of the type and with the meta data of ``probabilities``."""
+    masks, *_ = convert_to_dst_type(refinement.masks.astype(np.uint8), probabilities, dtype=np.uint8)
+    return masks

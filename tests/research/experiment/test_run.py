@@ -35,7 +35,7 @@ class PointSam(FakeSam):
         return [
             super(PointSam, self).decode_many(embedding, [prompt])[0]
             if prompt.mask_input is None
-            else DecodedMask(prompt.mask_input, self.iou, embedding)
+            else DecodedMask(prompt.mask_input, self.iou, embedding.frame)
             for prompt in prompts
         ]
 

@@ -48,7 +48,7 @@ class BoxFiller:
         logits = np.full((embedding.side, embedding.side), -5, dtype=np.float32)
         x0, y0, x1, y1 = (round(v) for v in prompt.box)
         logits[y0 : y1 + 1, x0 : x1 + 1] = 5
-        return DecodedMask(logits, 0.875, embedding)
+        return DecodedMask(logits, 0.875, embedding.frame)
 
 
 @pytest.fixture

@@ -26,9 +26,10 @@ from samstudent.rounds.scoring import MOST_REMEMBERED, fit_of
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.model import SamModel
 from samstudent.sam.prompts import Mask
-from samstudent.sam.refine import refine
+from samstudent.sam.refiner import Refiner, RefinerOptions
 from samstudent.sam.registry import load_backend
-from samstudent.sam.working import enlarged, reduced, working_size
+from samstudent.sam.volume_refinement import SliceOptions
+from samstudent.sam.working_grid import enlarged, reduced, working_size
 from samstudent.student.data import prepare_case
 from samstudent.student.predict import Student
 from samstudent.student.training import train_student
@@ -284,10 +285,11 @@ def _walker(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[An
 
 def _paper(setting: Setting, params: Params) -> Callable[[CaseImage, NDArray[Any]], Mask]:
     task = setting.task.model_copy(update={"recipe": PAPER})
-    backend, cache = backend_of(params), cache_of(setting)
+    options = RefinerOptions(prompt_all=False, slices=SliceOptions.of(PAPER))
+    refiner = Refiner.for_task(task, backend_of(params), cache_of(setting), options=options)
 
     def redraw(image: CaseImage, probabilities: NDArray[Any]) -> Mask:
-        return refine(probabilities, for_sam(image, task.image), backend, task, cache, signals=False).masks
+        return refiner.refine(probabilities, for_sam(image, task.image)).masks
 
     return redraw
 

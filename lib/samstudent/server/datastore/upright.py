@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from samstudent.errors import Unavailable, UserError
-from samstudent.imaging.case import log_orientation
+from samstudent.imaging.case import log_notes
 from samstudent.imaging.formats import Stored, kind_of
 from samstudent.imaging.raster import raster_orientation, read_raster_image
 from samstudent.util.files import atomic_path
@@ -52,7 +52,7 @@ class UprightCopies:
             stored = read_raster_image(path, kind_of(path))
         except (UserError, OSError):
             return path
-        log_orientation(path, orientation)
+        log_notes(path, stored.notes)
         try:
             self.forget(image_id)
             return self._write(image_id, stored, stat)

@@ -38,7 +38,7 @@ from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.clicks import draw
 from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Mask
-from samstudent.server.tasks.slice_geometry import Planes, RecentPlanes
+from samstudent.server.tasks.slice_geometry import RecentStacks, SliceStack
 from samstudent.server.tasks.smart_edit import read_request
 from samstudent.task import Task
 
@@ -54,9 +54,10 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
 
     Args:
         task: the checked task.
-        sam: gives the SAM in force. Called at each request, because a training may put another in force; not before,
+        sam: gives the active SAM. Called at each request, because a training may activate another; not before,
             because the host's child processes build every task.
-        plain: gives SAM as it comes, for structures that the task does not know: an adapted one never saw any of them.
+        plain: gives the SAM that is not adapted, for structures that the task does not have: the adapted one never saw
+            any of them.
         embeddings: the study's embedding cache: a click on a slice that was clicked on before takes no encoder.
     """
 
@@ -80,7 +81,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         self._sam = sam
         self._plain = plain or sam
         self._embeddings = embeddings
-        self._planes = RecentPlanes(lambda path: Planes.of(read_image(path, task.dimension), task.image))
+        self._stacks = RecentStacks(lambda path: SliceStack.of(read_image(path, task.dimension), task.image))
 
     def is_valid(self) -> bool:
         return True
@@ -92,7 +93,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         return []
 
     def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> tuple[str | None, dict[str, Any]]:
-        """Draw what a client asks for.
+        """Draw the requested structures.
 
         Args:
             request: ``image`` (path), ``result_extension``, ``result_compress``, and what ``read_request`` reads.
@@ -115,44 +116,46 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         return file, result
 
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cpu") -> dict[str, Any]:
-        """Read, embed and decode: adds ``pred`` (an ``_Answer``), ``result`` and ``latencies`` of these three."""
+        """Read, embed and decode: adds ``pred`` (a ``_LabelMap``), ``result`` and ``latencies`` of these three."""
         seconds: dict[str, float] = {}
         with _timed("read", seconds):
-            planes = self._planes.of(data["image_path"])
-        asks = read_request(data, self.task.names, planes)
-        task = _task_of([ask.name for ask in asks], self.task)
-        masks = np.zeros((len(task.names), planes.count, *planes.size), dtype=bool)
+            stack = self._stacks.of(data["image_path"])
+        requests = read_request(data, self.task.names, stack)
+        task = _task_of([request.name for request in requests], self.task)
+        masks = np.zeros((len(task.names), stack.count, *stack.size), dtype=bool)
         structures = []
-        for ask in asks:
+        for request in requests:
             with _timed("embed", seconds):
-                backend = self._sam() if ask.name in self.task.structures else self._plain()
-                embedding = self._embeddings.embed(backend, np.ascontiguousarray(planes.pixels[ask.plane]))
+                backend = self._sam() if request.name in self.task.structures else self._plain()
+                embedding = self._embeddings.embed(backend, np.ascontiguousarray(stack.pixels[request.slice]))
             with _timed("decode", seconds):
-                drawing = draw(backend, embedding, ask.prompt)
-            masks[task.structures[ask.name] - 1, ask.plane] = drawing.mask
-            structures.append({"name": ask.name, "slice": ask.plane, "sam": backend.digest, **drawing.as_json()})
-        data[self.output_label_key] = _Answer(planes.to_canonical(masks), planes.grid, task)
+                drawing = draw(backend, embedding, request.prompt)
+            masks[task.structures[request.name] - 1, request.slice] = drawing.mask
+            structures.append(
+                {"name": request.name, "slice": request.slice, "sam": backend.digest, **drawing.as_json()}
+            )
+        data[self.output_label_key] = _LabelMap(stack.to_canonical(masks), stack.grid, task)
         data[self.output_json_key] = {"structures": structures, "values": dict(task.structures)}
         data["latencies"] = {name: round(value, 3) for name, value in seconds.items()}
         return data
 
     def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[str, dict[str, Any]]:
         """Write the label map where the host's temporary files lie; the host removes it after sending."""
-        answer: _Answer = data[self.output_label_key]
+        label: _LabelMap = data[self.output_label_key]
         compress = str(data.get("result_compress")).lower() in ("true", "1")
         extension = data.get("result_extension") or _extension_for(data["image_path"])
         with tempfile.TemporaryDirectory() as folder:
             # Its extension is a client's text: write_masks checks it before it becomes part of a kept file's name.
             path = Path(folder) / f"label{str(extension).replace('/', '_')}"
-            write_masks(path, answer.masks, answer.task, answer.grid, compress=compress)
-            handle, kept = tempfile.mkstemp(suffix=path.name.removeprefix("label"))
+            write_masks(path, label.masks, label.task, label.grid, compress=compress)
+            handle, result_file = tempfile.mkstemp(suffix=path.name.removeprefix("label"))
             os.close(handle)
-            shutil.move(path, kept)
-        return kept, data[self.output_json_key]
+            shutil.move(path, result_file)
+        return result_file, data[self.output_json_key]
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _LabelMap:
     """Masks (S, *spatial) of the structures of ``task``, on a grid."""
 
     masks: Mask
@@ -162,14 +165,14 @@ class _Answer:
 
 @contextmanager
 def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Add the time of a block to what is noted under a name."""
+    """Add the seconds of a block under a name."""
     start = time.perf_counter()
     yield
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def _task_of(drawn: list[str], task: Task) -> Task:
-    """The task that names what was drawn: the server's own, or one of a single structure that it does not know."""
+    """The task whose structures were drawn: the server's own, or one of a single structure that it does not have."""
     unknown = sorted(set(drawn) - set(task.structures))
     if not unknown:
         return task

@@ -15,7 +15,7 @@ from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.rounds.ledger import RoundRecord
 from samstudent.rounds.round_cases import champion_of
 from samstudent.rounds.study import Study
-from samstudent.sam.refine import refine
+from samstudent.sam.refiner import Refiner
 from samstudent.student.predict import Student
 
 
@@ -69,8 +69,8 @@ class Examiner:
         image = self._read(path)
         probabilities = self._champion().predict(image)
         task = self.study.task
-        seen, sam = for_sam(image, task.image), self.study.sam()
-        result = refine(probabilities, seen, sam, task, self.study.embeddings, spacing=image.grid.spacing)
+        refiner = Refiner.for_task(task, self.study.sam(), self.study.embeddings)
+        result = refiner.refine(probabilities, for_sam(image, task.image), image.grid.spacing)
         return probabilities, [structure.agreement for structure in result.structures]
 
     def embed(self, path: str) -> NDArray[np.float32]:

@@ -17,11 +17,14 @@ from monailabel.utils.others.generic import strtobool
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import CaseImage, for_sam, read_image
 from samstudent.imaging.labels import write_masks
+from samstudent.pseudolabels.cached_sam import adapted_decoders
 from samstudent.pseudolabels.case import binarize
 from samstudent.pseudolabels.quality_filter import structure_quality
 from samstudent.rounds.study import Study
-from samstudent.sam.refine import StructureResult
-from samstudent.sam.transform import RefineWithSamd
+from samstudent.sam.refiner import Refiner, RefinerOptions
+from samstudent.sam.results import Refinement
+from samstudent.sam.transform import SamRefined
+from samstudent.sam.volume_refinement import SliceOptions
 from samstudent.student.predict import Student
 from samstudent.util.torch_device import pick_device
 
@@ -168,19 +171,23 @@ class StudentSamInferTask(StudentInferTask):
         super().__init__(study, "The student, its masks redrawn by Segment Anything")
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
-        # Not of the round that is served now: that may be another than the one whose student has just answered.
+        # Not of the round that is served now: that may be another than the one whose student has just predicted.
         sam, policy = self.study.refiner_of(data["round"])
-        data["recipes"] = data["round"] if policy else "task"
-        refine = RefineWithSamd(
-            "pred",
-            sam,
-            policy.task if policy else self.task,
-            self.study.embeddings,
-            recipes=policy.choice.recipes if policy else None,
-            adapted=policy.adapted if policy else None,
-            signals=policy.uses_sam if policy else True,
-        )
-        return [self._image_for_sam, refine]
+        data["sam"] = {
+            "backend": sam.name,
+            "digest": sam.digest,
+            "adapted": policy.adapted.digest if policy and policy.adapted else None,
+            "recipes": data["round"] if policy else "task",
+        }
+        refiner = Refiner.for_task(self.task, sam, self.study.embeddings)
+        if policy:
+            recipes, options = (
+                policy.choice.recipes,
+                RefinerOptions(policy.uses_sam, 0, SliceOptions.of(policy.task.recipe)),
+            )
+            adapted = adapted_decoders(recipes, policy.adapted)
+            refiner = Refiner.for_task(policy.task, sam, self.study.embeddings, recipes, adapted, options)
+        return [self._image_for_sam, SamRefined("pred", refiner, image_key="image_for_sam")]
 
     def _image_for_sam(self, data: dict[str, Any]) -> dict[str, Any]:
         data["image_for_sam"] = for_sam(data["case"], self.task.image)
@@ -188,15 +195,14 @@ class StudentSamInferTask(StudentInferTask):
         return data
 
     def _facts(self, masks: np.ndarray[Any, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-        sam = data["result"]["sam"]
+        refinement: Refinement = data["pred_refinement"]
         structures = {}
-        for entry, mask in zip(sam["structures"], masks, strict=True):
-            # Without an agreement SAM was not asked, and there is nothing to judge by: 0 would say that it is bad.
-            asked = entry["present"] and entry["agreement"] is not None
-            quality = structure_quality(StructureResult(**entry)) if asked else None
-            structures[entry["name"]] = {**entry, "present": bool(mask.any()), "quality": quality}
-        told = {key: sam[key] for key in ("backend", "digest", "adapted")}
-        return {"structures": structures, "sam": told | {"recipes": data["recipes"]}}
+        for result, mask in zip(refinement.structures, masks, strict=True):
+            # Without an agreement SAM was not run, and there is nothing to judge by: 0 would say that it is bad.
+            judged = result.present and result.agreement is not None
+            quality = structure_quality(result) if judged else None
+            structures[result.name] = {**result.as_json(), "present": bool(mask.any()), "quality": quality}
+        return {"structures": structures, "sam": data["sam"]}
 
 
 def result_extension(request: Mapping[str, Any]) -> str:

@@ -15,7 +15,9 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from samstudent.errors import UserError
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
-from samstudent.sam.refine import refine, refine_slice
+from samstudent.sam.refiner import Refiner, RefinerOptions
+from samstudent.sam.results import Refinement
+from samstudent.sam.volume_refinement import SliceOptions
 from samstudent.task import Recipe, Stage, Task
 
 NAMES = ["a", "b", "c"]
@@ -24,6 +26,13 @@ NAMES = ["a", "b", "c"]
 def task(dimension: int = 2, **more: Any) -> Task:
     size = {"student": {"size": [32, 32, 32]}} if dimension == 3 else {}
     return Task.model_validate({"name": "t", "dimension": dimension, "structures": NAMES, **size, **more})
+
+
+def refine(p: Any, image: Any, sam: Any, task: Task, cache: Any = None, **more: Any) -> Refinement:
+    """By a refiner of the task; ``more``: recipes, adapted, prompt_all, jitters, or of the call."""
+    of_refiner = {key: more.pop(key) for key in ("recipes", "adapted") if key in more}
+    options = RefinerOptions(more.pop("prompt_all", True), more.pop("jitters", 0), SliceOptions.of(task.recipe))
+    return Refiner.for_task(task, sam, cache, options=options, **of_refiner).refine(p, image, **more)
 
 
 class Painter:
@@ -51,7 +60,7 @@ class Painter:
         for prompt in prompts:
             low_res = square.copy()
             self.draw(low_res, prompt)
-            answers.append(DecodedMask(low_res, 0.75, embedding))
+            answers.append(DecodedMask(low_res, 0.75, embedding.frame))
         return answers
 
 
@@ -122,7 +131,7 @@ def test_a_mask_stage_gives_the_coarse_mask() -> None:
     assert result.structures[0].prompts[0]["mask_input"] == "mask"
 
 
-def test_no_structure_no_question_no_mask() -> None:
+def test_no_structure_no_prompt_no_mask() -> None:
     painter = Painter(fill_box)
     result = refine(np.full((3, 40, 40), 0.2, np.float32), IMAGE, painter, task())
     assert not result.masks.any() and not painter.asked
@@ -137,7 +146,7 @@ def test_dilation_widens_the_box_but_not_the_coarse_mask() -> None:
     assert result.structures[0].agreement == pytest.approx(2 * 100 / (100 + 14 * 14))
 
 
-def test_where_sam_draws_nothing_the_coarse_mask_is_shown_and_said_to_be_so() -> None:
+def test_where_sams_mask_is_empty_the_coarse_mask_is_shown_and_marked() -> None:
     def only_b(logits: Any, prompt: Prompt) -> None:
         if prompt.box and prompt.box[0] > 15:
             logits[10:30, 10:35] = 5  # reaches into a
@@ -175,9 +184,9 @@ def test_overlap_goes_to_the_highest_logit_only_where_it_is_forbidden() -> None:
 )
 def test_a_recipe_is_deterministic_and_keeps_its_promises(tiny: Any, p: Any, overlap: bool, stages: Any) -> None:
     p[:, 5:12, 5:12] += 0.3
-    embedding = tiny.embed(np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8))
-    recipe = Recipe(stages=stages, threshold=0.8)
-    one, two = (refine_slice(p, embedding, tiny, recipe, NAMES, overlap) for _ in range(2))
+    image = np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8)
+    refiner = Refiner(tiny, None, dict.fromkeys(NAMES, Recipe(stages=stages, threshold=0.8)), overlap)
+    one, two = (refiner.refine(p, image) for _ in range(2))
     np.testing.assert_array_equal(one.masks, two.masks)
     assert one.as_json() == two.as_json()
     for mask, coarse, result in zip(one.masks, one.coarse, one.structures, strict=True):
@@ -240,19 +249,19 @@ def test_parity_with_segment_anything(tiny: Any, tiny_sam: Any) -> None:
 def test_every_structure_by_its_own_recipe() -> None:
     painter, adapted = Painter(fill_box), Painter(lambda logits, prompt: logits.fill(5))
     box = (Stage(prompts=("box",)),)
-    recipes = {"a": Recipe(source="student", decoder="plain", stages=box), "b": Recipe(stages=box)}
-    result = refine(blocks(), IMAGE, painter, task(overlap=True, **BOX), adapted=adapted, recipes=recipes)
+    recipes = {"a": Recipe(source="student", stages=box), "b": Recipe(stages=box)}
+    result = refine(blocks(), IMAGE, painter, task(overlap=True, **BOX), adapted={"b": adapted}, recipes=recipes)
     a, b, _ = result.structures
     np.testing.assert_array_equal(result.masks[0], result.coarse[0])
     assert result.masks[1].all() and (b.source, b.refined) == ("sam", True)
-    # The student's mask stays, and SAM's opinion of it is told.
+    # The student's mask stays, with SAM's figures.
     assert (a.source, a.refined, a.agreement, a.predicted_iou) == ("student", False, 1, 0.75)
     assert len(painter.asked) == 1 and len(adapted.asked) == 1
 
 
-def test_sam_is_not_asked_about_what_the_student_keeps_unless_signals_are_wanted() -> None:
+def test_sam_is_not_run_on_masks_that_the_student_keeps_unless_all_are_prompted() -> None:
     painter = Painter(fill_box)
-    result = refine(blocks(), IMAGE, painter, task(recipe={"source": "student"}), signals=False)
+    result = refine(blocks(), IMAGE, painter, task(recipe={"source": "student"}), prompt_all=False)
     assert not painter.asked
     np.testing.assert_array_equal(result.masks, blocks() > 0.5)
     a = result.structures[0]
@@ -277,9 +286,6 @@ def test_sams_mask_of_a_kept_structure_takes_no_pixels_from_others() -> None:
 def test_recipes_for_unknown_structures_are_refused() -> None:
     with pytest.raises(UserError, match=r"\['d'\].*'a', 'b', 'c'"):
         refine(blocks(), IMAGE, Painter(fill_box), task(), recipes={"d": Recipe()})
-    embedding = Painter(fill_box).embed(IMAGE)
-    with pytest.raises(UserError, match=r"no recipe.*\['b', 'c'\]"):
-        refine_slice(blocks(), embedding, Painter(fill_box), {"a": Recipe()}, NAMES, True)
 
 
 def test_stability_and_jitter() -> None:
@@ -310,7 +316,7 @@ def test_a_large_image_is_worked_on_at_512_pixels_and_answered_at_its_own_size(o
                 low_res = np.full((1024, 1024), -5, np.float32)
                 x0, y0, x1, y1 = (int(2 * v) for v in prompt.box)
                 low_res[y0 : y1 + 2, x0 : x1 + 2] = 5
-                answers.append(DecodedMask(low_res, 0.75, embedding))
+                answers.append(DecodedMask(low_res, 0.75, embedding.frame))
             return answers
 
     p = np.full((3, 640, 1024), 0.01, np.float32)
@@ -328,6 +334,36 @@ def test_a_large_image_is_worked_on_at_512_pixels_and_answered_at_its_own_size(o
     assert result.soft.dtype == np.float16 and result.soft.shape == p.shape
     np.testing.assert_array_equal(result.soft >= 0.5, result.masks)
     assert result.structures[0].agreement == 1 and not result.soft[2].any()
+
+
+def test_masks_come_back_on_the_grid_of_the_probabilities() -> None:
+    """Of a large image, the working grid may be given: nothing is enlarged then."""
+    p = np.zeros((3, 320, 512), np.float32)
+    p[0, 50:100, 150:250] = 0.9
+
+    class Drawing(Painter):
+        def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
+            self.asked += prompts
+            low_res = np.full((1024, 1024), -5, np.float32)
+            low_res[100:200, 300:500] = 5
+            return [DecodedMask(low_res, 0.75, embedding.frame) for _ in prompts]
+
+    painter = Drawing(fill_box)
+    result = refine(p, np.zeros((640, 1024, 3), np.uint8), painter, task(**BOX))
+    assert painter.asked[0].box == (150, 50, 249, 99)
+    assert result.masks.shape == p.shape and np.count_nonzero(result.masks != (p > 0.5)) <= 4
+    with pytest.raises(UserError, match=r"\(3, 640, 1024\)"):
+        refine(p[:, :-1], np.zeros((640, 1024, 3), np.uint8), painter, task(**BOX))
+
+
+def test_no_pixel_of_an_enlarged_image_belongs_to_two_structures() -> None:
+    """A one-pixel structure of the working grid is enlarged in blocks, beside a larger one that reaches over it."""
+    p = np.zeros((3, 1024, 1024), np.float32)
+    p[0, 500:502, 500:502] = 0.55
+    p[1] = 0.45
+    recipe = {"source": "student", "min_size": 1, "threshold": 0.4}
+    masks = refine(p, np.zeros((1024, 1024, 3), np.uint8), Painter(fill_box), task(recipe=recipe)).masks
+    assert masks[0].any() and masks[1].any() and masks.sum(axis=0).max() == 1
 
 
 def volume() -> Any:
@@ -359,7 +395,7 @@ def test_a_volumes_figures_are_over_all_slices() -> None:
     class Moody(Painter):
         def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
             answers = super().decode_many(embedding, prompts)
-            return [DecodedMask(a.low_res, next(calls), embedding) for a in answers]
+            return [DecodedMask(a.low_res, next(calls), embedding.frame) for a in answers]
 
     def nothing_on_the_small_one(logits: Any, prompt: Prompt) -> None:
         if prompt.box and prompt.box[2] > 12:

@@ -4,9 +4,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from samstudent.sam.prompts import box_of
-from samstudent.sam.working import enlarged, image_prompts, reduced, working_size
+from samstudent.sam.working_grid import (
+    as_half,
+    enlarged,
+    enlarged_masks,
+    enlarged_soft,
+    prompts_on_image,
+    reduced,
+    working_size,
+)
 from support.drawn import dice
 
 
@@ -47,11 +58,32 @@ def test_what_is_thinner_than_a_working_pixel_is_not_lost() -> None:
     assert mask.sum() == 4 and mask[40:42, 40:42].all() and soft.max() == pytest.approx(0.7)
 
 
+def test_no_enlarged_pixel_belongs_to_two_structures_that_may_not_overlap() -> None:
+    soft = np.zeros((3, 8, 8), np.float32)
+    soft[0, 4, 4] = 0.55  # enlarged in blocks
+    soft[1] = 0.5
+    soft[2, :, :4] = 0.6
+    shared = enlarged_masks(soft, (48, 48), overlap=True)
+    assert (shared[0] & shared[1]).sum() == 36 and (shared[1] & shared[2]).any()
+    masks = enlarged_masks(soft, (48, 48), overlap=False)
+    assert masks.sum(axis=0).max() == 1 and masks[0].sum() == 36 and (masks.any(axis=0) == shared.any(axis=0)).all()
+    assert not (masks[1] & shared[2]).any()
+
+
+@given(arrays(np.float32, (3, 6, 5), elements=st.floats(0, 1, width=32)), st.booleans())
+def test_enlarged_soft_masks_say_what_the_masks_do(values: Any, overlap: bool) -> None:
+    soft, masks = enlarged_soft(values.astype(np.float16), (25, 33), overlap)
+    np.testing.assert_array_equal(soft >= 0.5, masks)
+    np.testing.assert_array_equal(masks, enlarged_masks(values.astype(np.float16), (25, 33), overlap))
+    assert overlap or masks.sum(axis=0).max() <= 1
+    np.testing.assert_array_equal(as_half(soft.astype(np.float32), masks), soft)
+
+
 def test_prompts_return_to_the_pixels_of_the_image() -> None:
     small = np.zeros((40, 30), bool)
     small[10:20, 5:15] = True
     large = np.repeat(np.repeat(small, 3, axis=0), 3, axis=1)
     entries = [{"stage": 1, "box": list(box_of(small)), "positive": [[7.0, 12.0]], "mask_input": "mask"}]
-    (moved,) = image_prompts(entries, (40, 30), (120, 90))
+    (moved,) = prompts_on_image(entries, (40, 30), (120, 90))
     # Pixel 7 is made of pixels 21 to 23.
     assert moved == {"stage": 1, "box": list(box_of(large)), "positive": [[22, 37]], "mask_input": "mask"}

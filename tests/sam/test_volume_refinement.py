@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
-from samstudent.sam.refine import refine
+from samstudent.sam.refiner import Refiner, RefinerOptions
 from samstudent.sam.results import Refinement
+from samstudent.sam.volume_refinement import SliceOptions
 from samstudent.task import Task
 
 SHAPE = (12, 40, 40)
@@ -28,6 +30,16 @@ def task(**recipe: Any) -> Task:
             "recipe": {"axis": "z", **recipe},
         }
     )
+
+
+def refine(
+    p: Any, image: Any, sam: Any, task: Task, spacing: Any = None, progress: Any = None, **more: Any
+) -> Refinement:
+    """By a refiner of the task; ``more``: recipes, prompt_all, jitters, compare, seed."""
+    slices = replace(SliceOptions.of(task.recipe), compare=more.pop("compare", True))
+    options = RefinerOptions(more.pop("prompt_all", True), more.pop("jitters", 0), slices)
+    refiner = Refiner.for_task(task, sam, recipes=more.pop("recipes", None), options=options)
+    return refiner.refine(p, image, spacing, progress=progress, **more)
 
 
 class Knowing:
@@ -59,7 +71,7 @@ class Knowing:
             logits[y0 : y1 + 1, x0 : x1 + 1] = np.where(seen[y0 : y1 + 1, x0 : x1 + 1], 5, -5)
             # The slice's number is written into its first pixel.
             logits = self.spoil(int(embedding.features[0, 0, 0, 0]), logits)
-            answers.append(DecodedMask(logits, 0.75, embedding))
+            answers.append(DecodedMask(logits, 0.75, embedding.frame))
         return answers
 
 
@@ -141,7 +153,7 @@ def test_a_wild_answer_gives_way_to_the_student() -> None:
     calm = refine(seen_by_student(student, NONE), image_of(truth), Knowing(), task())
     # And its neighbours are not smoothed with it.
     assert not result.masks[0, 4, :5].any() and result.structures[0].agreement < calm.structures[0].agreement
-    alone = refine(seen_by_student(student, NONE), image_of(truth), sam, task(neighbours=False))
+    alone = refine(seen_by_student(student, NONE), image_of(truth), sam, task(), compare=False)
     assert alone.masks[0, 5].all()
 
 
@@ -152,7 +164,7 @@ def test_flicker_between_slices_is_smoothed() -> None:
         return np.where(np.roll(logits > 0, 3 * (-1) ** z, axis=1), 2.0, -2.0).astype(np.float32)
 
     p = seen_by_student(truth, NONE)
-    on, off = (refine(p, image_of(truth), Knowing(flicker), task(neighbours=n)).masks[0] for n in (True, False))
+    on, off = (refine(p, image_of(truth), Knowing(flicker), task(), compare=n).masks[0] for n in (True, False))
     steps = [sum(int((m[z] ^ m[z + 1]).sum()) for z in range(3, 8)) for m in (on, off)]
     assert steps[0] < 0.7 * steps[1]
 
@@ -190,10 +202,10 @@ def test_slices_are_not_embedded_where_the_student_keeps_its_masks() -> None:
     truth = ball()
     p, sam = seen_by_student(truth, NONE), Knowing()
     kept = {"a": task(source="student").recipe}
-    result = refine(p, image_of(truth), sam, task(), recipes=kept, signals=False)
+    result = refine(p, image_of(truth), sam, task(), recipes=kept, prompt_all=False)
     assert not sam.embedded and not sam.asked
     np.testing.assert_array_equal(result.masks[0], truth)
-    refine(p, image_of(truth), sam, task(), recipes=kept, signals=True)
+    refine(p, image_of(truth), sam, task(), recipes=kept, prompt_all=True)
     assert len(sam.embedded) == int(truth.any(axis=(1, 2)).sum())
 
 
@@ -236,5 +248,5 @@ def test_recipes_of_structures_and_jitter_work_in_volumes_too() -> None:
     )
     assert again.as_json() == result.as_json()
     asked = len(sam.asked)
-    refine(seen_by_student(student, student), image_of(truth), sam, base, recipes={"b": keep}, signals=False)
+    refine(seen_by_student(student, student), image_of(truth), sam, base, recipes={"b": keep}, prompt_all=False)
     assert len(sam.asked) - asked == truth.any(axis=(1, 2)).sum()
