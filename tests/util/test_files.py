@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from samstudent.errors import Conflict
-from samstudent.server.auth.audit import AuditLog
+from samstudent.util.audit_log import AuditLog
 from samstudent.util import files
 from samstudent.util.database import connection, make_tables
 from samstudent.util.files import outside, own_copy, require_own

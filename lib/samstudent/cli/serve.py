@@ -76,8 +76,11 @@ def serve(
     # A user's mistake was told above, before the imports, which take seconds.
     from monailabel.main import Main
 
+    from samstudent.server.bootstrap import HTTP_APPLICATION
+
     sys.argv = ["monailabel", "start_server", "--app", str(folder), "--studies", studies]
     sys.argv += ["--conf", "task", conf_task, "--host", host, "--port", str(port), *more]
+    sys.argv += ["--uvicorn_app", HTTP_APPLICATION]
     try:
         Main().run()
     except SystemExit as ended:

@@ -27,9 +27,9 @@ from samstudent.sam.adapted import load_adapted
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.model import SamModel
 from samstudent.sam.registry import load_backend
-from samstudent.server.auth.audit import AuditLog
 from samstudent.task import Task
 from samstudent.util.address import is_pacs
+from samstudent.util.audit_log import AuditLog
 
 logger = logging.getLogger(__name__)
 

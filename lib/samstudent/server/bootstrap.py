@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: E1: pydicom-seg 0.4.1, which the host imports, asks for this module; pydicom 3 dropped it for ``pydicom.uid``.
 _UIDS = "pydicom._storage_sopclass_uids"
 _HOST_COMMAND = "monailabel.main"
+#: What the host's command serves in place of its own application.
+HTTP_APPLICATION = "samstudent.server.asgi:app"
 
 
 class _MovedUids:
@@ -36,12 +38,16 @@ class _MovedUids:
         module.__getattr__ = lambda name: getattr(uid, name)  # type: ignore[method-assign]
 
 
-class _LoopbackByDefault:
-    """Sees that the host's command is about to run, and changes only its arguments. Never finds a module itself."""
+class _HostArguments:
+    """Finder that only notes that the host is about to be imported: sets what it reads from the command line and the
+    environment. Never finds a module itself."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        # E3: MLflow 3 refuses the folder that the host gives it by default, so every training would fail at its start.
+        if name == "monailabel.config" and not os.environ.get("MONAI_LABEL_TRACKING_URI"):
+            os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")
         if name == _HOST_COMMAND:
-            sys.argv[1:] = with_loopback(sys.argv[1:])
+            sys.argv[1:] = with_defaults(sys.argv[1:])
             share_cores()
             if _our_command(sys.argv[1:]) is not None:
                 from samstudent.server import deferred_imports
@@ -96,17 +102,22 @@ def listening(arguments: Sequence[str]) -> Namespace:
     return parser.parse_known_args(list(arguments))[0]
 
 
-def with_loopback(arguments: Sequence[str]) -> list[str]:
-    """The host's command line, with ``--host 127.0.0.1`` where our app is started and no host is named.
+def with_defaults(arguments: Sequence[str]) -> list[str]:
+    """The host's command line where our app is started, with ``--host 127.0.0.1`` and our HTTP application unless it
+    names others.
 
     The host listens on every network interface by default, and asks nobody for a password by default.
     """
     known = _our_command(arguments)
-    return [*arguments, "--host", "127.0.0.1"] if known is not None and known.host is None else list(arguments)
+    if known is None:
+        return list(arguments)
+    loopback = ["--host", "127.0.0.1"] if known.host is None else []
+    application = ["--uvicorn_app", HTTP_APPLICATION] if known.uvicorn_app is None else []
+    return [*arguments, *loopback, *application]
 
 
 def _our_command(arguments: Sequence[str]) -> Namespace | None:
-    """``host`` and ``app`` of the host's command line, where it starts the server with our app; else None."""
+    """``host``, ``app`` and ``uvicorn_app`` of the host's command line, where it starts the server with our app; else None."""
     import argparse
     from pathlib import Path
 
@@ -115,6 +126,7 @@ def _our_command(arguments: Sequence[str]) -> Namespace | None:
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("-i", "--host")
     parser.add_argument("-a", "--app")
+    parser.add_argument("--uvicorn_app")
     try:
         known, _ = parser.parse_known_args(list(arguments[1:]))
         return known if "samstudent" in Path(known.app or "", "main.py").read_text(encoding="utf-8") else None
@@ -125,7 +137,7 @@ def _our_command(arguments: Sequence[str]) -> Namespace | None:
 def install() -> None:
     """Put both finders in place, once."""
     if not any(isinstance(finder, _MovedUids) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _LoopbackByDefault())
+        sys.meta_path.insert(0, _HostArguments())
         sys.meta_path.append(_MovedUids())
 
 

@@ -1,11 +1,13 @@
-"""Every error answers JSON with a reason, and with a status that says whose mistake it is."""
+"""Exception handlers: every error is answered as JSON with a reason, and a status that says whose mistake it is."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import requests
-from fastapi import FastAPI, Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import (
@@ -20,58 +22,56 @@ from samstudent.errors import UserError, explain, status_of
 logger = logging.getLogger(__name__)
 
 
-def install(fastapi_app: FastAPI) -> None:
-    """Put the handlers in place; the host's middleware must be built anew after this."""
-    for kind, handler in (
-        (UserError, _user_error),
-        (MONAILabelException, _host_error),
-        (RequestValidationError, _invalid_request),
-        (requests.RequestException, _no_answer),
-        (OSError, _system_error),
-        (Exception, _our_error),
-    ):
-        fastapi_app.exception_handlers[kind] = handler
-
-
-def _answer(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def _response(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"detail": detail}, status_code=status, headers=headers)
 
 
 async def _user_error(request: Request, error: Exception) -> JSONResponse:
     after = getattr(error, "retry_after", None)
-    return _answer(getattr(error, "status", 400), str(error), None if after is None else {"Retry-After": str(after)})
+    return _response(getattr(error, "status", 400), str(error), None if after is None else {"Retry-After": str(after)})
 
 
 async def _host_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, MONAILabelException)
     if isinstance(error, ImageNotFoundException | LabelNotFoundException) or "There is no" in error.msg:
-        return _answer(404, error.msg)
-    return _answer(400 if error.error == MONAILabelError.INVALID_INPUT else 500, error.msg)
+        return _response(404, error.msg)
+    return _response(400 if error.error == MONAILabelError.INVALID_INPUT else 500, error.msg)
 
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     status = 400 if any(e["type"] == "json_invalid" for e in error.errors()) else 422
-    return _answer(status, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+    return _response(status, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
 
 
-async def _no_answer(request: Request, error: Exception) -> JSONResponse:
+async def _unreachable_server(request: Request, error: Exception) -> JSONResponse:
     logger.error("%s %s: %s", request.method, request.url.path, error)
-    return _answer(503, "a server that this one depends on (PACS, login) does not answer; the log says which")
+    return _response(503, "a server that this one depends on (PACS, login) does not answer; the log says which")
 
 
 async def _system_error(request: Request, error: Exception) -> JSONResponse:
-    """A full disk, or a place that may not be written, is nobody's mistake in the request, and nothing of it was kept:
-    what is written appears whole or not at all."""
+    """A full disk or a read-only folder is no mistake in the request, and nothing of it was kept: what is written
+    appears whole or not at all."""
     assert isinstance(error, OSError)
     status = status_of(error)
     if status == 500:
         logger.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
-        return await _our_error(request, error)
+        return await _internal_error(request, error)
     logger.error("%s %s: %s", request.method, request.url.path, explain(error))
     full = "nothing was saved: " if status == 507 else ""
-    return _answer(status, full + explain(error))
+    return _response(status, full + explain(error))
 
 
-async def _our_error(request: Request, error: Exception) -> JSONResponse:
-    return _answer(500, f"internal error ({type(error).__name__}); the server's log has the details")
+async def _internal_error(request: Request, error: Exception) -> JSONResponse:
+    return _response(500, f"internal error ({type(error).__name__}); the server's log has the details")
+
+
+#: By exception, for ``FastAPI(exception_handlers=...)``.
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+    UserError: _user_error,
+    MONAILabelException: _host_error,
+    RequestValidationError: _invalid_request,
+    requests.RequestException: _unreachable_server,
+    OSError: _system_error,
+    Exception: _internal_error,
+}

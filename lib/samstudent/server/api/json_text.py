@@ -3,55 +3,39 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
+
+from pydantic_core import from_json
 
 #: Objects and lists within each other; the deepest that clients send is a list of points in the parameters.
 MAX_DEPTH = 32
 
 
 def strict_json(text: str | bytes) -> Any:
-    """What a JSON text says.
-
-    Python takes more than JSON allows (NaN, half of a surrogate pair) or than it can follow (thousands of brackets);
-    such a value would be stored, and fail where it is answered or walked through.
+    """Value of a JSON text.
 
     Raises:
-        ValueError: no JSON in UTF-8; deeper than ``MAX_DEPTH``; a number that is not finite; text that is no Unicode.
+        ValueError: no JSON in UTF-8 (also NaN, half of a surrogate pair); deeper than ``MAX_DEPTH``; a number that is
+            not finite, or has thousands of digits.
     """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8")
-    _check_depth(text)
-    value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+    # With a depth limit of its own (200), so that thousands of brackets end it.
+    value = from_json(text, allow_inf_nan=False)
+    _check_depth(value)
     try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError("a text holds half of a surrogate pair, which is no character") from error
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:  # 1e999 is read as infinity
+        raise ValueError("a number that is too large, and so not finite") from error
     return value
 
 
-def _check_depth(text: str) -> None:
-    depth, quoted, escaped = 0, False, False
-    for sign in text:
-        if quoted:
-            quoted = escaped or sign != '"'
-            escaped = sign == "\\" and not escaped
-        elif sign == '"':
-            quoted = True
-        elif sign in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise ValueError(f"more than {MAX_DEPTH} lists and objects within each other")
-        elif sign in "]}":
-            depth -= 1
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for node in level for child in _children(node) if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"more than {MAX_DEPTH} lists and objects within each other")
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError(f"{digits[:40]} is no finite number")
-    return value
+def _children(node: Any) -> Any:
+    return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()

@@ -53,13 +53,6 @@ def json_object(text: str | None, what: str) -> dict[str, Any]:
     return value
 
 
-def check_known(value: str, known: Collection[str], what: str) -> str:
-    """The value as given, if it is among those known."""
-    if value not in known:
-        raise NotFound(f"there is no {what} {value!r}; there is {', '.join(sorted(known)) or 'none yet'}")
-    return value
-
-
 def check_params(params: Mapping[str, Any], devices: Collection[str] = (), model: str | None = None) -> None:
     """Refuse parameters of infer, train, batch infer, scoring and next sample that reach where no client may.
 
@@ -83,6 +76,35 @@ def check_params(params: Mapping[str, Any], devices: Collection[str] = (), model
     if params.get("model") not in (None, "", model):
         raise UserError(f"params: 'model' is {params['model']!r}, but the request is for {model!r}")
     _check_devices(params.get("device"), devices)
+
+
+def check_params_by_name(
+    params: Mapping[str, Any], known: Collection[str], what: str, devices: Collection[str]
+) -> None:
+    """``check_params`` of a body that holds parameters for several, each under its name, and others for all.
+
+    Args:
+        params: as the client sent them.
+        known: names of those that there are.
+        what: what they are, in messages.
+        devices: see ``check_params``.
+
+    Raises:
+        NotFound: a name that is not known. UserError: see ``check_params``.
+    """
+    for key, value in params.items():
+        if isinstance(value, dict) and key not in TEXT_KEYS:
+            if key not in known:
+                raise NotFound(f"there is no {what} {key!r}; there is {', '.join(sorted(known)) or 'none yet'}")
+            check_params(value, devices, key)
+        else:
+            check_params({key: value}, devices, key)
+
+
+def params_of(params: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Of a body as in ``check_params_by_name``: the parameters for one, and those for all."""
+    for_all = {key: value for key, value in params.items() if not isinstance(value, dict) or key in TEXT_KEYS}
+    return for_all | dict(params.get(name) or {})
 
 
 def _path_in(value: Any) -> str | None:

@@ -1,27 +1,26 @@
-"""Who somebody is: by a users file, or by an OpenID provider. ``server/auth/middleware.py`` asks for every request."""
+"""Logins: by a users file, or by an OpenID provider. ``server/auth/middleware.py`` asks one for every request."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import threading
-import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import jwt
+from cachetools import TTLCache
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import User
 
 from samstudent.errors import UserError
 from samstudent.server.auth import audit
-from samstudent.server.auth.current_user import caller
-from samstudent.server.auth.openid import Claims, Person, Provider
+from samstudent.server.auth.current_user import User, caller
+from samstudent.server.auth.login_sessions import InvalidToken, LoginSessions, Session, is_ours
+from samstudent.server.auth.openid import PENDING_SECONDS, Claims, PendingLogin, Person, Provider
 from samstudent.server.auth.roles import with_lower
 from samstudent.server.auth.throttle import Throttle
-from samstudent.server.auth.tokens import Session, Tokens, is_ours
 from samstudent.server.auth.users import Users
 
 #: Names the users file, and with that switches the built-in login on; ``samstudent serve --users`` sets it.
@@ -31,8 +30,8 @@ CLIENT_SECRET = "SAMSTUDENT_OPENID_CLIENT_SECRET"
 AUDIENCES = "SAMSTUDENT_OPENID_AUDIENCES"
 #: Seconds; for tests and for sites that want shorter ones.
 TOKEN_LIFE = "SAMSTUDENT_TOKEN_SECONDS"
-#: Provider's tokens that are remembered as checked.
-MOST_CHECKED = 1000
+#: Provider's tokens that are remembered as checked, and browsers that may be on their way to it and back.
+MOST_CHECKED = MOST_PENDING = 1000
 #: Seconds for which a checked token is not checked again.
 CHECKED_FOR = 60.0
 
@@ -47,24 +46,22 @@ class Login(ABC):
     """How people log in to one server.
 
     Args:
-        tokens: signs what browsers, and with a users file all clients, are given.
+        sessions: those of browsers, and with a users file of all clients.
     """
 
-    #: In tokens, and in the audit.
+    #: In sessions, and in the audit.
     source: str
-    #: Whether ``user_of`` may ask another server.
-    waits = False
 
-    def __init__(self, tokens: Tokens) -> None:
-        self.tokens = tokens
+    def __init__(self, sessions: LoginSessions) -> None:
+        self.sessions = sessions
         self.throttle = Throttle()
 
     @abstractmethod
     def user_of(self, token: str) -> tuple[User, Session | None]:
-        """Who brings this token, and the session if this server signed it.
+        """Whose token this is, and the session if it is one of this server's.
 
         Raises:
-            jwt.InvalidTokenError: nobody.
+            InvalidToken: nobody's.
         """
 
     @abstractmethod
@@ -90,7 +87,7 @@ class Login(ABC):
         return answer
 
     def _session(self, name: str, roles: tuple[str, ...], **more: Any) -> dict[str, Any]:
-        token, session = self.tokens.open(name, roles, self.source, **more)
+        token, session = self.sessions.open(name, roles, self.source, **more)
         life = round(session.expires - session.started)
         return {"access_token": token, "token_type": "bearer", "expires_in": life}
 
@@ -100,17 +97,17 @@ class FileLogin(Login):
 
     source = "users"
 
-    def __init__(self, users: Users, tokens: Tokens) -> None:
-        super().__init__(tokens)
+    def __init__(self, users: Users, sessions: LoginSessions) -> None:
+        super().__init__(sessions)
         self.users = users
         # Each comparison takes 64 MB and half a core for a moment.
         self._comparing = threading.BoundedSemaphore(2)
 
     def user_of(self, token: str) -> tuple[User, Session | None]:
-        session = self.tokens.read(token)
+        session = self.sessions.read(token)
         entry = self.users.get(session.name)
         if session.source != self.source or entry is None or entry.changed != session.version:
-            raise jwt.InvalidTokenError(f"{session.name}: the user, the password or the role changed since the login")
+            raise InvalidToken(f"{session.name}: the user, the password or the role changed since the login")
         return User(username=session.name, name=session.name, roles=with_lower([entry.role])), session
 
     def _by_password(self, name: str, password: str) -> dict[str, Any] | None:
@@ -125,37 +122,72 @@ class OpenIdLogin(Login):
     the tokens of some providers are larger than a cookie may be."""
 
     source = "openid"
-    waits = True
 
-    def __init__(self, provider: Provider, tokens: Tokens) -> None:
-        super().__init__(tokens)
+    def __init__(self, provider: Provider, sessions: LoginSessions) -> None:
+        super().__init__(sessions)
         self.provider = provider
-        self._checked: OrderedDict[bytes, tuple[User, float]] = OrderedDict()
+        self._checked: TTLCache[bytes, User] = TTLCache(MOST_CHECKED, CHECKED_FOR)
+        self._pending: TTLCache[str, PendingLogin] = TTLCache(MOST_PENDING, PENDING_SECONDS)
+        #: Digests of tokens that the audit has a line about.
+        self._recorded: TTLCache[bytes, bool] = TTLCache(MOST_CHECKED, 86400)
         self._lock = threading.Lock()
 
     def user_of(self, token: str) -> tuple[User, Session | None]:
         if is_ours(token):
-            session = self.tokens.read(token)
+            session = self.sessions.read(token)
             if session.source != self.source:
-                raise jwt.InvalidTokenError("of another kind of login")
+                raise InvalidToken("of another kind of login")
             roles = with_lower(session.roles)
             return User(username=session.name, email=session.email, name=session.full_name, roles=roles), session
-        key = hashlib.sha256(token.encode()).digest()
+        key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         with self._lock:
-            known = self._checked.get(key)
-        if known is not None and known[1] > time.monotonic():
-            return known[0], None
-        user = _user(self.provider.person(token))
-        with self._lock:
-            self._checked[key] = (user, time.monotonic() + CHECKED_FOR)
-            while len(self._checked) > MOST_CHECKED:
-                self._checked.popitem(last=False)
-        if known is None:
-            audit.record("login", user.username, by=self.source)
+            user = self._checked.get(key)
+            recorded = key in self._recorded
+        if user is None:
+            try:
+                user = _user(self.provider.person(token))
+            except jwt.InvalidTokenError as error:
+                raise InvalidToken(str(error)) from error
+            if not recorded:
+                audit.record("login", user.username, by=self.source)
+            with self._lock:
+                self._checked[key], self._recorded[key] = user, True
         return user, None
 
+    def start(self, callback: str, next: str) -> tuple[str, str]:
+        """Address of the provider to which a browser is sent, and the state by which it is known when it comes back.
+
+        Args:
+            callback: address of this server to which the provider sends it back.
+            next: address on this server to which it goes then.
+        """
+        pending = PendingLogin(next)
+        address = self.provider.start(callback, pending)
+        with self._lock:
+            self._pending[pending.state] = pending
+        return address, pending.state
+
+    def pending(self, state: str, known_state: str) -> PendingLogin | None:
+        """The login that a browser comes back from, once; None: it was not begun here, or took too long.
+
+        Args:
+            state: what the provider sent back.
+            known_state: what the browser was given when it was sent.
+        """
+        with self._lock:
+            pending = self._pending.pop(state, None)
+        return pending if secrets.compare_digest(known_state.encode(), state.encode()) else None
+
+    def finish(self, code: str, callback: str, pending: PendingLogin) -> dict[str, Any]:
+        """A browser's session for the user who came back with a code.
+
+        Raises:
+            jwt.InvalidTokenError: see ``Provider.finish``. Refused: no role here.
+        """
+        return self.open(self.provider.finish(code, callback, pending))
+
     def open(self, person: Person) -> dict[str, Any]:
-        """A browser's session for somebody whom the provider sent back."""
+        """A browser's session for a user whom the provider knows. Raises Refused."""
         if not with_lower(person.roles):
             audit.record("login failed", person.name, by=self.source, why="no role here")
             raise Refused(f"{person.name} has no role for this server; the provider gives {list(person.roles)}")
@@ -174,7 +206,7 @@ def configured(app_dir: str) -> Login | None:
     """The login that the environment asks for; None: everybody may do everything.
 
     Args:
-        app_dir: keeps the key that signs sessions, where there is no users file to keep it beside.
+        app_dir: for the sessions, where there is no users file to keep them beside.
 
     Raises:
         UserError: two are asked for, the users file is none, or the host was started without knowing of it.
@@ -191,7 +223,7 @@ def configured(app_dir: str) -> Login | None:
             raise UserError(f"either {USERS_FILE} or MONAI_LABEL_AUTH_REALM_URI: one server has one login")
         users = Users(Path(users_file))
         users.all()
-        return FileLogin(users, Tokens(users.path.with_name(users.path.name + ".key"), life))
+        return FileLogin(users, LoginSessions(users.path.with_name(users.path.name + ".sessions"), life))
     claims = Claims(
         username=settings.MONAI_LABEL_AUTH_TOKEN_USERNAME,
         email=settings.MONAI_LABEL_AUTH_TOKEN_EMAIL,
@@ -206,7 +238,7 @@ def configured(app_dir: str) -> Login | None:
         [name.strip() for name in os.environ.get(AUDIENCES, "").split(",") if name.strip()],
         settings.MONAI_LABEL_AUTH_TIMEOUT,
     )
-    return OpenIdLogin(provider, Tokens(Path(app_dir) / "login.key", life))
+    return OpenIdLogin(provider, LoginSessions(Path(app_dir) / "login.sessions", life))
 
 
 def _seconds(text: str) -> float:

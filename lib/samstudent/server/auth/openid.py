@@ -6,19 +6,18 @@ instead, which names one key without its id, so that a realm that changes its ke
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import threading
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode
 
 import jwt
 import requests
+from authlib.integrations.base_client import OAuthError
+from authlib.integrations.requests_client import OAuth2Session
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +26,17 @@ logger = logging.getLogger(__name__)
 ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
 #: An unknown key is looked for at the provider's, but not oftener than this (seconds): anybody can name one.
 LOOK_AGAIN = 10.0
-#: Configuration and keys are read again after this (seconds), so that a withdrawn key counts no more.
+#: Keys are read again after this (seconds), so that a withdrawn key counts no more.
 READ_AGAIN = 600.0
 #: Clocks differ (seconds).
 LEEWAY = 30.0
+#: Seconds for logging in at the provider's.
+PENDING_SECONDS = 600
 
 
 @dataclass(frozen=True)
 class Claims:
-    """Which claims say who somebody is; a ``#`` leads inwards, as in Keycloak's ``realm_access#roles``."""
+    """Names of the claims that say who a user is; a ``#`` leads inwards, as in Keycloak's ``realm_access#roles``."""
 
     username: str
     email: str
@@ -51,6 +52,65 @@ class Person:
     roles: tuple[str, ...]
     email: str | None
     full_name: str | None
+
+
+@dataclass(frozen=True)
+class PendingLogin:
+    """What is remembered of a browser until it comes back from the provider.
+
+    Attributes:
+        next: address on this server to which it goes then.
+        state, nonce, verifier: random texts by which the way back, the ID token and the code are known.
+    """
+
+    next: str
+    state: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    nonce: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+
+
+class ProviderKeys(jwt.PyJWKClient):
+    """Keys of a provider. Those that are known count while it does not answer.
+
+    By ``requests``, as all that this server asks of a provider: with the same proxies and certificates.
+
+    Args:
+        uri: the provider's ``jwks_uri``.
+        timeout: seconds.
+    """
+
+    def __init__(self, uri: str, timeout: float) -> None:
+        super().__init__(uri, lifespan=READ_AGAIN, timeout=timeout, cooldown_duration=LOOK_AGAIN)
+        self._lock = threading.Lock()
+        self._known: dict[str, Any] = {}
+        self._asked = -LOOK_AGAIN
+
+    def fetch_data(self) -> Any:
+        """The provider's key set, as JSON values."""
+        if self._known and time.monotonic() - self._asked < LOOK_AGAIN:
+            return self._known
+        self._asked = time.monotonic()
+        try:
+            self._known = _json_of(self.uri, self.timeout)
+        except (requests.RequestException, ValueError):
+            if not self._known:
+                raise
+            logger.exception("%s: keys could not be read again; those known count", self.uri)
+        return self._known
+
+    def key(self, kid: str | None) -> jwt.PyJWK:
+        """Key of an id; where a token names none, the provider's only one.
+
+        Raises:
+            jwt.PyJWKClientError: there is no such key. requests.RequestException: the provider does not answer.
+        """
+        with self._lock:
+            if kid is not None:
+                return self.get_signing_key(kid)
+            keys = [key for key in self.get_jwk_set().keys if key.public_key_use in ("sig", None)]
+            if len(keys) != 1:
+                raise jwt.PyJWKClientError(f"the token names none of the provider's {len(keys)} keys")
+            return keys[0]
 
 
 class Provider:
@@ -78,9 +138,7 @@ class Provider:
         self.client_id, self.client_secret, self.claims, self.timeout = client_id, client_secret, claims, timeout
         self.audiences = {client_id, *audiences}
         self._lock = threading.Lock()
-        self._configuration: dict[str, Any] = {}
-        self._keys: dict[str | None, jwt.PyJWK] = {}
-        self._read_at = -READ_AGAIN
+        self._offer: tuple[dict[str, Any], ProviderKeys] | None = None
 
     # ---- tokens ----
 
@@ -104,31 +162,25 @@ class Provider:
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in ASYMMETRIC:
             raise jwt.InvalidAlgorithmError(f"tokens signed by {header.get('alg')} are not taken")
-        key = self._key(header.get("kid"))
+        configuration, keys = self._offered()
         try:
-            claims = self._decoded(token, key)
-        except jwt.InvalidSignatureError:
-            if header.get("kid"):
-                raise
-            # Where keys have no ids, a new one is only noticed by this.
-            claims = self._decoded(token, self._key(None, instead_of=key))
-        aud = claims.get("aud", [])
-        meant = {aud} if isinstance(aud, str) else set(aud)
-        # Keycloak's access tokens are for "account", and name the client that asked for them as the authorized party.
-        meant |= {claims.get("azp"), claims.get("client_id")}
-        if not meant & self.audiences:
-            raise jwt.InvalidAudienceError(f"the token is for {sorted(map(str, meant - {None}))}, not {self.client_id}")
-        return claims
-
-    def _decoded(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
+            key = keys.key(header.get("kid"))
+        except (jwt.PyJWKClientError, jwt.PyJWKSetError) as error:
+            raise jwt.InvalidTokenError(f"{self.address}: {error}") from error
         claims: dict[str, Any] = jwt.decode(
             token,
             key.key,
             algorithms=[key.algorithm_name] if key.algorithm_name in ASYMMETRIC else ASYMMETRIC,
-            issuer=self._configuration["issuer"],
+            issuer=configuration["issuer"],
             leeway=LEEWAY,
             options={"require": ["exp", "iss"], "verify_aud": False},
         )
+        aud = claims.get("aud", [])
+        named = {aud} if isinstance(aud, str) else set(aud)
+        # Keycloak's access tokens are for "account", and name the client that asked for them as the authorized party.
+        named |= {claims.get("azp"), claims.get("client_id")}
+        if not named & self.audiences:
+            raise jwt.InvalidAudienceError(f"the token is for {sorted(map(str, named - {None}))}, not {self.client_id}")
         return claims
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
@@ -145,90 +197,48 @@ class Provider:
             full_name if isinstance(full_name, str) else None,
         )
 
-    def _key(self, kid: str | None, instead_of: jwt.PyJWK | None = None) -> jwt.PyJWK:
-        """The key of an id. ``instead_of``: one that turned out not to be it."""
+    def _offered(self) -> tuple[dict[str, Any], ProviderKeys]:
+        """The provider's configuration and its keys."""
         with self._lock:
-            age = time.monotonic() - self._read_at
-            if age > READ_AGAIN or (self._find(kid) in (None, instead_of) and age > LOOK_AGAIN):
-                try:
-                    self._read()
-                except (requests.RequestException, ValueError, KeyError):
-                    if not self._keys:
-                        raise
-                    logger.exception("%s: its keys could not be read again; those known count", self.address)
-            key = self._find(kid)
-        if key is None:
-            raise jwt.InvalidTokenError(f"{self.address} has no key {kid!r}")
-        return key
-
-    def _find(self, kid: str | None) -> jwt.PyJWK | None:
-        if kid is None and len(self._keys) == 1:
-            return next(iter(self._keys.values()))
-        return self._keys.get(kid)
-
-    # ---- what the provider offers ----
-
-    def configuration(self) -> dict[str, Any]:
-        """Its addresses."""
-        with self._lock:
-            if not self._configuration:
-                self._read()
-            return self._configuration
-
-    def _read(self) -> None:
-        self._read_at = time.monotonic()
-        configuration = self._get(f"{self.address}/.well-known/openid-configuration")
-        keys: dict[str | None, jwt.PyJWK] = {}
-        for entry in self._get(configuration["jwks_uri"])["keys"]:
-            if entry.get("use", "sig") == "sig" and entry.get("kty") in ("RSA", "EC"):
-                try:
-                    keys[entry.get("kid")] = jwt.PyJWK(entry)
-                except jwt.PyJWTError as error:
-                    logger.warning("%s: key %s is left out: %s", self.address, entry.get("kid"), error)
-        self._configuration, self._keys = configuration, keys
-
-    def _get(self, url: str) -> dict[str, Any]:
-        response = requests.get(url, timeout=self.timeout)
-        response.raise_for_status()
-        content: dict[str, Any] = response.json()
-        return content
+            if self._offer is None:
+                configuration = _json_of(f"{self.address}/.well-known/openid-configuration", self.timeout)
+                self._offer = configuration, ProviderKeys(configuration["jwks_uri"], self.timeout)
+            return self._offer
 
     # ---- logging in ----
 
     def by_password(self, name: str, password: str) -> dict[str, Any] | None:
         """The provider's answer with a token, as 3D Slicer asks for it; None if it refuses name or password."""
-        form = {"grant_type": "password", "username": name, "password": password, "scope": "openid profile"}
-        return self._token(form)
+        return self._token(self._client("openid profile"), grant_type="password", username=name, password=password)
 
-    def start(self, redirect_uri: str) -> tuple[str, dict[str, str]]:
-        """Where to send a browser, and what to remember of it until it comes back."""
-        memory = {name: secrets.token_urlsafe(32) for name in ("state", "nonce", "verifier")}
-        challenge = urlsafe_b64encode(hashlib.sha256(memory["verifier"].encode()).digest()).rstrip(b"=").decode()
-        query = {
-            "response_type": "code",
-            "client_id": self.client_id,
-            "redirect_uri": redirect_uri,
-            "scope": "openid profile email",
-            "state": memory["state"],
-            "nonce": memory["nonce"],
-            "code_challenge": challenge,
-            "code_challenge_method": "S256",
-        }
-        address = self.configuration()["authorization_endpoint"]
-        return f"{address}{'&' if '?' in address else '?'}{urlencode(query)}", memory
+    def start(self, redirect_uri: str, pending: PendingLogin) -> str:
+        """Address to which a browser is sent to log in."""
+        address: str = self._client("openid profile email").create_authorization_url(
+            self._offered()[0]["authorization_endpoint"],
+            state=pending.state,
+            code_verifier=pending.verifier,
+            nonce=pending.nonce,
+            redirect_uri=redirect_uri,
+        )[0]
+        return address
 
-    def finish(self, code: str, redirect_uri: str, memory: Mapping[str, str]) -> Person:
+    def finish(self, code: str, redirect_uri: str, pending: PendingLogin) -> Person:
         """Who came back with this code.
 
         Raises:
             jwt.InvalidTokenError: the provider takes code or client for wrong, or its token is no good.
             requests.RequestException: it does not answer.
         """
-        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri}
-        answer = self._token(form | {"code_verifier": memory["verifier"]})
+        answer = self._token(
+            self._client("openid profile email"),
+            grant_type="authorization_code",
+            code=code,
+            redirect_uri=redirect_uri,
+            code_verifier=pending.verifier,
+        )
         if answer is None or "id_token" not in answer:
             raise jwt.InvalidTokenError("the provider gave no ID token for the code")
-        person = self.person(answer["id_token"], memory["nonce"])
+        person = self.person(answer["id_token"], pending.nonce)
         if person.roles:
             return person
         try:  # Keycloak puts roles into the access token only
@@ -237,17 +247,30 @@ class Provider:
             return person
         return richer if richer.name == person.name else person
 
-    def _token(self, form: dict[str, str]) -> dict[str, Any] | None:
-        form["client_id"] = self.client_id
-        if self.client_secret:
-            form["client_secret"] = self.client_secret
-        response = requests.post(self.configuration()["token_endpoint"], data=form, timeout=self.timeout)
-        if response.status_code in (400, 401, 403):
-            logger.warning("%s refuses: %s", self.address, response.text[:200])
+    def _client(self, scope: str) -> OAuth2Session:
+        return OAuth2Session(
+            self.client_id,
+            self.client_secret or None,
+            token_endpoint_auth_method="client_secret_post" if self.client_secret else "none",
+            scope=scope,
+            code_challenge_method="S256",
+            default_timeout=self.timeout,
+        )
+
+    def _token(self, client: OAuth2Session, **form: str) -> dict[str, Any] | None:
+        """The provider's answer at its token endpoint; None where it refuses."""
+        try:
+            return dict(client.fetch_token(self._offered()[0]["token_endpoint"], **form))
+        except OAuthError as error:
+            logger.warning("%s refuses: %s", self.address, str(error)[:200])
             return None
-        response.raise_for_status()
-        answer: dict[str, Any] = response.json()
-        return answer
+
+
+def _json_of(url: str, timeout: float) -> dict[str, Any]:
+    response = requests.get(url, timeout=timeout)
+    response.raise_for_status()
+    content: dict[str, Any] = response.json()
+    return content
 
 
 def _inside(claims: Mapping[str, Any], path: str) -> Any:

@@ -8,6 +8,9 @@ import unicodedata
 from samstudent.errors import UserError
 from samstudent.imaging.folder import is_id
 
+#: Info of a label that was accepted in review, not drawn: what it was made of.
+ACCEPTED_FROM = "accepted_from"
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,63}")
 
 

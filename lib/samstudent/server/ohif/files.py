@@ -6,16 +6,18 @@ script that is not found is then HTML.
 
 from __future__ import annotations
 
+import mimetypes
 import os.path
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from fastapi.responses import FileResponse, Response
-from monailabel.endpoints import ohif
-from monailabel.utils.others.generic import get_mime_type
 
 from samstudent.errors import NotFound
 
-SHIPPED = Path(ohif.__file__).parent / "static" / "ohif"
+#: Pages that the host's package holds; found without importing the host's endpoints.
+STATIC = Path(str(find_spec("monailabel").origin)).parent / "endpoints" / "static"  # type: ignore[union-attr]
+SHIPPED = STATIC / "ohif"
 OURS = {"app-config.js": Path(__file__).parent / "app-config.js"}
 
 
@@ -38,4 +40,8 @@ def ohif_file(path: str) -> Response:
             raise NotFound(f"OHIF has no file {path}")
         file = SHIPPED / "index.html"
     # It asks each time whether a file is still the same: an update of this server must not meet pages of the last.
-    return FileResponse(file, media_type=get_mime_type(str(file)), headers={"Cache-Control": "no-cache"})
+    return FileResponse(
+        file,
+        media_type=mimetypes.guess_type(file)[0] or "application/octet-stream",
+        headers={"Cache-Control": "no-cache"},
+    )

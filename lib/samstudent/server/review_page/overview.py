@@ -8,37 +8,37 @@ from typing import Any
 from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
 from samstudent.rounds.ledger import Ledger, RoundRecord
 from samstudent.server.review_page.progress import progress_of_jobs
-from samstudent.server.review_page.service import Desk, Infos
+from samstudent.server.review_page.service import Infos, ReviewService
 
 
-def overview(desk: Desk) -> dict[str, Any]:
+def overview(review: ReviewService) -> dict[str, Any]:
     """Counts, what is served, what runs, the schedule and all rounds, as JSON values."""
-    app, ledger = desk.app, desk.study.ledger
-    infos = desk.infos()
+    context, ledger = review.context, review.study.ledger
+    infos = review.infos()
     records = ledger.rounds()
     running = next((r for r in reversed(records) if r.status == "running"), None)
-    task = desk.task
+    task = review.task
     about = {"name": task.name, "description": task.description, "structures": task.names, "dimension": task.dimension}
     return {
         "study": about,
-        "counts": counts(desk, infos),
-        "problems": problems(desk),
+        "counts": counts(review, infos),
+        "problems": problems(review),
         "served": _served(ledger),
-        "served_fault": app.fault_of_student(),
-        "jobs": progress_of_jobs(app.jobs_of_server(), running),
-        "schedule": app.scheduler.status(),
+        "served_fault": context.student_fault(),
+        "jobs": progress_of_jobs(context.jobs, running),
+        "schedule": context.scheduler.status(),
         "rounds": [_brief(record) for record in records],
     }
 
 
-def problems(desk: Desk) -> list[str]:
+def problems(review: ReviewService) -> list[str]:
     """A line each about what is passed over, and what is wrong with the study's files."""
-    return list(getattr(desk.datastore, "problems", ()))
+    return list(getattr(review.datastore, "problems", ()))
 
 
-def counts(desk: Desk, infos: Infos) -> dict[str, int]:
+def counts(review: ReviewService, infos: Infos) -> dict[str, int]:
     """Of cases; the last three of structures in pseudo labels, by what the gate said of them."""
-    holdout = desk.study.holdout
+    holdout = review.study.holdout
     barred = holdout.ids | holdout.excluded
     labelled = {case for case, labels in infos.items() if HUMAN_TAG in labels}
     pseudo = {case for case, labels in infos.items() if REFINED_TAG in labels and case not in labelled | barred}
@@ -47,7 +47,7 @@ def counts(desk: Desk, infos: Infos) -> dict[str, int]:
         for case in pseudo
         for structure in (infos[case][REFINED_TAG].get("structures") or {}).values()
     )
-    states = Counter(entry.state for entry in desk.entries(infos).values())
+    states = Counter(entry.state for entry in review.entries(infos).values())
     return {
         "images": len(infos),
         "labelled": len(labelled),

@@ -5,23 +5,21 @@ from __future__ import annotations
 import hashlib
 import mimetypes
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from monailabel.config import settings
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from samstudent.errors import NotFound
 from samstudent.imaging.folder import case_id
-from samstudent.server.auth import roles
-from samstudent.server.auth.current_user import user_name
-from samstudent.server.auth.roles import User
+from samstudent.server.api.bounded_route import BoundedRoute
+from samstudent.server.auth.audit import AuditLine, audited
+from samstudent.server.auth.current_user import User, user_name
+from samstudent.server.auth.roles import from_page, permissions, require
 from samstudent.server.review_page.overview import overview
 from samstudent.server.review_page.pictures import Slice, picture
-from samstudent.server.review_page.service import Desk
-
-if TYPE_CHECKING:
-    from samstudent.server.app import SamstudentApp
+from samstudent.server.review_page.service import ReviewService
 
 STATIC = Path(__file__).parent / "static"
 HEADERS = {
@@ -39,93 +37,131 @@ HEADERS = {
 Case = Annotated[str, AfterValidator(case_id)]
 
 
-class _Body(BaseModel):
+class Decided(BaseModel):
+    """Body of a decision about a pseudo label."""
+
     model_config = ConfigDict(extra="forbid")
 
-    #: Of the pseudo label that was looked at: ``digest`` of GET /samstudent/review/<case>.
-    digest: str = Field(max_length=64)
+    digest: str = Field(max_length=64, description="of the label that was looked at: GET /samstudent/review/<case>")
 
 
-class Acceptance(_Body):
-    #: Where a structure is taken from: ``refined``, ``student`` or ``absent``. Needed for rejected ones; others are
-    #: refined where they passed the gate and absent where they were not found.
-    structures: dict[str, str] = {}
+class Acceptance(Decided):
+    """Body of an acceptance."""
 
-
-def page_router(app: SamstudentApp) -> APIRouter:
-    """Endpoints bound to one app."""
-    routes = APIRouter(prefix="/samstudent", tags=["samstudent"])
-    desk = Desk(app)
-
-    # The page itself is the same for everybody and tells nothing of the study, so it needs no login.
-    @routes.get("", include_in_schema=False)
-    def get_page() -> Response:
-        return _static("index.html")
-
-    @routes.get("/page/{name}", include_in_schema=False)
-    def get_part(name: str) -> Response:
-        return _static(name)
-
-    # Plain functions, not coroutines: they read files, and the server's one event loop must not wait for that.
-    @routes.get("/me", summary="Who is asking, and what the page offers to that user")
-    def get_me(user: User = roles.reader) -> dict[str, Any]:
-        about = {"user": user_name(), "name": user.name, "roles": user.roles}
-        return about | {"login": settings.MONAI_LABEL_AUTH_ENABLE, "may": roles.permissions(user)}
-
-    @routes.get("/overview", summary="Counts, what is served, what runs, the schedule and all rounds")
-    def get_overview(user: User = roles.reader) -> dict[str, Any]:
-        return overview(desk)
-
-    @routes.get("/review", summary="The review queue: pseudo labels, the worst first")
-    def get_queue(
-        state: str = "waiting", structure: str | None = None, first: int = 0, count: int = 50, user: User = roles.reader
-    ) -> dict[str, Any]:
-        return desk.queue(state, structure, first, count)
-
-    @routes.get("/review/{case}", summary="One case of the queue: its structures, its digest, its size")
-    def get_case(case: Case, user: User = roles.reader) -> dict[str, Any]:
-        return desk.case(case)
-
-    @routes.get("/review/{case}/image", summary="The image, or a slice of it, as PNG", response_class=Response)
-    def get_image(
-        request: Request, case: Case, axis: str | None = None, index: int | None = None, size: int = 1024,
-        user: User = roles.reader,
-    ) -> Response:  # fmt: skip
-        key = hashlib.sha256(f"{desk.image_key(case)} {axis} {index} {size}".encode()).hexdigest()[:32]
-        if (unchanged := _unchanged(request, key)) is not None:
-            return unchanged
-        shown = desk.shown(case)
-        content = picture(shown, Slice.checked(shown.shape, axis, index, size))
-        return Response(content, media_type="image/png", headers=_private(key))
-
-    @routes.get("/review/{case}/masks", summary="Masks on that image's pixels, as runs, by source and structure")
-    def get_masks(
-        case: Case, axis: str | None = None, index: int | None = None, size: int = 1024, user: User = roles.reader
-    ) -> dict[str, Any]:
-        shown = desk.shown(case)
-        return desk.runs(case, Slice.checked(shown.shape, axis, index, size)) | {"digest": desk.digest(case)}
-
-    @routes.post(
-        "/review/{case}/accept", summary="Make the pseudo label this user's label", dependencies=[roles.from_page]
+    structures: dict[str, str] = Field(
+        {},
+        description="source of a structure: refined, student or absent; needed for rejected ones, others are refined "
+        "where they passed the quality filter and absent where they were not found",
     )
-    def post_accept(case: Case, body: Acceptance, user: User = roles.reviewer) -> dict[str, Any]:
-        return desk.accept(case, body.digest, body.structures, user_name())
 
-    @routes.post(
-        "/review/{case}/{decision}",
-        summary="reject: do not train on it until it is made anew; send: offer the case to annotators first",
-        dependencies=[roles.from_page],
-    )
-    def post_decision(
-        case: Case, decision: Annotated[Literal["reject", "send"], "path"], body: _Body, user: User = roles.reviewer
-    ) -> dict[str, Any]:
-        return desk.decide(case, "rejected" if decision == "reject" else "sent", body.digest, user_name())
 
-    @routes.delete("/review/{case}/decision", summary="Take the last decision back", dependencies=[roles.from_page])
-    def delete_decision(case: Case, user: User = roles.reviewer) -> dict[str, Any]:
-        return desk.undo(case, user_name())
+router = APIRouter(prefix="/samstudent", tags=["samstudent"], route_class=BoundedRoute)
+READ = [require("user")]
+REVIEW = [require("reviewer"), from_page]
 
-    return routes
+
+async def _review(request: Request) -> ReviewService:
+    service: ReviewService = request.app.state.review
+    return service
+
+
+Review = Annotated[ReviewService, Depends(_review)]
+
+
+# The page itself is the same for everybody and tells nothing of the study, so it needs no login.
+@router.get("", include_in_schema=False)
+def get_page() -> Response:
+    return _static("index.html")
+
+
+@router.get("/page/{name}", include_in_schema=False)
+def get_part(name: str) -> Response:
+    return _static(name)
+
+
+@router.get("/me", summary="Who is logged in, and what the page offers to that user")
+def get_me(user: Annotated[User, require("user")]) -> dict[str, Any]:
+    about = {"user": user_name(), "name": user.name, "roles": user.roles}
+    return about | {"login": settings.MONAI_LABEL_AUTH_ENABLE, "may": permissions()}
+
+
+@router.get("/overview", summary="Counts, what is served, what runs, the schedule and all rounds", dependencies=READ)
+def get_overview(review: Review) -> dict[str, Any]:
+    return overview(review)
+
+
+@router.get("/review", summary="The review queue: pseudo labels, the worst first", dependencies=READ)
+def get_queue(
+    review: Review, state: str = "waiting", structure: str | None = None, first: int = 0, count: int = 50
+) -> dict[str, Any]:
+    return review.queue(state, structure, first, count)
+
+
+@router.get("/review/{case}", summary="One case of the queue: its structures, its digest, its size", dependencies=READ)
+def get_case(review: Review, case: Case) -> dict[str, Any]:
+    return review.case(case)
+
+
+@router.get(
+    "/review/{case}/image",
+    summary="The image, or a slice of it, as PNG",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}},
+    dependencies=READ,
+)
+def get_image(
+    request: Request, review: Review, case: Case, axis: str | None = None, index: int | None = None, size: int = 1024
+) -> Response:
+    key = hashlib.sha256(f"{review.image_key(case)} {axis} {index} {size}".encode()).hexdigest()[:32]
+    if (unchanged := _unchanged(request, key)) is not None:
+        return unchanged
+    shown = review.shown(case)
+    content = picture(shown, Slice.checked(shown.shape, axis, index, size))
+    return Response(content, media_type="image/png", headers=_private(key))
+
+
+@router.get(
+    "/review/{case}/masks",
+    summary="Masks on that image's pixels, as runs, by source and structure",
+    dependencies=READ,
+)
+def get_masks(
+    review: Review, case: Case, axis: str | None = None, index: int | None = None, size: int = 1024
+) -> dict[str, Any]:
+    shown = review.shown(case)
+    return review.runs(case, Slice.checked(shown.shape, axis, index, size)) | {"digest": review.digest(case)}
+
+
+@router.post("/review/{case}/accept", summary="Make the pseudo label this user's label", dependencies=REVIEW)
+def post_accept(
+    review: Review, line: Annotated[AuditLine, audited("accept")], case: Case, body: Acceptance
+) -> dict[str, Any]:
+    accepted = review.accept(case, body.digest, body.structures, user_name())
+    line.describe(user_name(), case=case, digest=body.digest, **accepted)
+    return {"case": case, "state": "accepted"}
+
+
+@router.post("/review/{case}/reject", summary="Do not train on it until it is made anew", dependencies=REVIEW)
+def post_reject(
+    review: Review, line: Annotated[AuditLine, audited("reject")], case: Case, body: Decided
+) -> dict[str, Any]:
+    provenance = review.decide(case, "rejected", body.digest, user_name())
+    line.describe(user_name(), case=case, digest=body.digest, provenance=provenance)
+    return {"case": case, "state": "rejected"}
+
+
+@router.post("/review/{case}/send", summary="Offer the case to annotators first", dependencies=REVIEW)
+def post_send(review: Review, line: Annotated[AuditLine, audited("send")], case: Case, body: Decided) -> dict[str, Any]:
+    provenance = review.decide(case, "sent", body.digest, user_name())
+    line.describe(user_name(), case=case, digest=body.digest, provenance=provenance)
+    return {"case": case, "state": "sent"}
+
+
+@router.delete("/review/{case}/decision", summary="Undo the last decision", dependencies=REVIEW)
+def delete_decision(review: Review, line: Annotated[AuditLine, audited("undo")], case: Case) -> dict[str, Any]:
+    undone = review.undo(case)
+    line.describe(user_name(), case=case, undone=undone)
+    return {"case": case, "undone": undone}
 
 
 def _static(name: str) -> Response:

@@ -10,28 +10,22 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-from monailabel.interfaces.datastore import Datastore
+from typing import Any, Literal, get_args
 
 from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_ignore, read_masks, read_rejected, write_masks
 from samstudent.pseudolabels.produce import HUMAN_TAG, RAW_TAG, REFINED_TAG
 from samstudent.pseudolabels.review import Decision, QualitySummary, check_sources, compose, worst_first
-from samstudent.server.auth import audit
+from samstudent.server.context import ServerContext
+from samstudent.server.datastore.identifiers import ACCEPTED_FROM
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Shown, Slice, runs
 from samstudent.util.files import sha256_file
 
-if TYPE_CHECKING:
-    from samstudent.server.app import SamstudentApp
-
 #: ``waiting``: nobody has decided yet.
 State = Literal["waiting", "rejected", "sent", "accepted"]
 STATES: tuple[State, ...] = get_args(State)
-#: Info of a label that was accepted, not drawn: what it was made of.
-ACCEPTED_FROM = "accepted_from"
 #: For pictures of the last cases; a CT of 512 x 512 x 300 takes 80 MB.
 CACHE_BYTES = 384 << 20
 
@@ -52,7 +46,7 @@ class Masks:
 
 
 @dataclass(frozen=True)
-class Entry:
+class QueueItem:
     """One case of the queue. info: of its pseudo label; who, time: of the decision, where there is one."""
 
     case: str
@@ -71,18 +65,18 @@ class Entry:
         return {"case": self.case, "state": self.state, "who": self.who, "time": self.time} | about
 
 
-class Desk:
-    """Where reviewers work, on the study and the datastore of one app."""
+class ReviewService:
+    """Review of pseudo labels on the study and the datastore of one server.
 
-    def __init__(self, app: SamstudentApp) -> None:
-        self.app, self.study, self.task = app, app.study, app.task
+    Args:
+        context: of the server.
+    """
+
+    def __init__(self, context: ServerContext) -> None:
+        self.context, self.study, self.task, self.datastore = context, context.study, context.task, context.datastore
         self._cache = Cache(CACHE_BYTES)
         # Decisions of one server come one after another; a server is the only one that takes any.
         self._lock = threading.RLock()
-
-    @property
-    def datastore(self) -> Datastore:
-        return self.app.datastore()
 
     # ---- the queue ----
 
@@ -96,7 +90,7 @@ class Desk:
             for case in store.list_images()
         }
 
-    def entries(self, infos: Infos) -> dict[str, Entry]:
+    def entries(self, infos: Infos) -> dict[str, QueueItem]:
         """All cases that are, or were, in the queue."""
         decisions = self.study.reviews.decisions()
         barred = self.study.holdout.ids | self.study.holdout.excluded
@@ -104,15 +98,15 @@ class Desk:
         for case, labels in infos.items():
             if (final := labels.get(HUMAN_TAG)) is not None:
                 if accepted := final.get(ACCEPTED_FROM):
-                    entries[case] = Entry(case, "accepted", accepted, final.get("user"), final.get("time"))
+                    entries[case] = QueueItem(case, "accepted", accepted, final.get("user"), final.get("time"))
                 continue
             decided, info = decisions.get(case), labels.get(REFINED_TAG)
             if case in barred or (info is None and (decided is None or decided.decision != "sent")):
                 continue
             if decided is not None and decided.holds_for(info or {}):
-                entries[case] = Entry(case, decided.decision, info or {}, decided.who, decided.time)
+                entries[case] = QueueItem(case, decided.decision, info or {}, decided.who, decided.time)
             else:
-                entries[case] = Entry(case, "waiting", info or {})
+                entries[case] = QueueItem(case, "waiting", info or {})
         return entries
 
     def queue(self, state: str, structure: str | None, first: int, count: int) -> dict[str, Any]:
@@ -140,7 +134,7 @@ class Desk:
 
     # ---- one case ----
 
-    def entry(self, case: str) -> Entry:
+    def entry(self, case: str) -> QueueItem:
         """Raises NotFound where there is no such case, Conflict where it has nothing to review."""
         self._known(case)
         labels = self._labels(case)
@@ -219,7 +213,7 @@ class Desk:
     # ---- decisions ----
 
     def accept(self, case: str, digest: str, chosen: Mapping[str, str], who: str) -> dict[str, Any]:
-        """Make a case's pseudo label the label of this user.
+        """Make a case's pseudo label the label of this user. Its ``structures`` with their sources, and ``provenance``.
 
         Args:
             digest: of what the user has looked at.
@@ -228,7 +222,6 @@ class Desk:
         Raises:
             Conflict: another label or decision came meanwhile. UserError: see ``check_sources`` and ``compose``.
         """
-        audit.require()
         entry = self._undecided(case, digest)
         sources = check_sources(chosen, entry.structures, self.task)
         refined, student = (self._uri(case, tag) for tag in (REFINED_TAG, RAW_TAG))
@@ -251,41 +244,35 @@ class Desk:
             write_masks(path, label, self.task, grid)
             with self._alone():
                 self._undecided(case, digest)
-                label_id = self.datastore.save_label(case, str(path), HUMAN_TAG, info)
-            self.app.on_save_label(case, label_id)
+                self.datastore.save_label(case, str(path), HUMAN_TAG, info)
+            self.context.wait_for_pacs(case)
             self.study.reviews.undo(case)
-        audit.record("accept", who, case=case, digest=digest, structures=sources, provenance=made_of["provenance"])
-        return {"case": case, "state": "accepted"}
+        return {"structures": sources, "provenance": made_of["provenance"]}
 
-    def decide(self, case: str, decision: Decision, digest: str, who: str) -> dict[str, Any]:
-        """Reject a pseudo label, or send its case to the annotators. Raises as ``accept``."""
-        audit.require()
+    def decide(self, case: str, decision: Decision, digest: str, who: str) -> object:
+        """Reject a pseudo label, or send its case to the annotators; its provenance. Raises as ``accept``."""
         with self._alone():
             entry = self._undecided(case, digest)
             self.study.reviews.decide(case, decision, entry.info, who)
-        action = "reject" if decision == "rejected" else "send"
-        audit.record(action, who, case=case, digest=digest, provenance=entry.info.get("provenance"))
-        return {"case": case, "state": decision}
+        return entry.info.get("provenance")
 
-    def undo(self, case: str, who: str) -> dict[str, Any]:
-        """Take the last decision about a case back; an accepted label goes to the history of labels.
+    def undo(self, case: str) -> State:
+        """Undo the last decision about a case; an accepted label goes to the history of labels. What was undone.
 
         Raises:
             Conflict: there is none, or a person has drawn a label since.
         """
-        audit.require()
         with self._alone():
             entry = self.entry(case)
             if entry.state == "accepted":
                 self.datastore.remove_label(self._labelled(case)[HUMAN_TAG], HUMAN_TAG)
             elif not self.study.reviews.undo(case):
                 raise Conflict(f"{case!r} is waiting for review: there is no decision to undo")
-        audit.record("undo", who, case=case, undone=entry.state)
-        return {"case": case, "undone": entry.state}
+        return entry.state
 
     # ---- parts ----
 
-    def _undecided(self, case: str, digest: str) -> Entry:
+    def _undecided(self, case: str, digest: str) -> QueueItem:
         """The case's entry, if it waits for review with just this label, and may train."""
         entry = self.entry(case)
         if entry.state != "waiting":

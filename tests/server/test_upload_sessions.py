@@ -14,8 +14,8 @@ import pytest
 from monailabel.utils.sessions import Sessions
 
 from samstudent.errors import NotFound, UserError
-from samstudent.server.api import sessions as module
-from samstudent.server.api.sessions import SafeSessions, check_session_id, unpack
+from samstudent.server import upload_sessions as module
+from samstudent.server.upload_sessions import SafeSessions, check_session_id, unpack
 
 
 @pytest.fixture

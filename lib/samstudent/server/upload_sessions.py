@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import tarfile
 import tempfile
 import time
@@ -17,9 +18,11 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
+from monailabel.config import settings
 from monailabel.utils.sessions import SessionInfo, Sessions
 
-from samstudent.errors import NotFound, UserError, status_of
+from samstudent.errors import NotFound, Unusable, UserError, status_of
+from samstudent.util.places import require_writable
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +89,13 @@ class SafeSessions(Sessions):  # type: ignore[misc]
                 removed += 1
         return removed
 
+    def clean_up(self) -> None:
+        """``remove_expired`` for a timer: raises nothing."""
+        try:
+            self.remove_expired()
+        except Exception:
+            logger.exception("cleaning up uploads failed; the next try is in some minutes")
+
     def add_session(
         self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None
     ) -> tuple[str, SessionInfo]:
@@ -122,6 +132,17 @@ class SafeSessions(Sessions):  # type: ignore[misc]
     def _add(self, data_file: str, expiry: int, session_id: str) -> tuple[str, SessionInfo]:
         result: tuple[str, SessionInfo] = super().add_session(data_file, expiry, False, session_id)
         return result
+
+
+def open_sessions() -> SafeSessions:
+    """Uploads of this server, where and for how long the host's settings say; warns where none could be kept."""
+    sessions = SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
+    try:
+        require_writable(Path(sessions.store_path), "uploads (PUT /session) are kept")
+    except Unusable as error:
+        text = f"uploads will be refused: {error}; MONAI_LABEL_SESSION_PATH names another one"
+        print(f"samstudent: WARNING: {text}", file=sys.stderr, flush=True)
+    return sessions
 
 
 def has_expired(info: SessionInfo) -> bool:

@@ -1,0 +1,62 @@
+"""``/activelearning``: the case that is to be labelled next."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+
+from samstudent.server.api.bounded_route import BoundedRoute
+from samstudent.server.api.params import check_params
+from samstudent.server.auth.current_user import stamped
+from samstudent.server.auth.roles import require
+from samstudent.server.concurrency import takes_turn
+from samstudent.server.context import Context, known
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(
+    prefix="/activelearning",
+    tags=["ActiveLearning"],
+    route_class=BoundedRoute,
+    responses={404: {"description": "no such strategy"}},
+)
+
+
+@router.post(
+    "/{strategy}",
+    summary="Offer the next case to label, and reserve it",
+    dependencies=[require("annotator"), takes_turn("sample")],
+)
+def post_next_sample(
+    context: Context,
+    strategy: str,
+    params: Annotated[dict[str, Any] | None, Body(description="client_id tells clients apart")] = None,
+) -> dict[str, Any]:
+    choose = known(strategy, context.tasks.strategies, "strategy")
+    check_params(params or {}, context.devices)
+    request = {"strategy": strategy, **stamped(params or {})}
+    logger.info("next sample by %s for %s", strategy, request.get("client_id"))
+    offer: dict[str, Any] = choose(request, context.datastore) or {}
+    if not offer.get("id"):
+        why_none = getattr(choose, "why_none", None)
+        return {"reason": why_none(context.datastore)} if why_none else {}
+    image = str(offer["id"])
+    path = context.datastore.get_image_uri(image)
+    context.refresh_scores()
+    if context.grants is not None:
+        context.grants.add(image)
+    return offer | {"path": path} | _noted(context, image, strategy, request.get("client_id"))
+
+
+def _noted(context: Context, image: str, strategy: str, client: object) -> dict[str, Any]:
+    """Info of an image, with the time and client of this offer."""
+    info: dict[str, Any] = context.datastore.get_image_info(image)
+    offers = {**info.get("strategy", {}), strategy: {"ts": int(time.time()), "client_id": client}}
+    try:
+        context.datastore.update_image_info(image, {"strategy": offers})
+    except OSError as error:  # the offer matters more
+        logger.warning("the offer of %s is not noted: %s", image, error)
+    return info | {"strategy": offers}

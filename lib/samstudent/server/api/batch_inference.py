@@ -1,0 +1,64 @@
+"""``/batch/infer``: pseudo labels for many cases, in a process of its own."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query
+
+from samstudent.server.api.bounded_route import BoundedRoute
+from samstudent.server.api.job_status import JobJson, job_status
+from samstudent.server.api.params import check_params
+from samstudent.server.auth.audit import AuditLine, audited
+from samstudent.server.auth.current_user import user_name
+from samstudent.server.auth.roles import require
+from samstudent.server.concurrency import takes_turn
+from samstudent.server.context import Context
+from samstudent.server.jobs.job import JobRunning
+
+router = APIRouter(
+    prefix="/batch", tags=["Infer"], route_class=BoundedRoute, responses={404: {"description": "no such model or job"}}
+)
+
+
+class Images(str, Enum):
+    """Which cases."""
+
+    all = "all"
+    labeled = "labeled"
+    unlabeled = "unlabeled"
+
+
+@router.get("/infer", summary="The last batch inference, the one that runs, or all", dependencies=[require("user")])
+def get_batch_inferences(context: Context, all: bool = False, check_if_running: bool = False) -> JobJson | list[JobJson]:
+    return job_status(context.jobs, "batch_infer", all, check_if_running)
+
+
+@router.post(
+    "/infer/{model}",
+    summary="Make pseudo labels",
+    dependencies=[require("admin"), takes_turn("long")],
+    responses={JobRunning.status: {"description": "one runs"}},
+)
+def post_batch_inference(
+    context: Context,
+    line: Annotated[AuditLine, audited("batch inference started")],
+    model: str,
+    images: Annotated[Images, Query(description="which cases; a list of ids goes into the body")] = Images.all,
+    params: Annotated[dict[str, Any] | None, Body(description="options; images: ids of cases")] = None,
+    run_sync: Annotated[bool, Query(description="answer when the job has ended, with its result")] = False,
+) -> Any:
+    context.model(model)
+    params = dict(params or {})
+    check_params(params, context.devices, model)
+    if isinstance(params.get("images"), list):
+        params["images"] = [context.image_id(image) for image in params["images"]]
+    line.describe(user_name(), model=model, images=images.value)
+    start = context.jobs.run if run_sync else context.jobs.start
+    return start("batch_infer", {"model": model, "images": images.value, **params})
+
+
+@router.delete("/infer", summary="Stop the batch inference that runs", dependencies=[require("admin")])
+def delete_batch_inference(context: Context) -> JobJson | None:
+    return context.jobs.stop("batch_infer")

@@ -1,0 +1,148 @@
+"""``/datastore/label``: labels of people, and what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Query, UploadFile
+from fastapi.responses import FileResponse
+
+from samstudent.errors import NotFound
+from samstudent.imaging.value_lookup import structures_in
+from samstudent.imaging.value_names import KEY
+from samstudent.server.api.bounded_route import BoundedRoute
+from samstudent.server.api.params import check_upload_tag, json_object
+from samstudent.server.api.reservations import note_work
+from samstudent.server.api.uploads import Uploads, file_response
+from samstudent.server.auth import audit
+from samstudent.server.auth.audit import AuditLine, audited
+from samstudent.server.auth.current_user import caller, stamped, user_name
+from samstudent.server.auth.roles import require
+from samstudent.server.concurrency import takes_turn
+from samstudent.server.context import Context, ServerContext
+from samstudent.imaging.label_tags import FINAL
+from samstudent.server.datastore.identifiers import ACCEPTED_FROM, check_name
+from samstudent.server.pacs.datastore import ONLY_FROM_PACS
+from samstudent.util.places import require_readable
+
+router = APIRouter(
+    prefix="/datastore",
+    tags=["Datastore"],
+    route_class=BoundedRoute,
+    responses={404: {"description": "no such image or label"}},
+)
+READ = [require("user")]
+SAVE = [require("annotator"), takes_turn("write")]
+#: Whose a label is and what it was made of: known when it is saved, and not changed by who adds to its info later.
+_FIXED = frozenset({"user", "client_id", ACCEPTED_FROM, *ONLY_FROM_PACS})
+
+
+@router.put("/label", summary="Save a label", dependencies=SAVE)
+def put_label(
+    context: Context,
+    line: Annotated[AuditLine, audited("label saved")],
+    uploads: Uploads,
+    image: str,
+    label: Annotated[UploadFile, File()],
+    tag: Annotated[str, Query(description="final: a person's finished label")] = FINAL,
+    params: Annotated[str, Form(description="JSON object: kept as the label's info; label_info names values")] = "{}",
+) -> dict[str, Any]:
+    info = _without(stamped(json_object(params, "params")), {ACCEPTED_FROM})
+    tag = check_upload_tag(tag or FINAL)
+    image = context.image_id(image)
+    line.describe(user_name(info.get("client_id")), case=image, tag=tag)
+    note_work(context, image, info)
+    with uploads.received(label) as path:
+        label_id = context.datastore.save_label(image, str(path), tag, info)
+    answer = context.wait_for_pacs(image) | {"image": image, "label": label_id}
+    return answer | _understood(context, image, tag)
+
+
+@router.delete("/label", summary="Remove a label", dependencies=[require("admin"), takes_turn("write")])
+def delete_label(
+    context: Context, line: Annotated[AuditLine, audited("label removed")], id: str, tag: str
+) -> dict[str, Any]:
+    image = _labelled(context, id, tag)
+    line.describe(user_name(), case=image, tag=tag)
+    context.datastore.remove_label(image, tag)
+    return {}
+
+
+@router.head("/label", summary="Check that a label is there", dependencies=READ)
+def head_label(context: Context, image: str, tag: str) -> dict[str, Any]:
+    _file_of(context, _labelled(context, image, tag), tag)
+    return {}
+
+
+@router.get("/label", summary="Download a label", dependencies=READ, response_class=FileResponse)
+def get_label(context: Context, label: str, tag: str) -> FileResponse:
+    image = _labelled(context, label, tag)
+    viewer_label = getattr(context.datastore, "viewer_label", None)
+    if viewer_label and not caller().is_browser and (moved := viewer_label(image, tag)):
+        return file_response(moved, f"{image}{moved.suffix}")
+    return file_response(_file_of(context, image, tag))
+
+
+@router.get("/label/info", summary="What is known of a label", dependencies=READ)
+def get_label_info(context: Context, label: str, tag: str) -> dict[str, Any]:
+    info: dict[str, Any] = context.datastore.get_label_info(_labelled(context, label, tag), tag)
+    return info
+
+
+@router.put("/label/info", summary="Add to what is known of a label", dependencies=SAVE)
+def put_label_info(
+    context: Context, label: str, tag: str, info: Annotated[str, Form(description="JSON object")] = "{}"
+) -> dict[str, Any] | None:
+    return _add_info(context, label, tag, info)
+
+
+@router.put("/updatelabelinfo", include_in_schema=False, dependencies=SAVE)
+def put_update_label_info(
+    context: Context, label: str, tag: str, params: Annotated[str, Form()] = "{}"
+) -> dict[str, Any] | None:
+    return _add_info(context, label, tag, params)
+
+
+def _add_info(context: ServerContext, label: str, tag: str, text: str) -> dict[str, Any] | None:
+    """Without the user, which would make the label that user's."""
+    check_upload_tag(tag)
+    info = _without(json_object(text, "info"), _FIXED)
+    renames = "label_info" in info  # says what the label's values mean
+    if renames:
+        audit.require()
+    image = _labelled(context, label, tag)
+    context.datastore.update_label_info(image, tag, info)
+    if not renames:
+        return None
+    audit.record("label changed", user_name(), case=image, tag=tag)
+    return _understood(context, image, tag)
+
+
+def _labelled(context: ServerContext, image: str, tag: str) -> str:
+    """Id of an image that has a label of this tag."""
+    check_name(tag, "tag")
+    image = context.image_id(image)
+    if not context.datastore.get_label_by_image_id(image, tag):
+        raise NotFound(f"image {image!r} has no label {tag!r}")
+    return image
+
+
+def _file_of(context: ServerContext, image: str, tag: str) -> Path:
+    file = Path(context.datastore.get_label_uri(image, tag))
+    require_readable(file)
+    return file
+
+
+def _understood(context: ServerContext, image: str, tag: str) -> dict[str, Any]:
+    """Structures that a saved label was understood to show, and names that were left out."""
+    info = context.datastore.get_label_info(image, tag)
+    if KEY not in info:
+        return {}
+    structures, left_out = structures_in(Path(context.datastore.get_label_uri(image, tag)), info, context.task)
+    return {"structures": structures, "left_out": left_out}
+
+
+def _without(info: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key not in keys}

@@ -1,0 +1,93 @@
+"""``/train``: rounds, and the adaptation of SAM, in processes of their own."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query
+
+from samstudent.errors import UserError
+from samstudent.server.api.bounded_route import BoundedRoute
+from samstudent.server.api.job_status import JobJson, job_status
+from samstudent.server.api.params import check_params, check_params_by_name, params_of
+from samstudent.server.auth.audit import AuditLine, audited
+from samstudent.server.auth.current_user import user_name
+from samstudent.server.auth.roles import require
+from samstudent.server.concurrency import takes_turn
+from samstudent.server.context import Context, known
+from samstudent.server.jobs.job import JobRunning
+
+router = APIRouter(
+    prefix="/train",
+    tags=["Train"],
+    route_class=BoundedRoute,
+    responses={404: {"description": "no such trainer or job"}},
+)
+START = [require("admin"), takes_turn("long")]
+Wait = Annotated[bool, Query(description="answer when the job has ended, with its result")]
+
+
+@router.get("/", summary="The last training, the one that runs, or all", dependencies=[require("user")])
+def get_trainings(context: Context, all: bool = False, check_if_running: bool = False) -> JobJson | list[JobJson]:
+    return job_status(context.jobs, "train", all, check_if_running)
+
+
+# OHIF starts all trainers so.
+@router.post("/", include_in_schema=False, dependencies=START)
+def post_all_trainings(
+    context: Context,
+    line: Annotated[AuditLine, audited("training started")],
+    params: Annotated[dict[str, Any] | None, Body(description="options by trainer")] = None,
+    run_sync: Wait = False,
+) -> dict[str, Any]:
+    trainers = context.tasks.trainers
+    check_params_by_name(params or {}, trainers, "trainer", context.devices)
+    requests = {name: {"model": name, **params_of(params or {}, name)} for name in trainers}
+    refusals = []
+    for name, trainer in trainers.items():
+        try:
+            if plan := getattr(trainer, "plan", None):
+                plan(requests[name], context.datastore)
+        except UserError as error:  # one may not have enough to learn from where another has
+            refusals.append(error)
+    if refusals and len(refusals) == len(trainers):
+        raise refusals[0]
+    line.describe(user_name(), model="all")
+    start = context.jobs.run if run_sync else context.jobs.start
+    return {name: {"result": start("train", requests[name], enqueue=True), "detail": None} for name in requests}
+
+
+@router.post(
+    "/{model}",
+    summary="Start a training",
+    dependencies=START,
+    responses={JobRunning.status: {"description": "one runs"}},
+)
+def post_training(
+    context: Context,
+    line: Annotated[AuditLine, audited("training started")],
+    model: str,
+    params: Annotated[dict[str, Any] | None, Body(description="options of the trainer")] = None,
+    run_sync: Wait = False,
+    enqueue: Annotated[bool, Query(description="wait for the one that runs")] = False,
+) -> Any:
+    trainer = known(model, context.tasks.trainers, "trainer")
+    check_params(params or {}, context.devices, model)
+    if plan := getattr(trainer, "plan", None):
+        plan(params or {}, context.datastore)
+    line.describe(user_name((params or {}).get("client_id")), model=model)
+    start = context.jobs.run if run_sync else context.jobs.start
+    return start("train", {"model": model, **(params or {})}, enqueue=enqueue)
+
+
+@router.delete("/", summary="Stop the training that runs", dependencies=[require("admin")])
+def delete_training(context: Context, line: Annotated[AuditLine, audited("training stopped")]) -> JobJson | None:
+    ledger = context.study.ledger
+    running = ledger.running()
+    line.describe(user_name(), round=running.id if running else None)
+    stopped = context.jobs.stop("train")
+    if running and stopped:
+        # Who stops a round does not want it started again: it counts as concluded.
+        ledger.update(running.id, status="failed", finished=time.time(), error="stopped on request")
+    return stopped

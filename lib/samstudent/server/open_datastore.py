@@ -1,0 +1,89 @@
+"""The datastore of a study: a folder, or a PACS."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+
+from samstudent.imaging.case import read_image
+from samstudent.imaging.labels import read_masks
+from samstudent.imaging.value_lookup import names_for_reading
+from samstudent.rounds.study import Study
+from samstudent.server.auth import audit
+from samstudent.server.datastore.label_folder import LabelFolder, claim, label_folder
+from samstudent.imaging.label_tags import FINAL
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
+from samstudent.server.jobs.job_process import is_job_process
+from samstudent.server.pacs.client import Pacs
+from samstudent.server.pacs.datastore import PacsDatastore
+from samstudent.server.pacs.settings import PacsSettings, require_supported
+
+logger = logging.getLogger(__name__)
+
+
+def open_datastore(study: Study, studies: str) -> StudyFolderDatastore:
+    """Images and labels of a study; labels are checked against their images when they are saved.
+
+    Args:
+        study: its state.
+        studies: path of the study folder, or the URL of a DICOMweb server.
+
+    Raises:
+        UserError: it is of a kind that this server does not have.
+    """
+    require_supported(settings.MONAI_LABEL_DATASTORE, studies)
+    return _pacs(study, studies) if study.is_remote else _folder(study, Path(studies))
+
+
+def _folder(study: Study, folder: Path) -> StudyFolderDatastore:
+    task = study.task
+    place = label_folder(folder, task)
+    if place.note and not is_job_process():
+        logger.warning("%s: %s", folder, place.note)
+
+    def check(image_id: str, file: Path, tag: str, info: dict[str, Any]) -> None:
+        _check_label(datastore, study, image_id, file, tag, info)
+
+    datastore = StudyFolderDatastore(
+        str(folder),
+        # A job reads the list again where it has changed; files that come and go are the server's to see.
+        auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_job_process(),
+        read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        check_label=check,
+        image_check=study.image_check,
+        task=task,
+        place=place,
+        claim=functools.partial(claim, folder, task) if place == LabelFolder() else lambda: None,
+    )
+    return datastore
+
+
+def _pacs(study: Study, url: str) -> PacsDatastore:
+    pacs = Pacs(url, PacsSettings.from_environment())
+
+    def check(image_id: str, file: Path, tag: str, info: dict[str, Any]) -> None:
+        _check_label(datastore, study, image_id, file, tag, info)
+
+    datastore = PacsDatastore(study.folder / "pacs", pacs, study.task, study.root / "images", check)
+    if not is_job_process():  # the server looks for its jobs, too
+        audit.write_to(study.audit)  # what it takes in has its lines
+        datastore.first_poll()
+    return datastore
+
+
+def _check_label(
+    datastore: StudyFolderDatastore, study: Study, image_id: str, file: Path, tag: str, info: dict[str, Any]
+) -> None:
+    """Refuse a human's label that could not be trained on later: the annotator is still there to mend it."""
+    if tag == FINAL:
+        grid = read_image(datastore.get_image_uri(image_id), study.task.dimension).grid
+        read_masks(file, study.task, grid, names=names_for_reading(file, info))
+
+
+def label_times(datastore: StudyFolderDatastore) -> list[float]:
+    """When each case's human label was last saved, seconds since 1970."""
+    return [saved for _, saved in datastore.label_times()]
