@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from samstudent.server.api.threads import MOST_WAITING
+from samstudent.server.concurrency import MOST_WAITING
 from support.live_server import CASES, RunningServer, TinyStudy, detail, wait_until
 
 pytestmark = pytest.mark.server

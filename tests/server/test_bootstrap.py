@@ -12,6 +12,7 @@ import pytest
 from samstudent.server import bootstrap
 
 LIB = Path(bootstrap.__file__).parents[2]
+OURS = ["--uvicorn_app", bootstrap.HTTP_APPLICATION]
 
 
 def python(code: str, *options: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -25,7 +26,7 @@ def python(code: str, *options: str, cwd: Path | None = None) -> subprocess.Comp
 
 
 def test_host_imports_with_current_pydicom() -> None:
-    done = python("import samstudent.server.bootstrap, monailabel.app, monailabel.interfaces.app, pydicom_seg")
+    done = python("import samstudent.server.bootstrap, monailabel.interfaces.app, pydicom_seg")
     assert done.returncode == 0, done.stderr
 
 
@@ -70,13 +71,14 @@ def our_app(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("given", [[], ["-p", "8123"], ["--conf", "host", "0.0.0.0"]])
 def test_our_app_listens_on_loopback(our_app: Path, given: list[str]) -> None:
     arguments = ["start_server", "--app", str(our_app), "--studies", "x", *given]
-    assert bootstrap.with_loopback(arguments) == [*arguments, "--host", "127.0.0.1"]
+    assert bootstrap.with_defaults(arguments) == [*arguments, "--host", "127.0.0.1", *OURS]
 
 
 @pytest.mark.parametrize("given", [["--host", "0.0.0.0"], ["-i", "10.0.0.1"], ["--host=::1"]])
 def test_a_named_host_is_kept(our_app: Path, given: list[str]) -> None:
     arguments = ["start_server", "--app", str(our_app), *given]
-    assert bootstrap.with_loopback(arguments) == arguments
+    assert bootstrap.with_defaults(arguments) == [*arguments, *OURS]
+    assert bootstrap.with_defaults([*arguments, "--uvicorn_app", "x:y"]) == [*arguments, "--uvicorn_app", "x:y"]
 
 
 def test_other_apps_and_commands_are_left_alone(tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_other_apps_and_commands_are_left_alone(tmp_path: Path) -> None:
         ["apps", "--name", "radiology"],
         [],
     ):
-        assert bootstrap.with_loopback(arguments) == arguments
+        assert bootstrap.with_defaults(arguments) == arguments
 
 
 def test_the_command_of_the_host_gets_it(our_app: Path, tmp_path: Path) -> None:
@@ -99,10 +101,33 @@ def test_the_command_of_the_host_gets_it(our_app: Path, tmp_path: Path) -> None:
     )
     done = python(code, cwd=tmp_path)
     assert "USING:: host = 127.0.0.1" in done.stdout + done.stderr
+    assert f"USING:: uvicorn_app = {bootstrap.HTTP_APPLICATION}" in done.stdout + done.stderr
 
 
 def test_e10_host_still_listens_everywhere_by_default() -> None:
     from monailabel.main import Main
 
     default = Main().args_parser().parse_args(["start_server"]).host
-    assert default == "0.0.0.0", "the host defaults to loopback itself: drop _LoopbackByDefault"
+    assert default == "0.0.0.0", "the host defaults to loopback itself: drop _HostArguments"
+
+
+# ---- E3 ----
+
+
+@pytest.mark.parametrize(("uri", "enabled"), [("", "False"), ("sqlite:///runs.db", "True")])
+def test_e3_tracking_is_off_unless_a_store_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uri: str, enabled: str
+) -> None:
+    monkeypatch.delenv("MONAI_LABEL_TRACKING_ENABLED", raising=False)
+    monkeypatch.setenv("MONAI_LABEL_TRACKING_URI", uri)
+    code = "import samstudent.server.bootstrap, monailabel.config as c; print(c.settings.MONAI_LABEL_TRACKING_ENABLED)"
+    done = python(code, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1:] == [enabled], done.stderr
+
+
+def test_e3_host_is_still_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    with pytest.raises(Exception, match="file"):
+        mlflow.MlflowClient(tmp_path.as_uri()).search_experiments()

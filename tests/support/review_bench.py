@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -19,13 +18,12 @@ from numpy.typing import NDArray
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import write_masks
 from samstudent.pseudolabels.provenance import Provenance
-from samstudent.rounds.schedule import Scheduler
 from samstudent.rounds.study import Study
-from samstudent.server.api import exception_handlers
-from samstudent.server.api.routes import router
+from samstudent.server import http
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.task import Task
 from support.drawn import shapes, small_task, write_png
+from support.http_server import make_context
 
 MADE = Provenance("a" * 64, "lite_medsam", "b" * 64, "c" * 64, "d" * 64, 1.0)
 RAW = Provenance("a" * 64, "", "", "", "e" * 64, 1.0)
@@ -89,7 +87,6 @@ class Bench:
     datastore: StudyFolderDatastore
     truths: dict[str, NDArray[Any]]
     app: FastAPI
-    saved: list[str]
 
     @property
     def client(self) -> TestClient:
@@ -105,17 +102,9 @@ def make_bench(folder: Path, task: Task, draw: Callable[[Path, int], NDArray[Any
     """``draw`` writes the image of a case, without its extension, and returns its truth."""
     folder.mkdir(exist_ok=True)
     truths = {case: draw(folder / case, number) for number, case in enumerate(cases)}
-    study = Study(str(folder), str(folder), task)
-    datastore = StudyFolderDatastore(str(folder), auto_reload=False)
-    study.holdout.extend(datastore.list_images(), [])
-    saved: list[str] = []
-    scheduler = Scheduler(task.schedule, study.ledger, list, busy=lambda: False, start=lambda reason: None)
-    parts = {"task": task, "study": study, "datastore": lambda: datastore, "scheduler": scheduler}
-    app = SimpleNamespace(**parts, on_save_label=lambda case, label: saved.append(case), fault_of_student=lambda: None)
-    http = FastAPI()
-    http.include_router(router(app))  # type: ignore[arg-type]
-    exception_handlers.install(http)
-    return Bench(study, datastore, truths, http, saved)
+    context = make_context(folder, task)
+    context.study.holdout.extend(context.datastore.list_images(), [])
+    return Bench(context.study, context.datastore, truths, http.build(context))
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from samstudent.errors import Conflict
-from samstudent.util.audit_log import AuditLog
 from samstudent.util import files
+from samstudent.util.audit_log import AuditLog
 from samstudent.util.database import connection, make_tables
 from samstudent.util.files import outside, own_copy, require_own
 

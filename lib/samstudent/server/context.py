@@ -15,6 +15,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 
 from samstudent.errors import Conflict, NotFound
+from samstudent.imaging.label_tags import FINAL
 from samstudent.rounds.schedule import Scheduler
 from samstudent.rounds.study import Study
 from samstudent.server.auth.download_grants import DownloadGrants

@@ -10,12 +10,12 @@ from typing import Any
 from monailabel.config import settings
 
 from samstudent.imaging.case import read_image
+from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.labels import read_masks
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.rounds.study import Study
 from samstudent.server.auth import audit
 from samstudent.server.datastore.label_folder import LabelFolder, claim, label_folder
-from samstudent.imaging.label_tags import FINAL
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.jobs.job_process import is_job_process
 from samstudent.server.pacs.client import Pacs

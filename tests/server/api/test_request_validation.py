@@ -1,38 +1,32 @@
-"""The tricks of monailabel.md (d) against the host's own FastAPI app with our guards in place."""
+"""The tricks of monailabel.md (d) against the HTTP application of a small study, without a server process."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import importlib
 import io
 import json
-import sys
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import Request
-from fastapi.background import BackgroundTasks
+import requests
 from fastapi.testclient import TestClient
 from monailabel.config import settings
-from monailabel.endpoints import proxy
-from monailabel.endpoints.user.auth import User
-from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.interfaces.tasks.strategy import Strategy
-from monailabel.interfaces.utils import app as host_apps
 
-from samstudent.errors import Conflict, NotFound, UserError
-from samstudent.server import host_fixes
-from samstudent.server.api import disabled_endpoints, request_validation, threads
+from samstudent.errors import Conflict
+from samstudent.server import http
+from samstudent.server.api import logs
 from samstudent.server.auth import audit
-from samstudent.server.auth.current_user import Caller, enter, leave
-from samstudent.server.datastore.study_folder import StudyFolderDatastore
+from samstudent.server.auth.roles import role_names
+from samstudent.server.context import ServerContext, Tasks
+from support.http_server import RolesByToken, make_context
 
 PNG = b"\x89PNG not really"
 
@@ -65,20 +59,6 @@ class First(Strategy):  # type: ignore[misc]
         return {"id": datastore.list_images()[0]}
 
 
-class FakeApp(MONAILabelApp):  # type: ignore[misc]
-    def init_datastore(self) -> StudyFolderDatastore:
-        return StudyFolderDatastore(self.studies)
-
-    def init_infers(self) -> dict[str, InferTask]:
-        return {"echo": Echo(), "untrained": Echo(valid=False)}
-
-    def init_strategies(self) -> dict[str, Strategy]:
-        return {"first": First()}
-
-    def on_init_complete(self) -> None:
-        request_validation.install(sys.modules["monailabel.app"].app, self)
-
-
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     folder = tmp_path / "study"
@@ -89,17 +69,19 @@ def study(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    host_fixes.apply()
-    monkeypatch.setattr(settings, "MONAI_LABEL_APP_DIR", str(tmp_path))
-    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", str(study))
-    monkeypatch.setattr(settings, "MONAI_LABEL_SESSION_PATH", str(tmp_path / "sessions"))
-    app = FakeApp(str(tmp_path), str(study), {})
-    monkeypatch.setattr(host_apps, "apps", {f"{tmp_path}{study}": app})
-    host = importlib.import_module("monailabel.app")
-    host.app.middleware_stack = None  # TestClient starts each app anew; a server does it once
-    with TestClient(host.app, raise_server_exceptions=False) as client:
+def context(study: Path) -> ServerContext:
+    models = {"echo": Echo(), "untrained": Echo(valid=False)}
+    return make_context(study, tasks=Tasks(models, {}, {"first": First()}, {}))
+
+
+@pytest.fixture
+def client(context: ServerContext) -> Iterator[TestClient]:
+    with client_of(context) as client:
         yield client
+
+
+def client_of(context: ServerContext) -> TestClient:
+    return TestClient(http.build(context), raise_server_exceptions=False)
 
 
 def refused(response: Any, status: int, *words: str) -> None:
@@ -205,9 +187,10 @@ def test_params_must_be_a_json_object(client: TestClient, params: str) -> None:
         ("model", "untrained"),
     ],
 )
-def test_params_that_reach_elsewhere(client: TestClient, key: str, value: Any) -> None:
-    host = host_apps.app_instance()
-    host._trainers["echo"] = host._scoring_methods["echo"] = object()
+def test_params_that_reach_elsewhere(context: ServerContext, key: str, value: Any) -> None:
+    others = {"echo": object()}
+    tasks = replace(context.tasks, trainers=others, scoring=others)  # type: ignore[arg-type]
+    client = client_of(replace(context, tasks=tasks))
     body = {key: value}
     name = "device" if key == "device" else f"'{key}'" if key not in ("name", "label_tag") else key
     refused(client.post("/infer/echo?image=a", data={"params": json.dumps(body)}), 400, name)
@@ -361,15 +344,18 @@ def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[
     return read
 
 
-def info_of(case: str, tag: str) -> dict[str, Any]:
-    info: dict[str, Any] = host_apps.app_instance().datastore().get_label_info(case, tag)
-    return info
+InfoOf = Callable[[str, str], dict[str, Any]]
+
+
+@pytest.fixture
+def info_of(context: ServerContext) -> InfoOf:
+    return context.datastore.get_label_info  # type: ignore[no-any-return]
 
 
 FORGED = {"accepted_from": {"x": 1}, "source": "pacs", "content_time": 1, "assisted_by": ["sam"]}
 
 
-def test_a_drawn_label_cannot_be_made_an_accepted_one(client: TestClient) -> None:
+def test_a_drawn_label_cannot_be_made_an_accepted_one(client: TestClient, info_of: InfoOf) -> None:
     """What was accepted in review, any annotator may undo; what somebody drew, only an administrator may remove."""
     params = json.dumps({**FORGED, "user": "anna"})
     assert client.put("/datastore/label?image=a", data={"params": params}, files={"label": ("a.png", PNG)}).is_success
@@ -384,15 +370,14 @@ def test_a_drawn_label_cannot_be_made_an_accepted_one(client: TestClient) -> Non
 @pytest.mark.parametrize("info", [{"structures": {"a": {"status": "accepted"}}}, {"structures": "x"}])
 @pytest.mark.parametrize("tag", ["pseudo", "pseudo_raw"])
 def test_info_of_pseudo_labels_is_not_a_clients(
-    client: TestClient, study: Path, tag: str, info: dict[str, Any]
+    client: TestClient, context: ServerContext, study: Path, info_of: InfoOf, tag: str, info: dict[str, Any]
 ) -> None:
-    datastore = host_apps.app_instance().datastore()
-    datastore.save_label("a", str(study / "b.png"), tag, {"structures": {}})
+    context.datastore.save_label("a", str(study / "b.png"), tag, {"structures": {}})
     refused(client.put(f"/datastore/label/info?label=a&tag={tag}", data={"info": json.dumps(info)}), 400, tag)
     assert info_of("a", tag)["structures"] == {}
 
 
-def test_slicers_reviewer_may_add_its_verdict(client: TestClient, lines: Callable[[], Any]) -> None:
+def test_slicers_reviewer_may_add_its_verdict(client: TestClient, lines: Callable[[], Any], info_of: InfoOf) -> None:
     assert client.put("/datastore/label?image=a", files={"label": ("a.png", PNG)}).is_success
     verdict = {"segmentationMeta": {"status": "approved", "approvedBy": "rita", "level": "easy"}}
     url = "/datastore/updatelabelinfo?label=a&tag=final"
@@ -401,12 +386,14 @@ def test_slicers_reviewer_may_add_its_verdict(client: TestClient, lines: Callabl
     assert lines() == [("label saved", "a", "final", None)]
 
 
-def test_other_names_for_a_labels_values_are_told(client: TestClient, lines: Callable[[], Any]) -> None:
+def test_other_names_for_a_labels_values_are_audited(
+    client: TestClient, context: ServerContext, lines: Callable[[], Any]
+) -> None:
     assert client.put("/datastore/label?image=a", files={"label": ("a.png", PNG)}).is_success
     data = {"info": json.dumps({"label_info": [{"name": "ulna", "idx": 1}]})}
     assert client.put("/datastore/label/info?label=a&tag=final", data=data).is_success
     assert lines()[1:] == [("label changed", "a", "final", None)]
-    assert len(host_apps.app_instance().datastore().label_history("a")) == 1
+    assert len(context.datastore.label_history("a")) == 1
 
 
 def test_an_answer_that_is_kept_is_told(client: TestClient, study: Path, lines: Callable[[], Any]) -> None:
@@ -420,49 +407,39 @@ def test_an_answer_that_is_kept_is_told(client: TestClient, study: Path, lines: 
     assert len(lines()) == 1
 
 
-def test_whoever_only_reads_keeps_no_answer(client: TestClient) -> None:
-    guard = request_validation._Guards(host_apps.app_instance())
-    roles = [settings.MONAI_LABEL_AUTH_ROLE_USER]
+def test_whoever_only_reads_keeps_no_answer(context: ServerContext) -> None:
+    """Inferring is everybody's; whoever has the answer kept as a label needs the role that saves labels."""
+    names = role_names()
+    client = client_of(replace(context, login=RolesByToken({"eve": [names[0]], "anna": [*names[:2]]})))
 
-    def infer(params: str) -> Any:
-        token = enter(Caller(user=User(username="u", roles=roles)))
-        try:
-            return guard.infer(lambda *args: "answer", BackgroundTasks(), "echo", "a", "", params, None, None, "json")
-        finally:
-            leave(token)
+    def infer(user: str, params: str) -> Any:
+        headers = {"Authorization": f"Bearer {user}"}
+        return client.post("/infer/echo?image=a&output=json", data={"params": params}, headers=headers)
 
-    assert infer('{"save_label": false}') == "answer"
-    with pytest.raises(UserError, match="save_label") as error:
-        infer('{"save_label": "true"}')
-    assert error.value.status == 403
-    roles.append(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR)
-    assert infer('{"save_label": true}') == "answer"
+    assert infer("eve", '{"save_label": false}').is_success
+    refused(infer("eve", '{"save_label": "true"}'), 403, "save_label")
+    assert infer("anna", '{"save_label": true}').is_success
 
 
 # ---- what is closed ----
 
 
-def test_nothing_is_read_for_a_pacs_that_is_not_there(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_read_for_a_pacs_that_is_not_there(context: ServerContext) -> None:
+    """A viewer's upload may be of gigabytes."""
     read: list[bool] = []
 
     async def receive() -> dict[str, Any]:
         read.append(True)
-        return {"type": "http.request", "body": b"DICOM", "more_body": False}
+        return {"type": "http.request", "body": b"DICOM", "more_body": True}
 
-    def ask() -> Any:
-        request = Request({"type": "http", "method": "POST", "headers": [], "path": "/"}, receive)
-        store = threads._offloaded(
-            proxy.proxy_stow, functools.partial(threads._finish, proxy.proxy_stow), threads.Pool(1)
-        )
-        return asyncio.run(store(request=request, path="studies", user=None))
+    sent: list[Any] = []
 
-    with pytest.raises(NotFound, match="not a DICOMweb server"):
-        ask()
-    assert read == []
-    monkeypatch.setattr(settings, "MONAI_LABEL_STUDIES", "http://pacs/dicom-web")
-    with pytest.raises(NotFound):  # of this app; what counts is that the thread would find the body
-        ask()
-    assert read == [True]
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/proxy/dicom/stow/studies", "query_string": b"", "headers": []}
+    asyncio.run(http.build(context)(scope, receive, send))
+    assert sent[0]["status"] == 404 and b"not a DICOMweb server" in sent[1]["body"] and read == []
 
 
 def test_weights_are_not_replaced(client: TestClient) -> None:
@@ -476,9 +453,15 @@ def test_reload_is_closed(client: TestClient) -> None:
 
 
 def test_gpu_log_without_gpu(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disabled_endpoints.shutil, "which", lambda name: None)
-    disabled_endpoints.close_endpoints()
+    monkeypatch.setattr(logs.shutil, "which", lambda name: None)
     refused(client.get("/logs/gpu"), 404, "nvidia-smi")
+
+
+def test_the_end_of_the_log(client: TestClient, context: ServerContext) -> None:
+    refused(client.get("/logs/"), 404, "app.log")
+    context.log_file.write_text("first\nsecond\nthird\n")
+    assert client.get("/logs/?lines=2").text == "second\nthird\n"
+    assert client.get("/logs/?lines=0").text == client.get(f"/logs/?lines={1 << 70}").text == "first\nsecond\nthird\n"
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:3000", "null"])
@@ -494,27 +477,19 @@ def test_other_sites_read_and_change_nothing(client: TestClient, origin: str) ->
     assert client.post("/infer/echo?image=a&output=json", headers=own).status_code == 200
 
 
-def test_named_origins(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_origins(context: ServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_CORS_ORIGINS", ["https://ohif.example/"])
-    request_validation.install(client.app, host_apps.app_instance())  # type: ignore[arg-type]
+    client = client_of(context)
     for origin, allowed in (("https://ohif.example", True), ("http://localhost:3000", False)):
         answer = client.get("/info/", headers={"Origin": origin})
         assert ("access-control-allow-origin" in answer.headers) == allowed
-        asked = client.post("/infer/echo?image=a&output=json", headers={"Origin": origin})
-        assert asked.status_code == (200 if allowed else 403)
+        sent = client.post("/infer/echo?image=a&output=json", headers={"Origin": origin})
+        assert sent.status_code == (200 if allowed else 403)
 
 
-def test_installing_twice_wraps_once(client: TestClient) -> None:
-    request_validation.install(client.app, host_apps.app_instance())  # type: ignore[arg-type]
-    original = request_validation._ORIGINALS["monailabel.endpoints.infer", "run_inference"]
-    assert original.__module__ == "monailabel.endpoints.infer"
-
-
-def test_no_answer_from_pacs_or_login(client: TestClient) -> None:
-    import requests
-
-    def fail(*args: Any) -> None:
+def test_no_answer_from_pacs_or_login(context: ServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
         raise requests.ConnectionError("inner-host:8042")
 
-    host_apps.app_instance().info = fail
-    refused(client.get("/info/"), 503, "does not answer")
+    monkeypatch.setattr(context.datastore, "status", fail)
+    refused(client_of(context).get("/info/"), 503, "does not answer")

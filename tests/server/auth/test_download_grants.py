@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 from fastapi import Request
-from monailabel.endpoints.user.auth import User
 
 from samstudent.errors import UserError
 from samstudent.server.auth import download_grants
-from samstudent.server.auth.current_user import Caller, enter, leave
+from samstudent.server.auth.current_user import Caller, User, enter, leave
 
 ANNA = User(username="anna", email="", name="Anna", roles=["monailabel-annotator"])
 
@@ -17,7 +16,7 @@ def read(image: str, method: str = "GET") -> Request:
     return Request({"type": "http", "method": method, "query_string": f"image={image}".encode(), "headers": []})
 
 
-def offer(offered: download_grants.Offers, image: str, who: Caller) -> None:
+def offer(offered: download_grants.DownloadGrants, image: str, who: Caller) -> None:
     entered = enter(who)
     offered.add(image)
     leave(entered)
@@ -36,7 +35,7 @@ def test_it_is_off_unless_somebody_switches_it_on(monkeypatch: pytest.MonkeyPatc
 def test_only_what_was_offered_from_where_and_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(download_grants.time, "monotonic", lambda: now[0])
-    offered = download_grants.Offers()
+    offered = download_grants.DownloadGrants()
     offer(offered, "film7", Caller("10.0.0.5", ANNA))
     assert offered.user_of(read("film7"), download_grants.PATH, "10.0.0.5") == ANNA
     assert offered.user_of(read("film8"), download_grants.PATH, "10.0.0.5") is None
@@ -48,6 +47,6 @@ def test_only_what_was_offered_from_where_and_for_a_while(monkeypatch: pytest.Mo
 
 
 def test_who_is_not_logged_in_leaves_nothing_behind() -> None:
-    offered = download_grants.Offers()
+    offered = download_grants.DownloadGrants()
     offer(offered, "film7", Caller("10.0.0.5"))
     assert offered.user_of(read("film7"), download_grants.PATH, "10.0.0.5") is None

@@ -1,15 +1,17 @@
-"""Who only reads may look, and store nothing."""
+"""Each endpoint asks for a role, which those above include."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from monailabel.config import settings
-from monailabel.endpoints import proxy, session
-from monailabel.endpoints.user.auth import User, get_current_user
 
+from samstudent.server import http
 from samstudent.server.auth import roles
+from samstudent.server.auth.current_user import Caller, User, enter, leave
+from support.http_server import RolesByToken, make_context
 
 
 @pytest.mark.parametrize(
@@ -23,16 +25,28 @@ from samstudent.server.auth import roles
         ("PUT", "/session/", False),
     ],
 )
-def test_a_reader_looks_at_the_pacs_and_stores_nothing(
-    monkeypatch: pytest.MonkeyPatch, method: str, path: str, allowed: bool
-) -> None:
-    """What is stored there becomes a label. The host has one rule for both methods of an address."""
-    http = FastAPI()
-    for part in (proxy, session):
-        http.include_router(part.router)
-    roles.raise_roles(http)
-    reader = User(username="eve", roles=[settings.MONAI_LABEL_AUTH_ROLE_USER])
-    http.dependency_overrides[get_current_user] = lambda: reader
-    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
-    answer = TestClient(http, raise_server_exceptions=False).request(method, path)
+def test_a_reader_looks_at_the_pacs_and_stores_nothing(tmp_path: Path, method: str, path: str, allowed: bool) -> None:
+    """What is stored there becomes a label."""
+    (tmp_path / "study").mkdir()
+    login = RolesByToken({"eve": [roles.role_name("user")]})
+    client = TestClient(http.build(make_context(tmp_path / "study", login=login)), raise_server_exceptions=False)
+    answer = client.request(method, path, headers={"Authorization": "Bearer eve"})
     assert (answer.status_code != 403) == allowed, answer.text
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(["annotator"], 2), (["monailabel-reviewer"], 3), (["admin", "annotator"], 4), (["nurse"], 0)]
+)
+def test_a_role_includes_those_below(given: list[str], kept: int) -> None:
+    assert roles.with_lower(given) == list(roles.role_names()[:kept])
+
+
+def test_nobody_is_somebody_where_there_is_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert roles.current_user().roles == list(roles.role_names())
+    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
+    with pytest.raises(roles.LoginRequired):
+        roles.current_user()
+    entered = enter(Caller(user=User(username="anna", roles=roles.with_lower(["annotator"]))))
+    assert roles.current_user().username == "anna"
+    assert roles.permissions() == {"annotate": True, "review": False, "administer": False}
+    leave(entered)

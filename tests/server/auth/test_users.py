@@ -1,4 +1,4 @@
-"""The users file, its command, tokens and the throttle, without a server."""
+"""The users file, its command and the throttle, without a server."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 import time
 from pathlib import Path
 
-import jwt
 import pytest
 from typer.testing import CliRunner
 
 from samstudent.cli.main import app
 from samstudent.errors import Conflict, NotFound, UserError
-from samstudent.server.auth import tokens as tokens_module
+from samstudent.server.auth import users as users_module
+from samstudent.server.auth.login_sessions import InvalidToken, LoginSessions
 from samstudent.server.auth.logins import FileLogin
 from samstudent.server.auth.throttle import MOST_OF_A_NAME, MOST_OF_AN_ADDRESS, WINDOW, Throttle, Throttled
-from samstudent.server.auth.tokens import Tokens
 from samstudent.server.auth.users import Users
 
 
@@ -94,56 +93,16 @@ def test_the_command(tmp_path: Path) -> None:
         runner.invoke(app, ["users", "add", "x", "--users", file], catch_exceptions=False)
 
 
-def test_the_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    token, _ = Tokens(file).open("anna", ("annotator",), "users")
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert Tokens(file).read(token).name == "anna"
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
-    with pytest.raises(jwt.InvalidTokenError):
-        Tokens(tmp_path / "another").read(token)
-    file.chmod(0o644)
-    with pytest.raises(UserError, match="others can read"):
-        Tokens(file)
-    file.write_text("short")
-    file.chmod(0o600)
-    with pytest.raises(UserError, match="no key"):
-        Tokens(file)
-
-
-def test_a_login_ends_for_all_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = Tokens(tmp_path / "key", life=100)
-    now = time.time()
-    token, session = tokens.open("anna", ("annotator",), "users")
-    assert tokens.renewed(session) is None  # fresh
-    monkeypatch.setattr(tokens_module.time, "time", lambda: now + 60)
-    renewed = tokens.renewed(session)
-    assert renewed and renewed[1].expires > session.expires and renewed[1].id == session.id
-    monkeypatch.setattr(tokens_module.time, "time", lambda: now + tokens_module.LONGEST_SESSION + 1)
-    assert tokens.renewed(session) is None  # a day's work is over
-    monkeypatch.undo()
-    tokens.end(session.id)
-    for after in (tokens, Tokens(tmp_path / "key")):  # the second: after a restart
-        for ended in (token, renewed[0]):
-            with pytest.raises(jwt.InvalidTokenError, match="logged out"):
-                after.read(ended)
-    kept = tmp_path / "key.ended"
-    assert kept.stat().st_mode & 0o777 == 0o600
-    kept.write_text("[]")
-    with pytest.raises(UserError, match=r"key\.ended: unreadable"):
-        Tokens(tmp_path / "key")
-
-
 def test_a_clock_that_is_set_back_locks_nobody_out(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
-    login = FileLogin(users, Tokens(users.path.parent / "key"))
+    login = FileLogin(users, LoginSessions(users.path.parent / "sessions"))
     tomorrow = time.time() + 86400
-    monkeypatch.setattr(tokens_module.time, "time", lambda: tomorrow)
+    monkeypatch.setattr(users_module.time, "time", lambda: tomorrow)
     users.add("anna", "annotator", "a good password")
     monkeypatch.undo()
     answer = login._by_password("anna", "a good password")
     assert answer and login.user_of(answer["access_token"])[0].username == "anna"
     users.set_role("anna", "reviewer")
-    with pytest.raises(jwt.InvalidTokenError, match="changed since"):
+    with pytest.raises(InvalidToken, match="changed since"):
         login.user_of(answer["access_token"])
 
 

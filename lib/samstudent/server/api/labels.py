@@ -10,6 +10,7 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import FileResponse
 
 from samstudent.errors import NotFound
+from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.value_lookup import structures_in
 from samstudent.imaging.value_names import KEY
 from samstudent.server.api.bounded_route import BoundedRoute
@@ -22,7 +23,6 @@ from samstudent.server.auth.current_user import caller, stamped, user_name
 from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext
-from samstudent.imaging.label_tags import FINAL
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM, check_name
 from samstudent.server.pacs.datastore import ONLY_FROM_PACS
 from samstudent.util.places import require_readable
