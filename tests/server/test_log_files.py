@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from samstudent.server import log_files
 
 
 @pytest.fixture
-def logger(tmp_path: Path) -> logging.Logger:
+def logger(tmp_path: Path) -> Iterator[logging.Logger]:
     logger = logging.getLogger("test_log_files")
     logger.propagate = False
     handler = RotatingFileHandler(tmp_path / "app.log", maxBytes=1000, backupCount=3, encoding="utf-8")
@@ -25,9 +26,14 @@ def logger(tmp_path: Path) -> logging.Logger:
     logger.handlers.clear()
 
 
+def log_file(logger: logging.Logger) -> log_files.LogFile:
+    (found,) = (handler for handler in logger.handlers if isinstance(handler, log_files.LogFile))
+    return found
+
+
 def test_lines_are_written_as_before(logger: logging.Logger, tmp_path: Path) -> None:
-    (handler,) = logger.handlers
-    assert isinstance(handler, log_files.LogFile) and (handler.maxBytes, handler.backupCount) == (1000, 3)
+    handler = log_file(logger)
+    assert (handler.maxBytes, handler.backupCount) == (1000, 3)
     logger.warning("one")
     assert (tmp_path / "app.log").read_text() == "WARNING one\n"
 
@@ -47,5 +53,5 @@ def test_a_full_disk_is_one_line(
 
 
 def test_other_errors_are_reported_as_python_does(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
-    logger.warning("%d", "no number")
+    log_file(logger).handle(logging.makeLogRecord({"msg": "%d", "args": ("no number",)}))
     assert "Traceback" in capsys.readouterr().err

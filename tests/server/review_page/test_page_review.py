@@ -252,7 +252,7 @@ def test_wrong_bodies_are_told_why(bench: Bench) -> None:
     client = bench.client
     wrong = client.post("/samstudent/review/good/accept", json={"digest": "x", "structure": {}})
     assert wrong.status_code == 422
-    assert client.post("/samstudent/review/good/praise", json={"digest": "x"}).status_code == 422
+    assert client.post("/samstudent/review/good/praise", json={"digest": "x"}).status_code == 404
     assert decide(client, "good", "accept", structures={"hand": "absent"}).status_code == 400
 
 
