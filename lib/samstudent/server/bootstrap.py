@@ -117,7 +117,7 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
 
 
 def _our_command(arguments: Sequence[str]) -> Namespace | None:
-    """``host``, ``app`` and ``uvicorn_app`` of the host's command line, where it starts the server with our app; else None."""
+    """``host``, ``app`` and ``uvicorn_app`` of the host's command line where it serves our app; else None."""
     import argparse
     from pathlib import Path
 
