@@ -14,10 +14,15 @@ from samstudent.server.auth.logins import Login
 from samstudent.server.concurrency import InferencePool, all_turns
 from samstudent.server.context import ServerContext, Tasks
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
-from samstudent.server.jobs.host_jobs import HostJobs
+from samstudent.server.jobs.runner import JobRunner
+from samstudent.server.jobs.start_methods import by_context
 from samstudent.server.upload_sessions import SafeSessions
 from samstudent.task import Task
 from support.drawn import small_task
+
+
+def _no_work(kind: str, request: dict[str, Any], report: Any) -> None:
+    raise AssertionError("these tests start no job")
 
 
 def make_context(folder: Path, task: Task | None = None, **changes: Any) -> ServerContext:
@@ -37,7 +42,7 @@ def make_context(folder: Path, task: Task | None = None, **changes: Any) -> Serv
         study=study,
         datastore=StudyFolderDatastore(str(folder), auto_reload=False),
         tasks=Tasks({}, {}, {}, {}),
-        jobs=HostJobs(),
+        jobs=JobRunner(_no_work, by_context()),
         scheduler=scheduler,
         sessions=SafeSessions(str(folder.parent / "sessions")),
         inference=inference,

@@ -80,6 +80,8 @@ def _context(app: SamstudentApp) -> ServerContext:
 
 def _start(app: SamstudentApp, context: ServerContext) -> None:
     """Called when the server is about to take requests."""
+    assert app.jobs is not None
+    app.shutdown.install(app.jobs)  # again: the HTTP server has set its own handlers of signals meanwhile
     bootstrap.warn_if_open(sys.argv[1:], context.login is not None)
     if not context.datastore.list_images():
         text = f"the study is empty: no image in {app.studies} yet; images appear as soon as they are put there"

@@ -22,7 +22,6 @@ from samstudent.server.auth.download_grants import DownloadGrants
 from samstudent.server.auth.logins import Login
 from samstudent.server.concurrency import InferencePool, Turns
 from samstudent.server.datastore.identifiers import check_image_id
-from samstudent.imaging.label_tags import FINAL
 from samstudent.server.jobs.runner import JobRunner
 from samstudent.server.pacs.datastore import SEND_SECONDS, PacsDatastore
 from samstudent.server.tasks.student_infer import StudentInferTask

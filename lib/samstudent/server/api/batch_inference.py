@@ -30,8 +30,10 @@ class Images(str, Enum):
     unlabeled = "unlabeled"
 
 
-@router.get("/infer", summary="The last batch inference, the one that runs, or all", dependencies=[require("user")])
-def get_batch_inferences(context: Context, all: bool = False, check_if_running: bool = False) -> JobJson | list[JobJson]:
+@router.get("/infer", summary="The last batch inference, or the running one, or all", dependencies=[require("user")])
+def get_batch_inferences(
+    context: Context, all: bool = False, check_if_running: bool = False
+) -> JobJson | list[JobJson]:
     return job_status(context.jobs, "batch_infer", all, check_if_running)
 
 
