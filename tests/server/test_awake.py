@@ -165,7 +165,8 @@ def test_a_job_that_is_waited_for_runs_in_a_child(server: RunningServer) -> None
 
 def test_nothing_is_left_in_the_temporary_folder(server: RunningServer) -> None:
     def left() -> set[str]:
-        return {name for name in names(server.temporary) if not name.endswith(".json")}  # the host's log configuration
+        # Not the host's log configuration, nor the cache that torch's compiler makes when torchvision is imported.
+        return {name for name in names(server.temporary) if not name.endswith(".json") and "inductor" not in name}
 
     deadline = time.monotonic() + 20
     while left() and time.monotonic() < deadline:

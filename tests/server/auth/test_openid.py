@@ -169,6 +169,17 @@ def test_changed_keys(realm: Realm, provider: Provider, monkeypatch: pytest.Monk
     )  # known keys count while it is down
 
 
+def test_a_changed_key_without_an_id(realm: Realm, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(openid.time, "monotonic", lambda: now[0])
+    provider.person(realm.token(kid=None))
+    realm.keys = {"k1": rsa.generate_private_key(65537, 2048)}
+    with pytest.raises(jwt.InvalidTokenError):
+        provider.person(realm.token(kid=None))  # just looked
+    now[0] += openid.LOOK_AGAIN + 1
+    assert provider.person(realm.token(kid=None)).name == "anna"
+
+
 def test_a_provider_that_does_not_answer(realm: Realm, provider: Provider) -> None:
     realm.down = True
     with pytest.raises(requests.RequestException):

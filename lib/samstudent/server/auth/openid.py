@@ -98,8 +98,12 @@ class ProviderKeys(jwt.PyJWKClient):
             logger.exception("%s: keys could not be read again; those known count", self.uri)
         return self._known
 
-    def key(self, kid: str | None) -> jwt.PyJWK:
+    def key(self, kid: str | None, refresh: bool = False) -> jwt.PyJWK:
         """Key of an id; where a token names none, the provider's only one.
+
+        Args:
+            kid: as the token names it.
+            refresh: read the provider's keys again before, unless that was just done.
 
         Raises:
             jwt.PyJWKClientError: there is no such key. requests.RequestException: the provider does not answer.
@@ -107,7 +111,7 @@ class ProviderKeys(jwt.PyJWKClient):
         with self._lock:
             if kid is not None:
                 return self.get_signing_key(kid)
-            keys = [key for key in self.get_jwk_set().keys if key.public_key_use in ("sig", None)]
+            keys = [key for key in self.get_jwk_set(refresh).keys if key.public_key_use in ("sig", None)]
             if len(keys) != 1:
                 raise jwt.PyJWKClientError(f"the token names none of the provider's {len(keys)} keys")
             return keys[0]
@@ -162,9 +166,25 @@ class Provider:
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in ASYMMETRIC:
             raise jwt.InvalidAlgorithmError(f"tokens signed by {header.get('alg')} are not taken")
+        kid = header.get("kid")
+        try:
+            claims = self._decoded(token, kid)
+        except jwt.InvalidSignatureError:
+            if kid is not None:
+                raise
+            claims = self._decoded(token, None, refresh=True)  # a new key without an id is only noticed by this
+        aud = claims.get("aud", [])
+        named = {aud} if isinstance(aud, str) else set(aud)
+        # Keycloak's access tokens are for "account", and name the client that asked for them as the authorized party.
+        named |= {claims.get("azp"), claims.get("client_id")}
+        if not named & self.audiences:
+            raise jwt.InvalidAudienceError(f"the token is for {sorted(map(str, named - {None}))}, not {self.client_id}")
+        return claims
+
+    def _decoded(self, token: str, kid: str | None, refresh: bool = False) -> dict[str, Any]:
         configuration, keys = self._offered()
         try:
-            key = keys.key(header.get("kid"))
+            key = keys.key(kid, refresh)
         except (jwt.PyJWKClientError, jwt.PyJWKSetError) as error:
             raise jwt.InvalidTokenError(f"{self.address}: {error}") from error
         claims: dict[str, Any] = jwt.decode(
@@ -175,12 +195,6 @@ class Provider:
             leeway=LEEWAY,
             options={"require": ["exp", "iss"], "verify_aud": False},
         )
-        aud = claims.get("aud", [])
-        named = {aud} if isinstance(aud, str) else set(aud)
-        # Keycloak's access tokens are for "account", and name the client that asked for them as the authorized party.
-        named |= {claims.get("azp"), claims.get("client_id")}
-        if not named & self.audiences:
-            raise jwt.InvalidAudienceError(f"the token is for {sorted(map(str, named - {None}))}, not {self.client_id}")
         return claims
 
     def _person(self, claims: Mapping[str, Any]) -> Person:
