@@ -112,7 +112,7 @@ def test_a_signal_ends_everything(
     took = time.monotonic() - began
     connection.close()
     assert code == 0 and took < LONGEST
-    print(f"{signal.QualityFeatures(number).name}: ended after {took:.2f} s")
+    print(f"{signal.Signals(number).name}: ended after {took:.2f} s")
     wait_until(lambda: not server.members(), 5)
     said = server.log.read_bytes()[log:].decode(errors="replace")
     assert said.splitlines()[-1] == "samstudent: stopped" and "Traceback" not in said, said
