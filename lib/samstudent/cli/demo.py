@@ -13,7 +13,7 @@ def demo(
     task: Annotated[str, typer.Option("--task", "-t", help="Shipped task name or task file.")] = "phantom",
     output: Annotated[Path, typer.Option(help="Folder for the study, the logs and report.html.")] = Path("demo"),
     labels: Annotated[int, typer.Option(min=1, help="How many cases the annotator labels first.")] = 5,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many training cases are used.")] = 26,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many training cases are used.")] = 17,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running at the end.")] = False,

@@ -126,6 +126,11 @@ class Annotator:
     def get(self, path: str) -> Any:
         return self._json(requests.get(f"{self.url}/{path}", timeout=60))
 
+    def find(self, path: str) -> dict[str, Any]:
+        """The answer to a GET request; empty where there is none (404)."""
+        response = requests.get(f"{self.url}/{path}", timeout=60)
+        return {} if response.status_code == 404 else dict(self._json(response))
+
     def put(self, path: str, body: dict[str, Any]) -> Any:
         return self._json(requests.put(f"{self.url}/{path}", json=body, timeout=60))
 

@@ -13,7 +13,7 @@ from samstudent.imaging.folder import LABELS, list_folder, row_id
 from samstudent.task import Task
 
 #: Phantoms of the hold-out; few enough to draw in seconds, enough that one film does not decide.
-PHANTOM_HOLDOUT = 10
+PHANTOM_HOLDOUT = 8
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DemoStudy:
 
 
 def make_phantom_study(output: Path, cases: int, seed: int) -> DemoStudy:
-    """Draw ``cases`` training films and ten for the hold-out, then prepare the study from them."""
+    """Draw ``cases`` training films and those of the hold-out, then prepare the study from them."""
     source = output / "phantoms"
     phantom.make_study(source, cases + PHANTOM_HOLDOUT, seed, holdout=PHANTOM_HOLDOUT)
     return prepare_study(source, output, cases)
