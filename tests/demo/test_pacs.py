@@ -15,8 +15,8 @@ from support.needed import require_orthanc
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from samstudent.demo import orthanc as orthanc_module
-from samstudent.demo.orthanc import find_orthanc
+from samstudent.server.pacs import orthanc as orthanc_module
+from samstudent.server.pacs.orthanc import find_orthanc
 from samstudent.demo.pacs import make_pacs_study
 from samstudent.errors import NotFound
 from samstudent.imaging.case import read_image

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 
-from samstudent.demo.films import dx_image, save_film
 from samstudent.errors import UserError
 from samstudent.imaging import dicom_seg, dicom_size_checks
 from samstudent.imaging.case import read_image
+from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.imaging.dicom_seg import is_machines, references_of, segments_of, structures_of
 from samstudent.imaging.dicom_seg_write import About, write_seg
 from samstudent.imaging.labels import other_names, read_ignore, read_masks

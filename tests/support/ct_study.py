@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
-from samstudent.demo.films import dx_image
+from samstudent.imaging.dicom_dx_write import dx_image
 from samstudent.task import load_task
 from support.film_study import PacsStudy, running_orthanc
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.demo.films import dx_image, save_film
 from samstudent.imaging.case import read_image
+from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.task import Task
 from support.dicom_files import SERIES, save_series
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samstudent.demo.films import dx_image, save_film
-from samstudent.demo.orthanc import Orthanc
 from samstudent.imaging.case import read_image
+from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.imaging.labels import write_masks
+from samstudent.server.pacs.orthanc import Orthanc
 from samstudent.task import Task, load_task
 from support.live_server import TASK, RunningServer, draw_film
 from support.needed import require_orthanc

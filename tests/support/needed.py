@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import pytest
 
-from samstudent.demo.orthanc import find_orthanc
 from samstudent.errors import NotFound
+from samstudent.server.pacs.orthanc import find_orthanc
 
 
 def require_orthanc() -> None:

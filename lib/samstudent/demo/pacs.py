@@ -13,8 +13,8 @@ from PIL import Image
 
 from samstudent.demo import phantom
 from samstudent.util.address import slug_of
-from samstudent.demo.films import dx_image, save_film
-from samstudent.demo.orthanc import Orthanc
+from samstudent.imaging.dicom_dx_write import dx_image, save_film
+from samstudent.server.pacs.orthanc import Orthanc
 from samstudent.demo.study import DemoStudy
 from samstudent.imaging.folder import LABELS, list_folder
 from samstudent.server.pacs.state_folder import pacs_folder

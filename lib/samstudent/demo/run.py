@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from samstudent.demo.orthanc import Orthanc, find_orthanc
+from samstudent.server.pacs.orthanc import Orthanc, find_orthanc
 from samstudent.demo.pacs import PACS_CASES, make_pacs_study, what_lies_in
 from samstudent.demo.server import Annotator, DemoError, Server
 from samstudent.demo.study import DemoStudy, check_empty, make_phantom_study, prepare_study, task_with

@@ -15,10 +15,9 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from samstudent.cli.doctor import doctor
-from samstudent.demo.films import dx_image, save_film
-from samstudent.demo.orthanc import free_port
 from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.imaging.case import read_image
+from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.imaging.dicom_seg_write import About, write_seg
 from samstudent.imaging.labels import read_masks, write_masks
 from samstudent.rounds.study import Study
@@ -26,6 +25,7 @@ from samstudent.server.auth import audit
 from samstudent.server.pacs import client, incoming, outgoing
 from samstudent.server.pacs.client import Pacs, Refused
 from samstudent.server.pacs.datastore import PacsDatastore
+from samstudent.server.pacs.orthanc import free_port
 from samstudent.server.pacs.settings import PacsSettings
 from samstudent.server.pacs.state_folder import pacs_folder
 from samstudent.server.pacs.sync_state import SyncState

@@ -1,4 +1,4 @@
-"""Drawn films as a hospital has them: DX images, one a series, with patients who do not exist."""
+"""Radiographs as a hospital has them, made of arrays: DX images, one a series, with patients who do not exist."""
 
 from __future__ import annotations
 
