@@ -110,12 +110,11 @@ def test_equal_content_with_two_meanings(tmp_path: Path) -> None:
 def test_the_file_name_decides_between_two_meanings(tmp_path: Path) -> None:
     """Of files of one content, whose names are known from the list alone."""
     path = save_map(tmp_path / "final" / "a.png", 1, 2)
-    objects = {}
+    infos = []
     for case, named in (("a", ("vessel", "nerve")), ("b", ("nerve", "vessel"))):
         info = {"name": f"{case}.png", "sha256": sha256_file(path)} | info_of(*zip(named, (1, 2), strict=True))
-        objects[case] = {"labels": {"final": {"info": info}}}
-    (tmp_path / "list.json").write_text(json.dumps({"objects": objects}))
-    known = KnownNames(tmp_path, [tmp_path / "missing.json", tmp_path / "list.json"])
+        infos.append(info)
+    known = KnownNames(tmp_path, lambda: infos)
     assert resolve(path, sha256_file(path), {}, NERVES, known).names == ("vessel", "nerve")
     renamed = path.rename(path.with_name("c.png"))
     assert resolve(renamed, sha256_file(renamed), {}, NERVES, known).problem

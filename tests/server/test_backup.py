@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from samstudent.imaging.label_tags import FINAL
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from support.live_server import CASES, TinyStudy
 
+INDEX = ".samstudent/datastore_v2.sqlite"
 LEFT_OUT = shutil.ignore_patterns("embeddings", "*.lock")
 
 
@@ -45,13 +48,16 @@ def test_a_copy_elsewhere_is_the_study(study: TinyStudy, tmp_path: Path) -> None
     assert after.audit.path.read_text() == before.audit.path.read_text() != ""
 
 
-def test_a_copy_made_while_somebody_saves(study: TinyStudy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["datastore_v2.json"], [INDEX], ["datastore_v2.json", INDEX]])
+def test_a_copy_made_while_somebody_saves(study: TinyStudy, tmp_path: Path, names: list[str]) -> None:
     """The list was copied before a label was saved, the label after: it is taken in, though not who drew it."""
     datastore = StudyFolderDatastore(study.folder)
+    datastore.close()
     elsewhere = tmp_path / "copy"
     early = shutil.copytree(study.folder, tmp_path / "early", ignore=LEFT_OUT)
     datastore.save_label(CASES[5], str(study.label(CASES[5], tmp_path)), FINAL, {"user": "anna"})
     shutil.copytree(study.folder, elsewhere, ignore=LEFT_OUT)
-    shutil.copy(early / "datastore_v2.json", elsewhere / "datastore_v2.json")
+    for name in names:
+        shutil.copy(early / name, elsewhere / name)
     restored = StudyFolderDatastore(elsewhere)
     assert CASES[5] in restored.get_labeled_images()

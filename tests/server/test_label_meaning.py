@@ -29,6 +29,7 @@ from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.imaging.value_names import KEY, TaskIdentity, ValueNames, sidecar_of, write_sidecar
 from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.server.datastore.label_folder import LabelFolder, claim, confirm, label_folder
+from samstudent.server.datastore.label_rules import LabelRules
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.task import Task
 from samstudent.util.files import sha256_file
@@ -75,10 +76,14 @@ def open_study(folder: Path, task: Task = TASK, **options: Any) -> StudyFolderDa
         grid = read_image(folder / f"{case}.png").grid
         read_masks(file, task, grid, names=names_for_reading(file, info))
 
-    return StudyFolderDatastore(
-        folder, task=task, place=place, claim=partial(claim, folder, task) if owns else lambda: None,
-        check_label=check, **options,
-    )  # fmt: skip
+    rules = LabelRules(task, place, check, partial(claim, folder, task) if owns else lambda: None)
+    return StudyFolderDatastore(folder, labels=rules, **options)
+
+
+def lose_list(study: Path) -> None:
+    """Of the list nothing is left, neither for us nor for the host."""
+    (study / "datastore_v2.json").unlink(missing_ok=True)
+    (study / ".samstudent" / "datastore_v2.sqlite").unlink()
 
 
 @pytest.fixture
@@ -91,6 +96,7 @@ def study(tmp_path: Path) -> Path:
         store.save_label(case, str(draw(tmp_path / "upload.png", seed)), FINAL, dict(INFO))
     draw(folder / "labels" / "final" / "c2.png", seed=2, nerve=1, vessel=2)
     store.refresh()
+    store.close()
     return folder
 
 
@@ -153,8 +159,7 @@ def test_images_and_labels_copied_alone(study: Path, tmp_path: Path) -> None:
 def test_renamed_files(study: Path, with_names: bool, with_list: bool) -> None:
     rename_all(study, with_names)
     if not with_list:
-        (study / "datastore_v2.json").unlink()
-        (study / ".datastore_v2.json.copy").unlink()
+        lose_list(study)
     store = open_study(study)
     assert store.list_images() == ["xc0", "xc1", "xc2"]
     assert_right(store, 3)
@@ -170,11 +175,12 @@ def test_lost_files(study: Path, lost: str) -> None:
     if "names" in lost:
         remove_names(study)
     if "list" in lost:
-        (study / "datastore_v2.json").unlink()
+        (study / ".samstudent" / "datastore_v2.sqlite").unlink()
     if "renamed" in lost:
         rename_all(study, with_names=False)
     store = open_study(study)
     assert_right(store, 3)
+    store.close()
     assert (study / "datastore_v2.json").is_file()
     if "renamed" not in lost:
         assert store.get_label_info("c0", FINAL)["user"] == "anna"
@@ -185,8 +191,7 @@ def test_the_history_knows_an_earlier_label(study: Path, tmp_path: Path) -> None
     store = open_study(study)
     earlier = (study / "labels" / "final" / "c0.png").read_bytes()
     store.save_label("c0", str(draw(tmp_path / "upload.png", 7, nerve=1, vessel=2)), FINAL, {})
-    for path in (study / "datastore_v2.json", study / ".datastore_v2.json.copy"):
-        path.unlink()
+    lose_list(study)
     remove_names(study)
     (study / "labels" / "final" / "c1.png").write_bytes(earlier)  # under another name, too
     (study / "labels" / "final" / "c0.png").write_bytes(earlier)
@@ -480,7 +485,9 @@ def test_a_look_at_many_labels_reads_none_twice(study: Path, monkeypatch: pytest
     store = open_study(study)
     read: list[Any] = []
     monkeypatch.setattr("samstudent.imaging.value_lookup.stored_values", lambda path: read.append(path))
-    before = (study / "datastore_v2.json").stat().st_mtime_ns
+    index = study / ".samstudent" / "datastore_v2.sqlite"
+    store.close()
+    before = index.stat().st_mtime_ns
     store.refresh()
     open_study(study)
-    assert not read and (study / "datastore_v2.json").stat().st_mtime_ns == before
+    assert not read and index.stat().st_mtime_ns == before

@@ -15,6 +15,7 @@ from PIL import Image
 
 from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.server.datastore.label_folder import label_folder
+from samstudent.server.datastore.label_rules import LabelRules
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from support.live_server import CASES, RunningServer, TinyStudy, detail
 
@@ -146,7 +147,7 @@ def test_images_and_labels_copied_alone_into_a_new_study(
     copy = tmp_path / "copy"
     shutil.copytree(study.folder / "labels" / "final", copy / "labels" / "final")
     shutil.copy(study.image(case), copy)
-    store = StudyFolderDatastore(copy, task=study.task)
+    store = StudyFolderDatastore(copy, labels=LabelRules(study.task))
     (files,) = human_cases(store, [case])
     drawn = np.asarray(Image.open(copy / "labels" / "final" / f"{case}.png"))
     masks = read_truth(files, study.task)[1].masks

@@ -15,7 +15,7 @@ from samstudent.cli.findings import Findings, console
 from samstudent.errors import NotFound, UserError
 from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
-from samstudent.imaging.folder import LABELS, Listing, case_id, copy_of, duplicates, images_folder, list_folder
+from samstudent.imaging.folder import LABELS, Listing, case_id, duplicates, images_folder, list_folder
 from samstudent.imaging.labels import other_names
 from samstudent.imaging.value_lookup import KnownNames, names_for_reading, resolve
 from samstudent.imaging.value_names import KEY, ValueNames, summary
@@ -81,9 +81,8 @@ def _pacs_problems(url: str, task: Task) -> list[str]:
 
 def _value_names(folder: Path, place: LabelFolder, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:
     """What the values of each case's human label mean, as the server will find it."""
-    lists = [folder / place.list, copy_of(folder / place.list)]
-    listed = next(filter(None, map(_label_infos, lists)), {})
-    known = KnownNames(folder / place.labels, lists)
+    listed = _label_infos(folder / place.list)
+    known = KnownNames(folder / place.labels, listed.values)
     found = {}
     for case, path in labels.items():
         sha256, info = sha256_file(path), listed.get(case, {})

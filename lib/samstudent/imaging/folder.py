@@ -168,11 +168,6 @@ def duplicates(files: Mapping[str, Path], most_alike: int | None = None) -> list
     return sorted(remarks, key=lambda remark: remark.name)
 
 
-def copy_of(listing: Path) -> Path:
-    """The last good copy of a study's list of images and labels, which the server keeps beside it."""
-    return listing.with_name(f".{listing.name}.copy")
-
-
 def split_name(name: str, extensions: Sequence[str]) -> tuple[str, str]:
     """(name without its extension, extension as written); the longest known one: "a.nii.gz" is "a" and ".nii.gz". The
     extension is "" where it is none of ``extensions``."""

@@ -35,18 +35,16 @@ class KnownNames:
 
     Args:
         labels: folder of the labels: ``<labels>/<tag>/*.values.json`` and ``<labels>/.history``, or a plain folder.
-        lists: the study's list of images and labels, and its copies; each is asked after the one before.
+        listed: gives the infos of all labels in the study's list; asked after the files.
     """
 
-    def __init__(self, labels: Path, lists: Sequence[Path] = ()) -> None:
-        self._labels, self._lists = labels, lists
+    def __init__(self, labels: Path, listed: Callable[[], Iterable[Mapping[str, Any]]] = tuple) -> None:
+        self._labels, self._listed = labels, listed
         self._tiers: dict[int, dict[str, list[Record]]] = {}
 
     def find(self, sha256: str) -> Iterator[list[Record]]:
         """Records of this content, of one kind of source at a time, the best first."""
-        sources: list[Callable[[], Iterator[tuple[str, Record]]]] = [self._beside_labels]
-        sources += [lambda path=path: _in_list(path) for path in self._lists]  # type: ignore[misc]
-        for number, source in enumerate(sources):
+        for number, source in enumerate((self._beside_labels, self._in_list)):
             if number not in self._tiers:
                 self._tiers[number] = {}
                 for digest, record in source():
@@ -68,18 +66,10 @@ class KnownNames:
             except (OSError, ValueError, KeyError, TypeError):
                 continue
 
-
-def _in_list(path: Path) -> Iterator[tuple[str, Record]]:
-    """What a ``datastore_v2.json`` says of its labels."""
-    try:
-        objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
-        for entry in objects.values():
-            for label in entry["labels"].values():
-                info = label["info"]
-                if "sha256" in info:
-                    yield str(info["sha256"]), Record(str(info.get("name", "?")), info)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return
+    def _in_list(self) -> Iterator[tuple[str, Record]]:
+        for info in self._listed():
+            if "sha256" in info:
+                yield str(info["sha256"]), Record(str(info.get("name", "?")), info)
 
 
 class _Content:

@@ -16,6 +16,7 @@ from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.rounds.study import Study
 from samstudent.server.auth import audit
 from samstudent.server.datastore.label_folder import LabelFolder, claim, label_folder
+from samstudent.server.datastore.label_rules import ImageRules, LabelRules
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.jobs.job_process import is_job_process
 from samstudent.server.pacs.client import Pacs
@@ -53,11 +54,10 @@ def _folder(study: Study, folder: Path) -> StudyFolderDatastore:
         # A job reads the list again where it has changed; files that come and go are the server's to see.
         auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_job_process(),
         read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
-        check_label=check,
-        image_check=study.image_check,
-        task=task,
-        place=place,
-        claim=functools.partial(claim, folder, task) if place == LabelFolder() else lambda: None,
+        images=ImageRules(check=study.image_check),
+        labels=LabelRules(
+            task, place, check, functools.partial(claim, folder, task) if place == LabelFolder() else lambda: None
+        ),
     )
     return datastore
 

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from samstudent.errors import UserError
 from samstudent.util.files import own_copy
@@ -22,12 +23,15 @@ _SYSTEM_ERRORS = {
 }
 
 
-def make_tables(path: Path, schema: str, otherwise: str) -> None:
+def make_tables(path: Path, schema: str, otherwise: str, journal: Literal["WAL", "DELETE"] = "WAL") -> None:
     """Make the file, and in it the tables that are not there yet.
 
     Args:
+        path: the SQLite file.
         schema: ``CREATE TABLE IF NOT EXISTS`` statements.
         otherwise: what to do about a file that is damaged, for the error.
+        journal: WAL: readers never wait for a writer. DELETE: all is in one file, so that its time of change tells of
+            every change.
 
     Raises:
         UserError: the file is no SQLite database.
@@ -37,17 +41,21 @@ def make_tables(path: Path, schema: str, otherwise: str) -> None:
     own_copy(path)
     try:
         with connection(path) as database:
-            # Readers (the server) never wait for a writer (a child of the server's).
-            database.execute("PRAGMA journal_mode = WAL")
+            database.execute(f"PRAGMA journal_mode = {journal}")
             database.executescript(schema)
     except sqlite3.DatabaseError as error:
         raise UserError(f"{path}: {error}; {otherwise}") from error
 
 
 @contextmanager
-def connection(path: Path) -> Iterator[sqlite3.Connection]:
+def connection(path: Path, begin: Literal["", "DEFERRED", "IMMEDIATE"] = "") -> Iterator[sqlite3.Connection]:
     """One transaction: kept when the block ends without error. One connection for each use, because connections must
     not pass from thread to thread or into a forked process.
+
+    Args:
+        path: the SQLite file.
+        begin: DEFERRED: all queries of the block see one state. IMMEDIATE: and nobody else writes until it ends. Empty:
+            a transaction begins with the first statement that changes something.
 
     Raises:
         OSError: the place cannot be used (full, read-only, no permission); as with any other file.
@@ -56,6 +64,8 @@ def connection(path: Path) -> Iterator[sqlite3.Connection]:
         database = sqlite3.connect(path, timeout=30)
         try:
             with database:
+                if begin:
+                    database.execute(f"BEGIN {begin}")
                 yield database
         finally:
             database.close()

@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import tempfile
 import threading
 import time
@@ -25,9 +26,12 @@ from monailabel.datastore.local import LocalDatastore
 from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.imaging.folder import LABELS, list_folder
 from samstudent.server.datastore.identifiers import check_image_id, check_name
+from samstudent.server.datastore.label_index import LabelIndex
+from samstudent.server.datastore.label_rules import LabelRules
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 
 CASES = [f"case{i:03}" for i in range(12)]
+INDEX = Path(".samstudent", "datastore_v2.sqlite")
 
 
 @pytest.fixture
@@ -46,8 +50,25 @@ def label(tmp_path: Path, content: str = "label", name: str = "upload.nii.gz") -
 
 
 def on_disk(study: Path) -> dict[str, Any]:
+    """Case id -> entry, as the index has it."""
+    entries = LabelIndex(study / INDEX).read(None).entries
+    return {case: entry.model_dump() for case, entry in entries.items()}
+
+
+def in_host_list(study: Path) -> dict[str, Any]:
+    """Case id -> entry, as the host's own tools read it."""
     objects: dict[str, Any] = json.loads((study / "datastore_v2.json").read_text())["objects"]
     return objects
+
+
+def wait_for_host_list(study: Path, condition: Callable[[dict[str, Any]], bool]) -> None:
+    deadline = time.time() + 20
+    while time.time() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            if condition(in_host_list(study)):
+                return
+        time.sleep(0.02)
+    pytest.fail("the host's list is not as it should be")
 
 
 # ---- several processes ----
@@ -98,7 +119,8 @@ def two_processes_write(study: Path, kind: str, count: int = 40) -> int:
     for process in writers:
         process.join()
         assert process.exitcode == 0
-    infos = [entry["image"]["info"] for entry in on_disk(study).values()]
+    read = in_host_list if kind == "host" else on_disk
+    infos = [entry["image"]["info"] for entry in read(study).values()]
     return sum(f"{key}{i}" in info for info in infos for key in ("server", "child") for i in range(count))
 
 
@@ -127,7 +149,7 @@ def test_host_forgets_labels_of_other_process(study: Path, tmp_path: Path) -> No
     server, child = LocalDatastore(str(study), extensions=globs), LocalDatastore(str(study), extensions=globs)
     server.save_label(CASES[0], label(tmp_path), "final", {"user": "me"})
     child.update_image_info(CASES[2], {"score": 0.5})
-    assert "final" not in on_disk(study)[CASES[0]]["labels"], "the host reads before it writes: see above"
+    assert "final" not in in_host_list(study)[CASES[0]]["labels"], "the host reads before it writes: see above"
 
 
 def test_threads_read_while_another_writes(study: Path, tmp_path: Path) -> None:
@@ -145,11 +167,13 @@ def test_threads_read_while_another_writes(study: Path, tmp_path: Path) -> None:
     readers = [threading.Thread(target=read) for _ in range(3)]
     for thread in readers:
         thread.start()
-    for i in range(60):
-        store.save_label(CASES[i % 12], label(tmp_path, str(i)), "final", {"i": i})
-    stop.set()
-    for thread in readers:
-        thread.join()
+    try:
+        for i in range(60):
+            store.save_label(CASES[i % 12], label(tmp_path, str(i)), "final", {"i": i})
+    finally:
+        stop.set()
+        for thread in readers:
+            thread.join()
     assert not errors
 
 
@@ -202,18 +226,59 @@ def test_killed_while_writing(study: Path, tag: str) -> None:
 
 
 @pytest.mark.parametrize("torn", ["", '{"name": "new-dat', "[]"])
-def test_torn_list_is_recovered(study: Path, tmp_path: Path, torn: str) -> None:
-    StudyFolderDatastore(study).save_label(CASES[3], label(tmp_path), "final", {"user": "me"})
+def test_torn_host_list_is_recovered(study: Path, tmp_path: Path, torn: str) -> None:
+    first = StudyFolderDatastore(study)
+    first.save_label(CASES[3], label(tmp_path), "final", {"user": "me"})
+    first.close()
     (study / "datastore_v2.json").write_text(torn)
     store = StudyFolderDatastore(study)
     assert store.get_label_info(CASES[3], "final")["user"] == "me"
     assert [p.read_text() for p in study.glob("datastore_v2.broken-*.json")] == [torn]
-    assert set(on_disk(study)) == set(CASES)
+    store.close()
+    assert in_host_list(study).keys() == set(CASES)
+    assert in_host_list(study)[CASES[3]]["labels"]["final"]["info"]["user"] == "me"
 
 
-def test_torn_list_without_a_copy_is_made_from_the_files(study: Path, tmp_path: Path) -> None:
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "missing": lambda index: index.unlink(),
+    "empty": lambda index: index.write_bytes(b""),
+    "another file": lambda index: index.write_bytes(b"no database" * 1000),
+    "half": lambda index: index.write_bytes(index.read_bytes()[: index.stat().st_size // 2]),
+    "another database": lambda index: (index.unlink(), sqlite3.connect(index).execute("CREATE TABLE x (y)")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_index_is_made_again_from_the_host_list(study: Path, tmp_path: Path, damage: str) -> None:
+    first = StudyFolderDatastore(study)
+    first.save_label(CASES[3], label(tmp_path), "final", {"user": "me"})
+    first.update_image_info(CASES[4], {"score": 0.5})
+    first.close()
+    DAMAGE[damage](study / INDEX)
+    store = StudyFolderDatastore(study)
+    assert store.list_images() == CASES
+    assert store.get_label_info(CASES[3], "final")["user"] == "me"
+    assert store.get_image_info(CASES[4])["score"] == 0.5
+    assert on_disk(study).keys() == set(CASES)
+    is_kept = damage not in ("missing", "empty")
+    assert len(list(INDEX.parent.glob("*.broken-*"))) == 0 and len(list(study.glob("*/*.broken-*.sqlite"))) == is_kept
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_an_index_damaged_while_running_is_made_again_from_memory(study: Path, tmp_path: Path, damage: str) -> None:
+    store = StudyFolderDatastore(study)
+    store.update_image_info(CASES[4], {"score": 0.5})
+    DAMAGE[damage](study / INDEX)
+    assert store.list_images() == CASES
+    store.save_label(CASES[3], label(tmp_path), "final", {"user": "me"})
+    again = StudyFolderDatastore(study)
+    assert again.get_image_info(CASES[4])["score"] == 0.5
+    assert again.get_label_info(CASES[3], "final")["user"] == "me"
+
+
+def test_a_list_that_is_lost_is_made_from_the_files(study: Path, tmp_path: Path) -> None:
     StudyFolderDatastore(study).save_label(CASES[3], label(tmp_path), "final", {})
-    (study / ".datastore_v2.json.copy").unlink()
+    (study / INDEX).unlink()
     (study / "datastore_v2.json").write_text("{")
     old = time.time() - 1000
     os.utime(study / "labels" / "final" / f"{CASES[3]}.nii.gz", (old, old))
@@ -228,7 +293,8 @@ def test_torn_while_running(study: Path, tmp_path: Path) -> None:
     (study / "datastore_v2.json").write_text("{")
     assert store.list_images() == CASES
     store.save_label(CASES[0], label(tmp_path), "final", {})
-    assert set(on_disk(study)) == set(CASES)
+    wait_for_host_list(study, lambda listed: "final" in listed[CASES[0]]["labels"])
+    assert in_host_list(study).keys() == set(CASES)
 
 
 def test_host_does_not_start_on_a_torn_list(study: Path) -> None:
@@ -251,31 +317,25 @@ def test_failed_change_changes_nothing(study: Path, tmp_path: Path) -> None:
     assert on_disk(study) == before and store.list_images() == CASES
 
 
-@pytest.mark.parametrize("where", ["copy", "label"])
-def test_a_full_disk_gives_no_label_anothers_info(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_a_full_disk_gives_no_label_anothers_info(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list is written before the file is put in place."""
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path, "anna's"), "final", {"user": "anna"})
     replace, calls = os.replace, []
 
     def full(source: str, target: str) -> None:
-        hit = str(target).endswith(".copy") if where == "copy" else str(target).endswith(f"{CASES[0]}.nii.gz")
-        if hit and not calls:
+        if str(target).endswith(f"{CASES[0]}.nii.gz") and not calls:
             calls.append(target)
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    saved = {"user": "anna"}
-    with contextlib.nullcontext() if where == "copy" else pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space"):
         store.save_label(CASES[0], label(tmp_path, "bob's"), "final", {"user": "bob"})
-        saved = {"user": "bob"}
     assert calls
     for server in (store, StudyFolderDatastore(study)):
         told, file = server.get_label_info(CASES[0], "final"), Path(server.get_label_uri(CASES[0], "final"))
-        assert told["user"] == saved["user"] == file.read_text().removesuffix("'s")
+        assert told["user"] == "anna" == file.read_text().removesuffix("'s")
 
 
 def test_the_history_keeps_what_equal_files_meant(study: Path, tmp_path: Path) -> None:
@@ -292,11 +352,11 @@ def test_the_history_keeps_what_equal_files_meant(study: Path, tmp_path: Path) -
 
 def test_many_changes_one_write(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
-    before = (study / "datastore_v2.json").stat().st_mtime_ns
+    before = (study / INDEX).stat().st_mtime_ns
     with store.transaction():
         for case in CASES:
             store.save_label(case, label(tmp_path, case), "pseudo", {})
-        assert (study / "datastore_v2.json").stat().st_mtime_ns == before
+        assert (study / INDEX).stat().st_mtime_ns == before
     assert all("pseudo" in entry["labels"] for entry in on_disk(study).values())
 
 
@@ -367,7 +427,7 @@ def test_label_whose_values_mean_something_else_is_another_label(study: Path, tm
         if info.get("label_info") == "wrong":
             raise UserError("no such structure")
 
-    store = StudyFolderDatastore(study, check_label=check)
+    store = StudyFolderDatastore(study, labels=LabelRules(check=check))
     first = [{"name": "radius", "idx": 1}, {"name": "ulna", "idx": 2}]
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": first, "user": "anna"})
     (_, saved), *_ = store.label_times()
@@ -409,7 +469,7 @@ def test_label_saved_while_its_new_meaning_is_checked(study: Path, tmp_path: Pat
         if "label_info" in info:
             StudyFolderDatastore(study).save_label(case, label(tmp_path, "newer"), tag, {})
 
-    store = StudyFolderDatastore(study, check_label=check)
+    store = StudyFolderDatastore(study, labels=LabelRules(check=check))
     store.save_label(CASES[0], label(tmp_path), "final", {})
     with pytest.raises(Conflict, match="meanwhile"):
         store.update_label_info(CASES[0], "final", {"label_info": SWAPPED})
@@ -447,7 +507,7 @@ def test_check_may_refuse_a_label(study: Path, tmp_path: Path) -> None:
     def refuse(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
         raise UserError(f"{file.read_text()} of {case} as {tag}: {info}")
 
-    store = StudyFolderDatastore(study, check_label=refuse)
+    store = StudyFolderDatastore(study, labels=LabelRules(check=refuse))
     with pytest.raises(UserError, match=r"label of case000 as final: \{'a': 1\}"):
         store.save_label(CASES[0], label(tmp_path), "final", {"a": 1})
     assert list((study / "labels" / "final").iterdir()) == []
@@ -576,15 +636,110 @@ def test_list_of_the_host_is_taken_over_and_back(study: Path, tmp_path: Path) ->
     assert store.get_label_info(CASES[0], "final")["user"] == "me"
     store.save_label(CASES[0], label(tmp_path, "new"), "final", {"user": "you"})
     assert len(store.label_history(CASES[0])) == 1
+    store.close()
     assert LocalDatastore(str(study), extensions=["*.png"]).get_label_info(CASES[0], "final")["user"] == "you"
 
 
 def test_unchanged_folder_writes_nothing(study: Path) -> None:
     store = StudyFolderDatastore(study)
-    before = (study / "datastore_v2.json").stat().st_mtime_ns
+    store.close()
+    before = [(study / name).stat().st_mtime_ns for name in ("datastore_v2.json", INDEX)]
     store.refresh()
+    again = StudyFolderDatastore(study)
+    store.close(), again.close()
+    assert [(study / name).stat().st_mtime_ns for name in ("datastore_v2.json", INDEX)] == before
+
+
+# ---- the host's own tools ----
+
+
+def test_the_host_list_follows_soon(study: Path, tmp_path: Path) -> None:
+    store = StudyFolderDatastore(study)
+    for case in CASES[:3]:
+        store.save_label(case, label(tmp_path, case), "final", {"user": "me"})
+    wait_for_host_list(study, lambda listed: all(listed[case]["labels"]["final"] for case in CASES[:3]))
+    assert in_host_list(study).keys() == set(CASES)
+    store.remove_image(CASES[0])
+    wait_for_host_list(study, lambda listed: CASES[0] not in listed)
+
+
+def test_the_next_start_exports_what_a_killed_one_did_not(study: Path, tmp_path: Path) -> None:
+    first = StudyFolderDatastore(study)
+    first.close()
+    first.save_label(CASES[0], label(tmp_path), "final", {})
+    first._list._export_due.cancel()  # as after kill -9
+    assert "final" not in in_host_list(study)[CASES[0]]["labels"]
     StudyFolderDatastore(study)
-    assert (study / "datastore_v2.json").stat().st_mtime_ns == before
+    wait_for_host_list(study, lambda listed: "final" in listed[CASES[0]]["labels"])
+
+
+def host_tool(study: Path) -> LocalDatastore:
+    """A program of the host's that has read the list, and writes its whole memory with each change."""
+    return LocalDatastore(str(study), extensions=["*.png", "*.nii.gz"])
+
+
+def test_a_running_server_takes_in_what_the_host_saves(study: Path, tmp_path: Path) -> None:
+    store = StudyFolderDatastore(study)
+    store.close()
+    host = host_tool(study)
+    host.save_label(CASES[0], label(tmp_path), "final", {"user": "anna"})
+    assert store.get_label_info(CASES[0], "final")["user"] == "anna"
+    host.update_label_info(CASES[0], "final", {"note": "x"})
+    host.update_image_info(CASES[1], {"score": 0.5})
+    assert store.get_label_info(CASES[0], "final")["note"] == "x"
+    assert store.get_image_info(CASES[1])["score"] == 0.5
+    store.close()
+    assert in_host_list(study)[CASES[1]]["image"]["info"]["score"] == 0.5
+    assert StudyFolderDatastore(study).get_label_info(CASES[0], "final")["note"] == "x"
+
+
+@pytest.mark.parametrize("is_exported", [True, False])
+def test_what_the_host_writes_back_undoes_no_label_of_ours(study: Path, tmp_path: Path, is_exported: bool) -> None:
+    """It has read the list before; of what was saved since it knows nothing, or an older state."""
+    store = StudyFolderDatastore(study)
+    store.save_label(CASES[0], label(tmp_path, "first"), "final", {"user": "anna"})
+    store.close()
+    host = host_tool(study)
+    store.save_label(CASES[0], label(tmp_path, "second"), "final", {"user": "bob"})
+    store.save_label(CASES[1], label(tmp_path, "new"), "final", {"user": "bob"})
+    if is_exported:
+        store.close()
+    host.update_image_info(CASES[2], {"score": 0.5})
+    assert store.get_image_info(CASES[2])["score"] == 0.5
+    store.refresh()
+    for server in (store, StudyFolderDatastore(study)):
+        assert [server.get_label_info(case, "final")["user"] for case in CASES[:2]] == ["bob", "bob"]
+    store.close()
+    assert [in_host_list(study)[case]["labels"]["final"]["info"]["user"] for case in CASES[:2]] == ["bob", "bob"]
+
+
+def test_an_image_that_we_removed_does_not_come_back_with_the_host_list(study: Path) -> None:
+    store = StudyFolderDatastore(study)
+    store.close()
+    host = host_tool(study)
+    store.remove_image(CASES[0])
+    host.update_image_info(CASES[2], {"score": 0.5})
+    assert store.list_images() == CASES[1:]
+    assert store.get_image_info(CASES[2])["score"] == 0.5
+
+
+def test_what_the_host_changed_while_no_server_ran(study: Path, tmp_path: Path) -> None:
+    StudyFolderDatastore(study).close()
+    host = host_tool(study)
+    host.save_label(CASES[0], label(tmp_path), "final", {"user": "anna"})
+    host.remove_image(CASES[1])
+    store = StudyFolderDatastore(study)
+    assert store.get_label_info(CASES[0], "final")["user"] == "anna"
+    assert store.list_images() == [case for case in CASES if case != CASES[1]]
+
+
+def test_a_second_process_keeps_its_study_when_the_first_makes_the_index_again(study: Path, tmp_path: Path) -> None:
+    first, second = StudyFolderDatastore(study), StudyFolderDatastore(study)
+    (study / INDEX).unlink()
+    first.save_label(CASES[0], label(tmp_path), "final", {"user": "me"})
+    assert second.get_label_info(CASES[0], "final")["user"] == "me"
+    second.save_label(CASES[1], label(tmp_path), "final", {"user": "you"})
+    assert first.get_labeled_images() == CASES[:2]
 
 
 # ---- names ----
@@ -643,7 +798,7 @@ def test_a_name_that_is_no_id_is_served_under_a_safe_one(tmp_path: Path, stem: s
 
 
 def test_of_images_with_one_id_the_listed_one_stays(study: Path) -> None:
-    StudyFolderDatastore(study)
+    StudyFolderDatastore(study).close()
     (study / f"{CASES[0]}.nii.gz").touch()
     store = StudyFolderDatastore(study)
     assert Path(store.get_image_uri(CASES[0])).name == f"{CASES[0]}.png"
@@ -798,7 +953,7 @@ def test_a_message_names_the_case_and_not_the_upload(study: Path, tmp_path: Path
     def refuse(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
         raise UserError(f"{file}: value 7 is no structure ({file.name})")
 
-    store = StudyFolderDatastore(study, check_label=refuse)
+    store = StudyFolderDatastore(study, labels=LabelRules(check=refuse))
     upload = label(tmp_path, "x", "tmp8d.nii.gz")
     with pytest.raises(UserError, match=r"^label 'final' of 'case000': value 7 is no structure") as error:
         store.save_label(CASES[0], upload, "final", {})

@@ -260,8 +260,8 @@ def test_a_label_map_reaches_the_pacs_under_its_clients_names(
         store.save_label("1.2.3", str(tmp_path / "label.png"), "final", {"label_info": [{"name": "ulna", "idx": 2}]})
     named = [{"name": "Ulna", "idx": 2}, {"name": "RADIUS ", "idx": 3}]
     store.save_label("1.2.3", str(tmp_path / "label.png"), "final", {"label_info": named})
-    for name in ("datastore_v2.json", ".datastore_v2.json.copy"):
-        (tmp_path / "state" / name).unlink()
+    (tmp_path / "state" / ".samstudent" / "datastore_v2.sqlite").unlink()
+    (tmp_path / "state" / "datastore_v2.json").unlink(missing_ok=True)
     again = PacsDatastore(tmp_path / "state", store.pacs, store.task, tmp_path / "cache")
     sent: list[Dataset] = []
     monkeypatch.setattr(again.pacs, "store", sent.append)

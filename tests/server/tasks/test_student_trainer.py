@@ -524,7 +524,8 @@ def renamed(bench: Any) -> None:
     """The study's images and labels get other names, and the host's list of them is lost: c3 becomes p3."""
     for file in sorted([*bench.folder.glob("c*.png"), *(bench.folder / "labels" / "final").glob("c*.png")]):
         file.rename(file.with_name(f"p{file.name[1:]}"))
-    (bench.folder / "datastore_v2.json").unlink()
+    (bench.folder / "datastore_v2.json").unlink(missing_ok=True)
+    (bench.folder / ".samstudent" / "datastore_v2.sqlite").unlink()
     bench.datastore = StudyFolderDatastore(str(bench.folder), auto_reload=False)
     bench.truths = {f"p{case[1:]}": masks for case, masks in bench.truths.items()}
 

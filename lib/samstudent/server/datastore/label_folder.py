@@ -12,12 +12,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from samstudent.errors import Conflict, UserError
-from samstudent.imaging.folder import LIST, copy_of
+from samstudent.imaging.folder import LIST
 from samstudent.imaging.label_tags import MACHINE_TAGS
 from samstudent.imaging.value_lookup import KnownNames, of_upload, resolve
 from samstudent.imaging.value_names import (
@@ -171,8 +170,8 @@ def _recorded(study: Path) -> TaskIdentity | None:
 
 
 def _by_labels(study: Path) -> TaskIdentity | None:
-    """The task that most labels were taken in for, by the files beside them and by the list and its copy."""
-    for source in (_beside, partial(_listed, LIST), partial(_listed, copy_of(Path(LIST)).name)):
+    """The task that most labels were taken in for, by the files beside them and by the host's list."""
+    for source in (_beside, _listed):
         if tasks := Counter(names.task for names in source(study) if names.task):
             return tasks.most_common(1)[0][0]
     return None
@@ -186,9 +185,9 @@ def _beside(study: Path) -> Iterator[ValueNames]:
                     yield found[1]
 
 
-def _listed(name: str, study: Path) -> Iterator[ValueNames]:
+def _listed(study: Path) -> Iterator[ValueNames]:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        objects: dict[str, Any] = json.loads((study / name).read_text(encoding="utf-8"))["objects"]
+        objects: dict[str, Any] = json.loads((study / LIST).read_text(encoding="utf-8"))["objects"]
         for entry in objects.values():
             for tag, label in entry["labels"].items():
                 if tag not in MACHINE_TAGS and KEY in label["info"]:

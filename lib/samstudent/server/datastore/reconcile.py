@@ -19,7 +19,7 @@ from samstudent.server.datastore.identifiers import check_name
 from samstudent.util.files import sha256_file
 
 #: Tag, label file, its info -> its info with what its values mean; None: the label is another task's.
-Settle = Callable[[str, Path, dict[str, Any]], dict[str, Any] | None]
+AddValueNames = Callable[[str, Path, dict[str, Any]], dict[str, Any] | None]
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Reconciler:
         extensions: of image files, see ``imaging.folder.list_folder``.
         history: gives a label file its own info back when the list has lost it.
         adopted_at: time stamp of a file that is new to the list; None: the time it was written.
-        settle: adds to a label's info what its values mean (``NameKeeper.settle``); None for a label that is left out.
+        add_value_names: see ``ValueNameRecords``; as it is, it adds none.
 
     Attributes:
         problems: lines for people about what is passed over, and other faults of the folder.
@@ -40,7 +40,7 @@ class Reconciler:
     extensions: Sequence[str]
     history: History
     adopted_at: float | None
-    settle: Settle = lambda tag, file, info: info
+    add_value_names: AddValueNames = lambda tag, file, info: info
     problems: list[str] = field(default_factory=list)
     folder: Path = Path()
     images: dict[str, Path] = field(default_factory=dict)
@@ -99,21 +99,21 @@ class Reconciler:
         try:
             listed = known is not None and name_of(case, ext, info) == file.name
             if not listed or info.get("mtime_ns", written := file.stat().st_mtime_ns) != written:
-                fresh = about(file, file.name, self._adopted(file))
+                fresh = file_info(file, file.name, self._adopted(file))
                 if info.get("sha256") != fresh["sha256"]:
                     # Not the file that was listed: dropped in by hand, or a write was killed. Info of another would
                     # lie.
                     info = self.history.info_of(tag, case, fresh["sha256"]) or fresh
                 # Else it is of a copied study folder.
                 info = {**info, "name": file.name, "mtime_ns": fresh["mtime_ns"]}
-            settled = self.settle(tag, file, info)
+            named = self.add_value_names(tag, file, info)
         except OSError as error:
             remark = Remark(file.name, f"cannot be read: {error.strerror}", is_fault=True)
             self.problems += sentences([remark], f"labels/{tag}/")
             return known
-        if settled is None:
+        if named is None:
             return None
-        return known if known is not None and settled is known.info else DataModel(info=settled, ext=ext)
+        return known if known is not None and named is known.info else DataModel(info=named, ext=ext)
 
     def _keep_labels_of_lost_image(self, case: str, entry: ImageLabelModel, tags: _Tags) -> None:
         """An image may be away for a moment (a link to a disk); its labels must not forget what their values mean."""
@@ -157,8 +157,14 @@ class Reconciler:
 _Tags = dict[str, dict[str, Path]]
 
 
-def about(file: Path, name: str, now: float | None = None) -> dict[str, Any]:
-    """Label info by which a listed label is known to be the file in its place."""
+def file_info(file: Path, name: str, now: float | None = None) -> dict[str, Any]:
+    """Info of a label by which it is known to be the file in its place.
+
+    Args:
+        file: the label, perhaps still under another name.
+        name: under which it will lie in the study.
+        now: time since 1970 at which it counts as saved, seconds; None: now.
+    """
     now = time.time() if now is None else now
     return {
         "ts": int(now),  # the host's key, in whole seconds

@@ -22,7 +22,8 @@ from samstudent.imaging.label_tags import FINAL, PSEUDO
 from samstudent.imaging.labels import read_masks, write_masks
 from samstudent.imaging.resampling import to_grid
 from samstudent.imaging.value_lookup import names_for_reading
-from samstudent.server.datastore.study_folder import LabelCheck, StudyFolderDatastore
+from samstudent.server.datastore.label_rules import ImageRules, LabelCheck, LabelRules
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.pacs.cache import ImageCache
 from samstudent.server.pacs.client import Pacs
 from samstudent.server.pacs.exchange import Exchange
@@ -62,7 +63,8 @@ class PacsDatastore(StudyFolderDatastore):
         self.sync_state = SyncState(folder / "pacs.sqlite")
         self._read: dict[str, tuple[int, Reference]] = {}
         self._tilted: dict[tuple[str, int], bool] = {}
-        super().__init__(folder, (EXTENSION,), check_label=check_label and _where_possible(check_label), task=task)
+        check = check_label and _unless_unavailable(check_label)
+        super().__init__(folder, images=ImageRules((EXTENSION,)), labels=LabelRules(task, check=check))
         self.images = ImageCache(images, pacs, pacs.settings.cache_gb * 1e9, self.is_labelled)
         self.exchange = Exchange(self)
 
@@ -268,10 +270,10 @@ class PacsDatastore(StudyFolderDatastore):
 
         It is checked against the image only where that is here already: a thousand labels need not fetch all images.
         """
-        reference, info = self.reference(case), self._named(FINAL, seg, info)
-        if self.check_label and reference and self.images.has(reference):
-            self.check_label(case, seg, FINAL, info)
-        self._put_label(case, seg, ".dcm", FINAL, info)
+        reference, info = self.reference(case), self.labels.with_value_names(FINAL, seg, info)
+        if self.labels.rules.check and reference and self.images.has(reference):
+            self.labels.rules.check(case, seg, FINAL, info)
+        self.labels.put(case, seg, FINAL, info)
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         """With ``pacs``: whether the PACS has it."""
@@ -327,7 +329,7 @@ def _without_places(message: str, path: Path) -> str:
     return message.removeprefix(f"{path}: ").replace(f"{path}{os.sep}", "").replace(str(path), "it")
 
 
-def _where_possible(check: LabelCheck) -> LabelCheck:
+def _unless_unavailable(check: LabelCheck) -> LabelCheck:
     """A label cannot be checked without its image; a human's work is not refused because the PACS is away."""
 
     def checked(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:

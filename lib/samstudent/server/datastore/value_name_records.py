@@ -1,9 +1,9 @@
-"""Keeps what the values of humans' label maps mean: in a file beside each, and in the label's info."""
+"""Records of what the values of humans' label maps mean: in a file beside each, and in the label's info."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +30,28 @@ logger = logging.getLogger(__name__)
 _WRITTEN = "file_ns"
 
 
-class NameKeeper:
-    """Of one study and one task.
+class ValueNameRecords:
+    """Value names of the labels of one study and one task.
 
     Args:
-        task: the task in force.
+        task: whose structures the labels show.
         labels: folder of the labels.
-        lists: the study's list and its copy.
+        infos: yields the info of every label that is listed.
     """
 
-    def __init__(self, task: Task, labels: Path, lists: Iterable[Path]) -> None:
+    def __init__(self, task: Task, labels: Path, infos: Callable[[], Iterable[dict[str, Any]]]) -> None:
         self.task = task
         self._identity = TaskIdentity.of(task)
-        self._labels, self._lists = labels, list(lists)
-        self._known = KnownNames(labels, self._lists)
-        self._others: list[ValueNames] = []
+        self._labels, self._infos = labels, infos
+        self._known = KnownNames(labels, listed=infos)
+        self._of_other_tasks: list[ValueNames] = []
         self._is_writable = True
 
-    def begin(self) -> None:
-        """Before a look at all labels: records of earlier looks are forgotten."""
-        self._known, self._others = KnownNames(self._labels, self._lists), []
+    def start_pass(self) -> None:
+        """Forget the records of earlier passes over all labels."""
+        self._known, self._of_other_tasks = KnownNames(self._labels, listed=self._infos), []
 
-    def settle(self, tag: str, file: Path, info: dict[str, Any]) -> dict[str, Any] | None:
+    def add_value_names(self, tag: str, file: Path, info: dict[str, Any]) -> dict[str, Any] | None:
         """A label's info with what its values mean; the same object where nothing is new.
 
         Args:
@@ -65,12 +65,12 @@ class NameKeeper:
         if tag in MACHINE_TAGS:
             return info
         recorded = info.get(KEY)
-        if recorded is not None and self._is_settled(file, recorded):
+        if recorded is not None and self._is_current(file, recorded):
             return info
         sha256 = info.get("sha256") or sha256_file(file)
         names = resolve(file, sha256, info, self.task, self._known)
         if not names.problem and names.is_of_another_task(self.task):
-            self._others.append(names)
+            self._of_other_tasks.append(names)
             return None
         return {**info, "sha256": sha256, KEY: self.write(file, sha256, names)}
 
@@ -92,19 +92,21 @@ class NameKeeper:
                 require_own(sidecar_of(file), self._labels.parent)
                 write_sidecar(file, sha256, names)
             except Conflict as error:  # a folder outside of the study is only read
-                self._say_once(error)
+                self._warn_once(error)
             except OSError as error:
                 if error.errno in NO_ROOM:
                     raise
-                self._say_once(error)
+                self._warn_once(error)
         return record | {_WRITTEN: sidecar_time(file)}
 
     def findings(self, objects: dict[str, ImageLabelModel]) -> list[str]:
         """What a user should know of the final labels, see ``imaging.value_names.summary``."""
         labels = (entry.labels[FINAL].info.get(KEY) for entry in objects.values() if FINAL in entry.labels)
-        return summary([*(ValueNames.from_json(record) for record in labels if record), *self._others], self.task)
+        return summary(
+            [*(ValueNames.from_json(record) for record in labels if record), *self._of_other_tasks], self.task
+        )
 
-    def _is_settled(self, file: Path, recorded: dict[str, Any]) -> bool:
+    def _is_current(self, file: Path, recorded: dict[str, Any]) -> bool:
         task = recorded.get("task")
         if recorded.get("problem"):
             same_task = task == {"name": self._identity.name, "structures": list(self._identity.structures)}
@@ -116,7 +118,7 @@ class NameKeeper:
             return True
         return bool(recorded.get(_WRITTEN) == sidecar_time(file))
 
-    def _say_once(self, error: UserError | OSError) -> None:
+    def _warn_once(self, error: UserError | OSError) -> None:
         if self._is_writable:
             logger.warning("what the values of label maps mean cannot be written beside them: %s", explain(error))
             self._is_writable = False
