@@ -173,11 +173,9 @@ class StudyList:
 
     def _write(self, before: LocalDatastoreModel, after: LocalDatastoreModel) -> bool:
         """Write the difference, and publish it; False: there is none."""
-        changed = {
-            case: entry
-            for case, entry in after.objects.items()
-            if (old := before.objects.get(case)) is not entry and old != entry
-        }
+        # Mostly a few of many thousand: compared by identity first.
+        other = [case for case, entry in after.objects.items() if before.objects.get(case) is not entry]
+        changed = {case: after.objects[case] for case in other if before.objects.get(case) != after.objects[case]}
         removed = before.objects.keys() - after.objects.keys()
         if not changed and not removed and _header(before) == _header(after):
             return False
