@@ -49,3 +49,9 @@ def test_what_is_logged_as_progress_goes_to_a_report_in_a_block(caplog: pytest.L
         log_progress(Progress("training", 2, 2))
     assert events == [Progress("training", 1, 2)]
     assert [record.getMessage() for record in caplog.records] == ["training: 2 of 2"]
+
+
+def test_json_keeps_an_event() -> None:
+    event = Progress("training", 30, 60, 0.5, 9.4, "case07")
+    assert event.as_json()["percent"] == 50.0
+    assert Progress.from_json(event.as_json()) == event

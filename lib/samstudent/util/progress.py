@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,15 @@ class Progress:
     def percent(self) -> float | None:
         """Share of the step that is done, in percent with one digit; None where the total is not known."""
         return round(100 * min(self.done, self.total) / self.total, 1) if self.total else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The event as JSON: its fields, and ``percent``."""
+        return {**asdict(self), "percent": self.percent}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Progress:
+        """The event of ``as_json``."""
+        return cls(**{field.name: content[field.name] for field in fields(cls)})
 
     def __str__(self) -> str:
         """One line for a log: ``training the student: 30 of 60, loss 0.1234, 9 s left``."""

@@ -10,7 +10,7 @@ def test_a_job_that_waits_has_a_last_line_and_no_end() -> None:
     """3D Slicer reads the last line of a job that it stops."""
     job = Job("train", {"model": "student"})
     content = job.as_json()
-    assert content.keys() == {"id", "status", "request", "start_ts", "details"}
+    assert content.keys() == {"id", "status", "request", "start_ts", "details", "steps"}
     assert (content["status"], content["request"], content["details"]) == (
         "SUBMITTED",
         {"model": "student"},
@@ -26,6 +26,7 @@ def test_the_last_lines_and_the_last_event_of_each_step_are_kept() -> None:
     job.add_line("a warning")
     assert len(job.details) == DETAILS and job.details[-2:] == ["training: 1 of 60", "a warning"]
     assert job.steps == [Progress("reading cases", DETAILS, DETAILS), Progress("training", 1, 60)]
+    assert [step["step"] for step in job.as_json()["steps"]] == ["reading cases", "training"]
     assert job.current == Progress("training", 1, 60)
 
 

@@ -49,7 +49,7 @@ def test_the_steps_of_a_training_in_their_order(runner: JobRunner) -> None:
         "done": 30,
         "total": 120,
         "percent": 25.0,
-        "seconds_left": 9,
+        "seconds_left": 9.4,
         "loss": 0.25,
         "message": "",
     }

@@ -124,7 +124,7 @@ class Job:
 
         Returns:
             ``id``, ``status``, ``request``, ``start_ts``, ``details``; once it has ended ``end_ts``, and once it is
-            done its ``result``.
+            done its ``result``. Beside these, of ours: ``steps``, the last event of each (``Progress.as_json``).
         """
         content: dict[str, Any] = {
             "id": self.id,
@@ -132,6 +132,7 @@ class Job:
             "request": self.request,
             "start_ts": _text(self.submitted),
             "details": self.details,
+            "steps": [step.as_json() for step in self.steps],
         }
         if self.finished is not None:
             content["end_ts"] = _text(self.finished)

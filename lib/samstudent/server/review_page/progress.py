@@ -23,8 +23,7 @@ def progress_of_jobs(runner: JobRunner, running: RoundRecord | None) -> list[dic
 
     Returns:
         A dictionary for each: ``kind``, ``name``, ``round`` and ``reason`` (of a training), ``since``, ``lines``,
-        ``steps`` (each with ``step``, ``done``, ``total``, ``percent``, ``seconds_left``, ``loss``, ``message``) in
-        the order in which they began, and ``step``: the name of the step that runs.
+        ``steps`` (``Progress.as_json``) in the order in which they began, and ``step``: the name of the step that runs.
     """
     active = [job for kind in KINDS for job in runner.active(kind)]
     found = [_of_job(job, running) for job in active]
@@ -43,7 +42,7 @@ def _of_job(job: Job, running: RoundRecord | None) -> dict[str, Any]:
         "since": f"{job.submitted:%Y-%m-%d %H:%M:%S}",
         "lines": job.details[-LINES:],
         "step": job.current.step if job.current else "starting" if job.status is Status.RUNNING else "waiting",
-        "steps": [_as_json(step) for step in job.steps],
+        "steps": [step.as_json() for step in job.steps],
     }
 
 
@@ -58,17 +57,5 @@ def _of_round(record: RoundRecord) -> dict[str, Any]:
         "since": None,
         "lines": [],
         "step": steps[0].step if steps else "running",
-        "steps": [_as_json(step) for step in steps],
-    }
-
-
-def _as_json(step: Progress) -> dict[str, Any]:
-    return {
-        "step": step.step,
-        "done": step.done,
-        "total": step.total,
-        "percent": step.percent,
-        "seconds_left": None if step.seconds_left is None else round(step.seconds_left),
-        "loss": step.loss,
-        "message": step.message,
+        "steps": [step.as_json() for step in steps],
     }

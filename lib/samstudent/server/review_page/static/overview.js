@@ -100,7 +100,7 @@ export class Overview {
     return h('ol', { class: 'steps' }, job.steps.map((step) => {
       if (step.step !== job.step) return h('li', {}, h('span', { class: 'small' }, step.step), bar(step.percent ?? 100, step.step));
       const known = step.percent !== null;
-      const left = step.seconds_left ? `, about ${duration(step.seconds_left)} left in this step` : '';
+      const left = step.seconds_left >= 1 ? `, about ${duration(step.seconds_left)} left in this step` : '';
       const text = `${step.step}${known ? `: ${step.done} of ${step.total} (${Math.round(step.percent)} %)` : ''}${left}`;
       return h('li', { 'aria-current': 'step' }, h('span', {}, text), bar(step.percent, step.step));
     }));
