@@ -18,7 +18,6 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -79,16 +78,15 @@ class ForkedProcess:
 class ForkServer:
     """The server's side. To be made in the main thread, before other threads run and files are locked.
 
-    Args:
-        prepare: called in the new process before it forks any job, to import what the server itself imports later.
+    What the server imports later (``server/deferred_imports.py``), each job that needs it imports by itself.
     """
 
-    def __init__(self, prepare: Callable[[], object] = lambda: None) -> None:
+    def __init__(self) -> None:
         self._requests, theirs = socket.socketpair()
         self._lock = threading.Lock()
         if os.fork() == 0:
             self._requests.close()
-            _serve(theirs, prepare)
+            _serve(theirs)
         theirs.close()
 
     def __call__(self, messages: Connection, output: Connection) -> ForkedProcess:
@@ -117,11 +115,10 @@ class ForkServer:
 # ---- the fork server's side ----
 
 
-def _serve(requests: socket.socket, prepare: Callable[[], object]) -> NoReturn:
+def _serve(requests: socket.socket) -> NoReturn:
     """Fork a process for each request until the server is gone; then end, and the jobs with it."""
     try:
         _leave_server()
-        prepare()
         gc.freeze()  # the collector would otherwise touch, and so copy, what the forks share
         jobs: dict[Any, tuple[BaseProcess, int]] = {}
         while True:

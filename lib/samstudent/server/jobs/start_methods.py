@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, SpawnContext
 
@@ -19,17 +19,14 @@ logger = logging.getLogger(__name__)
 PRELOAD = ("__main__", "samstudent.server.app", "monailabel.interfaces.utils.app")
 
 
-def best_start_method(prepare: Callable[[], object] = lambda: None) -> StartProcess:
+def best_start_method() -> StartProcess:
     """Forks of this process where that is possible, else Python's fork server, else new interpreters.
 
     To be called in the main thread, before other threads run and files are locked.
-
-    Args:
-        prepare: see ``fork_server.ForkServer``.
     """
     if not fork_server.is_possible():
         return by_context()
-    fork, otherwise = fork_server.ForkServer(prepare), by_context()
+    fork, otherwise = fork_server.ForkServer(), by_context()
 
     def start(messages: Connection, output: Connection) -> JobProcess:
         try:
