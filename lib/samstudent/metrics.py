@@ -32,7 +32,7 @@ class StructureScore:
     Attributes:
         name: of the structure.
         mean: over the cases whose truth has it, as in the paper; nan if none has.
-        honest: over these and the false alarms, which count 0; nan if there are neither.
+        dice_with_false_positives: over these and the false alarms, which count 0; nan if there are neither.
         cases: whose truth has it.
         missed: of these, how many predictions have none of it.
         false_alarms: cases whose truth lacks it and whose prediction has it.
@@ -40,7 +40,7 @@ class StructureScore:
 
     name: str
     mean: float
-    honest: float
+    dice_with_false_positives: float
     cases: int
     missed: int
     false_alarms: int
@@ -123,7 +123,7 @@ def dice_table(truths: Iterable[Masks], predictions: Iterable[Masks], names: Seq
     total = StructureScore(
         "mean",
         mean_of(row.mean for row in rows),
-        mean_of(row.honest for row in rows),
+        mean_of(row.dice_with_false_positives for row in rows),
         len(scores),
         sum(row.missed for row in rows),
         sum(row.false_alarms for row in rows),

@@ -85,7 +85,7 @@ def test_vectors_come_back_exactly_and_backends_do_not_mix(tmp_path: Path):
     state.put_vectors({"a": a, "b": 2 * a}, "sam1")
     assert np.array_equal(state.tables().vectors["b"], 2 * a)
     state.put_vectors({"a": a[:2]}, "sam2")
-    assert list(state.vectors()) == ["a"] and state.vectored("sam1") == {"b"}
+    assert list(state.vectors()) == ["a"] and state.cases_with_vector("sam1") == {"b"}
     with pytest.raises(UserError, match=r"'c'.*finite"):
         state.put_vectors({"c": np.array([np.nan])}, "sam2")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samstudent.active_learning.state import Tables
-from samstudent.active_learning.strategies import STRATEGIES, choose
+from samstudent.active_learning.strategies import STRATEGIES, CasePool, select_case
 from samstudent.errors import UserError
 
 
@@ -20,6 +21,10 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def points(**xy: tuple[float, float]) -> dict[str, np.ndarray]:
     return {case: np.array(v, dtype=np.float32) for case, v in xy.items()}
+
+
+def select(strategy: Any, candidates: Any, labelled: Any, tables: Tables, rng: Any, *pool: Any, **first: Any) -> Any:
+    return select_case(strategy, CasePool(candidates, labelled, *pool, **first), tables, rng)
 
 
 LINE = points(a=(0, 0), b=(1, 0), c=(2, 0), d=(10, 0))
@@ -48,7 +53,7 @@ def test_whatever_is_missing(strategy, candidates, labelled, tables, holdout, fr
     """A choice exactly if there is a candidate, the same in whatever order, and the hold-out has its share."""
 
     def ask(order):
-        return choose(strategy, order, labelled, tables, rng(seed), holdout, fraction)
+        return select(strategy, order, labelled, tables, rng(seed), holdout, fraction)
 
     choice = ask(sorted(candidates))
     assert choice == ask(sorted(candidates, reverse=True))
@@ -63,28 +68,28 @@ def test_whatever_is_missing(strategy, candidates, labelled, tables, holdout, fr
 
 
 def test_the_least_sure():
-    assert choose("entropy", "abcd", [], FULL, rng()).case == "b"
-    assert choose("disagreement", "abcd", [], FULL, rng()).case == "a"
-    assert choose("entropy", "ac", [], FULL, rng()).score == 0.5
+    assert select("entropy", "abcd", [], FULL, rng()).case == "b"
+    assert select("disagreement", "abcd", [], FULL, rng()).case == "a"
+    assert select("entropy", "ac", [], FULL, rng()).score == 0.5
 
 
 def test_the_farthest_first():
-    assert choose("diversity", "bcd", "a", FULL, rng()).case == "d"
-    assert choose("diversity", "bc", "ad", FULL, rng()).case == "c"
+    assert select("diversity", "bcd", "a", FULL, rng()).case == "d"
+    assert select("diversity", "bc", "ad", FULL, rng()).case == "c"
 
 
 def test_the_first_of_all_is_the_most_typical():
     square = points(a=(0, 0), b=(0, 2), c=(2, 0), d=(2, 2), middle=(1, 1.1))
-    choice = choose("diversity", square, [], Tables(vectors=square), rng())
+    choice = select("diversity", square, [], Tables(vectors=square), rng())
     assert (choice.case, choice.by) == ("middle", "diversity")
     # A labelled case without a vector says nothing about where.
-    assert choose("diversity", square, ["unknown"], Tables(vectors=square), rng()).case == "middle"
+    assert select("diversity", square, ["unknown"], Tables(vectors=square), rng()).case == "middle"
 
 
 def test_the_hold_out_covers_nothing():
     """A labelled case of the hold-out does not train, so the case that is like it is worth as much as any."""
     near = points(held=(10, 0), d=(10, 0.1), b=(1, 0), a=(0, 0))
-    assert choose("diversity", "bd", ["a", "held"], Tables(vectors=near), rng(), frozenset(["held"])).case == "d"
+    assert select("diversity", "bd", ["a", "held"], Tables(vectors=near), rng(), frozenset(["held"])).case == "d"
 
 
 def test_mixed_weighs_ranks():
@@ -92,7 +97,7 @@ def test_mixed_weighs_ranks():
     scores = {"near": 0.9, "middle": 0.8, "far": 0.1}
     # near: ranks 3 and 1; middle: 2 and 2; far: 1 and 3 -> equal by entropy; disagreement decides.
     tables = Tables(scores, {"near": 0.1, "middle": 0.9, "far": 0.2}, vectors)
-    choice = choose("mixed", ["near", "middle", "far"], ["x"], tables, rng())
+    choice = select("mixed", ["near", "middle", "far"], ["x"], tables, rng())
     assert (choice.case, choice.by) == ("middle", "mixed")
 
 
@@ -110,19 +115,19 @@ def test_mixed_weighs_ranks():
     ],
 )
 def test_falling_back(strategy: str, tables: Tables, by: str):
-    assert choose(strategy, "abc", [], tables, rng()).by == by
+    assert select(strategy, "abc", [], tables, rng()).by == by
 
 
 @pytest.mark.parametrize("tables", [Tables(), Tables(dict.fromkeys("abcd", 0.5))])
 def test_ties_are_drawn_evenly(tables: Tables):
-    draws = Counter(choose("entropy", "abcd", [], tables, rng(seed)).case for seed in range(400))
+    draws = Counter(select("entropy", "abcd", [], tables, rng(seed)).case for seed in range(400))
     assert set(draws) == set("abcd") and min(draws.values()) > 60
 
 
 def test_the_hold_out_is_drawn_whatever_the_scores():
     hard = Tables({"hard": 1.0, "easy": 0.0, "free": 0.5})
     drawn = Counter(
-        choose("entropy", ["hard", "easy", "free"], ["l"], hard, rng(seed), frozenset(["hard", "easy"]), 0.2).case
+        select("entropy", ["hard", "easy", "free"], ["l"], hard, rng(seed), frozenset(["hard", "easy"]), 0.2).case
         for seed in range(200)
     )
     assert set(drawn) == {"hard", "easy"} and min(drawn.values()) > 60
@@ -133,21 +138,21 @@ def test_following_the_choices_keeps_the_hold_outs_share():
     holdout = frozenset(sorted(cases)[::5])
     labelled: set[str] = set()
     for n in range(1, 51):
-        labelled.add(choose("uniform", cases - labelled, labelled, Tables(), rng(n), holdout, 0.2).case)
+        labelled.add(select("uniform", cases - labelled, labelled, Tables(), rng(n), holdout, 0.2).case)
         assert abs(len(labelled & holdout) - 0.2 * n) <= 1
-    assert choose("uniform", [], labelled, Tables(), rng(), holdout, 0.2) is None
+    assert select("uniform", [], labelled, Tables(), rng(), holdout, 0.2) is None
 
 
 def test_an_unknown_strategy_is_named():
     with pytest.raises(UserError, match=r"'best'.*uniform, entropy"):
-        choose("best", "a", [], Tables(), rng())
+        select("best", "a", [], Tables(), rng())
 
 
 def test_what_a_reviewer_sent_comes_first() -> None:
     """Before the hold-out's turn, in the order in which it was sent, and only if it may be given."""
 
     def ask(*candidates: str) -> tuple[str, str]:
-        choice = choose("entropy", candidates, ["z"], FULL, rng(), frozenset("d"), 1.0, first=["x", "c", "a"])
+        choice = select("entropy", candidates, ["z"], FULL, rng(), frozenset("d"), 1.0, first=["x", "c", "a"])
         assert choice is not None
         return choice.case, choice.by
 

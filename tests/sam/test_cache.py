@@ -160,7 +160,7 @@ def test_a_cache_that_cannot_be_written_still_answers(tmp_path: Path, caplog: py
     file = tmp_path / "file"
     file.write_text("no folder")
     assert EmbeddingCache(file / "cache").embed(Counter(), image()).side == 128
-    assert "could not be kept" in caplog.text
+    assert "could not be stored" in caplog.text
 
 
 WORKER = """

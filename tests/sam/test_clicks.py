@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samstudent.sam.clicks import BOX_ONLY, SCALES, boxes_around, draw, respect
+from samstudent.sam.clicks import BOX_ONLY, SCALES, boxes_around, cut_by_points, mask_of_clicks
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from samstudent.task import BOX_STAGES, Recipe
@@ -69,14 +69,14 @@ def test_the_models_that_know_only_boxes_are_those_of_the_recipe() -> None:
 @pytest.mark.parametrize(("x", "y", "radius"), [(128, 128, 30), (60, 180, 20), (190, 70, 45)])
 def test_one_click_draws_a_disc(lite: Any, x: int, y: int, radius: int) -> None:
     truth = disc(x, y, radius)
-    drawing = draw(lite, lite.embed(film(truth)), Prompt(positive=((x + radius / 4, y - radius / 4),)))
+    drawing = mask_of_clicks(lite, lite.embed(film(truth)), Prompt(positive=((x + radius / 4, y - radius / 4),)))
     assert dice(drawing.mask, truth) > 0.85
     assert drawing.prompt.box is not None and not drawing.prompt.positive
 
 
 def test_a_box_draws_a_disc(lite: Any) -> None:
     truth = disc(100, 120, 25)
-    drawing = draw(lite, lite.embed(film(truth)), Prompt(box=(75, 95, 125, 145)))
+    drawing = mask_of_clicks(lite, lite.embed(film(truth)), Prompt(box=(75, 95, 125, 145)))
     assert dice(drawing.mask, truth) > 0.9
     assert drawing.as_json()["prompts"] == [{"box": [75, 95, 125, 145]}]
 
@@ -84,7 +84,7 @@ def test_a_box_draws_a_disc(lite: Any) -> None:
 def test_a_background_click_cuts_the_neighbour_off(lite: Any) -> None:
     wanted, neighbour = disc(100, 128, 26), disc(148, 128, 26)
     embedding = lite.embed(film(wanted | neighbour))
-    drawing = draw(lite, embedding, Prompt(positive=((95.0, 128.0),), negative=((155.0, 128.0),)))
+    drawing = mask_of_clicks(lite, embedding, Prompt(positive=((95.0, 128.0),), negative=((155.0, 128.0),)))
     assert not drawing.mask[128, 155]
     assert dice(drawing.mask, wanted) > 0.75
 
@@ -93,7 +93,7 @@ def test_models_trained_with_points_get_them() -> None:
     truth = disc(50, 60, 20)
     backend = Answering(lambda _: (truth, 0.7), name="vit_b")
     prompt = Prompt(box=(30, 40, 70, 80), positive=((50.0, 60.0),), negative=((9.0, 9.0),))
-    drawing = draw(backend, backend.embed(film(truth)), prompt)
+    drawing = mask_of_clicks(backend, backend.embed(film(truth)), prompt)
     assert backend.asked == [prompt]
     assert (drawing.mask == truth).all()
     assert drawing.as_json() == {"present": True, "prompts": [prompt.as_json()], "predicted_iou": 0.7}
@@ -106,7 +106,7 @@ def test_of_boxes_that_hold_the_click_the_highest_predicted_iou_wins() -> None:
         return (disc(0, 0, 5), 0.99) if side > 90 else (in_box(prompt), 0.9 if 40 < side < 60 else 0.5)
 
     backend = Answering(answer)
-    drawing = draw(backend, backend.embed(film(disc(0, 0, 1))), Prompt(positive=((128.0, 128.0),)))
+    drawing = mask_of_clicks(backend, backend.embed(film(disc(0, 0, 1))), Prompt(positive=((128.0, 128.0),)))
     assert len(backend.asked) == len(SCALES)
     assert drawing.predicted_iou == 0.9
     assert drawing.mask[128, 128]
@@ -115,8 +115,8 @@ def test_of_boxes_that_hold_the_click_the_highest_predicted_iou_wins() -> None:
 def test_a_background_click_prefers_the_box_that_leaves_it_out() -> None:
     backend = Answering(lambda p: (in_box(p), (p.box[2] - p.box[0]) / SIDE))  # the larger the better
     embedding = backend.embed(film(disc(0, 0, 1)))
-    alone = draw(backend, embedding, Prompt(positive=((128.0, 128.0),)))
-    told = draw(backend, embedding, Prompt(positive=((128.0, 128.0),), negative=((150.0, 128.0),)))
+    alone = mask_of_clicks(backend, embedding, Prompt(positive=((128.0, 128.0),)))
+    told = mask_of_clicks(backend, embedding, Prompt(positive=((128.0, 128.0),), negative=((150.0, 128.0),)))
     assert alone.mask[128, 150]
     assert told.mask[128, 128] and not told.mask[128, 150]
     assert told.mask.sum() == in_box(told.prompt).sum()
@@ -135,25 +135,25 @@ def test_boxes_hold_all_points_and_lie_in_the_image(points: list[tuple[float, fl
 
 def test_respect_keeps_the_clicked_component_only() -> None:
     mask = disc(50, 50, 10) | disc(150, 150, 20)
-    assert (respect(mask, [(50.0, 50.0)], []) == disc(50, 50, 10)).all()
-    assert (respect(mask, [(50.0, 50.0), (150.0, 150.0)], []) == mask).all()
+    assert (cut_by_points(mask, [(50.0, 50.0)], []) == disc(50, 50, 10)).all()
+    assert (cut_by_points(mask, [(50.0, 50.0), (150.0, 150.0)], []) == mask).all()
 
 
 def test_respect_keeps_all_when_no_click_is_on_the_mask() -> None:
     mask = disc(50, 50, 10)
-    assert (respect(mask, [(200.0, 200.0)], [(5.0, 5.0)]) == mask).all()
+    assert (cut_by_points(mask, [(200.0, 200.0)], [(5.0, 5.0)]) == mask).all()
 
 
 def test_respect_removes_a_component_from_a_box_without_click() -> None:
     mask = disc(50, 50, 10) | disc(150, 150, 20)
-    assert (respect(mask, [], [(50.0, 50.0)]) == disc(150, 150, 20)).all()
+    assert (cut_by_points(mask, [], [(50.0, 50.0)]) == disc(150, 150, 20)).all()
 
 
 def test_respect_never_keeps_a_background_click() -> None:
-    kept = respect(disc(100, 100, 40), [(90.0, 100.0)], [(110.0, 100.0), (100.0, 130.0)])
+    kept = cut_by_points(disc(100, 100, 40), [(90.0, 100.0)], [(110.0, 100.0), (100.0, 130.0)])
     assert kept[100, 90] and not kept[100, 110] and not kept[130, 100]
 
 
 def test_clicks_on_the_border_belong_to_its_pixels() -> None:
     mask = np.ones((SIDE, SIDE), dtype=bool)
-    assert respect(mask, [(-0.4, -0.5)], [(SIDE - 0.6, SIDE - 0.6)])[0, 0]
+    assert cut_by_points(mask, [(-0.4, -0.5)], [(SIDE - 0.6, SIDE - 0.6)])[0, 0]

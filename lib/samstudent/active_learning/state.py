@@ -209,7 +209,7 @@ class SelectionState:
             )
             return {case: np.frombuffer(blob, dtype="<f4") for case, blob in rows}
 
-    def vectored(self, version: str) -> set[str]:
+    def cases_with_vector(self, version: str) -> set[str]:
         """Cases whose vector is of this version."""
         with connection(self.path) as database:
             return {case for (case,) in database.execute("SELECT case_id FROM vectors WHERE version = ?", (version,))}

@@ -1,8 +1,8 @@
-"""Which case to label next. Pure: from tables to a case."""
+"""Selection of the case to label next: pure functions from tables of scores to a case."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,13 +19,32 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
 @dataclass(frozen=True)
-class Choice:
+class CasePool:
+    """Cases of a study from which one is selected.
+
+    Attributes:
+        candidates: cases without a label that this client may be given.
+        labelled: cases with a label, or being labelled now.
+        holdout: reserved cases.
+        fraction: share of the labelled cases that the hold-out should be.
+        first: cases that a reviewer sent; those among the candidates come before all others, in this order.
+    """
+
+    candidates: Collection[str]
+    labelled: Collection[str] = ()
+    holdout: frozenset[str] = frozenset()
+    fraction: float = 0.0
+    first: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class SelectedCase:
     """A case to label.
 
     Attributes:
         case: its id.
-        by: what it was chosen by in the end: the strategy, the one it fell back to, ``hold-out``, or ``review``: a
-            reviewer sent it to the annotators.
+        by: what selected it: the strategy, the one it fell back to, ``hold-out``, or ``review``: a reviewer sent it to
+            the annotators.
         score: the strategy's own figure for it, higher is better; None where it was drawn.
     """
 
@@ -34,16 +53,7 @@ class Choice:
     score: float | None = None
 
 
-def choose(
-    strategy: str,
-    candidates: Iterable[str],
-    labelled: Iterable[str],
-    tables: Tables,
-    rng: np.random.Generator,
-    holdout: frozenset[str] = frozenset(),
-    fraction: float = 0.0,
-    first: Iterable[str] = (),
-) -> Choice | None:
+def select_case(strategy: str, pool: CasePool, tables: Tables, rng: np.random.Generator) -> SelectedCase | None:
     """The case to label next.
 
     Strategies:
@@ -59,19 +69,15 @@ def choose(
     uniform while none has a vector. A candidate without a score while others have one counts as a middling one in
     ``mixed``, and is passed over by the rest. Ties are drawn.
 
-    Cases of the hold-out are no matter of the strategy: chosen by it they would be an unfair sample, for instance the
+    The strategy does not select cases of the hold-out: selected by it they would be an unfair sample, for instance the
     hardest ones. One is drawn, each as likely, while fewer than ``fraction`` of the labelled cases are of the
     hold-out, and when nothing else is left.
 
     Args:
         strategy: one of ``STRATEGIES``.
-        candidates: cases without a label that this client may be given.
-        labelled: cases with a label, or being labelled now.
+        pool: candidates, labelled and reserved cases.
         tables: scores and vectors.
         rng: for all that is drawn.
-        holdout: reserved cases.
-        fraction: share of the labelled cases that the hold-out should be.
-        first: cases that a reviewer sent; those among the candidates come before all others, in this order.
 
     Returns:
         None when there is no candidate.
@@ -81,25 +87,25 @@ def choose(
     """
     if strategy not in STRATEGIES:
         raise UserError(f"strategy {strategy!r}: there are {', '.join(STRATEGIES)}")
-    labelled = set(labelled)
-    # Sorted, so that the same state and seed give the same choice whatever order the datastore lists them in.
-    pool = sorted(set(candidates) - labelled)
-    if sent := next((case for case in first if case in pool), None):
-        return Choice(sent, "review")
-    reserved = [case for case in pool if case in holdout]
-    free = [case for case in pool if case not in holdout]
-    if reserved and (not free or len(labelled & holdout) < fraction * len(labelled)):
-        return Choice(str(rng.choice(reserved)), "hold-out")
+    labelled, holdout = set(pool.labelled), pool.holdout
+    # Sorted, so that the same state and seed select the same case whatever order the datastore lists them in.
+    candidates = sorted(set(pool.candidates) - labelled)
+    if sent := next((case for case in pool.first if case in candidates), None):
+        return SelectedCase(sent, "review")
+    reserved = [case for case in candidates if case in holdout]
+    free = [case for case in candidates if case not in holdout]
+    if reserved and (not free or len(labelled & holdout) < pool.fraction * len(labelled)):
+        return SelectedCase(str(rng.choice(reserved)), "hold-out")
     if not free:
         return None
     # Cases of the hold-out do not train: to be like one is no reason to be passed over.
     ranked = _figures(strategy, free, labelled - holdout, tables)
     if ranked is None:
-        return Choice(str(rng.choice(free)), "uniform")
+        return SelectedCase(str(rng.choice(free)), "uniform")
     by, figures = ranked
     best = max(figures.values())
     ties = [case for case, figure in figures.items() if figure == best]
-    return Choice(str(rng.choice(ties)), by, best)
+    return SelectedCase(str(rng.choice(ties)), by, best)
 
 
 def _figures(strategy: str, pool: list[str], labelled: set[str], tables: Tables) -> tuple[str, dict[str, float]] | None:

@@ -38,7 +38,7 @@ from scipy.integrate import trapezoid
 
 from samstudent.active_learning.scores import disagreement_score, entropy_score
 from samstudent.active_learning.state import Tables
-from samstudent.active_learning.strategies import STRATEGIES, choose
+from samstudent.active_learning.strategies import STRATEGIES, CasePool, select_case
 from samstudent.errors import UserError
 from samstudent.imaging.case import for_sam
 from samstudent.metrics import dice_table
@@ -126,9 +126,9 @@ def pick(
         elif strategy == "foreground":
             case = _with_foreground(rest, scores.seen, rng)
         else:
-            choice = choose(strategy, rest, [*labelled, *chosen], scores.tables, rng)
-            assert choice is not None
-            case = choice.case
+            selected = select_case(strategy, CasePool(rest, [*labelled, *chosen]), scores.tables, rng)
+            assert selected is not None
+            case = selected.case
         chosen.append(case)
     return chosen
 
@@ -294,8 +294,8 @@ class Bench:
                 answers.append(truth.known_part(binarize(student.predict(image), self.setting.task)))
             *structures, total = dice_table(truths, answers, self.setting.task.names)
             return {
-                "dice": {"mean": total.mean, "honest": total.honest},
-                "structures": {row.name: row.honest for row in structures},
+                "dice": {"mean": total.mean, "honest": total.dice_with_false_positives},
+                "structures": {row.name: row.dice_with_false_positives for row in structures},
             }
 
         return _once(folder / "dice.json", measure)

@@ -1,4 +1,4 @@
-"""Embeddings on disk: the slow half of SAM, computed once per image.
+"""Embeddings on disk: the slow half of SAM, computed once for each image.
 
 One safetensors file per entry, named by what it depends on, so there is no index that could disagree with the files,
 and no lock: files appear whole (``util.files.atomic_path``) and any process may remove any of them at any time.
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _ABANDONED = 3600.0
 
 
-class _Turn:
+class _EntryLock:
     def __init__(self) -> None:
         self.lock = threading.Lock()
 
@@ -38,8 +38,8 @@ class _Turn:
 class EmbeddingCache:
     """Keeps embeddings in a folder, the least recently used out first.
 
-    Features are kept as float16 (half the size, no visible change of a mask), and ``embed`` returns them so rounded at
-    the first call too: a result must not depend on what the cache held.
+    Features are stored as float16 (half the size, no visible change of a mask), and ``embed`` returns them rounded at the
+    first call, too: a result must not depend on what the cache held.
 
     Args:
         folder: made when missing; nothing else may live in it.
@@ -49,9 +49,9 @@ class EmbeddingCache:
     def __init__(self, folder: Path, max_bytes: int = 4 << 30) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        #: Entry -> lock of the threads that want it; entries that nobody wants any more are gone by themselves.
-        self._wanted: WeakValueDictionary[Path, _Turn] = WeakValueDictionary()
-        self._wanting = threading.Lock()
+        #: Entry -> lock of the threads that compute or wait for it; dropped with the last of them.
+        self._pending: WeakValueDictionary[Path, _EntryLock] = WeakValueDictionary()
+        self._pending_lock = threading.Lock()
 
     def embed(self, backend: SamBackend, image: NDArray[np.uint8]) -> Embedding:
         """The image's embedding, from disk or computed and kept.
@@ -64,9 +64,9 @@ class EmbeddingCache:
         embedding = self._read(path)
         if embedding is None:
             # Threads that ask for one image at once must not compute it twice.
-            with self._wanting:
-                turn = self._wanted.setdefault(path, _Turn())
-            with turn.lock:
+            with self._pending_lock:
+                entry = self._pending.setdefault(path, _EntryLock())
+            with entry.lock:
                 embedding = self._read(path) or self._write(path, backend.embed(image))
         return embedding
 
@@ -127,7 +127,7 @@ class EmbeddingCache:
             self._shrink()
         except OSError as error:
             # A full disk makes SAM slower, not wrong.
-            logger.warning("%s: the embedding could not be kept: %s", path, error)
+            logger.warning("%s: the embedding could not be stored: %s", path, error)
         return Embedding(features.astype(np.float32), embedding.image_size, embedding.input_size, embedding.side)
 
     def _shrink(self) -> None:

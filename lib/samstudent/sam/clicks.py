@@ -1,16 +1,16 @@
-"""From a human's box and clicks to a mask.
+"""Masks from the box and clicks of a user.
 
-SAM was trained with points; LiteMedSAM and MedSAM with boxes alone, and to them a point means nothing. Mean Dice with
-LiteMedSAM of one click well inside the structure, 34 nerves and vessels (14 ultrasound training images) and 15 drawn
+SAM was trained with points; LiteMedSAM and MedSAM with boxes alone: their point prompts were never trained. Mean Dice
+with LiteMedSAM of one click well inside the structure, 34 nerves and vessels (14 ultrasound training images) and 15 drawn
 shapes:
 
 - the click as SAM's point prompt: 0.00, 0.00; a box around that mask, with or without the click: 0.01, 0.01
 - the true box: 0.87, 0.97; the true box and the click: 0.68, 0.86
-- of square boxes of seven sizes around the click the answer of the highest predicted IoU: 0.64, 0.85; the same with the
+- of square boxes of seven sizes around the click the mask of the highest predicted IoU: 0.64, 0.85; the same with the
   click as a point: 0.54, 0.71
 
-So for these models clicks choose between boxes and shape the answer, and never become point prompts. Sizes and merit
-were chosen on 28 of those structures, 9 shapes and 24 phantom bones, so their own numbers flatter: 0.66, 0.79, 0.64.
+So for these models clicks choose between boxes and cut the mask, and never become point prompts. Sizes and rank were
+chosen on 28 of those structures, 9 shapes and 24 phantom bones, so their own numbers flatter: 0.66, 0.79, 0.64.
 Predicted IoU alone: 0.66, 0.78, 0.64; stability alone: 0.64, 0.76, 0.57; with one larger box (0.55 of the image):
 0.57, 0.79, 0.59; with oblong boxes: 0.62, 0.79, 0.65.
 
@@ -41,13 +41,13 @@ _BEYOND = 0.1
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A structure as SAM draws it for a human.
+class ClickedMask:
+    """SAM's mask for a user's box and clicks.
 
     Attributes:
         mask: bool (y, x) at the image's size; may be empty.
-        prompt: what SAM was asked for this mask. Its points are the human's only where SAM was given them.
-        predicted_iou: SAM's own guess of the overlap with the truth.
+        prompt: that the decoder was run with; has the user's points only where the model was trained with points.
+        predicted_iou: SAM's own estimate of the overlap with the truth.
     """
 
     mask: Mask
@@ -62,13 +62,13 @@ class Drawing:
         }
 
 
-def draw(backend: SamBackend, embedding: Embedding, prompt: Prompt) -> Drawing:
-    """Draw one structure.
+def mask_of_clicks(backend: SamBackend, embedding: Embedding, prompt: Prompt) -> ClickedMask:
+    """The mask of one structure.
 
     A model that was trained with points gets the prompt as it is. One that was not gets the box, or boxes of several
-    sizes around the positive points (``boxes_around``): the answer counts that holds most positive and fewest negative
-    points, of equal ones the one that SAM takes to be best (``_merit``). Then what lies nearer to a negative than to
-    every positive point is cut off (``respect``).
+    sizes around the positive points (``boxes_around``): the mask is taken that holds most positive and fewest negative
+    points, of equal ones the one that ranks highest by SAM's own figures (``_rank``). Then what lies nearer to a
+    negative than to every positive point is cut off (``cut_by_points``).
 
     Args:
         backend: which SAM.
@@ -77,13 +77,13 @@ def draw(backend: SamBackend, embedding: Embedding, prompt: Prompt) -> Drawing:
     """
     if backend.name not in BOX_ONLY:
         decoded = backend.decode(embedding, prompt)
-        return Drawing(decoded.logits > 0, prompt, decoded.predicted_iou)
+        return ClickedMask(decoded.logits > 0, prompt, decoded.predicted_iou)
     boxes = [prompt.box] if prompt.box else boxes_around(prompt.positive, embedding.image_size)
     prompts = [Prompt(box=box) for box in boxes]
-    answers = list(zip(prompts, backend.decode_many(embedding, prompts), strict=True))
-    asked, decoded = max(answers, key=lambda answer: _merit(answer[1], prompt))
-    mask = respect(decoded.logits > 0, prompt.positive, prompt.negative)
-    return Drawing(mask, asked, decoded.predicted_iou)
+    candidates = list(zip(prompts, backend.decode_many(embedding, prompts), strict=True))
+    used, decoded = max(candidates, key=lambda candidate: _rank(candidate[1], prompt))
+    mask = cut_by_points(decoded.logits > 0, prompt.positive, prompt.negative)
+    return ClickedMask(mask, used, decoded.predicted_iou)
 
 
 def boxes_around(points: Sequence[Point], image_size: tuple[int, int]) -> list[Box]:
@@ -105,34 +105,33 @@ def boxes_around(points: Sequence[Point], image_size: tuple[int, int]) -> list[B
     return list(boxes)
 
 
-def respect(mask: Mask, positive: Sequence[Point], negative: Sequence[Point]) -> Mask:
-    """The part of a mask that a human's points leave.
+def cut_by_points(mask: Mask, positive: Sequence[Point], negative: Sequence[Point]) -> Mask:
+    """The part of a mask that a user's points leave.
 
     Pixels nearer to a negative than to every positive point go, if any negative point lies on the mask; without
     positive points, the component that it lies on goes. Then the components stay that hold a positive point; all of
     them if none does.
     """
-    kept = mask.copy()
+    result = mask.copy()
     hit = [point for point in negative if mask[_pixel(point)]]
     if hit and positive:
-        kept &= _distance(mask.shape, positive) < _distance(mask.shape, hit)
-    labels, _ = ndimage.label(kept, structure=np.ones((3, 3)))
+        result &= _distance(mask.shape, positive) < _distance(mask.shape, hit)
+    labels, _ = ndimage.label(result, structure=np.ones((3, 3)))
     on = {int(labels[_pixel(point)]) for point in positive} - {0}
     if on:
-        kept &= np.isin(labels, list(on))
+        result &= np.isin(labels, list(on))
     elif hit and not positive:
-        kept &= ~np.isin(labels, [labels[_pixel(point)] for point in hit])
-    return kept
+        result &= ~np.isin(labels, [labels[_pixel(point)] for point in hit])
+    return result
 
 
-def _merit(decoded: DecodedMask, human: Prompt) -> tuple[float, float]:
-    """How well an answer fits the human's points, then how good and how sure it is by SAM's own measures.
-
-    Sure: the share of a generous mask (logits above -1) that a strict one (above 1) keeps, SAM's stability score.
+def _rank(decoded: DecodedMask, user: Prompt) -> tuple[float, float]:
+    """Agreement of a mask with the user's points, then predicted IoU and half the stability score: the share of a
+    generous mask (logits above -1) that a strict one (above 1) has.
     """
     logits = decoded.logits
-    right = sum(float(logits[_pixel(p)] > 0) for p in human.positive)
-    wrong = sum(float(logits[_pixel(p)] > 0) for p in human.negative)
+    right = sum(float(logits[_pixel(p)] > 0) for p in user.positive)
+    wrong = sum(float(logits[_pixel(p)] > 0) for p in user.negative)
     stability = float((logits > 1).sum()) / max(float((logits > -1).sum()), 1.0)
     return right - wrong, decoded.predicted_iou + stability / 2
 

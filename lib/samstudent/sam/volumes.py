@@ -5,12 +5,12 @@ SAM sees slices. What makes a volume of them (docs/reference/recipe.md):
 - slices are taken across the axis on which SAM sees most (``slice_axis``);
 - coarse masks are cleaned once in 3D, and slices that the student overlooked get a mask between their neighbours', from
   which prompts are drawn as from any (``coarse_volume``);
-- a structure that falls into parts within a slice is asked about part by part (``parts_of``);
+- a structure that falls into parts within a slice is decoded part by part (``parts_of``);
 - with ``slice_step`` above 1 only every n-th slice is embedded, and logits between are interpolated (``interpolated``);
-- an answer that neither the neighbouring slices nor the student bear out is dropped, the coarse mask stays
+- a mask that agrees neither with those of neighbouring slices nor with the student's is dropped, the coarse mask stays
   (``outliers``), and the others are smoothed across slices (``smoothed``).
 
-Answers are kept, averaged and interpolated as SAM's own low-resolution logits, which have one frame in all slices.
+Masks are compared, averaged and interpolated as SAM's own low-resolution logits, which have one frame in all slices.
 Functions here take volumes with the slices first, whatever axis that was: (n, y, x).
 """
 
@@ -41,14 +41,14 @@ _GAP = 2
 _ALIKE = 0.5
 #: Components looked at for gaps, the largest first: noise may have thousands.
 _COMPONENTS = 50
-#: Parts of a structure within one slice that SAM is asked about, the largest first.
+#: Parts of a structure within one slice that are decoded, the largest first.
 _PARTS = 8
 #: A neighbouring slice's weight in smoothing, the slice's own being 0.5, where slices are no thicker than pixels.
 _NEIGHBOUR = 0.25
-#: Dice below which a slice's answer disagrees with the student's mask.
+#: Dice below which SAM's mask of a slice disagrees with the student's.
 _DISAGREES = 0.5
-#: By so much the agreement with a neighbouring slice may fall short of the student's own agreement there.
-_SLACK = 0.2
+#: Tolerance of a slice's Dice with its neighbour, below that of the student's masks in the same two slices.
+_TOLERANCE = 0.2
 
 
 def slice_axis(coarse: Mask, spacing: Sequence[float] | None = None, axis: Axis = "auto") -> int:
@@ -133,31 +133,36 @@ def parts_of(mask: Mask, recipe: Recipe) -> list[Mask]:
     return [labels == i + 1 for i in kept]
 
 
-def outliers(drawn: Mapping[int, Mask], coarse: Mask, step: int = 1) -> set[int]:
-    """Slices whose answer is borne out neither by the slices beside it nor by the student.
+def outliers(masks: Mapping[int, Mask], coarse: Mask, step: int = 1) -> set[int]:
+    """Slices whose mask agrees neither with those beside it nor with the student's.
 
-    An answer disagrees with the student where their Dice is below 0.5. It disagrees with its neighbours where its Dice
+    A mask disagrees with the student where their Dice is below 0.5. It disagrees with its neighbours where its Dice
     with each of them falls short, by more than 0.2, of the Dice of the student's masks in the same two slices, which
-    tells how fast the structure changes there. An answer without neighbours, or on a slice where the student sees
-    nothing, is judged by what is left.
+    tells how fast the structure changes there. A mask without neighbours, or on a slice where the student has
+    none, is judged by what is left.
 
     Args:
-        drawn: slice -> bool (y, x), what SAM drew.
+        masks: slice -> bool (y, x), SAM's.
         coarse: bool (n, y, x), the student's.
         step: slices up to this far away are neighbours, the nearest on each side.
     """
     found = set()
-    order = sorted(drawn)
+    order = sorted(masks)
     for k, z in enumerate(order):
-        mask = drawn[z]
+        mask = masks[z]
         beside = [other for other in order[max(k - 1, 0) : k + 2] if 0 < abs(other - z) <= step]
-        seen = bool(coarse[z].any())
-        if not beside or (seen and _dice(mask, coarse[z]) >= _DISAGREES):
+        present = bool(coarse[z].any())
+        if not beside or (present and _dice(mask, coarse[z]) >= _DISAGREES):
             continue
-        # Where the student sees nothing, neighbouring answers should look alike.
-        expected = [_dice(coarse[z], coarse[other]) if seen and coarse[other].any() else _DISAGREES for other in beside]
-        agreed = [_dice(mask, drawn[other]) for other in beside]
-        if all(got < want - (_SLACK if seen else 0) for got, want in zip(agreed, expected, strict=True)):
+        # Where the student has none, neighbouring masks should look alike.
+        expected = [
+            _dice(coarse[z], coarse[other]) if present and coarse[other].any() else _DISAGREES for other in beside
+        ]
+        agreed = [_dice(mask, masks[other]) for other in beside]
+        if all(
+            found_dice < least - (_TOLERANCE if present else 0)
+            for found_dice, least in zip(agreed, expected, strict=True)
+        ):
             found.add(z)
     return found
 
@@ -189,29 +194,29 @@ def smoothed(logits: Mapping[int, Float], weight: float = _NEIGHBOUR) -> dict[in
 
 
 def steps_of(occupied: Sequence[int], step: int) -> list[int]:
-    """Of a structure's slices every n-th, and always the first and the last of each unbroken run."""
-    kept = []
+    """Every n-th of a structure's slices, and always the first and the last of each unbroken run."""
+    chosen = []
     for i, z in enumerate(occupied):
         starts = i == 0 or occupied[i - 1] != z - 1
         ends = i == len(occupied) - 1 or occupied[i + 1] != z + 1
         if starts or ends or z % step == 0:
-            kept.append(z)
-    return kept
+            chosen.append(z)
+    return chosen
 
 
-def interpolated(logits: Mapping[int, Float], wanted: Sequence[int]) -> dict[int, Float]:
+def interpolated(logits: Mapping[int, Float], slices: Sequence[int]) -> dict[int, Float]:
     """Logits for further slices, linear between the nearest slices that have some.
 
     Args:
         logits: slice -> float32 (y, x).
-        wanted: slices; those outside the known ones are left out.
+        slices: those outside the known ones are left out.
 
     Returns:
-        The known and the wanted ones.
+        The known and the further ones.
     """
     known = sorted(logits)
     result = dict(logits)
-    for z in wanted:
+    for z in slices:
         if z in result or not known or not known[0] < z < known[-1]:
             continue
         above = next(i for i in known if i > z)

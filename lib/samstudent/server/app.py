@@ -32,7 +32,7 @@ from samstudent.server.tasks.active_learning import DiversityScoring, Uncertaint
 from samstudent.server.tasks.batch_infer import SamstudentBatchInfer
 from samstudent.server.tasks.sam_interactive import SamInteractiveTask
 from samstudent.server.tasks.sam_trainer import SamTrainTask
-from samstudent.server.tasks.scoring import Examiner
+from samstudent.server.tasks.scoring import CaseScorer
 from samstudent.server.tasks.student_infer import StudentInferTask, StudentSamInferTask
 from samstudent.server.tasks.student_trainer import StudentTrainTask
 from samstudent.task import load_task, shipped_tasks
@@ -71,7 +71,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
                 require_free(address.host, address.port)
             self.task = load_task(_required_task(conf))
             self.study = Study(studies, app_dir, self.task)
-            self.examiner = Examiner(self.study)
+            self.case_scorer = CaseScorer(self.study)
             super().__init__(
                 app_dir,
                 studies,
@@ -96,19 +96,19 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        return {"student": StudentTrainTask(self.study, self.examiner.remember), "sam": SamTrainTask(self.study)}
+        return {"student": StudentTrainTask(self.study, self.case_scorer.keep_scores), "sam": SamTrainTask(self.study)}
 
     def init_batch_infer(self) -> Callable[..., Any]:
-        return SamstudentBatchInfer(self.study, self.examiner.remember)
+        return SamstudentBatchInfer(self.study, self.case_scorer.keep_scores)
 
     def init_strategies(self) -> dict[str, Strategy]:
         return strategies(self.task, self.study.selection, self.study.holdout, self.study.reviews)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        examiner, state, holdout = self.examiner, self.study.selection, self.study.holdout
+        scorer, state, holdout = self.case_scorer, self.study.selection, self.study.holdout
         return {
-            "diversity": DiversityScoring(state, holdout, examiner.vector_version, examiner.embed),
-            "uncertainty": UncertaintyScoring(state, holdout, examiner.version, examiner.examine, self.task.overlap),
+            "diversity": DiversityScoring(state, holdout, scorer.vector_version, scorer.embed),
+            "uncertainty": UncertaintyScoring(state, holdout, scorer.version, scorer.predict, self.task.overlap),
         }
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:

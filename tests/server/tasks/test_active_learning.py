@@ -208,7 +208,7 @@ def test_random_is_the_tasks_own(study: Study):
 
 class TestScoring:
     def uncertainty(self, study: Study, version: str | None = "v1", seen: list[int] | None = None):
-        def examine(path: str):
+        def predict(path: str):
             i = value(path)
             if seen is not None:
                 seen.append(i)
@@ -217,7 +217,7 @@ class TestScoring:
             probabilities = np.full((1, 4, 4), 0.5 + 0.1 * i, np.float32)
             return probabilities, [1 - 0.2 * i]
 
-        return UncertaintyScoring(study.state, study.holdout, lambda: version, examine, overlap=True)
+        return UncertaintyScoring(study.state, study.holdout, lambda: version, predict, overlap=True)
 
     def test_scores_steer_the_strategies(self, study: Study):
         answer = self.uncertainty(study)({}, study.datastore)

@@ -11,7 +11,7 @@ from samstudent.errors import Conflict, UserError
 from samstudent.pseudolabels.produce import made_with
 from samstudent.pseudolabels.provenance import is_current
 from samstudent.server.tasks.batch_infer import SamstudentBatchInfer
-from samstudent.server.tasks.scoring import Examiner
+from samstudent.server.tasks.scoring import CaseScorer
 from support.drawn import learn_recipes
 from support.infer_requests import serve
 
@@ -63,7 +63,7 @@ def test_scores_come_of_what_the_task_says_only(bench: Any, trained: Path) -> No
     serve(bench, trained)
     learn_recipes(study.policy_folder("r0001"), study.task, disk={"box_margin": 0.1})
     request = {"model": "student+sam", "images": "unlabeled"}
-    inference = SamstudentBatchInfer(study, Examiner(study).remember)
+    inference = SamstudentBatchInfer(study, CaseScorer(study).keep_scores)
     inference(request, bench.datastore, infer=None)
     assert study.selection.scores("entropy") == study.selection.scores("disagreement") == {}
     serve(bench, trained)

@@ -1,6 +1,6 @@
 """Active learning as the host knows it: strategies that read tables, scoring methods that fill them.
 
-A strategy is waited for by somebody, so it computes nothing but the choice. Scoring runs in a child process.
+A strategy is waited for by somebody, so it computes nothing but the selected. Scoring runs in a child process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from samstudent.active_learning.scores import disagreement_score, entropy_score
 from samstudent.active_learning.state import Reservation, SelectionState
-from samstudent.active_learning.strategies import STRATEGIES, choose
+from samstudent.active_learning.strategies import STRATEGIES, CasePool, select_case
 from samstudent.errors import UserError, explain
 from samstudent.pseudolabels.review import Reviews
 from samstudent.rounds.holdout import HoldOut
@@ -27,8 +27,8 @@ from samstudent.util.progress import StepReport, log_progress
 
 logger = logging.getLogger(__name__)
 
-#: Path of an image -> the student's probabilities, float32 (S, *spatial); SAM's agreement with each of its masks.
-Examine = Callable[[str], tuple[NDArray[np.float32], Sequence[float | None]]]
+#: Path of an image -> the student's probabilities, float32 (S, *spatial), and SAM's agreement with each of its masks.
+Predict = Callable[[str], tuple[NDArray[np.float32], Sequence[float | None]]]
 #: Path of an image -> its SAM embedding, averaged over the image (and the slices of a volume), float32 (D,).
 Embed = Callable[[str], NDArray[np.float32]]
 
@@ -103,30 +103,29 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
             candidates = _tier(unlabelled - lost, held, self.state.shown(client, minutes), client)
             # What somebody has on screen will be labelled: the next one should be unlike it, too.
             covered = (labelled | (unlabelled & held.keys())) - candidates
-            choice = choose(
-                self.name, candidates, covered, tables, self.rng, self.holdout.ids, self.holdout.fraction, sent
-            )
-            if choice is None:
+            pool = CasePool(candidates, covered, self.holdout.ids, self.holdout.fraction, sent)
+            selected = select_case(self.name, pool, tables, self.rng)
+            if selected is None:
                 return None
-            if (problem := _image_problem(datastore, choice.case)) is not None:
-                logger.warning("Case %s is not offered: %s", choice.case, problem)
-                unlabelled.discard(choice.case)
+            if (problem := _image_problem(datastore, selected.case)) is not None:
+                logger.warning("Case %s is not offered: %s", selected.case, problem)
+                unlabelled.discard(selected.case)
                 continue
-            answer = {"id": choice.case, "selected_by": choice.by, "score": choice.score}
-            other = held.get(choice.case)
+            answer = {"id": selected.case, "selected_by": selected.by, "score": selected.score}
+            other = held.get(selected.case)
             if other is None or other.client == client:
-                reserved = self.state.reserve(choice.case, client, minutes)
+                reserved = self.state.reserve(selected.case, client, minutes)
             else:
-                self.state.share(choice.case, client)
+                self.state.share(selected.case, client)
                 answer |= _shared(other)
                 reserved = True
             if reserved:
-                logger.info("Next sample for %r: %s, by %s", client, choice.case, choice.by)
+                logger.info("Next sample for %r: %s, by %s", client, selected.case, selected.by)
                 return answer
-            lost.add(choice.case)  # somebody was faster
+            lost.add(selected.case)  # somebody was faster
 
     def why_none(self, datastore: Datastore) -> str:
-        """Why there is no case to offer, for people."""
+        """Reason that there is no case to offer, for people."""
         unlabelled, labelled = _cases(datastore, self.holdout)
         every = len(datastore.list_images())
         if not every:
@@ -161,9 +160,9 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]
     Args:
         state: the study's tables.
         holdout: the study's hold-out; its cases are drawn, not chosen, and need no score.
-        version: what the scores would be computed with (the champion's digest, and SAM's and the recipe's where they
+        version: what the scores depend on (the champion's digest, and SAM's and the recipe's where they
             may change); None: there is no student yet.
-        examine: the student and SAM on one image.
+        predict: probabilities of the student, and SAM's agreement, on one image.
         overlap: the task's; see ``entropy_score``.
     """
 
@@ -172,12 +171,12 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]
         state: SelectionState,
         holdout: HoldOut,
         version: Callable[[], str | None],
-        examine: Examine,
+        predict: Predict,
         overlap: bool,
     ) -> None:
         super().__init__("Entropy of the student, and its disagreement with SAM, for each unlabelled case")
         self.state, self.holdout, self.version = state, holdout, version
-        self.examine, self.overlap = examine, overlap
+        self.predict, self.overlap = predict, overlap
 
     def info(self) -> dict[str, Any]:
         return {**super().info(), "config": {}}
@@ -193,7 +192,7 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]
             return {"scored": 0, "current": 0, "failed": {}, "note": "no student is served that fits the task"}
 
         def score(case: str) -> None:
-            probabilities, agreements = self.examine(datastore.get_image_uri(case))
+            probabilities, agreements = self.predict(datastore.get_image_uri(case))
             self.state.put_scores("entropy", {case: entropy_score(probabilities, self.overlap)}, version)
             # Last: a case counts as done when it has this one.
             self.state.put_scores("disagreement", {case: disagreement_score(agreements)}, version)
@@ -209,7 +208,7 @@ class DiversityScoring(ScoringMethod):  # type: ignore[misc]
     Args:
         state: the study's tables.
         holdout: the study's hold-out.
-        version: what the vectors would be computed with: the backend's digest.
+        version: what the vectors depend on: the backend's digest.
         embed: the averaged embedding of one image; best through the embedding cache, where refinement finds it again.
     """
 
@@ -229,7 +228,7 @@ class DiversityScoring(ScoringMethod):  # type: ignore[misc]
 
         unlabelled, labelled = _cases(datastore, self.holdout)
         cases = self.holdout.trainable(unlabelled | labelled)
-        return _for_each(cases, self.state.vectored(version), score, "diversity", datastore)
+        return _for_each(cases, self.state.cases_with_vector(version), score, "diversity", datastore)
 
 
 def _cases(datastore: Datastore, holdout: HoldOut) -> tuple[set[str], set[str]]:

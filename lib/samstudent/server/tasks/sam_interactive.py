@@ -35,7 +35,7 @@ from samstudent.errors import UserError
 from samstudent.imaging.case import Grid, read_image
 from samstudent.imaging.labels import write_masks
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.clicks import draw
+from samstudent.sam.clicks import mask_of_clicks
 from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Mask
 from samstudent.server.tasks.slice_geometry import RecentStacks, SliceStack
@@ -129,10 +129,10 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
                 backend = self._sam() if request.name in self.task.structures else self._plain()
                 embedding = self._embeddings.embed(backend, np.ascontiguousarray(stack.pixels[request.slice]))
             with _timed("decode", seconds):
-                drawing = draw(backend, embedding, request.prompt)
-            masks[task.structures[request.name] - 1, request.slice] = drawing.mask
+                clicked = mask_of_clicks(backend, embedding, request.prompt)
+            masks[task.structures[request.name] - 1, request.slice] = clicked.mask
             structures.append(
-                {"name": request.name, "slice": request.slice, "sam": backend.digest, **drawing.as_json()}
+                {"name": request.name, "slice": request.slice, "sam": backend.digest, **clicked.as_json()}
             )
         data[self.output_label_key] = _LabelMap(stack.to_canonical(masks), stack.grid, task)
         data[self.output_json_key] = {"structures": structures, "values": dict(task.structures)}

@@ -1,4 +1,4 @@
-"""The student and SAM on one image, for the scoring methods of active learning."""
+"""Predictions of student and SAM on one image, for the scoring methods of active learning."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from samstudent.sam.refiner import Refiner
 from samstudent.student.predict import Student
 
 
-class Examiner:
-    """Loads the champion and SAM once, when first needed. Used in the host's scoring child."""
+class CaseScorer:
+    """Champion and SAM, loaded once and when first needed, in the child process that scores."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self._student: Student | None = None
-        #: Id of the champion that was last looked at, and whether it fits the task.
+        #: Id of the champion that was last checked, and whether it fits the task.
         self._checked: tuple[str, bool] | None = None
 
     def version(self) -> str | None:
-        """What entropy and disagreement depend on: champion, SAM's settings, recipe; None without a champion that
-        fits the task."""
+        """Digest of what entropy and disagreement depend on: champion, SAM's settings, recipe. None without a champion
+        that fits the task."""
         champion = self.study.ledger.champion()
         if champion is None or not self._fits(champion):
             return None
@@ -40,15 +40,15 @@ class Examiner:
         return hashlib.sha256(settings.encode()).hexdigest()
 
     def _fits(self, champion: RoundRecord) -> bool:
-        """Whether the champion can predict for the task as it is now; looked at once for each."""
+        """Whether the champion can predict for the task as it is now; checked once for each."""
         if self._checked is None or self._checked[0] != champion.id:
             found = champion_of(self.study.ledger, self.study.task, "cpu")
             self._checked = (champion.id, found is not None)
         return self._checked[1]
 
-    def remember(self, case: str, image: CaseImage, label: PseudoLabel) -> None:
-        """Keep the scores that a pseudo label just made gives for free, if it is made as ``examine`` does: with the
-        champion, the task's recipe and the SAM in force. By a recipe that a round has learnt the figures are others."""
+    def keep_scores(self, case: str, image: CaseImage, label: PseudoLabel) -> None:
+        """Keep the scores that a new pseudo label gives for free, if it is made as ``predict`` does: with the
+        champion, the task's recipe and the active SAM. By a recipe that a round has chosen the figures are others."""
         version, state, champion = self.version(), self.study.selection, self.study.ledger.champion()
         if version is None or champion is None or label.provenance.student != champion.model_digest:
             return
@@ -60,12 +60,12 @@ class Examiner:
         state.put_scores("disagreement", {case: disagreement}, version)
 
     def vector_version(self) -> str:
-        """What the embeddings depend on."""
+        """Digest of what the embeddings depend on."""
         return self.study.sam().embedding_digest
 
-    def examine(self, path: str) -> tuple[NDArray[np.float32], list[float | None]]:
+    def predict(self, path: str) -> tuple[NDArray[np.float32], list[float | None]]:
         """Probabilities float32 (S, *spatial), and SAM's agreement with each of the S coarse masks."""
-        self._let_rounds_pass()
+        self._wait_for_rounds()
         image = self._read(path)
         probabilities = self._champion().predict(image)
         task = self.study.task
@@ -75,15 +75,15 @@ class Examiner:
 
     def embed(self, path: str) -> NDArray[np.float32]:
         """SAM's embedding averaged over the image, float32 (D,); of a volume over every eighth slice and the image."""
-        self._let_rounds_pass()
+        self._wait_for_rounds()
         pixels = for_sam(self._read(path), self.study.task.image)
-        # Neighbouring slices look alike, and an encoder run is the dear part.
+        # Neighbouring slices look alike, and the encoder is what takes time.
         slices = [pixels] if pixels.ndim == 3 else list(pixels[len(pixels) // 16 :: 8])
         sam, cache = self.study.sam(), self.study.embeddings
         vectors = [cache.embed(sam, np.ascontiguousarray(s)).pooled() for s in slices]
         return np.mean(vectors, axis=0, dtype=np.float32)
 
-    def _let_rounds_pass(self) -> None:
+    def _wait_for_rounds(self) -> None:
         """A round that runs matters more than scores, and makes many of them on its way."""
         while self.study.ledger.running() is not None:
             time.sleep(2)
