@@ -38,8 +38,8 @@ class _EntryLock:
 class EmbeddingCache:
     """Keeps embeddings in a folder, the least recently used out first.
 
-    Features are stored as float16 (half the size, no visible change of a mask), and ``embed`` returns them rounded at the
-    first call, too: a result must not depend on what the cache held.
+    Features are stored as float16 (half the size, no visible change of a mask), and ``embed`` returns them rounded at
+    the first call, too: a result must not depend on what the cache held.
 
     Args:
         folder: made when missing; nothing else may live in it.

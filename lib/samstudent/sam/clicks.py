@@ -1,8 +1,8 @@
 """Masks from the box and clicks of a user.
 
 SAM was trained with points; LiteMedSAM and MedSAM with boxes alone: their point prompts were never trained. Mean Dice
-with LiteMedSAM of one click well inside the structure, 34 nerves and vessels (14 ultrasound training images) and 15 drawn
-shapes:
+with LiteMedSAM of one click well inside the structure, 34 nerves and vessels (14 ultrasound training images) and 15
+drawn shapes:
 
 - the click as SAM's point prompt: 0.00, 0.00; a box around that mask, with or without the click: 0.01, 0.01
 - the true box: 0.87, 0.97; the true box and the click: 0.68, 0.86
