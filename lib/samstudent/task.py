@@ -20,6 +20,8 @@ from samstudent.util.dicom_codes import Code, own_code
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Unmentioned = Literal["absent", "unknown"]
+#: Whose mask a recipe gives, from the simplest.
+MaskSource = Literal["student", "plain_sam", "sam", "fused"]
 PromptKind = Literal["box", "positive", "negative", "logits", "mask"]
 
 
@@ -128,37 +130,52 @@ BOX_STAGES = (Stage(prompts=("box",)),)
 
 
 class Recipe(_Section):
-    """From a coarse mask to prompts, and through which stages."""
+    """From the student's probabilities to a coarse mask, from there to SAM's prompts, and whose mask is the result.
 
-    #: A pixel belongs to the coarse mask from this probability on.
-    threshold: Share = 0.5
-    #: Which connected component survives: the one of highest mean probability (the paper's), the largest, or all.
-    component: Literal["probable", "largest", "all"] = "probable"
-    morphology: Literal["none", "dilate", "erode", "open", "close"] = "none"
-    #: Side of the square footprint. All pixels of a recipe are those of the working grid (``sam/working_grid.py``).
-    morphology_size: int = Field(default=8, ge=1, le=200)
-    #: Components below this many pixels count as noise.
-    min_size: int = Field(default=4, ge=1)
-    #: Widens the box on every side, as a share of its own side.
-    box_margin: float = Field(default=0.0, ge=0, le=1)
-    #: None: what suits the backend (``stages_for``).
-    stages: tuple[Stage, ...] | None = None
-    #: Whose mask becomes the refined one: SAM's, the student's coarse mask, the two fused, or the two fused near the
-    #: student's border only.
-    source: Literal["sam", "student", "fused", "border"] = "sam"
-    #: SAM's share of the logits where they are fused.
-    fusion_weight: Share = 0.5
-    #: ``border``: SAM has a say up to this many pixels inside and outside the student's border.
-    border_width: int = Field(default=8, ge=1, le=200)
-    #: Which mask decoder is asked. ``adapted`` means the plain one as long as none was adapted.
-    decoder: Literal["plain", "adapted"] = "adapted"
-    #: Volumes: the axis along which they are cut into slices. ``auto``: across the longest voxels, else where the
-    #: structures take the fewest slices (``sam.volumes.slice_axis``).
-    axis: Literal["auto", "z", "y", "x"] = "auto"
-    #: Volumes: SAM is asked about every n-th slice of a structure, and its logits are interpolated in between.
-    slice_step: int = Field(default=1, ge=1, le=20)
-    #: Volumes: SAM's answers are compared with those on neighbouring slices and smoothed across them.
-    neighbours: bool = True
+    Pixels are those of the working grid, at most 512 a side.
+    """
+
+    threshold: Share = Field(default=0.5, description="Lowest probability of a pixel of the coarse mask.")
+    component: Literal["probable", "largest", "all"] = Field(
+        default="probable",
+        description="Connected component of the coarse mask that is kept: the one of the highest mean probability (as "
+        "in the paper), the largest, or all.",
+    )
+    morphology: Literal["none", "dilate", "erode", "open", "close"] = Field(
+        default="none",
+        description="Morphological operation on the coarse mask before box and mask prompts are drawn from it.",
+    )
+    morphology_size: int = Field(
+        default=8, ge=1, le=200, description="Side of the square footprint of `morphology`, in pixels."
+    )
+    min_size: int = Field(default=4, ge=1, description="Size in pixels below which a component counts as noise.")
+    box_margin: float = Field(
+        default=0.0, ge=0, le=1, description="Widening of the box on every side, as a share of that side."
+    )
+    stages: tuple[Stage, ...] | None = Field(
+        default=None,
+        description="Calls of SAM's decoder, each with its prompts. None: the box alone for models that were trained "
+        "with boxes only (`lite_medsam`, `medsam`), else the paper's two stages: the box; then points with the logits "
+        "of the first.",
+    )
+    source: MaskSource = Field(
+        default="sam",
+        description="The refined mask: `sam`: SAM's, by the adapted decoder where there is one; `plain_sam`: by the "
+        "published one; `student`: the student's coarse mask; `fused`: mean of the logits of `sam` and student. With "
+        "`pseudo_labels.policy: learned` it is chosen for each structure.",
+    )
+    axis: Literal["auto", "z", "y", "x"] = Field(
+        default="auto",
+        description="Volumes: the axis along which they are cut into slices. `auto`: across the longest voxels, else "
+        "where the structures take the fewest slices.",
+    )
+    slice_step: int = Field(
+        default=1,
+        ge=1,
+        le=20,
+        description="Volumes: SAM is run on every n-th slice of a structure, and its logits are interpolated in "
+        "between.",
+    )
 
     @field_validator("stages")
     @classmethod

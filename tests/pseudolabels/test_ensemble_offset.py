@@ -1,4 +1,4 @@
-"""Estimates for one fold's models, carried over to all models together."""
+"""Estimates for one fold's models, brought to all models together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logit
 
 from samstudent.metrics import dice_per_structure
-from samstudent.pseudolabels.ensemble_offset import LARGEST, Answer, expected_dice, expected_of_all, shift_of
+from samstudent.pseudolabels.ensemble_offset import LARGEST, EstimatedMasks, ensemble_offset, expected_ensemble_dice
 
 
 def square(at: int = 4) -> np.ndarray:
@@ -16,23 +16,18 @@ def square(at: int = 4) -> np.ndarray:
     return mask
 
 
-def test_sure_probabilities_promise_the_true_dice() -> None:
-    truth, other = square(), square(6)
-    assert expected_dice(other, truth.astype(np.float32)) == pytest.approx(dice_per_structure(truth, other))
-    assert expected_dice(np.zeros_like(truth), np.zeros(truth.shape)) == [0]
-
-
-def test_models_that_all_say_the_same_deserve_what_each_does() -> None:
-    answer = Answer(square(), np.array([0.7]))
-    assert expected_of_all(answer, [answer] * 3, np.where(square(), 0.8, 0.1)) == pytest.approx([0.7])
+def test_of_models_that_predict_the_same_as_much_is_expected_as_of_each() -> None:
+    masks = EstimatedMasks(square(), np.array([0.7]))
+    assert expected_ensemble_dice(masks, [masks] * 3, np.where(square(), 0.8, 0.1)) == pytest.approx([0.7])
 
 
 def test_a_fold_that_misses_the_structure_counts_nothing() -> None:
-    found, missed = Answer(square(), np.array([0.9])), Answer(np.zeros_like(square()), np.array([np.nan]))
+    found = EstimatedMasks(square(), np.array([0.9]))
+    missed = EstimatedMasks(np.zeros_like(square()), np.array([np.nan]))
     p = np.where(square(), 1.0, 0.0)
     # Half of the folds find it, all together do: promised 1 for (1 + 0) / 2.
-    assert expected_of_all(found, [found, missed], p) == pytest.approx([0.95])
-    assert np.isnan(expected_of_all(missed, [found, missed], p)).all()
+    assert expected_ensemble_dice(found, [found, missed], p) == pytest.approx([0.95])
+    assert np.isnan(expected_ensemble_dice(missed, [found, missed], p)).all()
 
 
 def test_what_is_expected_of_all_is_nearer_to_the_truth_than_what_each_deserves() -> None:
@@ -46,26 +41,26 @@ def test_what_is_expected_of_all_is_nearer_to_the_truth_than_what_each_deserves(
         views = expit(np.where(truth, 1.0, -1.0) + noise)
         common = views.mean(0)
         own = [dice_per_structure(truth, v >= 0.5) for v in views]
-        folds = [Answer(v >= 0.5, np.asarray(d)) for v, d in zip(views, own, strict=True)]
+        folds = [EstimatedMasks(v >= 0.5, np.asarray(d)) for v, d in zip(views, own, strict=True)]
         deserved = dice_per_structure(truth, common >= 0.5)[0]
-        expected = expected_of_all(Answer(common >= 0.5, np.array([0.5])), folds, common)[0]
+        expected = expected_ensemble_dice(EstimatedMasks(common >= 0.5, np.array([0.5])), folds, common)[0]
         off_each.append(deserved - np.mean(own))
         off_all.append(deserved - expected)
     assert np.mean(off_each) > 0.05
     assert abs(np.mean(off_all)) < np.mean(off_each)
 
 
-def test_the_shift_brings_the_mean_to_what_is_expected() -> None:
+def test_the_offset_brings_the_mean_to_what_is_expected() -> None:
     rng = np.random.default_rng(1)
     estimates = rng.uniform(0.2, 0.8, 50)
     expected = np.clip(estimates + 0.12, 0, 1)
-    shift = shift_of(estimates, expected)
-    assert shift > 0 and expit(logit(estimates) + shift).mean() == pytest.approx(expected.mean(), abs=1e-3)
-    assert shift_of(np.append(estimates, np.nan), np.append(expected, 0.1)) == shift
-    assert shift_of(estimates, estimates) == pytest.approx(0, abs=1e-3)
+    offset = ensemble_offset(estimates, expected)
+    assert offset > 0 and expit(logit(estimates) + offset).mean() == pytest.approx(expected.mean(), abs=1e-3)
+    assert ensemble_offset(np.append(estimates, np.nan), np.append(expected, 0.1)) == offset
+    assert ensemble_offset(estimates, estimates) == pytest.approx(0, abs=1e-3)
 
 
-def test_no_pairs_shift_nothing_and_nothing_shifts_without_bound() -> None:
-    assert shift_of(np.array([]), np.array([])) == 0 == shift_of(np.array([np.nan]), np.array([0.4]))
-    assert shift_of(np.array([0.5, 0.4]), np.array([1.0, 1.0])) == LARGEST
-    assert shift_of(np.array([0.5, 0.4]), np.array([0.0, 0.0])) == -LARGEST
+def test_no_pairs_give_no_offset_and_none_is_without_bound() -> None:
+    assert ensemble_offset(np.array([]), np.array([])) == 0 == ensemble_offset(np.array([np.nan]), np.array([0.4]))
+    assert ensemble_offset(np.array([0.5, 0.4]), np.array([1.0, 1.0])) == LARGEST
+    assert ensemble_offset(np.array([0.5, 0.4]), np.array([0.0, 0.0])) == -LARGEST

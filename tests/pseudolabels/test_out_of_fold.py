@@ -1,4 +1,4 @@
-"""Labelled volumes as the search takes them: few slices, but of whole structures."""
+"""Labelled volumes as SAM's adaptation takes them: few slices, from the whole volume."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pytest
 
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.pseudolabels import out_of_fold
-from samstudent.pseudolabels.bench import Bench
 from samstudent.pseudolabels.cached_sam import CachedSam
-from samstudent.pseudolabels.out_of_fold import OutOfFoldCase, slices_of
-from samstudent.task import Recipe, Task
+from samstudent.pseudolabels.out_of_fold import OutOfFoldCase, examples_of
+from samstudent.task import Task
 from support.drawn import FakeSam, case_image
 
 TASK = Task.model_validate(
@@ -35,31 +34,15 @@ def oblique(slices: int = 24, drift: int = 2) -> Any:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_an_oblique_structure_stays_whole_when_few_of_its_slices_are_used(
-    axis: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sam_is_adapted_on_slices_from_the_whole_volume(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(out_of_fold, "_SLICES", 6)
     truth = np.moveaxis(oblique(), 1, 1 + axis)
     task = TASK.model_copy(update={"recipe": TASK.recipe.model_copy(update={"axis": "zyx"[axis]})})
     members = np.where(truth, 0.9, 0.05).astype(np.float16)[None]
     case = OutOfFoldCase("a", 0, case_image(np.where(truth[0], 90, 10)), members, LabelledMasks(truth))
     sam: Any = FakeSam()
-    parts = slices_of(case, 0.0, task, CachedSam(sam), cases=1)
-    assert len(parts) == 6 == sam.embedded and [part.z for part in parts] == [0, 5, 9, 14, 18, 23]
-    for part in parts:
-        np.testing.assert_array_equal(part.truth, np.moveaxis(truth, 1 + axis, 1)[:, part.z])
-    assert Bench(parts, sam, None).dice([task.recipe])[0, 0, 0] == 1
-
-
-def test_a_second_vessel_is_dropped_as_in_the_whole_volume(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(out_of_fold, "_SLICES", 4)
-    truth = oblique()
-    answer = truth.copy()
-    answer[0, 3:20, 20:22, 2:5] = True
-    members = np.where(answer, 0.9, 0.05).astype(np.float16)[None]
-    case = OutOfFoldCase("a", 0, case_image(np.where(truth[0], 90, 10)), members, LabelledMasks(truth))
-    sam: Any = FakeSam()
-    parts = slices_of(case, 0.0, TASK, CachedSam(sam), cases=1)
-    bench = Bench(parts, sam, None)
-    both = Recipe(component="all", source="student")
-    assert bench.dice([TASK.recipe])[0, 0, 0] == 1 > bench.dice([both])[0, 0, 0]
+    examples = examples_of(case, 0.0, task, CachedSam(sam), cases=1)
+    assert len(examples) == 6 == sam.embedded
+    for example, z in zip(examples, [0, 5, 9, 14, 18, 23], strict=True):
+        np.testing.assert_array_equal(example.truth, np.moveaxis(truth, 1 + axis, 1)[:, z])
+        np.testing.assert_array_equal(example.coarse, example.truth)

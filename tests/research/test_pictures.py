@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from samstudent.errors import UserError
-from samstudent.pseudolabels.quality_model import reliability
+from samstudent.pseudolabels.reliability import reliability
 from samstudent.research import pictures
 from samstudent.research.pictures import Panel
 

@@ -11,8 +11,7 @@ import pytest
 
 from samstudent.errors import Conflict, UserError
 from samstudent.pseudolabels.policy import LabelingPolicy
-from samstudent.pseudolabels.quality_model import QualityModel
-from samstudent.pseudolabels.search import Choice, StructureChoice
+from samstudent.pseudolabels.recipe_choice import RecipeChoice, StructureChoice
 from samstudent.rounds import study as module
 from samstudent.rounds.study import Study
 from support.drawn import small_task
@@ -132,8 +131,8 @@ def test_a_record_that_cannot_be_read_costs_no_round(study: Study, tmp_path: Pat
 @pytest.fixture
 def policy(study: Study, monkeypatch: pytest.MonkeyPatch) -> LabelingPolicy:
     """What every round has learnt, with an adapted decoder."""
-    choice = Choice({name: StructureChoice(study.task.recipe) for name in study.task.names}, 3)
-    learnt = LabelingPolicy(study.task, 0.5, choice, QualityModel.default(), adapted=SimpleNamespace(digest="adapted"))  # type: ignore
+    choice = RecipeChoice({name: StructureChoice(study.task.recipe) for name in study.task.names})
+    learnt = LabelingPolicy(study.task, 0.5, choice, None, adapted=SimpleNamespace(digest="adapted"))  # type: ignore
     monkeypatch.setattr(module.LabelingPolicy, "load", lambda folder, task, backend: learnt)
     return learnt
 

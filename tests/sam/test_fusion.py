@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from samstudent.sam.fusion import combine, fuse, near_border, resolve_overlap, student_logits
+from samstudent.sam.fusion import combine, fuse, resolve_overlap, student_logits
 from samstudent.sam.prompts import coarse_mask, coarse_masks
 from samstudent.sam.working_grid import as_half
 from samstudent.task import Recipe
@@ -16,7 +16,7 @@ from samstudent.task import Recipe
 SHAPE = (3, 9, 11)
 PROBABILITIES = arrays(np.float32, SHAPE, elements=st.floats(0, 1, width=32))
 LOGITS = arrays(np.float32, SHAPE, elements=st.floats(-25, 25, width=32))
-SOURCES = st.sampled_from(["sam", "student", "fused", "border"])
+SOURCES = st.sampled_from(["sam", "plain_sam", "student", "fused"])
 
 
 def square(value: float, low: float = 0.1) -> Any:
@@ -51,11 +51,8 @@ def test_each_source_by_hand() -> None:
     assert at(7, 7, source="sam") == pytest.approx(sigmoid(1))
     assert at(7, 7, source="student") == pytest.approx(0.9) and at(0, 0, source="student") == pytest.approx(0.1)
     assert at(7, 7, source="fused") == pytest.approx(sigmoid((1 + logit) / 2))
-    assert at(12, 12, source="fused", fusion_weight=0.25) == pytest.approx(sigmoid(-3 / 4 + 3 / 4 * logit))
-    assert at(0, 0, source="fused", fusion_weight=1) == pytest.approx(sigmoid(1))
-    # Pixel (5, 5) is the corner of the square, (7, 7) the third inwards, (2, 7) the third outwards.
-    for y, x, inside in ((5, 5, True), (6, 6, True), (7, 7, False), (3, 7, True), (2, 7, False)):
-        assert at(y, x, source="border", border_width=2) == at(y, x, source="fused" if inside else "student")
+    assert at(12, 12, source="fused") == pytest.approx(sigmoid((logit - 3) / 2))
+    assert at(12, 12, source="plain_sam") == pytest.approx(sigmoid(-3))
 
 
 def test_a_threshold_moves_the_students_zero() -> None:
@@ -81,25 +78,16 @@ def test_fusion_does_not_bring_a_dropped_component_back() -> None:
     assert (combine(p, sam, kept, recipe)[:3, :3] >= 0.5).all()
 
 
-@pytest.mark.parametrize("source", ["sam", "fused", "border"])
+@pytest.mark.parametrize("source", ["sam", "plain_sam", "fused"])
 def test_where_sam_draws_nothing_the_student_stays(source: Any) -> None:
     p, recipe = square(0.9), Recipe(source=source)
     nothing = np.full((20, 20), -0.1, np.float32)
     np.testing.assert_allclose(combine(p, nothing, p > 0.5, recipe), p, rtol=1e-5)
 
 
-def test_the_images_edge_is_no_border() -> None:
-    mask = np.zeros((12, 12), bool)
-    mask[:6] = True
-    expected = np.zeros((12, 12), bool)
-    expected[4:8] = True
-    np.testing.assert_array_equal(near_border(mask, 2), expected)
-    assert not near_border(np.ones((4, 4), bool), 3).any() and not near_border(np.zeros((4, 4), bool), 3).any()
-
-
 @given(p=PROBABILITIES, logits=LOGITS, overlap=st.booleans(), sources=st.tuples(SOURCES, SOURCES, SOURCES))
 def test_a_fusion_keeps_its_promises(p: Any, logits: Any, overlap: bool, sources: Any) -> None:
-    recipes = [Recipe(source=source, threshold=0.7, border_width=1) for source in sources]
+    recipes = [Recipe(source=source, threshold=0.7) for source in sources]
     coarse = coarse_masks(p, recipes)
     soft, masks, refined = fuse(p, list(logits), coarse, recipes, overlap)
     half = as_half(soft, masks)

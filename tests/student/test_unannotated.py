@@ -15,14 +15,12 @@ from PIL import Image
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.metrics import dice_where_known
 from samstudent.pseudolabels.ablations import Ablations
-from samstudent.pseudolabels.bench import Bench
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.embedding_head import HeadCase, _Batches, head_cases
-from samstudent.pseudolabels.out_of_fold import LearningCases, OutOfFoldCase, slices_of
+from samstudent.pseudolabels.out_of_fold import LearningCases, OutOfFoldCase, examples_of
 from samstudent.pseudolabels.policy_fit import FitOptions, fit_policy
-from samstudent.pseudolabels.quality_features import ShapeStatistics
 from samstudent.pseudolabels.quality_filter import absence_prior
-from samstudent.pseudolabels.search import OutOfFoldSlice
+from samstudent.pseudolabels.recipe_evaluation import RecipeEvaluator
 from samstudent.rounds.cases import CaseFiles, load_cases
 from samstudent.rounds.scoring import compare, fit_of
 from samstudent.sam.adapt_samples import Example, prompt_samples
@@ -162,19 +160,6 @@ def test_absence_is_believed_by_those_that_would_have_said_so() -> None:
     assert absence_prior(present, annotated) == pytest.approx([1 - 5 / 6, 1 - 2 / 3])
 
 
-def test_shape_statistics_count_those_that_would_have_shown_it() -> None:
-    truths = [shapes(seed)[1] for seed in range(4)]
-    known = np.array([[True, True], [True, False], [True, False], [True, False]])
-    statistics = ShapeStatistics.of(truths, known)
-    assert statistics.prevalence == pytest.approx([5 / 6, 2 / 3])
-    assert statistics.without(0).prevalence == pytest.approx([4 / 5, 1 / 2])
-    again = ShapeStatistics.from_json(statistics.as_json())
-    assert again.prevalence == pytest.approx(statistics.prevalence)
-    assert "known" not in ShapeStatistics.of(truths, np.ones((4, 2), bool)).as_json(), (
-        "digests of earlier versions stay"
-    )
-
-
 class PartlyLabelled(FakeTeacher):
     """Of two cases the square is not annotated, though the teacher sees it."""
 
@@ -193,15 +178,14 @@ class PartlyLabelled(FakeTeacher):
 def test_search_calibration_and_adaptation_leave_it_out(tmp_path: Path) -> None:
     teacher: Any = PartlyLabelled(6)
     task, sam = small_task(recipe={"source": "student"}), CachedSam(FakeSam())  # type: ignore[arg-type]
-    parts: list[OutOfFoldSlice] = []
-    for case in sorted(teacher.folds):
-        found = OutOfFoldCase.of(case, *teacher.read(case), teacher, task)
-        parts += slices_of(found, 0, task, sam, 6)
-    dice = Bench(parts, FakeSam(), None).dice([task.recipe])[..., 0]  # type: ignore[arg-type]
+    found = [OutOfFoldCase.of(case, *teacher.read(case), teacher, task) for case in sorted(teacher.folds)]
+    dice = RecipeEvaluator(found, task, 0.0, sam).dice(dict.fromkeys(task.names, task.recipe))
     assert np.isnan(dice[[1, 2], 1]).all() and np.isfinite(np.delete(dice, [1, 2], axis=0)).all()
     assert np.nanmin(dice) > 0.9
+    (part,) = examples_of(found[1], 0.0, task, sam, 6)
+    assert part.known is not None and part.known.tolist() == [True, False]
     # SAM is neither taught to draw nothing there, nor to doubt its answer.
-    example = Example("case1", 0, parts[1].embedding, parts[1].truth, parts[1].truth | True)
+    example = Example("case1", 0, part.embedding, part.truth, part.truth | True)
     known = np.array([True, False])
     assert {q.structure for q in prompt_samples(0, replace(example, known=known), task.recipe, "vit_b")} == {0}
     assert {q.structure for q in prompt_samples(0, example, task.recipe, "vit_b")} == {0, 1}

@@ -33,4 +33,4 @@ class CachedSam:
 
 def adapted_decoders(recipes: Mapping[str, Recipe], adapted: SamBackend | None) -> dict[str, SamBackend]:
     """The adapted SAM for each structure whose recipe takes its decoder, as ``Refiner`` takes it."""
-    return {} if adapted is None else {name: adapted for name, r in recipes.items() if r.decoder == "adapted"}
+    return {} if adapted is None else {name: adapted for name, r in recipes.items() if r.source != "plain_sam"}

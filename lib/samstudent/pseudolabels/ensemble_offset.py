@@ -1,10 +1,11 @@
-"""From the models of one fold, on which a calibrator learnt, to all of them together, which label the unlabelled cases.
+"""The ensemble logit offset: from one fold's models, to which the quality model is fitted, to all of them together.
 
-The models of a fold are the only honest ones on its labelled cases, so quality is calibrated on their predictions. All
-folds' models together are better than those of one, and no labelled case can tell by how much: each has trained most of
-them. But on unlabelled cases all are honest, and there the difference can be seen without the truth: the calibrator
-says how good each fold's answer is, and the mean of all probabilities, the best guess of the truth that there is, says
-by how much the common answer is better. That tells a part of it, as each fold's own errors are in that mean, too.
+Only the models of a fold are out of fold on its labelled cases, so the quality model is fitted to their predictions.
+All models together are better than those of one fold, and no labelled case can tell by how much: each has trained most
+of them. But unlabelled cases are new to all, and there the difference can be measured without the truth: the quality
+model estimates the Dice of each fold's masks, and the mean of all probabilities, the best guess of the truth that there
+is, tells by how much the ensemble's masks are better. That tells a part of it, as each fold's own errors are in that
+mean, too.
 """
 
 from __future__ import annotations
@@ -22,64 +23,67 @@ from samstudent.sam.prompts import Mask
 
 Float = NDArray[np.float64]
 
-#: Logits; a larger shift than this nobody should believe.
+#: Logits; a larger offset than this nobody should believe.
 LARGEST = 2.0
 _LEAST = 1e-3
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What models say of one unlabelled case.
+class EstimatedMasks:
+    """Refined masks of one unlabelled case.
 
     Attributes:
         masks: bool (S, *spatial).
-        estimates: float (S,), the calibrator's Dice of each; nan where a structure is absent.
+        estimates: float (S,), estimated Dice of each; nan where a structure is absent.
     """
 
     masks: Mask
     estimates: Float
 
 
-def expected_dice(masks: Mask, probabilities: NDArray[np.floating[Any]]) -> Float:
-    """Dice that probabilities promise a mask, 2 sum(p m) / (sum(p) + sum(m)), float (S,); both (S, *spatial)."""
-    values = []
-    for mask, p in zip(masks, probabilities, strict=True):
-        both = float(p.sum(dtype=np.float64)) + float(mask.sum())
-        values.append(2 * float(p[mask].sum(dtype=np.float64)) / both if both else 0.0)
-    return np.array(values)
+def expected_ensemble_dice(
+    ensemble: EstimatedMasks, folds: Sequence[EstimatedMasks], probabilities: NDArray[np.floating[Any]]
+) -> Float:
+    """The Dice to expect of the ensemble's masks of one case, float (S,); nan where they show no structure.
 
-
-def expected_of_all(common: Answer, folds: Sequence[Answer], probabilities: NDArray[np.floating[Any]]) -> Float:
-    """The Dice to expect of the common answer, float (S,); nan where it shows no structure.
-
-    The mean of what the calibrator expects of each fold's answer (0 where it misses the structure), and what the common
-    probabilities promise the common masks beyond that mean.
+    The mean estimate of the folds' masks (0 where one misses the structure), and what the probabilities promise the
+    ensemble's masks beyond those of the folds.
 
     Args:
-        common: of all models.
+        ensemble: of all models.
         folds: of the models of each fold.
         probabilities: of all models, (S, *spatial).
     """
     each = np.mean([np.nan_to_num(fold.estimates) for fold in folds], axis=0)
-    promised = np.mean([expected_dice(fold.masks, probabilities) for fold in folds], axis=0)
-    found = np.clip(each + expected_dice(common.masks, probabilities) - promised, 0, 1)
-    return np.where(np.isnan(common.estimates), np.nan, found)
+    promised = np.mean([_promised_dice(fold.masks, probabilities) for fold in folds], axis=0)
+    found = np.clip(each + _promised_dice(ensemble.masks, probabilities) - promised, 0, 1)
+    return np.where(np.isnan(ensemble.estimates), np.nan, found)
 
 
-def shift_of(estimates: Float, expected: Float) -> float:
-    """What to add to the logits of estimates so that their mean is that of the expected values; 0 without any.
+def ensemble_offset(estimates: Float, expected: Float) -> float:
+    """The number to add to the logits of estimates so that their mean is that of the expected Dice; 0 without any.
 
     Args:
-        estimates, expected: (N,), 0 to 1; pairs with a nan are left out.
+        estimates: by the quality model, of the ensemble's masks, float (N,), 0 to 1.
+        expected: ``expected_ensemble_dice`` of the same, float (N,); pairs with a nan are left out.
     """
     known = np.isfinite(estimates) & np.isfinite(expected)
     if not known.any():
         return 0.0
     logits, goal = logit(np.clip(estimates[known], _LEAST, 1 - _LEAST)), float(expected[known].mean())
 
-    def away(shift: float) -> float:
-        return float(expit(logits + shift).mean()) - goal
+    def away(offset: float) -> float:
+        return float(expit(logits + offset).mean()) - goal
 
     if away(-LARGEST) >= 0 or away(LARGEST) <= 0:
         return float(np.sign(goal - expit(logits).mean()) * LARGEST)
     return float(brentq(away, -LARGEST, LARGEST, xtol=1e-4))
+
+
+def _promised_dice(masks: Mask, probabilities: NDArray[np.floating[Any]]) -> Float:
+    """Dice that probabilities promise masks, 2 sum(p m) / (sum(p) + sum(m)), float (S,); both (S, *spatial)."""
+    values = []
+    for mask, p in zip(masks, probabilities, strict=True):
+        both = float(p.sum(dtype=np.float64)) + float(mask.sum())
+        values.append(2 * float(p[mask].sum(dtype=np.float64)) / both if both else 0.0)
+    return np.array(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,29 +21,8 @@ from samstudent.sam.results import Refinement
 from samstudent.sam.volume_refinement import SliceOptions
 from samstudent.task import Recipe, Task
 
-#: Jittered boxes a case are limited to about this many calls of the decoder: 32 teeth would take a second a box.
-_DECODES = 16
-_MOST_JITTERS = 2
 
-
-@dataclass(frozen=True)
-class RefineOptions:
-    """What a refinement does beside the masks.
-
-    Attributes:
-        figures: also run SAM on structures whose mask the student keeps, for the quality features.
-        jitter: also decode jittered boxes, for the quality feature of that name.
-        seed: of the jitter.
-    """
-
-    figures: bool = True
-    jitter: bool = True
-    seed: int = 0
-
-
-def label_case(
-    image: CaseImage, teacher: MemberPredictor, policy: LabelingPolicy, sam: CachedSam, *, seed: int = 0
-) -> PseudoLabel:
+def label_case(image: CaseImage, teacher: MemberPredictor, policy: LabelingPolicy, sam: CachedSam) -> PseudoLabel:
     """Pseudo label of one unlabelled case; of a 2D image on the working grid, see ``produce.on_image``.
 
     Args:
@@ -51,19 +30,18 @@ def label_case(
         teacher: predicts it.
         policy: how its predictions are refined and judged.
         sam: the plain SAM.
-        seed: of jittered boxes.
     """
     members = teacher.predict_members(image, size_of(image, policy.task), heads=policy.uses_sam)
     quality = policy.quality
     if quality is not None and not teacher.is_single_model:
         quality = quality.shifted(policy.ensemble_offset)
-    refined, probabilities, estimates = refine_and_estimate(image, members, replace(policy, quality=quality), sam, seed)
+    refined, probabilities, estimates = refine_and_estimate(image, members, replace(policy, quality=quality), sam)
     provenance = provenance_of(teacher.version, policy.adapted or sam.backend, policy.task, policy.digest)
     return pseudo_label_of(refined, probabilities, policy.task, provenance, estimates)
 
 
 def refine_and_estimate(
-    image: CaseImage, members: NDArray[Any], policy: LabelingPolicy, sam: CachedSam, seed: int = 0
+    image: CaseImage, members: NDArray[Any], policy: LabelingPolicy, sam: CachedSam
 ) -> tuple[Refinement, NDArray[Any], dict[str, float] | None]:
     """Refinement of an unlabelled case, the probabilities float32 (S, *size) that were refined, and the estimated Dice
     of each structure that is there; None without a quality model.
@@ -73,14 +51,15 @@ def refine_and_estimate(
         members: probabilities (1 or 2, S, *size), as of ``MemberPredictor.predict_members``.
         policy: its quality model is used as it is, without the ensemble offset.
         sam: the plain SAM.
-        seed: of jittered boxes.
     """
     probabilities = mix(members, policy.head_weight)
-    options = RefineOptions(policy.uses_sam, policy.quality is not None, seed)
-    refined = refine_case(image, probabilities, policy.task, (sam, policy.adapted), policy.choice.recipes, options)
+    plain_and_adapted = sam, policy.adapted
+    refined = refine_case(
+        image, probabilities, policy.task, plain_and_adapted, policy.choice.recipes, figures=policy.uses_sam
+    )
     if policy.quality is None:
         return refined, probabilities, None
-    features = quality_features_of(refined, probabilities, policy.quality.atlas, members if len(members) > 1 else None)
+    features = quality_features_of(refined, probabilities, policy.quality.statistics, members)
     return refined, probabilities, policy.quality.estimates(policy.task.names, features)
 
 
@@ -90,7 +69,8 @@ def refine_case(
     task: Task,
     sam: tuple[CachedSam, SamBackend | None],
     recipes: Mapping[str, Recipe],
-    options: RefineOptions = RefineOptions(),
+    *,
+    figures: bool,
 ) -> Refinement:
     """Refinement on the working grid.
 
@@ -100,16 +80,15 @@ def refine_case(
         task: the task.
         sam: the plain SAM, and the adapted one of the same encoder or None.
         recipes: of each structure, by name.
-        options: what is done beside the masks.
+        figures: also run SAM on structures whose mask the student keeps, for the quality features.
     """
     plain, adapted = sam
-    jitters = max(0, min(_MOST_JITTERS, _DECODES // len(task.names) - 1)) if options.jitter else 0
     refiner = Refiner.for_task(
         task,
         plain.backend,
         plain.cache,
         recipes,
         adapted_decoders(recipes, adapted),
-        RefinerOptions(options.figures, jitters, SliceOptions.of(task.recipe)),
+        RefinerOptions(figures, slices=SliceOptions.of(task.recipe)),
     )
-    return refiner.refine(probabilities, for_sam(image, task.image), image.grid.spacing, options.seed)
+    return refiner.refine(probabilities, for_sam(image, task.image), image.grid.spacing)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage, for_sam
-from samstudent.pseudolabels.bench import OutOfFoldSlice
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import mix
 from samstudent.sam.adapt_samples import Example
+from samstudent.sam.embedding import Embedding
 from samstudent.sam.prompts import coarse_masks, one_vs_rival
 from samstudent.sam.volumes import slice_axis
 from samstudent.sam.working_grid import reduced, working_size
@@ -27,7 +27,7 @@ from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
 
-#: Slices of labelled volumes from which adaptation and search learn, over all volumes, and at least of each. All would
+#: Slices of labelled volumes on which SAM is adapted, over all volumes, and at least of each. All would
 #: take hours and, at 4 MB an embedding, all the memory.
 _SLICES, _SLICES_EACH = 160, 4
 
@@ -146,8 +146,8 @@ def with_axis(task: Task, axis: str) -> Task:
     return task.model_copy(update={"recipe": task.recipe.model_copy(update={"axis": axis})})
 
 
-def slices_of(case: OutOfFoldCase, head_weight: float, task: Task, sam: CachedSam, cases: int) -> list[OutOfFoldSlice]:
-    """The case as adaptation and search take it: the image, or of a volume evenly some of the slices with anything on
+def examples_of(case: OutOfFoldCase, head_weight: float, task: Task, sam: CachedSam, cases: int) -> list[Example]:
+    """The case as SAM's adaptation learns from it: the image, or of a volume evenly some of the slices with anything on
     them.
 
     Args:
@@ -157,32 +157,36 @@ def slices_of(case: OutOfFoldCase, head_weight: float, task: Task, sam: CachedSa
         sam: embeds the slices.
         cases: labelled ones in all, among which volumes share the slices that may be used.
     """
-    probabilities = one_vs_rival(mix(case.members, head_weight), task.overlap).astype(np.float16)
+    probabilities = one_vs_rival(mix(case.members, head_weight), task.overlap)
     pixels = for_sam(case.image, task.image)
-    truth, unknown = case.truth.masks, case.truth.unknown
+    masks, unknown = case.truth.masks, case.truth.unknown
     if task.dimension == 2:
-        height, width = truth.shape[1:]
+        height, width = masks.shape[1:]
         embedding = replace(sam.embed(pixels), image_size=(height, width))
-        return [OutOfFoldSlice(case.id, case.fold, probabilities, truth, embedding, unknown=unknown)]
+        return [_example(case, embedding, probabilities, LabelledMasks(masks, unknown), task)]
     axis = "zyx".index(task.recipe.axis)
-    images, truths = np.moveaxis(pixels, axis, 0), np.moveaxis(truth, 1 + axis, 0)
+    images, truths = np.moveaxis(pixels, axis, 0), np.moveaxis(masks, 1 + axis, 0)
     unknowns = None if unknown is None else np.moveaxis(unknown, 1 + axis, 0)
     predictions = np.moveaxis(probabilities, 1 + axis, 0)
     full = [z for z, p in enumerate(predictions) if truths[z].any() or (p >= task.recipe.threshold).any()]
     most = max(_SLICES_EACH, _SLICES // cases)
     chosen = sorted({full[round(i)] for i in np.linspace(0, len(full) - 1, min(most, len(full)))})
-    volume = np.moveaxis(probabilities, 1 + axis, 1)
-    parts = []
-    for z in chosen:
-        embedding = sam.embed(images[z])
-        open_ = None if unknowns is None else unknowns[z]
-        parts.append(OutOfFoldSlice(case.id, case.fold, predictions[z], truths[z], embedding, volume, z, open_))
-    return parts
+    return [
+        _example(
+            case,
+            sam.embed(images[z]),
+            predictions[z],
+            LabelledMasks(truths[z], None if unknowns is None else unknowns[z]),
+            task,
+        )
+        for z in chosen
+    ]
 
 
-def example_of(part: OutOfFoldSlice, task: Task) -> Example:
-    """A slice as SAM's adaptation learns from it."""
-    coarse = coarse_masks(part.probabilities.astype(np.float32), task.recipe)
+def _example(
+    case: OutOfFoldCase, embedding: Embedding, probabilities: NDArray[Any], truth: LabelledMasks, task: Task
+) -> Example:
+    coarse = coarse_masks(probabilities, task.recipe)
     # Half a border is no border to learn.
-    known = None if part.unknown is None else ~part.unknown.any(axis=(1, 2))
-    return Example(part.id, part.fold, part.embedding, part.truth, coarse, known)
+    known = None if truth.unknown is None else ~truth.unknown.any(axis=(1, 2))
+    return Example(case.id, case.fold, embedding, truth.masks, coarse, known)

@@ -15,7 +15,7 @@ from typing import Any
 from samstudent.errors import NotFound, UserError
 from samstudent.pseudolabels.out_of_fold import with_axis
 from samstudent.pseudolabels.quality_model import QualityModel
-from samstudent.pseudolabels.search import Choice
+from samstudent.pseudolabels.recipe_choice import RecipeChoice
 from samstudent.sam.adapted import load_adapted
 from samstudent.sam.model import SamBackend, SamModel
 from samstudent.task import Task
@@ -47,7 +47,7 @@ class LabelingPolicy:
 
     task: Task
     head_weight: float
-    choice: Choice
+    choice: RecipeChoice
     quality: QualityModel | None
     ensemble_offset: float = 0.0
     adapted: SamModel | None = None
@@ -58,9 +58,7 @@ class LabelingPolicy:
         """Whether SAM's encoder is run on unlabelled cases. Not on volumes where neither embedding heads nor SAM's
         masks take part: the quality features alone, of dozens of slices, are not worth minutes for each volume."""
         # Without a quality model the formula needs SAM's agreement.
-        if self.task.dimension == 2 or self.head_weight > 0 or self.quality is None:
-            return True
-        return any(recipe.source != "student" for recipe in self.choice.recipes.values())
+        return self.quality is None or needs_sam(self.task, self.head_weight, self.choice)
 
     @property
     def skip_reason(self) -> str | None:
@@ -104,7 +102,7 @@ class LabelingPolicy:
         path = folder / POLICY_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            choice, quality = Choice.from_json(content["choice"]), content["quality"]
+            choice, quality = RecipeChoice.from_json(content["choice"]), content["quality"]
             model = None if quality is None else QualityModel.from_json(quality)
             head_weight, record = float(content["head_weight"]), dict(content["record"])
             offset, axis, adapted_file = float(content["ensemble_offset"]), content["axis"], content["adapted"]
@@ -119,6 +117,13 @@ class LabelingPolicy:
             raise UserError(f"{path}: fitted for another {' and '.join(wrong) or 'task'} than there is now")
         adapted = load_adapted(folder / adapted_file, backend) if adapted_file else None
         return cls(with_axis(task, axis), head_weight, choice, model, offset, adapted, record)
+
+
+def needs_sam(task: Task, head_weight: float, choice: RecipeChoice) -> bool:
+    """Whether pseudo labels depend on SAM by more than quality features, or these are cheap (of images)."""
+    if task.dimension == 2 or head_weight > 0:
+        return True
+    return any(recipe.source != "student" for recipe in choice.recipes.values())
 
 
 def skip_reason_of(record: Mapping[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +24,30 @@ from samstudent.errors import UserError
 from samstudent.imaging.case import CaseImage
 from samstudent.metrics import dice_where_known, mean_of
 from samstudent.pseudolabels.ablations import FULL, Ablations
-from samstudent.pseudolabels.bench import OutOfFoldSlice
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import binarize, mix
-from samstudent.pseudolabels.ensemble_offset import Answer, expected_of_all, shift_of
-from samstudent.pseudolabels.labelling import RefineOptions, refine_and_estimate, refine_case
+from samstudent.pseudolabels.ensemble_offset import EstimatedMasks, ensemble_offset, expected_ensemble_dice
+from samstudent.pseudolabels.labelling import refine_and_estimate
 from samstudent.pseudolabels.out_of_fold import (
     CrossFittedPredictor,
     LearningCases,
     OutOfFoldCase,
     common_axis,
-    example_of,
+    examples_of,
     read_each,
     size_of,
-    slices_of,
     spread_out,
     with_axis,
 )
-from samstudent.pseudolabels.policy import ADAPTED_FILE, POLICY_FILE, LabelingPolicy, valid_for
-from samstudent.pseudolabels.quality_features import ShapeStatistics, quality_features_of
-from samstudent.pseudolabels.quality_model import QualityModel, Row
-from samstudent.pseudolabels.search import Choice, StructureChoice, search
+from samstudent.pseudolabels.policy import ADAPTED_FILE, POLICY_FILE, LabelingPolicy, needs_sam, valid_for
+from samstudent.pseudolabels.quality_features import ShapeStatistics
+from samstudent.pseudolabels.quality_model import QualityModel
+from samstudent.pseudolabels.recipe_choice import RecipeChoice, StructureChoice
+from samstudent.pseudolabels.recipe_evaluation import RecipeEvaluator, choose_recipes
 from samstudent.sam.adapt import adapt
 from samstudent.sam.adapt_run import AdaptationOptions
 from samstudent.sam.adapted import Adaptation, load_adapted, save_adapted, with_weights
-from samstudent.sam.model import SamBackend, SamModel
+from samstudent.sam.model import SamModel
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
 
@@ -106,9 +106,9 @@ def fit_policy(
     labelled = [OutOfFoldCase.of(*found, teacher, task) for found in read_each(sorted(teacher.folds), cases.read)]
     if not labelled:
         raise UserError("no labelled case can be read any more")
-    fit = _Fit(labelled, with_axis(task, common_axis(labelled, task)), sam, folder, options)
-    policy = fit.policy()
-    if policy.quality is not None and policy.quality.kind != "default":
+    task = with_axis(task, common_axis(labelled, task))
+    policy = _fit_to_labels(labelled, task, sam, folder, options)
+    if policy.quality is not None:
         offset, compared = _fit_offset(policy, teacher, cases.unlabelled, sam, options.progress)
         policy = replace(policy, ensemble_offset=offset, record={**policy.record, "ensemble_offset": compared})
     content = policy.as_json() | {"valid_for": valid, "inputs": options.inputs}
@@ -176,103 +176,49 @@ def reuse_policy(
     return None
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """The parts of ``fit_policy`` that learn from labelled cases alone."""
+def _fit_to_labels(
+    cases: Sequence[OutOfFoldCase], task: Task, sam: CachedSam, folder: Path, options: FitOptions
+) -> LabelingPolicy:
+    """The policy without the ensemble offset."""
+    ablations = options.ablations
+    head_weight, dice = best_head_weight(cases, task)
+    own = dice[f"{head_weight:g}"]
+    adaptation = _adapt(cases, head_weight, task, sam, options) if ablations.adapt_sam else None
+    adapted, of_fold = None, None
+    if adaptation is not None and adaptation.used:
+        save_adapted(folder / ADAPTED_FILE, adaptation, sam.backend)
+        adapted = load_adapted(folder / ADAPTED_FILE, sam.backend)
+        of_fold = {fold: with_weights(sam.backend, weights) for fold, weights in adaptation.folds.items()}
+    evaluator = RecipeEvaluator(cases, task, head_weight, sam, of_fold)
+    choice = RecipeChoice({name: StructureChoice(task.recipe) for name in task.names})
+    if ablations.choose_recipe:
+        progress = partial(options.progress, "choosing recipes")
+        choice = choose_recipes(evaluator, fusion=ablations.fusion, progress=progress)
+    quality = None
+    if ablations.estimate_quality:
+        complete = np.array([case.truth.complete for case in cases])
+        statistics = ShapeStatistics.of((case.truth.masks for case in cases), complete)
+        uses_sam = needs_sam(task, head_weight, choice)
+        rows = evaluator.quality_rows(choice.recipes, statistics, uses_sam)
+        quality = QualityModel.fit(rows, statistics, options.seed)
+    record = {
+        "cases": len(cases),
+        "oof_dice": None if np.isnan(own) else own,
+        "head_weights": dice,
+        "adaptation": None if adaptation is None else adaptation.record(),
+        "quality": None if quality is None else dict(quality.report),
+        "ensemble_offset": None,
+    }
+    return LabelingPolicy(task, head_weight, choice, quality, adapted=adapted, record=record)
 
-    cases: Sequence[OutOfFoldCase]
-    task: Task
-    sam: CachedSam
-    folder: Path
-    options: FitOptions
 
-    def policy(self) -> LabelingPolicy:
-        """Without the ensemble offset."""
-        head_weight, dice = best_head_weight(self.cases, self.task)
-        own = dice[f"{head_weight:g}"]
-        slices = [p for case in self.cases for p in slices_of(case, head_weight, self.task, self.sam, len(self.cases))]
-        adaptation = self._adapt(slices)
-        adapted, of_fold = self._adapted(adaptation)
-        choice = self._choose(slices, of_fold)
-        del slices  # As large as all else together.
-        record: dict[str, Any] = {
-            "cases": len(self.cases),
-            "oof_dice": None if np.isnan(own) else own,
-            "head_weights": dice,
-            "adaptation": adaptation.record() if adaptation else None,
-            "ensemble_offset": None,
-        }
-        policy = LabelingPolicy(self.task, head_weight, choice, None, adapted=adapted)
-        if not self.options.ablations.estimate_quality:
-            return replace(policy, record=record | {"quality": None})
-        # What is known of an unlabelled case depends on whether SAM is run on it, for which a quality model counts.
-        default = QualityModel.default(self._statistics())
-        quality = QualityModel.fit(
-            self._rows(replace(policy, quality=default), of_fold), default.atlas, self.options.seed
-        )
-        return replace(policy, quality=quality, record=record | {"quality": dict(quality.report)})
-
-    def _statistics(self) -> ShapeStatistics:
-        complete = np.array([case.truth.complete for case in self.cases])
-        return ShapeStatistics.of((case.truth.masks for case in self.cases), complete)
-
-    def _adapt(self, slices: Sequence[OutOfFoldSlice]) -> Adaptation | None:
-        """SAM's decoder trained on the labels; None where that is switched off."""
-        if not self.options.ablations.adapt_sam:
-            return None
-        examples = [example_of(part, self.task) for part in slices]
-
-        def progress(done: int, total: int) -> None:
-            self.options.progress("adapting SAM", done, total)
-
-        options = AdaptationOptions.for_training(self.task.training.steps)
-        return adapt(self.sam.backend, examples, self.task.recipe, self.options.seed, options, progress)
-
-    def _adapted(self, adaptation: Adaptation | None) -> tuple[SamModel | None, dict[int, SamBackend] | None]:
-        """The adapted SAM, written into the folder, and that of each fold; None where the plain one is used."""
-        if adaptation is None or not adaptation.used:
-            return None, None
-        backend = self.sam.backend
-        save_adapted(self.folder / ADAPTED_FILE, adaptation, backend)
-        found = load_adapted(self.folder / ADAPTED_FILE, backend)
-        return found, {fold: with_weights(backend, weights) for fold, weights in adaptation.folds.items()}
-
-    def _choose(self, parts: Sequence[OutOfFoldSlice], of_fold: Mapping[int, SamBackend] | None) -> Choice:
-        """The recipe of each structure; the task's for all where choosing is switched off."""
-        task, seed, ablations = self.task, self.options.seed, self.options.ablations
-        if not ablations.choose_recipe:
-            structures = {name: StructureChoice(task.recipe) for name in task.names}
-            return Choice(structures, len(self.cases), seed=seed)
-
-        def progress(done: int, total: int) -> None:
-            self.options.progress("choosing recipes", done, total)
-
-        return search(
-            parts, task.names, task.overlap, task.recipe, self.sam.backend, of_fold,
-            fusion=ablations.fusion, seed=seed, progress=progress,
-        )  # fmt: skip
-
-    def _rows(self, policy: LabelingPolicy, of_fold: Mapping[int, SamBackend] | None) -> list[Row]:
-        """Quality features and Dice of each structure that is present in an out-of-fold prediction."""
-        assert policy.quality is not None and policy.quality.atlas is not None
-        rows = []
-        for number, case in enumerate(self.cases):
-            # Of each case what will be known of an unlabelled one.
-            members = case.members.astype(np.float32)[: None if policy.uses_sam else 1]
-            probabilities = mix(members, policy.head_weight)
-            # None for a fold of blank volumes, which had nothing to compare.
-            sam = self.sam, of_fold.get(case.fold) if of_fold else None
-            options = RefineOptions(policy.uses_sam, seed=number)
-            refined = refine_case(case.image, probabilities, self.task, sam, policy.choice.recipes, options)
-            statistics = policy.quality.atlas.without(number)
-            found = quality_features_of(refined, probabilities, statistics, members if len(members) > 1 else None)
-            dice = dice_where_known(case.truth, refined.masks)
-            rows += [
-                Row(name, case.id, case.fold, features, float(value))
-                for name, features, value in zip(self.task.names, found, dice, strict=True)
-                if features is not None
-            ]
-        return rows
+def _adapt(
+    cases: Sequence[OutOfFoldCase], head_weight: float, task: Task, sam: CachedSam, options: FitOptions
+) -> Adaptation:
+    """SAM's decoder trained on the labels."""
+    examples = [part for case in cases for part in examples_of(case, head_weight, task, sam, len(cases))]
+    training = AdaptationOptions.for_training(task.training.steps)
+    return adapt(sam.backend, examples, task.recipe, options.seed, training, partial(options.progress, "adapting SAM"))
 
 
 def best_head_weight(cases: Sequence[OutOfFoldCase], task: Task) -> tuple[float, dict[str, float]]:
@@ -298,23 +244,23 @@ def _fit_offset(
     task, folds = policy.task, sorted(set(teacher.folds.values()))
     estimates, expected, cases = list[float](), list[float](), 0
 
-    def answer(image: CaseImage, members: NDArray[Any]) -> tuple[Answer, NDArray[Any]]:
+    def refine(image: CaseImage, members: NDArray[Any]) -> tuple[EstimatedMasks, NDArray[Any]]:
         refined, probabilities, found = refine_and_estimate(image, members, policy, sam)
         values = [(found or {}).get(name, np.nan) for name in task.names]
-        return Answer(refined.masks, np.array(values)), probabilities
+        return EstimatedMasks(refined.masks, np.array(values)), probabilities
 
     for number, image in enumerate(images, 1):
         progress("fitting the ensemble offset", number, max(number, _MOST))
         size, heads = size_of(image, task), policy.uses_sam
         try:
-            common, probabilities = answer(image, teacher.predict_members(image, size, heads=heads))
-            each = [answer(image, teacher.predict_fold(fold, image, size, heads=heads))[0] for fold in folds]
+            ensemble, probabilities = refine(image, teacher.predict_members(image, size, heads=heads))
+            each = [refine(image, teacher.predict_fold(fold, image, size, heads=heads))[0] for fold in folds]
         except UserError as error:
             # Where pseudo labels are made the same image costs no more than its own label.
             logger.warning("%s: left out where the ensemble offset is fitted: %s", image.path, error)
             continue
         cases += 1
-        estimates += common.estimates.tolist()
-        expected += expected_of_all(common, each, probabilities).tolist()
-    offset = shift_of(np.array(estimates), np.array(expected))
+        estimates += ensemble.estimates.tolist()
+        expected += expected_ensemble_dice(ensemble, each, probabilities).tolist()
+    offset = ensemble_offset(np.array(estimates), np.array(expected))
     return offset, {"cases": cases, "structures": int(np.isfinite(estimates).sum())}

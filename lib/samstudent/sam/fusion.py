@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.special import expit, logit
 
 from samstudent.sam.embedding import Float
-from samstudent.sam.prompts import Mask, window_of
+from samstudent.sam.prompts import Mask
 from samstudent.task import Recipe
 
 #: Bound of a student's probability: beyond it its logit would outweigh any of SAM's.
@@ -48,16 +47,15 @@ def combine(
 ) -> Float:
     """The soft mask of one present structure, as ``recipe.source`` says: the sigmoid of
 
-    - ``sam``: SAM's logits;
+    - ``sam``, ``plain_sam``: SAM's logits;
     - ``student``, and wherever SAM's mask is empty: ``student_logits``;
-    - ``fused``: ``fusion_weight`` x SAM's + (1 - ``fusion_weight``) x the student's logits;
-    - ``border``: these up to ``border_width`` pixels on both sides of the coarse mask's border, else the student's.
+    - ``fused``: the mean of SAM's and the student's logits.
 
     Args:
         probability: the student's (y, x), 0 to 1.
         sam_logits: (y, x); None: SAM was not run, which only source ``student`` allows.
         coarse: bool (y, x), not empty.
-        recipe: ``source``, ``fusion_weight``, ``border_width`` and ``threshold`` are used.
+        recipe: ``source`` and ``threshold`` are used.
     """
     return sigmoid(_combined(probability, sam_logits, coarse, recipe))
 
@@ -109,14 +107,13 @@ def _combined(
     probability: NDArray[np.floating[Any]], sam_logits: NDArray[np.float32] | None, coarse: Mask, recipe: Recipe
 ) -> Float:
     """The logits of ``combine``."""
-    if sam_logits is not None and recipe.source == "sam" and _drew(sam_logits):
+    if sam_logits is not None and recipe.source in ("sam", "plain_sam") and _drew(sam_logits):
         return sam_logits
     own = student_logits(probability, coarse, recipe)
     if sam_logits is None or recipe.source == "student" or not _drew(sam_logits):
         assert sam_logits is not None or recipe.source == "student"
         return own
-    fused = np.asarray(recipe.fusion_weight * sam_logits + (1 - recipe.fusion_weight) * own, dtype=np.float32)
-    return fused if recipe.source == "fused" else np.where(near_border(coarse, recipe.border_width), fused, own)
+    return np.asarray((sam_logits + own) / 2, dtype=np.float32)
 
 
 def _drew(sam_logits: NDArray[np.float32] | None) -> bool:
@@ -133,22 +130,6 @@ def sigmoid(logits: NDArray[Any]) -> Float:
     """Sigmoid in float32 that stays below 0.5 for every negative logit, however small."""
     values = expit(logits.astype(np.float32))
     return np.where(logits < 0, np.minimum(values, np.float32(_BELOW_HALF)), values)
-
-
-def near_border(mask: Mask, width: float) -> Mask:
-    """Pixels at most ``width`` pixels (Euclidean, between centres) from the other side of the mask's border."""
-    near = np.zeros_like(mask)
-    window = window_of(mask)
-    if window is None:
-        return near
-    reach = int(np.ceil(width))
-    around = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in window)
-    part = mask[around]
-    # The image's edge is no border: nothing is known beyond it.
-    for side in (part, ~part):
-        if not side.all():
-            near[around] |= side & (ndimage.distance_transform_edt(side) <= width)
-    return near
 
 
 def resolve_overlap(masks: Mask, scores: Sequence[NDArray[Any]]) -> None:

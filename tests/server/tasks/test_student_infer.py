@@ -14,8 +14,9 @@ from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
 from samstudent.pseudolabels.policy import LabelingPolicy
+from samstudent.pseudolabels.quality_features import ShapeStatistics
 from samstudent.pseudolabels.quality_model import QualityModel
-from samstudent.pseudolabels.search import Choice, StructureChoice
+from samstudent.pseudolabels.recipe_choice import RecipeChoice, StructureChoice
 from samstudent.rounds.study import Study
 from samstudent.server.tasks.student_infer import StudentInferTask, StudentSamInferTask, result_extension
 from support.drawn import FakeSam, dice, learn_recipes, shapes, small_task, write_png
@@ -150,8 +151,9 @@ def test_sam_sees_no_slice_of_a_volume_in_which_it_has_no_say(
     drawn = small_task(dimension=3, student={"size": [16, 64, 64], "channels": [8, 16, 32]})
     study, sam = Study(str(tmp_path), str(tmp_path), drawn), FakeSam()
     recipe = drawn.recipe.model_copy(update={"source": source})
-    choice = Choice({name: StructureChoice(recipe) for name in drawn.names}, 3)
-    policy = LabelingPolicy(drawn, 0.0, choice, QualityModel.default())
+    choice = RecipeChoice({name: StructureChoice(recipe) for name in drawn.names})
+    statistics = ShapeStatistics(np.zeros((1, 2)), np.zeros((1, 2, 3)))
+    policy = LabelingPolicy(drawn, 0.0, choice, QualityModel((), (), (), 0.0, {}, statistics))
     monkeypatch.setattr(study, "plain_sam", lambda: sam)
     monkeypatch.setattr(study, "policy_of", lambda round_id: policy)
     task = StudentSamInferTask(study)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.metrics import mean_of
-from samstudent.pseudolabels.quality_model import reliability
+from samstudent.pseudolabels.reliability import reliability
 
 RESAMPLES = 2000
 #: Below this difference of all labels and labels only, a share of it means nothing.

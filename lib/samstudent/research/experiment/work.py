@@ -41,7 +41,7 @@ Needs = Mapping[str, Path]
 #: Embeddings of an experiment may take this much of the disk: 16000 slices or images.
 _EMBEDDINGS = 32 << 30
 #: The recipe of the paper, section 2.2, also for SAMs that were trained with boxes only.
-PAPER = Recipe(component="probable", stages=PAPER_STAGES, source="sam", decoder="plain")
+PAPER = Recipe(component="probable", stages=PAPER_STAGES, source="plain_sam")
 #: Random walker (Grady 2006): what the student is so sure of is given, the pixels between are walked from.
 WALKER_SURE = 0.8
 #: scikit-image's default; how strongly a walker shuns edges.
