@@ -2,7 +2,7 @@
 
 Prompts are those of refinement: the recipe's, from coarse masks of students that did not train on the case, with
 jittered boxes, through all stages. Labelled cases that are left out, fold by fold, decide after how many steps to stop,
-and whether the result is used at all (docs/explanation/trust.md).
+and whether the result is used at all (docs/explanation/pseudo-labels.md).
 """
 
 from __future__ import annotations
