@@ -47,7 +47,7 @@ class Oracle(FakeSam):
         truths = TRUTHS[crc32(embedding.features[0, 0].astype(np.uint8).tobytes())]
         s = int(np.argmax([dice(truth, box) for truth in truths]))
         logits = self.noise(embedding, prompt) if s in self.spoils else np.where(truths[s], 6.0, -6.0)
-        return DecodedMask(logits.astype(np.float32), 0.9, embedding)
+        return DecodedMask(logits.astype(np.float32), 0.9, embedding.frame)
 
     def noise(self, embedding: Embedding, prompt: Prompt) -> NDArray[Any]:
         """The same for the same prompt."""

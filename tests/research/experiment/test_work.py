@@ -202,7 +202,7 @@ def test_a_student_may_go_on_from_the_labels_only_one(
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_readers_of_a_killed_run_are_begun_again(
+def test_heads_of_a_killed_run_are_begun_again(
     monkeypatch: pytest.MonkeyPatch, setting: Setting, tmp_path: Path, links: bool
 ) -> None:
     def refuse(*paths: Path) -> None:
@@ -211,15 +211,15 @@ def test_readers_of_a_killed_run_are_begun_again(
     monkeypatch.setattr(ours, "_teacher", lambda *given: None)  # what is killed
     if not links:
         monkeypatch.setattr("os.link", refuse)
-    students, folder = tmp_path / "students", tmp_path / "readers"
+    students, folder = tmp_path / "students", tmp_path / "heads"
     students.mkdir()
-    names = ("fold0.pt", "fold0.json", "whole.pt")
+    names = ("fold0.pt", "fold0.json", "full.pt")
     for name in names:
         (students / name).write_text(f"all of {name}")
     folder.mkdir()
     (folder / "fold0.pt").write_text("half")
     for _ in range(2):
-        ours.fit_readers(setting.task, setting.store, {}, students, folder, None, None, lambda *progress: None)  # type: ignore[arg-type]
+        ours.fit_heads(setting.task, setting.store, {}, students, folder, None, None, lambda *progress: None)  # type: ignore[arg-type]
         assert {path.name: path.read_text() for path in folder.iterdir()} == {name: f"all of {name}" for name in names}
 
 
