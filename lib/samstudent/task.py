@@ -110,8 +110,8 @@ class Stage(_Section):
     """One call of SAM's decoder for each structure."""
 
     prompts: tuple[PromptKind, ...] = Field(
-        description="Prompts of this call: `box`, `positive` (the deepest point of the structure), `negative` (those of "
-        "the others), `logits` (of the stage before) or `mask` (the coarse mask)."
+        description="Prompts of this call: `box`, `positive` (the deepest point of the structure), `negative` (those "
+        "of the others), `logits` (of the stage before) or `mask` (the coarse mask)."
     )
 
     @field_validator("prompts")
