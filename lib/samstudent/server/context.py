@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -22,6 +21,7 @@ from samstudent.server.auth.download_grants import DownloadGrants
 from samstudent.server.auth.logins import Login
 from samstudent.server.concurrency import InferencePool, Turns
 from samstudent.server.datastore.identifiers import check_image_id
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.jobs.runner import JobRunner
 from samstudent.server.pacs.datastore import SEND_SECONDS, PacsDatastore
 from samstudent.server.tasks.student_infer import StudentInferTask
@@ -70,7 +70,7 @@ class ServerContext:
     name: str
     description: str
     study: Study
-    datastore: Datastore
+    datastore: StudyFolderDatastore
     tasks: Tasks
     jobs: JobRunner
     scheduler: Scheduler

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.rounds.cases import pseudo_cases
 from samstudent.server.auth import audit
 from samstudent.server.tasks.active_learning import SelectionStrategy
@@ -340,22 +340,6 @@ def test_a_volume_by_slices(tmp_path: Path) -> None:
     label = read_masks(bench.datastore.get_label_uri("v0", "final"), bench.study.task, grid)
     # The task lets nothing overlap; these two do not meet.
     assert np.array_equal(label, bench.truths["v0"])
-
-
-def test_pseudo_labels_of_earlier_versions_show_where_a_doubtful_structure_may_be(bench: Bench) -> None:
-    grid = read_image(bench.datastore.get_image_uri("low")).grid
-    path = Path(bench.datastore.get_label_uri("low", "pseudo"))
-    info, truth = dict(bench.datastore.get_label_info("low", "pseudo")), bench.truths["low"]
-    only_disk = truth & np.array([True, False])[:, None, None]
-    write_masks(path, only_disk, bench.study.task, grid, ignore=truth & ~only_disk)
-    bench.datastore.save_label("low", str(path), "pseudo", info)
-    client = bench.client
-    square = client.get("/samstudent/review/low").json()["structures"][1]
-    assert (square["region"], square["refined"], square["student"]) == (True, False, True)
-    assert client.get("/samstudent/review/low/masks").json()["refined"]["square"]
-    refused = decide(client, "low", "accept", structures={"square": "refined"})
-    assert refused.status_code == 400 and "empty" in refused.json()["detail"]
-    assert decide(client, "low", "accept", structures={"square": "absent"}).status_code == 200
 
 
 def test_names_with_all_that_a_file_name_may_hold(bench: Bench) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
 from samstudent.rounds.ledger import Ledger, RoundRecord
 from samstudent.server.review_page.progress import progress_of_jobs
-from samstudent.server.review_page.service import Infos, ReviewService
+from samstudent.server.review_page.queue import Infos, queue_items
+from samstudent.server.review_page.service import ReviewService
 
 
 def overview(review: ReviewService) -> dict[str, Any]:
     """Counts, what is served, what runs, the schedule and all rounds, as JSON values."""
     context, ledger = review.context, review.study.ledger
-    infos = review.infos()
+    infos = review.datastore.label_infos()
     records = ledger.rounds()
     running = next((r for r in reversed(records) if r.status == "running"), None)
     task = review.task
@@ -37,17 +38,17 @@ def problems(review: ReviewService) -> list[str]:
 
 
 def counts(review: ReviewService, infos: Infos) -> dict[str, int]:
-    """Of cases; the last three of structures in pseudo labels, by what the gate said of them."""
+    """Of cases; the last three of structures in pseudo labels, by what the quality filter said of them."""
     holdout = review.study.holdout
     barred = holdout.ids | holdout.excluded
     labelled = {case for case, labels in infos.items() if HUMAN_TAG in labels}
     pseudo = {case for case, labels in infos.items() if REFINED_TAG in labels and case not in labelled | barred}
-    by_gate = Counter(
+    by_status = Counter(
         str(structure.get("status"))
         for case in pseudo
         for structure in (infos[case][REFINED_TAG].get("structures") or {}).values()
     )
-    states = Counter(entry.state for entry in review.entries(infos).values())
+    states = Counter(entry.state for entry in queue_items(review.study, infos).values())
     return {
         "images": len(infos),
         "labelled": len(labelled),
@@ -60,9 +61,9 @@ def counts(review: ReviewService, infos: Infos) -> dict[str, int]:
         "accepted": states["accepted"],
         "rejected": states["rejected"],
         "sent": states["sent"],
-        "structures_accepted": by_gate["accepted"],
-        "structures_rejected": by_gate["rejected"],
-        "structures_absent": by_gate["absent"],
+        "structures_accepted": by_status["accepted"],
+        "structures_rejected": by_status["rejected"],
+        "structures_absent": by_status["absent"],
     }
 
 

@@ -19,6 +19,7 @@ from samstudent.server.auth.current_user import User, user_name
 from samstudent.server.auth.roles import from_page, permissions, require
 from samstudent.server.review_page.overview import overview
 from samstudent.server.review_page.pictures import Slice, picture
+from samstudent.server.review_page.queue import QueuePage
 from samstudent.server.review_page.service import ReviewService
 
 STATIC = Path(__file__).parent / "static"
@@ -94,7 +95,7 @@ def get_overview(review: Review) -> dict[str, Any]:
 def get_queue(
     review: Review, state: str = "waiting", structure: str | None = None, first: int = 0, count: int = 50
 ) -> dict[str, Any]:
-    return review.queue(state, structure, first, count)
+    return review.queue(QueuePage(state, structure, first, count))
 
 
 @router.get("/review/{case}", summary="One case of the queue: its structures, its digest, its size", dependencies=READ)

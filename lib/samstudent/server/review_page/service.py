@@ -1,4 +1,4 @@
-"""The review of pseudo labels, on one study: the queue, what is shown of a case, and what people decide."""
+"""Review of pseudo labels on one study: what is shown of a case, and what reviewers decide."""
 
 from __future__ import annotations
 
@@ -10,59 +10,38 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from samstudent.errors import Conflict, NotFound, UserError
+from samstudent.errors import Conflict, NotFound
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import read_ignore, read_masks, read_rejected, write_masks
+from samstudent.imaging.labels import read_masks, read_rejected, write_masks
 from samstudent.pseudolabels.produce import HUMAN_TAG, RAW_TAG, REFINED_TAG
-from samstudent.pseudolabels.review import Decision, QualitySummary, check_sources, compose, worst_first
+from samstudent.pseudolabels.review import Decision, check_sources, compose
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM
-from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Shown, Slice, runs
+from samstudent.server.review_page.queue import QueueItem, QueuePage, State, page_of, queue_items
 from samstudent.util.files import sha256_file
 
-#: ``waiting``: nobody has decided yet.
-State = Literal["waiting", "rejected", "sent", "accepted"]
-STATES: tuple[State, ...] = get_args(State)
 #: For pictures of the last cases; a CT of 512 x 512 x 300 takes 80 MB.
 CACHE_BYTES = 384 << 20
-
-Infos = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Masks:
-    """Masks of a pseudo label by structure. refined: also what was rejected, or, ``region``, where it may be."""
+    """Masks of a pseudo label by structure.
+
+    Attributes:
+        refined: SAM's, also those that were rejected.
+        student: the student's own.
+    """
 
     refined: Mapping[str, Cropped]
     student: Mapping[str, Cropped]
-    region: frozenset[str]
 
     @property
     def nbytes(self) -> int:
         return sum(mask.nbytes for masks in (self.refined, self.student) for mask in masks.values())
-
-
-@dataclass(frozen=True)
-class QueueItem:
-    """One case of the queue. info: of its pseudo label; who, time: of the decision, where there is one."""
-
-    case: str
-    state: State
-    info: Mapping[str, Any]
-    who: str | None = None
-    time: float | None = None
-
-    @property
-    def structures(self) -> dict[str, dict[str, Any]]:
-        return dict(self.info.get("structures") or {})
-
-    def as_json(self, structure: str | None = None) -> dict[str, Any]:
-        judged = QualitySummary.of(self.structures, structure)
-        about = {"worst": judged.worst, "mean": judged.mean, "rejected": judged.rejected}
-        return {"case": self.case, "state": self.state, "who": self.who, "time": self.time} | about
 
 
 class ReviewService:
@@ -78,59 +57,10 @@ class ReviewService:
         # Decisions of one server come one after another; a server is the only one that takes any.
         self._lock = threading.RLock()
 
-    # ---- the queue ----
-
-    def infos(self) -> Infos:
-        """Case -> tag -> label info, of all cases at one moment."""
-        if isinstance(self.datastore, StudyFolderDatastore):
-            return self.datastore.label_infos()
-        store = self.datastore
-        return {
-            case: {tag: store.get_label_info(label, tag) for tag, label in store.get_labels_by_image_id(case).items()}
-            for case in store.list_images()
-        }
-
-    def entries(self, infos: Infos) -> dict[str, QueueItem]:
-        """All cases that are, or were, in the queue."""
-        decisions = self.study.reviews.decisions()
-        barred = self.study.holdout.ids | self.study.holdout.excluded
-        entries = {}
-        for case, labels in infos.items():
-            if (final := labels.get(HUMAN_TAG)) is not None:
-                if accepted := final.get(ACCEPTED_FROM):
-                    entries[case] = QueueItem(case, "accepted", accepted, final.get("user"), final.get("time"))
-                continue
-            decided, info = decisions.get(case), labels.get(REFINED_TAG)
-            if case in barred or (info is None and (decided is None or decided.decision != "sent")):
-                continue
-            if decided is not None and decided.holds_for(info or {}):
-                entries[case] = QueueItem(case, decided.decision, info or {}, decided.who, decided.time)
-            else:
-                entries[case] = QueueItem(case, "waiting", info or {})
-        return entries
-
-    def queue(self, state: str, structure: str | None, first: int, count: int) -> dict[str, Any]:
-        """Cases of one state, the worst first, or those decided on last; ``count`` of them from ``first`` on.
-
-        With ``structure`` only those in which it was found, by its own quality.
-        """
-        if state not in STATES:
-            raise UserError(f"state must be one of {', '.join(STATES)}, not {state!r}")
-        if structure is not None and structure not in self.task.names:
-            raise NotFound(f"structure {structure!r}: the task has {', '.join(self.task.names)}")
-        if first < 0 or not 1 <= count <= 500:
-            raise UserError(f"first must be at least 0 and count from 1 to 500, not {first} and {count}")
-        entries = self.entries(self.infos())
-        chosen = {c: e for c, e in entries.items() if e.state == state}
-        judged = {c: QualitySummary.of(e.structures, structure) for c, e in chosen.items()}
-        if structure is not None:
-            judged = {c: j for c, j in judged.items() if j.worst is not None}
-        order = worst_first(judged)
-        if state != "waiting":
-            order.sort(key=lambda case: -(chosen[case].time or 0))
-        counts = {name: sum(e.state == name for e in entries.values()) for name in STATES}
-        page = [chosen[case].as_json(structure) for case in order[first : first + count]]
-        return {"total": len(order), "first": first, "cases": page, "counts": counts}
+    def queue(self, page: QueuePage) -> dict[str, Any]:
+        """A page of the review queue, as JSON."""
+        page.check(self.task.names)
+        return page_of(queue_items(self.study, self.datastore.label_infos()), page)
 
     # ---- one case ----
 
@@ -138,7 +68,7 @@ class ReviewService:
         """Raises NotFound where there is no such case, Conflict where it has nothing to review."""
         self._known(case)
         labels = self._labels(case)
-        entry = self.entries({case: labels}).get(case)
+        entry = queue_items(self.study, {case: labels}).get(case)
         if entry is not None:
             return entry
         if HUMAN_TAG in labels:
@@ -162,8 +92,8 @@ class ReviewService:
         for name in self.task.names:
             about: dict[str, Any] = {"name": name, "status": "absent", **entry.structures.get(name, {})}
             there = masks.refined.get(name) or masks.student.get(name)
-            about |= {"refined": name in masks.refined and name not in masks.region, "student": name in masks.student}
-            about |= {"region": name in masks.region, "threshold": self.task.threshold_of(name)}
+            about |= {"refined": name in masks.refined, "student": name in masks.student}
+            about["threshold"] = self.task.threshold_of(name)
             about["slices"] = there.fullest() if there is not None and volume else None
             structures.append(about)
         answer = entry.as_json() | {"digest": digest, "image": self.image_key(case), "structures": structures}
@@ -289,16 +219,11 @@ class ReviewService:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Nobody decides, and no other process changes a label, until the block ends."""
-        transaction = getattr(self.datastore, "transaction", contextlib.nullcontext)
-        with self._lock, transaction():
+        with self._lock, self.datastore.transaction():
             yield
 
     def _known(self, case: str) -> None:
-        if isinstance(self.datastore, StudyFolderDatastore):
-            known = case in self.datastore.label_infos(case)
-        else:
-            known = case in self.datastore.list_images()
-        if not known:
+        if case not in self.datastore.label_infos(case):
             raise NotFound(f"image {case!r} is not in the study")
 
     def _labelled(self, case: str) -> dict[str, str]:
@@ -321,19 +246,12 @@ class ReviewService:
     def _read_masks(self, case: str, tag: str) -> tuple[Masks, int]:
         refined, student = (self._uri(case, name) for name in (tag, RAW_TAG))
         grid = self.shown(case).grid
-        region: set[str] = set()
         found: dict[str, Cropped] = {}
         if refined:
             found = self._cropped(read_rejected(refined, self.task, grid))
             found |= self._cropped(read_masks(refined, self.task, grid))
-            doubtful = {name for name, s in self.entry(case).structures.items() if s.get("status") == "rejected"}
-            if tag == REFINED_TAG and doubtful - found.keys():
-                # Pseudo labels of earlier versions do not hold what was rejected, only where it may be.
-                unknown = self._cropped(read_ignore(refined, self.task, grid))
-                region = unknown.keys() & doubtful - found.keys()
-                found |= {name: unknown[name] for name in region}
         own = self._cropped(read_masks(student, self.task, grid)) if student else {}
-        masks = Masks(found, own, frozenset(region))
+        masks = Masks(found, own)
         return masks, masks.nbytes
 
     def _cropped(self, stack: Any) -> dict[str, Cropped]:

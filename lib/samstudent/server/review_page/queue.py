@@ -1,0 +1,109 @@
+"""Review queue: which pseudo labels wait for a decision, in which order, and what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from samstudent.errors import NotFound, UserError
+from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
+from samstudent.pseudolabels.review import QualitySummary, worst_first
+from samstudent.rounds.study import Study
+from samstudent.server.datastore.identifiers import ACCEPTED_FROM
+
+#: ``waiting``: no decision yet.
+State = Literal["waiting", "rejected", "sent", "accepted"]
+STATES: tuple[State, ...] = get_args(State)
+
+#: Case -> tag -> label info.
+Infos = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class QueueItem:
+    """One case of the queue.
+
+    Attributes:
+        case: its id.
+        state: of its review.
+        info: of its pseudo label.
+        who, time: of the decision, where there is one; seconds since 1970.
+    """
+
+    case: str
+    state: State
+    info: Mapping[str, Any]
+    who: str | None = None
+    time: float | None = None
+
+    @property
+    def structures(self) -> dict[str, dict[str, Any]]:
+        """Structure -> its status and quality."""
+        return dict(self.info.get("structures") or {})
+
+    def as_json(self, structure: str | None = None) -> dict[str, Any]:
+        """The item for a list; with ``structure`` by the quality of that one."""
+        summary = QualitySummary.of(self.structures, structure)
+        quality = {"worst": summary.worst, "mean": summary.mean, "rejected": summary.rejected}
+        return {"case": self.case, "state": self.state, "who": self.who, "time": self.time} | quality
+
+
+@dataclass(frozen=True)
+class QueuePage:
+    """Part of the queue that a client asks for.
+
+    Attributes:
+        state: of the review.
+        structure: only cases in which it was found, by its own quality; None: all cases.
+        first: number of the first item.
+        count: at most so many.
+    """
+
+    state: str
+    structure: str | None
+    first: int
+    count: int
+
+    def check(self, structures: Collection[str]) -> None:
+        """Raises UserError or NotFound, naming the value that is wrong and what would be right."""
+        if self.state not in STATES:
+            raise UserError(f"state must be one of {', '.join(STATES)}, not {self.state!r}")
+        if self.structure is not None and self.structure not in structures:
+            raise NotFound(f"structure {self.structure!r}: the task has {', '.join(structures)}")
+        if self.first < 0 or not 1 <= self.count <= 500:
+            raise UserError(f"first must be at least 0 and count from 1 to 500, not {self.first} and {self.count}")
+
+
+def queue_items(study: Study, infos: Infos) -> dict[str, QueueItem]:
+    """All of these cases that are, or were, in the queue, by their ids."""
+    decisions = study.reviews.decisions()
+    barred = study.holdout.ids | study.holdout.excluded
+    items = {}
+    for case, labels in infos.items():
+        if (final := labels.get(HUMAN_TAG)) is not None:
+            if accepted := final.get(ACCEPTED_FROM):
+                items[case] = QueueItem(case, "accepted", accepted, final.get("user"), final.get("time"))
+            continue
+        decision, info = decisions.get(case), labels.get(REFINED_TAG)
+        if case in barred or (info is None and (decision is None or decision.decision != "sent")):
+            continue
+        if decision is not None and decision.holds_for(info or {}):
+            items[case] = QueueItem(case, decision.decision, info or {}, decision.who, decision.time)
+        else:
+            items[case] = QueueItem(case, "waiting", info or {})
+    return items
+
+
+def page_of(items: Mapping[str, QueueItem], page: QueuePage) -> dict[str, Any]:
+    """A page of the queue as JSON: the worst first, or of cases that are decided on the last first."""
+    chosen = {case: item for case, item in items.items() if item.state == page.state}
+    summaries = {case: QualitySummary.of(item.structures, page.structure) for case, item in chosen.items()}
+    if page.structure is not None:
+        summaries = {case: summary for case, summary in summaries.items() if summary.worst is not None}
+    order = worst_first(summaries)
+    if page.state != "waiting":
+        order.sort(key=lambda case: -(chosen[case].time or 0))
+    counts = {name: sum(item.state == name for item in items.values()) for name in STATES}
+    cases = [chosen[case].as_json(page.structure) for case in order[page.first : page.first + page.count]]
+    return {"total": len(order), "first": page.first, "cases": cases, "counts": counts}
