@@ -1,0 +1,79 @@
+"""An audited endpoint has its line before it answers, and does nothing where there could be none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from samstudent.errors import Conflict
+from samstudent.server.api.exception_handlers import HANDLERS
+from samstudent.server.auth import audit
+from samstudent.server.auth.audit import AuditLine, AuditLog, audited
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AuditLog:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    monkeypatch.setattr(audit, "_log", log)
+    return log
+
+
+Client = Callable[[Callable[[], None]], Any]
+
+
+@pytest.fixture
+def put() -> Client:
+    """Calls an endpoint whose work is the given function."""
+
+    def call(work: Callable[[], None]) -> Any:
+        app = FastAPI(exception_handlers=HANDLERS)
+
+        @app.put("/label")
+        def put_label(line: Annotated[AuditLine, audited("label saved")], case: str) -> str:
+            line.describe("anna", case=case)
+            work()
+            return "saved"
+
+        return TestClient(app, raise_server_exceptions=False).put("/label?case=a")
+
+    return call
+
+
+def lines(log: AuditLog) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.path.read_text().splitlines()] if log.path.is_file() else []
+
+
+def test_a_line_says_who_did_what(log: AuditLog, put: Client) -> None:
+    assert put(lambda: None).json() == "saved"
+    (line,) = lines(log)
+    assert (line["action"], line["user"], line["case"]) == ("label saved", "anna", "a")
+
+
+def test_what_fails_has_no_line(log: AuditLog, put: Client) -> None:
+    def fail() -> None:
+        raise Conflict("not now")
+
+    assert put(fail).status_code == 409
+    assert lines(log) == []
+
+
+def test_nothing_is_done_where_no_line_can_be_written(log: AuditLog, put: Client) -> None:
+    log.path.mkdir()
+    done: list[bool] = []
+    answer = put(lambda: done.append(True))
+    assert answer.status_code == 503 and "nothing was changed" in answer.json()["detail"] and not done
+
+
+def test_the_client_hears_it_where_the_line_fails_afterwards(log: AuditLog, put: Client) -> None:
+    def work() -> None:
+        log.path.unlink(missing_ok=True)
+        log.path.mkdir()
+
+    answer = put(work)
+    assert answer.status_code == 503 and "label saved: the line about it" in answer.json()["detail"]
