@@ -15,6 +15,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
+from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_seg_source import clean_text
 from samstudent.imaging.dicom_seg_write import About, write_seg
@@ -181,3 +182,16 @@ def test_the_japanese_patient_of_the_cases(tmp_path: Path) -> None:
 
 def test_clean_text() -> None:
     assert clean_text(" a\\b\x1b$B\n" + "c" * 9, 6) == "ab$Bcc"
+
+
+@pytest.mark.parametrize("name", ["film", "CT", "one slice that says little"])
+def test_structures_that_are_not_annotated_are_named(tmp_path: Path, name: str) -> None:
+    """In a place that the standard allows, and read back as not annotated, never as absent."""
+    dimension, make = SOURCES[name]
+    source, task = make(tmp_path), make_task(dimension)
+    grid = read_image(source).grid
+    about = About("Label; not annotated: heart, rib", "MANUAL", not_annotated=["heart", "rib"])
+    write_seg(tmp_path / "seg.dcm", random_masks(source, task), task, grid, source, about, ["left lung"])
+    assert errors_of(tmp_path / "seg.dcm") == []
+    assert pydicom.dcmread(tmp_path / "seg.dcm").ImageComments == "Not annotated: heart, rib"
+    assert read_label(tmp_path / "seg.dcm", task, grid).annotated.tolist() == [True, False, False]

@@ -35,6 +35,8 @@ _SAME = 0.25
 #: A hundred structures on each slice of a long CT have as many; each costs time, however few pixels it has.
 _MAX_FRAMES = 1 << 16
 _SIDES = {"7771000": "left", "24028007": "right"}
+#: Begins Image Comments (0020,4000) of a SEG of ours in which structures have no segment though they may be there.
+NOT_ANNOTATED = "Not annotated: "
 #: ``imaging.labels.IGNORE``, which imports this module.
 _IGNORE = "ignore:"
 
@@ -102,12 +104,23 @@ def other_labels(path: Path, task: Task) -> set[str]:
 
 def named_structures(path: Path, task: Task, prefix: str) -> list[str]:
     """The structures that a SEG declares, whether or not it has frames of them; those that are marked with the prefix
-    (``structures_of``) with the prefix. Raises UserError: cannot be read."""
+    (``structures_of``), or said to be not annotated, with the prefix. Raises UserError: cannot be read."""
     with decoding(path, "a DICOM segmentation"):
         check_dicom(path)  # pydicom unpacks a deflated file whole
         seg = read_header(path)
+        named = [*structures_of(seg, task).values()]
         marked = [prefix + name for name in structures_of(seg, task, prefix).values()]
-        return [*structures_of(seg, task).values(), *marked]
+        left_open = not_annotated_in(seg, task) if prefix == _IGNORE else []
+        return [*named, *marked, *(prefix + name for name in left_open if name not in named)]
+
+
+def not_annotated_in(seg: Dataset, task: Task) -> list[str]:
+    """The task's structures of which a SEG of ours says in its Image Comments that they are not annotated."""
+    comments = str(seg.get("ImageComments") or "")
+    if not comments.startswith(NOT_ANNOTATED):
+        return []
+    names = (find_structure(name, task.names) for name in comments.removeprefix(NOT_ANNOTATED).split(", "))
+    return [name for name in names if name]
 
 
 def known_labels(path: Path, task: Task) -> list[str]:

@@ -16,6 +16,7 @@ from pydicom.sr.codedict import codes
 
 from samstudent import __version__
 from samstudent.errors import UserError
+from samstudent.imaging.dicom_seg import NOT_ANNOTATED
 from samstudent.imaging.dicom_seg_source import clean_header, clean_text, refer_to
 from samstudent.imaging.dicom_series import find_series, read_slice
 from samstudent.imaging.formats import decoding
@@ -44,6 +45,7 @@ class About:
         creator: who drew or asked for them.
         time: seconds since 1970 of the drawing.
         uids: (series, instance). Sent again with the same, the PACS knows that it has it. None: new ones.
+        not_annotated: structures that have no segment because nothing is known of them, not because they are absent.
     """
 
     description: str
@@ -54,6 +56,7 @@ class About:
     creator: str = ""
     time: float | None = None
     uids: tuple[str, str] | None = None
+    not_annotated: Sequence[str] = ()
 
 
 def write_seg(
@@ -124,6 +127,8 @@ def write_seg(
         if measures and "SliceThickness" not in measures[0]:
             del shared.PixelMeasuresSequence  # without a place in space; readers want all of it or nothing
     refer_to(seg, _KNOWN_CLASS, source_class)
+    if about.not_annotated:
+        seg.ImageComments = f"{NOT_ANNOTATED}{', '.join(about.not_annotated)}"
     if "PatientOrientation" in images[0]:
         seg.PatientOrientation = images[0].PatientOrientation
     seg.SeriesDate, seg.SeriesTime = seg.ContentDate, seg.ContentTime

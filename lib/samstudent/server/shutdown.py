@@ -14,6 +14,7 @@ import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from samstudent.server.datastore.study_list import export_all
 from samstudent.server.jobs.runner import JobRunner
 from samstudent.util.signals import LONGEST_END, end_now, handle_signals
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STOPPED = "the server was stopped"
+#: Longest wait for the export of the list of labels for the host's tools, seconds.
+LONGEST_EXPORT = 1.0
 
 
 class Shutdown:
@@ -75,6 +78,10 @@ class Shutdown:
                 self.ledger.mark_interrupted(STOPPED)
             while self._busy() and time.monotonic() < deadline:
                 time.sleep(0.05)
+            # A daemon: who holds the study's lock must not keep this process alive; the next one would export it.
+            export = threading.Thread(target=export_all, name="export", daemon=True)
+            export.start()
+            export.join(LONGEST_EXPORT)
         except Exception:
             logger.exception("the server ends all the same")
         finally:

@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 
 from samstudent.cli.doctor import doctor
 from samstudent.errors import NotFound, Unavailable, UserError
+from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.imaging.dicom_seg_write import About, write_seg
@@ -277,7 +278,7 @@ def test_a_label_map_reaches_the_pacs_under_its_clients_names(
 def test_a_structure_that_is_not_annotated_is_not_sent_as_absent(
     store: PacsDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetched_film(store, tmp_path)
+    film = fetched_film(store, tmp_path)
     drawn = np.zeros((8, 8), np.uint8)
     drawn[1:4, 1:4] = 1
     Image.fromarray(drawn).save(tmp_path / "label.png")
@@ -287,6 +288,11 @@ def test_a_structure_that_is_not_annotated_is_not_sent_as_absent(
     monkeypatch.setattr(store.pacs, "store", sent.append)
     outgoing.send(store, "1.2.3", "final", ("1.2.5", "1.2.6"))
     assert [segment.SegmentLabel for segment in sent[0].SegmentSequence] == ["radius", "lunate"]
+    assert sent[0].SeriesDescription == "Label, task tiny; not annotated: ulna"
+    # Another server, or this one after its state was lost, reads it back as what it is.
+    sent[0].save_as(tmp_path / "seg.dcm")
+    read = read_label(tmp_path / "seg.dcm", store.task, read_image(film).grid)
+    assert dict(zip(store.task.names, read.annotated, strict=True)) == {"radius": True, "ulna": False, "lunate": True}
 
 
 def test_doctor_lists_images_of_the_pacs_that_could_not_be_used(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from samstudent.server.pacs.pacs_study import PacsStudy
 def send(study: PacsStudy, case: str, tag: str, uids: tuple[str, str]) -> None:
     """Store a label in the PACS as a SEG: of a human's the annotated structures, of a pseudo label the accepted ones.
 
-    A segment without pixels says that its structure is absent, so a structure that is not annotated has no segment.
+    A segment without pixels says that its structure is absent, so a structure that is not annotated has no segment;
+    the series description and Image Comments name it.
 
     Args:
         study: holds image and label.
@@ -38,9 +40,12 @@ def send(study: PacsStudy, case: str, tag: str, uids: tuple[str, str]) -> None:
     assert image.path is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "label.dcm"
-        about = about_label(task.name, info, uids) if tag == FINAL else about_pseudo(task.name, info, uids)
         annotated = [name for name, is_known in zip(task.names, drawn.annotated, strict=True) if is_known]
-        only = annotated if tag == FINAL else accepted(info)
+        if tag == FINAL:
+            about, only = about_label(task.name, info, uids), annotated
+            about = with_not_annotated(about, [name for name in task.names if name not in annotated])
+        else:
+            about, only = about_pseudo(task.name, info, uids), accepted(info)
         study.pacs.store(write_seg(path, drawn.masks, task, image.grid, image.path, about, only))
 
 
@@ -61,6 +66,13 @@ def about_label(task: str, info: Mapping[str, Any], uids: tuple[str, str]) -> Ab
         time=float(info.get("time") or 0) or None,
         uids=uids,
     )
+
+
+def with_not_annotated(about: About, names: Sequence[str]) -> About:
+    """Description of a label that leaves structures open: also where only the series description is shown."""
+    if not names:
+        return about
+    return replace(about, description=f"{about.description}; not annotated: {', '.join(names)}", not_annotated=names)
 
 
 def about_pseudo(task: str, info: Mapping[str, Any], uids: tuple[str, str]) -> About:
