@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -102,6 +103,8 @@ def test_a_signal_ends_everything(
     connection = half_an_upload(server)
     wait_until(lambda: server.jobs().get("scoring"))
     log = server.log.stat().st_size
+    last = list(many.truth)[5]
+    server.client().save_label(last, str(many.label(last, tmp_path)))
 
     began = time.monotonic()
     os.killpg(server.process.pid, number) if whole_group else server.process.send_signal(number)
@@ -116,6 +119,8 @@ def test_a_signal_ends_everything(
     wait_until(lambda: not server.members(), 5)
     said = server.log.read_bytes()[log:].decode(errors="replace")
     assert said.splitlines()[-1] == "samstudent: stopped" and "Traceback" not in said, said
+    listed = json.loads((many.folder / "datastore_v2.json").read_text())["objects"]
+    assert twice or "final" in listed[last]["labels"], "the host's tools do not see the last label"
 
     server.start_again()
     server.wait_until_up()
