@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import commands
+import endpoints
 import task_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,6 +18,7 @@ REFERENCE = ROOT / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
     "task-file.md": task_file.page,
     "commands.md": commands.page,
+    "endpoints.md": endpoints.page,
 }
 _NOTE = "<!-- Written by `make docs`; changes belong into the program. -->\n\n"
 
