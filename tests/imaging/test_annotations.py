@@ -14,7 +14,9 @@ from PIL import Image
 from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks, read_label
 from samstudent.imaging.grid import Grid
-from samstudent.imaging.labels import IGNORE, other_names, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import other_names
+from samstudent.imaging.structure_names import IGNORE
 from samstudent.task import Task
 
 GRID = Grid.of((6, 8), np.eye(4))

@@ -17,7 +17,6 @@ from samstudent.imaging.folder import (
     IMAGES,
     LABELS,
     case_id,
-    duplicates,
     images_folder,
     is_id,
     list_folder,
@@ -245,18 +244,6 @@ def test_images_lie_in_the_folder_or_in_its_images(tmp_path: Path) -> None:
     assert images_folder(tmp_path) == tmp_path / "images"
     touch(tmp_path, "b.png")
     assert images_folder(tmp_path) == tmp_path
-
-
-def test_equal_content_is_reported(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png", "b.png", "empty1.png", "empty2.png")
-    for name in ("a.png", "c.png", "d.png"):
-        (tmp_path / name).write_bytes(b"x" * 70_000)
-    (tmp_path / "e.png").write_bytes(b"x" * 69_999 + b"y")  # of the same size, and different at the end
-    for name in ("empty1.png", "empty2.png"):
-        (tmp_path / name).write_bytes(b"")
-    files = list_folder(tmp_path).files
-    assert sentences(duplicates(files)) == ["c.png, d.png: the same content as a.png"]
-    assert duplicates(files, most_alike=3) == []
 
 
 def test_one_file_is_its_own_case(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.grid import Grid
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.task import Task
 from support.nifti_files import place_by_itk
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.grid import Grid
-from samstudent.imaging.labels import label_map, read_masks, stored_values
+from samstudent.imaging.label_writing import label_map
+from samstudent.imaging.labels import read_masks, stored_values
 from samstudent.task import load_task
 from support.label_files import FLAT, NAMES, PLAIN_GRID, SOLID, disjoint, save_segments
 

@@ -18,7 +18,8 @@ from PIL import Image
 from samstudent.errors import NotFound, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.grid import LPS_TO_RAS, Grid
-from samstudent.imaging.labels import label_map, other_names, read_ignore, read_masks, read_rejected, write_masks
+from samstudent.imaging.label_writing import label_map, write_masks
+from samstudent.imaging.labels import other_names, read_ignore, read_masks, read_rejected
 from samstudent.imaging.seg_nrrd import color, into_layers
 from samstudent.task import Task
 from support.label_files import FLAT, NAMES, PLAIN_GRID, SOLID, disjoint, save_segments

@@ -12,7 +12,8 @@ import pytest
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.task import Task
 from support.nifti_files import place_by_itk, save_raw_nifti
 

@@ -21,7 +21,8 @@ from scipy.spatial.transform import Rotation
 from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.grid import Grid
-from samstudent.imaging.labels import label_map, read_masks, write_masks
+from samstudent.imaging.label_writing import label_map, write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.task import Task
 from support.nifti_files import place_by_itk, save_raw_nifti
 

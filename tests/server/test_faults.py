@@ -23,7 +23,7 @@ import pytest
 import requests
 
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import write_masks
+from samstudent.imaging.label_writing import write_masks
 from samstudent.util.files import sha256_file
 from support.live_server import CASES, RunningServer, TinyStudy, detail, wait_until
 

@@ -24,7 +24,8 @@ from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.grid import Grid
 from samstudent.imaging.label_tags import FINAL
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.imaging.value_names import KEY, TaskIdentity, ValueNames, sidecar_of, write_sidecar
 from samstudent.rounds.cases import human_cases, read_truth

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import label_map, read_masks
+from samstudent.imaging.label_writing import label_map
+from samstudent.imaging.labels import read_masks
 from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore

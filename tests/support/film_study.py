@@ -12,7 +12,7 @@ import pytest
 
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_dx_write import dx_image, save_film
-from samstudent.imaging.labels import write_masks
+from samstudent.imaging.label_writing import write_masks
 from samstudent.server.pacs.orthanc import Orthanc
 from samstudent.task import Task, load_task
 from support.live_server import TASK, RunningServer, draw_film

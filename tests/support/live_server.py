@@ -23,7 +23,7 @@ from monailabel.client import MONAILabelClient
 from PIL import Image
 
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import write_masks
+from samstudent.imaging.label_writing import write_masks
 from samstudent.server.jobs.fork_server import FORK_SERVER_NAME
 from samstudent.server.jobs.job_process import JOB_PREFIX
 from samstudent.task import Task, load_task

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import write_masks
+from samstudent.imaging.label_writing import write_masks
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.rounds.study import Study
 from samstudent.server import http

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import write_masks
+from samstudent.imaging.label_writing import write_masks
 from samstudent.pseudolabels.ablations import Ablations
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore

@@ -14,7 +14,8 @@ from samstudent.cli.findings import console, print_finding
 from samstudent.errors import NotFound, UserError, explain
 from samstudent.imaging.case import for_sam, read_image
 from samstudent.imaging.folder import IMAGES, LABELS, case_id, list_folder, sentences, split_name
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.pseudolabels.quality_filter import structure_quality
 from samstudent.sam.cache import EmbeddingCache

@@ -275,7 +275,7 @@ def make_study(
     """
     # Here, not above: whoever only draws films needs no label writer.
     from samstudent.imaging.case import read_image
-    from samstudent.imaging.labels import write_masks
+    from samstudent.imaging.label_writing import write_masks
     from samstudent.task import load_task
 
     if cases < 2:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from samstudent.demo.study import DemoStudy
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.task import Task
 
 START_SECONDS = 180

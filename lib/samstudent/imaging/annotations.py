@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from samstudent.imaging import dicom_seg, seg_nrrd
 from samstudent.imaging.formats import itk_reader, kind_of
 from samstudent.imaging.grid import Grid
-from samstudent.imaging.labels import IGNORE, REJECTED, read_ignore, read_masks
-from samstudent.imaging.structure_names import find_structure, marked_structure
+from samstudent.imaging.labels import read_ignore, read_masks
+from samstudent.imaging.structure_names import IGNORE, REJECTED, find_structure, marked_structure
 from samstudent.task import Task
 
 

@@ -5,7 +5,6 @@ DICOM PS3.3: C.7.6.3 (image pixels, palettes), C.11.1 (Modality LUT), C.11.2 (VO
 
 from __future__ import annotations
 
-import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,22 +16,13 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
-from pydicom.pixels.decoders.base import get_decoder
 
 from samstudent.errors import UserError
+from samstudent.imaging.dicom_decoding import PLUGINS, decoded_values
 from samstudent.imaging.dicom_header import item_of, no_image, number, numbers, text, transfer_syntax
 from samstudent.imaging.dicom_size_checks import check_dicom, check_pixels
 from samstudent.imaging.size_checks import check_size
 
-#: Which of pydicom's plugins decodes: one each, so that an image is the same whatever else is installed.
-_JPEG = {uid.JPEGBaseline8Bit: "pillow", uid.JPEGExtended12Bit: "pillow"}
-_JPEG_LOSSLESS = {uid.JPEGLossless: "gdcm", uid.JPEGLosslessSV1: "gdcm"}
-_JPEG_LS = {uid.JPEGLSLossless: "pyjpegls", uid.JPEGLSNearLossless: "pyjpegls"}
-_JPEG_2000 = dict.fromkeys(
-    (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"
-)
-_PLUGINS = {**_JPEG, **_JPEG_LOSSLESS, **_JPEG_LS, **_JPEG_2000, uid.RLELossless: "pydicom"}
 _NATIVE = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
@@ -42,10 +32,6 @@ _NATIVE = (
 _READ = (
     "uncompressed, deflated, RLE, JPEG (baseline, extended, lossless), JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000"
 )
-_PHOTOMETRIC = (
-    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"
-)  # fmt: skip
-_JP2 = b"\0\0\0\x0cjP  "
 #: Of a palette of 16 bits, so that its colours are of the size of all others: 255 * 257 = 65535.
 _TO_8_BITS = 257.0
 #: Values that a lookup table may have (PS3.3 C.7.6.3.1.5).
@@ -89,7 +75,7 @@ def check_image(path: Path, header: Dataset) -> None:
         raise UserError(f"{path}: {bits} bits allocated for a value; expected 1, 8, 16, 32 or 64")
     check_size(path, (columns, rows), samples, bytes_each=max(1, bits // 8))
     syntax = transfer_syntax(header)
-    if syntax is not None and syntax not in _NATIVE and syntax not in _PLUGINS:
+    if syntax is not None and syntax not in _NATIVE and syntax not in PLUGINS:
         raise UserError(f"{path}: transfer syntax {syntax.name} ({syntax}) cannot be read; expected {_READ}")
     # Of colours in YBR_FULL_422 two of three values are stored.
     check_pixels(path, syntax, rows * columns * min(samples, 2) * bits // 8)
@@ -112,7 +98,7 @@ def read_pixels(path: Path) -> Pixels:
         dataset = pydicom.dcmread(path, force=True)
         with_functional_groups(dataset)
         check_image(path, dataset)
-        array, photometric = _decoded(path, dataset)
+        array, photometric = decoded_values(path, dataset)
     if array.ndim == 3:
         return Pixels(array[..., :3].astype(np.float32))
     if photometric == "PALETTE COLOR":
@@ -128,91 +114,6 @@ def with_functional_groups(dataset: Dataset) -> None:
                 for element in group.value[0]:
                     if element.keyword and element.keyword not in dataset:
                         dataset[element.tag] = element
-
-
-def _decoded(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
-    """(y, x) or (y, x, 3) as stored, bits that are not pixels taken off; and what the values mean now."""
-    syntax = transfer_syntax(dataset)
-    if syntax is None:
-        raise UserError(
-            f"{path}: has compressed pixels but names no transfer syntax; expected (0002,0010) in its header"
-        )
-    if "PixelData" in dataset and not syntax.is_encapsulated and dataset["PixelData"].is_undefined_length:
-        raise UserError(f"{path}: its pixels are compressed, but its transfer syntax is {syntax.name}")
-    dataset.file_meta.TransferSyntaxUID = syntax
-    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise UserError(f"{path}: holds no pixels: the header of an image alone, or cut off behind it")
-    photometric = text(dataset, "PhotometricInterpretation").upper() or "MONOCHROME2"
-    if photometric not in _PHOTOMETRIC:
-        raise UserError(
-            f"{path}: photometric interpretation {photometric} cannot be read; expected {', '.join(_PHOTOMETRIC)}"
-        )
-    dataset.PhotometricInterpretation = photometric
-    allocated = int(number(dataset, "BitsAllocated", 16))
-    stored = min(int(number(dataset, "BitsStored", allocated)) or allocated, allocated)
-    high = int(number(dataset, "HighBit", stored - 1))
-    surplus = high + 1 - stored if stored <= high + 1 <= allocated else 0
-    dataset.BitsAllocated = allocated
-    dataset.BitsStored = stored + surplus  # overlays may lie below the pixel's bits, and above them
-    if syntax.is_encapsulated:
-        _check_packed(path, dataset, get_frame(dataset.PixelData, 0, number_of_frames=1))
-        plugin = _PLUGINS[syntax]
-        if syntax == uid.JPEGExtended12Bit and stored > 8:
-            # GDCM decodes it, but pydicom lets it do so only under a neighbour's name; Pillow knows 8 bits alone.
-            syntax, plugin = uid.JPEGLosslessSV1, "gdcm"
-            dataset.file_meta.TransferSyntaxUID = syntax
-        array, facts = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
-    else:
-        array, facts = get_decoder(syntax).as_array(dataset, index=0)
-    if surplus and array.dtype.kind in "iu":
-        array = array >> surplus
-    dataset.BitsStored = stored
-    return array, str(facts.get("photometric_interpretation") or photometric)
-
-
-def _check_packed(path: Path, dataset: Dataset, packed: bytes) -> None:
-    """Refuse a compressed image that says of itself another size than its header: its decoder would take that one."""
-    found = _jpeg_2000_size(packed) or _jpeg_size(packed)
-    expected = int(dataset.Columns), int(dataset.Rows), int(number(dataset, "SamplesPerPixel", 1))
-    if found and found != expected:
-        raise UserError(
-            f"{path}: its header tells of {expected[0]} x {expected[1]} pixels of {expected[2]} values, its compressed"
-            f" image of {found[0]} x {found[1]} of {found[2]}"
-        )
-    if found is None and dataset.file_meta.TransferSyntaxUID != uid.RLELossless:
-        raise UserError(f"{path}: truncated or corrupt, its compressed image has no header")
-
-
-def _jpeg_2000_size(packed: bytes) -> tuple[int, int, int] | None:
-    """(columns, rows, values of a pixel) of a JPEG 2000 codestream, PS 15444-1 A.5.1; None: it is none."""
-    at = 0
-    if packed.startswith(_JP2):
-        at = len(_JP2) + 4
-        while packed[at + 4 : at + 8] != b"jp2c":
-            length = int.from_bytes(packed[at : at + 4], "big")
-            if length < 8 or at + length >= len(packed):
-                return None
-            at += length
-        at += 8
-    if packed[at : at + 4] != b"\xff\x4f\xff\x51" or len(packed) < at + 42:
-        return None
-    right, bottom, left, top = struct.unpack_from(">4I", packed, at + 8)
-    return right - left, bottom - top, struct.unpack_from(">H", packed, at + 40)[0]
-
-
-def _jpeg_size(packed: bytes) -> tuple[int, int, int] | None:
-    """(columns, rows, values of a pixel) of a JPEG or JPEG-LS codestream; None: it is none."""
-    at = 2
-    while packed[:2] == b"\xff\xd8" and at + 10 <= len(packed) and packed[at] == 0xFF:
-        marker, length = packed[at + 1], struct.unpack_from(">H", packed, at + 2)[0]
-        if marker == 0xFF:
-            at += 1  # fill bytes
-            continue
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns, values = struct.unpack_from(">HHB", packed, at + 5)
-            return columns, rows, values
-        at += 2 + length
-    return None
 
 
 def _colours(path: Path, dataset: Dataset, array: NDArray[Any]) -> NDArray[np.float32]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.errors import NotFound, UserError
-from samstudent.util.files import sha256_file
 
 #: Files of ours beside label maps (``value_names``).
 VALUE_NAMES = ".values.json"
@@ -39,7 +38,6 @@ _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
 _OURS = re.compile(r"split\.csv|datastore_v2.*\.json|labels(-.*)?", re.IGNORECASE)
 #: Names listed in one remark.
 _NAMED = 5
-_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -142,30 +140,6 @@ def sentences(remarks: Iterable[Remark], folder: str = "") -> list[str]:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         lines.append(f"{', '.join(names[:_NAMED])}{more}: {text}")
     return lines
-
-
-def duplicates(files: Mapping[str, Path], most_alike: int | None = None) -> list[Remark]:
-    """A remark for every file whose content is that of an earlier one.
-
-    Only files of one size are compared, first by their beginning.
-
-    Args:
-        files: case id -> file.
-        most_alike: where more files than this have one size, as uncompressed images have, they are not compared; None:
-            they are.
-    """
-    by_size: dict[int, list[Path]] = {}
-    for path in files.values():
-        if (stamp := stamp_of(path)) is not None and stamp[1] > 0:
-            by_size.setdefault(stamp[1], []).append(path)
-    remarks = []
-    for paths in by_size.values():
-        if len(paths) < 2 or (most_alike is not None and len(paths) > most_alike):
-            continue
-        for group in _groups(paths, _beginning):
-            for same in _groups(group, _digest) if len(group) > 1 else ():
-                remarks += [Remark(path.name, f"the same content as {shown(same[0].name)}") for path in same[1:]]
-    return sorted(remarks, key=lambda remark: remark.name)
 
 
 def split_name(name: str, extensions: Sequence[str]) -> tuple[str, str]:
@@ -377,28 +351,3 @@ def name_of(case: str, extension: str, info: Mapping[str, Any]) -> str:
         if case_id(stem) == case_id(case):
             return name
     return case + extension
-
-
-# ---- content ----
-
-
-def _groups(paths: Iterable[Path], key: Any) -> list[list[Path]]:
-    groups: dict[object, list[Path]] = {}
-    for path in paths:
-        try:
-            groups.setdefault(key(path, stamp_of(path)), []).append(path)
-        except OSError:
-            continue
-    return list(groups.values())
-
-
-@lru_cache(maxsize=1 << 16)
-def _beginning(path: Path, stamp: object) -> bytes:
-    """Digest of the first 64 KiB; ``stamp`` so that a changed file is read again."""
-    with path.open("rb") as file:
-        return hashlib.sha256(file.read(_BLOCK)).digest()
-
-
-@lru_cache(maxsize=1 << 16)
-def _digest(path: Path, stamp: object) -> str:
-    return sha256_file(path)

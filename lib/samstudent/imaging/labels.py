@@ -1,4 +1,4 @@
-"""Label files: stacks of masks of a task's structures, read from and written to what Slicer, OHIF and others use."""
+"""Label files, read: masks of a task's structures from what Slicer, OHIF and others write."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from samstudent.errors import UserError
 from samstudent.imaging import dicom_seg, resampling, seg_nrrd
@@ -19,21 +17,10 @@ from samstudent.imaging.formats import Stored, kind_of, read_nrrd
 from samstudent.imaging.grid import Grid
 from samstudent.imaging.nifti import read_nifti
 from samstudent.imaging.raster import read_raster_label
-from samstudent.imaging.structure_names import find_structure, marked_structure
+from samstudent.imaging.structure_names import IGNORE, LABEL_EXTENSIONS, REJECTED, find_structure, marked_structure
 from samstudent.task import Task
-from samstudent.util.files import atomic_path
 from samstudent.util.places import require_readable
 
-#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's. In a
-#: human's label an empty one says that the structure is not annotated at all (``imaging.annotations.read_label``).
-IGNORE = "ignore:"
-#: Segments of masks that were not good enough to train on, kept for people to look at.
-REJECTED = "rejected:"
-_NIFTI_GEOMETRY = (
-    "pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
-    "sform_code", "srow_x", "srow_y", "srow_z",
-)  # fmt: skip
-_LABEL_EXTENSIONS = ".seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .tiff"
 #: Label values this near to a whole number are that number: 0.001, and what float32 rounds off.
 _NEARLY = 1.001e-3
 #: Whole numbers beyond this are not exact as float64.
@@ -117,55 +104,6 @@ def read_rejected(path: str | Path, task: Task, grid: Grid) -> NDArray[Any]:
     return _read_marked(Path(path), task, grid, REJECTED)
 
 
-def write_masks(
-    path: str | Path,
-    masks: NDArray[Any],
-    task: Task,
-    grid: Grid,
-    *,
-    ignore: NDArray[Any] | None = None,
-    rejected: NDArray[Any] | None = None,
-    compress: bool = True,
-) -> None:
-    """Write masks on the file grid of their image, in the format that the path's extension says.
-
-    A 2D case becomes one slice in NRRD and NIfTI, the form in which Slicer and OHIF hold it. NRRD lies where ITK sees
-    the image; NIfTI has all transforms of a NIfTI source.
-
-    Args:
-        path: .seg.nrrd keeps overlaps; .nrrd, .nii.gz, .nii, .png and .tif hold ``label_map``; written atomically.
-        masks: bool (S, *spatial), canonical.
-        task: names and values.
-        grid: the image's.
-        ignore, rejected: bool (S, *spatial), only for .seg.nrrd; see ``read_ignore`` and ``read_rejected``.
-        compress: False: raw NRRD, as OHIF needs it. The other formats follow their extension.
-
-    Raises:
-        UserError: another extension, a stack of another shape, a volume as PNG or TIFF, ``ignore`` or ``rejected``
-            where they have no place.
-    """
-    path, masks = Path(path), np.asarray(masks, dtype=bool)
-    expected = (len(task.names), *grid.spatial_shape)
-    further = {prefix: stack for prefix, stack in ((IGNORE, ignore), (REJECTED, rejected)) if stack is not None}
-    for stack in (masks, *further.values()):
-        if stack.shape != expected:
-            raise UserError(f"{path}: masks of shape {stack.shape}, but task and image need {expected}")
-    extension = _extension(path)
-    if further and extension != ".seg.nrrd":
-        raise UserError(f"{path}: only .seg.nrrd can hold regions to ignore or rejected masks")
-    with atomic_path(path) as temporary:
-        if extension == ".seg.nrrd":
-            _write_segments(temporary, masks, task, grid, further, compress)
-        elif extension == ".nrrd":
-            seg_nrrd.write_nrrd(temporary, _volume(label_map(masks), grid), grid.itk_affine, {}, compress)
-        elif extension in (".nii", ".nii.gz"):
-            _write_nifti(temporary, label_map(masks), grid)
-        elif grid.dimension == 3:
-            raise UserError(f"{path}: a volume needs .seg.nrrd, .nrrd or .nii.gz")
-        else:
-            Image.fromarray(label_map(masks)).save(temporary, format="PNG" if extension == ".png" else "TIFF")
-
-
 def stored_values(path: str | Path) -> tuple[NDArray[np.int64], list[str] | None]:
     """The different values of a label file, sorted, and their names where it names its segments.
 
@@ -195,18 +133,6 @@ def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None
     return {name for name in found if not means_structure(name, task)}
 
 
-def label_map(masks: NDArray[Any]) -> NDArray[Any]:
-    """One image of all structures: uint8 (*spatial), 0 background, i + 1 for ``masks[i]``.
-
-    Where structures overlap the smaller one lies on top, so that a small bone before a large one does not vanish.
-    """
-    values = np.zeros(masks.shape[1:], dtype=np.uint8)
-    sizes = masks.reshape(len(masks), -1).sum(axis=1)
-    for index in np.argsort(-sizes, kind="stable"):
-        values[masks[index]] = index + 1
-    return values
-
-
 def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any]:
     """bool (S, *spatial): the segments whose name is a structure's with this prefix."""
     if _is_dicom_seg(path):
@@ -230,7 +156,7 @@ def _read(path: Path) -> Stored:
     """A label file with its values, whole numbers in any data type; no JPEG is taken."""
     kind = kind_of(path)
     if kind == "jpeg":
-        raise UserError(f"{path}: JPEG changes label values; expected {_LABEL_EXTENSIONS}")
+        raise UserError(f"{path}: JPEG changes label values; expected {LABEL_EXTENSIONS}")
     if kind in ("png", "tiff"):
         stored = read_raster_label(path, kind)
     elif kind == "nifti":
@@ -277,61 +203,3 @@ def _require_known(names: Sequence[str], task: Task, path: Path, marked: bool) -
     """Some names may be others', but a file with pixels and none of the task's names is a mistake."""
     if marked and not any(means_structure(name, task) for name in names):
         raise UserError(f"{path}: none of its structures {list(names)} is in the task, which has {task.names}")
-
-
-def _extension(path: Path) -> str:
-    name = path.name.lower()
-    for extension in (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".png", ".tiff", ".tif"):
-        if name.endswith(extension):
-            return extension
-    raise UserError(f"{path}: labels are written as {_LABEL_EXTENSIONS}")
-
-
-def _volume(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    """(*lead, *spatial) on the file's grid, always with three axes (k, j, i)."""
-    array = grid.to_file(array)
-    return np.expand_dims(array, -3) if len(grid.shape) == 2 else array
-
-
-def _write_segments(
-    path: Path, masks: NDArray[Any], task: Task, grid: Grid, further: dict[str, NDArray[Any]], compress: bool
-) -> None:
-    layers = seg_nrrd.into_layers(list(masks))
-    segments = [seg_nrrd.Segment(n, layer, v) for (n, v), layer in zip(task.structures.items(), layers, strict=True)]
-    for prefix, extra in further.items():
-        # In layers of their own: readers that know nothing of them find the structures where they always are.
-        marked = [index for index in range(len(extra)) if extra[index].any()]
-        first = max(segment.layer for segment in segments) + 1
-        segments += [
-            seg_nrrd.Segment(prefix + task.names[index], first + layer, index + 1)
-            for index, layer in zip(marked, seg_nrrd.into_layers([extra[index] for index in marked]), strict=True)
-        ]
-        masks = np.concatenate([masks, extra[marked]])
-    stack = np.zeros((max(s.layer for s in segments) + 1, *grid.spatial_shape), dtype=np.uint8)
-    for segment, mask in zip(segments, masks, strict=True):
-        stack[segment.layer][mask] = segment.value
-    array = _volume(stack, grid)
-    fields = seg_nrrd.fields_of(segments, [s.value - 1 for s in segments], array.shape[1:])
-    layered = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
-    seg_nrrd.write_nrrd(path, layered, grid.itk_affine, fields, compress)
-
-
-def _write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
-    data = _volume(values, grid).transpose(2, 1, 0)
-    if grid.nifti is None:
-        affine = grid.itk_affine
-        image: Any = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
-        image.header.set_xyzt_units("mm")
-        image.set_sform(affine, 1)
-        # A quaternion has no shear; code 0 says that it is not to be used.
-        sheared = not np.allclose(image.header.get_qform(), affine, atol=1e-3)
-        image.set_qform(affine, 0 if sheared else 1)
-    else:
-        # Field by field: both transforms, their codes and unit stay to the bit, also where one of them is broken.
-        # Without an affine: nibabel would write one that it does not find in the header, in mm, over the sform.
-        image = nibabel.Nifti1Image(data, None)  # type: ignore[no-untyped-call]
-        for field in _NIFTI_GEOMETRY:
-            image.header[field] = grid.nifti[field]
-        pixdim = image.header["pixdim"]
-        pixdim[1:4][pixdim[1:4] == 0] = 1  # A 2D source need not have a third spacing.
-    nibabel.save(image, path)

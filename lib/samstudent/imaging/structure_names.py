@@ -6,6 +6,14 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's. In a
+#: human's label an empty one says that the structure is not annotated at all (``imaging.annotations.read_label``).
+IGNORE = "ignore:"
+#: Segments of masks that were not good enough to train on, kept for people to look at.
+REJECTED = "rejected:"
+#: Extensions of label files, for messages.
+LABEL_EXTENSIONS = ".seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .tiff"
+
 
 def plain_name(name: str) -> str:
     """A name without what writers vary: Unicode form, case, and runs of spaces, ``_``, ``.`` and ``-``.

@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 
 from samstudent.errors import UserError
 from samstudent.imaging.folder import VALUE_NAMES
-from samstudent.imaging.labels import REJECTED, means_structure
-from samstudent.imaging.structure_names import marked_structure, plain_name
+from samstudent.imaging.labels import means_structure
+from samstudent.imaging.structure_names import REJECTED, marked_structure, plain_name
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import CaseImage, read_image
-from samstudent.imaging.labels import write_masks
+from samstudent.imaging.label_writing import write_masks
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel, binarize, pseudo_label_case
 from samstudent.pseudolabels.labelling import label_case

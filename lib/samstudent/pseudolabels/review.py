@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.imaging.labels import label_map
+from samstudent.imaging.label_writing import label_map
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.task import Task
 from samstudent.util.database import connection, make_tables

@@ -92,7 +92,7 @@ def decode(decoder: Any, tokens: ImageTokens, sparse: torch.Tensor) -> tuple[tor
 
 
 def _projected(layer: Any, image: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the image: keys and values for what the prompt asks, and queries of what it asks the prompt."""
+    """Of the image: keys and values for cross-attention from the prompt, and queries for that to the prompt."""
     to_image, placed = layer.cross_attn_token_to_image, image + place
     image_queries = _heads(layer.cross_attn_image_to_token, "q", placed)
     return _heads(to_image, "k", placed), _heads(to_image, "v", image), image_queries

@@ -17,7 +17,8 @@ from PIL import Image
 
 from samstudent.errors import Unavailable
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.datastore.upright import UprightCopies
 from samstudent.task import Task

@@ -13,7 +13,8 @@ import pytest
 import requests
 
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from support.browser import Browser
 from support.ct_study import LABELLED, SERIES, SHAPE, CtStudy
 from support.drawn import dice

@@ -20,7 +20,8 @@ from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.imaging.dicom_seg_write import About, write_seg
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.rounds.study import Study
 from samstudent.server.auth import audit
 from samstudent.server.pacs import client, incoming, outgoing

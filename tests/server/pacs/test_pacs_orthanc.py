@@ -19,7 +19,8 @@ from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_dx_write import dx_image
 from samstudent.imaging.dicom_seg_write import About, write_seg
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.server.pacs.cache import IN_USE_SECONDS, ImageCache
 from samstudent.server.pacs.client import Pacs
 from samstudent.server.pacs.datastore import PacsDatastore

@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from samstudent.imaging.dicom import geometry_of, read_dicom
 from samstudent.imaging.grid import Grid
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.imaging.resampling import to_grid
 from samstudent.server.pacs.cache import save_for_viewer
 from samstudent.server.pacs.upright import is_tilted, upright

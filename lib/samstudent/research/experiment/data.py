@@ -22,7 +22,8 @@ from samstudent.imaging.annotations import LabelledMasks, read_label
 from samstudent.imaging.case import CaseImage, read_image
 from samstudent.imaging.folder import LABELS, list_folder, row_id
 from samstudent.imaging.grid import Grid
-from samstudent.imaging.labels import IGNORE, REJECTED, stored_values
+from samstudent.imaging.labels import stored_values
+from samstudent.imaging.structure_names import IGNORE, REJECTED
 from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.imaging.value_names import sidecar_of
 from samstudent.rounds.holdout import read_split

@@ -19,7 +19,8 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom import geometry_of
 from samstudent.imaging.formats import Stored
 from samstudent.imaging.label_tags import FINAL, PSEUDO
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.imaging.resampling import to_grid
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.server.datastore.label_rules import ImageRules, LabelCheck, LabelRules

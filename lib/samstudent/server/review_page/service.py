@@ -14,7 +14,8 @@ from typing import Any
 
 from samstudent.errors import Conflict, NotFound
 from samstudent.imaging.case import read_image
-from samstudent.imaging.labels import read_masks, read_rejected, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks, read_rejected
 from samstudent.pseudolabels.produce import HUMAN_TAG, RAW_TAG, REFINED_TAG
 from samstudent.pseudolabels.review import Decision, check_sources, compose
 from samstudent.server.context import ServerContext

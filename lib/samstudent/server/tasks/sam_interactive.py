@@ -33,7 +33,7 @@ from monailabel.tasks.infer.basic_infer import BasicInferTask
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import Grid, read_image
-from samstudent.imaging.labels import write_masks
+from samstudent.imaging.label_writing import write_masks
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.clicks import mask_of_clicks
 from samstudent.sam.model import SamBackend

@@ -16,7 +16,7 @@ from monailabel.utils.others.generic import strtobool
 
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import CaseImage, for_sam, read_image
-from samstudent.imaging.labels import write_masks
+from samstudent.imaging.label_writing import write_masks
 from samstudent.pseudolabels.cached_sam import adapted_decoders
 from samstudent.pseudolabels.case import binarize
 from samstudent.pseudolabels.quality_filter import structure_quality

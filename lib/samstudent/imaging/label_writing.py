@@ -1,0 +1,143 @@
+"""Label files, written: masks of a task's structures in what Slicer, OHIF and others read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samstudent.errors import UserError
+from samstudent.imaging import seg_nrrd
+from samstudent.imaging.grid import Grid
+from samstudent.imaging.structure_names import IGNORE, LABEL_EXTENSIONS, REJECTED
+from samstudent.task import Task
+from samstudent.util.files import atomic_path
+
+_NIFTI_GEOMETRY = (
+    "pixdim", "xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "sform_code", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+
+
+def write_masks(
+    path: str | Path,
+    masks: NDArray[Any],
+    task: Task,
+    grid: Grid,
+    *,
+    ignore: NDArray[Any] | None = None,
+    rejected: NDArray[Any] | None = None,
+    compress: bool = True,
+) -> None:
+    """Write masks on the file grid of their image, in the format that the path's extension says.
+
+    A 2D case becomes one slice in NRRD and NIfTI, the form in which Slicer and OHIF hold it. NRRD lies where ITK sees
+    the image; NIfTI has all transforms of a NIfTI source.
+
+    Args:
+        path: .seg.nrrd keeps overlaps; .nrrd, .nii.gz, .nii, .png and .tif hold ``label_map``; written atomically.
+        masks: bool (S, *spatial), canonical.
+        task: names and values.
+        grid: the image's.
+        ignore, rejected: bool (S, *spatial), only for .seg.nrrd, as ``labels.read_ignore`` and ``read_rejected`` give
+            them.
+        compress: False: raw NRRD, as OHIF needs it. The other formats follow their extension.
+
+    Raises:
+        UserError: another extension, a stack of another shape, a volume as PNG or TIFF, ``ignore`` or ``rejected``
+            where they have no place.
+    """
+    path, masks = Path(path), np.asarray(masks, dtype=bool)
+    expected = (len(task.names), *grid.spatial_shape)
+    further = {prefix: stack for prefix, stack in ((IGNORE, ignore), (REJECTED, rejected)) if stack is not None}
+    for stack in (masks, *further.values()):
+        if stack.shape != expected:
+            raise UserError(f"{path}: masks of shape {stack.shape}, but task and image need {expected}")
+    extension = _extension(path)
+    if further and extension != ".seg.nrrd":
+        raise UserError(f"{path}: only .seg.nrrd can hold regions to ignore or rejected masks")
+    with atomic_path(path) as temporary:
+        if extension == ".seg.nrrd":
+            _write_segments(temporary, masks, task, grid, further, compress)
+        elif extension == ".nrrd":
+            seg_nrrd.write_nrrd(temporary, _volume(label_map(masks), grid), grid.itk_affine, {}, compress)
+        elif extension in (".nii", ".nii.gz"):
+            _write_nifti(temporary, label_map(masks), grid)
+        elif grid.dimension == 3:
+            raise UserError(f"{path}: a volume needs .seg.nrrd, .nrrd or .nii.gz")
+        else:
+            Image.fromarray(label_map(masks)).save(temporary, format="PNG" if extension == ".png" else "TIFF")
+
+
+def label_map(masks: NDArray[Any]) -> NDArray[Any]:
+    """One image of all structures: uint8 (*spatial), 0 background, i + 1 for ``masks[i]``.
+
+    Where structures overlap the smaller one lies on top, so that a small bone before a large one does not vanish.
+    """
+    values = np.zeros(masks.shape[1:], dtype=np.uint8)
+    sizes = masks.reshape(len(masks), -1).sum(axis=1)
+    for index in np.argsort(-sizes, kind="stable"):
+        values[masks[index]] = index + 1
+    return values
+
+
+def _extension(path: Path) -> str:
+    name = path.name.lower()
+    for extension in (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".png", ".tiff", ".tif"):
+        if name.endswith(extension):
+            return extension
+    raise UserError(f"{path}: labels are written as {LABEL_EXTENSIONS}")
+
+
+def _volume(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
+    """(*lead, *spatial) on the file's grid, always with three axes (k, j, i)."""
+    array = grid.to_file(array)
+    return np.expand_dims(array, -3) if len(grid.shape) == 2 else array
+
+
+def _write_segments(
+    path: Path, masks: NDArray[Any], task: Task, grid: Grid, further: dict[str, NDArray[Any]], compress: bool
+) -> None:
+    layers = seg_nrrd.into_layers(list(masks))
+    segments = [seg_nrrd.Segment(n, layer, v) for (n, v), layer in zip(task.structures.items(), layers, strict=True)]
+    for prefix, extra in further.items():
+        # In layers of their own: readers that know nothing of them find the structures where they always are.
+        marked = [index for index in range(len(extra)) if extra[index].any()]
+        first = max(segment.layer for segment in segments) + 1
+        segments += [
+            seg_nrrd.Segment(prefix + task.names[index], first + layer, index + 1)
+            for index, layer in zip(marked, seg_nrrd.into_layers([extra[index] for index in marked]), strict=True)
+        ]
+        masks = np.concatenate([masks, extra[marked]])
+    stack = np.zeros((max(s.layer for s in segments) + 1, *grid.spatial_shape), dtype=np.uint8)
+    for segment, mask in zip(segments, masks, strict=True):
+        stack[segment.layer][mask] = segment.value
+    array = _volume(stack, grid)
+    fields = seg_nrrd.fields_of(segments, [s.value - 1 for s in segments], array.shape[1:])
+    layered = array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+    seg_nrrd.write_nrrd(path, layered, grid.itk_affine, fields, compress)
+
+
+def _write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
+    data = _volume(values, grid).transpose(2, 1, 0)
+    if grid.nifti is None:
+        affine = grid.itk_affine
+        image: Any = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
+        image.header.set_xyzt_units("mm")
+        image.set_sform(affine, 1)
+        # A quaternion has no shear; code 0 says that it is not to be used.
+        sheared = not np.allclose(image.header.get_qform(), affine, atol=1e-3)
+        image.set_qform(affine, 0 if sheared else 1)
+    else:
+        # Field by field: both transforms, their codes and unit stay to the bit, also where one of them is broken.
+        # Without an affine: nibabel would write one that it does not find in the header, in mm, over the sform.
+        image = nibabel.Nifti1Image(data, None)  # type: ignore[no-untyped-call]
+        for field in _NIFTI_GEOMETRY:
+            image.header[field] = grid.nifti[field]
+        pixdim = image.header["pixdim"]
+        pixdim[1:4][pixdim[1:4] == 0] = 1  # A 2D source need not have a third spacing.
+    nibabel.save(image, path)
