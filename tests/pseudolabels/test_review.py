@@ -28,7 +28,7 @@ def reviews(tmp_path: Path) -> Reviews:
 
 
 def test_a_rejection_holds_until_the_label_is_made_by_another(reviews: Reviews) -> None:
-    reviews.decide("a", "rejected", info(), "anna")
+    reviews.record("a", "rejected", info(), "anna")
     withheld = reviews.withheld()
     assert withheld("a", info()) and withheld("a", info(time=99.0))
     assert withheld("a", {"provenance": RAW})  # the same student's own masks
@@ -40,8 +40,8 @@ def test_a_rejection_holds_until_the_label_is_made_by_another(reviews: Reviews) 
 
 
 def test_what_was_sent_waits_for_a_person_whatever_label_it_gets(reviews: Reviews) -> None:
-    reviews.decide("b", "sent", info(), "anna")
-    reviews.decide("a", "sent", {}, "bob")
+    reviews.record("b", "sent", info(), "anna")
+    reviews.record("a", "sent", {}, "bob")
     assert reviews.sent() == ["b", "a"]
     assert reviews.withheld()("b", info(student="another"))
     reviews.forget(["b", "c"])
@@ -49,8 +49,8 @@ def test_what_was_sent_waits_for_a_person_whatever_label_it_gets(reviews: Review
 
 
 def test_the_last_decision_counts_and_can_be_undone(reviews: Reviews) -> None:
-    reviews.decide("a", "sent", info(), "anna")
-    reviews.decide("a", "rejected", info(), "bob")
+    reviews.record("a", "sent", info(), "anna")
+    reviews.record("a", "rejected", info(), "bob")
     (decided,) = reviews.decisions().values()
     assert (decided.decision, decided.who, decided.time) == ("rejected", "bob", 1)
     assert reviews.undo("a") and not reviews.undo("a")
@@ -58,7 +58,7 @@ def test_the_last_decision_counts_and_can_be_undone(reviews: Reviews) -> None:
 
 
 def _reject(path: Path, case: str) -> None:
-    Reviews(path).decide(case, "rejected", info(), "anna")
+    Reviews(path).record(case, "rejected", info(), "anna")
 
 
 def test_other_processes_see_decisions_at_once(reviews: Reviews) -> None:

@@ -1,4 +1,4 @@
-"""Pseudo labels of all cases of a datastore that no human has labelled."""
+"""Production of pseudo labels for the cases of a datastore that no human has labelled."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ REFINED_TAG = "pseudo"
 RAW_TAG = "pseudo_raw"
 
 
-class Store(Protocol):
-    """What is needed of a MONAI Label datastore."""
+class LabelStore(Protocol):
+    """A datastore of images and labels, as MONAI Label's."""
 
     def get_image_uri(self, image_id: str) -> str: ...
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]: ...
@@ -44,7 +44,7 @@ class Store(Protocol):
 
 @dataclass
 class Counts:
-    """What ``produce`` did, in cases."""
+    """Outcome of ``produce``, in cases."""
 
     made: int = 0
     current: int = 0
@@ -108,7 +108,7 @@ def made_with(version: str, backend: SamBackend | None, task: Task, policy: Labe
 
 
 def produce(
-    datastore: Store,
+    datastore: LabelStore,
     labeller: CaseLabeller,
     case_ids: Iterable[str],
     *,
@@ -155,7 +155,7 @@ class OnImage(NamedTuple):
 
 
 def on_image(label: PseudoLabel, image: CaseImage, overlap: bool) -> OnImage:
-    """What of a pseudo label is written, on the image's own grid.
+    """Masks of a pseudo label on the image's own grid.
 
     ``labelling.label_case`` works on fewer pixels than a radiograph has. Masks are enlarged as probabilities, else
     their borders would show the working grid's steps.
@@ -174,7 +174,7 @@ def on_image(label: PseudoLabel, image: CaseImage, overlap: bool) -> OnImage:
 
 @dataclass
 class _Job:
-    datastore: Store
+    datastore: LabelStore
     labeller: CaseLabeller
     exclude: Collection[str]
     on_case: OnCase | None

@@ -1,4 +1,4 @@
-"""What a pseudo label was made with; it is stale as soon as any of it changes."""
+"""Provenance of a pseudo label: versions of all that shapes it; it is stale as soon as any of them changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samstudent.task import Task
 
 @dataclass(frozen=True)
 class Provenance:
-    """Versions of all that shapes a pseudo label; of the student's own masks SAM's and the recipe's are empty."""
+    """Versions of all that shapes a pseudo label; those of SAM and recipe are empty for the student's own masks."""
 
     #: SHA-256 of the student's model file.
     student: str

@@ -137,6 +137,6 @@ def training_weights(structures: Mapping[str, Mapping[str, Any]], task: Task, by
     for index, name in enumerate(task.names):
         record = structures.get(name, {})
         if record.get("status") in ("accepted", "absent"):
-            sure = record.get("quality" if record["status"] == "accepted" else "absence")
-            weights[index] = 1.0 if sure is None or not by_quality else sure
+            certainty = record.get("quality" if record["status"] == "accepted" else "absence")
+            weights[index] = 1.0 if certainty is None or not by_quality else certainty
     return weights

@@ -19,10 +19,10 @@ from samstudent.pseudolabels.provenance import Provenance
 from samstudent.task import Task
 from samstudent.util.database import connection, make_tables
 
-Decision = Literal["rejected", "sent"]
+Verdict = Literal["rejected", "sent"]
 #: Where a structure of an accepted label comes from: the refined mask, the student's own, or it is not there.
-Source = Literal["refined", "student", "absent"]
-SOURCES: tuple[Source, ...] = ("refined", "student", "absent")
+MaskOrigin = Literal["refined", "student", "absent"]
+SOURCES: tuple[MaskOrigin, ...] = ("refined", "student", "absent")
 
 #: In the study's state.sqlite, beside the tables of active learning.
 _SCHEMA = """
@@ -34,10 +34,17 @@ _FIELDS = [field for field in Provenance.__dataclass_fields__ if field != "time"
 
 
 @dataclass(frozen=True)
-class Decided:
-    """One decision. made_with: the provenance of the label that it was about; time: seconds since 1970."""
+class ReviewDecision:
+    """A person's decision about a pseudo label.
 
-    decision: Decision
+    Attributes:
+        decision: what is to become of the case.
+        made_with: provenance of the label that it was about.
+        who: user name.
+        time: seconds since 1970.
+    """
+
+    decision: Verdict
     made_with: Mapping[str, str]
     who: str
     time: float
@@ -73,8 +80,8 @@ class Reviews:
         self.path, self._now = path, now
         make_tables(path, _SCHEMA, "restore it from a backup, or rename it: a new one is made, without the reviews")
 
-    def decide(self, case: str, decision: Decision, info: Mapping[str, Any], who: str) -> None:
-        """Keep a decision about the pseudo label with this info, in place of an earlier one about the case."""
+    def record(self, case: str, decision: Verdict, info: Mapping[str, Any], who: str) -> None:
+        """Record a decision about the pseudo label with this info, in place of an earlier one about the case."""
         provenance = info.get("provenance") or {}
         made_with = json.dumps({field: str(provenance.get(field, "")) for field in _FIELDS}, sort_keys=True)
         with connection(self.path) as database:
@@ -92,15 +99,15 @@ class Reviews:
             with connection(self.path) as database:
                 database.executemany("DELETE FROM reviews WHERE case_id = ?", [(case,) for case in done])
 
-    def decisions(self) -> dict[str, Decided]:
+    def decisions(self) -> dict[str, ReviewDecision]:
         """Case -> decision, in the order in which they were made."""
         with connection(self.path) as database:
             rows = database.execute("SELECT case_id, decision, made_with, who, time FROM reviews ORDER BY time, rowid")
-            return {case: Decided(what, json.loads(made), who, at) for case, what, made, who, at in rows}
+            return {case: ReviewDecision(what, json.loads(made), who, at) for case, what, made, who, at in rows}
 
     def sent(self) -> list[str]:
         """Cases that wait for an annotator, the first that was sent first."""
-        return [case for case, decided in self.decisions().items() if decided.decision == "sent"]
+        return [case for case, found in self.decisions().items() if found.decision == "sent"]
 
     def withheld(self) -> Callable[[str, Mapping[str, Any]], bool]:
         """A test by case and label info, of the decisions as they are now: True for what must not train."""
@@ -110,12 +117,12 @@ class Reviews:
 
 @dataclass(frozen=True)
 class QualitySummary:
-    """How good a pseudo label is thought to be, by the estimates of the structures that it found.
+    """Estimated quality of a pseudo label, over the structures that it shows.
 
     Attributes:
         worst: the lowest quality; None where nothing was found.
         mean: of all that were found.
-        rejected: how many of them did not pass the gate.
+        rejected: how many of them the quality filter rejected.
     """
 
     worst: float | None
@@ -133,25 +140,25 @@ class QualitySummary:
         return cls(min(qualities), sum(qualities) / len(qualities), rejected)
 
 
-def worst_first(judged: Mapping[str, QualitySummary]) -> list[str]:
+def worst_first(summaries: Mapping[str, QualitySummary]) -> list[str]:
     """The cases in the order in which to look at them: lowest worst quality first, then lowest mean.
 
     A case in which nothing was found comes before all others: more likely everything was overlooked.
     """
 
     def key(case: str) -> tuple[float, float, str]:
-        about = judged[case]
-        worst = -1.0 if about.worst is None else about.worst
-        return worst, about.mean or 0.0, case
+        summary = summaries[case]
+        worst = -1.0 if summary.worst is None else summary.worst
+        return worst, summary.mean or 0.0, case
 
-    return sorted(judged, key=key)
+    return sorted(summaries, key=key)
 
 
 def check_sources(chosen: Mapping[str, str], structures: Mapping[str, Mapping[str, Any]], task: Task) -> dict[str, str]:
     """The source of each structure of a label that is to be accepted.
 
-    What passed the gate is taken as it was refined, what was not found is absent, unless ``chosen`` says otherwise. Of
-    a rejected structure ``chosen`` must say it: the label would else teach that it is not there.
+    What the quality filter accepted is taken as it was refined, what was not found is absent, unless ``chosen`` says
+    otherwise. Of a rejected structure ``chosen`` must say it: the label would else teach that it is not there.
 
     Raises:
         UserError: a structure that the task does not have, a source that there is none of, a rejected one left open.

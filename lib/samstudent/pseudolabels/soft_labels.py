@@ -1,4 +1,4 @@
-"""Soft pseudo labels on disk: the probabilities that refinement leaves. Label files hold masks only."""
+"""Soft labels on disk: probabilities of pseudo labels after refinement. Label files hold masks only."""
 
 from __future__ import annotations
 

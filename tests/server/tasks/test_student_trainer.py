@@ -225,7 +225,7 @@ def test_what_reviewers_rejected_or_sent_does_not_train(bench: Any, trained: Pat
 
     first, second, *others = sorted(used("renew"))
     for case, decision in ((first, "rejected"), (second, "sent")):
-        reviews.decide(case, decision, bench.datastore.get_label_info(case, "pseudo"), "anna")
+        reviews.record(case, decision, bench.datastore.get_label_info(case, "pseudo"), "anna")
     assert used("use") == set(others)
 
 

@@ -17,7 +17,7 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks, read_rejected
 from samstudent.pseudolabels.produce import HUMAN_TAG, RAW_TAG, REFINED_TAG
-from samstudent.pseudolabels.review import Decision, check_sources, compose
+from samstudent.pseudolabels.review import Verdict, check_sources, compose
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Shown, Slice, runs
@@ -180,11 +180,11 @@ class ReviewService:
             self.study.reviews.undo(case)
         return {"structures": sources, "provenance": made_of["provenance"]}
 
-    def decide(self, case: str, decision: Decision, digest: str, who: str) -> object:
+    def decide(self, case: str, decision: Verdict, digest: str, who: str) -> object:
         """Reject a pseudo label, or send its case to the annotators; its provenance. Raises as ``accept``."""
         with self._alone():
             entry = self._undecided(case, digest)
-            self.study.reviews.decide(case, decision, entry.info, who)
+            self.study.reviews.record(case, decision, entry.info, who)
         return entry.info.get("provenance")
 
     def undo(self, case: str) -> State:
