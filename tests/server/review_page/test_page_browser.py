@@ -5,11 +5,13 @@ The tests on ``server`` share one study and run in order.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +25,11 @@ from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.student.predict import save_model
 from samstudent.student.training import new_network
+from samstudent.util.progress import Progress
 from support.browser import Browser
 from support.live_server import CASES, RunningServer, TinyStudy
 from support.needed import require_browser
-from support.review_bench import shifted, volume_bench, write_pseudo_label
+from support.review_bench import Bench, shifted, volume_bench, write_pseudo_label
 
 pytestmark = pytest.mark.server
 
@@ -239,11 +242,10 @@ def test_what_was_decided_can_be_looked_up(browser: Browser) -> None:
     assert browser.find("#undo").text == "Undo: sent"
 
 
-@pytest.fixture
-def volumes(tmp_path: Path) -> Iterator[Browser]:
-    """The page on three volumes; its endpoints alone, as the host's part was tried above."""
+@contextlib.contextmanager
+def page_of(bench: Bench, profile: Path) -> Iterator[Browser]:
+    """A browser for the page of a bench."""
     require_browser()
-    bench = volume_bench(tmp_path / "study")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -253,11 +255,48 @@ def volumes(tmp_path: Path) -> Iterator[Browser]:
     deadline = time.monotonic() + 30
     while not running.started and time.monotonic() < deadline:
         time.sleep(0.05)
-    browser = Browser(tmp_path / "profile", f"http://127.0.0.1:{port}")
-    yield browser
-    browser.close()
-    running.should_exit = True
-    thread.join(10)
+    browser = Browser(profile, f"http://127.0.0.1:{port}")
+    try:
+        yield browser
+    finally:
+        browser.close()
+        running.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def volumes(tmp_path: Path) -> Iterator[Browser]:
+    """The page on three volumes; its endpoints alone, as the host's part was tried above."""
+    with page_of(volume_bench(tmp_path / "study"), tmp_path / "profile") as browser:
+        yield browser
+
+
+def test_a_round_that_runs_has_a_bar_for_each_step(bench: Bench, tmp_path: Path) -> None:
+    jobs, over = bench.app.state.context.jobs, threading.Event()
+
+    def never(*connections: Any) -> Any:
+        over.wait(120)
+        raise OSError("the test is over")
+
+    jobs._start_process = never
+    jobs.start("train", {"model": "student"})
+    (job,) = jobs.active("train")
+    job.add_progress(Progress("reading labelled cases", 4, 4))
+    job.add_progress(Progress("training the student", 30, 120, 0.5, 90.0))
+    try:
+        with page_of(bench, tmp_path / "profile") as browser:
+            browser.open("samstudent#overview")
+            browser.until(lambda: "training the student: 30 of 120 (25 %)" in browser.text("section.jobs"), "the step")
+            bars = "return [...document.querySelectorAll('section.jobs progress')].map(bar => bar.value)"
+            assert browser.run(bars) == [100, 25]
+            assert "reading labelled cases" in browser.text("section.jobs")
+            assert browser.text("#job") == "training the student 25 %"
+            job.add_progress(Progress("comparing on the hold-out"))
+            browser.until(lambda: browser.text("#job") == "comparing on the hold-out", "the next step")
+            assert browser.run(bars)[:2] == [100, 25]
+            assert browser.run("return document.querySelector('section.jobs [aria-current] progress').position") == -1
+    finally:
+        over.set()
 
 
 def test_a_volume_is_browsed_by_slices(volumes: Browser) -> None:
