@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 STOPPED = "the server was stopped"
 #: Longest wait for the export of the list of labels for the host's tools, seconds.
 LONGEST_EXPORT = 1.0
+#: Seconds until a process that was killed counts as gone; on busy cores that is not at once.
+GONE_WITHIN = 0.5
 
 
 class Shutdown:
@@ -75,7 +77,7 @@ class Shutdown:
             if self._jobs is not None:
                 self._jobs.end_all(deadline - LONGEST_END / 2)
             if self.ledger is not None:
-                self.ledger.mark_interrupted(STOPPED)
+                _mark_rounds(self.ledger)
             while self._busy() and time.monotonic() < deadline:
                 time.sleep(0.05)
             # A daemon: who holds the study's lock must not keep this process alive; the next one would export it.
@@ -89,3 +91,11 @@ class Shutdown:
 
     def _busy(self) -> bool:
         return self._http is not None and bool(self._http.server_state.connections or self._http.server_state.tasks)
+
+
+def _mark_rounds(ledger: Ledger) -> None:
+    """Mark the rounds whose jobs were ended as interrupted."""
+    deadline = time.monotonic() + GONE_WITHIN
+    while ledger.running() is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ledger.mark_interrupted(STOPPED)
