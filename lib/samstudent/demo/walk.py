@@ -95,7 +95,6 @@ def _wait_for_round(annotator: Annotator, name: str, after: str, console: Consol
         DemoError: it failed.
     """
     with ProgressBars(console) as bars:
-        bars(Progress(f"{name}: starting"))
         while True:
             newer = [record for record in annotator.get("samstudent/rounds")["rounds"] if record["id"] > after]
             is_running = _draw_steps(annotator, ("train", "round"), name, bars)
@@ -104,9 +103,7 @@ def _wait_for_round(annotator: Annotator, name: str, after: str, console: Consol
                 raise DemoError(f"round {record['id']} {record['status']}: {record['error'] or record['decision']}")
             # The process still has to end: a next training would be refused until then.
             if newer and newer[-1]["status"] == "done" and not is_running:
-                record = newer[-1]
-                bars(Progress(f"{name}: starting", 1, 1))
-                return dict(record)
+                return dict(newer[-1])
             if not newer and not is_running:
                 _raise_if_failed(annotator, "train")
             time.sleep(0.5)
