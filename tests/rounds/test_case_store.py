@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,10 @@ def test_a_case_that_cannot_be_read_leaves_no_file(tmp_path: Path) -> None:
 def test_cases_of_earlier_rounds_are_removed(tmp_path: Path) -> None:
     store = CaseStore(tmp_path, TASK)
     first, second = (store.add(DrawnSource(id)) for id in "12")
-    store.prune([second])
+    for path in tmp_path.iterdir():
+        os.utime(path, (1, 1))
+    store.add(DrawnSource("2"))
+    store.prune(before=2)
     assert store.image(second).pixels.any()
     with pytest.raises(FileNotFoundError):
         store.image(first)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from samstudent.rounds.fair import TOLERANCE, compare_fairly, decide, table_of
+from samstudent.rounds.fair import TOLERANCE, FoldScores, compare_fairly, decide, table_of
 
 NAMES = ["radius", "ulna"]
 
@@ -74,23 +74,23 @@ def test_one_case_tells_nothing_of_its_like():
 
 
 def test_cross_validation_joins_only_where_the_hold_out_is_small():
-    folds = {"challenger_folds": {"t1": [0.9, 0.9], "t2": [0.9, 0.9]}, "champion_folds": {"t1": [0.5, 0.5]}}
+    folds = FoldScores({"t1": [0.9, 0.9], "t2": [0.9, 0.9]}, {"t1": [0.5, 0.5]})
     challenger, champion = drawn(4, (0, 0), 0)
-    comparison = compare_fairly(challenger, champion, NAMES, **folds)
+    comparison = compare_fairly(challenger, champion, NAMES, folds=folds)
     assert (comparison.held_out, comparison.mean.cases) == (4, 5)
     assert comparison.mean.difference == pytest.approx(0.08)
     assert "4 hold-out cases and 1 by cross-validation" in decide(comparison, champion=True).why
-    assert compare_fairly({}, {}, NAMES, **folds).mean.cases == 1
+    assert compare_fairly({}, {}, NAMES, folds=folds).mean.cases == 1
     challenger, champion = drawn(5, (0, 0), 0)
-    assert compare_fairly(challenger, champion, NAMES, **folds).mean.cases == 5
+    assert compare_fairly(challenger, champion, NAMES, folds=folds).mean.cases == 5
 
 
 def test_cross_validation_by_the_same_students_tells_nothing():
     same = {f"t{i}": [0.5, None] for i in range(20)}
     challenger, champion = drawn(2, (-0.04, -0.04), 0)
-    comparison = compare_fairly(challenger, champion, NAMES, challenger_folds=same, champion_folds=same)
+    comparison = compare_fairly(challenger, champion, NAMES, folds=FoldScores(same, same))
     assert comparison.mean.cases == 2 and comparison.mean.difference == pytest.approx(-0.04)
-    assert compare_fairly({}, {}, NAMES, challenger_folds=same, champion_folds=same) is None
+    assert compare_fairly({}, {}, NAMES, folds=FoldScores(same, same)) is None
 
 
 # ---- the decision ----
@@ -126,11 +126,11 @@ def test_small_losses_do_not_add_up():
     offset = -0.003 - np.mean(np.array(list(challenger.values())) - np.array(list(champion.values())))
     comparison = compare_fairly({c: [v + offset for v in row] for c, row in challenger.items()}, champion, NAMES)
     first = decide(comparison, champion=True)
-    assert first.promote and first.debt == pytest.approx(0.003)
-    assert not decide(comparison, champion=True, debt=first.debt).promote
+    assert first.promote and first.accumulated_loss == pytest.approx(0.003)
+    assert not decide(comparison, champion=True, accumulated_loss=first.accumulated_loss).promote
     # A gain pays it back.
-    gained = decide(compare_fairly(*drawn(30, (0.02, 0.02), 0), NAMES), champion=True, debt=TOLERANCE)
-    assert gained.promote and gained.debt == 0
+    gained = decide(compare_fairly(*drawn(30, (0.02, 0.02), 0), NAMES), champion=True, accumulated_loss=TOLERANCE)
+    assert gained.promote and gained.accumulated_loss == 0
 
 
 def test_a_structure_must_not_collapse_while_the_mean_rises():
@@ -159,7 +159,7 @@ def test_the_table_leaves_out_what_nobody_shows():
 
 def test_a_challenger_that_cannot_be_compared_is_not_served():
     assert decide(None, champion=True).promote, "a small study without a labelled hold-out case"
-    decision = decide(None, champion=True, debt=0.002, trained_on=3)
-    assert not decision.promote and decision.debt == 0.002
+    decision = decide(None, champion=True, accumulated_loss=0.002, trained_on=3)
+    assert not decision.promote and decision.accumulated_loss == 0.002
     assert "cannot be compared" in decision.why and "promote it by hand" in decision.why
     assert decide(None, champion=False, trained_on=3).promote, "the first student is served in any case"

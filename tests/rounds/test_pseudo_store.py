@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel, pseudo_label_case
 from samstudent.rounds.case_store import CaseStore, PreparedCase
 from samstudent.rounds.pseudo_store import PseudoLabelStore
@@ -25,7 +26,7 @@ def labelled(tmp_path: Path) -> tuple[PseudoLabelStore, PreparedCase, Any, Pseud
     pixels, masks = shapes(3)
     image = replace(case_image(pixels), path=Path("3.png"))
     student: Any = FakeStudent({"3": masks})
-    label = pseudo_label_case(image, student, FakeSam(), TASK)  # type: ignore[arg-type]
+    label = pseudo_label_case(image, student, CachedSam(FakeSam()), TASK)  # type: ignore[arg-type]
     return PseudoLabelStore(tmp_path / "pseudo", cases), cases.add(DrawnSource("3", labelled=False)), image, label
 
 

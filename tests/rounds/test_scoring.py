@@ -1,18 +1,23 @@
-"""On cases that nobody trained on it shows how much say an earlier student should have."""
+"""On cases on which nobody trained it shows what weight the champion should have."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.pseudolabels.out_of_fold import spread_out
-from samstudent.rounds import scoring
-from samstudent.rounds.cases import CaseFiles
-from samstudent.rounds.scoring import CHAMPION_WEIGHTS, LEARNT, MOST_WEIGHED, fit_of, not_learnt, weigh_champion
+from samstudent.rounds.case_store import CaseStore, PreparedCase
+from samstudent.rounds.scoring import (
+    CHAMPION_WEIGHTS,
+    CONVERGED,
+    MAX_WEIGHT_CASES,
+    not_converged,
+    train_dice,
+    weigh_champion,
+)
+from support.case_sources import DrawnSource
 from support.drawn import case_image, shapes, small_task
 
 TASK = small_task()
@@ -22,70 +27,60 @@ class Fake:
     """Knows the truth and is ``sure`` of it; or takes each structure for the other."""
 
     def __init__(self, sure: float = 1.0, *, mistaken: bool = False) -> None:
-        self.sure, self.mistaken, self.asked = sure, mistaken, list[str]()
+        self.sure, self.mistaken, self.asked = sure, mistaken, 0
 
     def predict(self, image: Any, size: Any = None) -> Any:
-        self.asked.append(image.path.stem)
-        masks = TRUTHS[image.path.stem]
+        self.asked += 1
+        masks = TRUTHS[image.pixels.tobytes()]
         return self.sure * (masks[::-1] if self.mistaken else masks).astype(np.float32)
 
 
-TRUTHS: dict[str, Any] = {}
+TRUTHS: dict[bytes, Any] = {}
 
 
 @pytest.fixture
-def cases(monkeypatch: pytest.MonkeyPatch) -> list[CaseFiles]:
-    def read(files: CaseFiles, task: Any) -> Any:
-        if files.id == "gone":
-            raise UserError("gone.png: no such file")
-        pixels, TRUTHS[files.id] = shapes(int(files.id.removeprefix("case")))
-        return replace(case_image(pixels), path=Path(files.image)), LabelledMasks(TRUTHS[files.id])
-
-    monkeypatch.setattr(scoring, "read_truth", read)
-    return [entry(f"case{i}") for i in range(3)]
+def store(tmp_path: Path) -> CaseStore:
+    return CaseStore(tmp_path, TASK)
 
 
-def entry(case: str) -> CaseFiles:
-    return CaseFiles(case, f"{case}.png", f"{case}-label.png", "final")
+def cases(store: CaseStore, count: int) -> list[PreparedCase]:
+    found = [store.add(DrawnSource(str(seed))) for seed in range(count)]
+    for case in found:
+        image, truth = store.labelled(case)
+        TRUTHS[image.pixels.tobytes()] = truth.masks
+    return found
 
 
-def test_the_better_one_weighs_more(cases: list[CaseFiles]) -> None:
-    right: Any = Fake(0.8)
-    wrong: Any = Fake(mistaken=True)
-    for found, good in ((weigh_champion(wrong, right, cases, TASK), {0.75, 1.0}),
-                        (weigh_champion(right, wrong, cases, TASK), {0.25, 0.0})):  # fmt: skip
+def test_the_better_one_weighs_more(store: CaseStore) -> None:
+    right, wrong = Fake(0.8), Fake(mistaken=True)
+    for found, good in ((weigh_champion(wrong, right, cases(store, 3), store), {0.75, 1.0}),
+                        (weigh_champion(right, wrong, cases(store, 3), store), {0.25, 0.0})):  # fmt: skip
         assert set(found) == set(CHAMPION_WEIGHTS)
         assert {weight for weight, dice in found.items() if dice == 1} == good
         assert all(found[weight] == 0 for weight in set(found) - good)
+    assert weigh_champion(wrong, right, [], store) == {}
 
 
-def test_a_case_that_cannot_be_read_does_not_tell(cases: list[CaseFiles], caplog: pytest.LogCaptureFixture) -> None:
-    earlier: Any = Fake()
-    assert weigh_champion(Fake(), earlier, [*cases, entry("gone")], TASK)[0.5] == 1  # type: ignore[arg-type]
-    assert "gone" in caplog.text
-    assert weigh_champion(Fake(), earlier, [entry("gone")], TASK) == {}  # type: ignore[arg-type]
-
-
-def test_of_many_cases_some_are_looked_at(cases: list[CaseFiles]) -> None:
-    earlier: Any = Fake()
-    many = [entry(f"case{i}") for i in range(3 * MOST_WEIGHED)]
-    weigh_champion(Fake(), earlier, many, TASK)  # type: ignore[arg-type]
-    assert earlier.asked == [f"case{3 * i}" for i in range(MOST_WEIGHED)]
+def test_of_many_cases_some_are_predicted(store: CaseStore) -> None:
+    champion = Fake()
+    weigh_champion(Fake(), champion, cases(store, 3) * MAX_WEIGHT_CASES, store)
+    assert champion.asked == MAX_WEIGHT_CASES
 
 
 @pytest.mark.parametrize("mistaken", [False, True])
-def test_a_student_that_has_not_learnt_its_own_labels_is_told_of(mistaken: bool) -> None:
-    pixels, TRUTHS["case3"] = shapes(3)
-    known = [(replace(case_image(pixels), path=Path("case3.png")), LabelledMasks(TRUTHS["case3"]))]
-    fit = fit_of(Fake(mistaken=mistaken), known, TASK)  # type: ignore[arg-type]
-    assert fit == (pytest.approx(0.0, abs=0.2) if mistaken else 1.0)
-    told = not_learnt(fit)
-    assert (told is not None and "training.steps" in told) if mistaken else told is None
+def test_a_student_that_has_not_converged_is_reported(mistaken: bool) -> None:
+    pixels, masks = shapes(3)
+    image = case_image(pixels)
+    TRUTHS[image.pixels.tobytes()] = masks
+    dice = train_dice(Fake(mistaken=mistaken), [(image, LabelledMasks(masks))], TASK)
+    assert dice == (pytest.approx(0.0, abs=0.2) if mistaken else 1.0)
+    message = not_converged(dice)
+    assert (message is not None and "training.steps" in message) if mistaken else message is None
 
 
-def test_what_is_not_known_is_not_complained_of() -> None:
-    assert not_learnt(LEARNT) is None
-    assert not_learnt(fit_of(Fake(), [], TASK)) is None  # type: ignore[arg-type]
+def test_nothing_is_said_of_what_is_not_known() -> None:
+    assert not_converged(CONVERGED) is None
+    assert not_converged(train_dice(Fake(), [], TASK)) is None
 
 
 def test_some_of_many_are_spread_over_all() -> None:

@@ -13,10 +13,10 @@ import requests
 from monailabel.client import MONAILabelClient
 from PIL import Image
 
-from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.server.datastore.label_folder import label_folder
 from samstudent.server.datastore.label_rules import LabelRules
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
+from support.human_labels import read_human_label
 from support.live_server import CASES, RunningServer, TinyStudy, detail
 
 pytestmark = pytest.mark.server
@@ -46,8 +46,7 @@ def put(server: RunningServer, case: str, file: Path, label_info: Any) -> reques
 
 def trained_on(study: TinyStudy, case: str) -> dict[str, np.ndarray]:
     datastore = StudyFolderDatastore(study.folder, read_only=True)
-    (files,) = human_cases(datastore, [case])
-    return dict(zip(study.task.names, read_truth(files, study.task)[1].masks, strict=True))
+    return dict(zip(study.task.names, read_human_label(datastore, case, study.task)[1].masks, strict=True))
 
 
 def test_what_clients_call_their_structures(
@@ -148,7 +147,6 @@ def test_images_and_labels_copied_alone_into_a_new_study(
     shutil.copytree(study.folder / "labels" / "final", copy / "labels" / "final")
     shutil.copy(study.image(case), copy)
     store = StudyFolderDatastore(copy, labels=LabelRules(study.task))
-    (files,) = human_cases(store, [case])
     drawn = np.asarray(Image.open(copy / "labels" / "final" / f"{case}.png"))
-    masks = read_truth(files, study.task)[1].masks
+    masks = read_human_label(store, case, study.task)[1].masks
     assert (masks[0] == (drawn == 2)).all() and (masks[1] == (drawn == 1)).all()

@@ -21,12 +21,12 @@ from PIL import Image
 from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import label_map
 from samstudent.imaging.labels import read_masks
-from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.student.data import prepare_case
 from samstudent.student.predict import save_model
 from samstudent.student.training import new_network, train_student
+from support.human_labels import read_human_label
 from support.live_server import CASES, RunningServer, TinyStudy, draw_film
 from support.slicer_module import Panel, connected_module
 from support.slicer_qt import SETTINGS, CheckBox, ComboBox, TableWidgetItem
@@ -84,8 +84,7 @@ def submit(panel: Panel) -> None:
 def trained_on(study: TinyStudy, case: str) -> NDArray[np.bool_]:
     """What a training reads of a case's submitted label: bool (S, y, x)."""
     datastore = StudyFolderDatastore(str(study.folder), auto_reload=False, read_only=True)
-    (files,) = human_cases(datastore, [case])
-    return read_truth(files, study.task)[1].masks.astype(bool)
+    return read_human_label(datastore, case, study.task)[1].masks.astype(bool)
 
 
 def on_screen(panel: Panel, names: Sequence[str] = NAMES) -> NDArray[np.bool_]:

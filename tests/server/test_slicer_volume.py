@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
-from samstudent.rounds.cases import human_cases, read_truth
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.student.predict import save_model
 from samstudent.student.training import new_network
 from samstudent.task import Task, load_task
+from support.human_labels import read_human_label
 from support.live_server import RunningServer
 from support.slicer_module import Panel, connected_module
 from support.slicer_qt import SETTINGS
@@ -184,6 +184,5 @@ def test_what_was_drawn_is_what_is_trained_on(panel: Panel, study: Solids, axes:
     panel.ui.saveLabelButton.click()
     panel.quiet()
     datastore = StudyFolderDatastore(str(study.folder), auto_reload=False, read_only=True)
-    (files,) = human_cases(datastore, [case])
-    image, read_back = read_truth(files, study.task)
+    image, read_back = read_human_label(datastore, case, study.task)
     assert (image.grid.to_file(read_back.masks) == masks).all()

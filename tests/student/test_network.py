@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from samstudent.errors import UserError
-from samstudent.student.network import Placed, QuickPReLU, build_network, output_channels
+from samstudent.student.network import Placed, build_network, output_channels
 from samstudent.task import load_task, shipped_tasks
 from support.drawn import small_task
 
@@ -89,18 +89,3 @@ def test_impossible_networks_are_refused(student: dict[str, object], says: str) 
 @pytest.mark.parametrize("name", shipped_tasks())
 def test_every_shipped_task_has_a_network(name: str) -> None:
     assert sum(p.numel() for p in build_network(load_task(name)).parameters()) > 10_000
-
-
-def test_the_quick_prelu_is_torchs() -> None:
-    found = []
-    for kind in (torch.nn.PReLU, QuickPReLU):
-        torch.manual_seed(0)
-        activation = kind(init=0.3)
-        inputs = torch.randn(2, 3, 8, 9, requires_grad=True)
-        # As between the layers of a network: not contiguous.
-        answer = activation(inputs.transpose(2, 3))
-        (answer * torch.arange(9.0)[:, None]).sum().backward()
-        found.append((answer.detach(), inputs.grad, activation.weight.grad))
-    torch.testing.assert_close(found[0], found[1])
-    # Model files do not tell them apart.
-    assert torch.nn.PReLU().state_dict() == QuickPReLU().state_dict()

@@ -21,19 +21,22 @@ from samstudent.pseudolabels.out_of_fold import LearningCases, OutOfFoldCase, ex
 from samstudent.pseudolabels.policy_fit import FitOptions, fit_policy
 from samstudent.pseudolabels.quality_filter import absence_prior
 from samstudent.pseudolabels.recipe_evaluation import RecipeEvaluator
-from samstudent.rounds.cases import CaseFiles, load_cases
-from samstudent.rounds.scoring import compare, fit_of
+from samstudent.rounds.case_store import CaseStore
+from samstudent.rounds.cases import FileCase
+from samstudent.rounds.prepare import prepare
+from samstudent.rounds.scoring import compare, train_dice
 from samstudent.sam.adapt_samples import Example, prompt_samples
 from samstudent.student.data import AugmentedCases, Draw, TrainingCase, collate, make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.predict import Student
 from samstudent.student.training import train_student
+from samstudent.task import Task
 from support.drawn import FakeSam, FakeTeacher, case_image, shapes, small_task, write_png
 
 TASK = small_task()
 
 
-def study(folder: Path, names: tuple[str, ...], both: int = 2, count: int = 8) -> list[CaseFiles]:
+def study(folder: Path, names: tuple[str, ...], both: int = 2, count: int = 8) -> list[FileCase]:
     """Films with a disk and a square. Only of the first ``both`` the square is labelled; of the others the label's
     names are these."""
     files = []
@@ -44,8 +47,16 @@ def study(folder: Path, names: tuple[str, ...], both: int = 2, count: int = 8) -
         values = masks[0] + (2 * masks[1] if seed < both else 0)
         Image.fromarray(values.astype(np.uint8)).save(label)
         meaning = ("disk", "square") if seed < both else names
-        files.append(CaseFiles(f"c{seed}", str(image), str(label), "final", meaning))
+        files.append(FileCase(f"c{seed}", image, label, meaning))
     return files
+
+
+def load_cases(files: list[FileCase], task: Task, folder: Path) -> tuple[list[TrainingCase], dict[str, str]]:
+    store = CaseStore(folder / "prepared", task)
+    cases, left_out = prepare(files, store)
+    # In the order of the study, not of the ids.
+    found = {case.id: store.training_case(case) for case in cases}
+    return [found[file.id] for file in files if file.id in found], left_out
 
 
 def square_dice(student: Student) -> float:
@@ -60,7 +71,7 @@ def square_dice(student: Student) -> float:
 def test_it_is_learnt_from_the_other_cases(tmp_path: Path) -> None:
     dice = {}
     for how, names in (("unknown", ("disk", "ignore:square")), ("absent", ("disk", "square"))):
-        cases, left_out = load_cases(study(tmp_path, names, count=16), TASK)
+        cases, left_out = load_cases(study(tmp_path, names, count=16), TASK, tmp_path)
         assert not left_out and [case.weights[1] for case in cases] == [1, 1] + [float(how == "absent")] * 14
         train_student(cases, TASK, tmp_path / f"{how}.pt", steps=80, seed=0)
         dice[how] = square_dice(Student.load(tmp_path / f"{how}.pt", TASK))
@@ -69,14 +80,14 @@ def test_it_is_learnt_from_the_other_cases(tmp_path: Path) -> None:
 
 def test_the_tasks_word_teaches_the_same(tmp_path: Path) -> None:
     task = small_task(unmentioned={"square": "unknown"})
-    cases, _ = load_cases(study(tmp_path, ("disk",)), task)
+    cases, _ = load_cases(study(tmp_path, ("disk",)), task, tmp_path)
     assert [case.weights.tolist() for case in cases] == [[1, 1]] * 2 + [[1, 0]] * 6
 
 
 def test_a_label_that_annotates_nothing_is_left_out(tmp_path: Path) -> None:
     files = study(tmp_path, ("ignore:disk", "ignore:square"), count=3)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(files[2].label)
-    cases, left_out = load_cases(files, TASK)
+    cases, left_out = load_cases(files, TASK, tmp_path)
     assert [case.id for case in cases] == ["c0", "c1"] and "annotated" in left_out["c2"]
 
 
@@ -143,9 +154,11 @@ def test_scores_say_nothing_of_it(tmp_path: Path) -> None:
     files = study(tmp_path, ("disk", "ignore:square"), both=0, count=1)
     _, masks = shapes(0)
     student: Any = Fixed(masks)
-    assert compare([student], files, TASK) == [{"c0": [1.0, None]}], "no false alarm, no hit"
+    store = CaseStore(tmp_path / "prepared", TASK)
+    cases, _ = prepare(files, store)
+    assert compare([student], cases, store) == [{"c0": [1.0, None]}], "no false alarm, no hit"
     label = LabelledMasks(masks & np.array([True, False])[:, None, None], unknown_square(masks))
-    assert fit_of(student, [(case_image(shapes(0)[0]), label)], TASK) == 1
+    assert train_dice(student, [(case_image(shapes(0)[0]), label)], TASK) == 1
 
 
 def unknown_square(masks: NDArray[Any]) -> NDArray[Any]:

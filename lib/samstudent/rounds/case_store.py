@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,12 +171,20 @@ class CaseStore:
             annotated[row] = found.weights > 0
         return shown, annotated
 
-    def prune(self, keep: Collection[PreparedCase]) -> None:
-        """Remove all other cases, of earlier rounds, tasks or versions."""
-        keys = {case.key for case in keep}
+    def prune(self, before: float) -> None:
+        """Remove the cases that nobody has added since, of earlier rounds, tasks or versions.
+
+        Args:
+            before: seconds since 1970.
+        """
         for path in self.folder.glob("*.safetensors"):
-            if path.stem not in keys:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+
+    def keys(self) -> set[str]:
+        """Keys of the cases that are there."""
+        return {path.stem for path in self.folder.glob("*.safetensors")}
 
     def _path(self, case: PreparedCase) -> Path:
         return self.folder / f"{case.key}.safetensors"

@@ -66,11 +66,32 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to serve the challenger, why (for people), and the ``debt`` of mean Dice after it, see ``TOLERANCE``."""
+    """Whether to serve the challenger.
+
+    Attributes:
+        promote: whether to.
+        why: for people.
+        accumulated_loss: of mean Dice, over all promotions since the last gain, see ``TOLERANCE``.
+    """
 
     promote: bool
     why: str
-    debt: float = 0.0
+    accumulated_loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """Out-of-fold scores of the labelled cases that trained the two students, each from a student that did not train on
+    the case; empty: there are none.
+
+    That both full students trained on these cases does not matter: neither predicts them, and students on folds begin
+    with fresh weights. Their limits: they are of the students that the round's folds trained, on fewer labels and
+    without pseudo labels, so they show the effect of labels and settings but not of pseudo labels; and cases that share
+    a fold share a student, so the interval is too narrow.
+    """
+
+    challenger: CaseScores
+    champion: CaseScores
 
 
 def compare_fairly(
@@ -78,8 +99,7 @@ def compare_fairly(
     champion: CaseScores,
     names: Sequence[str],
     *,
-    challenger_folds: CaseScores | None = None,
-    champion_folds: CaseScores | None = None,
+    folds: FoldScores | None = None,
     seed: int = 0,
 ) -> Comparison | None:
     """Compare two students on the cases that both were measured on.
@@ -93,13 +113,8 @@ def compare_fairly(
     Args:
         challenger, champion: on the hold-out.
         names: of the structures.
-        challenger_folds, champion_folds: out-of-fold scores of the labelled cases that trained them, each from a
-            student that did not train on the case. That both full students trained on it does not matter: neither is
-            asked, and students on folds begin with fresh weights. They are used only where fewer than ``MIN_HELD``
-            hold-out cases are there, which neither full student may have trained on (``rounds.trained``). Their limits:
-            they tell of the students that the round's folds trained, on fewer labels and without pseudo labels, so they
-            see what labels and settings did but not what pseudo labels did; and cases that share
-            a fold share a student, so the interval is too narrow.
+        folds: used only where fewer than ``MIN_HELD`` hold-out cases are there, which neither full student may have
+            trained on (``rounds.trained``).
         seed: of the resampling.
 
     Returns:
@@ -107,9 +122,9 @@ def compare_fairly(
     """
     held = _pairs(challenger, champion, len(names))
     pairs = held
-    if len(held) < MIN_HELD and challenger_folds and champion_folds:
-        common = {case: row for case, row in challenger_folds.items() if case not in challenger}
-        crossed = _pairs(common, champion_folds, len(names))
+    if len(held) < MIN_HELD and folds is not None and folds.challenger and folds.champion:
+        common = {case: row for case, row in folds.challenger.items() if case not in challenger}
+        crossed = _pairs(common, folds.champion, len(names))
         # Rounds on the same labels share their folds' students. Such equal scores tell nothing, and would only dilute
         # what the hold-out tells.
         told = ~((crossed[:, 0] == crossed[:, 1]) | np.isnan(crossed[:, 0])).all(axis=1)
@@ -139,11 +154,14 @@ def compare_fairly(
     return Comparison(mean, structures, len(held))
 
 
-def decide(comparison: Comparison | None, *, champion: bool, debt: float = 0.0, trained_on: int = 0) -> Decision:
+def decide(
+    comparison: Comparison | None, *, champion: bool, accumulated_loss: float = 0.0, trained_on: int = 0
+) -> Decision:
     """Whether to serve the challenger.
 
     Yes, if it is better or equal and no structure collapses. Equal: the interval contains 0, and together with the
-    ``debt`` the loss is at most ``TOLERANCE``. So many promotions, each too small a loss to notice, cannot add up.
+    ``accumulated_loss`` the loss is at most ``TOLERANCE``. So many promotions, each too small a loss to notice, cannot
+    add up.
 
     Args:
         comparison: None: there was nothing to compare on.
@@ -151,7 +169,7 @@ def decide(comparison: Comparison | None, *, champion: bool, debt: float = 0.0, 
             cases are there, nothing says that the challenger is no worse, and the champion stays. A study without
             any labelled hold-out case is another matter: without a promotion its first labels would never serve.
         champion: whether there is one.
-        debt: of the served champion, from the decision that promoted it.
+        accumulated_loss: of the served champion, from the decision that promoted it.
     """
     if not champion:
         return Decision(True, "promoted: no student was served before")
@@ -160,27 +178,27 @@ def decide(comparison: Comparison | None, *, champion: bool, debt: float = 0.0, 
             False,
             "not promoted: it cannot be compared with the champion, as no labelled hold-out case is left on which "
             "neither of the two trained. Label hold-out cases that are new, or promote it by hand",
-            debt,
+            accumulated_loss,
         )
     if comparison is None:
         return Decision(True, "promoted without a comparison: no labelled case that both can be measured on")
     mean = comparison.mean
     low, high = mean.interval
-    owed = max(0.0, debt - mean.difference)
+    owed = max(0.0, accumulated_loss - mean.difference)
     figures = (
         f"mean Dice {mean.challenger:.4f} on {_cases(comparison)}, champion {mean.champion:.4f} "
         f"(difference {mean.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f})"
     )
     if unsafe := comparison.unsafe:
         told = ", ".join(f"{name} {change.verdict} ({change.difference:+.4f})" for name, change in unsafe.items())
-        return Decision(False, f"not promoted: {told}; {figures}", debt)
+        return Decision(False, f"not promoted: {told}; {figures}", accumulated_loss)
     if mean.difference >= 0:
         return Decision(True, f"promoted: {figures}", owed)
     if not low <= 0 <= high:
-        return Decision(False, f"not promoted, worse: {figures}", debt)
+        return Decision(False, f"not promoted, worse: {figures}", accumulated_loss)
     if owed <= TOLERANCE:
         return Decision(True, f"promoted, equal within noise: {figures}", owed)
-    return Decision(False, f"not promoted, worse or unlucky: {figures}", debt)
+    return Decision(False, f"not promoted, worse or unlucky: {figures}", accumulated_loss)
 
 
 def table_of(scores: CaseScores, names: Sequence[str]) -> dict[str, float | None]:

@@ -49,7 +49,7 @@ class RoundRecord(BaseModel):
     promoted: bool = False
     started: float = 0.0
     finished: float | None = None
-    #: What started it, e.g. "10 new labels" or "asked for by hand".
+    #: What started it, e.g. "10 new labels" or "manual".
     reason: str = ""
     task_digest: str | None = None
     #: SHA-256 of model.pt, to be recorded as soon as that file is whole.
@@ -69,11 +69,11 @@ class RoundRecord(BaseModel):
     #: On the hold-out: ``{"challenger": {structure: Dice, "mean": Dice}, "champion": the same or None}``.
     dice: dict[Literal["challenger", "champion"], DiceTable | None] = {}
     #: Mean Dice of the challenger on labels that it trained on; low: it has not converged.
-    fit: float | None = None
+    train_dice: float | None = None
     #: How the decision was made: ``fair.Comparison`` as JSON, None where there was nothing to compare, and
-    #: ``fair.Decision.debt``.
+    #: ``fair.Decision.accumulated_loss``.
     comparison: dict[str, Any] | None = None
-    debt: float = 0.0
+    accumulated_loss: float = 0.0
     decision: str = ""
     #: Why it failed.
     error: str | None = None

@@ -1,17 +1,17 @@
-"""What a client may ask of a training, checked."""
+"""Request of a training by a client, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from samstudent.errors import UserError
+from samstudent.rounds.round_options import PseudoLabels, RoundOptions
 from samstudent.student.training import EPOCH_STEPS, split_steps
 from samstudent.task import Task
 
-PseudoLabels = Literal["renew", "use", "raw", "off"]
 CHOICES: tuple[PseudoLabels, ...] = ("renew", "use", "raw", "off")
 
 
@@ -31,7 +31,7 @@ class TrainOptions(BaseModel):
     promote: bool = True
     seed: int = Field(default=0, ge=0, lt=2**31)
     #: Why the round was started, for its record.
-    reason: str = Field(default="asked for by hand", max_length=200)
+    reason: str = Field(default="manual", max_length=200)
 
     @field_validator("pseudo_labels", mode="before")
     @classmethod
@@ -55,6 +55,16 @@ class TrainOptions(BaseModel):
                 for fault in error.errors()
             )
             raise UserError(f"train request: {faults}") from error
+
+    def round_options(self, task: Task, device: str) -> RoundOptions:
+        """How the round runs, complete.
+
+        Args:
+            task: the checked task.
+            device: as PyTorch names it.
+        """
+        epochs, each = self.epochs(task)
+        return RoundOptions(self.pseudo_labels, epochs * each, self.seed, device)
 
     def epochs(self, task: Task) -> tuple[int, int]:
         """(epochs, steps of each)."""

@@ -88,6 +88,13 @@ class PseudoLabelStore:
         with safe_open(self._path(case, kind), framework="np") as file:
             return np.asarray(file.get_tensor("shown").astype(bool))
 
+    def prune(self) -> None:
+        """Remove the labels of cases that are no longer prepared."""
+        keys = self.cases.keys()
+        for path in self.folder.glob("*.safetensors"):
+            if path.name.split(".")[0] not in keys:
+                path.unlink(missing_ok=True)
+
     def _write(self, case: PreparedCase, kind: Kind, targets: TrainingCase, info: Mapping[str, Any]) -> None:
         tensors: dict[str, NDArray[Any]] = {"masks": np.packbits(targets.masks)}
         tensors["shown"] = targets.masks.reshape(len(targets.masks), -1).any(1).astype(np.uint8)

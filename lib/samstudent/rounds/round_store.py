@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from samstudent.imaging.case import CaseImage
+from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.rounds.case_store import CaseStore
-from samstudent.rounds.pseudo_store import PseudoLabelStore
+from samstudent.rounds.pseudo_store import Kind, PseudoLabelStore
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.model import SamBackend, SamModel
 from samstudent.sam.registry import load_backend
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
@@ -30,7 +32,7 @@ class RoundStore:
         folder: of this round: ``model.pt``, ``policy/``, ``scores.json``, ``inputs.json``.
         task: the checked task.
         shared: of all rounds: prepared cases, cross-fitted students, pseudo labels; None: ``folder``.
-        sam: the plain SAM; None: the task's, loaded when it is first needed.
+        sam: the plain SAM; None: the task's, loaded when it is first needed, with a cache in ``shared``.
         earlier_policies: policy folders of earlier rounds, the best to look at first; what was learnt from the same
             labels is used again.
     """
@@ -40,7 +42,7 @@ class RoundStore:
         folder: Path,
         task: Task,
         shared: Path | None = None,
-        sam: SamModel | None = None,
+        sam: CachedSam | None = None,
         earlier_policies: Sequence[Path] = (),
     ) -> None:
         self.folder, self.task = folder, task
@@ -62,23 +64,32 @@ class RoundStore:
         return self.folder / "policy"
 
     @property
-    def embeddings(self) -> EmbeddingCache | None:
-        """SAM's embeddings on disk; None: they are computed whenever they are needed."""
-        return EmbeddingCache(self.shared / "embeddings")
+    def name(self) -> str:
+        """Of the round, for people: its folder's."""
+        return self.folder.name
 
-    def plain_sam(self) -> SamModel:
+    def plain_sam(self) -> CachedSam:
         """SAM as published."""
         if self._sam is None:
-            self._sam = load_backend(self.task.sam)
+            self._sam = CachedSam(load_backend(self.task.sam), EmbeddingCache(self.shared / "embeddings"))
         return self._sam
 
-    def active_sam(self) -> SamBackend:
+    def active_sam(self) -> CachedSam:
         """The SAM that refines masks where no policy is fitted: an adapted one, where there is one."""
         return self.plain_sam()
 
     def write_record(self, name: str, content: Mapping[str, Any]) -> None:
         """Write ``<name>.json`` into the round's folder."""
         atomic_write(self.folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False))
+
+    def prune(self, before: float) -> None:
+        """Remove prepared cases that no round has used since, and their pseudo labels.
+
+        Args:
+            before: seconds since 1970.
+        """
+        self.cases.prune(before)
+        self.labels.prune()
 
     def add_scores(self, **scores: Any) -> None:
         """Add to ``scores.json``, which is written at once: a round that fails later keeps it."""
@@ -94,15 +105,22 @@ class RoundStore:
         """
         return policy
 
-    def has_label(self, case_id: str, expected: Sequence[Provenance]) -> bool:
-        """Whether the pseudo labels of a case that people see are there, and made with just this."""
+    def last_made_with(self) -> Provenance | None:
+        """What the pseudo labels of the latest earlier round were made with; None: not known."""
+        return None
+
+    def has_label(self, case_id: str, kind: Kind, made_with: Provenance) -> bool:
+        """Whether the pseudo label of a case that people see is there, and was made with just this."""
         return True
 
-    def drop_labels(self, case_id: str) -> None:
-        """Called before the pseudo labels of a case are made anew."""
+    def drop_labels(self, case_id: str, kind: Kind) -> None:
+        """Called before the pseudo label of a case is made anew; with a refined one also that of the student alone."""
 
-    def label_made(self, case_id: str, image: CaseImage, label: PseudoLabel) -> None:
-        """Called with each refined pseudo label that was made."""
+    def label_made(self, case_id: str, image: CaseImage, label: PseudoLabel, raw_info: Mapping[str, Any]) -> None:
+        """Called with each refined pseudo label that was made; ``raw_info``: label info of ``label.raw``."""
+
+    def raw_label_made(self, case_id: str, image: CaseImage, masks: NDArray[Any], info: Mapping[str, Any]) -> None:
+        """Called with the masks bool (S, *spatial) of a student alone, and their label info."""
 
     def may_train(self, case_id: str, info: Mapping[str, Any]) -> bool:
         """Whether people let this pseudo label train; ``info`` as of ``PseudoLabel.info``."""

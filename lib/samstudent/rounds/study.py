@@ -27,6 +27,7 @@ from samstudent.sam.adapted import load_adapted
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.model import SamModel
 from samstudent.sam.registry import load_backend
+from samstudent.student.predict import Student
 from samstudent.task import Task
 from samstudent.util.address import is_pacs
 from samstudent.util.audit_log import AuditLog
@@ -126,6 +127,21 @@ class Study:
                     logger.error("the plain SAM stands in for adapted SAM %s: %s", id, error)
                     return None
             return self._adapted[1]
+
+    def load_champion(self, device: str) -> tuple[Path, Student] | None:
+        """The served model's file, in the folder of its round, and the student in it; None if there is none, or none
+        that could predict for the task as it is now.
+
+        Both by one look at the ledger: somebody may promote another round at any moment.
+        """
+        path = self.ledger.champion_path()
+        if path is None:
+            return None
+        try:
+            return path, Student.load(path, self.task, device)
+        except UserError as error:
+            logger.warning("the served model is left out: %s", error)
+            return None
 
     def sam(self) -> SamModel:
         """The SAM in force: the adapted one if there is any, else the plain one."""

@@ -37,7 +37,7 @@ from samstudent.server.tasks.student_infer import StudentInferTask, StudentSamIn
 from samstudent.server.tasks.student_trainer import StudentTrainTask
 from samstudent.task import load_task, shipped_tasks
 from samstudent.util.places import require_free
-from samstudent.util.progress import Report, log_progress
+from samstudent.util.progress import Progress, Report, log_progress
 from samstudent.util.signals import end_now
 
 
@@ -96,10 +96,17 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        return {"student": StudentTrainTask(self.study, self.case_scorer.keep_scores), "sam": SamTrainTask(self.study)}
+        return {
+            "student": StudentTrainTask(self.study, self.case_scorer.keep_scores, self._report),
+            "sam": SamTrainTask(self.study, self._report),
+        }
 
     def init_batch_infer(self) -> Callable[..., Any]:
-        return SamstudentBatchInfer(self.study, self.case_scorer.keep_scores)
+        return SamstudentBatchInfer(self.study, self.case_scorer.keep_scores, self._report)
+
+    def _report(self, progress: Progress) -> None:
+        """Hand the progress of a job to the present receiver."""
+        self.report(progress)
 
     def init_strategies(self) -> dict[str, Strategy]:
         return strategies(self.task, self.study.selection, self.study.holdout, self.study.reviews)

@@ -16,9 +16,10 @@ from PIL import Image
 
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
-from samstudent.rounds.cases import pseudo_cases
+from samstudent.pseudolabels.provenance import is_current
 from samstudent.server.auth import audit
 from samstudent.server.tasks.active_learning import SelectionStrategy
+from samstudent.server.tasks.study_round import StudyRound
 from support.review_bench import HEADER, MADE, QUALITIES, RAW, Bench, shifted, volume_bench
 
 
@@ -39,8 +40,15 @@ def trains(bench: Bench, tag: str = "pseudo") -> set[str]:
     study = bench.study
     trainable = study.holdout.trainable(bench.datastore.list_images())
     made = MADE if tag == "pseudo" else RAW
-    cases = pseudo_cases(bench.datastore, trainable, tag, made, study.task, withheld=study.reviews.withheld())
-    return {case.id for case in cases}
+    store, found = StudyRound(study, bench.datastore), set()
+    for case in trainable:
+        labels = bench.datastore.get_labels_by_image_id(case)
+        if tag in labels and "final" not in labels:
+            info = bench.datastore.get_label_info(labels[tag], tag)
+            accepted = any(entry["status"] == "accepted" for entry in info["structures"].values())
+            if accepted and is_current(info, made) and store.may_train(case, info):
+                found.add(case)
+    return found
 
 
 def test_the_worst_come_first_and_kept_cases_never(bench: Bench) -> None:

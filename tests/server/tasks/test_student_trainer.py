@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 import subprocess
 import sys
@@ -21,12 +20,9 @@ from samstudent.pseudolabels.policy import ADAPTED_FILE, LabelingPolicy
 from samstudent.pseudolabels.policy_fit import fit_policy
 from samstudent.pseudolabels.produce import made_with
 from samstudent.pseudolabels.provenance import Provenance
-from samstudent.pseudolabels.soft_labels import SoftLabels
-from samstudent.rounds import learning, round_cases
-from samstudent.rounds.cases import load_case, pseudo_cases
-from samstudent.rounds.fair import compare_fairly, decide
+from samstudent.rounds import fair, run_round, teaching
+from samstudent.rounds.fair import FoldScores, compare_fairly, decide
 from samstudent.rounds.options import TrainOptions
-from samstudent.rounds.trained import trained_of
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.review_page.overview import _brief
 from samstudent.server.tasks.student_trainer import StudentTrainTask
@@ -82,7 +78,7 @@ def test_a_worse_challenger_is_kept_but_not_served(bench: Any) -> None:
     assert not stats["promoted"] and "not promoted" in stats["decision"]
     # Why it is worse, too.
     assert "has not converged" in stats["decision"]
-    fits = [bench.study.ledger.get(id).fit for id in ("r0001", "r0002")]
+    fits = [bench.study.ledger.get(id).train_dice for id in ("r0001", "r0002")]
     assert fits[0] > fits[1] >= 0
     assert bench.study.ledger.champion_path() == served
     assert bench.study.ledger.model_path("r0002").exists()
@@ -96,8 +92,8 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     ledger, task = bench.study.ledger, bench.study.task
     record, scores, inputs = ledger.get("r0002"), ledger.kept("r0002", "scores"), ledger.kept("r0002", "inputs")
     assert sorted(scores["challenger"]) == sorted(scores["champion"]) == held and scores["structures"] == task.names
-    folds = {"challenger_folds": scores["folds"], "champion_folds": ledger.kept("r0001", "scores")["folds"]}
-    again = compare_fairly(scores["challenger"], scores["champion"], task.names, seed=record.seed, **folds)
+    folds = FoldScores(scores["folds"], ledger.kept("r0001", "scores")["folds"])
+    again = compare_fairly(scores["challenger"], scores["champion"], task.names, folds=folds, seed=record.seed)
     assert json.loads(json.dumps(again.as_json())) == record.comparison
     assert record.comparison["held_out"] == len(held)
     assert decide(again, champion=True).why == record.decision
@@ -126,7 +122,7 @@ def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, mon
     train(bench, steps=20)
     assert "champion_weight" not in ledger.kept("r0002", "scores"), "a small hold-out cannot tell"
     alone = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]["student"]
-    monkeypatch.setattr(round_cases, "MIN_HELD", len(held))
+    monkeypatch.setattr(fair, "MIN_HELD", len(held))
     champion = ledger.champion().id
     train(bench, steps=20)
     earlier = ledger.kept("r0003", "scores")["champion_weight"]
@@ -148,7 +144,7 @@ def test_teachers_that_know_nothing_teach_nothing(bench: Any, monkeypatch: pytes
     assert bench.study.ledger.get("r0001").pseudo_used.n == 0
     # The served student was compared on the hold-out, and is heard.
     monkeypatch.setattr("samstudent.rounds.scoring.CHAMPION_WEIGHTS", (0.5,))
-    monkeypatch.setattr("samstudent.rounds.round_cases.MIN_HELD", 1)
+    monkeypatch.setattr(fair, "MIN_HELD", 1)
     assert "labels alone" not in train(bench, steps=2)["decision"]
     assert bench.study.ledger.get("r0002").pseudo_used.n > 0
 
@@ -160,7 +156,7 @@ def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkey
         learnt.append(args)
         return fit_policy(*args, **options)
 
-    monkeypatch.setattr(learning, "fit_policy", counted)
+    monkeypatch.setattr(teaching, "fit_policy", counted)
     free, held = split(bench)
     bench.label(*free[:3], *held)
     study, ledger = bench.study, bench.study.ledger
@@ -187,7 +183,7 @@ def test_what_is_looked_at_is_neither_labelled_nor_held_out(bench: Any, monkeypa
         seen.extend(Path(image.path).stem for image in images)
         return fit_policy(teacher, replace(cases, unlabelled=images), *args)
 
-    monkeypatch.setattr(learning, "fit_policy", spied)
+    monkeypatch.setattr(teaching, "fit_policy", spied)
     train(bench)
     assert held and sorted(seen) == sorted(free[3:])
 
@@ -273,15 +269,14 @@ def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
 ) -> None:
     """Whether policy is learnt or taken again; until an adapted one is better again."""
     study, ledger = bench.study, bench.study.ledger
-    task = study.task
 
-    def adapted_too(cross: Any, files: Any, _: Task, *args: Any, **options: Any) -> tuple[Any, LabelingPolicy]:
-        teacher, policy = learning.learn(cross, files, task, *args, **options)
+    def adapted_too(teacher: Any, labels: Any, *args: Any) -> LabelingPolicy:
+        policy = teaching.fit_labeling(teacher, labels, *args)
         found = {"used": True, "reason": reason}
-        (args[2] / ADAPTED_FILE).write_text(reason)
-        return teacher, replace(policy, adapted=Decoder(), record={**policy.record, "adaptation": found})
+        (labels.store.policy_folder / ADAPTED_FILE).write_text(reason)
+        return replace(policy, adapted=Decoder(), record={**policy.record, "adaptation": found})
 
-    monkeypatch.setattr(round_cases, "learn", adapted_too)
+    monkeypatch.setattr(run_round, "fit_labeling", adapted_too)
     free, held = split(bench)
     bench.label(*free[:3], *held)
 
@@ -298,33 +293,24 @@ def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
 
 
 @pytest.mark.parametrize(
-    ("soft", "threshold", "taught"),
-    [(True, 0.0, True), (False, 0.0, False), ("auto", 0.0, False), ("auto", 1.0, True)],
+    ("targets", "threshold", "taught"),
+    [("probabilities", 0.0, True), ("masks", 0.0, False), ("auto", 0.0, False), ("auto", 1.0, True)],
 )
-def test_soft_pseudo_labels_are_taught_where_task_or_gate_say_so(
-    bench: Any, soft: bool | str, threshold: float, taught: bool
+def test_probabilities_are_taught_where_the_quality_filter_accepts_little(
+    bench: Any, targets: Any, threshold: float, taught: bool
 ) -> None:
     task = bench.study.task
-    section = task.pseudo_labels.model_copy(update={"soft": soft, "threshold": threshold})
+    section = task.pseudo_labels.model_copy(update={"threshold": threshold})
     bench.study.task = task.model_copy(update={"pseudo_labels": section})
+    bench.study.ablations = replace(bench.study.ablations, targets=targets)
     free, held = split(bench)
     bench.label(free[0], *held)
     train(bench)
     train(bench, steps=2)
-    made = bench.study.ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]
-    trainable = bench.study.holdout.trainable(bench.truths)
-    softs = SoftLabels(bench.study.folder / "soft")
-    cases = pseudo_cases(bench.datastore, trainable, "pseudo", Provenance(**made), bench.study.task, softs)
-    assert len(cases) == len(free) - 1
     used = bench.study.ledger.get("r0002").pseudo_used
-    assert used.taught == ("probabilities" if taught else "masks")
-    if not taught:
-        assert all(case.soft is None and case.weights for case in cases)
-        return
-    loaded = load_case(cases[0], bench.study.task)
-    assert loaded.soft is not None
-    if not threshold:  # ``FakeSam`` is sure to 0.993, which masks would not tell
-        assert loaded.soft.max() == pytest.approx(0.993, abs=0.003)
+    assert used.n == len(free) - 1 and used.taught == ("probabilities" if taught else "masks")
+    weights = [case.get("weights") for case in bench.study.ledger.kept("r0002", "inputs")["cases"].values()]
+    assert sum(found is not None for found in weights) == (0 if taught else used.n)
 
 
 def test_with_a_small_hold_out_cross_validation_takes_part(bench: Any) -> None:
@@ -364,34 +350,14 @@ def test_the_students_own_masks_may_be_used_instead(bench: Any) -> None:
     assert bench.study.ledger.get(train(bench, pseudo_labels="use", steps=2)["round"]).pseudo_used.n == 0
 
 
-def test_a_round_may_go_on_from_the_champion_unless_that_no_longer_fits(bench: Any) -> None:
+def test_a_champion_that_no_longer_fits_the_task_is_left_out(bench: Any) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)
     train(bench)
     task = bench.study.task
-    onward = task.training.model_copy(update={"start": "champion"})
-    bench.study.task = task.model_copy(update={"training": onward})
-    ledger = bench.study.ledger
-    second = ledger.get(train(bench, steps=1, pseudo_labels="off")["round"])
-    # One step from fresh weights finds nothing.
-    assert second.dice["challenger"]["mean"] > 0.8 * second.dice["champion"]["mean"] > 0.4
-    bench.study.task = bench.study.task.model_copy(update={"image": task.image.model_copy(update={"channels": 3})})
-    third = ledger.get(train(bench, steps=1)["round"])
-    assert (third.status, third.dice["champion"], third.pseudo_used.n) == ("done", None, 0)
-
-
-def test_with_pseudo_labels_a_challenger_goes_on_from_the_student_of_all_labels(bench: Any) -> None:
-    free, held = split(bench)
-    bench.label(*free[:3], *held)
-    task = bench.study.task
-    dice = {}
-    for start in ("scratch", "labels"):
-        training = task.training.model_copy(update={"start": start})
-        bench.study.task = task.model_copy(update={"training": training})
-        record = bench.study.ledger.get(train(bench, steps=1)["round"])
-        assert record.pseudo_used.n == len(free) - 3
-        dice[start] = record.dice["challenger"]["mean"]
-    assert dice["labels"] > 0.4 > dice["scratch"], "one step from fresh weights finds nothing"
+    bench.study.task = task.model_copy(update={"image": task.image.model_copy(update={"channels": 3})})
+    record = bench.study.ledger.get(train(bench, steps=1)["round"])
+    assert (record.status, record.dice["champion"], record.pseudo_used.n) == ("done", None, 0)
 
 
 def test_nothing_labelled_is_a_conflict_and_no_round(bench: Any) -> None:
@@ -418,10 +384,10 @@ def test_a_failed_round_is_recorded_and_harms_nothing(bench: Any) -> None:
 
 
 def test_a_round_that_fails_late_keeps_what_its_folds_scored(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*given: Any) -> None:
+    def fail(*given: Any, **options: Any) -> None:
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(StudentTrainTask, "_conclude", fail)
+    monkeypatch.setattr(run_round, "compare_on_holdout", fail)
     free, held = split(bench)
     bench.label(*free[:3], *held)
     with pytest.raises(UserError, match="the disk is full"):
@@ -487,11 +453,6 @@ def test_no_file_is_read_or_written_where_a_request_says(bench: Any, tmp_path: A
     assert {path.name for path in bench.study.ledger.folder_of("r0001").iterdir()} == {
         *("model.pt", "round.json", "inputs.json", "scores.json")
     }
-
-
-def test_the_task_goes_to_other_processes(bench: Any) -> None:
-    copy = pickle.loads(pickle.dumps(StudentTrainTask(bench.study)))
-    assert copy.ledger.folder == bench.study.ledger.folder and copy.task == bench.study.task
 
 
 def test_clients_see_what_they_may_ask_for(bench: Any) -> None:
@@ -580,18 +541,6 @@ def test_a_copy_of_a_hold_out_case_that_trains_takes_it_out_of_the_comparison(be
         assert told == {held[0]: "trained on by this round (r0001) as copy"}
 
 
-def test_what_a_challenger_went_on_from_counts_as_its_training(bench: Any) -> None:
-    free, held = split(bench)
-    bench.label(*free[:2], *held)
-    train(bench, pseudo_labels="off", steps=2)
-    onward = bench.study.task.training.model_copy(update={"start": "champion"})
-    bench.study.task = bench.study.task.model_copy(update={"training": onward})
-    bench.datastore.remove_label(free[0], "final")
-    train(bench, pseudo_labels="off", steps=2)
-    assert trained_of(bench.study.ledger, "r0002").case_of(free[0], None) == free[0]
-    assert free[0] not in bench.study.ledger.get("r0002").labels_used
-
-
 def test_figures_say_what_trained_and_why_others_did_not(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:5], *held)
@@ -610,17 +559,17 @@ def test_figures_say_what_trained_and_why_others_did_not(bench: Any) -> None:
     assert (brief["labels"], brief["left_out"], brief["held_out"]) == (2, record.unreadable, len(held) - 1)
 
 
-def test_a_label_that_goes_away_in_the_middle_of_a_round_costs_only_itself(
+def test_a_label_that_goes_away_in_the_middle_of_a_round_was_read_before(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free, held = split(bench)
     bench.label(*free[:4], *held)
 
-    def fit_folds(*args: Any, **options: Any) -> Any:
-        found = learning.fit_folds(*args, **options)
+    def cross_fit(*args: Any, **options: Any) -> Any:
+        found = teaching.cross_fit_labels(*args, **options)
         (bench.folder / "labels" / "final" / f"{free[3]}.png").unlink()
         return found
 
-    monkeypatch.setattr(round_cases, "fit_folds", fit_folds)
+    monkeypatch.setattr(run_round, "cross_fit_labels", cross_fit)
     record = bench.study.ledger.get(train(bench, steps=2)["round"])
-    assert record.status == "done" and record.labels_used == free[:3] and set(record.unreadable) == {free[3]}
+    assert record.status == "done" and record.labels_used == free[:4] and record.unreadable == {}

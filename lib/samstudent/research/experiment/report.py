@@ -25,7 +25,7 @@ from samstudent.research.experiment.plan import Job, Options, Setting
 from samstudent.research.html import installed_versions, percent, points, render
 from samstudent.research.pictures import Panel, case_panels, fullest_slice, reliability_picture
 from samstudent.research.report import Picture, best_median_worst
-from samstudent.rounds.scoring import not_learnt
+from samstudent.rounds.scoring import not_converged
 from samstudent.student.predict import Student
 from samstudent.util.files import atomic_write
 
@@ -59,7 +59,7 @@ def write_results(
         "pairs": [asdict(pair) for pair in summary.pairs(results, main)],
         "quality": [asdict(found) for found in _qualities(setting, jobs, failed, results)],
         "learnt": learnt,
-        "warnings": _not_learnt(results)
+        "warnings": _not_converged(results)
         + [f"{label}: {told}" for label, found in learnt.items() if (told := skip_reason_of(found["record"]))],
         "seconds": _seconds(setting, jobs),
         "results": results,
@@ -75,11 +75,11 @@ def write_results(
     return content
 
 
-def _not_learnt(results: Sequence[summary.Result]) -> list[str]:
+def _not_converged(results: Sequence[summary.Result]) -> list[str]:
     """Which students that learned from human labels alone have not learnt even these."""
     found = []
     for r in results:
-        if r["method"] in ("labels", "all") and r.get("fit") is not None and (told := not_learnt(r["fit"])):
+        if r["method"] in ("labels", "all") and r.get("fit") is not None and (told := not_converged(r["fit"])):
             labels = "all" if r["labels"] is None else r["labels"]
             found.append(f"{r['method']}, {labels} labels, seed {r['seed']}: {told} (--steps)")
     return found

@@ -22,7 +22,7 @@ from samstudent.pseudolabels.quality_filter import teach_probabilities
 from samstudent.research.experiment import nnunet, ours
 from samstudent.research.experiment.plan import Report, Setting
 from samstudent.research.experiment.store import StoredCases, keep_pseudo
-from samstudent.rounds.scoring import MOST_REMEMBERED, fit_of
+from samstudent.rounds.scoring import MAX_TRAIN_DICE_CASES, train_dice
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.model import SamModel
 from samstudent.sam.prompts import Mask
@@ -95,7 +95,7 @@ def train(setting: Setting, params: Params, needs: Needs, folder: Path, report: 
         unlabelled=[store.unlabelled_case(case) for case in params.get("unlabelled", [])] or None,
     )
     student = Student.load(folder / "model.pt", setting.task)
-    fit = fit_of(student, map(store.known_case, spread_out(params["labelled"], MOST_REMEMBERED)), setting.task)
+    fit = train_dice(student, map(store.known_case, spread_out(params["labelled"], MAX_TRAIN_DICE_CASES)), setting.task)
     atomic_write(folder / _FIT, json.dumps(_number(fit)))
 
 

@@ -11,10 +11,13 @@ from monailabel.utils.others.generic import name_to_device
 
 from samstudent.errors import Conflict, UserError
 from samstudent.pseudolabels.cached_sam import CachedSam
-from samstudent.pseudolabels.produce import CaseLabeller, OnCase, produce
+from samstudent.pseudolabels.produce import CaseLabeller, OnCase
+from samstudent.rounds.labeling import label_cases
+from samstudent.rounds.prepare import prepare
 from samstudent.rounds.study import Study
+from samstudent.server.tasks.study_round import StudyRound, sources
 from samstudent.student.predict import Student
-from samstudent.util.progress import Progress, log_progress
+from samstudent.util.progress import Report, log_progress
 
 logger = logging.getLogger(__name__)
 
@@ -23,15 +26,15 @@ MODELS = {"student+sam": True, "student": False}
 
 
 class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
-    """POST /batch/infer/student+sam (or /student): see ``pseudolabels.produce``.
+    """POST /batch/infer/student+sam (or /student): see ``rounds.labeling``.
 
     The host's own would write over the tag ``original``, and fails on a machine without a GPU unless told ``multi_gpu``
     false (E7). Labels made here carry the tags ``pseudo`` and ``pseudo_raw`` and never stand for a human's.
     """
 
-    def __init__(self, study: Study, on_case: OnCase | None = None) -> None:
-        self.study = study
-        self.on_case = on_case
+    def __init__(self, study: Study, on_case: OnCase | None = None, report: Report = log_progress) -> None:
+        """Args: of ``StudentTrainTask``."""
+        self.study, self.on_case, self.report = study, on_case, report
 
     def __call__(self, request: dict[str, Any], datastore: Any, infer: Callable[..., Any]) -> dict[str, Any]:
         """Make what is missing or stale.
@@ -59,20 +62,19 @@ class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
             raise Conflict("no student yet: label a case or more and train first")
         task, holdout = self.study.task, self.study.holdout
         holdout.extend(datastore.list_images(), datastore.get_labeled_images())
-        backend, policy = self.study.refiner_of(path.parent.name) if MODELS[model] else (None, None)
-        sam = None if backend is None else CachedSam(backend, self.study.embeddings)
+        store = StudyRound(self.study, datastore, on_case=self.on_case)
+        skipped = store.drop_replaced(ids)
+        sam, policy = self.study.refiner_of(path.parent.name) if MODELS[model] else (None, None)
         student = Student.load(path, task, name_to_device(request.get("device")))
-        counts = produce(
-            datastore, CaseLabeller(task, student, sam, policy), ids, exclude=holdout.ids | holdout.excluded,
-            progress=lambda number, total, case: log_progress(
-                Progress("pseudo labels", number, total, message=case)
-            ),
-            on_case=self.on_case,
-        )  # fmt: skip
-        logger.info("pseudo labels: %s", counts)
-        if counts.failed and not (counts.made or counts.current or counts.skipped):
-            raise UserError(f"no pseudo label could be made: {counts.failed}")
-        return {"made": counts.made, "current": counts.current, "skipped": counts.skipped, "failed": counts.failed}
+        cached = None if sam is None else CachedSam(sam, self.study.embeddings)
+        labeller = CaseLabeller(task, student, cached, policy)
+        wanted = sources(self.study, datastore, set(ids) - skipped, labelled=False)
+        cases, failed = prepare(wanted, store.cases, self.report)
+        counts = label_cases(cases, labeller, store, self.report)
+        failed |= counts.failed
+        if failed and not (counts.made or counts.current or skipped):
+            raise UserError(f"no pseudo label could be made: {failed}")
+        return {"made": counts.made, "current": counts.current, "skipped": len(skipped), "failed": failed}
 
     def _ids(self, request: dict[str, Any], datastore: Any) -> list[str]:
         ids = sorted(self.get_images(request, datastore))

@@ -13,24 +13,30 @@ from monailabel.utils.others.generic import device_list, name_to_device
 
 from samstudent.errors import Conflict
 from samstudent.pseudolabels.policy import ADAPTED_FILE, MIN_LABELS
-from samstudent.rounds.cases import digests, human_cases
-from samstudent.rounds.learning import fit_folds, learn
 from samstudent.rounds.options import TrainOptions
+from samstudent.rounds.prepare import prepare
 from samstudent.rounds.study import Study
+from samstudent.rounds.teaching import LabelledSet, cross_fit_labels, fit_heads, fit_labeling
+from samstudent.server.tasks.study_round import StudyRound, sources
+from samstudent.util.progress import Report, log_progress
 
 logger = logging.getLogger(__name__)
 
 
 class SamTrainTask(TrainTask):  # type: ignore[misc]
     """One call trains students on folds of the labels, so that there are out-of-fold predictions to prompt with, then
-    SAM's mask decoder, and puts the adapted SAM in force if it beats the plain one on cases left out.
+    SAM's mask decoder, and activates the adapted SAM if it beats the plain one on cases left out.
 
     The students are kept: a round on the same labels uses them again.
+
+    Args:
+        study: the study.
+        report: is called with the progress.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, report: Report = log_progress) -> None:
         super().__init__(f"Adapts Segment Anything to the labels of {study.task.name}")
-        self.study = study
+        self.study, self.report = study, report
 
     def config(self) -> dict[str, Any]:
         return {"seed": self.study.task.training.seed, "device": device_list()}
@@ -66,27 +72,25 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
         """Adapt, and return id, Dice of both and the reason. Raises as ``plan``."""
         options, train_ids = self.plan(request, datastore)
-        epochs, each = options.epochs(self.study.task)
         device = str(name_to_device(request.get("device") or device_list()[0]))
-        left_out: dict[str, str] = {}
-        task, files = self.study.task, human_cases(datastore, train_ids, left_out)
-        cross = fit_folds(
-            files, task, self.study.folder, steps=epochs * each, seed=options.seed, device=device, left_out=left_out
-        )
-        if cross is None:
-            reasons = "; ".join(f"{case}: {why}" for case, why in left_out.items())
-            raise Conflict(
-                f"SAM was not adapted: it needs {MIN_LABELS} labels of different images that can "
-                f"be read; left out: {reasons or 'none'}"
-            )
+        parts = replace(self.study.ablations, choose_recipe=False, estimate_quality=False)
+        how = replace(options.round_options(self.study.task, device), ablations=parts)
         with tempfile.TemporaryDirectory() as name:
-            folder, sam = Path(name), self.study.plain_sam()
-            _, policy = learn(
-                cross, files, task, sam, self.study.embeddings, folder, seed=options.seed, device=device,
-                ablations=replace(self.study.ablations, choose_recipe=False, estimate_quality=False),
-            )  # fmt: skip
-            found = policy.record["adaptation"]
-            learnt_from = digests(entry for entry in files if entry.id in cross.folds)
-            id = self.study.keep_adaptation(found, folder / ADAPTED_FILE, learnt_from)
+            store = StudyRound(self.study, datastore)
+            store.folder, store.earlier_policies = Path(name), []
+            cases, left_out = prepare(
+                sources(self.study, datastore, train_ids, labelled=True), store.cases, self.report
+            )
+            labels = LabelledSet(cases, store)
+            cross = cross_fit_labels(labels, how, self.report)
+            if cross is None:
+                reasons = "; ".join(f"{case}: {why}" for case, why in left_out.items())
+                raise Conflict(
+                    f"SAM was not adapted: it needs {MIN_LABELS} labels of different images that can be read; "
+                    f"left out: {reasons or 'none'}"
+                )
+            policy = fit_labeling(fit_heads(cross, labels, how, self.report), labels, [], how, self.report)
+            found, learnt_from = policy.record["adaptation"], labels.digests(cross.folds)
+            id = self.study.keep_adaptation(found, store.policy_folder / ADAPTED_FILE, learnt_from)
         logger.info("SAM %s: %s", id, found["reason"])
         return self.stats() | {"id": id, "in_force": self.study.sam_in_force, "reason": found["reason"]}

@@ -13,7 +13,6 @@ from samstudent.imaging.case import CaseImage, for_sam, read_image
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.rounds.ledger import RoundRecord
-from samstudent.rounds.round_cases import champion_of
 from samstudent.rounds.study import Study
 from samstudent.sam.refiner import Refiner
 from samstudent.student.predict import Student
@@ -42,7 +41,7 @@ class CaseScorer:
     def _fits(self, champion: RoundRecord) -> bool:
         """Whether the champion can predict for the task as it is now; checked once for each."""
         if self._checked is None or self._checked[0] != champion.id:
-            found = champion_of(self.study.ledger, self.study.task, "cpu")
+            found = self.study.load_champion("cpu")
             self._checked = (champion.id, found is not None)
         return self._checked[1]
 
