@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from samstudent.errors import UserError
 from samstudent.pseudolabels.reliability import reliability
 from samstudent.research import pictures
-from samstudent.research.pictures import Panel
+from samstudent.research.pictures import Panel, best_median_worst
 
 NAMES = ["nerve", "vessel"]
 
@@ -113,3 +114,10 @@ def test_a_reliability_picture_shows_each_estimate_in_its_colour() -> None:
     assert coloured(one, blue).sum() > 100 and not coloured(one, orange).any()
     with pytest.raises(UserError, match="no reliability"):
         pictures.reliability_picture({})
+
+
+def test_best_median_worst() -> None:
+    scores = {"a": 0.1, "b": 0.9, "c": 0.5, "d": math.nan}
+    assert best_median_worst(scores) == {"best": "b", "median": "c", "worst": "a"}
+    assert best_median_worst({"a": 0.1, "b": 0.9}) == {"best": "b", "worst": "a"}
+    assert best_median_worst({"d": math.nan}) == {}

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from samstudent.errors import UserError
-from samstudent.research.report import Method, Picture, Report, RoundLine, best_median_worst, table_cells, write_report
+from samstudent.research.html import Picture
+from samstudent.research.report import Method, Report, RoundLine, dice_cells, write_report
 
 PNG = b"\x89PNG not really"
 
@@ -89,11 +90,12 @@ def test_empty_parts_leave_no_headings(tmp_path: Path) -> None:
 
 def test_best_is_judged_as_printed() -> None:
     methods = [Method("a", {"x": 0.70001}), Method("b", {"x": 0.70004}), Method("c", {"x": math.nan})]
-    assert table_cells(methods, ["x"]) == [[("70.0", True)], [("70.0", True)], [("–", False)]]
+    cells = [row[0] for row in dice_cells(methods, ["x"])]
+    assert [(cell.text, cell.style) for cell in cells] == [("70.0", "best"), ("70.0", "best"), ("–", "")]
 
 
 def test_one_method_has_no_winner() -> None:
-    assert table_cells([Method("a", {"x": 0.7})], ["x", "mean"]) == [[("70.0", False), ("70.0", False)]]
+    assert [cell.style for cell in dice_cells([Method("a", {"x": 0.7})], ["x", "mean"])[0]] == ["", ""]
 
 
 def test_mean_is_given_or_counted() -> None:
@@ -105,10 +107,3 @@ def test_unknown_structure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'tooth'"):
         write_report(tmp_path / "r.html", report(["a"], methods=[Method("m", {"tooth": 1.0})]))
     assert not (tmp_path / "r.html").exists()
-
-
-def test_best_median_worst() -> None:
-    scores = {"a": 0.1, "b": 0.9, "c": 0.5, "d": math.nan}
-    assert best_median_worst(scores) == {"best": "b", "median": "c", "worst": "a"}
-    assert best_median_worst({"a": 0.1, "b": 0.9}) == {"best": "b", "worst": "a"}
-    assert best_median_worst({"d": math.nan}) == {}

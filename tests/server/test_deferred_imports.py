@@ -120,3 +120,13 @@ print(isinstance(3, ZeroRedundancyOptimizer))
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if not line.startswith("Allow Origins")]
     assert lines == ["[]", "[]", "2", "CrossValidation", "False"]
+
+
+def test_any_part_of_monai_may_be_imported_first() -> None:
+    code = (
+        "from samstudent.server import deferred_imports\n"
+        "deferred_imports.install()\n"
+        "import monai.transforms\n"
+        "assert issubclass(monai.transforms.Flip, monai.transforms.Transform)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,7 +18,7 @@ def experiment(
     labels: Annotated[str, typer.Option(help="Numbers of labels, e.g. 10,30.")] = "10,30",
     methods: Annotated[str, typer.Option(help="Which to compare; 'list' shows them.")] = "labels,raw,paper,ours,all",
     seeds: Annotated[str, typer.Option(help="Seeds of the trainings.")] = "0,1,2",
-    steps: Annotated[int | None, typer.Option(min=1, help="Of each student; default: the task's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Half of each student's steps; default: the task's.")] = None,
     size: Annotated[str | None, typer.Option(help="Student's size, Y,X or Z,Y,X.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: the GPUs, or the cores.")] = None,
     unlabelled: Annotated[int | None, typer.Option(min=1, help="Use at most so many unlabelled cases.")] = None,
@@ -55,7 +55,7 @@ def simulate(
     embeddings: Annotated[Path | None, typer.Option(help="Folder of SAM's embeddings; default: in output.")] = None,
 ) -> None:
     """Active learning with the truth as annotator: strategies x seeds, learning curves. Run again to go on."""
-    from samstudent.research.simulate import run
+    from samstudent.research.simulation.command import run
 
     run(
         folder, output, task=task, strategies=strategies, seeds=seeds, start=start, batch=batch, rounds=rounds,

@@ -14,8 +14,9 @@ from rich.progress import track
 from rich.table import Table
 
 from samstudent.metrics import dice_per_structure, mean_of
-from samstudent.research.pictures import Panel, case_panels
-from samstudent.research.report import Method, Picture, Report, RoundLine, best_median_worst, write_report
+from samstudent.research.html import Picture
+from samstudent.research.pictures import Panel, best_median_worst, case_panels
+from samstudent.research.report import Method, Report, RoundLine, write_report
 from samstudent.imaging.case import for_sam, read_image
 from samstudent.task import Task
 

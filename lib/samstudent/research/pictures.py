@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,17 @@ def reliability_picture(results: Mapping[str, Mapping[str, Any]], *, height: flo
     stream = io.BytesIO()
     figure.savefig(stream, format="png", facecolor="white")
     return stream.getvalue()
+
+
+def best_median_worst(scores: Mapping[str, float]) -> dict[str, str]:
+    """Cases to show: ``{"best": case, "median": case, "worst": case}`` by score, nan left out.
+
+    With fewer than three cases those that there are, best first.
+    """
+    ranked = sorted((case for case, score in scores.items() if not math.isnan(score)), key=lambda c: (-scores[c], c))
+    if len(ranked) < 3:
+        return dict(zip(("best", "worst"), ranked, strict=False))
+    return {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
 
 
 def fullest_slice(stacks: Sequence[NDArray[Any]], depth: int) -> int:

@@ -1,6 +1,6 @@
-"""One HTML file that tells a run: what was done, the table, the rounds, pictures, timings, versions, the command.
+"""Report of a run of rounds: what was done, Dice of each student, the rounds, pictures, timings, versions, the command.
 
-The file holds everything: pictures are embedded, nothing is loaded from elsewhere, and it prints.
+The demo writes it. The file holds everything: pictures are embedded, nothing is loaded from elsewhere, and it prints.
 """
 
 from __future__ import annotations
@@ -13,13 +13,29 @@ from pathlib import Path
 
 from samstudent.errors import UserError
 from samstudent.metrics import mean_of
-from samstudent.research.html import DASH, installed_versions, percent, render
-from samstudent.util.files import atomic_write
+from samstudent.research.html import (
+    DASH,
+    Block,
+    Cell,
+    Picture,
+    Section,
+    Table,
+    Text,
+    cells,
+    duration,
+    installed_versions,
+    percent,
+    reproduction,
+    write_page,
+)
+
+#: More columns than this make a table wider than the page: then structures run down and students across.
+_WIDEST = 9
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table: Dice per structure, 0 to 1, nan where nothing could be measured.
+    """Dice of one student per structure, 0 to 1, nan where nothing could be measured.
 
     A key ``mean`` is used as it is; without one the mean over the structures is shown.
     """
@@ -36,7 +52,7 @@ class Method:
 
 @dataclass(frozen=True)
 class RoundLine:
-    """One round as the report tells it; dice are means over structures on the hold-out, nan if unknown."""
+    """One round as a row of the table; dice are means over structures on the hold-out, nan if unknown."""
 
     id: str
     reason: str
@@ -49,17 +65,8 @@ class RoundLine:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """PNG bytes with what they show."""
-
-    title: str
-    png: bytes
-    caption: str = ""
-
-
-@dataclass(frozen=True)
 class Report:
-    """What ``write_report`` writes.
+    """Content of the page.
 
     Attributes:
         title: the headline.
@@ -69,8 +76,8 @@ class Report:
         methods: the table's rows.
         holdout: number of cases that the table is measured on.
         rounds: oldest first.
-        pictures: of a few cases; ``best_median_worst`` chooses.
-        timings: what took how many seconds.
+        pictures: of a few cases; ``pictures.best_median_worst`` chooses.
+        timings: seconds by what took them.
         versions: of software; None: what is installed here.
         warnings: what the reader must know before believing a figure.
     """
@@ -93,34 +100,72 @@ def write_report(path: str | Path, report: Report) -> Path:
     for method in report.methods:
         if unknown := set(method.dice) - set(report.structures) - {"mean"}:
             raise UserError(f"method {method.name!r} has Dice of {sorted(unknown)}, which are not among the structures")
-    columns = [*report.structures, "mean"]
-    rows = table_cells(report.methods, columns)
-    html = render(
-        "report.html",
-        report=report,
-        columns=columns,
-        rows=rows,
-        versions=installed_versions() if report.versions is None else report.versions,
-        when=time.strftime("%Y-%m-%d %H:%M %Z"),
-    )
     path = Path(path)
-    atomic_write(path, html)
+    versions = installed_versions() if report.versions is None else report.versions
+    timings = Table(cells(["step", "time"]), [cells([name, duration(s)]) for name, s in report.timings.items()])
+    when = Text(time.strftime("%Y-%m-%d %H:%M %Z"), "soft")
+    write_page(
+        path,
+        report.title,
+        [
+            Section("", [when, *(Text(text, "warning") for text in report.warnings)]),
+            Section("What was done", [Text(text) for text in report.done]),
+            _dice(report),
+            Section("Rounds", [_rounds(report.rounds)] if report.rounds else []),
+            Section("Cases", report.pictures),
+            reproduction(report.command, versions, *([timings] if report.timings else [])),
+        ],
+    )
     return path
 
 
-def best_median_worst(scores: Mapping[str, float]) -> dict[str, str]:
-    """Which cases to show: ``{"best": case, "median": case, "worst": case}`` by score, nan left out.
+def _dice(report: Report) -> Section:
+    columns = [*report.structures, "mean"]
+    rows = dice_cells(report.methods, columns)
+    names = [method.name for method in report.methods]
+    if len(columns) > _WIDEST:
+        marks = ["mark" if column == "mean" else "" for column in columns]
+        header = cells(["structure", *names])
+        body = [
+            [Cell(column, mark), *(Cell(row[i].text, f"{mark} {row[i].style}".strip()) for row in rows)]
+            for i, (column, mark) in enumerate(zip(columns, marks, strict=True))
+        ]
+    else:
+        header = [*cells(["student", *columns[:-1]]), Cell("mean", "mark")]
+        body = [
+            [Cell(name), *row[:-1], Cell(row[-1].text, f"mark {row[-1].style}".strip())]
+            for name, row in zip(names, rows, strict=True)
+        ]
+    note = (
+        f"Dice in percent, mean over the {report.holdout} cases of the hold-out, which never train. Bold: highest of "
+        "its structure. A dash: nothing to measure."
+    )
+    blocks: list[Block] = [Table(header, body), Text(note, "soft")]
+    blocks += [Text(f"{method.name}: {method.note}", "soft") for method in report.methods if method.note]
+    return Section("Dice on the hold-out", blocks)
 
-    With fewer than three cases those that there are, best first.
-    """
-    ranked = sorted((case for case, score in scores.items() if not math.isnan(score)), key=lambda c: (-scores[c], c))
-    if len(ranked) < 3:
-        return dict(zip(("best", "worst"), ranked, strict=False))
-    return {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+
+def _rounds(rounds: Sequence[RoundLine]) -> Table:
+    header = [
+        Cell("round"), Cell("started by", "text"), *cells(["labels", "pseudo labels", "challenger", "champion"]),
+        Cell("served", "text"), Cell("decision", "text"),
+    ]  # fmt: skip
+    return Table(
+        header,
+        [
+            [
+                Cell(line.id), Cell(line.reason, "text"), Cell(str(line.labels)), Cell(str(line.pseudo)),
+                Cell(percent(line.challenger)), Cell(percent(line.champion)),
+                Cell("✓ promoted", "text yes") if line.promoted else Cell("✗ not promoted", "text no"),
+                Cell(line.decision, "text"),
+            ]
+            for line in rounds
+        ],
+    )  # fmt: skip
 
 
-def table_cells(methods: Sequence[Method], columns: Sequence[str]) -> list[list[tuple[str, bool]]]:
-    """What the table shows, a row for each method: (text, whether it is the best of its column).
+def dice_cells(methods: Sequence[Method], columns: Sequence[str]) -> list[list[Cell]]:
+    """Cells of the table, a row for each method; the best of each column has style ``best``.
 
     Figures are compared as they are printed, so equal ones are all best.
     """
@@ -130,6 +175,9 @@ def table_cells(methods: Sequence[Method], columns: Sequence[str]) -> list[list[
         percent(max((v for v in column if not math.isnan(v)), default=math.nan)) for column in zip(*values, strict=True)
     ]
     return [
-        [(text, text == top and len(methods) > 1 and text != DASH) for text, top in zip(row, best, strict=True)]
+        [
+            Cell(text, "best" if text == top and len(methods) > 1 and text != DASH else "")
+            for text, top in zip(row, best, strict=True)
+        ]
         for row in texts
     ]

@@ -204,11 +204,18 @@ class _MonaiUtils(Loader):
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
         # It imports all 500 modules of MONAI, and executes each of them twice.
-        vars(module)["load_submodules"] = lambda *args, **kwargs: ([], [])
+        vars(module)["load_submodules"] = _load_data_first
         vars(module)["optional_import"] = _optional_import(module.optional_import)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
+
+
+def _load_data_first(*args: Any, **kwargs: Any) -> tuple[list[str], list[str]]:
+    """In place of MONAI's ``load_submodules``: ``monai.data`` and ``monai.transforms`` import each other, which works
+    only if data comes first, as in the order of the alphabet."""
+    importlib.import_module("monai.data")
+    return [], []
 
 
 def _optional_import(original: Callable[..., tuple[Any, bool]]) -> Callable[..., tuple[Any, bool]]:

@@ -25,7 +25,7 @@ def result(method: str, labels: int | None, seed: int, dice: list[list[float | N
     }  # fmt: skip
 
 
-def test_the_way_to_all_labels_and_the_spread() -> None:
+def test_share_of_the_gap_and_spread() -> None:
     lines = summary.table(
         [
             result("labels", 5, 0, [[0.5, 0.7], [0.5, 0.7]]),
@@ -35,28 +35,28 @@ def test_the_way_to_all_labels_and_the_spread() -> None:
         ]
     )
     by = {line.method: line for line in lines}
-    assert by["labels"].honest == pytest.approx((0.65, math.sqrt(0.005)))
-    assert by["ours"].honest[0] == pytest.approx(0.75)
-    assert math.isnan(by["ours"].honest[1])
-    assert by["ours"].closed == pytest.approx(0.5)
+    assert by["labels"].dice == pytest.approx((0.65, math.sqrt(0.005)))
+    assert by["ours"].dice[0] == pytest.approx(0.75)
+    assert math.isnan(by["ours"].dice[1])
+    assert by["ours"].gap_closed == pytest.approx(0.5)
     assert by["ours"].structures == pytest.approx({"a": 0.7, "b": 0.8})
 
 
-def test_honest_dice_counts_false_alarms_and_the_papers_does_not() -> None:
+def test_dice_counts_false_positives_and_the_papers_does_not() -> None:
     cases = [[1.0, 0.9], [0.0, 0.9]]
     given = result("labels", 5, 0, cases)
     given["cases"]["c1"]["truth"][0] = False
     given["cases"]["c1"]["found"][0] = True
     line = summary.table([given])[0]
-    assert line.paper[0] == pytest.approx((1.0 + 0.9) / 2)
-    assert line.honest[0] == pytest.approx((0.5 + 0.9) / 2)
-    assert (line.missed, line.false_alarms) == (0, 1)
+    assert line.paper_dice[0] == pytest.approx((1.0 + 0.9) / 2)
+    assert line.dice[0] == pytest.approx((0.5 + 0.9) / 2)
+    assert (line.missed, line.false_positives) == (0, 1)
 
 
-def test_where_all_labels_bring_nothing_no_share_is_told() -> None:
+def test_no_share_of_a_gap_that_is_too_small() -> None:
     lines = summary.table([result("labels", 5, 0, [[0.8, 0.8]]), result("raw", 5, 0, [[0.9, 0.9]]),
                            result("all", None, 0, [[0.801, 0.801]])])  # fmt: skip
-    assert math.isnan(lines[1].closed)
+    assert math.isnan(lines[1].gap_closed)
 
 
 def test_pairs_are_of_the_same_cases_and_seeds() -> None:
@@ -83,7 +83,7 @@ def test_a_difference_is_that_of_the_table() -> None:
     alarms = [result("labels", 5, seed, [[0.9, 0.0], [0.7, 0.8]]) for seed in range(2)]
     for alarm in alarms:
         alarm["cases"]["c0"]["truth"][1] = False
-    ours, labels = (line.honest[0] for line in summary.table([*silent, *alarms]))
+    ours, labels = (line.dice[0] for line in summary.table([*silent, *alarms]))
     pair = summary.pairs([*silent, *alarms], "ours")[0]
     assert pair.difference == pytest.approx(ours - labels) == pytest.approx(0.275)
     assert pair.interval[0] <= pair.difference <= pair.interval[1]
@@ -109,11 +109,11 @@ def test_quality_of_pseudo_labels() -> None:
         status = "accepted" if true > 0.5 else "rejected"
         rows.append({"structure": "a", "status": status, "quality": true, "raw": 0.5, "refined": true, "truth": True})
     rows.append({"structure": "a", "status": "absent", "quality": None, "raw": 0.0, "refined": 0.0, "truth": True})
-    found = summary.quality("ours", 5, "unlabelled", rows)
+    found = summary.quality("ours", 5, rows, "masks")
     assert found is not None
     assert found.accepted > found.refined
-    assert found.taken == pytest.approx(19 / 40)
+    assert found.acceptance == pytest.approx(19 / 40)
     assert found.reliability is not None
     assert found.reliability["correlation"] == pytest.approx(1)
     assert found.reliability["calibration_error"] == pytest.approx(0, abs=1e-9)
-    assert summary.quality("ours", 5, "test", []) is None
+    assert summary.quality("ours", 5, []) is None

@@ -1,5 +1,5 @@
-"""``samstudent experiment``: numbers of labels x methods x seeds on a labelled folder, measured and told in one report.
+"""``samstudent experiment``: numbers of labels x methods x seeds on a labelled folder, measured and compared.
 
-``data`` reads the folder, ``methods`` says what each method is made of, ``work`` does the jobs, ``run`` plans them and
-shares them among processes, ``summary`` and ``report`` turn their results into figures, tables and pictures.
+``methods`` says what each method is made of, ``plan`` holds jobs and their order, ``work`` does them, ``runner`` gives
+them to an engine, ``summary``, ``results`` and ``report`` turn their results into figures, JSON and a page.
 """

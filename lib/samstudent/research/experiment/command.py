@@ -1,40 +1,38 @@
-"""``samstudent experiment``: from the command line's words to options."""
+"""``samstudent experiment``: from the words of the command line to options."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from samstudent.errors import UserError
-from samstudent.research.experiment.methods import METHODS, chosen
-from samstudent.research.experiment.plan import Options
+from samstudent.research.experiment.methods import METHODS, select
+from samstudent.research.experiment.plan import ExperimentOptions
 from samstudent.research.experiment.run import run_experiment
+from samstudent.research.setting import FolderOptions
 from samstudent.util.signals import stop
 
 console = Console()
 
 
-def run(
-    folder: Path,
-    output: Path,
-    *,
-    task: str | None,
-    labels: str,
-    methods: str,
-    seeds: str,
-    steps: int | None,
-    size: str | None,
-    jobs: int | None,
-    unlabelled: int | None,
-    test_cases: int | None,
-    split: str,
-    embeddings: Path | None,
-) -> bool:
-    """Run an experiment and say where its report is. Returns whether everything went well."""
+def run(folder: Path, output: Path, *, labels: str, methods: str, seeds: str, jobs: int | None, **more: Any) -> bool:
+    """Run an experiment and print where its report is.
+
+    Args:
+        folder, output: as of ``FolderOptions``.
+        labels, seeds: numbers with commas between.
+        methods: names with commas between, or ``list``: print them.
+        jobs: number of processes.
+        more: the other fields of ``FolderOptions``; ``size`` as numbers with commas between.
+
+    Returns:
+        Whether everything went well.
+    """
     if methods == "list":
         table = Table("method", "its student is trained on the labels ...")
         for name, method in METHODS.items():
@@ -42,32 +40,30 @@ def run(
         console.print(table)
         return True
     names = tuple(word.strip() for word in methods.split(",") if word.strip())
-    chosen(names)
-    options = Options(
-        folder=folder,
-        output=output,
-        task=task,
-        labels=tuple(dict.fromkeys(_numbers("--labels", labels))),
+    select(names)
+    options = ExperimentOptions(
+        folder=folder_options(folder, output, **more),
+        labels=tuple(dict.fromkeys(whole_numbers("--labels", labels))),
         methods=names,
-        seeds=tuple(dict.fromkeys(_numbers("--seeds", seeds))),
-        steps=steps,
-        size=_numbers("--size", size) if size else None,
+        seeds=tuple(dict.fromkeys(whole_numbers("--seeds", seeds))),
         jobs=jobs,
-        unlabelled=unlabelled,
-        test_cases=test_cases,
-        split=split,
-        embeddings=embeddings,
         command=shlex.join(["samstudent", *sys.argv[1:]]),
     )
     stop.message = "stopped; the same command goes on from here"
     results = run_experiment(options)
-    for told in results["warnings"]:
-        console.print(f"[yellow]{told}[/]", highlight=False, soft_wrap=True)
+    for warning in results["warnings"]:
+        console.print(f"[yellow]{warning}[/]", highlight=False, soft_wrap=True)
     console.print(f"results.json and report.html are in {output}")
     return not results["failed"]
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
+def folder_options(folder: Path, output: Path, size: str | None = None, **more: Any) -> FolderOptions:
+    """Options with the size as it stands on the command line, ``Y,X`` or ``Z,Y,X``."""
+    return FolderOptions(folder, output, size=whole_numbers("--size", size) if size else None, **more)
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between. Raises UserError naming the option."""
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError as error:

@@ -1,5 +1,8 @@
-"""The methods that are compared: each says from which labels its student learns. All train for as many steps, but for
-two that say so.
+"""The methods that are compared: each says from which labels its student learns.
+
+All students train for as many steps: twice ``--steps``. A method that makes pseudo labels trains a student on the
+labels alone for half of them, lets it label the other cases, and goes on from it for the other half, as a round of the
+server does; the student of the labels alone that it is compared with spends all of them on the labels.
 
 A method is a function of a ``Planner``, the number of labels and the seed, which returns the job of its student.
 """
@@ -7,29 +10,12 @@ A method is a function of a ``Planner``, the number of labels and the seed, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 from samstudent.errors import UserError
-from samstudent.pseudolabels.ablations import Ablations
-from samstudent.pseudolabels.out_of_fold import spread_out
-from samstudent.pseudolabels.policy import MIN_LABELS
-from samstudent.pseudolabels.policy_fit import cases_for_offset
-from samstudent.pseudolabels.teacher import CHAMPION_WEIGHT, MAX_TEACHER_LABELLED
-from samstudent.research.experiment.plan import Job, Setting
-
-#: Keys of the task by section.
-Changes = Mapping[str, Mapping[str, Any]]
-#: What of a task shapes a policy, beside what the store and the students depend on; pseudo labels depend on one more.
-_POLICY_SECTIONS = ("recipe", "sam")
-_LABEL_SECTIONS = (*_POLICY_SECTIONS, "pseudo_labels")
-#: Beside sections of the task, ``Changes`` may have fields of ``Ablations`` under this name.
-_ABLATIONS = "ablations"
-#: Cases that one job prepares or embeds.
-_SHARD = 40
-#: Volumes of the split on which estimates of quality are compared with the truth: SAM looks at every slice of each.
-_MEASURED_VOLUMES = 10
+from samstudent.research.experiment.plan import Job
+from samstudent.research.setting import Setting
 
 
 class Planner:
@@ -39,166 +25,92 @@ class Planner:
         self.setting = setting
 
     def student(
-        self,
-        n: int | None,
-        seed: int,
-        pseudo: Job | None = None,
-        *,
-        changes: Changes = MappingProxyType({}),
+        self, n: int | None, seed: int, *, times: int = 2, start: Job | None = None, pseudo: Job | None = None,
         unlabelled: Sequence[str] = (),
-        start: Job | None = None,
-        times: int = 1,
-    ) -> Job:
-        """A student on n labels (None: all), and on the pseudo labels of a job if there is one.
+    ) -> Job:  # fmt: skip
+        """Student on n labels (None: all), and on the pseudo labels of a job if there is one.
 
         Args:
-            changes: keys of the task that differ, by section.
-            unlabelled: cases of which a mean teacher learns.
-            start: a student to go on from, instead of fresh weights.
-            times: as many steps as the others, so many times.
+            n, seed: number of labels; seed of the training.
+            times: how many times ``setting.steps`` it trains.
+            start: student whose weights it begins with; None: drawn from the seed.
+            pseudo: job of pseudo labels.
+            unlabelled: cases that a mean teacher learns from.
         """
-        setting = self.setting
-        labelled = setting.labelled(n)
-        params: dict[str, Any] = {"labelled": labelled, "steps": times * setting.steps, "seed": seed, **self._data()}
+        labelled = self.setting.labelled(n)
+        params: dict[str, Any] = {"labelled": labelled, "steps": times * self.setting.steps, "seed": seed}
+        needs = {name: job for name, job in (("start", start), ("pseudo", pseudo)) if job is not None}
+        label = f"student on {pseudo.label}" if pseudo else f"student on {_labels(n, seed)}"
         if unlabelled:
             params["unlabelled"] = list(unlabelled)
-        whole = setting.task.model_dump(mode="json")
-        params["sections"] = {name: whole[name] | changes.get(name, {}) for name in ("training", "pseudo_labels")}
-        needs = self.prepared([*labelled, *unlabelled])
-        if pseudo is not None:
-            needs["pseudo"] = pseudo
-        name = pseudo.label if pseudo else f"{'all' if n is None else n} labels, seed {seed}"
-        if start is not None:
-            needs["start"] = start
-            name += f", on from the {start.label}"
-        if times > 1:
-            name += f", {times} times the steps"
-        return Job("student", f"student on {name}", params, needs)
+            label += " and a mean teacher"
+        if times == 1 and start is None:
+            label += ", half of the steps"
+        return self._job("student", label, params, [*labelled, *unlabelled], needs)
 
-    def pseudo(self, how: str, n: int, teacher: Job, **more: Any) -> Job:
-        """Pseudo labels of the cases that are not labelled, see ``work.PSEUDO``."""
+    def student_on(self, labelled: Sequence[str], seed: int) -> Job:
+        """Student on these labels alone, for ``setting.steps``."""
+        params = {"labelled": list(labelled), "steps": self.setting.steps, "seed": seed}
+        return self._job("student", f"student on {len(labelled)} labels, seed {seed}", params, labelled, {})
+
+    def teacher(self, n: int, seed: int) -> Job:
+        """The student of the labels alone that labels the other cases, and from which others go on."""
+        return self.student(n, seed, times=1)
+
+    def self_training(self, how: str, n: int, seed: int) -> Job:
+        """Student that goes on from its teacher with the teacher's masks of the other cases, see ``work.MASKS``."""
+        teacher = self.teacher(n, seed)
         rest = self.setting.rest(n)
-        params = {"how": how, "ids": rest, **self._data(), **more}
-        label = f"{how} pseudo labels from {n} labels, seed {teacher.params['seed']}"
-        return Job("pseudo", label, params, {"teacher": teacher, **self.prepared(rest)})
+        params: dict[str, Any] = {"how": how, "ids": rest}
+        if how in NEED_SAM:
+            params["sam"] = self.sam
+        label = f"{how} pseudo labels from {_labels(n, seed)}"
+        pseudo = self._job("pseudo", label, params, rest, {"teacher": teacher})
+        return self.student(n, seed, times=1, start=teacher, pseudo=pseudo)
 
-    def ours(self, n: int, seed: int, changes: Changes = MappingProxyType({}), **options: Any) -> dict[str, Job]:
-        """The jobs of the last round's pseudo labels: ``labels`` of the unlabelled cases, and ``test`` of the test
-        cases, which train nothing and only tell how good the estimates of quality are.
+    def round(self, n: int, seed: int, champion: Job | None = None, **changes: Any) -> Job:
+        """Student of one round of the product.
 
         Args:
-            changes: keys of the task that differ, by section.
-            options: ``again`` False: one round, not a second with the student of the first among its teachers;
-                ``ensemble`` False: the labels-only student alone is asked, then that of the first round alone;
-                ``random_sam`` True: a SAM whose weights mean nothing.
+            n, seed: number of labels; seed of the round.
+            champion: job of an earlier round, whose student takes part in making pseudo labels.
+            changes: see ``ours.run``.
         """
-        setting = self.setting
-        if n < MIN_LABELS:
-            raise UserError(f"--labels {n}: the method ours needs {MIN_LABELS} or more")
-        ablations = Ablations(**changes.get(_ABLATIONS, {}))
-        whole = setting.task.model_dump(mode="json")
-        sections = {name: whole[name] | changes.get(name, {}) for name in _LABEL_SECTIONS}
-        labelled, rest = setting.labelled(n), setting.rest(n)
-        # One shuffle for all seeds, whose embeddings are then shared: the trainings differ enough.
-        random = {"random_sam": 0} if options.get("random_sam") else {}
-        sam = {"sam": self._sam(), **random}
-        plain = {"labelled": labelled, "steps": setting.steps, "seed": seed, **self._data()}
-        # Only what students depend on, so that methods that differ elsewhere share them.
-        folds = {"folds": sections["pseudo_labels"]["folds"]}
-        told = {"training": whole["training"], "pseudo_labels": folds}
-        students = Job(
-            "students",
-            f"students on folds of {n} labels, seed {seed}",
-            plain | {"sections": told},
-            {**self.prepared(labelled), "full": self.student(n, seed)},
-        )
-        images = self.embedded(labelled, **random)
-        if ablations.embedding_head:
-            told = told | {"recipe": whole["recipe"]}
-            label = f"embedding heads on {'a random ' if random else ''}SAM and {n} labels, seed {seed}"
-            students = Job("heads", label, plain | sam | {"sections": told}, {"students": students, **images})
-        given = {name: sections[name] for name in _POLICY_SECTIONS} | {"pseudo_labels": folds}
-        more = plain | sam | {"sections": given, _ABLATIONS: ablations.as_json()}
-        name = f"{n} labels, seed {seed}{_told(changes, options)}"
-        looked_at = cases_for_offset(rest, setting.task)
-        images |= self.prepared(looked_at) | self.embedded(looked_at, **random)
-        policy = Job(
-            "policy", f"policy from {name}", more | {"unlabelled": looked_at}, {"students": students, **images}
-        )  # fmt: skip
-        ensemble = options.get("ensemble", True)
-        needs = {"policy": policy, "students": students}
-        first = None if ensemble else self.student(n, seed)
-        jobs = self._trusted(name, more, sections, needs, first, None if ensemble else 1.0)
-        if not options.get("again", True):
-            return jobs
-        student, weight = self.student(n, seed, jobs["labels"], changes=changes), CHAMPION_WEIGHT if ensemble else 1.0
-        if ensemble and ablations.embedding_head and setting.task.dimension == 2:
-            ids = rest[:MAX_TEACHER_LABELLED]
-            needs["head"] = Job(
-                "head",
-                f"embedding head of the second round from {name}",
-                {**more, "weight": weight, "ids": ids},
-                {**needs, "champion": student, **self.prepared(ids), **self.embedded(ids, **random)},
-            )
-        return self._trusted(f"{name}, second round", more, sections, needs, student, weight)
+        labelled, rest = self.setting.labelled(n), self.setting.rest(n)
+        params: dict[str, Any] = {"labelled": labelled, "unlabelled": rest, "seed": seed, "steps": self.setting.steps}
+        params |= {"changes": changes, "task": self.setting.task.model_dump(mode="json")}
+        label = f"{'second ' if champion else ''}round from {_labels(n, seed)}"
+        label += next((f", {name}" for name, (known, _) in ABLATIONS.items() if known == changes), "")
+        needs = {} if champion is None else {"champion": champion}
+        return self._job("round", label, params, [*labelled, *rest], needs)
 
-    def _trusted(
-        self, name: str, params: Mapping[str, Any], sections: Mapping[str, Any], needs: Mapping[str, Job],
-        champion: Job | None, weight: float | None,
-    ) -> dict[str, Job]:  # fmt: skip
-        """The jobs of ``ours`` for one round; ``champion`` is a student that joins its teacher with this weight."""
-        jobs = {}
-        if champion is not None:
-            needs = {**needs, "champion": champion}
-            params = {**params, "weight": weight}
-        random = {"random_sam": params["random_sam"]} if "random_sam" in params else {}
-        test = list(self.setting.test)
-        if self.setting.task.dimension == 3:
-            test = spread_out(test, _MEASURED_VOLUMES)
-        for what, ids in (("labels", self.setting.rest(len(params["labelled"]))), ("test", test)):
-            seen = {**needs, **self.prepared(ids), **self.embedded(ids, **random)}
-            label = f"{'pseudo labels' if what == 'labels' else 'their quality on test cases'} from {name}"
-            jobs[what] = Job("trusted", label, {**params, "ids": ids, "sections": sections}, seen)
-        return jobs
+    def nnunet(self, n: int, seed: int) -> Job:
+        """nnU-Net and its masks of the test cases."""
+        labelled, test = self.setting.labelled(n), list(self.setting.test)
+        params = {"labelled": labelled, "ids": test, "seed": seed}
+        return self._job("nnunet", f"nnU-Net on {_labels(n, seed)}", params, [*labelled, *test], {})
 
     def evaluation(self, student: Job, method: str, n: int | None, seed: int) -> Job:
         """The student on the cases of the split."""
-        params = {"method": method, "labels": n, "seed": seed, "ids": list(self.setting.test), **self._data()}
-        label = f"measuring {method}, {'all' if n is None else n} labels, seed {seed}"
-        return Job("evaluate", label, params, {"student": student, **self.prepared(self.setting.test)})
+        test = list(self.setting.test)
+        params = {"method": method, "labels": n, "seed": seed, "ids": test, "split": self.setting.split}
+        return self._job("evaluate", f"measuring {method}, {_labels(n, seed)}", params, test, {"student": student})
 
-    def prepared(self, ids: Sequence[str]) -> dict[str, Job]:
-        """The jobs that read these cases from the folder."""
-        return self._shards("prepare", "reading", ids)
-
-    def embedded(self, ids: Sequence[str], **random: Any) -> dict[str, Job]:
-        """The jobs that embed these images for SAM; volumes are embedded where they are refined, slice by slice."""
-        if self.setting.task.dimension == 3:
-            return {}
-        jobs = self._shards("embed", "embedding", ids, sam=self._sam(), **random)
-        return {name: after(job, self.prepared(job.params["ids"])) for name, job in jobs.items()}
-
-    def _shards(self, kind: str, label: str, ids: Sequence[str], **params: Any) -> dict[str, Job]:
-        """One job for every block of the pool or the test cases that has any of the ids."""
-        jobs, wanted = {}, set(ids)
-        for part, cases in (("pool", self.setting.pool), ("test", self.setting.test)):
-            for start in range(0, len(cases), _SHARD):
-                block = list(cases[start : start + _SHARD])
-                if wanted & set(block):
-                    name = f"{part} {start + 1} to {start + len(block)}"
-                    jobs[f"{kind} {name}"] = Job(kind, f"{label} {name}", {"ids": block, **self._data(), **params})
-        return jobs
-
-    def _data(self) -> dict[str, str]:
-        return {"cases": self.setting.store.path.name}
-
-    def _sam(self) -> dict[str, Any]:
+    @property
+    def sam(self) -> dict[str, Any]:
+        """The task's SAM as plain values."""
         return self.setting.task.sam.model_dump(mode="json")
 
+    def _job(
+        self, kind: str, label: str, params: Mapping[str, Any], cases: Sequence[str], needs: Mapping[str, Job]
+    ) -> Job:
+        training = self.setting.task.training.model_dump(mode="json", exclude={"steps", "seed"})
+        content = {"training": training, "content": self.setting.digest(cases)}
+        return Job(kind, label, {**params, **content}, tuple(cases), needs)
 
-def after(job: Job, others: Mapping[str, Job]) -> Job:
-    """The job, to be done after others, too."""
-    return replace(job, needs={**job.needs, **others})
+
+#: Names of ``work.MASKS`` that ask SAM.
+NEED_SAM = frozenset({"paper"})
 
 
 @dataclass(frozen=True)
@@ -207,138 +119,88 @@ class Method:
 
     Attributes:
         build: makes its student's job of planner, labels (None only for the ceiling) and seed.
-        meaning: one line for the report.
+        meaning: one line for the report; goes on from "its student is trained on the labels ...".
         per_labels: False: the same whatever the number of labels.
-        quality: makes the job that tells how good estimates of quality are on test cases.
+        uses_sam: SAM's embeddings of the unlabelled images are needed.
     """
 
     build: Callable[[Planner, Any, int], Job]
     meaning: str
     per_labels: bool = True
-    quality: Callable[[Planner, int, int], Job] | None = None
+    uses_sam: bool = False
 
 
-METHODS: dict[str, Method] = {}
+#: ``ours`` with one thing changed: the ending of its name, what is changed (``ours.run``), and what is left.
+ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "heads": ({"ablations": {"embedding_head": False}}, "ours without convolutions on SAM's embeddings"),
+    "adapt": ({"ablations": {"adapt_sam": False}}, "ours with SAM's plain decoder"),
+    "recipes": ({"ablations": {"choose_recipe": False}}, "ours with the task's recipe for every structure"),
+    "fusion": ({"ablations": {"fusion": False}}, "ours without fusing SAM's and the student's masks"),
+    "quality": ({"ablations": {"estimate_quality": False}}, "ours with the quality formula in place of the model"),
+    "weights": ({"ablations": {"weight_by_quality": False}}, "ours with weight 1 for every accepted mask"),
+    "masks": ({"ablations": {"targets": "masks"}}, "ours with masks as targets, however few are accepted"),
+    "probabilities": ({"ablations": {"targets": "probabilities"}}, "ours with probabilities as targets"),
+    "scratch": ({"start": "scratch"}, "ours from random weights, for half of the steps"),
+    "random-sam": ({"random_sam": 0}, "ours with a SAM whose weights were shuffled, which must not do harm"),
+}
 
 
-def _method(name: str, meaning: str, per_labels: bool = True) -> Callable[[Callable[..., Job]], Callable[..., Job]]:
-    def register(build: Callable[..., Job]) -> Callable[..., Job]:
-        METHODS[name] = Method(build, meaning, per_labels)
-        return build
-
-    return register
+def _ours(planner: Planner, n: int, seed: int) -> Job:
+    return planner.round(n, seed)
 
 
-@_method("labels", "trained on the labels only")
-def labels_only(planner: Planner, n: int, seed: int) -> Job:
-    return planner.student(n, seed)
+def _ours_twice(planner: Planner, n: int, seed: int) -> Job:
+    return planner.round(n, seed, champion=planner.round(n, seed))
 
 
-@_method("all", "trained on the labels of all cases: the ceiling", per_labels=False)
-def all_labels(planner: Planner, n: int | None, seed: int) -> Job:
-    return planner.student(None, seed)
+def _ablation(changes: dict[str, Any]) -> Callable[[Planner, Any, int], Job]:
+    return lambda planner, n, seed: planner.round(n, seed, **changes)
 
 
-@_method("labels+steps", "trained on the labels only, for twice as many steps: what ours+start is to be compared with")
-def labels_longer(planner: Planner, n: int, seed: int) -> Job:
-    return planner.student(n, seed, times=2)
-
-
-@_method("nnunet", "by nnU-Net, which configures and trains itself (needs the extra nnunetv2)")
-def nnunet(planner: Planner, n: int, seed: int) -> Job:
-    setting = planner.setting
-    labelled = setting.labelled(n)
-    params = {"labelled": labelled, "ids": list(setting.test), "seed": seed, **planner._data()}
-    return Job("nnunet", f"nnU-Net on {n} labels, seed {seed}", params, planner.prepared([*labelled, *setting.test]))
-
-
-def _self_training(how: str) -> Callable[[Planner, int, int], Job]:
-    def build(planner: Planner, n: int, seed: int) -> Job:
-        return planner.student(n, seed, planner.pseudo(how, n, planner.student(n, seed)))
-
-    return build
-
-
-_method("raw", "and on the labels-only student's own masks of the other cases")(_self_training("raw"))
-_method("largest", "and on the largest component of each of these masks")(_self_training("largest"))
-_method("walker", "and on these masks redrawn by a random walker from their sure pixels")(_self_training("walker"))
-
-
-@_method("meanteacher", "and on the other images as a mean teacher does (Tarvainen and Valpola 2017), without masks")
-def mean_teacher(planner: Planner, n: int, seed: int) -> Job:
-    return planner.student(n, seed, unlabelled=planner.setting.rest(n))
-
-
-@_method(
-    "paper",
-    "and on these masks redrawn by SAM as published (arXiv 2411.12602): most probable component; box, then points with "
-    "logits; plain decoder; every mask taken, hard, with weight 1",
-)
-def paper(planner: Planner, n: int, seed: int) -> Job:
-    more = {"sam": planner._sam()}
-    job = planner.pseudo("paper", n, planner.student(n, seed), **more)
-    return planner.student(n, seed, after(job, planner.embedded(planner.setting.rest(n))))
-
-
-#: ``ours`` with a part switched off: the part, the keys of the task, options of ``Planner.ours``, and what is left.
-PARTS: dict[str, tuple[Changes, dict[str, Any], str]] = {
-    "adapt": ({_ABLATIONS: {"adapt_sam": False}}, {}, "ours with SAM's plain decoder"),
-    "search": ({_ABLATIONS: {"choose_recipe": False}}, {}, "ours with the task's recipe for every structure"),
-    "calibrate": (
-        {_ABLATIONS: {"estimate_quality": False, "weight_by_quality": False}, "pseudo_labels": {"threshold": 0.0}},
-        {},
-        "ours without estimates of quality: every mask taken, with weight 1",
+METHODS: dict[str, Method] = {
+    "labels": Method(lambda planner, n, seed: planner.student(n, seed), "alone"),
+    "all": Method(lambda planner, n, seed: planner.student(None, seed), "of all cases: the ceiling", per_labels=False),
+    "teacher": Method(
+        lambda planner, n, seed: planner.teacher(n, seed),
+        "alone, for half of the steps: the student that the methods below go on from",
     ),
-    "fusion": ({_ABLATIONS: {"fusion": False}}, {}, "ours without fusing SAM's and the student's masks"),
-    "soft": ({_ABLATIONS: {"targets": "masks"}}, {}, "ours taught masks, filtered and weighted by quality, always"),
-    "readers": ({_ABLATIONS: {"embedding_head": False}}, {}, "ours without convolutions on SAM's embeddings"),
-    "again": ({}, {"again": False}, "ours in one round: its student never teaches a second"),
-    "ensemble": ({}, {"ensemble": False}, "ours with one student asked alone: the labels-only one, then its successor"),
-    "random-sam": ({}, {"random_sam": True}, "ours with a SAM whose weights were shuffled; what may not do harm"),
+    "nnunet": Method(
+        lambda planner, n, seed: planner.nnunet(n, seed),
+        "by nnU-Net, which configures and trains itself (needs the extra nnunetv2)",
+    ),
+    "raw": Method(
+        lambda planner, n, seed: planner.self_training("raw", n, seed), "and on its own masks of the other cases"
+    ),
+    "largest": Method(
+        lambda planner, n, seed: planner.self_training("largest", n, seed),
+        "and on the largest component of each of these masks",
+    ),
+    "walker": Method(
+        lambda planner, n, seed: planner.self_training("walker", n, seed),
+        "and on these masks redrawn by a random walker from their sure pixels",
+    ),
+    "meanteacher": Method(
+        lambda planner, n, seed: planner.student(n, seed, unlabelled=planner.setting.rest(n)),
+        "and on the other images as a mean teacher does (Tarvainen and Valpola 2017), without masks",
+    ),
+    "paper": Method(
+        lambda planner, n, seed: planner.self_training("paper", n, seed),
+        "and on these masks redrawn by SAM as published (arXiv 2411.12602): most probable component; box, then points "
+        "with logits; plain decoder; every mask taken, hard, with weight 1",
+        uses_sam=True,
+    ),
+    "ours": Method(_ours, "and on the pseudo labels of one round of the product (rounds.run_round)", uses_sam=True),
+    "ours-twice": Method(
+        _ours_twice, "and on the pseudo labels of a second round, whose teachers include the student of the first",
+        uses_sam=True,
+    ),
+}  # fmt: skip
+METHODS |= {
+    f"ours-{name}": Method(_ablation(changes), meaning, uses_sam=True) for name, (changes, meaning) in ABLATIONS.items()
 }
-#: ``ours`` with a choice of training switched over.
-CHOICES: dict[str, tuple[Changes, str]] = {
-    "ema": ({"training": {"ema": 0.99}}, "ours, with the running average of the weights as its student"),
-    "soft": ({_ABLATIONS: {"targets": "probabilities"}}, "ours taught probabilities, always"),
-}
 
 
-def _ours(changes: Changes, **options: Any) -> Callable[[Planner, int, int], Job]:
-    def build(planner: Planner, n: int, seed: int) -> Job:
-        return planner.student(n, seed, planner.ours(n, seed, changes, **options)["labels"], changes=changes)
-
-    return build
-
-
-_method(
-    "ours",
-    "and on pseudo labels as two rounds make them: embedding heads, adapted SAM, recipes chosen, quality estimated; "
-    "the student of the first is among the teachers of the second",
-)(_ours({}))
-METHODS["ours"] = replace(METHODS["ours"], quality=lambda planner, n, seed: planner.ours(n, seed)["test"])
-for _part, (_changes, _options, _meaning) in PARTS.items():
-    _method(f"ours-{_part}", _meaning)(_ours(_changes, **_options))
-for _part, (_changes, _meaning) in CHOICES.items():
-    _method(f"ours+{_part}", _meaning)(_ours(_changes))
-
-
-@_method(
-    "ours+start",
-    "ours as the server's rounds train it: on from the labels-only student, so with twice as many steps in all",
-)
-def ours_onward(planner: Planner, n: int, seed: int) -> Job:
-    return planner.student(n, seed, planner.ours(n, seed)["labels"], start=planner.student(n, seed))
-
-
-def _told(changes: Changes, options: Mapping[str, Any]) -> str:
-    """A method of ``PARTS`` or ``CHOICES`` in the label of a job."""
-    for part, (part_changes, part_options, _) in PARTS.items():
-        if (changes, options) == (part_changes, part_options):
-            return f", without {part}" if part != "random-sam" else ", random SAM"
-    return next((f", {part}" for part, (given, _) in CHOICES.items() if given == changes), "")
-
-
-def chosen(names: Sequence[str]) -> dict[str, Method]:
+def select(names: Sequence[str]) -> dict[str, Method]:
     """Methods by name, in the order asked for.
 
     Raises:
@@ -347,3 +209,18 @@ def chosen(names: Sequence[str]) -> dict[str, Method]:
     if unknown := [name for name in names if name not in METHODS]:
         raise UserError(f"--methods: {', '.join(unknown)} unknown; there are {', '.join(METHODS)}")
     return {name: METHODS[name] for name in names}
+
+
+def planned(setting: Setting, methods: Sequence[str], labels: Sequence[int], seeds: Sequence[int]) -> list[Job]:
+    """The measurements: seeds outermost, so that every method has a figure early."""
+    planner = Planner(setting)
+    return [
+        planner.evaluation(method.build(planner, n, seed), name, n, seed)
+        for seed in seeds
+        for name, method in select(methods).items()
+        for n in (sorted(set(labels)) if method.per_labels else [None])
+    ]
+
+
+def _labels(n: int | None, seed: int) -> str:
+    return f"{'all' if n is None else n} labels, seed {seed}"

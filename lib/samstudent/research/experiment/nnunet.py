@@ -1,4 +1,4 @@
-"""nnU-Net (Isensee et al., Nature Methods 18, 2021) as one of the methods: its raw folder, its commands, its answers.
+"""nnU-Net (Isensee et al., Nature Methods 18, 2021) as one of the methods: its raw folder, commands, predictions.
 
 nnU-Net plans and trains by its own rules, a thousand epochs of 250 steps with its default trainer, so it is a yardstick
 and not one of the methods of equal work. It comes with the extra ``nnunetv2`` and wants a GPU.
@@ -21,11 +21,11 @@ from PIL import Image
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import for_sam
-from samstudent.research.experiment.store import Store
+from samstudent.research.cases import FolderCases
 from samstudent.util.files import atomic_path
 
-#: Folder of its answers within the job's.
-ANSWERS = "answers"
+#: Folder of its predictions within the job's.
+PREDICTIONS = "predictions"
 _DATASET = 777
 _NAME = f"Dataset{_DATASET}_samstudent"
 _COMMANDS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
@@ -39,7 +39,7 @@ def require() -> None:
         )
 
 
-def export(store: Store, train: Sequence[str], test: Sequence[str], raw: Path) -> Path:
+def export(cases: FolderCases, train: Sequence[str], test: Sequence[str], raw: Path) -> Path:
     """Write cases in nnU-Net's raw format.
 
     2D images become PNG of 8 bits as SAM sees them (grey where the task's student sees grey), volumes NIfTI with their
@@ -54,17 +54,17 @@ def export(store: Store, train: Sequence[str], test: Sequence[str], raw: Path) -
     Raises:
         UserError: more than 255 combinations of structures.
     """
-    task, folder = store.task, raw / _NAME
+    task, folder = cases.task, raw / _NAME
     for name in ("imagesTr", "labelsTr", "imagesTs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     combinations: dict[bytes, int] = {bytes(len(task.names)): 0}
     ending = ".png" if task.dimension == 2 else ".nii.gz"
     for case in train:
-        label = store.truth(case)
+        label = cases.truth(case)
         assert label is not None
         # Its labels have no word for one structure of several that is not annotated: it learns that as absent.
         truth = label.masks
-        _write_image(store, case, folder / "imagesTr", ending)
+        _write_image(cases, case, folder / "imagesTr", ending)
         values = np.zeros(truth.shape[1:], dtype=np.uint8)
         columns, inverse = np.unique(truth.reshape(len(truth), -1), axis=1, return_inverse=True)
         for number, column in enumerate(columns.T):
@@ -72,12 +72,12 @@ def export(store: Store, train: Sequence[str], test: Sequence[str], raw: Path) -
             if value > 255:
                 raise UserError("method nnunet: more than 255 combinations of overlapping structures")
             values.ravel()[inverse.ravel() == number] = value
-        _write_array(values, folder / "labelsTr" / f"{case}{ending}", store.image(case).grid.spacing)
+        _write_array(values, folder / "labelsTr" / f"{case}{ending}", cases.image(case).grid.spacing)
     for case in test:
-        _write_image(store, case, folder / "imagesTs", ending)
+        _write_image(cases, case, folder / "imagesTs", ending)
     single = {np.eye(len(task.names), dtype=np.uint8)[i].tobytes(): name for i, name in enumerate(task.names)}
     content: dict[str, Any] = {
-        "channel_names": {str(i): name for i, name in enumerate(_channels(store))},
+        "channel_names": {str(i): name for i, name in enumerate(_channels(cases))},
         "numTraining": len(train),
         "file_ending": ending,
     }
@@ -94,8 +94,8 @@ def export(store: Store, train: Sequence[str], test: Sequence[str], raw: Path) -
     return folder
 
 
-def run(store: Store, train: Sequence[str], test: Sequence[str], seed: int, folder: Path) -> None:
-    """Train on ``train`` and write the masks of ``test`` to ``folder/answers``.
+def run(cases: FolderCases, train: Sequence[str], test: Sequence[str], seed: int, folder: Path) -> None:
+    """Train on ``train`` and write the masks of ``test`` to ``folder/predictions``.
 
     The seed does nothing but name the run: nnU-Net takes none.
 
@@ -104,8 +104,8 @@ def run(store: Store, train: Sequence[str], test: Sequence[str], seed: int, fold
     """
     require()
     paths = {name: folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    dataset = export(store, train, test, paths["nnUNet_raw"])
-    configuration = "2d" if store.task.dimension == 2 else "3d_fullres"
+    dataset = export(cases, train, test, paths["nnUNet_raw"])
+    configuration = "2d" if cases.task.dimension == 2 else "3d_fullres"
     number, environment = str(_DATASET), os.environ | {name: str(path) for name, path in paths.items()}
     common = ["-d", number, "-c", configuration, "-f", "all"]
     for command in (
@@ -119,10 +119,10 @@ def run(store: Store, train: Sequence[str], test: Sequence[str], seed: int, fold
                 f"method nnunet: {' '.join(command)} ended with {done.returncode}; its output is in the log"
             )
     for case in test:
-        keep_answer(folder / "out" / f"{case}.npz", folder / ANSWERS / f"{case}.npz", len(store.task.names))
+        keep_prediction(folder / "out" / f"{case}.npz", folder / PREDICTIONS / f"{case}.npz", len(cases.task.names))
 
 
-def keep_answer(source: Path, target: Path, structures: int) -> None:
+def keep_prediction(source: Path, target: Path, structures: int) -> None:
     """From the probabilities that nnU-Net saved, (channels, z, y, x), to masks of the structures, as bits.
 
     There is a channel for each region, or (one more) for the background and each structure.
@@ -138,23 +138,23 @@ def keep_answer(source: Path, target: Path, structures: int) -> None:
         np.savez(file, masks=np.packbits(masks))
 
 
-def answer(folder: Path, case: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Masks bool (S, *spatial) that ``keep_answer`` left."""
+def prediction(folder: Path, case: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Masks bool (S, *spatial) that ``keep_prediction`` left."""
     with np.load(folder / f"{case}.npz") as content:
         return np.unpackbits(content["masks"], count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
-def _channels(store: Store) -> list[str]:
-    return ["R", "G", "B"] if store.task.dimension == 2 and store.task.image.channels == 3 else ["image"]
+def _channels(cases: FolderCases) -> list[str]:
+    return ["R", "G", "B"] if cases.task.dimension == 2 and cases.task.image.channels == 3 else ["image"]
 
 
-def _write_image(store: Store, case: str, folder: Path, ending: str) -> None:
-    image = store.image(case)
-    if store.task.dimension == 3:
+def _write_image(cases: FolderCases, case: str, folder: Path, ending: str) -> None:
+    image = cases.image(case)
+    if cases.task.dimension == 3:
         _write_array(image.pixels[0], folder / f"{case}_0000{ending}", image.grid.spacing)
         return
-    seen = for_sam(image, store.task.image)
-    grey = store.task.image.channels == 1
+    seen = for_sam(image, cases.task.image)
+    grey = cases.task.image.channels == 1
     Image.fromarray(seen.mean(-1).round().astype(np.uint8) if grey else seen).save(folder / f"{case}_0000{ending}")
 
 
@@ -166,10 +166,10 @@ def _write_array(array: NDArray[Any], path: Path, spacing: Sequence[float]) -> N
     nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)  # type: ignore[no-untyped-call]
 
 
-def _renumber(folder: Path, order: dict[int, int], ending: str) -> None:
+def _renumber(folder: Path, new_values: dict[int, int], ending: str) -> None:
     table = np.zeros(256, dtype=np.uint8)
-    for value, wanted in order.items():
-        table[value] = wanted
+    for value, new in new_values.items():
+        table[value] = new
     for path in sorted(folder.glob(f"*{ending}")):
         if ending == ".png":
             Image.fromarray(table[np.asarray(Image.open(path))]).save(path)

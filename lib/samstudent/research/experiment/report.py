@@ -1,301 +1,264 @@
-"""Results of an experiment as JSON, and as one HTML file with tables, curves and pictures."""
+"""``report.html`` of an experiment: tables, curves and pictures from the content of ``results.json``."""
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from samstudent.errors import UserError
-from samstudent.imaging.case import for_sam
-from samstudent.pseudolabels.case import binarize
-from samstudent.pseudolabels.policy import skip_reason_of
-from samstudent.research.experiment import summary, work
+from samstudent.research.experiment.curves import learning_curves
 from samstudent.research.experiment.methods import METHODS
-from samstudent.research.experiment.plan import Job, Options, Setting
-from samstudent.research.html import installed_versions, percent, points, render
-from samstudent.research.pictures import Panel, case_panels, fullest_slice, reliability_picture
-from samstudent.research.report import Picture, best_median_worst
-from samstudent.rounds.scoring import not_converged
-from samstudent.student.predict import Student
-from samstudent.util.files import atomic_write
+from samstudent.research.html import (
+    DASH,
+    Block,
+    Cell,
+    Heading,
+    Picture,
+    Section,
+    Table,
+    Text,
+    cells,
+    duration,
+    percent,
+    points,
+    reproduction,
+    write_page,
+)
+from samstudent.research.pictures import reliability_picture
 
-#: Longest side of a case's picture, in pixels of the image.
-_PICTURE = 512
-
-
-def write_results(
-    setting: Setting, options: Options, jobs: Mapping[str, Job], failed: Mapping[str, str]
-) -> dict[str, Any]:
-    """Collect what the jobs left and write ``results.json`` and ``report.html``; the JSON's content comes back."""
-    measured = [job for key, job in jobs.items() if job.kind == "evaluate" and key not in failed]
-    results = [json.loads(work.result_path(setting.output, job.params).read_text()) for job in measured]
-    lines = summary.table(results)
-    main = "ours" if any(r["method"] == "ours" for r in results) else "labels"
-    learnt = _learnt(setting, jobs, failed)
-    content: dict[str, Any] = {
-        "command": options.command,
-        "when": time.strftime("%Y-%m-%d %H:%M %Z"),
-        "versions": installed_versions(),
-        "options": options.as_json(),
-        "task": setting.task.model_dump(mode="json"),
-        "cases": {
-            "labelled": {str(n): setting.labelled(n) for n in sorted(set(options.labels))},
-            "unlabelled": {str(n): len(setting.rest(n)) for n in sorted(set(options.labels))},
-            "all": len(setting.labelled(None)),
-            setting.split: list(setting.test),
-        },
-        "failed": [{"job": jobs[key].label, "why": why} for key, why in failed.items()],
-        "table": [asdict(line) for line in lines],
-        "pairs": [asdict(pair) for pair in summary.pairs(results, main)],
-        "quality": [asdict(found) for found in _qualities(setting, jobs, failed, results)],
-        "learnt": learnt,
-        "warnings": _not_converged(results)
-        + [f"{label}: {told}" for label, found in learnt.items() if (told := skip_reason_of(found["record"]))],
-        "seconds": _seconds(setting, jobs),
-        "results": results,
-    }
-    atomic_write(setting.output / "results.json", json.dumps(_plain(content), indent=1))
-    try:
-        pictures = _pictures(setting, measured, results, main)
-    except UserError as error:
-        # Of an older version of the program: the figures are there, the network is another.
-        content["failed"].append({"job": "pictures", "why": str(error)})
-        pictures = []
-    write_report(setting.output / "report.html", setting, content, lines, pictures)
-    return content
+Content = Mapping[str, Any]
+#: A line of ``summary.table`` as in the JSON.
+Line = Mapping[str, Any]
 
 
-def _not_converged(results: Sequence[summary.Result]) -> list[str]:
-    """Which students that learned from human labels alone have not learnt even these."""
-    found = []
-    for r in results:
-        if r["method"] in ("labels", "all") and r.get("fit") is not None and (told := not_converged(r["fit"])):
-            labels = "all" if r["labels"] is None else r["labels"]
-            found.append(f"{r['method']}, {labels} labels, seed {r['seed']}: {told} (--steps)")
-    return found
-
-
-def write_report(
-    path: Path,
-    setting: Setting,
-    content: Mapping[str, Any],
-    lines: Sequence[summary.Line],
-    pictures: Sequence[Picture] = (),
-) -> None:
-    """Write the HTML report.
+def write_report(path: Path, content: Content, pictures: Sequence[Picture] = ()) -> None:
+    """Write the page.
 
     Args:
+        path: of the HTML file.
         content: of results.json.
-        lines: of ``summary.table``.
         pictures: of cases.
     """
-    labels = sorted({line.labels for line in lines if line.labels is not None})
-    by_key = {(line.method, line.labels): line for line in lines}
-    methods = list(dict.fromkeys(line.method for line in lines))
-    reliable = {
-        f"{q['cases']}, {q['labels']} labels": q["reliability"]
-        for q in content["quality"]
-        if q["reliability"] and q["method"] == "ours"
-    }
-    html = render(
-        "experiment.html",
-        title=f"{setting.task.name}: {len(methods)} methods, {_enumerate(labels)} labels",
-        content=content,
-        setting=setting,
-        labels=labels,
-        methods=methods,
-        meanings={name: METHODS[name].meaning for name in methods if name in METHODS},
-        line=lambda method, n: by_key.get((method, n)) or by_key.get((method, None)),
-        seeds=sorted({seed for line in lines for seed in line.seeds}),
-        findings=findings(content["pairs"], lines),
-        curves=learning_curves(lines) if lines else None,
-        reliability=reliability_picture(reliable) if reliable else None,
-        pictures=pictures,
-        nan=math.nan,
+    page = _Page(content)
+    names = f"{len(page.methods)} method{'s' if len(page.methods) != 1 else ''}"
+    work = [cells([name, str(entry["jobs"]), duration(entry["seconds"])]) for name, entry in content["seconds"].items()]
+    write_page(
+        path,
+        f"{content['task']['name']}: {names}, {' and '.join(map(str, page.labels))} labels",
+        [
+            page.head(),
+            page.methods_compared(),
+            page.dice(),
+            page.pairs(),
+            page.other_measures(),
+            page.structures(),
+            page.pseudo_labels(),
+            Section("Cases", pictures),
+            reproduction(content["command"], content["versions"], Table(cells(["work", "jobs", "time"]), work)),
+        ],
     )
-    atomic_write(path, html)
 
 
-def findings(pairs: Sequence[Mapping[str, Any]], lines: Sequence[summary.Line]) -> list[str]:
-    """What the comparison of labels only with the main method says, a sentence for each number of labels."""
+class _Page:
+    """Sections from the content of results.json."""
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+        self.lines: dict[tuple[str, int | None], Line] = {(x["method"], x["labels"]): x for x in content["table"]}
+        self.methods = list(dict.fromkeys(method for method, _ in self.lines))
+        self.labels = sorted({n for _, n in self.lines if n is not None}) or sorted(content["options"]["labels"])
+
+    def head(self) -> Section:
+        """When and where, what failed, warnings, and the main finding."""
+        content = self.content
+        blocks = [Text(f"{content['when']} · {content['options']['folder']['folder']}", "soft")]
+        blocks += [Text(f"Failed: {failure['job']}: {failure['reason']}", "warning") for failure in content["failed"]]
+        blocks += [Text(text, "warning") for text in content["warnings"]]
+        blocks += [Text(text, "finding") for text in findings(content["pairs"], content["table"])]
+        return Section("", blocks)
+
+    def methods_compared(self) -> Section:
+        """What was done with which cases, and a line on each method."""
+        content, student, cases = self.content, self.content["task"]["student"], self.content["cases"]
+        split = content["options"]["folder"]["split"]
+        unlabelled = ", ".join(str(cases["unlabelled"][str(n)]) for n in self.labels)
+        text = (
+            f"Students of one kind ({student['network']}, {' x '.join(map(str, student['size']))} pixels) were trained "
+            f"on the first {', '.join(map(str, self.labels))} of {cases['all']} labelled training cases; the labels of "
+            f"the others ({unlabelled}) were hidden, and only their images used. All students of a table trained for "
+            f"{content['steps']} steps: those of pseudo labels go on from a student of the labels alone that trained "
+            f"for half of them, and the student of the labels alone that they are compared with spends all of them on "
+            f"the labels. A seed changes a student's first weights, the order of the cases and their augmentation. "
+            f"Seeds: {', '.join(map(str, content['options']['seeds']))}. Measured on {len(cases[split])} "
+            f"{split} cases, which no training and no choice has seen."
+        )
+        meanings = {name: method.meaning for name, method in METHODS.items()}
+        header = [Cell("method"), Cell("its student is trained on the labels ...", "text")]
+        rows = [[self._name(name), Cell(meanings.get(name, ""), f"text {_mark(name)}")] for name in self.methods]
+        return Section("What was compared", [Text(text), Table(header, rows)])
+
+    def dice(self) -> Section:
+        """Dice, spread and share of the gap, and the curves."""
+        if not self.lines:
+            return Section("Dice", [])
+        table = self._table(["Dice", "spread", "gap closed"], self._dice_cells)
+        seeds = len(self.content["options"]["seeds"])
+        note = (
+            "Dice in percent: mean over structures, each over its cases; a false positive (a structure that is drawn "
+            f"and not there) counts 0. Spread: standard deviation over {seeds} seed{'s' if seeds > 1 else ''}. Gap "
+            "closed: share of the difference between labels only and all labels."
+        )
+        curves = Picture("Dice over the number of labels", learning_curves(self.content["table"]))
+        return Section("Dice", [table, Text(note, "soft"), curves])
+
+    def pairs(self) -> Section:
+        """Differences of the main method and the others on the same cases."""
+        found = {(pair["other"], pair["labels"]): pair for pair in self.content["pairs"]}
+        if not found:
+            return Section("", [])
+        main = self.content["pairs"][0]["method"]
+        columns = [Cell("less")]
+        for n in self.labels:
+            columns += [Cell(f"{n} labels", "first"), Cell("95 % interval")]
+        rows = []
+        for other in self.methods:
+            if other != main:
+                row = [Cell(other)]
+                for n in self.labels:
+                    row += _pair_cells(found.get((other, n)))
+                rows.append(row)
+        note = (
+            "Difference of the Dice above in percentage points, on the same cases and seeds. Intervals by bootstrap "
+            "over cases and seeds; coloured where they leave out zero. With few seeds they are rather too narrow."
+        )
+        return Section(f"{main} against the others, case by case", [Table(columns, rows), Text(note, "soft")])
+
+    def other_measures(self) -> Section:
+        """The paper's Dice, surface distance, missed structures, false positives."""
+        columns = ["Dice as in the paper", "surface distance", "missed", "false positives"]
+        note = (
+            "Dice as in the paper: only cases whose truth has the structure. Surface distance: mean over both borders, "
+            "in mm, or in pixels where files tell no spacing; where both show the structure. Missed and false "
+            "positives: structures of cases, a seed's mean."
+        )
+        return Section("Other measures", [self._table(columns, _measure_cells), Text(note, "soft")])
+
+    def structures(self) -> Section:
+        """Dice of each structure, a table for each number of labels."""
+        blocks: list[Block] = []
+        for n in self.labels:
+            columns = [self._line(method, n) for method in self.methods]
+            rows = [
+                [
+                    Cell(name),
+                    *(
+                        Cell(percent(_number(line["structures"][name])) if line else DASH, _mark(method))
+                        for method, line in zip(self.methods, columns, strict=True)
+                    ),
+                ]
+                for name in self.content["task"]["structures"]
+            ]
+            blocks += [Heading(f"{n} labels"), Table(cells(["structure", *self.methods]), rows)]
+        note = Text("Dice in percent, mean over cases and seeds; a false positive counts 0.", "soft")
+        return Section("Each structure", [*blocks, note])
+
+    def pseudo_labels(self) -> Section:
+        """Quality of the pseudo labels themselves."""
+        qualities = self.content["quality"]
+        if not qualities:
+            return Section("", [])
+        columns = ["method", "labels", "teacher's mask", "pseudo label", "accepted ones", "accepted", "targets"]
+        rows = [_quality_cells(quality) for quality in qualities]
+        note = (
+            "Dice in percent against the hidden truth of the unlabelled cases, seeds together: of the teacher's own "
+            "masks, of all masks of the pseudo labels, and of those that are accepted; the share that is; what the "
+            "student learns of them. Correlation and calibration error: of the estimate of a mask's Dice with the true "
+            "one."
+        )
+        table = Table(cells([*columns, "correlation", "calibration error"]), rows)
+        blocks: list[Block] = [table, Text(note, "soft")]
+        reliable = {
+            f"{q['labels']} labels": q["reliability"] for q in qualities if q["reliability"] and q["method"] == "ours"
+        }
+        if reliable:
+            blocks.append(Picture("Estimated and true Dice of pseudo labels", reliability_picture(reliable)))
+        return Section("The pseudo labels themselves", blocks)
+
+    def _table(self, columns: Sequence[str], cells_of: Callable[[str, Line, int], list[Cell]]) -> Table:
+        """A row for each method, a group of columns for each number of labels."""
+        groups, header = [Cell("")], [Cell("method")]
+        for n in self.labels:
+            groups.append(Cell(f"{n} labels", "first", len(columns)))
+            header += [Cell(columns[0], "first"), *cells(columns[1:])]
+        rows = []
+        for method in self.methods:
+            row = [self._name(method)]
+            for n in self.labels:
+                line = self._line(method, n)
+                found = cells([DASH] * len(columns)) if line is None else cells_of(method, line, n)
+                row += [Cell(cell.text, f"{_mark(method)} {'' if i else 'first'}") for i, cell in enumerate(found)]
+            rows.append(row)
+        return Table(header, rows, groups)
+
+    def _dice_cells(self, method: str, line: Line, n: int) -> list[Cell]:
+        mean, spread = line["dice"]
+        closed = line["gap_closed"]
+        known = closed is not None and (method == "labels" or ("labels", n) in self.lines)
+        texts = [percent(_number(mean)), DASH if spread is None else f"± {percent(spread)}"]
+        return cells([*texts, f"{100 * closed:.0f} %" if known else DASH])
+
+    def _line(self, method: str, n: int) -> Line | None:
+        return self.lines.get((method, n)) or self.lines.get((method, None))
+
+    def _name(self, method: str) -> Cell:
+        return Cell(method, _mark(method))
+
+
+def findings(pairs: Sequence[Content], lines: Sequence[Line]) -> list[str]:
+    """The comparison of ours with labels only, a sentence for each number of labels."""
     sentences = []
     for pair in pairs:
         if {pair["method"], pair["other"]} != {"ours", "labels"}:
             continue
         low, high = pair["interval"]
         verdict = "above" if low > 0 else "below" if high < 0 else "no different within the interval from"
-        line = next(x for x in lines if (x.method, x.labels) == ("ours", pair["labels"]))
-        way = "" if math.isnan(line.closed) else f"; {100 * line.closed:.0f} % of the way to all labels"
+        line = next(x for x in lines if (x["method"], x["labels"]) == ("ours", pair["labels"]))
+        closed = line["gap_closed"]
+        gap = "" if closed is None else f"; {100 * closed:.0f} % of the gap to all labels"
         sentences.append(
             f"At {pair['labels']} labels, ours is {verdict} labels only: {points(pair['difference'])} points of Dice "
-            f"(95 % interval {points(low)} to {points(high)}){way}."
+            f"(95 % interval {points(low)} to {points(high)}){gap}."
         )
     return sentences
 
 
-def learning_curves(lines: Sequence[summary.Line]) -> bytes:
-    """Honest Dice over the number of labels, a curve for each method with its spread over seeds, as PNG."""
-    figure = Figure(figsize=(8.4, 4.2), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    methods = list(dict.fromkeys(line.method for line in lines if line.labels is not None))
-    for number, method in enumerate(methods):
-        own = sorted((x for x in lines if x.method == method and x.labels is not None), key=lambda x: x.labels or 0)
-        # Side by side: bars of one number of labels would hide each other.
-        shift = 1 + 0.02 * (number - (len(methods) - 1) / 2)
-        axes.errorbar(
-            [(x.labels or 0) * shift for x in own],
-            [100 * x.honest[0] for x in own],
-            [0 if math.isnan(x.honest[1]) else 100 * x.honest[1] for x in own],
-            marker="o",
-            ms=5 if method in ("ours", "labels") else 3.5,
-            linewidth=2.2 if method == "ours" else 1.1,
-            color="black" if method == "labels" else f"C{number % 10}",
-            linestyle="--" if number >= 10 else "-",
-            capsize=2,
-            label=method,
-        )
-    for line in lines:
-        if line.labels is None:
-            mean, spread = (100 * v for v in line.honest)
-            axes.axhline(mean, color="0.5", linestyle=":", linewidth=1.2, label=f"{line.method} labels")
-            if not math.isnan(spread):
-                axes.axhspan(mean - spread, mean + spread, color="0.5", alpha=0.12, linewidth=0)
-    ticks = sorted({line.labels for line in lines if line.labels is not None})
-    if len(ticks) > 1:
-        axes.set_xscale("log")
-    elif ticks:  # methods are drawn side by side, not from end to end
-        axes.set_xlim(0.5 * ticks[0], 1.5 * ticks[0])
-    axes.set_xticks(ticks, [str(n) for n in ticks])
-    axes.minorticks_off()
-    axes.set(xlabel="labelled cases", ylabel="Dice (%), mean and spread over seeds")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    return _png(figure)
+def _measure_cells(method: str, line: Line, n: int) -> list[Cell]:
+    distance = DASH if line["distance"] is None else f"{line['distance']:.2f}"
+    counts = [f"{line[key]:.1f}" for key in ("missed", "false_positives")]
+    return cells([percent(_number(line["paper_dice"][0])), distance, *counts])
 
 
-def _qualities(
-    setting: Setting, jobs: Mapping[str, Job], failed: Mapping[str, str], results: Sequence[summary.Result]
-) -> list[summary.Quality]:
-    """Of the pseudo labels of each method that makes some, seeds together."""
-    rows: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
-    taught: dict[tuple[str, int, str], set[str]] = defaultdict(set)
-    for key, job in jobs.items():
-        if key in failed:
-            continue
-        if job.kind == "evaluate" and (pseudo := job.needs["student"].needs.get("pseudo")):
-            source, which = pseudo, (job.params["method"], job.params["labels"], "unlabelled")
-        elif job.kind == "trusted" and set(job.params["ids"]) <= set(setting.test):
-            source, which = job, ("ours", len(job.params["labelled"]), "test")
-        else:
-            continue
-        content = json.loads((setting.work_folder(source.kind, source.key) / "labels.json").read_text())
-        rows.setdefault(which, []).extend(content["rows"])
-        if which[2] == "unlabelled":
-            taught[which].add("probabilities" if content.get("soft") else "masks")
-    found = [(which, summary.quality(*which, some)) for which, some in rows.items()]
-    return [replace(q, taught=", ".join(sorted(taught[which]))) for which, q in found if q is not None]
+def _pair_cells(pair: Content | None) -> list[Cell]:
+    if pair is None:
+        return [Cell(DASH, "first"), Cell(DASH)]
+    low, high = pair["interval"]
+    style = "yes" if low > 0 else "no" if high < 0 else ""
+    return [Cell(points(pair["difference"]), f"first {style}"), Cell(f"{points(low)} to {points(high)}")]
 
 
-def _learnt(setting: Setting, jobs: Mapping[str, Job], failed: Mapping[str, str]) -> dict[str, Any]:
-    """What each ``policy`` job found, by its label."""
-    from samstudent.research.experiment.ours import describe
-
-    return {
-        job.label: describe(setting.work_folder(job.kind, key))
-        for key, job in jobs.items()
-        if job.kind == "policy" and key not in failed
-    }
+def _quality_cells(quality: Content) -> list[Cell]:
+    figures = [percent(_number(quality[key])) for key in ("raw", "refined", "accepted")]
+    found = quality["reliability"] or {}
+    correlation, error = found.get("correlation"), found.get("calibration_error")
+    texts = [DASH if correlation is None else f"{correlation:.2f}", DASH if error is None else f"{error:.3f}"]
+    share = f"{percent(_number(quality['acceptance']))} %"
+    return cells([quality["method"], str(quality["labels"]), *figures, share, quality["targets"] or DASH, *texts])
 
 
-def _seconds(setting: Setting, jobs: Mapping[str, Job]) -> dict[str, dict[str, float]]:
-    """By kind of job: how many, and seconds of all together."""
-    words = {
-        "prepare": "reading cases", "embed": "embedding images", "student": "training students",
-        "students": "training students on folds", "heads": "training embedding heads",
-        "head": "training the embedding head of the second round",
-        "policy": "adaptation, choice of recipes, quality model",
-        "nnunet": "nnU-Net", "pseudo": "making pseudo labels (others)", "trusted": "making pseudo labels (ours)",
-        "evaluate": "measuring",
-    }  # fmt: skip
-    found: dict[str, dict[str, float]] = {}
-    for key, job in jobs.items():
-        path = setting.work_folder(job.kind, key) / "done.json"
-        if path.is_file():
-            entry = found.setdefault(words.get(job.kind, job.kind), {"jobs": 0, "seconds": 0.0})
-            entry["jobs"] += 1
-            entry["seconds"] += json.loads(path.read_text())["seconds"]
-    return found
+def _mark(method: str) -> str:
+    return "mark" if method == "ours" else ""
 
 
-def _pictures(setting: Setting, measured: Sequence[Job], results: Sequence[summary.Result], main: str) -> list[Picture]:
-    """The best, median and worst test case of the main method, of its fewest labels and first seed."""
-    at = {(r["method"], r["labels"], r["seed"]): job for r, job in zip(results, measured, strict=True)}
-    chosen = next((r for r in results if r["method"] == main), None)
-    if chosen is None:
-        return []
-    n, seed, task = chosen["labels"], chosen["seed"], setting.task
-    scores = dict(zip(chosen["cases"], [float(v) for v in _case_means(chosen)], strict=True))
-    models = {}
-    for method in dict.fromkeys(["labels", main]):
-        if job := at.get((method, n, seed)):
-            student = job.needs["student"]
-            models[method] = Student.load(setting.work_folder(student.kind, student.key) / "model.pt", task)
-    others = {r["method"]: r for r in results if (r["labels"], r["seed"]) == (n, seed)}
-    pictures = []
-    for word, case in best_median_worst(scores).items():
-        image, truth = setting.store.image(case), setting.store.truth(case)
-        assert truth is not None
-        stacks = {"truth": truth.masks, **{m: binarize(student.predict(image), task) for m, student in models.items()}}
-        shown = for_sam(image, task.image)
-        if task.dimension == 3:
-            z = fullest_slice([truth.masks], len(shown))
-            shown, stacks = shown[z], {title: masks[:, z] for title, masks in stacks.items()}
-        step = max(1, math.ceil(max(shown.shape[:2]) / _PICTURE))
-        panels = [Panel("image")]
-        for title, masks in stacks.items():
-            figure = "" if title == "truth" else f": {percent(_case_mean(others[title], case))}"
-            word_of = "labels only" if title == "labels" else title
-            panels.append(Panel(f"{word_of}{figure}", masks[:, ::step, ::step]))
-        caption = f"Case {case}; Dice in percent, mean over the structures that truth or answer show."
-        png = case_panels(shown[::step, ::step], panels, task.names, height=3.0)
-        pictures.append(Picture(f"{word} test case of {main}, {n} labels, seed {seed}".capitalize(), png, caption))
-    return pictures
-
-
-def _case_means(result: summary.Result) -> list[float]:
-    dice = summary.dice_of(result)
-    return [float(np.nanmean(row)) if np.isfinite(row).any() else math.nan for row in dice]
-
-
-def _case_mean(result: summary.Result, case: str) -> float:
-    return dict(zip(result["cases"], _case_means(result), strict=True))[case]
-
-
-def _enumerate(numbers: Sequence[int]) -> str:
-    words = [str(n) for n in numbers]
-    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
-
-
-def _plain(value: Any) -> Any:
-    """For JSON, which has no nan."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", facecolor="white")
-    return stream.getvalue()
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

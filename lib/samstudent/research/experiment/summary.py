@@ -1,7 +1,7 @@
-"""Figures of an experiment from the results of its students: means, spread, how far towards all labels, and pairs.
+"""Figures of an experiment from the results of its students: means, spread, share of the gap to all labels, and pairs.
 
-Means over structures are of each structure's mean over its cases, as in ``metrics.dice_table``. "Paper" counts the
-cases whose truth has the structure; "honest" also those where it is drawn and not there, which count 0.
+Means over structures are of each structure's mean over its cases, as in ``metrics.dice_table``. A false positive (a
+structure that is drawn and not there) counts 0; the paper's Dice counts only cases whose truth has the structure.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ class Line:
     Attributes:
         method, labels: labels is None for the ceiling.
         seeds: with results.
-        honest, paper: mean Dice and its standard deviation over seeds (nan with one seed).
-        closed: share of the way from labels only to all labels; nan where it cannot be told.
-        distance: mean surface distance in mm where truth and answer show the structure.
-        missed, false_alarms: a seed's mean count over all structures and cases.
-        structures: mean honest Dice of each structure.
+        dice, paper_dice: mean and standard deviation over seeds (nan with one seed).
+        gap_closed: share of the difference between labels only and all labels; nan where that is too small.
+        distance: mean surface distance in mm where truth and prediction show the structure.
+        missed, false_positives: a seed's mean count over all structures and cases.
+        structures: mean Dice of each structure.
         seconds: of training, mean over seeds.
     """
 
     method: str
     labels: int | None
     seeds: tuple[int, ...]
-    honest: tuple[float, float]
-    paper: tuple[float, float]
-    closed: float
+    dice: tuple[float, float]
+    paper_dice: tuple[float, float]
+    gap_closed: float
     distance: float
     missed: float
-    false_alarms: float
+    false_positives: float
     structures: dict[str, float]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A method's honest Dice less another's on the same cases, with a 95 % interval over cases and seeds."""
+    """A method's Dice less another's on the same cases, with a 95 % interval over cases and seeds."""
 
     method: str
     other: str
@@ -68,26 +68,24 @@ class Pair:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a method's pseudo labels are where the truth is known.
+    """Quality of a method's pseudo labels where the truth is known.
 
     Attributes:
-        cases: "unlabelled" or "test".
-        raw, refined, accepted: Dice of the teacher's own masks, of all refined ones, of those that are taken; means
-            over structures and seeds, honest.
-        taken: share of the masks drawn that are accepted.
-        reliability: of the estimates of Dice (``calibration.reliability``), None where there is none.
-        taught: "masks", "probabilities", or both where seeds differ; "" of test cases.
+        raw, refined, accepted: Dice of the teacher's own masks, of all masks of the pseudo labels, of those that are
+            accepted; means over structures and seeds.
+        acceptance: share of the masks drawn that are accepted.
+        reliability: of the estimates of Dice (``reliability``), None where there is none.
+        targets: "masks", "probabilities", or both where seeds differ.
     """
 
     method: str
     labels: int
-    cases: str
     raw: float
     refined: float
     accepted: float
-    taken: float
+    acceptance: float
     reliability: dict[str, Any] | None
-    taught: str = ""
+    targets: str = ""
 
 
 def table(results: Sequence[Result]) -> list[Line]:
@@ -101,22 +99,22 @@ def table(results: Sequence[Result]) -> list[Line]:
     for (method, labels), group in groups.items():
         start = means.get(("labels", labels), math.nan)
         gap = ceiling - start
-        closed = (means[method, labels] - start) / gap if abs(gap) >= _SMALLEST_GAP else math.nan
+        gap_closed = (means[method, labels] - start) / gap if abs(gap) >= _SMALLEST_GAP else math.nan
         names = group[0]["structures"]
-        honest = np.array([np.nanmean(dice_of(r), axis=0) if r["cases"] else [] for r in group])
+        dice = np.array([np.nanmean(dice_of(r), axis=0) if r["cases"] else [] for r in group])
         flags = [np.array([[c["truth"], c["found"]] for c in r["cases"].values()]) for r in group]
         lines.append(
             Line(
                 method=method,
                 labels=labels,
                 seeds=tuple(r["seed"] for r in group),
-                honest=_spread([_overall(dice_of(r)) for r in group]),
-                paper=_spread([_overall(dice_of(r, paper=True)) for r in group]),
-                closed=closed if method != "labels" else 0.0,
+                dice=_spread([_overall(dice_of(r)) for r in group]),
+                paper_dice=_spread([_overall(dice_of(r, paper=True)) for r in group]),
+                gap_closed=gap_closed if method != "labels" else 0.0,
                 distance=mean_of(_overall(_column(r, "distance")) for r in group),
                 missed=float(np.mean([(f[:, 0] & ~f[:, 1]).sum() for f in flags])),
-                false_alarms=float(np.mean([(~f[:, 0] & f[:, 1]).sum() for f in flags])),
-                structures={name: mean_of(honest[:, i]) for i, name in enumerate(names)},
+                false_positives=float(np.mean([(~f[:, 0] & f[:, 1]).sum() for f in flags])),
+                structures={name: mean_of(dice[:, i]) for i, name in enumerate(names)},
                 seconds=float(np.mean([r["training_seconds"] for r in group])),
             )
         )
@@ -184,30 +182,30 @@ def _means(dice: Float, of_cases: Float) -> Float:
         return np.asarray(np.nanmean((of_cases @ np.nan_to_num(dice)) / (of_cases @ np.isfinite(dice)), axis=2))
 
 
-def quality(method: str, labels: int, cases: str, rows: Sequence[Mapping[str, Any]]) -> Quality | None:
-    """Of the rows of ``work.quality_rows`` of all seeds together; None where no truth is known."""
+def quality(method: str, labels: int, rows: Sequence[Mapping[str, Any]], targets: str = "") -> Quality | None:
+    """Quality from the rows of ``measure.quality_rows`` of all seeds together; None where no truth is known."""
     if not rows:
         return None
     names = sorted({row["structure"] for row in rows})
 
-    def dice(which: str, chosen: Sequence[Mapping[str, Any]]) -> float:
+    def dice(which: str, some: Sequence[Mapping[str, Any]]) -> float:
         return mean_of(
-            mean_of(row[which] for row in chosen if row["structure"] == name and row[which] is not None)
-            for name in names
+            mean_of(row[which] for row in some if row["structure"] == name and row[which] is not None) for name in names
         )
 
     drawn = [row for row in rows if row["status"] != "absent"]
     accepted = [row for row in drawn if row["status"] == "accepted"]
     known = [row for row in drawn if row["quality"] is not None and row["refined"] is not None]
+    estimated = reliability([r["quality"] for r in known], [r["refined"] for r in known]) if len(known) > 1 else None
     return Quality(
         method,
         labels,
-        cases,
-        dice("raw", rows),
-        dice("refined", rows),
-        dice("refined", accepted),
-        len(accepted) / len(drawn) if drawn else math.nan,
-        reliability([r["quality"] for r in known], [r["refined"] for r in known]) if len(known) > 1 else None,
+        raw=dice("raw", rows),
+        refined=dice("refined", rows),
+        accepted=dice("refined", accepted),
+        acceptance=len(accepted) / len(drawn) if drawn else math.nan,
+        reliability=estimated,
+        targets=targets,
     )
 
 

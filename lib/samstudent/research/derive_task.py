@@ -1,38 +1,25 @@
-"""The folder of an experiment: which cases it has, how they are split, how a label is read, and a task for it."""
+"""Task for a folder that comes without one, from its images and the first labelled cases."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn.functional import adaptive_avg_pool2d
 
-from samstudent.errors import NotFound, UserError
-from samstudent.imaging.annotations import LabelledMasks, read_label
-from samstudent.imaging.case import CaseImage, read_image
-from samstudent.imaging.folder import LABELS, list_folder, row_id
-from samstudent.imaging.grid import Grid
+from samstudent.errors import UserError
+from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import stored_values
 from samstudent.imaging.structure_names import IGNORE, REJECTED
 from samstudent.imaging.value_lookup import names_in_folder
-from samstudent.imaging.value_names import sidecar_of
-from samstudent.rounds.holdout import read_split
+from samstudent.research.folder import Folder
 from samstudent.task import Task
-from samstudent.util.files import sha256_file
 
-#: Longer sides of 2D images are reduced to this many pixels, by means over areas: SAM looks at 1024 pixels or fewer, a
-#: student at a few hundred, and 32 masks of a film of 3000 pixels would take a gigabyte.
-LARGEST_SIDE = 1024
 #: A student's image has this many pixels, unless that makes structures too small.
 _PIXELS = 256**2
 #: A structure narrower than this many pixels (square root of its area) asks for a larger student: a border drawn on
@@ -46,163 +33,6 @@ _WINDOW, _VOLUME = 64 * 96 * 96, 160**3
 _SHORTEST = 32
 #: Mean difference of red, green and blue, as a share of the range, from which on colour is more than a rendering.
 _COLOUR = 0.03
-
-Split = Literal["train", "val", "test"]
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A labelled folder.
-
-    Attributes:
-        path: has images/, labels/ or labels_overlap/, split.csv.
-        images: case id -> image.
-        labels: case id -> label file; a case may have none.
-        bits: labels are of labels_overlap/: bit v - 1 of a pixel is structure v.
-        split: case id -> train, val or test; only cases that have an image.
-        order: train cases, in the order in which they are labelled.
-        meaning: ``meaning[v - 1]`` is the structure that value v of a label map means; None: the task's own values.
-    """
-
-    path: Path
-    images: Mapping[str, Path]
-    labels: Mapping[str, Path]
-    bits: bool
-    split: Mapping[str, str]
-    order: Sequence[str]
-    meaning: tuple[str, ...] | None = None
-
-    def labelled(self, split: Split) -> list[str]:
-        """Cases of a part that have a label: the train cases in their order, others sorted."""
-        ids = self.order if split == "train" else sorted(case for case, part in self.split.items() if part == split)
-        return [case for case in ids if case in self.labels]
-
-    def read(self, case: str, task: Task) -> tuple[CaseImage, LabelledMasks | None]:
-        """The image and its label, both reduced to ``LARGEST_SIDE``; None without a label."""
-        image = read_image(self.images[case], task.dimension)
-        label = None
-        if case in self.labels:
-            beside = None if self.bits else names_in_folder(self.labels[case])
-            names = self.meaning if beside is None else beside
-            label = read_label(self.labels[case], task, image.grid, names=names, bits=self.bits)
-        return reduce_case(image, label)
-
-    def stamp(self, cases: Sequence[str]) -> str:
-        """A digest that changes when these cases or the content of their files do.
-
-        Times of change say less: a folder that was copied or unpacked again is still the same experiment.
-        """
-        digest = hashlib.sha256()
-        for case in cases:
-            label = self.labels.get(case)
-            named = [beside] if label and (beside := sidecar_of(label)).is_file() else []
-            for file in (self.images[case], label, *named):
-                content = _content(file, file.stat().st_mtime_ns) if file else None
-                digest.update(f"{case}|{file and file.name}|{content}\n".encode())
-        return digest.hexdigest()
-
-
-@cache
-def _content(file: Path, changed: int) -> str:
-    """Digest of a file; a folder is stamped twice, for its task and for its cases, and its images may be gigabytes."""
-    return sha256_file(file)
-
-
-def open_folder(path: Path, overlap: bool | None = None, seed: int = 0) -> Folder:
-    """Look at a folder.
-
-    Args:
-        overlap: True: labels_overlap/ where it is there, else labels/; False: the other way round; None: as True.
-        seed: of the order of train cases that have no ``train_order``.
-
-    Raises:
-        NotFound: no such folder, or one of its parts is missing.
-        UserError: split.csv cannot be understood.
-    """
-    for needed in (path, path / "images", path / "split.csv"):
-        if not needed.exists():
-            raise NotFound(
-                f"{needed}: not there. An experiment needs images/, labels/ or labels_overlap/, and a split.csv with "
-                "the columns id,split,train_order"
-            )
-    kinds = ["labels", "labels_overlap"] if overlap is False else ["labels_overlap", "labels"]
-    kind = next((k for k in kinds if (path / k).is_dir()), None)
-    if kind is None:
-        raise NotFound(f"{path}: has neither labels/ nor labels_overlap/")
-    images, labels = list_folder(path / "images").files, list_folder(path / kind, LABELS).files
-    rows = read_split(path / "split.csv")
-    split = {case: part for row, part in rows.items() if (case := _case_of(row, images)) is not None}
-    if not split:
-        raise UserError(f"{path / 'split.csv'}: none of its ids is an image in {path / 'images'}")
-    order = _train_order(path / "split.csv", images, seed)
-    if not any(case in labels for case in order):
-        raise UserError(f"{path}: no train case of split.csv has a label in {kind}/")
-    return Folder(path, images, labels, kind == "labels_overlap", split, order)
-
-
-def _case_of(row: str, images: Mapping[str, Path]) -> str | None:
-    """A row may name a file ("0001.png") where the case is "0001"."""
-    if (case := row_id(row)) in images:
-        return case
-    return next((case for case, path in images.items() if path.name == row), None)
-
-
-def _train_order(path: Path, images: Mapping[str, Path], seed: int) -> list[str]:
-    """Train cases by train_order; those without one follow, in an order drawn from the seed."""
-    numbered, others = [], []
-    for row in csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True):
-        case = _case_of(row["id"].strip(), images)
-        if case is None or row["split"].strip() != "train":
-            continue
-        number = (row.get("train_order") or "").strip()
-        if number:
-            numbered.append((int(number), case))
-        else:
-            others.append(case)
-    drawn = np.random.default_rng(seed).permutation(sorted(others))
-    return list(dict.fromkeys([case for _, case in sorted(numbered)] + [str(case) for case in drawn]))
-
-
-def reduce_case(image: CaseImage, label: LabelledMasks | None) -> tuple[CaseImage, LabelledMasks | None]:
-    """A 2D case with its longest side reduced to ``LARGEST_SIDE``; smaller ones and volumes come back as they are.
-
-    A pixel belongs to a structure that covers at least half of its area, and is unknown where any part of it is.
-    """
-    shape = image.grid.spatial_shape
-    if image.grid.dimension == 3 or max(shape) <= LARGEST_SIDE:
-        return image, label
-    factor = LARGEST_SIDE / max(shape)
-    size = (max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor)))
-    grid = Grid.of(size, _affine([s * n / m for s, n, m in zip(image.grid.spacing, shape, size, strict=True)]))
-    pixels = adaptive_avg_pool2d(torch.from_numpy(image.pixels), size).numpy()
-    small = CaseImage(pixels, grid, image.window, image.path)
-    if label is None:
-        return small, None
-    masks = _covered(label.masks, size, 0.5)
-    if label.unknown is None:
-        return small, LabelledMasks(masks)
-    unknown = _covered(label.unknown, size, 1e-6)
-    return small, LabelledMasks(masks & ~unknown, unknown)
-
-
-def _covered(masks: NDArray[Any], size: tuple[int, int], least: float) -> NDArray[Any]:
-    """Pixels of a smaller grid of which masks cover at least this share, bool (S, *size)."""
-    reduced = np.zeros((len(masks), *size), dtype=bool)
-    for target, mask in zip(reduced, masks, strict=True):
-        if mask.any():
-            covered = adaptive_avg_pool2d(torch.from_numpy(mask.astype(np.float32))[None], size)[0]
-            target[...] = covered.numpy() >= least
-    return reduced
-
-
-def grid_of(shape: Sequence[int], spacing: Sequence[float]) -> Grid:
-    """The grid of a canonical array, for cases that are kept without their file's geometry."""
-    return Grid.of(shape, _affine(spacing))
-
-
-def _affine(spacing: Sequence[float]) -> NDArray[np.float64]:
-    x_first = list(spacing)[::-1] + [1.0] * (3 - len(spacing))
-    return np.diag([*x_first, 1.0])
 
 
 def derive_task(folder: Folder, labelled: Sequence[str], size: Sequence[int] | None = None) -> tuple[Task, Folder]:
@@ -248,8 +78,8 @@ def derive_task(folder: Folder, labelled: Sequence[str], size: Sequence[int] | N
     # A value that no train case shows keeps its place, under a name that the task does not have.
     highest = max(names) if folder.bits else max(250, *names)
     meaning = tuple(names.get(value, f"unused {value}") for value in range(1, highest + 1))
-    folder = Folder(folder.path, folder.images, folder.labels, folder.bits, folder.split, folder.order, meaning)
-    cases = [folder.read(case, task) for case in labelled[:30]]
+    folder = replace(folder, meaning=meaning)
+    cases = [folder.case(case).read(task) for case in labelled[:30]]
     content = task.model_dump(mode="json")
     content["image"]["channels"] = 3 if np.median([_colour(image.pixels) for image, _ in cases]) > _COLOUR else 1
     shapes = np.array([image.grid.spatial_shape for image, _ in cases], dtype=float)

@@ -1,56 +1,30 @@
-"""The table, the curves and the files of a simulation."""
+"""Learning curves of a simulation: Dice over the number of labels, the area under them, and comparisons.
+
+The area is the mean Dice on the split over the numbers of labels, by the trapezoidal rule, in units of Dice.
+"""
 
 from __future__ import annotations
 
 import io
-import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
+from scipy.integrate import trapezoid
 
-from samstudent.research.experiment.plan import Setting
-from samstudent.research.html import installed_versions, percent, render
-from samstudent.research.simulate import BASELINES, Simulation, area
-from samstudent.util.files import atomic_write
-
-console = Console()
+from samstudent.research.simulation.options import BASELINES
 
 #: strategy -> seed -> (numbers of labels, Dice), of runs that are finished.
 Curves = Mapping[str, Mapping[int, tuple[list[int], list[float]]]]
 
 
-def write_results(options: Simulation, setting: Setting) -> dict[str, Any]:
-    """Collect the rounds' files, write ``results.json`` and ``report.html``, print the table."""
-    rounds = []
-    for strategy in options.strategies:
-        for seed in options.seeds:
-            for number in range(options.rounds + 1):
-                path = options.output / "results" / f"{strategy}-s{seed}-r{number}.json"
-                if path.is_file():
-                    rounds.append(json.loads(path.read_text()))
-    curves = curves_of(rounds, options.rounds)
-    table = compared(curves)
-    content = {
-        "command": options.command,
-        "versions": installed_versions(),
-        "options": {k: str(v) if k in ("folder", "output", "embeddings") else v for k, v in asdict(options).items()},
-        "split": setting.split,
-        "test_cases": len(setting.test),
-        "steps": setting.steps,
-        "table": table,
-        "rounds": rounds,
-    }
-    atomic_write(options.output / "results.json", json.dumps(content, indent=1))
-    _write_html(options, setting, table, curves, rounds)
-    _print(table)
-    return content
+def area(labels: Sequence[int], dice: Sequence[float]) -> float:
+    """Area under the learning curve over its width: the mean Dice between the first and the last number of labels."""
+    if len(labels) < 2:
+        return float(dice[0])
+    return float(trapezoid(dice, labels) / (labels[-1] - labels[0]))
 
 
 def curves_of(rounds: Sequence[Mapping[str, Any]], last: int) -> Curves:
@@ -62,7 +36,7 @@ def curves_of(rounds: Sequence[Mapping[str, Any]], last: int) -> Curves:
         strategy: {
             seed: (
                 [len(of_run[n]["labelled"]) for n in range(last + 1)],
-                [of_run[n]["dice"]["honest"] for n in range(last + 1)],
+                [of_run[n]["dice"] for n in range(last + 1)],
             )
             for seed, of_run in seeds.items()
             if len(of_run) == last + 1
@@ -123,44 +97,3 @@ def draw_curves(curves: Curves) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
-
-
-def _write_html(
-    options: Simulation,
-    setting: Setting,
-    table: Sequence[Mapping[str, Any]],
-    curves: Curves,
-    rounds: Sequence[Mapping[str, Any]],
-) -> None:
-    wanted = len(options.strategies) * len(options.seeds)
-    html = render(
-        "simulate.html",
-        options=options,
-        setting=setting,
-        rows=[[row["strategy"], *_cells(row)] for row in table],
-        curves=draw_curves(curves),
-        missing=wanted - sum(len(seeds) for seeds in curves.values()),
-        picked=[entry for entry in rounds if entry["next"]],
-        versions=installed_versions(),
-    )
-    atomic_write(options.output / "report.html", html)
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    cells = [_with_spread(row), percent(row["last"])]
-    for baseline in BASELINES:
-        gain = row.get(f"over_{baseline}")
-        cells.append("" if gain is None else f"{_with_spread(gain, sign=True)}, {gain['ahead']} of {gain['seeds']}")
-    return cells
-
-
-def _with_spread(value: Mapping[str, Any], sign: bool = False) -> str:
-    mean = f"{100 * value['mean']:+.1f}" if sign and not math.isnan(value["mean"]) else percent(value["mean"])
-    return mean if value["spread"] is None else f"{mean} ± {percent(value['spread'])}"
-
-
-def _print(table: Sequence[Mapping[str, Any]]) -> None:
-    shown = Table("strategy", "area", "last", "over random", "over foreground", title="Dice in percent")
-    for row in table:
-        shown.add_row(row["strategy"], *_cells(row))
-    console.print(shown)

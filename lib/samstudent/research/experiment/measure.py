@@ -1,0 +1,71 @@
+"""Dice and surface distance of one case, and rows on the quality of one case's pseudo label, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from samstudent.imaging.annotations import LabelledMasks
+from samstudent.metrics import dice_where_known, surface_distances
+from samstudent.sam.prompts import Mask
+from samstudent.task import Task
+
+
+def measure(truth: LabelledMasks, masks: Mask, spacing: tuple[float, ...]) -> dict[str, list[Any]]:
+    """Figures of one case, a value for each structure.
+
+    Args:
+        truth: label; where it leaves a structure open the masks are not compared.
+        masks: bool (S, *spatial).
+        spacing: mm per pixel in array order.
+
+    Returns:
+        ``dice`` and ``distance`` (average surface distance, mm), None where there is nothing to measure; ``truth`` and
+        ``found``: whether label and masks show the structure.
+    """
+    masks = truth.known_part(masks)
+    return {
+        "dice": [number(v) for v in dice_where_known(truth, masks)],
+        "distance": [number(v) for v in surface_distances(truth.masks, masks, spacing)],
+        "truth": [bool(m.any()) for m in truth.masks],
+        "found": [bool(m.any()) for m in masks],
+    }
+
+
+def quality_rows(
+    case: str,
+    truth: LabelledMasks | None,
+    raw: Mask,
+    refined: Mask,
+    task: Task,
+    status: Mapping[str, tuple[str, float | None]] | None = None,
+) -> list[dict[str, Any]]:
+    """Quality of a case's pseudo label: a row for each structure that truth, student or pseudo label shows.
+
+    Args:
+        case: id.
+        truth: hidden label; None: there is none, and no rows.
+        raw: the teacher's own masks, bool (S, *spatial).
+        refined: all masks of the pseudo label, before the quality filter, bool (S, *spatial).
+        task: names the structures.
+        status: by structure its status and the estimate of its Dice; None: all that is there is accepted.
+    """
+    if truth is None:
+        return []
+    before, after = dice_where_known(truth, raw), dice_where_known(truth, refined)
+    rows = []
+    for i, name in enumerate(task.names):
+        if np.isnan(before[i]) and np.isnan(after[i]):
+            continue
+        word, estimate = (status or {}).get(name, ("accepted" if refined[i].any() else "absent", None))
+        row = {"case": case, "structure": name, "status": word, "quality": estimate}
+        row |= {"truth": bool(truth.masks[i].any()), "raw": number(before[i]), "refined": number(after[i])}
+        rows.append(row)
+    return rows
+
+
+def number(value: float) -> float | None:
+    """For JSON: nan as None."""
+    return None if np.isnan(value) else round(float(value), 5)

@@ -1,0 +1,61 @@
+"""Options of a simulation, and the two baselines that strategies are compared with.
+
+- ``random``: each case as likely.
+- ``foreground``: two of three cases are drawn from those in which the current student sees a structure, which is drawn
+  first, so that rare structures come as often as common ones; the third from all. This is the idea of nnActive's
+  Foreground Aware Random (Lüth et al., TMLR 2025, arXiv 2511.19183), which no strategy there beat reliably. There
+  patches are drawn and the annotator finds the foreground; here cases are, and the student has to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samstudent.active_learning.strategies import STRATEGIES
+from samstudent.errors import UserError
+from samstudent.research.setting import FolderOptions, Setting, make_setting
+
+BASELINES = ("random", "foreground")
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Options of a simulation; see ``samstudent simulate --help``.
+
+    Attributes:
+        folder: which cases, and how students look.
+        strategies: of ``BASELINES`` and ``active_learning.strategies.STRATEGIES``.
+        seeds: of the first cases and the trainings.
+        start: number of cases that are labelled at first.
+        batch: number of cases that are labelled in each round.
+        rounds: number of rounds after the first student.
+        pool: the most train cases that are used; None: all.
+        command: the command line, for the report.
+    """
+
+    folder: FolderOptions
+    strategies: tuple[str, ...] = (*BASELINES, *STRATEGIES)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    start: int = 5
+    batch: int = 5
+    rounds: int = 4
+    pool: int | None = None
+    command: str = ""
+
+    def setting(self) -> Setting:
+        """Folder, task and cases, read and checked.
+
+        Raises:
+            UserError: an unknown strategy; options that do not fit the folder.
+        """
+        known = (*BASELINES, *STRATEGIES)
+        if unknown := [name for name in self.strategies if name not in known]:
+            raise UserError(f"--strategies: {', '.join(unknown)} unknown; there are {', '.join(known)}")
+        setting = make_setting(self.folder, [self.start])
+        there, needed = len(setting.labelled(None)), self.start + self.batch * self.rounds
+        if needed > there:
+            raise UserError(
+                f"--start {self.start} --batch {self.batch} --rounds {self.rounds} label {needed} cases, but there are "
+                f"{there} labelled train cases{'' if self.pool is None else f' in --pool {self.pool}'}"
+            )
+        return setting
