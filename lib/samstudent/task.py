@@ -204,24 +204,24 @@ class Recipe(_Section):
 class TrainingSection(_Section):
     """How a student is trained. Steps, not epochs: equal work whatever the number of cases."""
 
-    steps: int = Field(default=600, ge=1)
-    batch_size: int = Field(default=6, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
-    #: Share of every batch that is human-labelled while pseudo labels are used.
-    human_share: float = Field(default=0.25, gt=0, le=1)
-    #: ``labels``: go on from the student of all labels that a round's teacher has, where it makes pseudo labels anew.
-    #: ``scratch``: fresh weights every round. ``champion``: go on from the served model.
-    start: Literal["labels", "scratch", "champion"] = "labels"
-    seed: int = 0
-    #: Augmentation: largest rotation in degrees, zoom and shift as shares, axes (array order) that may be mirrored.
-    rotate: float = Field(default=15.0, ge=0, le=180)
-    zoom: Share = 0.1
-    shift: Share = 0.05
-    mirror: tuple[Literal["x", "y", "z"], ...] = ()
-    #: Strength of contrast, brightness, blur and noise changes; 0 switches them off.
-    intensity: Share = 0.2
-    #: Keep a running average of the weights with this decay, and serve it. None: the last weights are served.
-    ema: float | None = Field(default=None, gt=0, lt=1)
+    steps: int = Field(default=600, ge=1, description="Optimisation steps of a training.")
+    batch_size: int = Field(default=6, ge=1, description="Cases, or windows of volumes, in a batch.")
+    learning_rate: float = Field(
+        default=3e-3, gt=0, description="Highest learning rate, after a short rise; it falls by half a cosine."
+    )
+    seed: int = Field(default=0, description="Seed of weights, batches, folds and augmentation.")
+    rotate: float = Field(
+        default=15.0, ge=0, le=180, description="Augmentation: largest rotation, in degrees, in the plane of the image."
+    )
+    zoom: Share = Field(default=0.1, description="Augmentation: largest change of size, as a share.")
+    shift: Share = Field(default=0.05, description="Augmentation: largest shift, as a share of the side.")
+    mirror: tuple[Literal["x", "y", "z"], ...] = Field(
+        default=(), description="Augmentation: axes along which images may be mirrored."
+    )
+    intensity: Share = Field(
+        default=0.2,
+        description="Augmentation: strength of changes of contrast, brightness, blur and noise; 0 switches them off.",
+    )
 
 
 class PseudoLabelSection(_Section):

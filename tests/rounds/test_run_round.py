@@ -94,7 +94,7 @@ def test_the_papers_recipe_runs_through_a_round(tmp_path: Path, tiny: Any) -> No
     """A box, then points with the logits of the first answer; SAM has random weights."""
     task = small_task(
         training={"steps": 20, "batch_size": 4, "learning_rate": 0.01},
-        recipe=Recipe(component="probable", stages=PAPER_STAGES, decoder="plain").model_dump(),
+        recipe=Recipe(component="probable", stages=PAPER_STAGES).model_dump(),
     )
     sam = CachedSam(tiny, EmbeddingCache(tmp_path / "embeddings"))
     cases = RoundCases(sources("012"), sources("67", labelled=False))

@@ -16,7 +16,6 @@ from samstudent.pseudolabels.case import binarize
 from samstudent.student.data import prepare_case, without_label
 from samstudent.student.predict import Student, save_model
 from samstudent.student.training import (
-    network_to_save,
     new_average,
     new_network,
     rate_factor,
@@ -210,10 +209,8 @@ def weights(path: Path) -> torch.Tensor:
 
 
 def test_the_average_is_that_of_the_weights_so_far() -> None:
-    task = small_task(training={"ema": 0.9})
     network = torch.nn.Linear(1, 1, bias=False)
-    average = new_average(network, task)
-    assert average is not None
+    average = new_average(network, decay=0.9)
     expected = None
     for step, weight in enumerate((1.0, 3.0, -2.0, 5.0) + (4.0,) * 12):
         with torch.no_grad():
@@ -222,28 +219,6 @@ def test_the_average_is_that_of_the_weights_so_far() -> None:
         decay = min(1 - 1 / (step + 1), 0.9)
         expected = weight if expected is None else decay * expected + (1 - decay) * weight
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
-    assert network_to_save(network, average, task) is average.module
-    assert new_average(network, small_task()) is None
-
-
-def test_the_average_is_saved_where_the_task_says_so(tmp_path: Path) -> None:
-    cases = training_cases(2, small_task())
-    for name, ema in (("last", None), ("short", 1e-9), ("long", 0.9)):
-        task = small_task(training={"steps": 6, "batch_size": 2, "ema": ema})
-        train_student(cases, task, tmp_path / name)
-    # An average that forgets at once is the last weights.
-    torch.testing.assert_close(weights(tmp_path / "short"), weights(tmp_path / "last"))
-    assert not torch.allclose(weights(tmp_path / "long"), weights(tmp_path / "last"), atol=1e-4)
-
-
-@pytest.mark.parametrize("overlap", [False, True])
-def test_a_mean_teacher_learns(tmp_path: Path, overlap: bool) -> None:
-    task = small_task(overlap=overlap, training={"steps": 120, "batch_size": 4, "learning_rate": 0.01})
-    unlabelled = [without_label(f"u{s}", case_image(shapes(s, overlap=overlap)[0]), task) for s in range(20, 26)]
-    train_student(training_cases(3, task), task, tmp_path / "model.pt", unlabelled=unlabelled)
-    pixels, masks = shapes(100, overlap=overlap)
-    answer = binarize(Student.load(tmp_path / "model.pt", task).predict(case_image(pixels)), task)
-    assert dice(answer[0], masks[0]) > 0.8 and dice(answer[1], masks[1]) > 0.8
 
 
 def test_unlabelled_images_teach_by_consistency_alone(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from samstudent.pseudolabels.embedding_head import (
 )
 from samstudent.pseudolabels.ensemble import Ensemble
 from samstudent.pseudolabels.out_of_fold import LearningCases, Read, Size, read_each, size_of
+from samstudent.student.data import HUMAN_SHARE
 from samstudent.student.predict import Student
 from samstudent.task import Task
 
@@ -219,8 +220,7 @@ def fit_champion_head(
     if not human:
         return
     # So often that they have the share that human labels have in a student's batches.
-    share = task.training.human_share
-    human *= max(1, math.ceil(share / (1 - share) * len(predicted) / len(human))) if share < 1 else 1
+    human *= max(1, math.ceil(HUMAN_SHARE / (1 - HUMAN_SHARE) * len(predicted) / len(human)))
     train_head([*human, *predicted], task, path, replace(training, steps=_CHAMPION_HEAD_STEPS * head_steps(task)))
     teacher.champion_head = EmbeddingHead.load(path, task, sam, training.device)
 

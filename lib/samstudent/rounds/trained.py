@@ -3,8 +3,7 @@
 A case's id is not enough: files are renamed, and the same image may be there twice. What counts is the content of the
 image file. By its id a case counts as well: the image may have been exported anew under it.
 
-Trained on are the cases whose human or pseudo label the student saw, and those of the weights that it went on from
-(``training.start: champion``; ``labels`` starts from a student of the same human labels). Not those of its teachers:
+Trained on are the cases whose human or pseudo label the student saw. Not those of its teachers:
 what a teacher knows reaches a student through pseudo labels of other images, so the student does not know the teacher's
 images by heart, which is what flatters a student on the images that it trained on. And were they counted, no hold-out
 case that any earlier student trained on would ever tell anything again.

@@ -27,6 +27,9 @@ from samstudent.imaging.case import CaseImage, for_student
 from samstudent.student.grid import Placement, masks_to_student_grid, place, resize, to_student_grid
 from samstudent.task import Task
 
+#: Share of every batch that is human-labelled while pseudo labels are used.
+HUMAN_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class TrainingCase:
@@ -300,6 +303,6 @@ def make_loader(
     human = [i for i, (is_human, _) in enumerate(kinds) if is_human]
     pseudo = [i for i, (is_human, _) in enumerate(kinds) if not is_human]
     training = task.training
-    sampler = MixedBatchSampler(human, pseudo, training.batch_size, training.human_share, steps, seed)
+    sampler = MixedBatchSampler(human, pseudo, training.batch_size, HUMAN_SHARE, steps, seed)
     data = AugmentedCases(cases, task, plain, never_known([weights for _, weights in kinds]))
     return DataLoader(data, batch_sampler=sampler, collate_fn=collate)

@@ -1,10 +1,8 @@
 """Training a student with MONAI's engine: the parts, and ``train_student``, which puts them together.
 
-The host's trainer task (``server/tasks/student_trainer.py``) uses the same parts inside MONAI Label's own frame.
-
-Where ``training.ema`` asks for it, or unlabelled cases are given, a running average of the weights (``new_average``) is
-kept beside the network. It may be what is saved; and it is the teacher of the mean teacher (Tarvainen and Valpola,
-NeurIPS 2017, arXiv:1703.01780), the usual baseline of learning from unlabelled images.
+Where unlabelled cases are given, a running average of the weights (``new_average``) is kept beside the network: the
+mean teacher (Tarvainen and Valpola, NeurIPS 2017, arXiv:1703.01780), the usual baseline of learning from unlabelled
+images.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ WARM_UP = 0.05
 #: Largest norm of a gradient; keeps one odd pseudo label from spoiling the weights.
 CLIP = 5.0
 
-#: Decay of the running average, unless the task says otherwise.
+#: Decay of the mean teacher's running average.
 DECAY = 0.99
 #: Highest weight of the mean teacher's consistency, reached at the last step, as in the collection SSL4MIS.
 CONSISTENCY = 0.1
@@ -72,32 +70,20 @@ def rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def new_average(network: torch.nn.Module, task: Task, *, teacher: bool = False) -> AveragedModel | None:
-    """The running average of a network's weights, or None where none is kept.
+def new_average(network: torch.nn.Module, decay: float = DECAY) -> AveragedModel:
+    """Running average of a network's weights.
 
     Its decay is low in the first steps, ``1 - 1 / step``: their weights are soon forgotten.
 
     Args:
-        teacher: it is kept in any case, as the mean teacher.
+        network: whose weights are averaged.
+        decay: weight of the average so far, later on.
     """
-    if task.training.ema is None and not teacher:
-        return None
-    decay = DECAY if task.training.ema is None else task.training.ema
 
     def mix(average: torch.Tensor, current: torch.Tensor, steps: torch.Tensor | int) -> torch.Tensor:
         return average.lerp(current, 1 - min(1 - 1 / (int(steps) + 1), decay))
 
     return AveragedModel(network, avg_fn=mix).eval()
-
-
-def network_to_save(
-    network: torch.nn.Module, average: AveragedModel | None, task: Task, *, teacher: bool = False
-) -> torch.nn.Module:
-    """The average where the task says so, and of a mean teacher; else the network."""
-    if average is None or (task.training.ema is None and not teacher):
-        return network
-    module: torch.nn.Module = average.module
-    return module
 
 
 class TrainStep:
@@ -214,7 +200,7 @@ def train_student(
     unlabelled: Sequence[TrainingCase] | None = None,
     consistency: float = CONSISTENCY,
 ) -> str:
-    """Train on prepared cases and write the last weights, or with ``training.ema`` or a mean teacher their average.
+    """Train on prepared cases and write the last weights, or those of a mean teacher.
 
     Args:
         cases: human- and pseudo-labelled cases in any order; at least one human-labelled.
@@ -223,7 +209,7 @@ def train_student(
         start: a model file to go on from; None: fresh weights.
         device: "cpu", "cuda", "cuda:1"; None: the best there is.
         unlabelled: cases of which nothing is known (``data.without_label``): trains a mean teacher, whose weights are
-            saved. They fill batches as pseudo labels do, beside ``training.human_share``.
+            saved. They fill batches as pseudo labels do, beside ``data.HUMAN_SHARE``.
         consistency: the highest weight of the mean teacher's part of the loss.
 
     Returns:
@@ -243,7 +229,7 @@ def train_student(
     loader = make_loader([*cases, *unlabelled] if unlabelled else cases, task, epoch_steps, seed, plain=teacher)
     network = new_network(task, seed, start).to(target)
     optimizer = new_optimizer(network, task)
-    average = new_average(network, task, teacher=teacher)
+    average = new_average(network) if teacher else None
     weight = consistency if teacher else 0.0
     make_trainer(network, optimizer, loader, task, epochs, epoch_steps, target, on_step, average, weight).run()
-    return save_model(out_path, network_to_save(network, average, task, teacher=teacher), task)
+    return save_model(out_path, network if average is None else average.module, task)
