@@ -61,16 +61,20 @@ class ImageSection(_Section):
 class StudentSection(_Section):
     """The small network that is trained and served."""
 
-    network: Literal["unet", "segresnet", "basicunet"] = "unet"
-    #: What the network sees, array order: (y, x) or (z, y, x). 2D images are fitted into it, keeping their aspect;
-    #: volumes are resampled to ``spacing`` and seen through a sliding window of this size.
-    size: tuple[int, ...] = (256, 256)
-    #: Voxel size in mm, array order (z, y, x); 3D only.
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    #: Feature channels of each level of the network.
-    channels: tuple[int, ...] = (16, 32, 64, 128, 256)
-    #: 2D only: also learn where in the image each structure lies. None: where many are to be told apart.
-    position: bool | None = None
+    network: Literal["unet", "segresnet", "basicunet"] = Field(
+        default="unet", description="MONAI's network of this name."
+    )
+    size: tuple[int, ...] = Field(
+        default=(256, 256),
+        description="Input of the network, (y, x) or (z, y, x), in pixels. 2D images are fitted into it, keeping their "
+        "aspect; volumes are resampled to spacing and pass it as a sliding window.",
+    )
+    spacing: tuple[float, float, float] = Field(
+        default=(1.0, 1.0, 1.0), description="Voxel size (z, y, x) in mm to which volumes are resampled; 3D only."
+    )
+    channels: tuple[int, ...] = Field(
+        default=(16, 32, 64, 128, 256), description="Feature channels of each level of the network."
+    )
 
     @field_validator("size")
     @classmethod

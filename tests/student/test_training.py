@@ -185,17 +185,6 @@ def test_files_that_are_no_fitting_model_are_refused(tmp_path: Path) -> None:
     Student.load(model, small_task(description="new", training={"steps": 7}))
 
 
-def test_a_student_without_a_prior_goes_on_with_one_that_says_nothing(tmp_path: Path) -> None:
-    bare, placed = (small_task(student={"size": [64, 64], "channels": [8, 16], "position": p}) for p in (False, True))
-    model = tmp_path / "model.pt"
-    save_model(model, new_network(bare, 0), bare)
-    image = case_image(shapes(0)[0])
-    np.testing.assert_allclose(Student.load(model, placed).predict(image), Student.load(model, bare).predict(image))
-    train_student(training_cases(1, placed), placed, tmp_path / "more.pt", steps=2, start=model)
-    with pytest.raises(UserError, match="do not fit the network"):
-        Student.load(tmp_path / "more.pt", bare)
-
-
 def test_devices_are_checked() -> None:
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(UserError, match="use cpu, cuda"):

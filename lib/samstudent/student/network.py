@@ -37,7 +37,7 @@ class SteadyConv3d(torch.nn.Conv3d):
 #: The prior's weights are so many times what is learnt, since an optimizer's steps are as long for them as for others'.
 PRIOR_SCALE = 32.0
 
-#: From so many structures on a prior tells them apart, unless the task says otherwise.
+#: From so many structures on a prior distinguishes them.
 MANY = 8
 
 #: Activation of ``unet``: name and arguments for MONAI. PReLU, MONAI's default, takes a quarter of a training step on a
@@ -59,7 +59,6 @@ class Placed(torch.nn.Module):
         self.network = network
         #: By output: of 1, y, x, y * y, x * x, y * x, with y and x from -1 to 1 across the image.
         self.prior = torch.nn.Parameter(torch.zeros(outputs, 6))
-        self.register_load_state_dict_pre_hook(_without_prior)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(images)
@@ -68,14 +67,6 @@ class Placed(torch.nn.Module):
             y, x = torch.meshgrid(*sides, indexing="ij")
             terms = torch.stack([torch.ones_like(x), y, x, y * y, x * x, y * x])
             return logits + torch.einsum("sk,kyx->syx", self.prior * PRIOR_SCALE, terms)
-
-
-def _without_prior(placed: Placed, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before the weights of a bare network are loaded: they are those of one whose prior says nothing."""
-    if f"{prefix}prior" not in state:
-        for key in [key for key in state if key.startswith(prefix)]:
-            state[f"{prefix}network.{key.removeprefix(prefix)}"] = state.pop(key)
-        state[f"{prefix}prior"] = torch.zeros_like(placed.prior)
 
 
 def output_channels(task: Task) -> int:
@@ -105,7 +96,7 @@ def build_network(task: Task) -> torch.nn.Module:
 def _has_prior(task: Task) -> bool:
     if task.dimension != 2:  # a volume is seen through windows, which do not know where in it they lie
         return False
-    return len(task.names) >= MANY if task.student.position is None else task.student.position
+    return len(task.names) >= MANY
 
 
 def _convolutions(task: Task) -> torch.nn.Module:

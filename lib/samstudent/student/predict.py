@@ -112,9 +112,6 @@ def load_weights(network: torch.nn.Module, path: Path, task: Task) -> str:
 
 def _check_fit(path: Path, made_for: dict[str, Any], task: Task) -> None:
     wanted = task.model_dump(mode="json")
-    for content in (made_for, wanted):  # the weights tell whether there is a prior, and ``network.Placed`` takes both
-        if isinstance(content.get("student"), dict):
-            content["student"].pop("position", None)
     knows, now = made_for.get("structures"), wanted["structures"]
     if isinstance(knows, dict) and knows != now and set(knows) != set(now):
         raise Conflict(
