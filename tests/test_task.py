@@ -192,3 +192,17 @@ def test_installed_task_files_are_found(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(task.resources, "files", lambda name: package)
     assert task._shipped() == package / "configs"
     assert task.load_task("wrist").name == "wrist"
+
+
+@pytest.mark.parametrize(("enabled", "policy"), [(True, "learned"), (False, "fixed")])
+def test_the_former_key_of_the_policy_is_understood(enabled: bool, policy: str) -> None:
+    content = {"name": "t", "dimension": 2, "structures": ["a"], "trust": {"enabled": enabled}}
+    assert task.Task.model_validate(content).pseudo_labels.policy == policy
+    assert task.Task.model_validate(content | {"pseudo_labels": {"folds": 2}}).pseudo_labels.folds == 2
+
+
+@pytest.mark.parametrize("more", [{"trust": {"folds": 3}}, {"pseudo_labels": {"policy": "learned"}}])
+def test_former_keys_that_are_gone_or_contradict_are_refused(more: dict[str, object]) -> None:
+    content = {"name": "t", "dimension": 2, "structures": ["a"], "trust": {"enabled": False}}
+    with pytest.raises(ValueError, match=r"pseudo_labels: \{policy"):
+        task.Task.model_validate(content | more)

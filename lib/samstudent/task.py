@@ -348,6 +348,21 @@ class Task(_Section):
     )
     schedule: ScheduleSection = Field(default=ScheduleSection(), description="When a round starts by itself.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _policy_by_its_former_key(cls, content: object) -> object:
+        """``trust: {enabled: false}`` is ``pseudo_labels: {policy: fixed}``: task files of our users have it."""
+        if not isinstance(content, dict) or not isinstance(former := content.get("trust"), dict):
+            return content
+        if set(former) != {"enabled"} or not isinstance(former["enabled"], bool):
+            raise ValueError("trust is no key any more; write pseudo_labels: {policy: learned} or {policy: fixed}")
+        policy = "learned" if former["enabled"] else "fixed"
+        pseudo_labels = content.get("pseudo_labels", {})
+        if not isinstance(pseudo_labels, dict) or pseudo_labels.get("policy", policy) != policy:
+            raise ValueError(f"trust and pseudo_labels disagree; write pseudo_labels: {{policy: {policy}}} alone")
+        rest = {key: value for key, value in content.items() if key != "trust"}
+        return rest | {"pseudo_labels": {**pseudo_labels, "policy": policy}}
+
     @field_validator("structures", mode="before")
     @classmethod
     def _names_may_be_listed(cls, value: object) -> object:

@@ -64,7 +64,6 @@ OPTIONAL = frozenset(
         "itk",
         "matplotlib",
         "mlflow",
-        "optuna",
         "pandas",
         "scipy",
         "skimage",
