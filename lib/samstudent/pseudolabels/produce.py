@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import CaseImage, read_image
+from samstudent.imaging.label_tags import FINAL, PSEUDO, PSEUDO_RAW
 from samstudent.imaging.label_writing import write_masks
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel, binarize, pseudo_label_case
@@ -27,9 +28,7 @@ from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
 
-HUMAN_TAG = "final"
-REFINED_TAG = "pseudo"
-RAW_TAG = "pseudo_raw"
+HUMAN_TAG, REFINED_TAG, RAW_TAG = FINAL, PSEUDO, PSEUDO_RAW
 
 
 class LabelStore(Protocol):

@@ -223,6 +223,7 @@ def test_killed_while_writing(study: Path, tag: str) -> None:
             assert info.get("written", content) == content
             if tag == "final":
                 assert info["written"] == content
+        store.close()  # no thread is at work when the next writer is forked: it would inherit what that has locked
 
 
 @pytest.mark.parametrize("torn", ["", '{"name": "new-dat', "[]"])

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from samstudent.errors import NotFound, UserError
-from samstudent.imaging.label_tags import PSEUDO_TAGS
+from samstudent.imaging.label_tags import ORIGINAL, PSEUDO_TAGS
 from samstudent.server.api.json_text import strict_json
 from samstudent.server.datastore.identifiers import check_name
 
@@ -142,7 +142,7 @@ def _check_gpus(key: str, value: Any) -> None:
 
 
 def _check_tag(key: str, value: Any) -> None:
-    if check_name(value, key) != "original":
+    if check_name(value, key) != ORIGINAL:
         raise UserError(f"params: {key!r} must be 'original', where a model's answer is kept, not {value!r}")
 
 

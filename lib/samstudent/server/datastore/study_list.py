@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,6 +26,7 @@ from samstudent.imaging.folder import case_id, name_of
 from samstudent.server.datastore.coalesced_call import CoalescedCall
 from samstudent.server.datastore.host_list import HostList, Unexported, merge_host_list
 from samstudent.server.datastore.label_index import Changes, Export, LabelIndex, Position, Stamp
+from samstudent.server.datastore.list_models import difference, header_of, shallow_copy, with_base_path
 from samstudent.util.files import atomic_path, own_copy, require_own
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class StudyList:
         with self._turn, self._lock:
             self._update()
             before = self._local.written = self._model
-            draft = self._local.draft = _shallow_copy(before)
+            draft = self._local.draft = shallow_copy(before)
             try:
                 yield draft
                 self.write()
@@ -162,7 +163,7 @@ class StudyList:
             self._apply(self._index.read(self._position))
 
     def _apply(self, changes: Changes) -> None:
-        if changes.entries or changes.removed or changes.is_whole or changes.header != _header(self._model):
+        if changes.entries or changes.removed or changes.is_whole or changes.header != header_of(self._model):
             kept = {} if changes.is_whole else self._model.objects
             objects = {case: entry for case, entry in kept.items() if case not in changes.removed}
             objects.update(changes.entries)
@@ -173,15 +174,12 @@ class StudyList:
 
     def _write(self, before: LocalDatastoreModel, after: LocalDatastoreModel) -> bool:
         """Write the difference, and publish it; False: there is none."""
-        # Mostly a few of many thousand: compared by identity first.
-        other = [case for case, entry in after.objects.items() if before.objects.get(case) is not entry]
-        changed = {case: after.objects[case] for case in other if before.objects.get(case) != after.objects[case]}
-        removed = before.objects.keys() - after.objects.keys()
-        if not changed and not removed and _header(before) == _header(after):
+        changed, removed = difference(before, after)
+        if not changed and not removed and header_of(before) == header_of(after):
             return False
         with self._mutex:
-            self._position = self._index.write(_header(after), changed, removed)
-            self._model = _shallow_copy(after)
+            self._position = self._index.write(header_of(after), changed, removed)
+            self._model = shallow_copy(after)
         self._export_due.trigger()
         return True
 
@@ -209,10 +207,10 @@ class StudyList:
         if listed is None:
             return self._model
         self._host_stamp = stamp
-        return _with_header(listed, self._model.base_path)
+        return with_base_path(listed, self._model.base_path)
 
     def _make_index(self, model: LocalDatastoreModel) -> None:
-        self._index.make(_header(model), model.objects, self._host_stamp)
+        self._index.make(header_of(model), model.objects, self._host_stamp)
 
     def _replace_damaged_index(self, error: Exception) -> None:
         aside = self._index.set_aside()
@@ -337,22 +335,3 @@ def export_all() -> None:
     """Export the host's lists of this process's studies where they lack changes; called at its end."""
     for each in list(_open_lists):
         each.close()
-
-
-def _shallow_copy(model: LocalDatastoreModel) -> LocalDatastoreModel:
-    copy: LocalDatastoreModel = model.model_copy(update={"objects": dict(model.objects)})
-    return copy
-
-
-def _header(model: LocalDatastoreModel) -> Mapping[str, str]:
-    return {
-        "name": model.name,
-        "description": model.description,
-        "images_dir": model.images_dir,
-        "labels_dir": model.labels_dir,
-    }
-
-
-def _with_header(model: LocalDatastoreModel, base_path: str) -> LocalDatastoreModel:
-    model.base_path = base_path
-    return model
