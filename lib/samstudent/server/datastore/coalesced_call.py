@@ -19,6 +19,7 @@ class CoalescedCall:
         self._call, self._delay, self._name = call, delay, name
         self._mutex = threading.Lock()
         self._timer: threading.Timer | None = None
+        self._running: threading.Thread | None = None
 
     def trigger(self) -> None:
         """Call after the delay, unless a call is due already."""
@@ -29,13 +30,19 @@ class CoalescedCall:
                 self._timer.start()
 
     def cancel(self) -> None:
-        """Drop a call that is due."""
+        """Drop a call that is due, and wait for one that runs."""
         with self._mutex:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            running = self._running
+        if running is not None and running is not threading.current_thread():
+            running.join()
 
     def _run(self) -> None:
         with self._mutex:
+            if self._timer is not threading.current_thread():
+                return  # cancelled
             self._timer = None  # a trigger from now on is for another call
+            self._running = threading.current_thread()
         self._call()

@@ -142,9 +142,11 @@ class StudyList:
             self._local.written = self._model
 
     def close(self) -> None:
-        """Export the host's list now where it lacks changes; the list can be used further."""
+        """Export the host's list now where it lacks changes; no thread of the list is at work afterwards. The list can
+        be used further. Not within a transaction."""
         self._export_due.cancel()
         self._export_soon()
+        self._export_due.cancel()  # one that became due while it was found what is lacking
 
     # ---- index ----
 
