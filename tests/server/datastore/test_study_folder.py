@@ -29,6 +29,7 @@ from samstudent.server.datastore.identifiers import check_image_id, check_name
 from samstudent.server.datastore.label_index import LabelIndex
 from samstudent.server.datastore.label_rules import LabelRules
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
+from samstudent.server.datastore.study_list import export_all
 
 CASES = [f"case{i:03}" for i in range(12)]
 INDEX = Path(".samstudent", "datastore_v2.sqlite")
@@ -104,6 +105,7 @@ def writer(study: Path, kind: str, key: str, count: int, how: str) -> multiproce
     ready = study / ".samstudent" / f"ready-{key}"
     ready.parent.mkdir(exist_ok=True)
     ready.unlink(missing_ok=True)
+    export_all()  # no thread is at work at the fork: the child would inherit what that has locked
     process = multiprocessing.get_context("fork").Process(target=write, args=(kind, study, key, count, how))
     process.start()
     while not ready.exists():
@@ -223,7 +225,6 @@ def test_killed_while_writing(study: Path, tag: str) -> None:
             assert info.get("written", content) == content
             if tag == "final":
                 assert info["written"] == content
-        store.close()  # no thread is at work when the next writer is forked: it would inherit what that has locked
 
 
 @pytest.mark.parametrize("torn", ["", '{"name": "new-dat', "[]"])
