@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.pseudolabels.case import binarize
-from samstudent.pseudolabels.produce import CaseLabeller
+from samstudent.pseudolabels.case_labeller import CaseLabeller
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.rounds.case_store import PreparedCase
 from samstudent.rounds.pseudo_store import Kind

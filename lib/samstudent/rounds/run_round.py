@@ -22,9 +22,9 @@ import torch
 
 from samstudent.errors import UserError
 from samstudent.imaging.label_tags import PSEUDO, PSEUDO_RAW
+from samstudent.pseudolabels.case_labeller import CaseLabeller
 from samstudent.pseudolabels.out_of_fold import spread_out
 from samstudent.pseudolabels.policy import POLICY_FILE, LabelingPolicy
-from samstudent.pseudolabels.produce import CaseLabeller
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.pseudolabels.teacher import Teacher
 from samstudent.rounds import fair

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from samstudent.errors import Conflict, UserError
-from samstudent.pseudolabels.produce import made_with
+from samstudent.pseudolabels.case_labeller import made_with
 from samstudent.pseudolabels.provenance import is_current
 from samstudent.server.tasks.batch_infer import SamstudentBatchInfer
 from samstudent.server.tasks.scoring import CaseScorer

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from samstudent.errors import Conflict, UserError
+from samstudent.pseudolabels.case_labeller import made_with
 from samstudent.pseudolabels.policy import ADAPTED_FILE, LabelingPolicy
 from samstudent.pseudolabels.policy_fit import fit_policy
-from samstudent.pseudolabels.produce import made_with
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.rounds import fair, run_round, teaching
 from samstudent.rounds.fair import FoldScores, compare_fairly, decide

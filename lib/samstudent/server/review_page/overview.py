@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
+from samstudent.imaging.label_tags import FINAL, PSEUDO
 from samstudent.rounds.ledger import Ledger, RoundRecord
 from samstudent.server.review_page.progress import progress_of_jobs
 from samstudent.server.review_page.queue import Infos, queue_items
@@ -41,12 +41,12 @@ def counts(review: ReviewService, infos: Infos) -> dict[str, int]:
     """Of cases; the last three of structures in pseudo labels, by what the quality filter said of them."""
     holdout = review.study.holdout
     barred = holdout.ids | holdout.excluded
-    labelled = {case for case, labels in infos.items() if HUMAN_TAG in labels}
-    pseudo = {case for case, labels in infos.items() if REFINED_TAG in labels and case not in labelled | barred}
+    labelled = {case for case, labels in infos.items() if FINAL in labels}
+    pseudo = {case for case, labels in infos.items() if PSEUDO in labels and case not in labelled | barred}
     by_status = Counter(
         str(structure.get("status"))
         for case in pseudo
-        for structure in (infos[case][REFINED_TAG].get("structures") or {}).values()
+        for structure in (infos[case][PSEUDO].get("structures") or {}).values()
     )
     states = Counter(entry.state for entry in queue_items(review.study, infos).values())
     return {

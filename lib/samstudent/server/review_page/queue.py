@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from samstudent.errors import NotFound, UserError
-from samstudent.pseudolabels.produce import HUMAN_TAG, REFINED_TAG
+from samstudent.imaging.label_tags import FINAL, PSEUDO
 from samstudent.pseudolabels.review import QualitySummary, worst_first
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM
@@ -81,11 +81,11 @@ def queue_items(study: Study, infos: Infos) -> dict[str, QueueItem]:
     barred = study.holdout.ids | study.holdout.excluded
     items = {}
     for case, labels in infos.items():
-        if (final := labels.get(HUMAN_TAG)) is not None:
+        if (final := labels.get(FINAL)) is not None:
             if accepted := final.get(ACCEPTED_FROM):
                 items[case] = QueueItem(case, "accepted", accepted, final.get("user"), final.get("time"))
             continue
-        decision, info = decisions.get(case), labels.get(REFINED_TAG)
+        decision, info = decisions.get(case), labels.get(PSEUDO)
         if case in barred or (info is None and (decision is None or decision.decision != "sent")):
             continue
         if decision is not None and decision.holds_for(info or {}):

@@ -14,9 +14,9 @@ from typing import Any
 
 from samstudent.errors import Conflict, NotFound
 from samstudent.imaging.case import read_image
+from samstudent.imaging.label_tags import FINAL, PSEUDO, PSEUDO_RAW
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks, read_rejected
-from samstudent.pseudolabels.produce import HUMAN_TAG, RAW_TAG, REFINED_TAG
 from samstudent.pseudolabels.review import Verdict, check_sources, compose
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM
@@ -72,7 +72,7 @@ class ReviewService:
         entry = queue_items(self.study, {case: labels}).get(case)
         if entry is not None:
             return entry
-        if HUMAN_TAG in labels:
+        if FINAL in labels:
             raise Conflict(f"{case!r} has been labelled by a person; there is nothing to review")
         if case in self.study.holdout.ids | self.study.holdout.excluded:
             raise Conflict(f"{case!r} is kept to compare models, so it has no pseudo label; a person has to draw it")
@@ -81,7 +81,7 @@ class ReviewService:
     def digest(self, case: str) -> str:
         """Tells whether a case's pseudo label, the student's masks included, is still the one that was looked at."""
         labels = self._labels(case)
-        parts = [self._sha256(case, tag, labels[tag]) if tag in labels else "" for tag in (REFINED_TAG, RAW_TAG)]
+        parts = [self._sha256(case, tag, labels[tag]) if tag in labels else "" for tag in (PSEUDO, PSEUDO_RAW)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
 
     def case(self, case: str) -> dict[str, Any]:
@@ -127,9 +127,9 @@ class ReviewService:
     def masks(self, case: str) -> Masks:
         """The masks of a case's pseudo label, or of the label that accepting has made of it; read once."""
         accepted = self.entry(case).state == "accepted"
-        final = self._sha256(case, HUMAN_TAG, self._labels(case)[HUMAN_TAG]) if accepted else None
+        final = self._sha256(case, FINAL, self._labels(case)[FINAL]) if accepted else None
         key = ("masks", case, final or self.digest(case), self.image_key(case))
-        masks: Masks = self._cache.get(key, lambda: self._read_masks(case, HUMAN_TAG if accepted else REFINED_TAG))
+        masks: Masks = self._cache.get(key, lambda: self._read_masks(case, FINAL if accepted else PSEUDO))
         return masks
 
     def runs(self, case: str, where: Slice) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class ReviewService:
         """
         entry = self._undecided(case, digest)
         sources = check_sources(chosen, entry.structures, self.task)
-        refined, student = (self._uri(case, tag) for tag in (REFINED_TAG, RAW_TAG))
+        refined, student = (self._uri(case, tag) for tag in (PSEUDO, PSEUDO_RAW))
         grid = self.shown(case).grid
         masks = read_masks(refined, self.task, grid) | read_rejected(refined, self.task, grid) if refined else None
         raw = read_masks(student, self.task, grid) if student else None
@@ -164,7 +164,7 @@ class ReviewService:
         label = compose(sources, masks, raw if raw is not None else masks & False, self.task)
         taken = {name: about | {"taken": sources[name]} for name, about in entry.structures.items()}
         made_of = {
-            "tag": REFINED_TAG,
+            "tag": PSEUDO,
             "digest": digest,
             "provenance": entry.info.get("provenance"),
             "time": time.time(),
@@ -175,7 +175,7 @@ class ReviewService:
             write_masks(path, label, self.task, grid)
             with self._alone():
                 self._undecided(case, digest)
-                self.datastore.save_label(case, str(path), HUMAN_TAG, info)
+                self.datastore.save_label(case, str(path), FINAL, info)
             self.context.wait_for_pacs(case)
             self.study.reviews.undo(case)
         return {"structures": sources, "provenance": made_of["provenance"]}
@@ -196,7 +196,7 @@ class ReviewService:
         with self._alone():
             entry = self.entry(case)
             if entry.state == "accepted":
-                self.datastore.remove_label(self._labelled(case)[HUMAN_TAG], HUMAN_TAG)
+                self.datastore.remove_label(self._labelled(case)[FINAL], FINAL)
             elif not self.study.reviews.undo(case):
                 raise Conflict(f"{case!r} is waiting for review: there is no decision to undo")
         return entry.state
@@ -245,7 +245,7 @@ class ReviewService:
         return sha256_file(Path(uri)) if uri and Path(uri).is_file() else ""
 
     def _read_masks(self, case: str, tag: str) -> tuple[Masks, int]:
-        refined, student = (self._uri(case, name) for name in (tag, RAW_TAG))
+        refined, student = (self._uri(case, name) for name in (tag, PSEUDO_RAW))
         grid = self.shown(case).grid
         found: dict[str, Cropped] = {}
         if refined:

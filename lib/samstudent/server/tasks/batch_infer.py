@@ -11,7 +11,7 @@ from monailabel.utils.others.generic import name_to_device
 
 from samstudent.errors import Conflict, UserError
 from samstudent.pseudolabels.cached_sam import CachedSam
-from samstudent.pseudolabels.produce import CaseLabeller, OnCase
+from samstudent.pseudolabels.case_labeller import CaseLabeller, OnCase
 from samstudent.rounds.labeling import label_cases
 from samstudent.rounds.prepare import prepare
 from samstudent.rounds.study import Study

@@ -18,7 +18,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from samstudent.errors import Conflict
-from samstudent.pseudolabels.produce import OnCase
+from samstudent.pseudolabels.case_labeller import OnCase
 from samstudent.rounds.fair import table_of
 from samstudent.rounds.options import CHOICES, TrainOptions
 from samstudent.rounds.run_round import TRAINING_STEP, RoundResult, run_round

@@ -20,8 +20,9 @@ from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel
+from samstudent.pseudolabels.case_labeller import OnCase
+from samstudent.pseudolabels.on_image import on_image
 from samstudent.pseudolabels.policy import ADAPTED_FILE, LabelingPolicy
-from samstudent.pseudolabels.produce import OnCase, on_image
 from samstudent.pseudolabels.provenance import Provenance, is_current
 from samstudent.rounds.case_store import CaseContent
 from samstudent.rounds.cases import read_labelled
