@@ -30,7 +30,7 @@ def test_every_file_of_the_package_is_installed(files: list[str]) -> None:
 def test_task_files_and_templates_are_there(files: list[str]) -> None:
     for needed in (
         "samstudent/configs/wrist.yaml",
-        "samstudent/research/templates/report.html",
+        "samstudent/research/templates/page.html",
         "samstudent/server/review_page/static/index.html",
         "samstudent/py.typed",
     ):

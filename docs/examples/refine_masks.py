@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from samstudent.imaging.case import for_sam, read_image
-from samstudent.imaging.labels import read_masks, write_masks
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
 from samstudent.sam.refiner import Refiner
 from samstudent.sam.registry import load_backend
 from samstudent.sam.results import Refinement

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from samstudent.imaging import case, labels
+from samstudent.imaging import labels
+from samstudent.imaging.case import read_image
 from samstudent.demo import phantom
 from samstudent import task
 from samstudent.errors import UserError
@@ -90,7 +91,7 @@ def test_study_on_disk_is_what_was_drawn(tmp_path: Path) -> None:
     shipped = task.load_task("phantom")
     for number, case in enumerate(ids):
         film = phantom.make_radiograph(np.random.default_rng((7, number)), (128, 96))
-        image = case.read_image(tmp_path / "images" / f"{case}.png")
+        image = read_image(tmp_path / "images" / f"{case}.png")
         np.testing.assert_array_equal(image.pixels[0], film.image)
         masks = labels.read_masks(tmp_path / "labels" / f"{case}.seg.nrrd", shipped, image.grid)
         np.testing.assert_array_equal(masks, film.masks)
