@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import nrrd
 import numpy as np
+from typer.testing import CliRunner
 
+from samstudent.cli.main import app
 from samstudent.pseudolabels.cached_sam import CachedSam
+from samstudent.research.experiment import ours
 from samstudent.rounds.cases import FileCase
 from samstudent.rounds.prepare import prepare
 from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.run_round import RoundCases, RoundOptions, run_round
+from samstudent.rounds.study import Study
+from samstudent.sam.registry import load_backend
+from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.tasks.student_trainer import StudentTrainTask
 from samstudent.server.tasks.study_round import StudyRound
+from samstudent.util.progress import no_report
 from support.drawn import FakeSam
+from support.drawn_folder import labelled_folder, task_file
+from support.experiment_setting import setting_of
 
 
 def test_the_same_labels_and_seed_give_the_same_pseudo_labels_and_student(bench: Any, tmp_path: Path) -> None:
@@ -43,3 +54,40 @@ def test_the_same_labels_and_seed_give_the_same_pseudo_labels_and_student(bench:
         assert (one.masks == other.masks).all() and np.array_equal(one.soft, other.soft)
     kept = study.ledger.kept(stats["round"], "scores")
     assert result.fold_dice == kept["folds"] and result.compared.dice[0] == kept["challenger"]
+
+
+CHANGES: dict[str, Any] = {"training": {"steps": 15, "batch_size": 4}, "holdout": {"fraction": 0}}
+
+
+def test_server_command_line_and_experiment_train_the_same_student(tmp_path: Path) -> None:
+    """Each with the embedded SAM and all steps of a round, three labels and two cases without."""
+    data = labelled_folder(tmp_path / "data", train=5)
+    setting = setting_of(data, tmp_path / "out", **CHANGES)
+    labelled, unlabelled = setting.labelled(3), setting.rest(3)
+    params = {"labelled": labelled, "unlabelled": unlabelled, "steps": 15, "seed": 0, "changes": {}}
+    ours.run(setting, params, tmp_path / "ours", None, load_backend(setting.task.sam), no_report)
+    models = {"experiment": (tmp_path / "ours" / "model.pt").read_bytes()}
+    masks = {}
+    for caller in ("server", "command line"):
+        study = tmp_path / caller
+        (study / "labels" / "final").mkdir(parents=True)
+        for id in (*labelled, *unlabelled):
+            shutil.copy(data / "images" / f"{id}.png", study)
+        for id in labelled:
+            shutil.copy(data / "labels" / f"{id}.png", study / "labels" / "final")
+        task = task_file(tmp_path, **CHANGES)
+        if caller == "server":
+            store = StudyFolderDatastore(str(study), auto_reload=False)
+            parts = Study(str(study), str(study), setting.task)
+            StudentTrainTask(parts)({"model": "student", "device": "cpu"}, store)
+            store.close()
+        else:
+            ended = CliRunner().invoke(app, ["train", "--studies", str(study), "--task", str(task)])
+            assert ended.exit_code == 0, ended.output
+        ledger = Study(str(study), str(study), setting.task).ledger
+        models[caller] = ledger.model_path("r0001").read_bytes()
+        files = sorted((study / "labels" / "pseudo").glob("*.seg.nrrd"))
+        masks[caller] = [nrrd.read(str(path))[0].tobytes() for path in files]
+        assert len(files) == len(unlabelled)
+    assert models["experiment"] == models["server"] == models["command line"]
+    assert masks["server"] == masks["command line"]
