@@ -20,7 +20,7 @@ demo: setup
 test: setup
 	$(PYTEST) $(ARGS)
 
-# Under 3 minutes on two cores: without what starts a server, a browser or a PACS, or trains for long.
+# Without what starts a server, a browser or a PACS, or trains for long.
 test-unit: setup
 	$(PYTEST) -m "not slow and not server" $(ARGS)
 
