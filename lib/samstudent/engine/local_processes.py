@@ -20,6 +20,7 @@ import psutil
 
 from samstudent.engine.protocol import OnProgress, Outcome, Work
 from samstudent.engine.worker import serve
+from samstudent.util.processes import process_family
 
 #: Seconds in which an idle process ends by itself.
 _GRACE = 2.0
@@ -197,9 +198,8 @@ def _kill(process: multiprocessing.process.BaseProcess) -> None:
     """Kill a process and those that it has started."""
     if not process.is_alive():
         return
-    with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
+    for member in process_family(process.pid)[1:] if process.pid else []:
+        with contextlib.suppress(psutil.Error):
+            member.kill()
     process.kill()
     process.join()

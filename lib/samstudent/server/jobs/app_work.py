@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import socket
 from typing import Any
 
 from monailabel.config import settings
@@ -41,15 +39,6 @@ def run_app_job(
     Raises:
         UserError: the job cannot be done as asked for.
     """
-    if kind == "train":  # where several GPUs meet
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(_free_port()))
     app = app_instance(app_dir, studies, conf)
     app.report = report
     return getattr(app, kind)(request)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -19,6 +19,7 @@ import psutil
 from samstudent.errors import Conflict, NotFound
 from samstudent.server.jobs.job import KINDS, Job, JobRunning, Status
 from samstudent.server.jobs.job_process import Assignment, Result, Work
+from samstudent.util.processes import process_family
 from samstudent.util.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class JobRunner:
                 return None
             job.end(Status.STOPPED, "stopped on request")
         if job.pid is not None:
-            _kill(_tree(job.pid))  # else its thread does, as soon as the process is there
+            _kill(process_family(job.pid))  # else its thread does, as soon as the process is there
         return job.as_json()
 
     def end_all(self, deadline: float) -> None:
@@ -151,7 +152,7 @@ class JobRunner:
         running = self.active()
         for job in running:
             job.end(Status.STOPPED, "the server was stopped")
-        trees = [tree for job in running if job.pid is not None and (tree := _tree(job.pid))]
+        trees = [tree for job in running if job.pid is not None and (tree := process_family(job.pid))]
         roots = [root for root, *_ in trees]
         for root in roots:
             with contextlib.suppress(psutil.Error):
@@ -212,7 +213,7 @@ class JobRunner:
                     _conclude(job, process.exitcode)
             finally:
                 if process.exitcode is None and process.pid is not None:
-                    _kill(_tree(process.pid))
+                    _kill(process_family(process.pid))
                     wait([process.sentinel], KILLED_WITHIN)
                 process.close()
 
@@ -258,15 +259,6 @@ def _conclude(job: Job, exitcode: int | None) -> None:
         job.end(Status.ERROR, f"the job's process was ended by signal {-exitcode} ({name}){memory}")
     else:
         job.end(Status.ERROR)
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    """The process and all that it started; [] where it has ended."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return []
 
 
 def _kill(processes: list[psutil.Process]) -> None:
