@@ -21,18 +21,24 @@ CACHED_SECONDS = 1
 
 
 class Clock:
-    """What the server and its children believe: this machine's time and so many days.
+    """The clock of the server and of its child processes: this machine's time plus a number of days.
 
-    Under libfaketime 0.9.10 Python's ``time.sleep`` fails after such a jump, which no real clock does; of what the
-    server does only the scores of active learning wait that way, so they are not looked at.
+    Under libfaketime 0.9.10 Python's ``time.sleep`` (which file locks wait by) raises EINVAL after such a jump, which no
+    real clock does. So the server sleeps by ``select``.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, modules: Path) -> None:
+        """``modules``: empty folder for what Python imports at its start."""
         self.file = file
+        self.modules = modules
+        modules.mkdir()
+        (modules / "sitecustomize.py").write_text(
+            "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds) and None\n"
+        )
         self.set(0)
 
     def set(self, days: float) -> None:
-        """Returns when every process believes it."""
+        """Set the clock; return when every process reads the new time."""
         self.file.write_text(f"{days:+}d\n")
         time.sleep(CACHED_SECONDS + 0.5)
 
@@ -45,17 +51,18 @@ class Clock:
             # Setting a clock moves neither of these.
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
+            "PYTHONPATH": str(self.modules),
         }
 
 
 @pytest.fixture
 def clock(tmp_path: Path) -> Clock:
-    return Clock(tmp_path / "clock")
+    return Clock(tmp_path / "clock", tmp_path / "modules")
 
 
 @pytest.fixture
 def scheduled(study: TinyStudy, clock: Clock, tmp_path: Path) -> Iterator[RunningServer]:
-    """A server that starts a round after every second label, and believes the clock."""
+    """A server that starts a round after every second label, and reads the clock."""
     # What rounds learn beside their student has no clock, and takes long where each question for the time does.
     text = study.task_file.read_text().replace("pseudo_labels: {", "pseudo_labels: {policy: fixed, ")
     study.task_file.write_text(text + "schedule: {every_labels: 2}\n")
@@ -102,7 +109,7 @@ def test_labels_rounds_and_the_queue_survive_a_clock_that_jumps(
         assert sample["id"] in CASES
         save_two(2 * (number % 2), number)
         wait_for_rounds(number)
-    # Every version is there, the last one in force, whatever the clock said when it came.
+    # Every version is there, the last one active, whatever the clock said when it came.
     folder = study.folder / "labels"
     for case, digests in saved.items():
         assert sha256_file(folder / "final" / f"{case}.seg.nrrd") == digests[-1]
