@@ -110,6 +110,27 @@ def test_work_that_a_process_cannot_import_fails_with_the_reason(tmp_path: Path)
     assert "a module that workers lack" in (tmp_path / "worker0.log").read_text()
 
 
+def test_a_script_without_its_main_guard_ends_with_one_error(tmp_path: Path) -> None:
+    """Each spawned process runs such a script again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from samstudent.engine.local_processes import LocalProcesses\n"
+        "from samstudent.engine.protocol import run_shards\n"
+        "from support.engine_work import Noted\n"
+        f"work = Noted(Path({str(tmp_path)!r}))\n"
+        "with LocalProcesses([{}]) as engine:\n"
+        "    print(list(run_shards(engine, work, [['a'], ['b']])))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=environment, check=False
+    )
+    assert ended.returncode == 1
+    assert "if __name__ == '__main__':" in ended.stderr.splitlines()[-1]
+    assert Noted(tmp_path).calls() == []
+
+
 def test_collect_gives_up_after_its_time(tmp_path: Path) -> None:
     with LocalProcesses([{}]) as engine:
         engine.submit(Noted(tmp_path), ["sleep1"])

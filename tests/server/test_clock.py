@@ -23,8 +23,8 @@ CACHED_SECONDS = 1
 class Clock:
     """The clock of the server and of its child processes: this machine's time plus a number of days.
 
-    Under libfaketime 0.9.10 Python's ``time.sleep`` (which file locks wait by) raises EINVAL after such a jump, which no
-    real clock does. So the server sleeps by ``select``.
+    Under libfaketime 0.9.10 Python's ``time.sleep``, by which file locks wait, raises EINVAL after such a jump, which
+    no real clock does. So the server sleeps by ``select``.
     """
 
     def __init__(self, file: Path, modules: Path) -> None:

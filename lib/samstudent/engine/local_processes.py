@@ -20,6 +20,7 @@ import psutil
 
 from samstudent.engine.protocol import OnProgress, Outcome, Work
 from samstudent.engine.worker import serve
+from samstudent.errors import UserError
 from samstudent.util.processes import process_family
 
 #: Seconds in which an idle process ends by itself.
@@ -37,12 +38,13 @@ class _Shard:
 
 @dataclass
 class _Worker:
-    """A process, the end of its connection that is ours, and its shard."""
+    """A process, this process' end of its connection, its shard, and whether it has got as far as waiting for one."""
 
     number: int
     process: multiprocessing.process.BaseProcess
     connection: Connection
     shard: _Shard | None = None
+    started: bool = False
 
 
 @dataclass
@@ -150,13 +152,16 @@ class LocalProcesses:
         return worker
 
     def _receive(self, worker: _Worker) -> None:
-        """Take what a process sends: an outcome, progress, or that it has died."""
+        """Take one message of a process, or its end."""
         shard = worker.shard
         assert shard is not None
         try:
             kind, *content = worker.connection.recv()
         except (EOFError, OSError):
             self._bury(worker, shard)
+            return
+        if kind == "started":
+            worker.started = True
             return
         if kind == "progress":
             if shard.on_progress is not None:
@@ -168,7 +173,11 @@ class LocalProcesses:
             worker.shard = None
 
     def _bury(self, worker: _Worker, shard: _Shard) -> None:
-        """Fail the item at which a process died; the rest of its shard goes on first in another process."""
+        """Fail the item at which a process died; the rest of its shard goes on first in another process.
+
+        Raises:
+            UserError: the process ended by itself before it could run anything, as every other one would.
+        """
         worker.process.join()
         self._workers.remove(worker)
         worker.connection.close()
@@ -178,6 +187,11 @@ class LocalProcesses:
         code = worker.process.exitcode or 0
         cause = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with exit code {code}"
         log = "" if self.log_folder is None else f"; see {self.log_folder / f'worker{worker.number}.log'}"
+        if code >= 0 and not worker.started:
+            raise UserError(
+                f"a worker process {cause} before it started{log}. A Python script that uses several processes must "
+                "keep what it runs below: if __name__ == '__main__':"
+            )
         self._outcomes.append(Outcome(shard.keys.popleft(), "failed", f"its process {cause}{log}"))
         if shard.keys:
             self._waiting.appendleft(shard)

@@ -83,6 +83,9 @@ class Engine(Protocol):
 
         Returns:
             None where nothing is in flight, or nothing ended in time.
+
+        Raises:
+            UserError: the engine cannot run anything, for example because its processes do not start.
         """
 
     def cancel(self) -> None:

@@ -31,7 +31,8 @@ def serve(connection: Connection, environment: Mapping[str, str], log: Path | No
     """Run shards until the connection is closed.
 
     Args:
-        connection: gets (pickled work, keys); sends ("progress", key, Progress) and ("outcome", Outcome).
+        connection: gets (pickled work, keys); sends ("started",) once, ("progress", key, Progress) and
+            ("outcome", Outcome).
         environment: variables to set before the work is imported.
         log: file to which standard output and error are appended, also those of libraries; None: the parent's.
     """
@@ -42,6 +43,7 @@ def serve(connection: Connection, environment: Mapping[str, str], log: Path | No
         _append_output_to(log)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     os.environ.update(environment)
+    connection.send(("started",))
     while True:
         try:
             pickled, keys = connection.recv()
