@@ -24,7 +24,7 @@ def test_progress_is_drawn_or_logged(
     app = SimpleNamespace(report=log_progress)
     with _progress(app):
         app.report(Progress("reading cases", 2, 3))
-        log_progress(Progress("training", 1, 60))  # of code that takes no report
+        app.report(Progress("training", 1, 60))
     drawn = capsys.readouterr().err
     lines = [record.getMessage() for record in caplog.records]
     assert ("reading cases" in drawn and "1/60" in drawn) == terminal

@@ -22,6 +22,7 @@ from samstudent.student.training import (
     split_steps,
     train_student,
 )
+from samstudent.util import device
 from samstudent.util.torch_device import half_precision, pick_device
 from support.drawn import case_image, dice, shapes, small_task, training_cases
 
@@ -144,7 +145,7 @@ def test_half_precision_answers_as_full(tmp_path: Path, monkeypatch: pytest.Monk
     student = Student.load(tmp_path / "model.pt", task, "cpu")
     image = case_image(shapes(50)[0])
     half = student.predict(image)
-    monkeypatch.setenv("SAMSTUDENT_PRECISION", "float32")
+    monkeypatch.setattr(device, "half_precision", lambda device: None)
     full = student.predict(image)
     assert np.abs(half - full).mean() < 0.01
     assert dice(half > 0.5, full > 0.5) > 0.98

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from samstudent.util import progress as module
-from samstudent.util.progress import Progress, StepReport, log_progress, logged_to
+from samstudent.util.progress import Progress, StepReport, log_progress
 
 
 @pytest.mark.parametrize(
@@ -39,16 +39,6 @@ def test_the_log_has_a_line_for_each_event(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.INFO):
         log_progress(Progress("training", 1, 2))
     assert [record.getMessage() for record in caplog.records] == ["training: 1 of 2"]
-
-
-def test_what_is_logged_as_progress_goes_to_a_report_in_a_block(caplog: pytest.LogCaptureFixture) -> None:
-    events: list[Progress] = []
-    with logged_to(events.append):
-        log_progress(Progress("training", 1, 2))
-    with caplog.at_level(logging.INFO):
-        log_progress(Progress("training", 2, 2))
-    assert events == [Progress("training", 1, 2)]
-    assert [record.getMessage() for record in caplog.records] == ["training: 2 of 2"]
 
 
 def test_json_keeps_an_event() -> None:

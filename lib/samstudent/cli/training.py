@@ -14,7 +14,6 @@ from samstudent.cli.app_folder import app_folder, task_argument
 from samstudent.cli.options import Studies, TaskOption
 from samstudent.cli.rounds import open_ledger, print_rounds
 from samstudent.errors import Unavailable
-from samstudent.util.progress import logged_to
 from samstudent.util.progress_bar import ProgressBars
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def _progress(app: SamstudentApp) -> Iterator[None]:
         logging.getLogger("samstudent").setLevel(logging.INFO)
         yield
         return
-    with ProgressBars() as bars, logged_to(bars):
+    with ProgressBars() as bars:
         app.report = bars
         yield
 

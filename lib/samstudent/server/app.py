@@ -28,11 +28,12 @@ from samstudent.server.jobs.runner import JobRunner
 from samstudent.server.jobs.start_methods import best_start_method
 from samstudent.server.open_datastore import open_datastore
 from samstudent.server.shutdown import Shutdown
-from samstudent.server.tasks.active_learning import DiversityScoring, UncertaintyScoring, strategies
+from samstudent.server.tasks.active_learning import strategies
 from samstudent.server.tasks.batch_infer import SamstudentBatchInfer
 from samstudent.server.tasks.sam_interactive import SamInteractiveTask
 from samstudent.server.tasks.sam_trainer import SamTrainTask
 from samstudent.server.tasks.scoring import CaseScorer
+from samstudent.server.tasks.scoring_methods import DiversityScoring, UncertaintyScoring
 from samstudent.server.tasks.student_infer import StudentInferTask, StudentSamInferTask
 from samstudent.server.tasks.student_trainer import StudentTrainTask
 from samstudent.task import load_task, shipped_tasks
@@ -112,10 +113,10 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         return strategies(self.task, self.study.selection, self.study.holdout, self.study.reviews)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        scorer, state, holdout = self.case_scorer, self.study.selection, self.study.holdout
+        scorer, state, holdout, overlap = self.case_scorer, self.study.selection, self.study.holdout, self.task.overlap
         return {
-            "diversity": DiversityScoring(state, holdout, scorer.vector_version, scorer.embed),
-            "uncertainty": UncertaintyScoring(state, holdout, scorer.version, scorer.predict, self.task.overlap),
+            "diversity": DiversityScoring(state, holdout, scorer.vector_version, scorer.embed, self._report),
+            "uncertainty": UncertaintyScoring(state, holdout, scorer.version, scorer.predict, overlap, self._report),
         }
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:

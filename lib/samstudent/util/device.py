@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -41,10 +40,8 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     """The reduced precision that is faster than float32 on this device; None where there is none.
 
     bfloat16 on a CPU only with AMX or AVX512-BF16: elsewhere it is emulated and slower. float16 on a GPU without
-    bfloat16; training then needs a gradient scaler. ``SAMSTUDENT_PRECISION=float32`` switches it off.
+    bfloat16; training then needs a gradient scaler.
     """
-    if os.environ.get("SAMSTUDENT_PRECISION") == "float32":
-        return None
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     # Older torch cannot tell; float32 is right everywhere.

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -103,30 +102,5 @@ class StepReport:
 
 
 def log_progress(progress: Progress) -> None:
-    """Report that writes each event as a line of the log, or gives it to the report of ``logged_to``."""
+    """Report that writes each event as a line of the log."""
     logger.info("%s", progress)
-
-
-@contextmanager
-def logged_to(report: Report) -> Iterator[None]:
-    """Events of ``log_progress`` go to a report in this block, and not to the log: of this process, all threads."""
-    handler, propagate, level = _Forwarding(report), logger.propagate, logger.level
-    logger.addHandler(handler)
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
-        logger.setLevel(level)
-
-
-class _Forwarding(logging.Handler):
-    def __init__(self, report: Report) -> None:
-        super().__init__()
-        self._report = report
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if isinstance(record.args, tuple) and isinstance(record.args[0], Progress):
-            self._report(record.args[0])

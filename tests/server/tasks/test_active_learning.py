@@ -14,7 +14,8 @@ from samstudent.active_learning.state import SelectionState
 from samstudent.active_learning.strategies import STRATEGIES
 from samstudent.errors import UserError
 from samstudent.rounds.holdout import HoldOut
-from samstudent.server.tasks.active_learning import DiversityScoring, SelectionStrategy, UncertaintyScoring, strategies
+from samstudent.server.tasks.active_learning import SelectionStrategy, strategies
+from samstudent.server.tasks.scoring_methods import DiversityScoring, UncertaintyScoring
 from samstudent.task import ActiveLearningSection, Task
 
 TASK = Task(name="t", dimension=2, structures=["bone"], active_learning={"strategy": "entropy"})
@@ -125,10 +126,10 @@ def test_why_there_is_no_case(tmp_path: Path):
         study.label(case)
     strategy = study.strategy()
     assert strategy({"client_id": "anna"}, study.datastore) is None
-    assert strategy.why_none(study.datastore) == "all 2 cases are labelled; 1 more are kept for testing"
+    assert strategy.reason_for_none(study.datastore) == "all 2 cases are labelled; 1 more are test cases"
     (tmp_path / "empty").mkdir()
     nothing = Study(tmp_path / "empty", 0)
-    assert nothing.strategy().why_none(nothing.datastore) == "there is no image in the study"
+    assert nothing.strategy().reason_for_none(nothing.datastore) == "there is no image in the study"
 
 
 def test_clients_without_a_name_keep_what_they_were_offered(study: Study):

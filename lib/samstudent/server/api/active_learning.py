@@ -41,8 +41,8 @@ def post_next_sample(
     logger.info("next sample by %s for %s", strategy, request.get("client_id"))
     offer: dict[str, Any] = choose(request, context.datastore) or {}
     if not offer.get("id"):
-        why_none = getattr(choose, "why_none", None)
-        return {"reason": why_none(context.datastore)} if why_none else {}
+        reason = getattr(choose, "reason_for_none", None)
+        return {"reason": reason(context.datastore)} if reason else {}
     image = str(offer["id"])
     path = context.datastore.get_image_uri(image)
     context.refresh_scores()

@@ -28,8 +28,6 @@ USERS_FILE = "SAMSTUDENT_USERS"
 #: Of the OpenID provider: this server's secret there, and other names that tokens may be for, with commas between.
 CLIENT_SECRET = "SAMSTUDENT_OPENID_CLIENT_SECRET"
 AUDIENCES = "SAMSTUDENT_OPENID_AUDIENCES"
-#: Seconds; for tests and for sites that want shorter ones.
-TOKEN_LIFE = "SAMSTUDENT_TOKEN_SECONDS"
 #: Provider's tokens that are remembered as checked, and browsers that may be on their way to it and back.
 MOST_CHECKED = MOST_PENDING = 1000
 #: Seconds for which a checked token is not checked again.
@@ -216,14 +214,13 @@ def configured(app_dir: str) -> Login | None:
         if users_file:
             raise UserError(f"{USERS_FILE} needs MONAI_LABEL_AUTH_ENABLE=true, too; samstudent serve --users sets both")
         return None
-    life = _seconds(os.environ.get(TOKEN_LIFE, "3600"))
     if users_file:
         # Not the environment: the host writes all of its settings there.
         if type(settings).model_fields["MONAI_LABEL_AUTH_REALM_URI"].default != settings.MONAI_LABEL_AUTH_REALM_URI:
             raise UserError(f"either {USERS_FILE} or MONAI_LABEL_AUTH_REALM_URI: one server has one login")
         users = Users(Path(users_file))
         users.all()
-        return FileLogin(users, LoginSessions(users.path.with_name(users.path.name + ".sessions"), life))
+        return FileLogin(users, LoginSessions(users.path.with_name(users.path.name + ".sessions")))
     claims = Claims(
         username=settings.MONAI_LABEL_AUTH_TOKEN_USERNAME,
         email=settings.MONAI_LABEL_AUTH_TOKEN_EMAIL,
@@ -238,14 +235,4 @@ def configured(app_dir: str) -> Login | None:
         [name.strip() for name in os.environ.get(AUDIENCES, "").split(",") if name.strip()],
         settings.MONAI_LABEL_AUTH_TIMEOUT,
     )
-    return OpenIdLogin(provider, LoginSessions(Path(app_dir) / "login.sessions", life))
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 86400:
-        raise UserError(f"{TOKEN_LIFE} must be a number of seconds from 1 to 86400, not {text!r}")
-    return seconds
+    return OpenIdLogin(provider, LoginSessions(Path(app_dir) / "login.sessions"))

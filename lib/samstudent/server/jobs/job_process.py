@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from samstudent.errors import UserError, explain
-from samstudent.util.progress import Progress, Report, logged_to
+from samstudent.util.progress import Progress, Report
 from samstudent.util.signals import SIGNALS, end_now
 
 #: What a job does: kind, request and report -> result, a JSON value. A function that can be pickled.
@@ -91,8 +91,7 @@ def run_job(connection: Connection, output: Connection) -> None:
     report = ProgressSender(connection)
     np.random.seed()  # a fork would draw the same numbers in each job
     try:
-        with logged_to(report):
-            result = assignment.work(assignment.kind, assignment.request, report)
+        result = assignment.work(assignment.kind, assignment.request, report)
     except (UserError, OSError) as error:
         print(f"samstudent: {explain(error)}", file=sys.stderr, flush=True)
         sys.exit(MISTAKE)
