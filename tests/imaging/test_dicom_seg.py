@@ -14,21 +14,23 @@ from numpy.typing import NDArray
 from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 
 from samstudent.errors import UserError
-from samstudent.imaging import dicom_seg, dicom_size_checks
+from samstudent.imaging import dicom_seg_frames, dicom_size_checks
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_dx_write import dx_image, save_film
-from samstudent.imaging.dicom_seg import is_machines, references_of, segments_of, structures_of
-from samstudent.imaging.dicom_seg_write import About, write_seg
+from samstudent.imaging.dicom_seg import is_automatic, references_of, segments_of, structures_of
+from samstudent.imaging.dicom_seg_write import SegDescription, write_seg
 from samstudent.imaging.labels import other_names, read_ignore, read_masks
 from samstudent.task import Task
 from support.dicom_files import save, save_series
 from support.dicom_segs import a_film, a_series, make_task, random_masks
 
-ABOUT = About("Label", "MANUAL")
+DESCRIPTION = SegDescription("Label", "MANUAL")
 
 
-def round_trip(path: Path, task: Task, masks: NDArray[Any], folder: Path, about: About = ABOUT, **more: Any) -> Any:
-    seg = write_seg(folder / "seg.dcm", masks, task, read_image(path).grid, path, about, **more)
+def round_trip(
+    path: Path, task: Task, masks: NDArray[Any], folder: Path, description: SegDescription = DESCRIPTION
+) -> Any:
+    seg = write_seg(folder / "seg.dcm", masks, task, read_image(path).grid, path, description)
     return seg, read_masks(folder / "seg.dcm", task, read_image(path).grid)
 
 
@@ -117,7 +119,7 @@ def test_real_ct(shared_data: Path, tmp_path: Path) -> None:
     assert (round_trip(tmp_path / "ct", task, masks, tmp_path)[1] == masks).all()
     with pytest.raises(UserError, match="SOPInstanceUID"):
         write_seg(
-            tmp_path / "x.dcm", masks, task, read_image(tmp_path / "ct").grid, shared_data / "dicom" / "ct", ABOUT
+            tmp_path / "x.dcm", masks, task, read_image(tmp_path / "ct").grid, shared_data / "dicom" / "ct", DESCRIPTION
         )
 
 
@@ -127,11 +129,12 @@ def test_real_ct(shared_data: Path, tmp_path: Path) -> None:
 def test_highdicom_reads_names_codes_colours_and_provenance(tmp_path: Path) -> None:
     code = {"value": "39607008", "meaning": "Lung", "side": "left", "color": "#ff0000"}
     film, task = a_film(tmp_path), make_task(2, codes={"left lung": code})
-    about = About(
+    description = SegDescription(
         "Pseudo label, task t", "AUTOMATIC", "student+sam", {"student": "a" * 64, "sam_digest": "b" * 64},
         {"left lung": 0.75}, creator="nightly", time=1.7e9, uids=("1.2.5", "1.2.6"),
+        structures=["left lung", "rib"],
     )  # fmt: skip
-    round_trip(film, task, random_masks(film, task), tmp_path, about, only=["left lung", "rib"])
+    round_trip(film, task, random_masks(film, task), tmp_path, description)
     seg = highdicom.seg.segread(tmp_path / "seg.dcm")
     assert (seg.SeriesInstanceUID, seg.SOPInstanceUID) == ("1.2.5", "1.2.6")
     assert (seg.SeriesDescription, str(seg.ContentCreatorName)) == ("Pseudo label, task t", "nightly^")
@@ -147,13 +150,13 @@ def test_highdicom_reads_names_codes_colours_and_provenance(tmp_path: Path) -> N
     assert lung.SegmentDescription == "quality 0.750"
     red = highdicom.color.CIELabColor.from_rgb(255, 0, 0).value
     assert tuple(lung.RecommendedDisplayCIELabValue) == red != tuple(rib.RecommendedDisplayCIELabValue)
-    assert is_machines(seg)
+    assert is_automatic(seg)
 
 
 def test_the_same_label_has_the_same_time_whenever_it_is_written(tmp_path: Path) -> None:
     film, task = a_film(tmp_path), make_task(2)
-    about = About("Label", "MANUAL", time=1.7e9, uids=("1.2.5", "1.2.6"))
-    first, second = (round_trip(film, task, random_masks(film, task), tmp_path, about)[0] for _ in range(2))
+    description = SegDescription("Label", "MANUAL", time=1.7e9, uids=("1.2.5", "1.2.6"))
+    first, second = (round_trip(film, task, random_masks(film, task), tmp_path, description)[0] for _ in range(2))
     assert (first.ContentDate, first.ContentTime) == (second.ContentDate, second.ContentTime)
 
 
@@ -200,7 +203,7 @@ def test_segments_without_codes_or_algorithm(tmp_path: Path) -> None:
 
     path = edited(tmp_path / "seg.dcm", strip)
     assert (read_masks(path, task, read_image(film).grid) == masks).all()
-    assert not is_machines(pydicom.dcmread(path))
+    assert not is_automatic(pydicom.dcmread(path))
     assert segments_of(pydicom.dcmread(path))[0].code is None
 
 
@@ -223,7 +226,7 @@ def test_frames_on_another_grid_are_resampled(tmp_path: Path) -> None:
     series, task = a_series(tmp_path), make_task(3)
     thick = save_series(tmp_path / "thick", [1.5, 7.5], FrameOfReferenceUID="1.2.4", SliceThickness=6)
     masks = random_masks(thick, task)
-    write_seg(tmp_path / "seg.dcm", masks, task, read_image(thick).grid, thick, ABOUT)
+    write_seg(tmp_path / "seg.dcm", masks, task, read_image(thick).grid, thick, DESCRIPTION)
     back = read_masks(tmp_path / "seg.dcm", task, read_image(series).grid)
     assert (back == np.repeat(masks, 2, axis=1)).all()
 
@@ -245,7 +248,7 @@ def test_frames_of_a_tilted_series_on_another_grid(tmp_path: Path) -> None:
         )
     masks = np.zeros((1, *read_image(coarse).grid.spatial_shape), bool)
     masks[0, :, 1] = True
-    write_seg(tmp_path / "seg.dcm", masks, task, read_image(coarse).grid, coarse, ABOUT)
+    write_seg(tmp_path / "seg.dcm", masks, task, read_image(coarse).grid, coarse, DESCRIPTION)
     back = read_masks(tmp_path / "seg.dcm", task, read_image(fine).grid)
     assert back[0, [0, 2]].any(axis=2).tolist() == [[False, True, False]] * 2
 
@@ -258,7 +261,7 @@ def test_slices_between_drawn_ones_stay_empty(tmp_path: Path, thickness: int | N
     coarse = save_series(tmp_path / "coarse", [9, 0, 12, 6, 3], **fields)
     masks = np.zeros((1, *read_image(coarse).grid.spatial_shape), bool)
     masks[0, [0, 4]] = True
-    write_seg(tmp_path / "seg.dcm", masks, task, read_image(coarse).grid, coarse, ABOUT)
+    write_seg(tmp_path / "seg.dcm", masks, task, read_image(coarse).grid, coarse, DESCRIPTION)
 
     def without_thickness(seg: Any) -> None:
         measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
@@ -286,7 +289,7 @@ def test_slices_of_a_part_of_the_plane_keep_their_thickness(tmp_path: Path, told
         grids[size] = read_image(tmp_path / str(size)).grid
     masks = np.zeros((1, 20, 6, 6), bool)
     masks[0, [4, 12]] = True
-    write_seg(tmp_path / "seg.dcm", masks, task, grids[6], tmp_path / "6", ABOUT)
+    write_seg(tmp_path / "seg.dcm", masks, task, grids[6], tmp_path / "6", DESCRIPTION)
 
     def tell(seg: Any) -> None:
         measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
@@ -319,7 +322,7 @@ def far_apart(folder: Path, task: Task) -> Path:
     coarse = save_series(folder / "coarse", [0, 3, 6], **fields)
     masks = np.zeros((3, *read_image(coarse).grid.spatial_shape), bool)
     masks[[0, 1, 2], [0, 1, 2]] = True
-    write_seg(folder / "seg.dcm", masks, task, read_image(coarse).grid, coarse, ABOUT)
+    write_seg(folder / "seg.dcm", masks, task, read_image(coarse).grid, coarse, DESCRIPTION)
 
     def move(seg: Any) -> None:
         for item, height in zip(seg.PerFrameFunctionalGroupsSequence, (0, 0.001, 300), strict=True):
@@ -347,7 +350,7 @@ def test_frames_far_apart_count_once_for_each_structure(tmp_path: Path, monkeypa
 def test_too_many_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film, task = a_film(tmp_path), make_task(2)
     round_trip(film, task, random_masks(film, task), tmp_path)
-    monkeypatch.setattr(dicom_seg, "_MAX_FRAMES", 2)
+    monkeypatch.setattr(dicom_seg_frames, "_MAX_FRAMES", 2)
     with pytest.raises(UserError, match=r"seg\.dcm: 3 frames; expected at most 2"):
         read_masks(tmp_path / "seg.dcm", task, read_image(film).grid)
 
@@ -363,12 +366,12 @@ def test_segments_without_number(tmp_path: Path, number: Any) -> None:
             seg.SegmentSequence[1].SegmentNumber = number
 
     path = edited(tmp_path / "seg.dcm", change)
-    for read in (segments_of, is_machines, lambda seg: structures_of(seg, task)):
+    for read in (segments_of, is_automatic, lambda seg: structures_of(seg, task)):
         with pytest.raises(UserError, match=r"seg\.dcm: a segment without a SegmentNumber, .*expected a whole number"):
             read(pydicom.dcmread(path))
 
 
-def test_frames_and_segments_that_are_not_told_of(tmp_path: Path) -> None:
+def test_frames_and_segments_that_the_header_does_not_describe(tmp_path: Path) -> None:
     film, task = a_film(tmp_path), make_task(2)
     path = tmp_path / "seg.dcm"
     round_trip(film, task, random_masks(film, task), tmp_path)
@@ -376,7 +379,7 @@ def test_frames_and_segments_that_are_not_told_of(tmp_path: Path) -> None:
     def less(seg: Any) -> None:
         del seg.PerFrameFunctionalGroupsSequence[-1]
 
-    with pytest.raises(UserError, match=r"seg\.dcm: 3 frames, but PerFrameFunctionalGroupsSequence tells of 2"):
+    with pytest.raises(UserError, match=r"seg\.dcm: 3 frames, but PerFrameFunctionalGroupsSequence has 2 items"):
         read_masks(edited(path, less), task, read_image(film).grid)
 
     def unnumbered(seg: Any) -> None:
@@ -403,7 +406,7 @@ def test_faults_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cut\.dcm"):
         read_masks(tmp_path / "cut.dcm", task, read_image(film).grid)
     with pytest.raises(UserError, match="masks of shape"):
-        write_seg(path, np.zeros((3, 5, 5), bool), task, read_image(film).grid, film, ABOUT)
+        write_seg(path, np.zeros((3, 5, 5), bool), task, read_image(film).grid, film, DESCRIPTION)
 
 
 def test_codes_of_a_task() -> None:

@@ -18,7 +18,7 @@ from pydicom.tag import Tag
 from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_seg_source import clean_text
-from samstudent.imaging.dicom_seg_write import About, write_seg
+from samstudent.imaging.dicom_seg_write import SegDescription, write_seg
 from samstudent.imaging.labels import read_masks
 from support.dicom_files import save, save_series
 from support.dicom_segs import a_film, a_series, make_task, random_masks
@@ -60,10 +60,10 @@ def written(source: Path, dimension: int, folder: Path, share: float = 0.5) -> p
     task = make_task(dimension)
     masks = random_masks(source, task, share)
     grid = read_image(source).grid
-    about = About(
+    description = SegDescription(
         "Label", "SEMIAUTOMATIC", provenance={"student": "a"}, quality={"heart": 0.5}, creator="山田\\x", time=1.7e9
     )
-    write_seg(folder / "seg.dcm", masks, task, grid, source, about)
+    write_seg(folder / "seg.dcm", masks, task, grid, source, description)
     assert (read_masks(folder / "seg.dcm", task, grid) == masks).all()
     assert errors_of(folder / "seg.dcm") == []
     return pydicom.dcmread(folder / "seg.dcm")
@@ -147,7 +147,9 @@ def test_no_header_keeps_a_label_from_being_written(tmp_path: Path, name: str) -
 def test_what_it_refers_to_is_named_as_it_is(tmp_path: Path) -> None:
     """Valid or not: by another name nothing would find the image."""
     film, task = edited(a_film(tmp_path), StudyInstanceUID=b"1.2.03.4"), make_task(2)
-    write_seg(tmp_path / "seg.dcm", random_masks(film, task), task, read_image(film).grid, film, About("x", "MANUAL"))
+    write_seg(
+        tmp_path / "seg.dcm", random_masks(film, task), task, read_image(film).grid, film, SegDescription("x", "MANUAL")
+    )
     assert pydicom.dcmread(tmp_path / "seg.dcm").StudyInstanceUID == "1.2.03.4"
 
 
@@ -190,8 +192,10 @@ def test_structures_that_are_not_annotated_are_named(tmp_path: Path, name: str) 
     dimension, make = SOURCES[name]
     source, task = make(tmp_path), make_task(dimension)
     grid = read_image(source).grid
-    about = About("Label; not annotated: heart, rib", "MANUAL", not_annotated=["heart", "rib"])
-    write_seg(tmp_path / "seg.dcm", random_masks(source, task), task, grid, source, about, ["left lung"])
+    description = SegDescription(
+        "Label; not annotated: heart, rib", "MANUAL", structures=["left lung"], not_annotated=["heart", "rib"]
+    )
+    write_seg(tmp_path / "seg.dcm", random_masks(source, task), task, grid, source, description)
     assert errors_of(tmp_path / "seg.dcm") == []
     assert pydicom.dcmread(tmp_path / "seg.dcm").ImageComments == "Not annotated: heart, rib"
     assert read_label(tmp_path / "seg.dcm", task, grid).annotated.tolist() == [True, False, False]

@@ -21,6 +21,7 @@ from samstudent.imaging.grid import LPS_TO_RAS, Grid
 from samstudent.imaging.label_writing import label_map, write_masks
 from samstudent.imaging.labels import other_names, read_ignore, read_masks, read_rejected
 from samstudent.imaging.seg_nrrd import color, into_layers
+from samstudent.imaging.structure_names import IGNORE, REJECTED
 from samstudent.task import Task
 from support.label_files import FLAT, NAMES, PLAIN_GRID, SOLID, disjoint, save_segments
 
@@ -128,7 +129,7 @@ def test_write_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"masks of shape \(2, 6, 8\)"):
         write_masks(tmp_path / "a.png", masks[:2], FLAT, PLAIN_GRID)
     with pytest.raises(UserError, match=r"only \.seg\.nrrd"):
-        write_masks(tmp_path / "a.png", masks, FLAT, PLAIN_GRID, ignore=masks)
+        write_masks(tmp_path / "a.png", masks, FLAT, PLAIN_GRID, marked={IGNORE: masks})
     with pytest.raises(UserError, match="a volume needs"):
         write_masks(tmp_path / "a.png", disjoint((4, 3, 2)), SOLID, Grid.of((4, 3, 2), np.eye(4)))
     assert list(tmp_path.iterdir()) == []
@@ -169,7 +170,7 @@ def test_ignored_regions(tmp_path: Path) -> None:
     masks, ignore = overlapping((6, 8)), np.zeros((3, 6, 8), dtype=bool)
     ignore[0, 4:], ignore[2, 3:5] = True, True
     path = tmp_path / "a.seg.nrrd"
-    write_masks(path, masks, FLAT, PLAIN_GRID, ignore=ignore)
+    write_masks(path, masks, FLAT, PLAIN_GRID, marked={IGNORE: ignore})
     assert (read_ignore(path, FLAT, PLAIN_GRID) == ignore).all()
     assert (read_masks(path, FLAT, PLAIN_GRID) == masks).all()
     header = nrrd.read_header(str(path))
@@ -186,12 +187,12 @@ def test_rejected_masks_are_kept_beside_the_others(tmp_path: Path) -> None:
     ignore = rejected.copy()
     rejected[2, 3:5, 2:], ignore[2, 2:5] = True, True
     path = tmp_path / "a.seg.nrrd"
-    write_masks(path, masks, FLAT, PLAIN_GRID, ignore=ignore, rejected=rejected)
+    write_masks(path, masks, FLAT, PLAIN_GRID, marked={IGNORE: ignore, REJECTED: rejected})
     assert (read_rejected(path, FLAT, PLAIN_GRID) == rejected).all()
     assert (read_ignore(path, FLAT, PLAIN_GRID) == ignore).all()
     assert (read_masks(path, FLAT, PLAIN_GRID) == masks).all()
     with pytest.raises(UserError, match=r"only \.seg\.nrrd"):
-        write_masks(tmp_path / "a.png", masks, FLAT, PLAIN_GRID, rejected=rejected)
+        write_masks(tmp_path / "a.png", masks, FLAT, PLAIN_GRID, marked={REJECTED: rejected})
 
 
 def test_absent_structures_and_empty_labels(tmp_path: Path) -> None:

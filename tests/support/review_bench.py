@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.structure_names import IGNORE, REJECTED
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.rounds.study import Study
 from samstudent.server import http
@@ -74,7 +75,9 @@ def write_pseudo_label(
     rejected = refined & there & ~accepted
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "label.seg.nrrd"
-        write_masks(path, refined & accepted, task, grid, ignore=rejected | (student & ~accepted), rejected=rejected)
+        write_masks(
+            path, refined & accepted, task, grid, marked={IGNORE: rejected | (student & ~accepted), REJECTED: rejected}
+        )
         info: dict[str, Any] = {"provenance": made.as_json(), "structures": structures}
         datastore.save_label(case, str(path), "pseudo", info)
         write_masks(path, student, task, grid)

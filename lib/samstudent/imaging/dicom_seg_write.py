@@ -28,27 +28,28 @@ from samstudent.util.dicom_codes import Code
 MANUFACTURER = "samstudent"
 AlgorithmType = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-#: highdicom refuses images of classes that it does not know, though it copies the same of all: they all say this one.
+#: highdicom refuses images of unknown classes, although it copies the same of all: each is given this class.
 _KNOWN_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @dataclass(frozen=True)
-class About:
-    """Where masks come from.
+class SegDescription:
+    """Content and origin of the masks in a DICOM SEG.
 
     Attributes:
-        description: what they are, one line, e.g. "Label of task wrist"; the series' description.
-        algorithm: who drew them: a human, a human with a model's help, a model alone.
-        name: of the algorithm; needed unless a human alone drew them.
-        provenance: what made them (student, SAM, recipe), for the algorithm's parameters.
-        quality: structure -> what its mask is expected to be worth, 0 to 1.
-        creator: who drew or asked for them.
-        time: seconds since 1970 of the drawing.
-        uids: (series, instance). Sent again with the same, the PACS knows that it has it. None: new ones.
-        not_annotated: structures that have no segment because nothing is known of them, not because they are absent.
+        title: one line, e.g. "Label of task wrist"; the description of the series.
+        algorithm: how the masks were drawn: by a human, by a human with a model, by a model alone.
+        name: name of the algorithm; needed unless a human alone drew the masks.
+        provenance: student, SAM and recipe, for the parameters of the algorithm.
+        quality: structure -> predicted quality of its mask, 0 to 1.
+        creator: user who drew or requested the masks.
+        time: time of the drawing, seconds since 1970.
+        uids: (series, instance). The same UIDs again: the PACS stores the object once. None: new ones.
+        structures: structures to write; None: all. Empty ones are written as segments without frames.
+        not_annotated: structures without a segment because they were not annotated, not because they are absent.
     """
 
-    description: str
+    title: str
     algorithm: AlgorithmType
     name: str = MANUFACTURER
     provenance: Mapping[str, str] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class About:
     creator: str = ""
     time: float | None = None
     uids: tuple[str, str] | None = None
+    structures: Sequence[str] | None = None
     not_annotated: Sequence[str] = ()
 
 
@@ -65,19 +67,17 @@ def write_seg(
     task: Task,
     grid: Grid,
     source: Path,
-    about: About,
-    only: Sequence[str] | None = None,
+    description: SegDescription,
 ) -> Dataset:
-    """Write one DICOM SEG with a segment for each structure; structures that overlap stay whole.
+    """Write one DICOM SEG with a segment for each structure; overlapping structures are kept.
 
     Args:
-        path: to be written.
+        path: file to write.
         masks: bool (S, *spatial), canonical.
-        task: names, codes and colours.
-        grid: the image's.
+        task: names, codes and colours of the structures.
+        grid: grid of the image.
         source: the image: a DICOM file, or a folder with the files of one series.
-        about: see there.
-        only: the structures to write; None: all. Empty ones are written as segments without frames.
+        description: content and origin of the masks.
 
     Returns:
         The written dataset.
@@ -85,7 +85,7 @@ def write_seg(
     Raises:
         UserError: the image is no DICOM, or its files do not fit the grid; masks of another shape.
     """
-    names = [name for name in task.names if only is None or name in only]
+    names = [name for name in task.names if description.structures is None or name in description.structures]
     if not names:
         raise UserError(f"{path}: no structure to write")
     if masks.shape != (len(task.names), *grid.spatial_shape):
@@ -96,14 +96,14 @@ def write_seg(
         image.SOPClassUID = _KNOWN_CLASS
     stack = grid.to_file(masks[[task.structures[name] - 1 for name in names]])
     stack = stack.reshape(len(names), len(images), *stack.shape[-2:])
-    time = datetime.datetime.fromtimestamp(about.time) if about.time else datetime.datetime.now()
-    series, instance = about.uids or (hd.UID(), hd.UID())
+    time = datetime.datetime.fromtimestamp(description.time) if description.time else datetime.datetime.now()
+    series, instance = description.uids or (hd.UID(), hd.UID())
     with decoding(source, "the source of a DICOM segmentation"):
         seg = hd.seg.Segmentation(
             source_images=images,
             pixel_array=np.moveaxis(stack, 0, -1).astype(np.uint8),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=[_description(i, name, task, about) for i, name in enumerate(names, 1)],
+            segment_descriptions=[_segment(i, name, task, description) for i, name in enumerate(names, 1)],
             series_instance_uid=str(series),
             series_number=_series_number(images[0]),
             sop_instance_uid=str(instance),
@@ -112,23 +112,23 @@ def write_seg(
             manufacturer_model_name=clean_text(f"{MANUFACTURER} {task.name}", 64),
             software_versions=__version__,
             device_serial_number="1",
-            content_description=clean_text(about.description, 64),
-            # A caret: a name of one part, an account perhaps, is meant so.
-            content_creator_name=f"{creator}^" if (creator := clean_text(about.creator, 60)) else None,
-            content_label="LABEL" if about.algorithm != "AUTOMATIC" else "PREDICTION",
-            # Nothing drawn at all: the standard wants a frame nevertheless.
+            content_description=clean_text(description.title, 64),
+            # A caret marks a name of one part, e.g. an account, as intended.
+            content_creator_name=f"{creator}^" if (creator := clean_text(description.creator, 60)) else None,
+            content_label="LABEL" if description.algorithm != "AUTOMATIC" else "PREDICTION",
+            # Without any pixel: the standard demands a frame nevertheless.
             omit_empty_frames=bool(stack.any()),
-            series_description=clean_text(about.description, 64),
+            series_description=clean_text(description.title, 64),
             content_date=time.date(),
             content_time=time.time(),
         )
     for shared in seg.SharedFunctionalGroupsSequence:
         measures = shared.get("PixelMeasuresSequence")
         if measures and "SliceThickness" not in measures[0]:
-            del shared.PixelMeasuresSequence  # without a place in space; readers want all of it or nothing
+            del shared.PixelMeasuresSequence  # without a position in space; readers need all of it or nothing
     refer_to(seg, _KNOWN_CLASS, source_class)
-    if about.not_annotated:
-        seg.ImageComments = f"{NOT_ANNOTATED}{', '.join(about.not_annotated)}"
+    if description.not_annotated:
+        seg.ImageComments = f"{NOT_ANNOTATED}{', '.join(description.not_annotated)}"
     if "PatientOrientation" in images[0]:
         seg.PatientOrientation = images[0].PatientOrientation
     seg.SeriesDate, seg.SeriesTime = seg.ContentDate, seg.ContentTime
@@ -137,7 +137,7 @@ def write_seg(
 
 
 def sources_of(source: Path, grid: Grid) -> list[Dataset]:
-    """The headers of an image's files in the order of the grid's slices, made fit to be copied into a SEG."""
+    """Headers of an image's files in the order of the grid's slices, with values that are valid in a SEG."""
     with decoding(source, "DICOM"):
         slices = [read_slice(source)] if source.is_file() else find_series(source).slices
     count = 1 if len(grid.shape) == 2 else grid.shape[0]
@@ -154,23 +154,23 @@ def sources_of(source: Path, grid: Grid) -> list[Dataset]:
     return images
 
 
-def _description(number: int, name: str, task: Task, about: About) -> Any:
+def _segment(number: int, name: str, task: Task, description: SegDescription) -> Any:
     code = task.code_of(name)
-    drawn_with_help = about.algorithm != "MANUAL"
+    drawn_with_help = description.algorithm != "MANUAL"
     rgb = code.rgb or tuple(round(255 * part) for part in color(task.structures[name] - 1))
     segment = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=clean_text(name, 64),
         segmented_property_category=codes.SCT.AnatomicalStructure,
         segmented_property_type=_coded(code),
-        algorithm_type=about.algorithm,
-        algorithm_identification=_algorithm(name, about) if drawn_with_help else None,
+        algorithm_type=description.algorithm,
+        algorithm_identification=_algorithm(name, description) if drawn_with_help else None,
         tracking_uid=hd.UID(),
         tracking_id=clean_text(f"{task.name}: {name}", 64),
         display_color=hd.color.CIELabColor.from_rgb(*rgb),
     )
-    if name in about.quality:
-        segment.SegmentDescription = f"quality {about.quality[name]:.3f}"
+    if name in description.quality:
+        segment.SegmentDescription = f"quality {description.quality[name]:.3f}"
     if code.side:
         side = codes.SCT.Left if code.side == "left" else codes.SCT.Right
         segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
@@ -183,12 +183,12 @@ def _coded(code: Code) -> Any:
     return hd.sr.CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
 
 
-def _algorithm(name: str, about: About) -> Any:
-    parameters = {key: str(value) for key, value in about.provenance.items() if value}
-    if name in about.quality:
-        parameters["quality"] = f"{about.quality[name]:.4f}"
+def _algorithm(name: str, description: SegDescription) -> Any:
+    parameters = {key: str(value) for key, value in description.provenance.items() if value}
+    if name in description.quality:
+        parameters["quality"] = f"{description.quality[name]:.4f}"
     return hd.AlgorithmIdentificationSequence(
-        name=clean_text(about.name, 64),
+        name=clean_text(description.name, 64),
         family=codes.DCM.ArtificialIntelligence,
         version=__version__,
         source=MANUFACTURER,
@@ -197,5 +197,5 @@ def _algorithm(name: str, about: About) -> Any:
 
 
 def _series_number(image: Dataset) -> int:
-    """Behind the image's own series in a viewer's list."""
+    """Number of the SEG's series, after the image's own in a viewer's list."""
     return min(int(image.SeriesNumber) + 1000, 2**31 - 1)

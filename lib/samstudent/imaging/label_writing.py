@@ -1,7 +1,8 @@
-"""Label files, written: masks of a task's structures in what Slicer, OHIF and others read."""
+"""Writer of label files: masks of a task's structures in the formats of Slicer, OHIF and others."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from samstudent.errors import UserError
 from samstudent.imaging import seg_nrrd
 from samstudent.imaging.grid import Grid
-from samstudent.imaging.structure_names import IGNORE, LABEL_EXTENSIONS, REJECTED
+from samstudent.imaging.structure_names import LABEL_EXTENSIONS
 from samstudent.task import Task
 from samstudent.util.files import atomic_path
 
@@ -29,40 +30,39 @@ def write_masks(
     task: Task,
     grid: Grid,
     *,
-    ignore: NDArray[Any] | None = None,
-    rejected: NDArray[Any] | None = None,
+    marked: Mapping[str, NDArray[Any]] | None = None,
     compress: bool = True,
 ) -> None:
-    """Write masks on the file grid of their image, in the format that the path's extension says.
+    """Write masks on the file grid of their image, in the format of the path's extension.
 
-    A 2D case becomes one slice in NRRD and NIfTI, the form in which Slicer and OHIF hold it. NRRD lies where ITK sees
-    the image; NIfTI has all transforms of a NIfTI source.
+    A 2D case becomes one slice in NRRD and NIfTI, as in Slicer and OHIF. NRRD has the geometry by which ITK places the
+    image; NIfTI has all transforms of a NIfTI source.
 
     Args:
         path: .seg.nrrd keeps overlaps; .nrrd, .nii.gz, .nii, .png and .tif hold ``label_map``; written atomically.
         masks: bool (S, *spatial), canonical.
-        task: names and values.
-        grid: the image's.
-        ignore, rejected: bool (S, *spatial), only for .seg.nrrd, as ``labels.read_ignore`` and ``read_rejected`` give
-            them.
+        task: names and values of the structures.
+        grid: grid of the image.
+        marked: prefix (``structure_names.IGNORE``, ``REJECTED``) -> bool (S, *spatial), further segments whose names
+            have this prefix, as ``labels.read_ignore`` and ``read_rejected`` return them; only for .seg.nrrd.
         compress: False: raw NRRD, as OHIF needs it. The other formats follow their extension.
 
     Raises:
-        UserError: another extension, a stack of another shape, a volume as PNG or TIFF, ``ignore`` or ``rejected``
-            where they have no place.
+        UserError: another extension, a stack of another shape, a volume as PNG or TIFF, ``marked`` in a format without
+            segment names.
     """
     path, masks = Path(path), np.asarray(masks, dtype=bool)
     expected = (len(task.names), *grid.spatial_shape)
-    further = {prefix: stack for prefix, stack in ((IGNORE, ignore), (REJECTED, rejected)) if stack is not None}
-    for stack in (masks, *further.values()):
+    marked = marked or {}
+    for stack in (masks, *marked.values()):
         if stack.shape != expected:
             raise UserError(f"{path}: masks of shape {stack.shape}, but task and image need {expected}")
     extension = _extension(path)
-    if further and extension != ".seg.nrrd":
+    if marked and extension != ".seg.nrrd":
         raise UserError(f"{path}: only .seg.nrrd can hold regions to ignore or rejected masks")
     with atomic_path(path) as temporary:
         if extension == ".seg.nrrd":
-            _write_segments(temporary, masks, task, grid, further, compress)
+            _write_segments(temporary, masks, task, grid, marked, compress)
         elif extension == ".nrrd":
             seg_nrrd.write_nrrd(temporary, _volume(label_map(masks), grid), grid.itk_affine, {}, compress)
         elif extension in (".nii", ".nii.gz"):
@@ -74,9 +74,9 @@ def write_masks(
 
 
 def label_map(masks: NDArray[Any]) -> NDArray[Any]:
-    """One image of all structures: uint8 (*spatial), 0 background, i + 1 for ``masks[i]``.
+    """Label map of all structures: uint8 (*spatial), 0 background, i + 1 for ``masks[i]``.
 
-    Where structures overlap the smaller one lies on top, so that a small bone before a large one does not vanish.
+    Where structures overlap the smaller one has the pixel, so that a small bone in front of a large one is kept.
     """
     values = np.zeros(masks.shape[1:], dtype=np.uint8)
     sizes = masks.reshape(len(masks), -1).sum(axis=1)
@@ -100,19 +100,20 @@ def _volume(array: NDArray[Any], grid: Grid) -> NDArray[Any]:
 
 
 def _write_segments(
-    path: Path, masks: NDArray[Any], task: Task, grid: Grid, further: dict[str, NDArray[Any]], compress: bool
+    path: Path, masks: NDArray[Any], task: Task, grid: Grid, marked: Mapping[str, NDArray[Any]], compress: bool
 ) -> None:
+    """Write .seg.nrrd. Arguments are those of ``write_masks``."""
     layers = seg_nrrd.into_layers(list(masks))
     segments = [seg_nrrd.Segment(n, layer, v) for (n, v), layer in zip(task.structures.items(), layers, strict=True)]
-    for prefix, extra in further.items():
-        # In layers of their own: readers that know nothing of them find the structures where they always are.
-        marked = [index for index in range(len(extra)) if extra[index].any()]
+    for prefix, extra in marked.items():
+        # In layers of their own, so that programs without this convention find the structures in the same layers.
+        drawn = [index for index in range(len(extra)) if extra[index].any()]
         first = max(segment.layer for segment in segments) + 1
         segments += [
             seg_nrrd.Segment(prefix + task.names[index], first + layer, index + 1)
-            for index, layer in zip(marked, seg_nrrd.into_layers([extra[index] for index in marked]), strict=True)
+            for index, layer in zip(drawn, seg_nrrd.into_layers([extra[index] for index in drawn]), strict=True)
         ]
-        masks = np.concatenate([masks, extra[marked]])
+        masks = np.concatenate([masks, extra[drawn]])
     stack = np.zeros((max(s.layer for s in segments) + 1, *grid.spatial_shape), dtype=np.uint8)
     for segment, mask in zip(segments, masks, strict=True):
         stack[segment.layer][mask] = segment.value
@@ -129,12 +130,12 @@ def _write_nifti(path: Path, values: NDArray[Any], grid: Grid) -> None:
         image: Any = nibabel.Nifti1Image(data, affine)  # type: ignore[no-untyped-call]
         image.header.set_xyzt_units("mm")
         image.set_sform(affine, 1)
-        # A quaternion has no shear; code 0 says that it is not to be used.
+        # A quaternion cannot hold shear; code 0 marks it as not to be used.
         sheared = not np.allclose(image.header.get_qform(), affine, atol=1e-3)
         image.set_qform(affine, 0 if sheared else 1)
     else:
-        # Field by field: both transforms, their codes and unit stay to the bit, also where one of them is broken.
-        # Without an affine: nibabel would write one that it does not find in the header, in mm, over the sform.
+        # Field by field: both transforms, their codes and unit stay to the bit, also where one of them is unusable.
+        # Without an affine: nibabel would replace the sform by an affine in mm that differs from the header's.
         image = nibabel.Nifti1Image(data, None)  # type: ignore[no-untyped-call]
         for field in _NIFTI_GEOMETRY:
             image.header[field] = grid.nifti[field]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.imaging import dicom_seg, resampling, seg_nrrd
+from samstudent.imaging import dicom_seg, dicom_seg_frames, resampling, seg_nrrd
 from samstudent.imaging.case import read_stored
 from samstudent.imaging.formats import Stored, kind_of, read_nrrd
 from samstudent.imaging.grid import Grid
@@ -56,7 +56,7 @@ def read_masks(
     path = Path(path)
     require_readable(path)
     if _is_dicom_seg(path):
-        return dicom_seg.read_seg(path, task, grid)
+        return dicom_seg_frames.read_seg(path, task, grid)
     stored = _read(path)
     segments = seg_nrrd.segments_of(stored, path)
     masks = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
@@ -136,7 +136,7 @@ def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None
 def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any]:
     """bool (S, *spatial): the segments whose name is a structure's with this prefix."""
     if _is_dicom_seg(path):
-        return dicom_seg.read_seg(path, task, grid, marked=prefix)
+        return dicom_seg_frames.read_seg(path, task, grid, marked=prefix)
     found = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
     stored = _read(path)
     named = [(s, marked_structure(s.name, prefix, task.structures)) for s in seg_nrrd.segments_of(stored, path)]

@@ -19,7 +19,7 @@ from samstudent.errors import NotFound, Unavailable, UserError
 from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_dx_write import dx_image, save_film
-from samstudent.imaging.dicom_seg_write import About, write_seg
+from samstudent.imaging.dicom_seg_write import SegDescription, write_seg
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
 from samstudent.rounds.study import Study
@@ -316,7 +316,12 @@ def test_an_old_segmentation_replaces_no_newer_label(
     masks[0, 2:5, 2:5] = True
     write_masks(label, masks, store.task, read_image(film).grid)
     seg = write_seg(
-        tmp_path / "old.dcm", masks, store.task, read_image(film).grid, film, About("Label", "MANUAL", creator="anna")
+        tmp_path / "old.dcm",
+        masks,
+        store.task,
+        read_image(film).grid,
+        film,
+        SegDescription("Label", "MANUAL", creator="anna"),
     )
     store.save_label("1.2.3", str(label), "final", {"user": "ann"})
     reference = replace(store.references()["1.2.3"], series=str(seg.ReferencedSeriesSequence[0].SeriesInstanceUID))
@@ -335,7 +340,12 @@ def test_a_segmentation_that_nobody_can_read_is_left_out(store: PacsDatastore, t
     """It held up all that came after it, and the next start."""
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
     seg = write_seg(
-        tmp_path / "seg.dcm", np.ones((3, 8, 8), bool), store.task, read_image(film).grid, film, About("L", "MANUAL")
+        tmp_path / "seg.dcm",
+        np.ones((3, 8, 8), bool),
+        store.task,
+        read_image(film).grid,
+        film,
+        SegDescription("L", "MANUAL"),
     )
     del seg.SegmentSequence[0].SegmentNumber
     seg.save_as(tmp_path / "seg.dcm")

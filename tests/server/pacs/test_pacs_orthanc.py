@@ -18,7 +18,7 @@ from pydicom.uid import generate_uid
 from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_dx_write import dx_image
-from samstudent.imaging.dicom_seg_write import About, write_seg
+from samstudent.imaging.dicom_seg_write import SegDescription, write_seg
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
 from samstudent.server.pacs.cache import IN_USE_SECONDS, ImageCache
@@ -194,7 +194,9 @@ def test_the_newest_of_many_is_in_force(orthanc: Orthanc, make: Make, tmp_path: 
     for hour in (3, 5, 1):
         masks = np.zeros((2, 24, 20), bool)
         masks[0, hour : hour + 4, 2:9] = True
-        write_seg(tmp_path / "v.dcm", masks, store.task, grid, path, About("x", "MANUAL", time=1.7e9 + 3600 * hour))
+        write_seg(
+            tmp_path / "v.dcm", masks, store.task, grid, path, SegDescription("x", "MANUAL", time=1.7e9 + 3600 * hour)
+        )
         orthanc.store([pydicom.dcmread(tmp_path / "v.dcm")])
         drawn.append(masks)
     lost = pydicom.dcmread(tmp_path / "v.dcm")

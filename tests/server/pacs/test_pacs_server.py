@@ -19,7 +19,7 @@ import requests
 from dicomweb_client import DICOMwebClient
 
 from samstudent.imaging.case import read_image
-from samstudent.imaging.dicom_seg_write import About, write_seg
+from samstudent.imaging.dicom_seg_write import SegDescription, write_seg
 from samstudent.imaging.labels import read_masks
 from support.browser import Browser
 from support.fake_pacs import Answer, FakePacs, say, silent
@@ -183,7 +183,9 @@ def viewers_seg(films: FilmStudy, case: str, masks: np.ndarray, folder: Path, **
     """As a viewer would store it: its own names for segments, in its own order."""
     path = folder / "viewer.dcm"
     grid = read_image(films.image(case)).grid
-    write_seg(path, masks, films.task, grid, films.image(case), About("Segmentation", "MANUAL", creator="viewer"))
+    write_seg(
+        path, masks, films.task, grid, films.image(case), SegDescription("Segmentation", "MANUAL", creator="viewer")
+    )
     seg = pydicom.dcmread(path)
     seg.Manufacturer = "a viewer"
     for segment, label in zip(seg.SegmentSequence, ("Radius", "ULNA", "lunate"), strict=True):

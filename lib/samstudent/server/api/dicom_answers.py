@@ -8,7 +8,7 @@ from monailabel.interfaces.datastore import Datastore
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
-from samstudent.imaging.dicom_seg_write import About, write_seg
+from samstudent.imaging.dicom_seg_write import SegDescription, write_seg
 from samstudent.imaging.formats import kind_of
 from samstudent.imaging.labels import read_masks
 from samstudent.server.context import ServerContext
@@ -54,11 +54,12 @@ def write_answer(context: ServerContext, path: Path, model: str, source: Path, d
         provenance["student"] = str(champion.model_digest)
     if "sam" in model:
         provenance["sam_digest"] = context.study.sam().digest
-    about = About(
-        description=f"{model}, task {task.name}",
+    description = SegDescription(
+        title=f"{model}, task {task.name}",
         # A click is a human's; a student draws alone.
         algorithm="SEMIAUTOMATIC" if model == "sam" else "AUTOMATIC",
         name=model,
         provenance=provenance,
+        structures=present or None,
     )
-    write_seg(path, masks, task, image.grid, source, about, present or None)
+    write_seg(path, masks, task, image.grid, source, description)

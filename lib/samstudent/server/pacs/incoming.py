@@ -14,7 +14,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from samstudent.errors import Unavailable
-from samstudent.imaging.dicom_seg import is_machines, references_of, structures_of
+from samstudent.imaging.dicom_seg import is_automatic, references_of, structures_of
 from samstudent.imaging.dicom_size_checks import check_dicom
 from samstudent.imaging.label_tags import FINAL
 from samstudent.server.auth import audit
@@ -174,7 +174,7 @@ def _outcome(study: PacsStudy, found: Found, case: str | None) -> str:
         return f"{LEFT_OUT}it refers to no image of the study, or to several"
     if not header.get("SegmentSequence"):
         return f"{LEFT_OUT}it has no segments"
-    if is_machines(header):
+    if is_automatic(header):
         return f"{LEFT_OUT}drawn by a program alone"
     if not structures_of(header, study.task):
         return f"{LEFT_OUT}none of its segments is a structure of the task"

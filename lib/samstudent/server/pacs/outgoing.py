@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
-from samstudent.imaging.dicom_seg_write import About, write_seg
+from samstudent.imaging.dicom_seg_write import SegDescription, write_seg
 from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.server.pacs.pacs_study import PacsStudy
+from samstudent.task import Task
 
 
 def send(study: PacsStudy, case: str, tag: str, uids: tuple[str, str]) -> None:
@@ -41,12 +41,9 @@ def send(study: PacsStudy, case: str, tag: str, uids: tuple[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "label.dcm"
         annotated = [name for name, is_known in zip(task.names, drawn.annotated, strict=True) if is_known]
-        if tag == FINAL:
-            about, only = about_label(task.name, info, uids), annotated
-            about = with_not_annotated(about, [name for name in task.names if name not in annotated])
-        else:
-            about, only = about_pseudo(task.name, info, uids), accepted(info)
-        study.pacs.store(write_seg(path, drawn.masks, task, image.grid, image.path, about, only))
+        is_final = tag == FINAL
+        description = describe_label(task, info, uids, annotated) if is_final else describe_pseudo(task, info, uids)
+        study.pacs.store(write_seg(path, drawn.masks, task, image.grid, image.path, description))
 
 
 def accepted(info: Mapping[str, Any]) -> list[str]:
@@ -54,38 +51,40 @@ def accepted(info: Mapping[str, Any]) -> list[str]:
     return [name for name, found in info.get("structures", {}).items() if found.get("status") == "accepted"]
 
 
-def about_label(task: str, info: Mapping[str, Any], uids: tuple[str, str]) -> About:
-    """Of a human's label: by whom, and with the help of which models."""
+def describe_label(
+    task: Task, info: Mapping[str, Any], uids: tuple[str, str], annotated: Sequence[str]
+) -> SegDescription:
+    """Description of a human's label: its author, the assisting models, and the structures that are not annotated.
+
+    The latter are in the title, too, for viewers that show only the description of the series.
+    """
     helped = [str(model) for model in info.get("assisted_by") or []]
-    return About(
-        description=f"Label, task {task}",
+    not_annotated = [name for name in task.names if name not in annotated]
+    return SegDescription(
+        title=f"Label, task {task.name}" + (f"; not annotated: {', '.join(not_annotated)}" if not_annotated else ""),
         algorithm="SEMIAUTOMATIC" if helped else "MANUAL",
         name=", ".join(helped) or "samstudent",
         provenance={"label": str(info.get("sha256", ""))},
         creator=str(info.get("user") or info.get("client_id") or ""),
         time=float(info.get("time") or 0) or None,
         uids=uids,
+        structures=annotated,
+        not_annotated=not_annotated,
     )
 
 
-def with_not_annotated(about: About, names: Sequence[str]) -> About:
-    """Description of a label that leaves structures open: also where only the series description is shown."""
-    if not names:
-        return about
-    return replace(about, description=f"{about.description}; not annotated: {', '.join(names)}", not_annotated=names)
-
-
-def about_pseudo(task: str, info: Mapping[str, Any], uids: tuple[str, str]) -> About:
-    """Of a pseudo label: which student, SAM and recipe made it, and its quality."""
+def describe_pseudo(task: Task, info: Mapping[str, Any], uids: tuple[str, str]) -> SegDescription:
+    """Description of a pseudo label: student, SAM and recipe that made it, and its quality."""
     structures = info.get("structures", {})
     quality = {name: float(found["quality"]) for name, found in structures.items() if found.get("quality") is not None}
     provenance = {key: str(value) for key, value in info.get("provenance", {}).items() if key != "time"}
-    return About(
-        description=f"Pseudo label, task {task}",
+    return SegDescription(
+        title=f"Pseudo label, task {task.name}",
         algorithm="AUTOMATIC",
         name="student+sam",
         provenance=provenance,
         quality=quality,
         time=float(info.get("time") or 0) or None,
         uids=uids,
+        structures=accepted(info),
     )

@@ -17,6 +17,7 @@ from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage, read_image
 from samstudent.imaging.label_tags import FINAL, PSEUDO, PSEUDO_RAW
 from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.structure_names import IGNORE, REJECTED
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel
@@ -193,8 +194,8 @@ class StudyRound(RoundStore):
 
     def label_made(self, case_id: str, image: CaseImage, label: PseudoLabel, raw_info: Mapping[str, Any]) -> None:
         drawn = on_image(label, image, self.task.overlap)
-        marks = {"ignore": drawn.ignore, "rejected": drawn.rejected}
-        self._save(case_id, PSEUDO, image, (drawn.masks, label.info()), **marks)
+        marked = {IGNORE: drawn.ignore, REJECTED: drawn.rejected}
+        self._save(case_id, PSEUDO, image, (drawn.masks, label.info()), marked)
         self._save(case_id, PSEUDO_RAW, image, (drawn.raw, raw_info))
         if self.on_case is not None:
             self.on_case(case_id, image, label)
@@ -215,11 +216,16 @@ class StudyRound(RoundStore):
             self.study.ledger.update(self.round_id, model_digest=digest)
 
     def _save(
-        self, case_id: str, tag: str, image: CaseImage, label: tuple[NDArray[Any], Mapping[str, Any]], **marks: Any
+        self,
+        case_id: str,
+        tag: str,
+        image: CaseImage,
+        label: tuple[NDArray[Any], Mapping[str, Any]],
+        marked: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        """Write masks bool (S, *spatial) and their info under a tag; ``marks``: as of ``write_masks``."""
+        """Write masks bool (S, *spatial) and their info under a tag; ``marked`` as in ``write_masks``."""
         masks, info = label
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "label.seg.nrrd"
-            write_masks(path, masks, self.task, image.grid, **marks)
+            write_masks(path, masks, self.task, image.grid, marked=marked)
             self.datastore.save_label(case_id, str(path), tag, dict(info))
