@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from samstudent.errors import Conflict, NotFound, UserError
-from samstudent.rounds.ledger import Ledger, RoundRecord
+from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.round_record import RoundRecord
 from samstudent.util.files import sha256_file
 
 
@@ -54,14 +55,14 @@ def test_a_record_comes_back_whole(tmp_path: Path):
 def test_what_is_too_long_for_the_record_is_kept_beside_it(tmp_path: Path):
     ledger = Ledger(tmp_path)
     id = ledger.new_round()
-    assert ledger.kept(id, "scores") is None
-    ledger.keep(id, "scores", {"challenger": {"a": [0.5, None]}})
-    assert Ledger(tmp_path).kept(id, "scores") == {"challenger": {"a": [0.5, None]}}
+    assert ledger.read_json(id, "scores") is None
+    ledger.write_json(id, "scores", {"challenger": {"a": [0.5, None]}})
+    assert Ledger(tmp_path).read_json(id, "scores") == {"challenger": {"a": [0.5, None]}}
     (ledger.folder_of(id) / "scores.json").write_text("{")
     with pytest.raises(UserError, match="unreadable"):
-        ledger.kept(id, "scores")
+        ledger.read_json(id, "scores")
     with pytest.raises(NotFound):
-        ledger.keep("r0009", "scores", {})
+        ledger.write_json("r0009", "scores", {})
 
 
 def test_what_is_wrong_with_a_record_is_said(tmp_path: Path):

@@ -35,21 +35,21 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return study
 
 
-def put_in_force(study: Study, content: str) -> None:
+def activate(study: Study, content: str) -> None:
     """As a training in another process does."""
     other = Study(str(study.root.parent), "", study.task)
-    other.sams.use(other.sams.add({}, lambda path: path.write_text(content)))
+    other.adapted_models.activate(other.adapted_models.add({}, lambda path: path.write_text(content)))
 
 
-def test_a_running_server_notices_what_is_put_in_force(study: Study):
+def test_a_running_server_notices_which_model_is_active(study: Study):
     assert study.sam() is PLAIN and study.adapted_sam() is None
-    put_in_force(study, "first")
+    activate(study, "first")
     assert study.sam().digest == "first" and study.sam() is study.sam()
-    put_in_force(study, "second")
+    activate(study, "second")
     assert study.sam().digest == "second"
-    study.sams.use_plain()
+    study.adapted_models.activate_plain()
     assert study.sam() is PLAIN
-    study.sams.use("s0001")
+    study.adapted_models.activate("s0001")
     assert study.sam().digest == "first"
 
 
@@ -57,36 +57,37 @@ def test_a_running_server_notices_what_is_put_in_force(study: Study):
 def test_the_plain_one_stands_in_for_one_that_cannot_be_used(
     study: Study, damage: str | None, caplog: pytest.LogCaptureFixture
 ):
-    put_in_force(study, damage or "adapted")
+    activate(study, damage or "adapted")
     if damage is None:
-        study.sams.path_of("s0001").write_text("damaged")
+        study.adapted_models.path_of("s0001").write_text("damaged")
     assert study.sam() is PLAIN and "s0001" in caplog.text
-    put_in_force(study, "second")
+    activate(study, "second")
     assert study.sam().digest == "second"
 
 
-def test_an_adaptation_is_in_force_if_it_is_better(study: Study, tmp_path: Path):
+def test_an_adaptation_is_active_if_it_is_better(study: Study, tmp_path: Path):
     weights = tmp_path / "adapted.safetensors"
     weights.write_text("new")
     better = {"used": True, "reason": "0.9 against 0.8", "plain": 0.8, "adapted": 0.9}
-    assert study.keep_adaptation(better, weights, {"c1": {}}, "r0001") == "s0001"
-    assert study.sam().digest == "new" and study.sam_in_force == "s0001"
+    assert study.store_adaptation(better, weights, {"c1": {}}, "r0001") == "s0001"
+    assert study.sam().digest == "new" and study.active_model == "s0001"
     worse = {"used": False, "reason": "0.7 against 0.8", "plain": 0.8, "adapted": 0.7}
-    assert study.keep_adaptation(worse, tmp_path / "nothing", {"c1": {}, "c2": {}}) == "s0002"
+    assert study.store_adaptation(worse, tmp_path / "nothing", {"c1": {}, "c2": {}}) == "s0002"
     assert study.sam() is PLAIN
-    assert [(r["round"], r["adaptation"]["used"]) for r in study.sams.records()] == [("r0001", True), (None, False)]
-    assert study.sams.history[-1].why == "0.7 against 0.8"
+    stored = [(record["round"], record["adaptation"]["used"]) for record in study.adapted_models.records()]
+    assert stored == [("r0001", True), (None, False)]
+    assert study.adapted_models.history[-1].why == "0.7 against 0.8"
 
 
-def test_one_that_is_kept_already_is_not_put_in_force_again(study: Study, tmp_path: Path):
+def test_one_that_is_stored_already_is_not_activated_again(study: Study, tmp_path: Path):
     weights = tmp_path / "adapted.safetensors"
     weights.write_text("new")
     found = {"used": True, "reason": "0.9 against 0.8", "curve": [{"folds": {0: 0.9}}]}
-    assert study.keep_adaptation(found, weights, {}, "r0001") == "s0001"
-    study.sams.use_plain(who="admin")
+    assert study.store_adaptation(found, weights, {}, "r0001") == "s0001"
+    study.adapted_models.activate_plain(who="admin")
     # A later round that took it again from the first has it from a file.
-    assert study.keep_adaptation(json.loads(json.dumps(found)), weights, {}, "r0002") == "s0001"
-    assert study.sam_in_force is None and len(study.sams.records()) == 1
+    assert study.store_adaptation(json.loads(json.dumps(found)), weights, {}, "r0002") == "s0001"
+    assert study.active_model is None and len(study.adapted_models.records()) == 1
 
 
 def outcome(used: bool) -> dict[str, Any]:
@@ -98,33 +99,33 @@ def test_going_back_to_earlier_labels_brings_their_sam_back(study: Study, tmp_pa
     weights = tmp_path / "adapted.safetensors"
     weights.write_text("new")
     for labels, better in (("first", used), ("second", not used), ("first", used)):
-        id = study.keep_adaptation(outcome(better), weights, {"c1": {"sha256": labels}})
-        assert study.sam_in_force == (id if better else None)
-    assert id == "s0001" and len(study.sams.records()) == 2
+        id = study.store_adaptation(outcome(better), weights, {"c1": {"sha256": labels}})
+        assert study.active_model == (id if better else None)
+    assert id == "s0001" and len(study.adapted_models.records()) == 2
 
 
 def test_the_same_outcome_on_other_labels_is_another_adaptation(study: Study, tmp_path: Path):
     weights = tmp_path / "adapted.safetensors"
     for name in ("s0001", "s0002"):
         weights.write_text(name)
-        assert study.keep_adaptation(outcome(True), weights, {"c1": {"sha256": name}}) == name
+        assert study.store_adaptation(outcome(True), weights, {"c1": {"sha256": name}}) == name
         assert study.sam().digest == name
 
 
 def test_a_damaged_one_is_kept_anew(study: Study, tmp_path: Path):
     weights = tmp_path / "adapted.safetensors"
     weights.write_text("new")
-    study.keep_adaptation(outcome(True), weights, {})
-    study.sams.path_of("s0001").write_text("damaged")
+    study.store_adaptation(outcome(True), weights, {})
+    study.adapted_models.path_of("s0001").write_text("damaged")
     for _ in range(2):
-        assert study.keep_adaptation(outcome(True), weights, {}) == "s0002"
+        assert study.store_adaptation(outcome(True), weights, {}) == "s0002"
         assert study.sam().digest == "new"
 
 
 def test_a_record_that_cannot_be_read_costs_no_round(study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    study.keep_adaptation(outcome(False), tmp_path / "nothing", {"c1": {}})
-    study.sams.path_of("s0001").with_name("record.json").write_text("{")
-    assert study.keep_adaptation(outcome(False), tmp_path / "nothing", {}) == "s0002"
+    study.store_adaptation(outcome(False), tmp_path / "nothing", {"c1": {}})
+    study.adapted_models.path_of("s0001").with_name("record.json").write_text("{")
+    assert study.store_adaptation(outcome(False), tmp_path / "nothing", {}) == "s0002"
     assert "s0001" in caplog.text
 
 
@@ -140,18 +141,18 @@ def policy(study: Study, monkeypatch: pytest.MonkeyPatch) -> LabelingPolicy:
 def test_the_adapted_decoder_goes_with_what_was_learnt(study: Study, policy: LabelingPolicy):
     assert study.refiner_of("r0001") == (PLAIN, policy)
     # Whichever adapted SAM is in force: recipes were chosen with this one.
-    put_in_force(study, "first")
+    activate(study, "first")
     assert study.refiner_of("r0001") == (PLAIN, policy)
 
 
 def test_but_not_where_somebody_took_the_plain_sam(study: Study, policy: LabelingPolicy):
-    study.sams.use_plain(who="training")
+    study.adapted_models.activate_plain(who="training")
     assert study.policy_of("r0001") is policy
-    study.sams.use_plain(who="admin")
+    study.adapted_models.activate_plain(who="admin")
     without = study.policy_of("r0001")
     assert without is not None and without.adapted is None and without.choice == policy.choice
     assert without.digest != policy.digest
-    put_in_force(study, "first")
+    activate(study, "first")
     assert study.policy_of("r0001") is policy
 
 
@@ -161,9 +162,9 @@ def test_the_task_may_fix_the_policy(study: Study, policy: LabelingPolicy):
 
 
 def test_a_task_may_switch_adapted_sams_off(study: Study):
-    put_in_force(study, "first")
+    activate(study, "first")
     study.task = small_task(pseudo_labels={"policy": "fixed"})
-    assert study.sam() is PLAIN and study.sam_in_force is None
+    assert study.sam() is PLAIN and study.active_model is None
 
 
 def test_state_of_another_place_is_refused(tmp_path: Path) -> None:

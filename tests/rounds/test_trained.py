@@ -60,7 +60,7 @@ def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def a_round(ledger: Ledger, cases: dict[str, str | None], **inputs: Any) -> str:
     id = ledger.new_round(labels_used=list(cases))
     entries = {case: {"tag": "final"} | ({"image": digest} if digest else {}) for case, digest in cases.items()}
-    ledger.keep(id, "inputs", {"cases": entries, **inputs})
+    ledger.write_json(id, "inputs", {"cases": entries, **inputs})
     return id
 
 

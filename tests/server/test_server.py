@@ -286,22 +286,22 @@ def test_a_training_is_stopped(client: MONAILabelClient, server: RunningServer) 
     assert requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()["champion"] == "r0001"
 
 
-def test_which_sam_is_in_force_is_told(server: RunningServer) -> None:
+def test_the_active_sam_is_reported(server: RunningServer) -> None:
     told = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
-    assert (told["backend"], told["in_force"], told["adapted"]) == ("lite_medsam", None, [])
+    assert (told["backend"], told["active"], told["adapted"]) == ("lite_medsam", None, [])
     assert len(told["digest"]) == 64
-    assert post(server, "samstudent/sam/plain").json() == {"in_force": None}
+    assert post(server, "samstudent/sam/plain").json() == {"active": None}
 
 
 def test_sam_is_adapted_and_what_came_of_it_is_told(client: MONAILabelClient, server: RunningServer) -> None:
-    """Whether six steps make it better is not the point: the running server answers with what is in force."""
+    """Whether six steps make it better is not the point: the running server answers with the active one."""
     client.train_start("sam", {})
     assert server.wait_for("train")["status"] == "DONE", server.tail()
     told = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
     (adapted,) = told["adapted"]
     found = adapted["adaptation"]
     assert found["settings"]["steps"] == 4 and len(adapted["labels"]) == len(found["labels"]) >= 3
-    assert told["in_force"] == ("s0001" if found["used"] else None)
+    assert told["active"] == ("s0001" if found["used"] else None)
     answer = infer(server, "json", CLICK).json()
     assert answer["structures"][0]["sam"] == told["digest"]
     plain = infer(server, "json", CLICK | {"label": "fracture"}).json()["structures"][0]["sam"]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from samstudent.cli.app_folder import app_folder_path
 from samstudent.cli.options import AsJson, Studies, TaskOption, print_json
+from samstudent.rounds.audited_ledger import audited_ledger
 from samstudent.rounds.ledger import Ledger
 from samstudent.rounds.study_paths import StudyPaths
 from samstudent.task import load_task
-
-if TYPE_CHECKING:
-    from samstudent.rounds.study import Study
 
 rounds_app = typer.Typer(no_args_is_help=True, help="The rounds of a study: list, show, promote, roll back.")
 
@@ -54,20 +52,20 @@ def show_round(round_id: RoundId, studies: Studies, task: TaskOption, as_json: A
 @rounds_app.command("promote")
 def promote_round(round_id: RoundId, studies: Studies, task: TaskOption) -> None:
     """Serve the student of this round."""
-    _study(studies, task).ledger.promote(round_id, who="command line")
+    open_ledger(studies, task).promote(round_id, who="command line")
     typer.echo(f"{round_id} is served now")
 
 
 @rounds_app.command("rollback")
 def roll_back(studies: Studies, task: TaskOption) -> None:
     """Serve the student that was served before."""
-    typer.echo(f"{_study(studies, task).ledger.rollback(who='command line')} is served now")
+    typer.echo(f"{open_ledger(studies, task).rollback(who='command line')} is served now")
 
 
 def open_ledger(studies: str, task: str) -> Ledger:
-    """The ledger of a study, for reading: a change through it would not be in the audit log."""
+    """Ledger of a study; its changes are written to the audit log."""
     folder = app_folder_path(studies)
-    return Ledger(StudyPaths.of(studies, str(folder)).folder_of(load_task(task).name))
+    return audited_ledger(StudyPaths.of(studies, str(folder)).folder_of(load_task(task).name))
 
 
 def print_rounds(ledger: Ledger) -> None:
@@ -98,11 +96,3 @@ def print_rounds(ledger: Ledger) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _study(studies: str, task: str) -> Study:
-    folder, checked = str(app_folder_path(studies)), load_task(task)
-    # Torch takes seconds; a wrong path or task is reported before.
-    from samstudent.rounds.study import Study
-
-    return Study(studies, folder, checked)

@@ -131,7 +131,7 @@ class RoundStore:
 
         Args:
             labels: ids of human labels.
-            pseudo: ``ledger.PseudoUsed`` as JSON.
+            pseudo: ``round_record.PseudoUsed`` as JSON.
             left_out: id -> reason, of labelled cases that do not train.
         """
 

@@ -372,14 +372,14 @@ def _record(labels: LabelledSet, taught: _Taught, left_out: dict[str, str], sett
     used: dict[str, Any] = {"n": 0}
     if pseudo is not None:
         tag = PSEUDO if pseudo.kind == "refined" else PSEUDO_RAW
-        used = {"n": len(pseudo.weights), "tag": tag, "taught": pseudo.targets}
+        used = {"n": len(pseudo.weights), "tag": tag, "targets": pseudo.targets}
         for case, weights in pseudo.weights.items():
             content[case.id] = {"tag": tag, "image": case.content.image}
             if weights is not None:
                 content[case.id]["weights"] = [round(float(weight), 4) for weight in weights]
     store.training_set(ids_of(labels.cases), used, left_out)
-    told = f", of which it learns {used['taught']}" if used["n"] else ""
-    logger.info("%s: %d human labels, %d pseudo labels%s", store.name, len(labels.cases), used["n"], told)
+    targets = f" (targets: {used['targets']})" if used["n"] else ""
+    logger.info("%s: %d human labels, %d pseudo labels%s", store.name, len(labels.cases), used["n"], targets)
     made_with = None if pseudo is None else pseudo.made_with.as_json()
     policy = None if taught.policy_path is None else os.path.relpath(taught.policy_path, store.folder)
     store.write_record(

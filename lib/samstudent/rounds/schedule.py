@@ -19,7 +19,8 @@ import tzlocal
 from pydantic import BaseModel, ValidationError
 
 from samstudent.errors import UserError
-from samstudent.rounds.ledger import Ledger, RoundRecord
+from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.round_record import RoundRecord
 from samstudent.task import ScheduleSection
 from samstudent.util.files import atomic_write
 from samstudent.util.timer import Timer

@@ -1,4 +1,4 @@
-"""Where one study's state lies, and the parts that share it. See docs/explanation/architecture.md, "State on disk"."""
+"""State of one study: its folders and the parts that share them (docs/explanation/architecture.md, "State on disk")."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from samstudent.errors import UserError
 from samstudent.pseudolabels.ablations import FULL, Ablations
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.review import Reviews
+from samstudent.rounds.adapted_models import TRAINING, AdaptedModels
+from samstudent.rounds.audited_ledger import audit_log_of, audited_ledger
 from samstudent.rounds.holdout import HoldOut
-from samstudent.rounds.ledger import Ledger, Promotion
-from samstudent.rounds.sams import TRAINING, AdaptedSams
+from samstudent.rounds.ledger import Ledger
 from samstudent.rounds.study_paths import StudyPaths
 from samstudent.rounds.trained import ImageContents
 from samstudent.sam.adapted import load_adapted
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class Study:
-    """One study folder (or PACS) worked on with one task: its folders, and the parts that read and write them.
+    """One study folder (or PACS) with one task: its folders, and the parts that read and write them.
 
     Args:
         studies: path of the study folder, or the URL of a DICOMweb server.
@@ -51,22 +52,23 @@ class Study:
         self.root, self.split_csv = paths.root, paths.split_csv
         self.folder = paths.folder_of(task.name)
         self._plain: SamModel | None = None
-        #: Id and backend of the adapted SAM in force when it was last asked for.
+        #: Id and backend of the active adapted model at the last call.
         self._adapted: tuple[str, SamModel] | None = None
-        #: Of the round that was last asked for; and the last reason why there was none.
+        #: Round id and policy of the last call.
         self._policy: tuple[str, LabelingPolicy] | None = None
-        #: Parts of a round that are switched off; only tests do.
+        #: Last logged reason for a policy that cannot be used.
+        self._logged_reason = ""
+        #: Parts of a round that tests switch off.
         self.ablations: Ablations = FULL
-        self._complaint = ""
         self._sam_lock = threading.RLock()
 
     @cached_property
     def ledger(self) -> Ledger:
-        return Ledger(self.folder, partial(_record_change, self.audit))
+        return audited_ledger(self.folder)
 
     @cached_property
     def audit(self) -> AuditLog:
-        return AuditLog(self.folder / "audit.jsonl")
+        return audit_log_of(self.folder)
 
     @cached_property
     def holdout(self) -> HoldOut:
@@ -90,49 +92,48 @@ class Study:
 
     @cached_property
     def embeddings(self) -> EmbeddingCache:
-        # Shared by all tasks of a study: the same image gives the same embedding.
+        # Shared by all tasks of a study: an embedding depends on the image alone.
         return EmbeddingCache(self.root / "embeddings")
 
     @cached_property
-    def sams(self) -> AdaptedSams:
-        return AdaptedSams(self.folder)
+    def adapted_models(self) -> AdaptedModels:
+        return AdaptedModels(self.folder)
 
     def plain_sam(self) -> SamModel:
-        """SAM as it comes, loaded when first asked for: the host's child processes that need it load their own."""
+        """The published SAM, loaded at the first call: job processes that need it load their own."""
         with self._sam_lock:
             if self._plain is None:
                 self._plain = load_backend(self.task.sam)
             return self._plain
 
     @property
-    def sam_in_force(self) -> str | None:
-        """Id of the adapted SAM in force; None: the plain one is, also where the task switches adaptation off."""
-        return self.sams.in_force if self.task.pseudo_labels.policy == "learned" else None
+    def active_model(self) -> str | None:
+        """Id of the active adapted model; None: the plain SAM is active, or the task disables adaptation."""
+        return self.adapted_models.active if self.task.pseudo_labels.policy == "learned" else None
 
     def adapted_sam(self) -> SamModel | None:
-        """The adapted SAM in force; None where the plain one is.
+        """The active adapted SAM; None: the plain one is active.
 
-        What is in force is looked up each time, so that a server notices what its training put there. Where an adapted
-        one cannot be used (damaged, or made of another SAM than the task names now), that is logged and the plain one
-        stands in: every answer and pseudo label tells by which SAM it was made.
+        The choice is read at each call, so that a server follows the choice of its training process. An adapted SAM
+        that cannot be used (damaged, or made of another SAM than the task names now) is logged and replaced by the
+        plain one; responses and pseudo labels contain the digest of the SAM in use.
         """
         with self._sam_lock:
-            id = self.sam_in_force
+            id = self.active_model
             if id is None:
                 return None
             if self._adapted is None or self._adapted[0] != id:
                 try:
-                    self._adapted = (id, load_adapted(self.sams.weights(id), self.plain_sam()))
+                    self._adapted = (id, load_adapted(self.adapted_models.weights(id), self.plain_sam()))
                 except UserError as error:
-                    logger.error("the plain SAM stands in for adapted SAM %s: %s", id, error)
+                    logger.error("the plain SAM is used instead of adapted SAM %s: %s", id, error)
                     return None
             return self._adapted[1]
 
     def load_champion(self, device: str) -> tuple[Path, Student] | None:
-        """The served model's file, in the folder of its round, and the student in it; None if there is none, or none
-        that could predict for the task as it is now.
+        """Served model file, in the folder of its round, and its student; None if there is none that fits the task.
 
-        Both by one look at the ledger: somebody may promote another round at any moment.
+        Both come from one read of the ledger: another round may be promoted at any moment.
         """
         path = self.ledger.champion_path()
         if path is None:
@@ -140,26 +141,26 @@ class Study:
         try:
             return path, Student.load(path, self.task, device)
         except UserError as error:
-            logger.warning("the served model is left out: %s", error)
+            logger.warning("the served model is not used: %s", error)
             return None
 
     def sam(self) -> SamModel:
-        """The SAM in force: the adapted one if there is any, else the plain one."""
+        """The active SAM, adapted or plain."""
         return self.adapted_sam() or self.plain_sam()
 
     def policy_folder(self, round_id: str) -> Path:
-        """Where a round keeps what it learnt from the labels."""
+        """Folder of a round's labeling policy."""
         return self.ledger.folder_of(round_id) / "policy"
 
     def policy_of(self, round_id: str) -> LabelingPolicy | None:
-        """What a round learnt from the labels: the recipes by which its student's masks are refined.
+        """Labeling policy of a round: the recipes that refine the masks of its student.
 
-        It goes with the round's student, so a roll-back takes both back. The adapted decoder in it is left out where
-        the task switches adaptation off, or somebody took the plain SAM by hand.
+        It belongs to the round's student, so a roll-back changes both. Its adapted decoder is left out where the task
+        disables adaptation, or a person activated the plain SAM.
 
         Returns:
-            None where the task's recipe stands: the policy is fixed, the round has none, or it
-            cannot be used (damaged, for another SAM or recipe than the task names now). The reason is logged.
+            None where the task's recipe is used: the policy is fixed, the round has none, or it cannot be used
+            (damaged, or fitted for another SAM or recipe than the task names now). The reason is logged.
         """
         if self.task.pseudo_labels.policy == "fixed":
             return None
@@ -171,42 +172,46 @@ class Study:
                         LabelingPolicy.load(self.policy_folder(round_id), self.task, self.plain_sam()),
                     )
                 except UserError as error:
-                    if str(error) != self._complaint:  # asked for with every image; the log needs it once
-                        logger.warning("round %s: the task's recipe refines its student's masks: %s", round_id, error)
-                        self._complaint = str(error)
+                    if str(error) != self._logged_reason:  # called for every image; logged once
+                        logger.warning("round %s: the task's recipe is used: %s", round_id, error)
+                        self._logged_reason = str(error)
                     return None
             policy = self._policy[1]
         return self.as_active(policy)
 
     def as_active(self, policy: LabelingPolicy) -> LabelingPolicy:
-        """What was learnt, without the adapted decoder where the task switches adaptation off, or somebody took the
-        plain SAM by hand and no adapted one was put in force since."""
-        if policy.adapted is not None and (self.task.pseudo_labels.policy == "fixed" or self.sams.taken_back):
+        """A policy without its adapted decoder where the task disables adaptation, or a person activated the plain SAM
+        and no adapted model was activated since."""
+        if policy.adapted is not None and (
+            self.task.pseudo_labels.policy == "fixed" or self.adapted_models.plain_by_person
+        ):
             return replace(policy, adapted=None)
         return policy
 
     def refiner_of(self, round_id: str) -> tuple[SamModel, LabelingPolicy | None]:
-        """SAM and policy that refine the masks of a round's student, as of ``produce.CaseLabeller``: with a policy
-        goes the plain SAM, because the adapted decoder is in the policy, else the SAM in force."""
+        """SAM and policy that refine the masks of a round's student, as in ``case_labeller.CaseLabeller``.
+
+        With a policy it is the plain SAM, because the adapted decoder is part of the policy, else the active SAM.
+        """
         policy = self.policy_of(round_id)
         return (self.sam() if policy is None else self.plain_sam()), policy
 
-    def keep_adaptation(
+    def store_adaptation(
         self, found: Mapping[str, Any], weights: Path, labels: Mapping[str, Any], round_id: str | None = None
     ) -> str:
-        """Keep what an adaptation made, and put it in force if it beats the plain SAM; if not, the plain one is.
+        """Store the result of an adaptation, and activate it if it is better than the plain SAM, else the plain SAM.
 
-        One that is kept already, because a round took again what an earlier one had learnt, is not kept twice. It is
-        put in force again, as the labels may have been others in between, unless a person made the last change.
+        A result that is stored already, because a round reused the policy of an earlier one, is not stored twice. It is
+        activated again, as the labels may have changed in between, unless a person made the last change.
 
         Args:
             found: ``Adaptation.record``.
-            weights: what ``save_adapted`` wrote, where it is better; copied.
-            labels: case id -> which label it was (``cases.digests``).
-            round_id: of the round that it was a step of.
+            weights: file of ``save_adapted``, where the adapted SAM is better; copied.
+            labels: case id -> digests of its label (``LabelledSet.digests``).
+            round_id: the round that ran the adaptation; None: none did.
 
         Returns:
-            Its id.
+            Id of the adapted model.
         """
         record = {
             "backend": self.task.sam.backend,
@@ -215,34 +220,28 @@ class Study:
             "adaptation": json.loads(json.dumps(found)),
         }
         id = self._known_adaptation(record)
-        if id is not None and self.sams.last_by_person:
+        if id is not None and self.adapted_models.last_by_person:
             return id
-        if id is None or (found["used"] and not self._is_whole(id)):
-            id = self.sams.add(record, (lambda path: shutil.copyfile(weights, path)) if found["used"] else None)
+        if id is None or (found["used"] and not self._is_complete(id)):
+            id = self.adapted_models.add(
+                record, (lambda path: shutil.copyfile(weights, path)) if found["used"] else None
+            )
         if found["used"]:
-            self.sams.use(id, who=TRAINING, why=found["reason"])
+            self.adapted_models.activate(id, who=TRAINING, why=found["reason"])
         else:
-            self.sams.use_plain(who=TRAINING, why=found["reason"])
+            self.adapted_models.activate_plain(who=TRAINING, why=found["reason"])
         return id
 
     def _known_adaptation(self, record: Mapping[str, Any]) -> str | None:
-        """The id under which the same is kept already: the same outcome on the same labels. The latest, should one have
-        been damaged and kept anew."""
+        """Id of a stored adaptation with the same result on the same labels: the latest; None: there is none."""
         same = ("labels", "adaptation")
-        known = [r for r in self.sams.records() if all(r.get(key) == record[key] for key in same)]
+        known = [r for r in self.adapted_models.records() if all(r.get(key) == record[key] for key in same)]
         return str(known[-1]["id"]) if known else None
 
-    def _is_whole(self, id: str) -> bool:
+    def _is_complete(self, id: str) -> bool:
         try:
-            self.sams.weights(id)
+            self.adapted_models.weights(id)
         except UserError as error:
-            logger.warning("adapted SAM %s is kept anew: %s", id, error)
+            logger.warning("adapted SAM %s is stored again: %s", id, error)
             return False
         return True
-
-
-def _record_change(audit: AuditLog, change: Promotion) -> None:
-    """Whoever asked for it: a person, the command line, or a round that promotes its student. No method: the ledger
-    goes to the processes of a training on several GPUs, and the study cannot."""
-    action = "promotion" if change.kind == "promote" else "roll-back"
-    audit.record(action, change.who or TRAINING, round=change.round, why=change.why)

@@ -61,7 +61,7 @@ def trained_of(ledger: Ledger, round_id: str) -> Trained:
     Raises:
         NotFound, UserError: there is no such round, or its record cannot be read.
     """
-    record, inputs = ledger.get(round_id), ledger.kept(round_id, "inputs") or {}
+    record, inputs = ledger.get(round_id), ledger.read_json(round_id, "inputs") or {}
     images = {case: digest for case, digest in images_of(inputs).items() if case not in record.unreadable}
     ids = {*inputs.get("cases", {}), *record.labels_used} - set(record.unreadable)
     found = Trained(frozenset(ids), {digest: case for case, digest in images.items()})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from samstudent.rounds.ledger import RoundRecord
+from samstudent.rounds.round_record import RoundRecord
 from samstudent.server.jobs.job import Job
 from samstudent.server.jobs.runner import JobRunner
 from samstudent.server.review_page.progress import progress_of_jobs

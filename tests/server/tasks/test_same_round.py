@@ -52,7 +52,7 @@ def test_the_same_labels_and_seed_give_the_same_pseudo_labels_and_student(bench:
     for prepared in prepare(files(free[3:], labelled=False), store.cases)[0]:
         one, other = (labels.training_case(prepared, "refined") for labels in (store.labels, server.labels))
         assert (one.masks == other.masks).all() and np.array_equal(one.soft, other.soft)
-    kept = study.ledger.kept(stats["round"], "scores")
+    kept = study.ledger.read_json(stats["round"], "scores")
     assert result.fold_dice == kept["folds"] and result.compared.dice[0] == kept["challenger"]
 
 

@@ -90,9 +90,13 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     train(bench, pseudo_labels="off", steps=30)
     train(bench)
     ledger, task = bench.study.ledger, bench.study.task
-    record, scores, inputs = ledger.get("r0002"), ledger.kept("r0002", "scores"), ledger.kept("r0002", "inputs")
+    record, scores, inputs = (
+        ledger.get("r0002"),
+        ledger.read_json("r0002", "scores"),
+        ledger.read_json("r0002", "inputs"),
+    )
     assert sorted(scores["challenger"]) == sorted(scores["champion"]) == held and scores["structures"] == task.names
-    folds = FoldScores(scores["folds"], ledger.kept("r0001", "scores")["folds"])
+    folds = FoldScores(scores["folds"], ledger.read_json("r0001", "scores")["folds"])
     again = compare_fairly(scores["challenger"], scores["champion"], task.names, folds=folds, seed=record.seed)
     assert json.loads(json.dumps(again.as_json())) == record.comparison
     assert record.comparison["held_out"] == len(held)
@@ -110,7 +114,7 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     assert set(policy.choice.recipes) == set(task.names)
     assert inputs["packages"]["torch"] == torch.__version__ and inputs["threads"] == torch.get_num_threads()
     assert inputs["start"] == sha256_file(bench.study.folder / "folds" / "full.pt")
-    first = ledger.kept("r0001", "inputs")
+    first = ledger.read_json("r0001", "inputs")
     assert first["pseudo_labels_made_with"] is None and first["start"] is None
 
 
@@ -120,15 +124,15 @@ def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, mon
     ledger = bench.study.ledger
     train(bench, steps=20)
     train(bench, steps=20)
-    assert "champion_weight" not in ledger.kept("r0002", "scores"), "a small hold-out cannot tell"
-    alone = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"]["student"]
+    assert "champion_weight" not in ledger.read_json("r0002", "scores"), "a small hold-out cannot tell"
+    alone = ledger.read_json("r0002", "inputs")["pseudo_labels_made_with"]["student"]
     monkeypatch.setattr(fair, "MIN_HELD", len(held))
     champion = ledger.champion().id
     train(bench, steps=20)
-    earlier = ledger.kept("r0003", "scores")["champion_weight"]
+    earlier = ledger.read_json("r0003", "scores")["champion_weight"]
     assert earlier["round"] == champion and set(earlier["dice"]) == {"0", "0.25", "0.5", "0.75", "1"}
     assert earlier["dice"][f"{earlier['weight']:g}"] == max(earlier["dice"].values())
-    with_it = ledger.kept("r0003", "inputs")["pseudo_labels_made_with"]["student"]
+    with_it = ledger.read_json("r0003", "inputs")["pseudo_labels_made_with"]["student"]
     assert (with_it != alone) == (earlier["weight"] > 0), "one that is not listened to changes nothing"
     # What was learnt from the labels is the same, whoever is champion.
     policies = [(bench.study.policy_folder(id) / "policy.json").read_text() for id in ("r0002", "r0003")]
@@ -165,7 +169,7 @@ def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkey
     first, second = (study.policy_folder(id) / "policy.json" for id in ("r0001", "r0002"))
     assert len(learnt) == 1 and first.read_text() == second.read_text()
     # Nor are the pseudo labels made again: teacher and policy are the same.
-    made = [ledger.kept(id, "inputs")["pseudo_labels_made_with"] for id in ("r0001", "r0002")]
+    made = [ledger.read_json(id, "inputs")["pseudo_labels_made_with"] for id in ("r0001", "r0002")]
     assert made[0] is not None and {**made[0], "time": 0} == {**made[1], "time": 0}
     train(bench, steps=20, seed=1)
     bench.label(free[3])
@@ -195,11 +199,11 @@ def test_with_too_few_labels_the_champion_labels_as_its_round_learnt(bench: Any)
     study, ledger = bench.study, bench.study.ledger
     learn_recipes(study.policy_folder("r0001"), study.task, disk={"source": "student"})
     train(bench, steps=2)
-    made, policy = ledger.kept("r0002", "inputs")["pseudo_labels_made_with"], study.policy_of("r0001")
+    made, policy = ledger.read_json("r0002", "inputs")["pseudo_labels_made_with"], study.policy_of("r0001")
     assert Provenance(**made) == made_with(ledger.get("r0001").model_digest, study.plain_sam(), study.task, policy)
-    told = ledger.folder_of("r0002") / ledger.kept("r0002", "inputs")["policy"]
+    told = ledger.folder_of("r0002") / ledger.read_json("r0002", "inputs")["policy"]
     assert told.samefile(study.policy_folder("r0001") / "policy.json")
-    assert ledger.kept("r0001", "inputs")["policy"] is None
+    assert ledger.read_json("r0001", "inputs")["policy"] is None
     # These are found by a round that takes those that are there, also after one that took none of SAM's.
     train(bench, steps=1, pseudo_labels="raw", promote=False)
     train(bench, steps=2, pseudo_labels="use")
@@ -217,7 +221,7 @@ def test_what_reviewers_rejected_or_sent_does_not_train(bench: Any, trained: Pat
 
     def used(pseudo_labels: str) -> set[str]:
         id = train(bench, steps=1, promote=False, pseudo_labels=pseudo_labels)["round"]
-        return set(ledger.kept(id, "inputs")["cases"]) - {free[0]}
+        return set(ledger.read_json(id, "inputs")["cases"]) - {free[0]}
 
     first, second, *others = sorted(used("renew"))
     for case, decision in ((first, "rejected"), (second, "sent")):
@@ -253,7 +257,7 @@ def test_student_and_recipes_are_of_one_round_whatever_is_promoted_meanwhile(
         monkeypatch.setattr(ledger, name, promoting(getattr(ledger, name)))
     train(bench, steps=2)
     assert looks == ["r0001"]
-    made = Provenance(**ledger.kept("r0003", "inputs")["pseudo_labels_made_with"])
+    made = Provenance(**ledger.read_json("r0003", "inputs")["pseudo_labels_made_with"])
     digest, policy = ledger.get("r0001").model_digest, study.policy_of("r0001")
     assert made == made_with(digest, study.plain_sam(), study.task, policy)
 
@@ -282,14 +286,14 @@ def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
 
     def decoder() -> str:
         id = train(bench, steps=2)["round"]
-        return str(ledger.kept(id, "inputs")["pseudo_labels_made_with"]["sam_digest"])
+        return str(ledger.read_json(id, "inputs")["pseudo_labels_made_with"]["sam_digest"])
 
     reason = "first"
     assert decoder() == Decoder.digest
-    study.sams.use_plain(who="admin")
-    assert decoder() == FakeSam.digest and study.sam_in_force is None
+    study.adapted_models.activate_plain(who="admin")
+    assert decoder() == FakeSam.digest and study.active_model is None
     reason = "second"
-    assert decoder() == Decoder.digest and study.sam_in_force == "s0002"
+    assert decoder() == Decoder.digest and study.active_model == "s0002"
 
 
 @pytest.mark.parametrize(
@@ -308,8 +312,8 @@ def test_probabilities_are_taught_where_the_quality_filter_accepts_little(
     train(bench)
     train(bench, steps=2)
     used = bench.study.ledger.get("r0002").pseudo_used
-    assert used.n == len(free) - 1 and used.taught == ("probabilities" if taught else "masks")
-    weights = [case.get("weights") for case in bench.study.ledger.kept("r0002", "inputs")["cases"].values()]
+    assert used.n == len(free) - 1 and used.targets == ("probabilities" if taught else "masks")
+    weights = [case.get("weights") for case in bench.study.ledger.read_json("r0002", "inputs")["cases"].values()]
     assert sum(found is not None for found in weights) == (0 if taught else used.n)
 
 
@@ -318,11 +322,11 @@ def test_with_a_small_hold_out_cross_validation_takes_part(bench: Any) -> None:
     bench.label(*free[:3], *held)
     train(bench, pseudo_labels="off")
     ledger = bench.study.ledger
-    first = ledger.kept("r0001", "scores")["folds"]
+    first = ledger.read_json("r0001", "scores")["folds"]
     assert sorted(first) == free[:3] and np.mean(list(first.values())) > 0.2
     bench.label(free[3])
     train(bench, pseudo_labels="off", steps=1)
-    record, second = ledger.get("r0002"), ledger.kept("r0002", "scores")["folds"]
+    record, second = ledger.get("r0002"), ledger.read_json("r0002", "scores")["folds"]
     assert sorted(second) == free[:4] and np.mean(list(second.values())) < np.mean(list(first.values()))
     # The hold-out, and the labels that both rounds had.
     assert (record.comparison["held_out"], record.comparison["mean"]["cases"]) == (len(held), len(held) + 3)
@@ -392,7 +396,7 @@ def test_a_round_that_fails_late_keeps_what_its_folds_scored(bench: Any, monkeyp
     bench.label(*free[:3], *held)
     with pytest.raises(UserError, match="the disk is full"):
         train(bench, steps=2, pseudo_labels="off")
-    scores = bench.study.ledger.kept("r0001", "scores")
+    scores = bench.study.ledger.read_json("r0001", "scores")
     assert scores["structures"] == bench.study.task.names and set(scores["folds"]) == set(free[:3])
 
 
@@ -509,7 +513,7 @@ def test_hold_out_cases_that_the_champion_trained_on_leave_the_comparison(bench:
     assert record.not_compared == {
         new: f"trained on by champion (r0001) as {old}" for new, old in zip(known, free[:2], strict=True)
     }
-    assert set(bench.study.ledger.kept("r0002", "scores")["champion"]) == set(unknown)
+    assert set(bench.study.ledger.read_json("r0002", "scores")["champion"]) == set(unknown)
     assert f"as a student trained on them: {', '.join(sorted(known))}" in stats["decision"]
     # The hold-out is small: cross-validation joins, of the one label that trained both, under its present name.
     assert (record.comparison["held_out"], record.comparison["mean"]["cases"]) == (len(unknown), len(unknown) + 1)

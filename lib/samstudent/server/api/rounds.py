@@ -55,7 +55,7 @@ def get_rounds(context: Context) -> dict[str, Any]:
 @router.get("/rounds/{round_id}", summary="All that is kept of one round, to check and repeat it", dependencies=READ)
 def get_round(context: Context, round_id: str) -> dict[str, Any]:
     ledger = context.study.ledger
-    kept = {name: ledger.kept(round_id, name) for name in ("scores", "inputs")}
+    kept = {name: ledger.read_json(round_id, name) for name in ("scores", "inputs")}
     return ledger.get(round_id).model_dump(mode="json") | kept
 
 
@@ -80,14 +80,14 @@ def get_pacs(context: Context) -> dict[str, Any]:
 
 @router.get("/sam", summary="Which SAM is active, and all that were adapted to this study's labels", dependencies=READ)
 def get_sam(context: Context) -> dict[str, Any]:
-    sams, active = context.study.sams, context.study.sam_in_force
+    models, active = context.study.adapted_models, context.study.active_model
     return {
         "backend": context.task.sam.backend,
-        "in_force": active,
+        "active": active,
         "digest": context.study.sam().digest,
-        "record": sams.record(active) if active else None,
-        "adapted": sams.records(),
-        "history": [change.model_dump(mode="json") for change in sams.history],
+        "record": models.record(active) if active else None,
+        "adapted": models.records(),
+        "history": [change.model_dump(mode="json") for change in models.history],
     }
 
 
@@ -96,5 +96,5 @@ def get_sam(context: Context) -> dict[str, Any]:
 )
 def post_plain_sam(context: Context, line: Annotated[AuditLine, audited("plain SAM served")]) -> dict[str, Any]:
     line.describe(user_name())
-    context.study.sams.use_plain(who=user_name())
-    return {"in_force": None}
+    context.study.adapted_models.activate_plain(who=user_name())
+    return {"active": None}

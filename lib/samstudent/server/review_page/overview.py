@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Any
 
 from samstudent.imaging.label_tags import FINAL, PSEUDO
-from samstudent.rounds.ledger import Ledger, RoundRecord
+from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.round_record import RoundRecord
 from samstudent.server.review_page.progress import progress_of_jobs
 from samstudent.server.review_page.queue import Infos, queue_items
 from samstudent.server.review_page.service import ReviewService

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from samstudent.rounds.ledger import RoundRecord
+from samstudent.rounds.round_record import RoundRecord
 from samstudent.server.jobs.job import KINDS, Job, Status
 from samstudent.server.jobs.runner import JobRunner
 from samstudent.util.progress import Progress

@@ -43,7 +43,7 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
 
     def stats(self) -> dict[str, Any]:
         """What Slicer shows: Dice of SAM on cases left out, adapted, of the last adaptation."""
-        records = self.study.sams.records()
+        records = self.study.adapted_models.records()
         if not records:
             return {}
         last = records[-1]["adaptation"]
@@ -91,6 +91,6 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
                 )
             policy = fit_labeling(fit_heads(cross, labels, how, self.report), labels, [], how, self.report)
             found, learnt_from = policy.record["adaptation"], labels.digests(cross.folds)
-            id = self.study.keep_adaptation(found, store.policy_folder / ADAPTED_FILE, learnt_from)
+            id = self.study.store_adaptation(found, store.policy_folder / ADAPTED_FILE, learnt_from)
         logger.info("SAM %s: %s", id, found["reason"])
-        return self.stats() | {"id": id, "in_force": self.study.sam_in_force, "reason": found["reason"]}
+        return self.stats() | {"id": id, "active": self.study.active_model, "reason": found["reason"]}

@@ -12,7 +12,7 @@ from samstudent.active_learning.scores import disagreement_score, entropy_score
 from samstudent.imaging.case import CaseImage, for_sam, read_image
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.provenance import provenance_of
-from samstudent.rounds.ledger import RoundRecord
+from samstudent.rounds.round_record import RoundRecord
 from samstudent.rounds.study import Study
 from samstudent.sam.refiner import Refiner
 from samstudent.student.predict import Student
@@ -35,7 +35,7 @@ class CaseScorer:
             return None
         task = self.study.task
         settings = f"{champion.model_digest} {task.sam.model_dump_json()} {task.recipe.model_dump_json()}"
-        settings += f" {self.study.sam_in_force}"
+        settings += f" {self.study.active_model}"
         return hashlib.sha256(settings.encode()).hexdigest()
 
     def _fits(self, champion: RoundRecord) -> bool:

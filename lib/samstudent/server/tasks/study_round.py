@@ -150,7 +150,7 @@ class StudyRound(RoundStore):
         if path is None:
             return None
         name = path.parent.name
-        scores = (ledger.kept(name, "scores") or {}).get("folds")
+        scores = (ledger.read_json(name, "scores") or {}).get("folds")
         if scores:
             ours = {}
             for case in labelled:
@@ -158,7 +158,7 @@ class StudyRound(RoundStore):
                     ours[case.id] = case.content().image
                 except Exception:  # told where the case is prepared
                     logger.debug("case %s has no content", case.id, exc_info=True)
-            scores = under_ids(scores, images_of(ledger.kept(name, "inputs") or {}), ours)
+            scores = under_ids(scores, images_of(ledger.read_json(name, "inputs") or {}), ours)
         load = partial(self.study.policy_of, name)
         return Champion(name, path, trained_of(ledger, name), scores, ledger.get(name).accumulated_loss, load)
 
@@ -167,13 +167,13 @@ class StudyRound(RoundStore):
     def policy_fitted(self, policy: LabelingPolicy, labels: Mapping[str, Any]) -> LabelingPolicy:
         """Keeps the adapted SAM among the study's; the adapted decoder takes no part where a person chose the plain."""
         if found := policy.record["adaptation"]:
-            id = self.study.keep_adaptation(found, self.policy_folder / ADAPTED_FILE, labels, self.round_id)
+            id = self.study.store_adaptation(found, self.policy_folder / ADAPTED_FILE, labels, self.round_id)
             logger.info("SAM %s: %s", id, found["reason"])
         return self.study.as_active(policy)
 
     def last_made_with(self) -> Provenance | None:
         ledger = self.study.ledger
-        earlier = [ledger.kept(record.id, "inputs") for record in ledger.rounds() if record.id != self.round_id]
+        earlier = [ledger.read_json(record.id, "inputs") for record in ledger.rounds() if record.id != self.round_id]
         made = [kept.get("pseudo_labels_made_with") for kept in earlier if kept]
         # Those of a raw round lie under a tag of their own.
         known = [Provenance(**found) for found in made if found and found["sam_backend"]]

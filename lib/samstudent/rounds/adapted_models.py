@@ -1,7 +1,7 @@
-"""The adapted SAMs of one study, and which of them is in force.
+"""Adapted models of one study: SAMs with an adapted mask decoder, and which of them is active.
 
-Each lies in ``sam/<id>/`` with ``adapted.safetensors`` and ``record.json``. ``sam.json`` alone says which one is in
-force, or that the plain one is; it is replaced atomically, so a kill leaves the one or the other.
+Each lies in ``sam/<id>/`` with ``adapted.safetensors`` and ``record.json``. ``sam.json`` alone names the active one, or
+says that the plain SAM is active; it is replaced atomically, so a kill leaves the old choice or the new one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from samstudent.util.files import atomic_write, sha256_file
 
 logger = logging.getLogger(__name__)
 
-#: Who puts an adapted SAM in force, or the plain one, as the outcome of an adaptation; all others are people.
+#: Name of the training in ``Activation.who``; every other name is a person's.
 TRAINING = "training"
 
 
-class Switch(BaseModel):
-    """One change of the SAM in force; ``id`` None: the plain one."""
+class Activation(BaseModel):
+    """One change of the active model; ``id`` None: the plain SAM."""
 
     id: str | None
     time: float
@@ -37,26 +37,26 @@ class Switch(BaseModel):
 
 
 class _Pointer(BaseModel):
-    """sam.json"""
+    """Content of sam.json."""
 
     id: str | None = None
-    history: list[Switch] = []
+    history: list[Activation] = []
 
 
-class AdaptedSams:
-    """What adaptation made for one study. Several processes may use the same folder at once."""
+class AdaptedModels:
+    """Adapted models of one study, of which one may be active. Several processes may use the same folder at once."""
 
     def __init__(self, folder: Path) -> None:
         """Use the study's state folder; nothing is written yet."""
         self.folder = Path(folder)
-        self._complaints: set[str] = set()
+        self._logged: set[str] = set()
 
     def add(self, record: Mapping[str, Any], save: Callable[[Path], object] | None) -> str:
-        """Keep the outcome of one adaptation and return its id. It is not in force yet.
+        """Store the result of one adaptation and return its id. It is not active yet.
 
         Args:
-            record: JSON; what it was adapted on, and how it did.
-            save: writes the weights to the path it is given; None: they are not worth keeping.
+            record: JSON; labels that it was adapted to, and its figures.
+            save: function that writes the weights to a path; None: no weights are stored.
         """
         with self._lock():
             taken = [int(path.name[1:]) for path in (self.folder / "sam").glob("s*") if _is_id(path.name)]
@@ -70,57 +70,57 @@ class AdaptedSams:
         atomic_write(self._record_path(id), json.dumps(content, indent=1, allow_nan=False))
         return id
 
-    def use(self, id: str, who: str = "", why: str = "") -> None:
-        """Put one in force.
+    def activate(self, id: str, who: str = "", why: str = "") -> None:
+        """Make an adapted model the active one.
 
         Raises: as ``weights``.
         """
         self.weights(id)
         self._point(id, who, why)
 
-    def use_plain(self, who: str = "", why: str = "") -> None:
-        """Take the plain SAM, until an adapted one is put in force again. ``who``: ``TRAINING``, or a person's name."""
+    def activate_plain(self, who: str = "", why: str = "") -> None:
+        """Make the plain SAM active until an adapted model is activated. ``who``: ``TRAINING``, or a person's name."""
         self._point(None, who, why)
 
     @property
-    def in_force(self) -> str | None:
-        """The id of the one in force; None: the plain SAM."""
+    def active(self) -> str | None:
+        """Id of the active model; None: the plain SAM."""
         return self._pointer().id
 
     @property
-    def taken_back(self) -> bool:
-        """Whether a person took the plain SAM, and no adapted one was put in force since."""
-        return _taken_back(self.history)
+    def plain_by_person(self) -> bool:
+        """Whether a person activated the plain SAM, and no adapted model was activated since."""
+        return _plain_by_person(self.history)
 
     @property
     def last_by_person(self) -> bool:
-        """Whether the last change was a person's."""
+        """Whether a person made the last change."""
         return bool(history := self.history) and history[-1].who != TRAINING
 
     @property
-    def history(self) -> list[Switch]:
+    def history(self) -> list[Activation]:
         """All changes, oldest first."""
         return self._pointer().history
 
     def weights(self, id: str) -> Path:
-        """The file of one's weights, checked against its digest.
+        """File of a model's weights, checked against its digest.
 
         Raises:
-            NotFound: it does not exist, or its weights were not kept or are gone.
+            NotFound: there is no such model, or its weights were not stored or are gone.
             UserError: the file is damaged.
         """
         digest, path = self.record(id)["sha256"], self.path_of(id)
         if digest is None or not path.is_file():
-            raise NotFound(f"{path}: the weights of adapted SAM {id} {'are gone' if digest else 'were not kept'}")
+            raise NotFound(f"{path}: the weights of adapted SAM {id} {'are gone' if digest else 'were not stored'}")
         if sha256_file(path) != digest:
             raise UserError(f"{path}: damaged; restore it, or go back to the plain SAM")
         return path
 
     def record(self, id: str) -> dict[str, Any]:
-        """What ``add`` was told; ``id``, ``time`` (seconds since 1970) and ``sha256`` of the weights' file, or None.
+        """Record of ``add`` with ``id``, ``time`` (seconds since 1970) and ``sha256`` of the weights' file, or None.
 
         Raises:
-            NotFound: no such one.
+            NotFound: there is no such model.
             UserError: its record cannot be read.
         """
         path = self._record_path(id)
@@ -135,20 +135,20 @@ class AdaptedSams:
         return content
 
     def records(self) -> list[dict[str, Any]]:
-        """All that are whole, oldest first. One that cannot be read is left out: the others can still be used."""
+        """Records of all complete models, oldest first. One that cannot be read is left out and logged."""
         paths = [path.parent.name for path in (self.folder / "sam").glob("s*/record.json") if _is_id(path.parent.name)]
         found = []
         for id in sorted(paths, key=lambda id: int(id[1:])):
             try:
                 found.append(self.record(id))
             except UserError as error:
-                if str(error) not in self._complaints:  # clients ask every few seconds; the log needs it once
+                if str(error) not in self._logged:  # clients send this request every few seconds
                     logger.warning("adapted SAM %s is left out: %s", id, error)
-                    self._complaints.add(str(error))
+                    self._logged.add(str(error))
         return found
 
     def path_of(self, id: str) -> Path:
-        """Where the weights of one lie, or will lie."""
+        """File of a model's weights, whether it exists yet or not."""
         if not _is_id(id):
             raise NotFound(f"adapted SAM {id!r}: ids look like s0001")
         return self.folder / "sam" / id / "adapted.safetensors"
@@ -159,9 +159,9 @@ class AdaptedSams:
     def _point(self, id: str | None, who: str, why: str) -> None:
         with self._lock():
             before = self._pointer()
-            taken_back = id is None and who != TRAINING and not _taken_back(before.history)
-            if before.id != id or taken_back:
-                history = [*before.history, Switch(id=id, time=time.time(), who=who, why=why)]
+            first_by_person = id is None and who != TRAINING and not _plain_by_person(before.history)
+            if before.id != id or first_by_person:
+                history = [*before.history, Activation(id=id, time=time.time(), who=who, why=why)]
                 atomic_write(self.folder / "sam.json", _Pointer(id=id, history=history).model_dump_json(indent=1))
 
     def _pointer(self) -> _Pointer:
@@ -171,16 +171,17 @@ class AdaptedSams:
         except FileNotFoundError:
             return _Pointer()
         except ValidationError as error:
-            told = f"{path}: unreadable; restore it from a backup, or rename it to go back to the plain SAM"
-            raise UserError(told) from error
+            message = f"{path}: unreadable; restore it from a backup, or rename it to go back to the plain SAM"
+            raise UserError(message) from error
 
     def _lock(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(str(self.folder / "sam.lock"))
 
 
-def _taken_back(history: Sequence[Switch]) -> bool:
-    return any(switch.who != TRAINING for switch in takewhile(lambda switch: switch.id is None, reversed(history)))
+def _plain_by_person(history: Sequence[Activation]) -> bool:
+    latest = takewhile(lambda change: change.id is None, reversed(history))
+    return any(change.who != TRAINING for change in latest)
 
 
 def _is_id(name: str) -> bool:
