@@ -21,7 +21,8 @@ from PIL import Image
 
 from samstudent.cli.main import main
 from samstudent.imaging.case import read_image
-from samstudent.imaging.folder import LABELS, list_folder
+from samstudent.imaging.file_names import LABELS
+from samstudent.imaging.folder import list_folder
 from samstudent.imaging.labels import read_masks
 from samstudent.imaging.value_names import ValueNames, write_sidecar
 from samstudent.task import load_task

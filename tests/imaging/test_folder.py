@@ -13,17 +13,8 @@ import pytest
 from samstudent.errors import NotFound, UserError
 from samstudent.imaging import folder as folders
 from samstudent.imaging.case import image_extensions
-from samstudent.imaging.folder import (
-    IMAGES,
-    LABELS,
-    case_id,
-    images_folder,
-    is_id,
-    list_folder,
-    row_id,
-    sentences,
-    split_name,
-)
+from samstudent.imaging.file_names import IMAGES, LABELS, case_id, is_id, row_id, split_name
+from samstudent.imaging.folder import images_folder, list_folder, sentences
 
 
 def touch(folder: Path, *names: str) -> None:

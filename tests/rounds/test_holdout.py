@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samstudent.errors import UserError
-from samstudent.imaging.folder import case_id
+from samstudent.imaging.file_names import case_id
 from samstudent.rounds.holdout import HoldOut, read_split
 
 

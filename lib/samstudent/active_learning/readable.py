@@ -8,7 +8,8 @@ from pathlib import Path
 from samstudent import __version__
 from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
-from samstudent.imaging.folder import shown, stamp_of
+from samstudent.imaging.file_names import printable
+from samstudent.imaging.folder import stamp_of
 from samstudent.util.database import connection, make_tables
 
 _SCHEMA = """
@@ -53,7 +54,7 @@ class ImageCheck:
 
     def record(self, case: str, file: Path, problem: str | None = None) -> None:
         """Keep a result; without ``problem``: the image was read."""
-        row = (case, self._stamp(file), None if problem is None else shown(problem))
+        row = (case, self._stamp(file), None if problem is None else printable(problem))
         with connection(self.path) as database:
             database.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", row)
 

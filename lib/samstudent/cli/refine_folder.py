@@ -13,7 +13,8 @@ from rich.progress import track
 from samstudent.cli.findings import console, print_finding
 from samstudent.errors import NotFound, UserError, explain
 from samstudent.imaging.case import for_sam, read_image
-from samstudent.imaging.folder import IMAGES, LABELS, case_id, list_folder, sentences, split_name
+from samstudent.imaging.file_names import IMAGES, LABELS, case_id, split_name
+from samstudent.imaging.folder import list_folder, sentences
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
 from samstudent.imaging.value_lookup import names_in_folder

@@ -16,7 +16,8 @@ from samstudent.errors import NotFound, UserError
 from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
 from samstudent.imaging.duplicates import duplicates
-from samstudent.imaging.folder import LABELS, Listing, case_id, images_folder, list_folder
+from samstudent.imaging.file_names import LABELS, case_id
+from samstudent.imaging.folder import Listing, images_folder, list_folder
 from samstudent.imaging.labels import other_names
 from samstudent.imaging.value_lookup import KnownNames, names_for_reading, resolve
 from samstudent.imaging.value_names import KEY, ValueNames, summary

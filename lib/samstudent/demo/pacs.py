@@ -16,7 +16,8 @@ from samstudent.util.address import slug_of
 from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.server.pacs.orthanc import Orthanc
 from samstudent.demo.study import DemoStudy
-from samstudent.imaging.folder import LABELS, list_folder
+from samstudent.imaging.file_names import LABELS
+from samstudent.imaging.folder import list_folder
 from samstudent.server.pacs.state_folder import pacs_folder
 
 #: Fewer than in the demo on a folder: it shows the way over DICOMweb, not what it is worth.

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from samstudent.demo import phantom
 from samstudent.errors import NotFound, UserError
-from samstudent.imaging.folder import LABELS, list_folder, row_id
+from samstudent.imaging.file_names import LABELS, row_id
+from samstudent.imaging.folder import list_folder
 from samstudent.task import Task
 
 #: Phantoms of the hold-out; few enough to draw in seconds, enough that one film does not decide.

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from samstudent.imaging.folder import Remark, shown, stamp_of
+from samstudent.imaging.file_names import printable
+from samstudent.imaging.folder import Remark, stamp_of
 from samstudent.util.files import sha256_file
 
 #: Bytes at a file's beginning that are compared first.
@@ -35,7 +36,7 @@ def duplicates(files: Mapping[str, Path], most_alike: int | None = None) -> list
             continue
         for group in _groups(paths, _beginning):
             for same in _groups(group, _digest) if len(group) > 1 else ():
-                remarks += [Remark(path.name, f"the same content as {shown(same[0].name)}") for path in same[1:]]
+                remarks += [Remark(path.name, f"the same content as {printable(same[0].name)}") for path in same[1:]]
     return sorted(remarks, key=lambda remark: remark.name)
 
 

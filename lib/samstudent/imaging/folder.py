@@ -5,7 +5,6 @@ commands and for the server. Documented in docs/how-to/own-data.md.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -13,26 +12,16 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from samstudent.errors import NotFound, UserError
+from samstudent.imaging.file_names import IMAGES, LABELS, SEGMENTATION, case_id, printable, split_name, why_no_id
 
 #: Files of ours beside label maps (``value_names``).
 VALUE_NAMES = ".values.json"
 #: The host's list of images and labels, in the study folder.
 LIST = "datastore_v2.json"
-_SEGMENTATION = ".seg.nrrd"
-#: Extensions in order of preference, for files with the same id: what loses nothing first.
-IMAGES = (".nii.gz", ".nii", ".nrrd", ".dcm", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
-LABELS = (_SEGMENTATION, ".dcm", ".nrrd", ".nii.gz", ".nii", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
-
-_LONGEST_ID = 200
-# Ids are mostly file names somebody else chose, so letters of any script and most signs are welcome. Not those that
-# reach another folder, hide the file, end differently on another system, or (surrogates) are no text at all.
-_FORBIDDEN = '/\\\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff'
-_ID = re.compile(rf"(?![.\s])[^{_FORBIDDEN}]+(?<![.\s])")
 #: Files that file managers and office programs leave behind; never anybody's image.
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
 _OURS = re.compile(r"split\.csv|datastore_v2.*\.json|labels(-.*)?", re.IGNORECASE)
@@ -111,7 +100,7 @@ def list_folder(folder: Path, extensions: Sequence[str] = IMAGES, listed: Mappin
             name = names[0]
         files[case] = folder / name
         if case != unicodedata.normalize("NFC", split_name(name, extensions)[0]):
-            remarks.append(Remark(name, f"taken as {case!r}: {_why_no_id(split_name(name, extensions)[0])}"))
+            remarks.append(Remark(name, f"taken as {case!r}: {why_no_id(split_name(name, extensions)[0])}"))
     return Listing(files, sorted(remarks, key=lambda remark: remark.name))
 
 
@@ -134,62 +123,12 @@ def sentences(remarks: Iterable[Remark], folder: str = "") -> list[str]:
     """
     by_text: dict[str, list[str]] = {}
     for remark in remarks:
-        by_text.setdefault(remark.text, []).append(shown(folder + remark.name))
+        by_text.setdefault(remark.text, []).append(printable(folder + remark.name))
     lines = []
     for text, names in by_text.items():
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         lines.append(f"{', '.join(names[:_NAMED])}{more}: {text}")
     return lines
-
-
-def split_name(name: str, extensions: Sequence[str]) -> tuple[str, str]:
-    """(name without its extension, extension as written); the longest known one: "a.nii.gz" is "a" and ".nii.gz". The
-    extension is "" where it is none of ``extensions``."""
-    lower = name.lower()
-    for extension in _longest_first(tuple(extensions)):
-        if lower.endswith(extension) and len(name) > len(extension):
-            return (name[: -len(extension)], name[-len(extension) :]) if extension in extensions else (name, "")
-    return name, ""
-
-
-@lru_cache
-def _longest_first(extensions: tuple[str, ...]) -> list[str]:
-    # A segmentation beside its image ends in .nrrd, too.
-    return sorted({*extensions, _SEGMENTATION}, key=len, reverse=True)
-
-
-def case_id(stem: str) -> str:
-    """The case id of a file name without its extension.
-
-    The name itself in composed Unicode form (NFC): a Mac's decomposed name is the same case. Where an id cannot hold
-    the name, its characters are replaced by ``_`` and a digest of the name keeps it apart from all others.
-    """
-    name = unicodedata.normalize("NFC", stem)
-    if is_id(name):
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    safe = re.sub(rf"^[.\s]+|[.\s]+$|[{_FORBIDDEN}]", "_", name)
-    while len(safe.encode()) + len(digest) >= _LONGEST_ID:
-        safe = safe[:-1]
-    return f"{safe}-{digest}"
-
-
-def row_id(name: str) -> str:
-    """The case id that a row of a table (``split.csv``) means: the name in composed form (NFC); one that can be no id
-    is taken for a file name and becomes the id of that file."""
-    name = unicodedata.normalize("NFC", name)
-    stem, _ = split_name(name, IMAGES)
-    return name if is_id(name) and is_id(stem) else case_id(stem)
-
-
-def is_id(value: str) -> bool:
-    """Whether a text can be a case id: a plain file name of at most 200 bytes."""
-    return _ID.fullmatch(value) is not None and len(value.encode()) <= _LONGEST_ID
-
-
-def shown(name: str) -> str:
-    """A file name as text for logs, terminals and JSON, whatever bytes it is made of."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def stamp_of(path: Path) -> tuple[int, int, int] | None:
@@ -252,7 +191,7 @@ def _why_unreadable(item: os.DirEntry[str], error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return "a link that leads in a circle; remove it"
     if error.errno == errno.ENOENT and item.is_symlink():
-        return f"a link to {shown(os.readlink(item.path))}, which is not there; mend or remove it"
+        return f"a link to {printable(os.readlink(item.path))}, which is not there; mend or remove it"
     return f"cannot be read: {error.strerror}; change its permissions or remove it"
 
 
@@ -274,7 +213,7 @@ def _subfolder(item: os.DirEntry[str], what: str, extensions: Sequence[str]) -> 
 
 
 def _no_extension(item: os.DirEntry[str], mode: int, what: str, extensions: Sequence[str]) -> Remark:
-    if item.name.lower().endswith(_SEGMENTATION):
+    if item.name.lower().endswith(SEGMENTATION):
         return Remark(item.name, "a segmentation, not an image; labels belong in labels/final")
     # DICOM files are often named by a UID or a number alone.
     if stat.S_ISREG(mode) and not re.search(r"\.[A-Za-z]\w*$", item.name) and _is_dicom(item.path):
@@ -290,15 +229,6 @@ def _is_dicom(path: str) -> bool:
         return False
 
 
-def _why_no_id(stem: str) -> str:
-    name = unicodedata.normalize("NFC", stem)
-    if found := sorted(set(re.findall(f"[{_FORBIDDEN}]", name))):
-        return f"an id has no {' '.join(shown(c) for c in found)}"
-    if len(name.encode()) > _LONGEST_ID:
-        return f"the name is {len(name.encode())} bytes long, an id has at most {_LONGEST_ID}"
-    return "an id neither begins nor ends with a space or dot"
-
-
 # ---- several files with one id ----
 
 
@@ -309,7 +239,7 @@ def _preferred(names: Sequence[str], extensions: Sequence[str], listed: str | No
 
 
 def _same_id(case: str, names: Sequence[str], used: str) -> Remark:
-    others = ", ".join(shown(name) for name in names)
+    others = ", ".join(printable(name) for name in names)
     return Remark(used, f"is used, because several files are called {case!r}: {others}; rename or remove all but one")
 
 

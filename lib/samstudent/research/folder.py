@@ -18,7 +18,8 @@ from samstudent.engine.store import content_key
 from samstudent.errors import NotFound, UserError
 from samstudent.imaging.annotations import LabelledMasks, read_label
 from samstudent.imaging.case import CaseImage, read_image
-from samstudent.imaging.folder import LABELS, list_folder, row_id
+from samstudent.imaging.file_names import LABELS, row_id
+from samstudent.imaging.folder import list_folder
 from samstudent.imaging.grid import Grid
 from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.rounds.case_store import CaseContent

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import image_extensions
-from samstudent.imaging.folder import row_id
+from samstudent.imaging.file_names import row_id
 from samstudent.util.files import atomic_write
 
 #: From this many labels at first sight on, at least one of them is reserved: without it, a study that comes fully

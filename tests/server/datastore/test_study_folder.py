@@ -24,7 +24,8 @@ import pytest
 from monailabel.datastore.local import LocalDatastore
 
 from samstudent.errors import Conflict, NotFound, UserError
-from samstudent.imaging.folder import LABELS, list_folder
+from samstudent.imaging.file_names import LABELS
+from samstudent.imaging.folder import list_folder
 from samstudent.server.datastore.identifiers import check_image_id, check_name
 from samstudent.server.datastore.label_index import LabelIndex
 from samstudent.server.datastore.label_rules import LabelRules

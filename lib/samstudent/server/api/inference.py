@@ -16,7 +16,7 @@ from requests_toolbelt import MultipartEncoder
 from starlette.background import BackgroundTask
 
 from samstudent.errors import UserError, named
-from samstudent.imaging.folder import shown
+from samstudent.imaging.file_names import printable
 from samstudent.server.api.bounded_route import BoundedRoute
 from samstudent.server.api.dicom_answers import require_dicom, write_answer
 from samstudent.server.api.params import check_params, json_object
@@ -105,7 +105,7 @@ def post_inference(
             request.setdefault("label", str(opened.enter_context(uploads.received(label))))
         if session_id:
             path = own_session(context, session_id)
-            opened.enter_context(named(path, f"the session's {shown(path.name)}"))
+            opened.enter_context(named(path, f"the session's {printable(path.name)}"))
         elif file:
             path = opened.enter_context(uploads.received(file))
         else:

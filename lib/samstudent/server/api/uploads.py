@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, Response
 from pydantic_core import to_json
 
 from samstudent.errors import NotFound, named
-from samstudent.imaging.folder import shown
+from samstudent.imaging.file_names import printable
 from samstudent.server.context import Context, ServerContext
 
 
@@ -47,7 +47,7 @@ class UploadFolder:
         handle, path = tempfile.mkstemp(suffix=extension, prefix="upload", dir=self.folder)
         with os.fdopen(handle, "wb") as file:
             shutil.copyfileobj(upload.file, file)
-        with named(Path(path), shown(name) or "the uploaded file"):
+        with named(Path(path), printable(name) or "the uploaded file"):
             yield Path(path)
 
 

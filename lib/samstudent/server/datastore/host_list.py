@@ -12,7 +12,8 @@ from typing import Any
 
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
 
-from samstudent.imaging.folder import case_id, stamp_of
+from samstudent.imaging.file_names import case_id
+from samstudent.imaging.folder import stamp_of
 from samstudent.server.datastore.label_index import Stamp, stamp_of_file
 
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from samstudent.errors import UserError
-from samstudent.imaging.folder import is_id
+from samstudent.imaging.file_names import is_id
 
 #: Info of a label that was accepted in review, not drawn: what it was made of.
 ACCEPTED_FROM = "accepted_from"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.active_learning.readable import ImageCheck
-from samstudent.imaging.folder import IMAGES
+from samstudent.imaging.file_names import IMAGES
 from samstudent.server.datastore.label_folder import LabelFolder
 from samstudent.task import Task
 

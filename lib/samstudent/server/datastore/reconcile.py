@@ -12,7 +12,8 @@ from typing import Any
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastoreModel
 
 from samstudent.errors import UserError
-from samstudent.imaging.folder import LABELS, Remark, case_id, list_folder, name_of, sentences, split_name, stamp_of
+from samstudent.imaging.file_names import LABELS, case_id, split_name
+from samstudent.imaging.folder import Remark, list_folder, name_of, sentences, stamp_of
 from samstudent.imaging.label_tags import MACHINE_TAGS
 from samstudent.server.datastore.history import History
 from samstudent.server.datastore.identifiers import check_name

@@ -11,7 +11,8 @@ from monailabel.datastore.local import ImageLabelModel, LocalDatastoreModel
 
 from samstudent.errors import Conflict
 from samstudent.imaging.duplicates import duplicates
-from samstudent.imaging.folder import IMAGES, sentences
+from samstudent.imaging.file_names import IMAGES
+from samstudent.imaging.folder import sentences
 from samstudent.imaging.label_tags import MACHINE_TAGS
 from samstudent.server.datastore.label_files import LabelFiles
 from samstudent.server.datastore.label_rules import ImageRules

@@ -15,7 +15,8 @@ from typing import Any
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 
 from samstudent.errors import Conflict, UserError
-from samstudent.imaging.folder import LABELS, case_id, images_folder, name_of, split_name
+from samstudent.imaging.file_names import LABELS, case_id, split_name
+from samstudent.imaging.folder import images_folder, name_of
 from samstudent.imaging.label_tags import FINAL, PSEUDO_TAGS
 from samstudent.server.datastore.coalesced_call import CoalescedCall
 from samstudent.server.datastore.dataset_archive import write_archive

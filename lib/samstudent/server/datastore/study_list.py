@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from monailabel.datastore.local import ImageLabelModel, LocalDatastoreModel
 
 from samstudent.errors import NotFound
-from samstudent.imaging.folder import case_id, name_of
+from samstudent.imaging.file_names import case_id
+from samstudent.imaging.folder import name_of
 from samstudent.server.datastore.coalesced_call import CoalescedCall
 from samstudent.server.datastore.host_list import HostList, Unexported, merge_host_list
 from samstudent.server.datastore.label_index import Changes, Export, LabelIndex, Position, Stamp

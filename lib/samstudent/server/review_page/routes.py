@@ -12,7 +12,7 @@ from monailabel.config import settings
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from samstudent.errors import NotFound
-from samstudent.imaging.folder import case_id
+from samstudent.imaging.file_names import case_id
 from samstudent.server.api.bounded_route import BoundedRoute
 from samstudent.server.auth.audit import AuditLine, audited
 from samstudent.server.auth.current_user import User, user_name
