@@ -29,7 +29,7 @@ from samstudent.server.auth.roles import RoleRequired, has_role, require, role_n
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext
 from samstudent.server.datastore.identifiers import check_image_id
-from samstudent.server.pacs.datastore import PacsDatastore, ViewersGrid
+from samstudent.server.pacs.datastore import PacsDatastore
 from samstudent.server.tasks.sam_interactive import SamInteractiveTask
 
 logger = logging.getLogger(__name__)
@@ -135,11 +135,11 @@ def post_inference(
 
 
 def _image_path(context: ServerContext, image: str) -> Path:
-    """Clients that fetch images of a PACS from this server are answered on the grid of what they fetched; browsers
-    (OHIF) get the case's own."""
-    store: Any = context.datastore
-    if isinstance(store, PacsDatastore) and not caller().is_browser:
-        store = ViewersGrid(store)
+    """File of an image, on the grid that the client has: clients that load images of a PACS from this server have
+    perpendicular axes, browsers (OHIF) have the grid of the PACS."""
+    store = context.datastore
+    if isinstance(store, PacsDatastore) and not caller().is_browser and (file := store.viewer_grid_file(image)):
+        return file
     return Path(store.get_image_uri(image))
 
 

@@ -1,51 +1,47 @@
-"""The host's datastore of a study folder, made safe for several processes, crashes and a human's work."""
+"""Datastore of a study folder: the host's interface, safe for several processes and crashes, without loss of labels."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import os
-import shutil
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from monailabel.datastore.local import LocalDatastore, LocalDatastoreModel
 
-from samstudent.errors import Conflict, UserError
+from samstudent.errors import UserError
 from samstudent.imaging.file_names import LABELS, case_id, split_name
-from samstudent.imaging.folder import images_folder, name_of
+from samstudent.imaging.folder import images_folder
 from samstudent.imaging.label_tags import FINAL, PSEUDO_TAGS
 from samstudent.server.datastore.coalesced_call import CoalescedCall
 from samstudent.server.datastore.dataset_archive import write_archive
 from samstudent.server.datastore.history import History
-from samstudent.server.datastore.identifiers import check_image_id
+from samstudent.server.datastore.image_files import ImageFiles
 from samstudent.server.datastore.label_files import LabelFiles, without_reserved
 from samstudent.server.datastore.label_rules import ImageRules, LabelRules
 from samstudent.server.datastore.study_files import StudyFiles
 from samstudent.server.datastore.study_list import StudyList
-from samstudent.server.datastore.upright import UprightCopies
-from samstudent.util.files import atomic_path, require_own, sha256_file
+from samstudent.util.files import require_own
 
 logger = logging.getLogger(__name__)
 
-#: Files copied into the folder come as a burst of events; one look after this many seconds takes them all in.
+#: Delay from a file system event to the refresh, seconds: copied files cause a burst of events.
 SETTLE_SECONDS = 0.5
 
 
 class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
-    """A study folder: images in it, or in its ``images/``; labels in ``labels/<tag>/<image id><extension>``.
+    """Study folder with images in it or in ``images/``, and labels in ``labels/<tag>/<image id><extension>``.
 
-    Which files are images or labels, and under which ids, is defined in ``imaging.folder``. A case's file is found by
-    the name in its info: an id is not always the file's name. What lies outside of the study, behind a link or a mount,
-    is only read. The files are the truth, the list (``study_list``) says what is known of them.
+    ``imaging.folder`` defines which files are images or labels, and their ids. The files are authoritative; the list
+    (``study_list``) holds their metadata.
 
     Args:
-        path: the study folder.
-        auto_reload: watch the folder for files that come and go.
-        read_only: take nothing in at the start.
+        path: study folder.
+        auto_reload: watch the folder for new and removed files.
+        read_only: do not add files of the folder to the list at the start.
         images: rules for the images.
         labels: rules for the labels.
     """
@@ -60,13 +56,12 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         labels: LabelRules = LabelRules(),  # noqa: B008 (frozen)
     ) -> None:
         folder = Path(path)
-        self.image_rules = images
-        # The host's constructor below already reads and reconciles, so these come first.
+        # Before the host's constructor, which already reads and reconciles.
         self._list = StudyList(folder, labels.place.list, lambda model: self._files.rebuild(model))
         self.labels = LabelFiles(folder, self._list, History(folder / labels.place.labels), labels)
+        self.image_files = ImageFiles(folder, self._list, images)
         self._files = StudyFiles(self.labels, images)
-        self._upright = UprightCopies(folder / ".samstudent" / "upright")
-        self._look = CoalescedCall(self._refresh_quietly, lambda: SETTLE_SECONDS, "folder")
+        self._refresh_call = CoalescedCall(self._try_refresh, lambda: SETTLE_SECONDS, "folder")
         require_own(folder / labels.place.labels / ".history", folder)
         images_dir = "." if images_folder(folder, tuple(images.extensions)) == folder else "images"
         globs = [f"*{suffix}" for suffix in dict.fromkeys([*images.extensions, *LABELS])]
@@ -75,14 +70,14 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
             read_only=read_only,
         )  # fmt: skip
         if auto_reload:
-            self._handler.on_moved = self._on_any_event  # rsync and careful writers rename into place
+            self._handler.on_moved = self._on_any_event  # rsync and other programs rename complete files
             self._handler.dispatch = functools.partial(self._unless_hidden, self._handler.dispatch)
 
     # ---- the list ----
 
     @property
     def _datastore(self) -> LocalDatastoreModel:
-        """The list as it is now. All methods of the host read through this, so all see other processes' changes."""
+        """Current list. The host's methods read through this property, so that they see other processes' changes."""
         return self._list.model
 
     @_datastore.setter
@@ -92,11 +87,11 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         self._empty = model
 
     def transaction(self) -> AbstractContextManager[LocalDatastoreModel]:
-        """Many changes in one write, and nobody else's between them, see ``StudyList.transaction``."""
+        """Several changes in one write; see ``StudyList.transaction``."""
         return self._list.transaction()
 
     def close(self) -> None:
-        """Export the host's list now where it lacks changes."""
+        """Export the host's list if it lacks changes."""
         self._list.close()
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
@@ -109,121 +104,75 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
     def _reconcile_datastore(self) -> None:
         self._files.reconcile()
 
-    # ---- what people should know of the folder ----
-
     @property
     def problems(self) -> list[str]:
-        """A line each: files and folders that are passed over, the same content twice, labels without an image, images
-        that cannot be read."""
+        """One line for each problem of the folder: ignored files and folders, duplicates, labels without an image,
+        unreadable images."""
         return [*self._files.problems, *self.unreadable().values()]
-
-    def unreadable(self) -> dict[str, str]:
-        """Case id -> why its image cannot be used, as far as it was read. Such a case is not offered to anybody."""
-        check = self.image_rules.check
-        return {} if check is None else check.problems(self._image_file)
-
-    def image_problem(self, image_id: str) -> str | None:
-        """Why an image cannot be used; None where it can. Reads it where that was not done since it changed."""
-        file, check = self._image_file(image_id), self.image_rules.check
-        return None if check is None or file is None else check.problem(case_id(image_id), file)
-
-    def note_readable(self, image_id: str) -> None:
-        """Record that an image was read: nobody needs to try."""
-        check = self.image_rules.check
-        if check is not None and (file := self._image_file(image_id)) is not None:
-            check.record(case_id(image_id), file)
 
     # ---- images ----
 
     def _to_id(self, file: str) -> tuple[str, str]:
-        """(name without extension, extension as written); the extension is "" where it is none that is taken in."""
-        return split_name(file, tuple(dict.fromkeys([*self.image_rules.extensions, *LABELS])))
-
-    def _image_split(self, file: str) -> tuple[str, str]:
-        return split_name(file, self.image_rules.extensions)
-
-    def _image_file(self, image_id: str) -> Path | None:
-        """An image's entry in the study, which may be a link; None: it is not listed."""
-        model = self._datastore
-        entry = model.objects.get(case_id(image_id))
-        if entry is None:
-            return None
-        return Path(model.image_path(), name_of(image_id, entry.image.ext, entry.image.info)).absolute()
+        """(name without extension, extension as written); the extension is "" if the study takes no such files."""
+        return split_name(file, tuple(dict.fromkeys([*self.image_files.rules.extensions, *LABELS])))
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any] | None) -> str:
-        """Copy an image into the study; its id, or the file's name without extension, becomes its id.
-
-        Raises:
-            UserError: no id that can be used, or not an image's extension.
-            Conflict: the id belongs to another image; labels drawn on that one would be wrong on this one.
-        """
-        case, ext = self._image_split(os.path.basename(image_filename))
-        case = check_image_id(image_id or case)
-        if not ext or self._image_split(case + ext) != (case, ext):
-            file, allowed = os.path.basename(image_filename), " ".join(self.image_rules.extensions)
-            raise UserError(f"image {case!r} from file {file!r}: the file must be one of {allowed}")
-        with self.transaction() as model:
-            if (present := self._image_file(case)) is not None:
-                if present.is_file() and sha256_file(present) == sha256_file(Path(image_filename)):
-                    return case
-                raise Conflict(f"another image {case!r} is in the study already; remove it first or choose another id")
-            destination = Path(model.image_path()) / (case + ext)
-            require_own(destination, self.labels.study)
-            with atomic_path(destination) as temporary:
-                shutil.copyfile(image_filename, temporary)
-            info = {**(image_info or {}), "ts": int(time.time()), "name": destination.name}
-            model.objects[case] = ImageLabelModel(image=DataModel(info=info, ext=ext))
-        return case
+        """Copy an image into the study; see ``ImageFiles.add``."""
+        return self.image_files.add(image_id, Path(image_filename), image_info or {})
 
     def remove_image(self, image_id: str) -> None:
-        """Remove an image and its labels; a human's labels go to the history.
+        """Remove an image and its labels; human labels go to the history.
 
         Raises:
             NotFound: no such image.
-            Conflict: it, or a label, lies outside of the study; nothing was removed.
+            Conflict: the image or a label lies outside of the study; nothing was removed.
         """
         case = case_id(image_id)
         with self.transaction() as model:
             tags = list(self._list.entry(case).labels)
-            image = self._image_file(case)
-            for file in (image, *(self.labels.path(case, tag) for tag in tags)):
+            for file in (self.image_files.path(case), *(self.labels.path(case, tag) for tag in tags)):
                 if file is not None:
                     require_own(file, self.labels.study)
             for tag in tags:
                 self.labels.remove(case, tag)
-            if image is not None:
-                image.unlink(missing_ok=True)
-            self._upright.forget(case)
+            self.image_files.unlink(case)
             del model.objects[case]
 
     def get_image_uri(self, image_id: str) -> str:
-        """Path of the image's file in the study; "" where there is no such image."""
-        file = self._image_file(image_id)
+        """Path of the image's file in the study; "" if there is no such image."""
+        file = self.image_files.path(image_id)
         return str(file) if file else ""
 
     def viewer_file(self, image_id: str) -> Path:
-        """The file that clients get for an image: its own, or an upright copy where it has an orientation tag.
-
-        Raises:
-            Unavailable: the copy cannot be written.
-        """
-        return self._upright.of(case_id(image_id), Path(StudyFolderDatastore.get_image_uri(self, image_id)))
+        """File of an image for clients; see ``ImageFiles.for_viewer``."""
+        return self.image_files.for_viewer(image_id)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """With path and name of the file that clients get."""
+        """Metadata of an image, with path and name of the file for clients; {} if there is no such image."""
         info: dict[str, Any] = super().get_image_info(case_id(image_id))
         if not info:
             return {}
-        own = Path(StudyFolderDatastore.get_image_uri(self, image_id))
-        file = self._upright.of(case_id(image_id), own)
-        return {**info, "path": str(file)} | ({} if file == own else {"name": file.name})
+        file = self.image_files.for_viewer(image_id)
+        return {**info, "path": str(file)} | ({} if file == self.image_files.path(image_id) else {"name": file.name})
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Add to what is recorded of an image. Raises NotFound."""
+        """Add metadata of an image. Raises NotFound."""
         with self.transaction() as model:
             entry = self._list.entry(image_id)
             entry.image.info.update(without_reserved(info))
             model.objects[case_id(image_id)] = entry
+
+    def unreadable(self) -> dict[str, str]:
+        """Reasons by case id of the images that are known to be unusable; such cases are not selected for labelling."""
+        return self.image_files.unreadable()
+
+    def image_problem(self, image_id: str) -> str | None:
+        """Reason that an image is unusable, or None; see ``ImageFiles.problem``."""
+        return self.image_files.problem(image_id)
+
+    def note_readable(self, image_id: str) -> None:
+        """Record that an image was read without an error."""
+        self.image_files.note_readable(image_id)
 
     # ---- labels ----
 
@@ -236,21 +185,21 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         self.labels.remove(label_id, label_tag)
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Add to what is recorded of a label; see ``LabelFiles.update_info``."""
+        """Add metadata of a label; see ``LabelFiles.update_info``."""
         self.labels.update_info(label_id, label_tag, info)
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """Path of the label's file in the study; "" where there is no such label."""
+        """Path of the label's file in the study; "" if there is no such label."""
         file = self.labels.path(label_id, label_tag)
         return str(file) if file else ""
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """What is recorded of a label; {} where there is none."""
+        """Metadata of a label; {} if there is no such label."""
         info: dict[str, Any] = super().get_label_info(case_id(label_id), label_tag)
         return info
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
-        """Tag -> id, of the labels of an image."""
+        """Label ids by tag."""
         labels: dict[str, str] = super().get_labels_by_image_id(case_id(image_id))
         return labels
 
@@ -260,13 +209,13 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         return [(case, float(x.info.get("time", x.info.get("ts", 0)))) for case, x in finals if x]
 
     def label_infos(self, image_id: str | None = None) -> dict[str, dict[str, dict[str, Any]]]:
-        """Image id -> tag -> label info, as of one moment; of one image alone where it is named and known."""
+        """Label metadata by image id and tag, of one point in time; of one image only if an id is given."""
         objects = self._datastore.objects
         ids = objects if image_id is None else objects.keys() & {case_id(image_id)}
         return {case: {tag: label.info for tag, label in objects[case].labels.items()} for case in ids}
 
     def label_history(self, image_id: str, tag: str = FINAL) -> list[Path]:
-        """Earlier versions of a human's label, oldest first."""
+        """Earlier versions of a human label, oldest first."""
         return self.labels.history.versions(tag, case_id(image_id))
 
     # ---- the study ----
@@ -282,10 +231,10 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
             model.description = description
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """Images as clients get them, with their final labels, which lie on them.
+        """Paths of images (files for clients) and final labels that share a grid.
 
         Args:
-            full_path: False: paths relative to the study folder.
+            full_path: absolute paths; False: relative to the study folder.
         """
         pairs = [
             {"image": str(self.viewer_file(case)), "label": self.get_label_uri(case, FINAL)}
@@ -302,36 +251,39 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         return {**status, "label_tags": {t: n for t, n in status["label_tags"].items() if t not in PSEUDO_TAGS}}
 
     def json(self) -> dict[str, Any]:
-        """The list for viewers, without pseudo labels: those are the trainer's, and no viewer should offer them."""
+        """The list for viewers, without pseudo labels, which are for training only."""
         content: dict[str, Any] = super().json()
         for entry in content["objects"].values():
             entry["labels"] = {tag: label for tag, label in entry["labels"].items() if tag not in PSEUDO_TAGS}
         return content
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Path of a new ZIP file with images, final labels and the list; the caller deletes it. Raises Conflict: there
-        is no final label."""
+        """Path of a new ZIP file with images, final labels and the list; the caller deletes it.
+
+        Raises:
+            Conflict: there is no final label.
+        """
         return write_archive(self.datalist()[: limit_cases or None], self.json())
 
-    # ---- the watcher ----
+    # ---- file system events ----
 
     def _unless_hidden(self, dispatch: Callable[[Any], None], event: Any) -> None:
-        """Spare the comparison with forty patterns what lies in hidden folders and temporary files: under load that is
-        most of them, and the watcher took about a fifth of a busy server's processor time."""
+        """Drop events of hidden folders and temporary files before the host compares them with forty patterns: under
+        load most events are of this kind, and the comparison took a fifth of the server's processor time."""
         path = os.fspath(event.dest_path or event.src_path)
         if f"{os.sep}." not in path[len(self._datastore_path) :]:
             dispatch(event)
 
-    def _refresh_quietly(self) -> None:
+    def _try_refresh(self) -> None:
         try:
             self.refresh()
-        except (UserError, OSError) as error:  # the next event looks again
-            logger.warning("%s could not be looked at: %s", self._datastore_path, error)
+        except (UserError, OSError) as error:  # repeated at the next event
+            logger.warning("%s could not be read: %s", self._datastore_path, error)
 
     def _on_any_event(self, event: Any) -> None:
-        """Look at the folder once after a burst of events; the host looks, and writes its list, for every file."""
+        """Schedule one refresh for a burst of events; the host would refresh, and write its list, for every file."""
         name = os.path.basename(getattr(event, "dest_path", "") or event.src_path)
         if not name.startswith(".") and name != os.path.basename(self._datastore_config_path):
-            self._look.trigger()  # the list itself is looked at whenever it is read
+            self._refresh_call.trigger()  # changes of the list itself are noticed whenever it is read
 
     _on_modify_event = _on_any_event

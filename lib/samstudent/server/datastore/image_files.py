@@ -1,0 +1,114 @@
+"""Image files of a study: added, removed, checked, and prepared for viewers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from monailabel.datastore.local import DataModel, ImageLabelModel
+
+from samstudent.errors import Conflict, UserError
+from samstudent.imaging.file_names import case_id, split_name
+from samstudent.imaging.folder import name_of
+from samstudent.server.datastore.identifiers import check_image_id
+from samstudent.server.datastore.label_rules import ImageRules
+from samstudent.server.datastore.study_list import StudyList
+from samstudent.server.datastore.upright import UprightCopies
+from samstudent.util.files import atomic_path, require_own, sha256_file
+
+
+class ImageFiles:
+    """Image files of one study.
+
+    The file of a case is found by the file name in its info: an id is not always the stem of the file name. Files
+    outside of the study, behind a link or a mount, are only read.
+
+    Args:
+        study: study folder.
+        listed: list of the study.
+        rules: file extensions and check of images.
+    """
+
+    def __init__(self, study: Path, listed: StudyList, rules: ImageRules) -> None:
+        self.study, self.listed, self.rules = study, listed, rules
+        self._upright = UprightCopies(study / ".samstudent" / "upright")
+
+    def path(self, image_id: str) -> Path | None:
+        """Path of an image in the study, which may be a link; None: it is not listed."""
+        model = self.listed.model
+        entry = model.objects.get(case_id(image_id))
+        if entry is None:
+            return None
+        return Path(model.image_path(), name_of(image_id, entry.image.ext, entry.image.info)).absolute()
+
+    def for_viewer(self, image_id: str) -> Path:
+        """File for clients: the image's own, or an upright copy if it has an orientation tag.
+
+        Raises:
+            Unavailable: the copy cannot be written.
+        """
+        return self._upright.of(case_id(image_id), self.path(image_id) or Path())
+
+    # ---- changes ----
+
+    def add(self, image_id: str, file: Path, info: dict[str, Any]) -> str:
+        """Copy an image into the study.
+
+        Args:
+            image_id: id of the image; "": the file name without its extension.
+            file: the image.
+            info: metadata from the client.
+
+        Returns:
+            The id as listed.
+
+        Raises:
+            UserError: invalid id or file extension.
+            Conflict: the id belongs to another image, whose labels do not fit this one.
+        """
+        case, ext = self._split(file.name)
+        case = check_image_id(image_id or case)
+        if not ext or self._split(case + ext) != (case, ext):
+            allowed = " ".join(self.rules.extensions)
+            raise UserError(f"image {case!r} from file {file.name!r}: the file must be one of {allowed}")
+        with self.listed.transaction() as model:
+            if (present := self.path(case)) is not None:
+                if present.is_file() and sha256_file(present) == sha256_file(file):
+                    return case
+                raise Conflict(f"another image {case!r} is in the study already; remove it first or choose another id")
+            destination = Path(model.image_path()) / (case + ext)
+            require_own(destination, self.study)
+            with atomic_path(destination) as temporary:
+                shutil.copyfile(file, temporary)
+            info = {**info, "ts": int(time.time()), "name": destination.name}
+            model.objects[case] = ImageLabelModel(image=DataModel(info=info, ext=ext))
+        return case
+
+    def unlink(self, image_id: str) -> None:
+        """Remove the file of an image and its upright copy; the list is not changed."""
+        if (file := self.path(image_id)) is not None:
+            file.unlink(missing_ok=True)
+        self._upright.forget(case_id(image_id))
+
+    # ---- check ----
+
+    def unreadable(self) -> dict[str, str]:
+        """Reasons by case id of the images that are known to be unusable."""
+        return {} if self.rules.check is None else self.rules.check.problems(self.path)
+
+    def problem(self, image_id: str) -> str | None:
+        """Reason that an image is unusable, or None. Reads the image if it changed since the last check."""
+        file, check = self.path(image_id), self.rules.check
+        return None if check is None or file is None else check.problem(case_id(image_id), file)
+
+    def note_readable(self, image_id: str) -> None:
+        """Record that an image was read without an error, which makes a check unnecessary."""
+        check = self.rules.check
+        if check is not None and (file := self.path(image_id)) is not None:
+            check.record(case_id(image_id), file)
+
+    def _split(self, file: str) -> tuple[str, str]:
+        return split_name(os.path.basename(file), self.rules.extensions)
