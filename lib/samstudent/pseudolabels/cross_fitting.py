@@ -145,7 +145,7 @@ def cross_fit(
         if is_made(path, inputs):
             logger.info("%d of %d: this student is there already", number + 1, len(trainings))
         else:
-            report = None if options.on_step is None else _Offset(options.on_step, number, len(trainings))
+            report = None if options.on_step is None else StepsOfAll(options.on_step, number, len(trainings))
             version = train_student(
                 train, task, path, steps=options.steps, seed=seed + number, device=options.device, on_step=report
             )
@@ -185,11 +185,17 @@ def is_made(path: Path, inputs: str) -> bool:
         return False
 
 
-class _Offset:
-    """Progress of one fold as that of all."""
+class StepsOfAll:
+    """Progress of one of several trainings of equal length as that of all.
 
-    def __init__(self, on_step: OnStep, fold: int, count: int) -> None:
-        self.on_step, self.fold, self.count = on_step, fold, count
+    Args:
+        on_step: is called with the steps of all.
+        number: of this training, from 0.
+        count: number of trainings.
+    """
+
+    def __init__(self, on_step: OnStep, number: int, count: int) -> None:
+        self.on_step, self.number, self.count = on_step, number, count
 
     def __call__(self, step: int, steps: int, loss: float) -> None:
-        self.on_step(self.fold * steps + step, self.count * steps, loss)
+        self.on_step(self.number * steps + step, self.count * steps, loss)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -196,11 +196,13 @@ def _fit_to_labels(
         choice = choose_recipes(evaluator, fusion=ablations.fusion, progress=progress)
     quality = None
     if ablations.estimate_quality:
+        options.progress("fitting the quality model", 0, 1)
         complete = np.array([case.truth.complete for case in cases])
         statistics = ShapeStatistics.of((case.truth.masks for case in cases), complete)
         uses_sam = needs_sam(task, head_weight, choice)
         rows = evaluator.quality_rows(choice.recipes, statistics, uses_sam)
         quality = QualityModel.fit(rows, statistics, options.seed)
+        options.progress("fitting the quality model", 1, 1)
     record = {
         "cases": len(cases),
         "oof_dice": None if np.isnan(own) else own,
@@ -243,14 +245,15 @@ def _fit_offset(
     """The ensemble logit offset, and a record: cases and structures that were compared."""
     task, folds = policy.task, sorted(set(teacher.folds.values()))
     estimates, expected, cases = list[float](), list[float](), 0
+    total = len(images) if isinstance(images, Sized) else _MOST
 
     def refine(image: CaseImage, members: NDArray[Any]) -> tuple[EstimatedMasks, NDArray[Any]]:
         refined, probabilities, found = refine_and_estimate(image, members, policy, sam)
         values = [(found or {}).get(name, np.nan) for name in task.names]
         return EstimatedMasks(refined.masks, np.array(values)), probabilities
 
-    for number, image in enumerate(images, 1):
-        progress("fitting the ensemble offset", number, max(number, _MOST))
+    for number, image in enumerate(images):
+        progress("fitting the ensemble offset", number, max(number + 1, total))
         size, heads = size_of(image, task), policy.uses_sam
         try:
             ensemble, probabilities = refine(image, teacher.predict_members(image, size, heads=heads))
@@ -262,5 +265,6 @@ def _fit_offset(
         cases += 1
         estimates += ensemble.estimates.tolist()
         expected += expected_ensemble_dice(ensemble, each, probabilities).tolist()
+    progress("fitting the ensemble offset", total, total)
     offset = ensemble_offset(np.array(estimates), np.array(expected))
     return offset, {"cases": cases, "structures": int(np.isfinite(estimates).sum())}

@@ -110,10 +110,12 @@ def choose_recipes(
         evaluator = replace(evaluator, cases=spread_out(evaluator.cases, _MOST_VOLUMES))
     candidates = candidates_of(task.recipe, adapted=evaluator.adapted is not None, fusion=fusion)
     columns = []
-    for number, candidate in enumerate(candidates, 1):
-        columns.append(evaluator.dice(dict.fromkeys(task.names, candidate)))
+    for number, candidate in enumerate(candidates):
         if progress is not None:
             progress(number, len(candidates))
+        columns.append(evaluator.dice(dict.fromkeys(task.names, candidate)))
+    if progress is not None:
+        progress(len(candidates), len(candidates))
     dice = np.stack(columns, axis=-1)
     chosen, gain, error = choose(dice)
     validated = cross_validated_gain(dice, [case.fold for case in evaluator.cases])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import Predictor, binarize, mix
-from samstudent.pseudolabels.cross_fitting import CrossFit, is_made, keep_inputs
+from samstudent.pseudolabels.cross_fitting import CrossFit, StepsOfAll, is_made, keep_inputs
 from samstudent.pseudolabels.embedding_head import (
     DEFAULT_TRAINING,
     EmbeddingHead,
@@ -152,7 +152,6 @@ def fit_teacher(
     read: Read,
     sam: CachedSam | None,
     training: HeadTraining = DEFAULT_TRAINING,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Teacher:
     """Teacher of cross-fitted students, with an embedding head beside each.
 
@@ -160,8 +159,7 @@ def fit_teacher(
         fitted: the students; heads are written beside their models, and kept where one for the same inputs is there.
         read: gives each labelled case.
         sam: whose embeddings the heads see; None: no heads.
-        training: seed and device of the heads.
-        progress: called with the heads trained and their number.
+        training: seed, device and progress of the heads; ``on_step`` is called with the steps of all of them.
     """
     students = [p for p in fitted.ensemble.predictors if isinstance(p, Student)]
     full = None if fitted.full_student is None else Student.load(fitted.full_student, fitted.task, training.device)
@@ -170,7 +168,10 @@ def fit_teacher(
     heads = []
     slices: dict[str, list[HeadCase]] = {}
     for fold, model in enumerate(fitted.models):
-        path, own = model.with_name(f"head{fold}.pt"), replace(training, seed=training.seed + fold)
+        path, on_step = model.with_name(f"head{fold}.pt"), training.on_step
+        if on_step is not None:
+            on_step = StepsOfAll(on_step, fold, len(fitted.models))
+        own = replace(training, seed=training.seed + fold, on_step=on_step)
         train = sorted(case for case, other in fitted.folds.items() if other != fold)
         inputs = _inputs(train, model, fitted.task, sam, own)
         if not is_made(path, inputs):
@@ -179,8 +180,6 @@ def fit_teacher(
             version = train_head([s for case in train for s in slices.get(case, [])], fitted.task, path, own)
             keep_inputs(path, inputs, version)
         heads.append(EmbeddingHead.load(path, fitted.task, sam, training.device))
-        if progress is not None:
-            progress(fold + 1, len(fitted.models))
     return Teacher(fitted.folds, students, heads, full_student=full)
 
 

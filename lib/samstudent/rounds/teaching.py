@@ -22,7 +22,7 @@ from samstudent.rounds.round_options import RoundOptions
 from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.scoring import weigh_champion
 from samstudent.student.predict import Student
-from samstudent.util.progress import Report, StepReport, no_report
+from samstudent.util.progress import Progress, Report, StepReport, no_report
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +102,11 @@ def fit_heads(cross: CrossFit, labels: LabelledSet, options: RoundOptions, repor
         report: is called with the progress.
     """
     sam = labels.store.plain_sam() if options.ablations.embedding_head else None
+    if sam is not None:
+        report(Progress("training embedding heads"))  # SAM is loaded first, and labelled cases are embedded
     progress = StepReport(report, "training embedding heads")
-    return fit_teacher(cross, labels.read, sam, HeadTraining(options.seed or 0, options.device), progress)
+    training = HeadTraining(options.seed or 0, options.device, on_step=progress)
+    return fit_teacher(cross, labels.read, sam, training)
 
 
 def fit_labeling(
@@ -133,7 +136,8 @@ def fit_labeling(
     inputs = policy_inputs(teacher, labels.digests(teacher.folds), task, sam.backend, how, len(compared))
     policy = reuse_policy(store.earlier_policies, inputs, store.policy_folder, task, sam.backend)
     if policy is None:
-        images = _images([case for case in unlabelled if case.id in set(compared)], store)
+        report(Progress("predicting labelled cases out of fold"))
+        images = _Images([case for case in unlabelled if case.id in set(compared)], store)
         how = replace(how, inputs=inputs)
         policy = fit_policy(teacher, LearningCases(labels.read, images), task, sam, store.policy_folder, how)
     else:
@@ -161,6 +165,7 @@ def add_champion(
     Returns:
         For the round's record: the ``weight``, and hold-out ``dice`` by weight where that decided.
     """
+    report(Progress("adding the champion to the teacher"))
     labels, unlabelled, held = data
     store, weight, record = labels.store, options.champion_weight, dict[str, Any]()
     if weight is None:
@@ -169,7 +174,7 @@ def add_champion(
         record["dice"] = {f"{candidate:g}": round(value, 4) for candidate, value in sorted(dice.items())}
     teacher.previous_champion, teacher.champion_weight = champion, weight
     logger.info("weight of the champion in the teacher: %g; hold-out Dice by weight: %s", weight, record.get("dice"))
-    cases = LearningCases(labels.read, _images(unlabelled, store))
+    cases = LearningCases(labels.read, _Images(unlabelled, store))
     progress = StepReport(report, "training the champion's embedding head")
     training = HeadTraining(options.seed or 0, options.device, on_step=progress)
     path = store.policy_folder / "champion_head.pt"
@@ -177,5 +182,15 @@ def add_champion(
     return {"weight": weight, **record}
 
 
-def _images(cases: Sequence[PreparedCase], store: RoundStore) -> Iterator[CaseImage]:
-    return (store.cases.image(case) for case in cases)
+@dataclass(frozen=True)
+class _Images:
+    """Images of cases, read one after the other."""
+
+    cases: Sequence[PreparedCase]
+    store: RoundStore
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[CaseImage]:
+        return (self.store.cases.image(case) for case in self.cases)
