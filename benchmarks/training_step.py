@@ -20,7 +20,7 @@ from samstudent.student.data import TrainingCase, make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.training import new_network, new_optimizer
 from samstudent.task import Task
-from samstudent.util.torch_device import autocast
+from samstudent.util.device import autocast
 
 #: Size of the student's view, number of structures, whether they overlap.
 SETTINGS = (

@@ -127,7 +127,7 @@ def test_doctor_tells_which_structures_the_labels_have(disk: Path) -> None:
     info["label_info"][1]["name"] = "ignore:disk"
     (disk / "images" / "datastore_v2.json").write_text(json.dumps({"objects": objects}))
     done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
-    assert "not annotated, so neither learnt nor measured there: disk (1)" in done.stdout
+    assert "not annotated, so not used in training and comparisons: disk (1)" in done.stdout
     assert "left out: ruler (1)" in done.stdout
 
 
@@ -139,7 +139,7 @@ def test_doctor_notes_what_readers_warn_of(tmp_path: Path) -> None:
     nrrd.write(str(tmp_path / "labels" / "final" / "a.nrrd"), np.ones((5, 4, 3), np.uint8))
     done = run("doctor", "--studies", tmp_path, "--task", tmp_path / "task.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "a.nrrd: its NRRD header has no `space` field: taken voxel by voxel" in done.stdout
+    assert "a.nrrd: its NRRD header has no `space` field: read voxel by voxel" in done.stdout
     assert "of 1 have ball 1" in done.stdout
 
 
@@ -334,7 +334,7 @@ def nerves(tmp_path: Path) -> Path:
 def test_doctor_says_where_the_meaning_is_assumed(nerves: Path) -> None:
     done = run("doctor", "--studies", nerves, "--task", nerves / "nerves.yaml")
     assert done.returncode == 0, done.stdout
-    said = "1 label map does not say what its values mean; assumed from task nerves: 1 = nerve, 2 = vessel. Check one"
+    said = "1 label map has no names for its values; assumed from task nerves: 1 = nerve, 2 = vessel. Check one"
     assert said in done.stdout and not list(nerves.glob("labels/final/b.png.*")), "doctor writes nothing"
     (nerves / "bones.yaml").write_text("{name: bones, dimension: 2, structures: [bone], student: {size: [32, 32]}}")
     assert run("confirm-labels", "--studies", nerves, "--task", nerves / "nerves.yaml").returncode == 0

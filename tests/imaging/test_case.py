@@ -258,7 +258,7 @@ def test_headers_followed_by_rubbish(tmp_path: Path, extension: str) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="there is no such file"):
+    with pytest.raises(NotFound, match="no such file"):
         read_image(tmp_path / "none.png")
 
 

@@ -102,7 +102,7 @@ KINDS = {
     uid.RTStructureSetStorage: r"an RTSTRUCT \(contours, not pixels\); save it as DICOM SEG, \.seg\.nrrd",
     uid.RTPlanStorage: "a radiotherapy plan",
     uid.RTDoseStorage: "an RTDOSE",
-    uid.GrayscaleSoftcopyPresentationStateStorage: "a presentation state, which says how to display an image",
+    uid.GrayscaleSoftcopyPresentationStateStorage: "a presentation state, which describes the display of an image",
     uid.ComprehensiveSRStorage: r"a structured report \(SR\), not an image",
     uid.EncapsulatedPDFStorage: r"an encapsulated document \(PDF",
     uid.MediaStorageDirectoryStorage: "a DICOMDIR, the table of contents of a medium; name the image files",

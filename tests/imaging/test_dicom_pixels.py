@@ -345,7 +345,9 @@ def test_a_compressed_image_may_not_be_larger_than_its_header_says(tmp_path: Pat
         head = struct.pack(">HHIIIIIIIIH", 41, 0, 60000, 60000, 0, 0, 60000, 60000, 0, 0, 1) + b"\x07\x01\x01"
         content, size = bytearray(b"\xff\x4f\xff\x51" + head + bytes(40)), "60000 x 60000"
     path = packed(tmp_path / "a.dcm", bytes(content), syntax, 16, 16, **OF_8_BITS)
-    with pytest.raises(UserError, match=rf"a\.dcm: its header tells of 16 x 16 pixels of 1 values, .* of {size}"):
+    with pytest.raises(
+        UserError, match=rf"a\.dcm: its header announces 16 x 16 pixels of 1 values, .* image is {size}"
+    ):
         read_image(path)
 
 

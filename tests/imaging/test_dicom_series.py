@@ -32,7 +32,7 @@ def test_a_localizer_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFix
     save(folder / "scout.dcm", np.zeros((5, 6), np.uint16), **fields)
     image = read_image(folder, 3)
     assert image.grid.shape == (2, 3, 4)
-    assert image.notes == ("1 localizer images are passed over (scout.dcm)",)
+    assert image.notes == ("1 localizer images are skipped (scout.dcm)",)
     assert "scout.dcm" in caplog.text
 
 
@@ -48,9 +48,7 @@ def test_a_few_of_another_kind_beside_many(tmp_path: Path, count: int, fields: d
     for i in range(count):
         save(folder / f"other{i}.dcm", plane, ImagePositionPatient=[0, 0, 50 + i], **fields)
     assert names_of(folder) == ["0.dcm", "1.dcm", "2.dcm"]
-    assert (
-        f"{count} images of another size or direction than the other 3 are passed over" in find_series(folder).notes[0]
-    )
+    assert f"{count} images of another size or direction than the other 3 are skipped" in find_series(folder).notes[0]
 
 
 def test_half_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -67,7 +65,7 @@ def test_slices_sent_twice(tmp_path: Path) -> None:
     shutil.copy(folder / "1.dcm", folder / "9.dcm")
     after = read_image(folder)
     assert (after.pixels == before.pixels).all() and (after.grid.affine == before.grid.affine).all()
-    assert after.notes == ("1 slices that are there twice are passed over (e.g. 9.dcm)",)
+    assert after.notes == ("1 duplicate slices are skipped (e.g. 9.dcm)",)
 
 
 @pytest.mark.parametrize("keyword", ["EchoTime", "AcquisitionNumber", "TemporalPositionIdentifier"])
@@ -82,13 +80,13 @@ def test_two_images_of_each_place(tmp_path: Path, keyword: str) -> None:
     image = read_image(folder)
     assert image.grid.shape == (3, 3, 4) and set(np.unique(image.pixels // 1000)) <= {1, 2}
     assert image.pixels.max() == 1000 + PLANE.max()
-    assert image.notes[0].startswith(f"of 2 images of each place (by {keyword}) those with 1")
-    assert image.notes[0].endswith(" are taken, 3 are passed over")
+    assert image.notes[0].startswith(f"of 2 images at each position (by {keyword}) those with 1")
+    assert image.notes[0].endswith(" are taken, 3 are skipped")
 
 
 def test_two_images_of_one_place_that_nothing_tells_apart(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [0, 1, 1, 2])
-    with pytest.raises(UserError, match=r"missing, doubled .*1\.dcm and 2\.dcm lie at one place and differ"):
+    with pytest.raises(UserError, match=r"missing, doubled .*1\.dcm and 2\.dcm have the same position and differ"):
         read_image(folder)
 
 
@@ -99,7 +97,7 @@ def test_reports_and_the_like_beside_a_series(tmp_path: Path) -> None:
     (folder / "._0.dcm").write_bytes((folder / "0.dcm").read_bytes())
     series = find_series(folder)
     assert [one.path.name for one in series.slices] == ["0.dcm", "1.dcm", "2.dcm"]
-    assert series.notes[0].startswith("DICOMDIR is passed over: a DICOMDIR") and "structured report" in series.notes[1]
+    assert series.notes[0].startswith("DICOMDIR is skipped: a DICOMDIR") and "structured report" in series.notes[1]
 
 
 CLASSES = [

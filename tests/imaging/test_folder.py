@@ -181,7 +181,7 @@ def test_one_bad_entry_stops_no_other(tmp_path: Path) -> None:
     assert list(listing.files) == ["good", "linked"]
     faults = {remark.name: remark.text for remark in listing.remarks if remark.is_fault}
     assert faults.keys() == {"loop.png", "lost.png", "pipe.png", "s.png"}
-    assert "circle" in faults["loop.png"] and "nowhere.png" in faults["lost.png"] and "pipe" in faults["pipe.png"]
+    assert "circular" in faults["loop.png"] and "nowhere.png" in faults["lost.png"] and "pipe" in faults["pipe.png"]
 
 
 def test_a_forbidden_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

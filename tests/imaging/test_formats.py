@@ -99,10 +99,8 @@ def test_without_space(tmp_path: Path, caplog: pytest.LogCaptureFixture, fields:
     path = save(tmp_path / "a.nrrd", fields)
     missing = "space directions" if fields.startswith("space ") or fields == "space: LPS" else "space"
     assert (read_masks(path, SOLID, GRID) == canonical(VALUES)).all()
-    assert f"a.nrrd: its NRRD header has no `{missing}` field: taken voxel by voxel" in caplog.text
-    with pytest.raises(
-        UserError, match=rf"shape \(6, 5, 4\); its NRRD header has no `{missing}` field, so nothing says"
-    ):
+    assert f"a.nrrd: its NRRD header has no `{missing}` field: read voxel by voxel" in caplog.text
+    with pytest.raises(UserError, match=rf"shape \(6, 5, 4\); its NRRD header has no `{missing}` field, so its place"):
         read_masks(save(tmp_path / "b.nrrd", fields, VALUES[1:]), SOLID, GRID)
 
 
@@ -188,7 +186,7 @@ def test_headers_that_are_refused_by_name(tmp_path: Path, fields: str, message: 
 def test_packed_as_a_whole(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nrrd", LPS)
     path.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(UserError, match=r"a\.nrrd: a NRRD file packed as a whole; unpack it, or save it with"):
+    with pytest.raises(UserError, match=r"a\.nrrd: a NRRD file compressed as a whole; decompress it, or save it with"):
         read_masks(path, SOLID, GRID)
     path.write_bytes(path.read_bytes()[:15])
     with pytest.raises(UserError, match=r"a\.nrrd"):

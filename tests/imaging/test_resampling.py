@@ -240,7 +240,7 @@ def test_a_label_that_lies_in_two_ways_is_said(tmp_path: Path, caplog: pytest.Lo
     sitk.WriteImage(fine, str(tmp_path / "label.nrrd"))
     masks = read_masks(tmp_path / "label.nrrd", SOLID, grid)
     assert (masks[1] == grid.from_file(values == 2)).all()
-    assert "lies on its image in more than one way" in caplog.text and "label.nrrd" in caplog.text
+    assert "its place on the image is ambiguous" in caplog.text and "label.nrrd" in caplog.text
     caplog.clear()
     write_masks(tmp_path / "own.nrrd", masks, SOLID, grid)
     assert (read_masks(tmp_path / "own.nrrd", SOLID, grid) == masks).all()
@@ -253,7 +253,7 @@ def test_no_place_of_the_image_fits(tmp_path: Path) -> None:
     values = np.ones((3, 4, 5), np.uint8)
     grid = read_image(save_raw_nifti(tmp_path / "a.nii", values, np.eye(4), moved, codes=(2, 1))).grid
     elsewhere = save_raw_nifti(tmp_path / "b.nii", values, np.eye(4) + np.eye(4, k=3) * 7, moved + np.eye(4, k=3) * 9)
-    with pytest.raises(UserError, match=r"b\.nii: has the image's shape \(3, 4, 5\) but lies elsewhere: its affine is"):
+    with pytest.raises(UserError, match=r"b\.nii: has the image's shape \(3, 4, 5\) but another place: its affine is"):
         read_masks(elsewhere, SOLID, grid)
 
 
@@ -273,9 +273,9 @@ def test_a_label_without_codes_is_said(tmp_path: Path, caplog: pytest.LogCapture
     values = np.ones((3, 4, 5), np.uint8)
     path = save_raw_nifti(tmp_path / "a.nii", values, np.eye(4), np.eye(4), codes=(0, 0))
     assert label_map(read_masks(path, SOLID, grid)).all()
-    assert "a.nii: its sform and qform codes are 0: taken voxel by voxel" in caplog.text
+    assert "a.nii: its sform and qform codes are 0: read voxel by voxel" in caplog.text
     small = save_raw_nifti(tmp_path / "b.nii", values[1:], np.eye(4), np.eye(4), codes=(0, 0))
     with pytest.raises(
-        UserError, match=r"shape \(3, 4, 5\); its sform and qform codes are 0, so nothing says where it"
+        UserError, match=r"shape \(3, 4, 5\); its sform and qform codes are 0, so its place is not defined"
     ):
         read_masks(small, SOLID, grid)

@@ -277,7 +277,7 @@ def test_pages_in_a_circle(tmp_path: Path, bigtiff: bool, pages: int, back: int)
     assert struct.unpack_from(kind, content, end) == (0,)
     struct.pack_into(kind, content, end, places[back])
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.tif: its pages have no end"):
+    with pytest.raises(UserError, match=r"a\.tif: its chain of pages is circular"):
         read_image(path)
 
 

@@ -79,7 +79,7 @@ def test_a_file_beside_that_was_corrected_by_hand(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_beside_that_cannot_be_read_is_a_problem(tmp_path: Path, text: str) -> None:
-    """Not passed over: somebody may have corrected it."""
+    """Not skipped: a user may have corrected it."""
     path = save_map(tmp_path / "a.png", 1, 2)
     sidecar_of(path).write_text(text)
     assert "a.png.values.json" in str(settle(path, NERVES).problem)

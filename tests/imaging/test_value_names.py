@@ -24,7 +24,7 @@ def test_what_is_said() -> None:
     named = ValueNames(("vessel", "cyst", "ignore:nerve", "background"), "client", TaskIdentity.of(NERVES))
     other = ValueNames(("bone",), "client", TaskIdentity.of(BONES))
     text = "\n".join(summary([assumed] * 14 + [named, other, ValueNames.unknown("x.png: unclear", NERVES)], NERVES))
-    assert "14 label maps do not say what their values mean; assumed from task nerves: 1 = nerve, 2 = vessel." in text
-    assert "left out: cyst (1)" in text and "1 label maps are left out: they are of task bones (bone)" in text
+    assert "14 label maps have no names for their values; assumed from task nerves: 1 = nerve, 2 = vessel." in text
+    assert "left out: cyst (1)" in text and "1 label maps are left out: they belong to task bones (bone)" in text
     assert "x.png: unclear" in text
     assert not summary([ValueNames((), "file"), ValueNames(("nerve",), "user")], NERVES)

@@ -345,12 +345,12 @@ def test_a_folder_that_leads_outside_gets_nothing_written(study: Path, tmp_path:
 
 def test_an_assumption_is_said(study: Path, tmp_path: Path) -> None:
     (problem,) = open_study(study).problems
-    assert problem.startswith("1 label map does not say what its values mean; assumed from task nerves: 1 = nerve")
+    assert problem.startswith("1 label map has no names for its values; assumed from task nerves: 1 = nerve")
     for number in range(3, 16):
         add_images(study, f"c{number}")
         draw(study / "labels" / "final" / f"c{number}.png", number, nerve=1, vessel=2)
     (problem,) = open_study(study).problems
-    assert problem.startswith("14 label maps do not say what their values mean")
+    assert problem.startswith("14 label maps have no names for their values")
 
 
 def test_values_that_fit_no_task_are_not_assumed(study: Path) -> None:

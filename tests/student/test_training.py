@@ -23,7 +23,7 @@ from samstudent.student.training import (
     train_student,
 )
 from samstudent.util import device
-from samstudent.util.torch_device import half_precision, pick_device
+from samstudent.util.device import half_precision, pick_device
 from support.drawn import case_image, dice, shapes, small_task, training_cases
 
 

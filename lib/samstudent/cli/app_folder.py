@@ -1,4 +1,4 @@
-"""The app folder, in which the host finds our app, and what the host is told of task and study."""
+"""App folder, in which the host finds our app, and the host's arguments for task and study."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ HOST_PATH = Path("monailabel") / "sample-apps" / "samstudent"
 
 
 def task_argument(task: str) -> str:
-    """Name or path of the task, as processes of the server find it: a path is absolute."""
+    """Name of the task, or absolute path of its file, for the processes of the server."""
     load_task(task)
     return str(Path(task).resolve()) if Path(task).is_file() else task
 
 
 def app_folder(studies: str, app_dir: Path | None) -> Path:
-    """The app folder: the one given, else one inside the study folder, or the PACS's: a study keeps its own logs."""
+    """App folder: ``app_dir``, else one in the study folder or the PACS's; each study has its own logs."""
     if app_dir is not None:
         if not (app_dir / "main.py").is_file():
             raise NotFound(f"--app {app_dir}: no main.py in it; apps/samstudent of the project is one")
@@ -32,7 +32,7 @@ def app_folder(studies: str, app_dir: Path | None) -> Path:
         return app_dir
     folder = app_folder_path(studies)
     if is_pacs(studies):
-        require_writable(folder, "all that is learnt from the PACS is kept")
+        require_writable(folder, "labels, models and logs of the PACS are kept")
     else:
         require_study_writable(Path(studies), folder)
     atomic_write(folder / "main.py", (_shipped_app() / "main.py").read_bytes())
@@ -44,7 +44,7 @@ def app_folder_path(studies: str) -> Path:
     if is_pacs(studies):
         return pacs_folder(studies)
     if not Path(studies).is_dir():
-        link = ", but a symbolic link that leads nowhere, or back to itself" if Path(studies).is_symlink() else ""
+        link = ", but a broken or circular symbolic link" if Path(studies).is_symlink() else ""
         raise NotFound(f"--studies {studies}: no such folder{link}")
     return Path(studies) / ".samstudent" / "app"
 

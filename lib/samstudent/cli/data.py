@@ -1,6 +1,6 @@
 """``samstudent doctor``, ``refine`` and ``confirm-labels``: commands on folders, without a server.
 
-Each imports what does its work when it runs: the command line itself starts without torch.
+Each imports its work when it runs, so that the command line starts without torch (seconds).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from samstudent.cli.options import Studies, TaskOption
 
 
 def doctor(
-    studies: Annotated[str | None, typer.Option("--studies", "-s", help="Study folder to examine.")] = None,
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Task to examine.")] = None,
+    studies: Annotated[str | None, typer.Option("--studies", "-s", help="Study folder to check.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task to check.")] = None,
 ) -> None:
-    """What is installed, which SAM, which device, and what is wrong with a study folder. Exit code 1 if anything is."""
+    """Report the installation, SAM, the device, and errors of a study folder. Exit code 1 if there are errors."""
     from samstudent.cli.doctor import doctor as run
 
     raise typer.Exit(0 if run(studies, task) else 1)
 
 
 def confirm_labels(studies: Studies, task: TaskOption) -> None:
-    """Record that label maps of a study hold the task's values, where that was only assumed. Look at one first."""
+    """Record that label maps of a study hold the task's values, where that was only assumed. Check one first."""
     from samstudent.cli.study_check import confirm_labels as run
 
     run(Path(studies), task)

@@ -1,4 +1,4 @@
-"""``samstudent demo``: the whole loop on drawn films, or on a folder of one's own."""
+"""``samstudent demo``: the whole loop on drawn radiographs, or on a labelled folder."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import typer
 
 
 def demo(
-    studies: Annotated[Path | None, typer.Option(help="Folder with images/ and labels/; default: phantoms.")] = None,
+    studies: Annotated[
+        Path | None, typer.Option(help="Folder with images/ and labels/; default: drawn wrists.")
+    ] = None,
     task: Annotated[str, typer.Option("--task", "-t", help="Shipped task name or task file.")] = "phantom",
     output: Annotated[Path, typer.Option(help="Folder for the study, the logs and report.html.")] = Path("demo"),
-    labels: Annotated[int, typer.Option(min=1, help="How many cases the annotator labels first.")] = 5,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many training cases are used.")] = 17,
+    labels: Annotated[int, typer.Option(min=1, help="Number of cases that are labelled first.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of training cases.")] = 17,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running at the end.")] = False,
-    pacs: Annotated[
-        bool, typer.Option("--pacs", help="A short walk over DICOMweb, with an Orthanc of its own.")
-    ] = False,
+    pacs: Annotated[bool, typer.Option("--pacs", help="Short demo over DICOMweb, with an Orthanc of its own.")] = False,
 ) -> None:
-    """Walk the whole loop through a real server, and write report.html."""
+    """Run the whole loop on a real server, and write report.html."""
+    # Here for a quick start of the command line: the demo imports torch.
     from samstudent.demo import DemoError, DemoOptions, run_demo
 
     try:

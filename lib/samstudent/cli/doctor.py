@@ -1,4 +1,4 @@
-"""``samstudent doctor``: what is installed, and what is wrong with a study."""
+"""``samstudent doctor``: report on the installation and on errors of a study."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ PACKAGES = ("samstudent", "monailabel", "monai", "torch", "pydicom", "segment-an
 
 
 def doctor(studies: str | None, task_name: str | None) -> bool:
-    """Print what is installed, which SAM, which device, and what is wrong with a study folder.
+    """Print installed packages, SAM, the device, and errors of a study folder.
 
-    SAM, the device and the host are only examined with a task or a study: their imports take seconds.
+    SAM, the device and the host are checked only with a task or a study: their imports take seconds.
 
     Returns:
-        True if nothing is wrong.
+        True if there is no error.
     """
     findings = Findings()
     for package in PACKAGES:
         try:
             findings.ok("installed", f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
-            findings.fault("installed", f"{package} is missing: pip install samstudent brings it")
+            findings.fault("installed", f"{package} is missing; pip install samstudent installs it")
     findings.ok("tasks", "shipped: " + ", ".join(shipped_tasks()))
     task: Task | None = None
     if task_name:
@@ -36,7 +36,7 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
         except UserError as error:
             findings.fault("task", str(error))
     if studies or task_name:
-        # Torch, the host and SAM take seconds.
+        # Here for a quick start without a study: torch, the host and SAM take seconds.
         from samstudent.cli.study_check import check_models, check_pacs, check_study
 
         check_models(findings, task)
@@ -46,6 +46,6 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
             with warnings_as_notes(findings):
                 check_study(findings, Path(studies), task)
     else:
-        console.print("SAM, the device and the host are examined with --task, a study with --studies")
-    console.print("everything is right" if not findings.faults else f"{findings.faults} things are wrong")
+        console.print("SAM, the device and the host are checked with --task, a study with --studies")
+    console.print("no errors" if not findings.faults else f"{findings.faults} errors")
     return findings.faults == 0

@@ -1,4 +1,4 @@
-"""What a command finds: a line each on the terminal."""
+"""Findings of a command, one line each on the terminal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from samstudent.imaging.folder import Remark, sentences
 console = Console()
 
 
-def print_finding(what: str, text: str, style: str = "yellow") -> None:
-    """Print a line with the kind of finding in front; names of files are no markup."""
-    console.print(f"[{style}]{what}[/] {escape(text)}", soft_wrap=True)
+def print_finding(kind: str, text: str, style: str = "yellow") -> None:
+    """Print a line with the kind of finding in front; file names are not read as markup."""
+    console.print(f"[{style}]{kind}[/] {escape(text)}", soft_wrap=True)
 
 
 @dataclass
@@ -28,34 +28,34 @@ class Findings:
     faults: int = 0
     noted: set[str] = field(default_factory=set)
 
-    def ok(self, what: str, text: str) -> None:
-        print_finding("ok   ", f"{what:12} {text}", "green")
+    def ok(self, subject: str, text: str) -> None:
+        print_finding("ok   ", f"{subject:12} {text}", "green")
 
-    def note(self, what: str, text: str) -> None:
-        """Report what may be as intended, but that people should know; once, although readers log it, too."""
+    def note(self, subject: str, text: str) -> None:
+        """Report an unusual property that may be intended; once, although file readers log it, too."""
         if text not in self.noted:
             self.noted.add(text)
-            print_finding("note ", f"{what:12} {text}")
+            print_finding("note ", f"{subject:12} {text}")
 
-    def warn(self, what: str, text: str) -> None:
-        """Report what may be right or wrong, which only the user can tell."""
-        print_finding("check", f"{what:12} {text}", "yellow")
+    def warn(self, subject: str, text: str) -> None:
+        """Report a property that only the user can check."""
+        print_finding("check", f"{subject:12} {text}", "yellow")
 
-    def fault(self, what: str, text: str) -> None:
+    def fault(self, subject: str, text: str) -> None:
         self.faults += 1
-        print_finding("wrong", f"{what:12} {text}", "red")
+        print_finding("wrong", f"{subject:12} {text}", "red")
 
-    def remarks(self, what: str, remarks: Sequence[Remark], folder: str = "") -> None:
+    def remarks(self, subject: str, remarks: Sequence[Remark], folder: str = "") -> None:
         for line in sentences([remark for remark in remarks if remark.is_fault], folder):
-            self.fault(what, line)
+            self.fault(subject, line)
         for line in sentences([remark for remark in remarks if not remark.is_fault], folder):
-            self.note(what, line)
+            self.note(subject, line)
 
-    def check(self, what: str, action: Callable[[], str]) -> None:
+    def check(self, subject: str, action: Callable[[], str]) -> None:
         try:
-            self.ok(what, action())
+            self.ok(subject, action())
         except UserError as error:
-            self.fault(what, str(error))
+            self.fault(subject, str(error))
 
 
 class _Notes(logging.Handler):

@@ -1,4 +1,4 @@
-"""The command line: a file a command group, put together here."""
+"""Command line: the commands of all groups, one file each."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ app.add_typer(users_app, name="users")
 
 
 def main() -> None:
-    """Entry point: a user's mistake, or a place that cannot be used, becomes one line and exit code 2.
+    """Entry point: a user's error, or an unusable file or folder, becomes one line and exit code 2.
 
     A signal (Ctrl-C) ends the command with one line, too, and with exit code 128 + its number.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # It warns of a home folder that cannot be written where it draws nothing.
+    # matplotlib warns about a home folder that is not writable, also when nothing is drawn.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     share_cores()
     deferred_imports.install()

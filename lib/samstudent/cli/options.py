@@ -1,7 +1,8 @@
-"""Options that several commands share, and how they print."""
+"""Options and output of several commands."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,4 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def print_json(content: Any) -> None:
     """Print JSON values, indented."""
-    import json
-
     typer.echo(json.dumps(content, indent=1))

@@ -1,4 +1,4 @@
-"""Coarse masks of a folder redrawn by SAM, without a server."""
+"""Refinement of the coarse masks in a folder by SAM, without a server."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from samstudent.task import load_task
 
 
 def refine_folder(images: Path, masks: Path, task_name: str, output: Path, extension: str) -> bool:
-    """Redraw coarse masks with SAM and write them with a table, ``quality.csv``, one row a structure.
+    """Refine coarse masks with SAM and write them with a table, ``quality.csv``, one row per structure.
 
     Args:
         images: a folder of images, or one image.
         masks: a folder with a mask for each image, named like it (any label format), or one mask.
-        output: made if missing; holds the refined masks, ``quality.csv`` and the embeddings.
+        output: folder for the refined masks, ``quality.csv`` and the embeddings; created if missing.
         extension: format of the refined masks, e.g. ".seg.nrrd", ".nii.gz", ".png".
 
     Returns:
-        True; False where a pair was passed over because a file of it cannot be read.
+        False if a pair was skipped because one of its files cannot be read.
 
     Raises:
         NotFound: no pair of image and mask. UserError: an image has no mask; no pair can be read.
@@ -51,7 +51,7 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
             image = read_image(image_path, task.dimension)
             coarse = read_masks(mask_path, task, image.grid, names=names_in_folder(mask_path))
         except (UserError, OSError) as error:
-            print_finding("passed over", explain(error, image_path))
+            print_finding("skipped", explain(error, image_path))
             unreadable[case] = error
             continue
         result = refiner.refine(coarse.astype(np.float32), for_sam(image, task.image), image.grid.spacing)
@@ -67,8 +67,8 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
         writer = csv.writer(file)
         writer.writerow(["case", "structure", "present", "predicted_iou", "agreement", "quality"])
         writer.writerows(rows)
-    passed_over = f"; {len(unreadable)} passed over: {_some([*unreadable])}" if unreadable else ""
-    console.print(f"{written} refined masks and quality.csv in {output}{escape(passed_over)}")
+    skipped = f"; {len(unreadable)} skipped: {_some([*unreadable])}" if unreadable else ""
+    console.print(f"{written} refined masks and quality.csv in {output}{escape(skipped)}")
     return not unreadable
 
 
@@ -83,7 +83,7 @@ def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:
     if missing := sorted(set(image_by_id) - set(mask_by_id) - faulty):
         raise UserError(f"{masks}: no mask for {_some(missing)}")
     if not image_by_id:
-        raise NotFound(f"{images}: no image in it ({', '.join(IMAGES)})")
+        raise NotFound(f"{images}: no image in this folder ({', '.join(IMAGES)})")
     return {case: (path, mask_by_id[case]) for case, path in image_by_id.items() if case in mask_by_id}
 
 

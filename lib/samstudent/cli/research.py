@@ -1,6 +1,6 @@
-"""``samstudent experiment`` and ``simulate``: methods and strategies compared on a labelled folder.
+"""``samstudent experiment`` and ``simulate``: comparisons of methods and strategies on a labelled folder.
 
-Each imports what does its work when it runs: the command line itself starts without torch.
+Each imports its work when it runs, so that the command line starts without torch (seconds).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ def experiment(
     output: Annotated[Path, typer.Option(help="Folder for models, results.json and report.html.")],
     task: Annotated[str | None, typer.Option("--task", "-t", help="Task; default: made from the folder.")] = None,
     labels: Annotated[str, typer.Option(help="Numbers of labels, e.g. 10,30.")] = "10,30",
-    methods: Annotated[str, typer.Option(help="Which to compare; 'list' shows them.")] = "labels,raw,paper,ours,all",
+    methods: Annotated[str, typer.Option(help="Methods to compare; 'list' shows them.")] = "labels,raw,paper,ours,all",
     seeds: Annotated[str, typer.Option(help="Seeds of the trainings.")] = "0,1,2",
     steps: Annotated[int | None, typer.Option(min=1, help="Half of each student's steps; default: the task's.")] = None,
     size: Annotated[str | None, typer.Option(help="Student's size, Y,X or Z,Y,X.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: the GPUs, or the cores.")] = None,
-    unlabelled: Annotated[int | None, typer.Option(min=1, help="Use at most so many unlabelled cases.")] = None,
-    test_cases: Annotated[int | None, typer.Option(min=1, help="Measure on at most so many cases.")] = None,
-    split: Annotated[str, typer.Option(help="Measure on test or val.")] = "test",
+    unlabelled: Annotated[int | None, typer.Option(min=1, help="Largest number of unlabelled cases.")] = None,
+    test_cases: Annotated[int | None, typer.Option(min=1, help="Largest number of measured cases.")] = None,
+    split: Annotated[str, typer.Option(help="Measured split: test or val.")] = "test",
     embeddings: Annotated[Path | None, typer.Option(help="Folder of SAM's embeddings; default: in output.")] = None,
 ) -> None:
-    """Compare methods on a labelled folder: labels x methods x seeds, one report. Run again to go on after a stop."""
+    """Compare methods on a labelled folder: labels x methods x seeds, one report. Repeat the command to continue."""
     from samstudent.research.experiment.command import run
 
     ok = run(
@@ -41,20 +41,22 @@ def simulate(
     output: Annotated[Path, typer.Option(help="Folder for models, results.json and report.html.")],
     task: Annotated[str | None, typer.Option("--task", "-t", help="Task; default: made from the folder.")] = None,
     strategies: Annotated[
-        str, typer.Option(help="Which to compare.")
+        str, typer.Option(help="Strategies to compare.")
     ] = "random,foreground,uniform,entropy,disagreement,diversity,mixed",
     seeds: Annotated[str, typer.Option(help="Seeds of the first cases and the trainings.")] = "0,1,2",
-    start: Annotated[int, typer.Option(min=1, help="Cases labelled at first.")] = 5,
+    start: Annotated[int, typer.Option(min=1, help="Cases that are labelled first.")] = 5,
     batch: Annotated[int, typer.Option(min=1, help="Cases labelled in each round.")] = 5,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 4,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of each student; default: the task's.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of each student; default: the task's.")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="Student's size, Y,X or Z,Y,X.")] = None,
-    pool: Annotated[int | None, typer.Option(min=1, help="Use at most so many train cases.")] = None,
-    test_cases: Annotated[int | None, typer.Option(min=1, help="Measure on at most so many cases.")] = None,
-    split: Annotated[str, typer.Option(help="Measure on test or val.")] = "test",
+    pool: Annotated[int | None, typer.Option(min=1, help="Largest number of train cases.")] = None,
+    test_cases: Annotated[int | None, typer.Option(min=1, help="Largest number of measured cases.")] = None,
+    split: Annotated[str, typer.Option(help="Measured split: test or val.")] = "test",
     embeddings: Annotated[Path | None, typer.Option(help="Folder of SAM's embeddings; default: in output.")] = None,
 ) -> None:
-    """Active learning with the truth as annotator: strategies x seeds, learning curves. Run again to go on."""
+    """Simulate active learning: strategies x seeds, learning curves. Repeat the command to continue."""
     from samstudent.research.simulation.command import run
 
     run(

@@ -32,7 +32,7 @@ def list_rounds(studies: Studies, task: TaskOption, as_json: AsJson = False) -> 
 
 @rounds_app.command("show")
 def show_round(round_id: RoundId, studies: Studies, task: TaskOption, as_json: AsJson = False) -> None:
-    """What one round trained on, how it was decided, and each case that was left out, with the reason."""
+    """Training cases of one round, its decision, and each case that was left out, with the reason."""
     record = open_ledger(studies, task).get(round_id)
     if as_json:
         print_json(record.model_dump())
@@ -44,9 +44,9 @@ def show_round(round_id: RoundId, studies: Studies, task: TaskOption, as_json: A
     )
     for text in filter(None, (record.decision, record.error)):
         typer.echo(text)
-    for what, cases in (("not trained on", record.unreadable), ("not compared on", record.not_compared)):
+    for use, cases in (("not trained on", record.unreadable), ("not compared on", record.not_compared)):
         for case, reason in sorted(cases.items()):
-            typer.echo(f"{what}: {case}: {reason}")
+            typer.echo(f"{use}: {case}: {reason}")
 
 
 @rounds_app.command("promote")
@@ -69,8 +69,8 @@ def open_ledger(studies: str, task: str) -> Ledger:
 
 
 def print_rounds(ledger: Ledger) -> None:
-    """Print a table, a row a round."""
-    from rich.console import Console  # a tenth of a second, which JSON and `show` do without
+    """Print a table with a row for each round."""
+    from rich.console import Console  # here, not above: 0.1 s, needless for JSON and `show`
     from rich.table import Table
 
     rounds, champion = list(ledger.rounds()), ledger.champion()

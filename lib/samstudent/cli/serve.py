@@ -20,16 +20,16 @@ from samstudent.util.signals import end_now
 
 @dataclass(frozen=True)
 class Tls:
-    """Files of a certificate, as the host hands them on."""
+    """Files of a TLS certificate."""
 
     certfile: Path | None = None
     keyfile: Path | None = None
 
     def options(self) -> list[str]:
-        """The host's own options.
+        """Options of the host's command line.
 
         Raises:
-            UserError: only one of the two files is given. NotFound: one is not there.
+            UserError: only one of the two files is set. NotFound: a file does not exist.
         """
         if (self.certfile is None) != (self.keyfile is None):
             raise UserError("TLS needs both, --ssl-certfile and --ssl-keyfile")
@@ -45,11 +45,12 @@ class Tls:
 def serve(
     studies: Studies,
     task: TaskOption,
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you open it.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; default: this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     app_dir: Annotated[Path | None, typer.Option("--app", help="App folder; default: in the study folder.")] = None,
     users: Annotated[
-        Path | None, typer.Option(envvar="SAMSTUDENT_USERS", help="Users file: switches the login on. samstudent users")
+        Path | None,
+        typer.Option(envvar="SAMSTUDENT_USERS", help="Users file (see samstudent users): logins are required."),
     ] = None,
     certfile: Annotated[
         Path | None, typer.Option("--ssl-certfile", "--ssl_certfile", help="TLS: certificate, with its chain (PEM).")
@@ -67,13 +68,15 @@ def serve(
     if is_pacs(studies):
         typer.echo(f"labels, students and logs of this PACS: {folder.resolve()}")
     if users is not None:
-        from samstudent.server.auth.users import Users  # hashes of passwords: only with a login
+        from samstudent.server.auth.users import (
+            Users,  # here, not above: hashes of passwords are needed only with logins
+        )
 
         Users(users).all()
         os.environ["SAMSTUDENT_USERS"] = str(users.resolve())
         os.environ["MONAI_LABEL_AUTH_ENABLE"] = "true"
     more = Tls(certfile, keyfile).options()
-    # A user's mistake was told above, before the imports, which take seconds.
+    # Here, not above: the host takes seconds, and errors of the arguments are reported before.
     from monailabel.main import Main
 
     from samstudent.server.bootstrap import HTTP_APPLICATION
@@ -85,7 +88,7 @@ def serve(
         Main().run()
     except SystemExit as ended:
         if ended.code:
-            # The port was taken in the meantime, for instance. Without a wait for the jobs that were begun.
+            # E.g. the port was taken in the meantime. Jobs that were started are not awaited.
             end_now(
                 ended.code if isinstance(ended.code, int) else 1, "the server did not start; the lines above say why"
             )

@@ -1,4 +1,4 @@
-"""Examination of SAM, the device, the host and a study: what ``samstudent doctor`` does with a task or a study."""
+"""Checks of SAM, the device, the host and a study, for ``samstudent doctor`` with a task or a study."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from samstudent.server.datastore.label_folder import LabelFolder, confirm, label
 from samstudent.task import Task, load_task
 from samstudent.util.files import require_own, sha256_file
 
-#: A round writes models and pseudo labels; with less free space it would break off.
+#: Least free space in bytes: a round writes models and pseudo labels, and fails with less.
 LEAST_FREE = 200 << 20
 
 
 def check_models(findings: Findings, task: Task | None) -> None:
-    """Report whether the host and SAM can be used, and on which device."""
+    """Report whether the host and SAM can be used, and the device."""
     findings.check("host", _host_starts)
     gpu = torch.cuda.is_available()
     findings.ok("device", torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads")
@@ -40,6 +40,7 @@ def check_models(findings: Findings, task: Task | None) -> None:
 
 def _host_starts() -> str:
     try:
+        # Here, not above: an error of this import is a finding.
         import monailabel.interfaces.app  # noqa: F401
     except ImportError as error:
         raise UserError(
@@ -54,7 +55,7 @@ def _describe_sam(task: Task | None) -> str:
 
 
 def _describe_pacs(url: str) -> str:
-    # Here, not above: only a PACS needs the host's settings.
+    # Here, not above: it imports the DICOMweb client, needed only for a PACS.
     from samstudent.server.pacs.client import Pacs
     from samstudent.server.pacs.settings import PacsSettings
 
@@ -70,7 +71,7 @@ def check_pacs(findings: Findings, url: str, task: Task | None) -> None:
 
 
 def _pacs_problems(url: str, task: Task) -> list[str]:
-    """The images of a PACS that a server could not use when it last read them, a line each."""
+    """Images of a PACS that a server could not use when it last read them, one line each."""
     from samstudent.rounds.study import Study
     from samstudent.server.pacs.state_folder import pacs_folder
     from samstudent.server.pacs.sync_state import SyncState
@@ -82,24 +83,24 @@ def _pacs_problems(url: str, task: Task) -> list[str]:
 
 
 def _value_names(folder: Path, place: LabelFolder, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:
-    """What the values of each case's human label mean, as the server will find it."""
+    """Value names of each case's human label, as the server resolves them."""
     listed = _label_infos(folder / place.list)
     known = KnownNames(folder / place.labels, listed.values)
     found = {}
     for case, path in labels.items():
         sha256, info = sha256_file(path), listed.get(case, {})
-        # The host's own list says nothing of the content.
+        # The host's own list has no digest of the content.
         found[case] = resolve(path, sha256, info if info.get("sha256", sha256) == sha256 else {}, task, known)
     return found
 
 
 def _label_infos(path: Path) -> dict[str, dict[str, Any]]:
-    """What the host's list of a folder says of each case's human label."""
+    """Info of each case's human label in the host's list of a folder."""
     try:
         objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
         finals = {case_id(case): kept["labels"].get("final") for case, kept in objects.items()}
         return {case: final["info"] for case, final in finals.items() if final}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no server has looked at this folder yet
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no server has used this folder yet
         return {}
 
 
@@ -137,7 +138,7 @@ def check_study(findings: Findings, folder: Path, task: Task | None) -> None:
     meanings = _value_names(folder, place, labels.files, task) if task else {}
     for case, path in labels.files.items():
         if case not in found.files:
-            findings.fault("label", f"{path}: there is no image of this name")
+            findings.fault("label", f"{path}: no image of this name")
         elif task and case in cases and not meanings[case].is_of_another_task(task):
             try:
                 names = names_for_reading(path, {KEY: meanings[case].as_json()})
@@ -150,10 +151,12 @@ def check_study(findings: Findings, folder: Path, task: Task | None) -> None:
                 left_open.update(n for n, known in zip(task.names, label.annotated, strict=True) if not known)
     labelled = labels.files.keys() & found.files.keys()
     if task and labelled:
-        findings.ok("labels", f"of {len(labelled)} have " + ", ".join(f"{name} {drawn[name]}" for name in task.names))
+        findings.ok(
+            "labels", f"of {len(labelled)} labels: " + ", ".join(f"{name} {drawn[name]}" for name in task.names)
+        )
     if left_open:
         counts = ", ".join(f"{name} ({count})" for name, count in sorted(left_open.items()))
-        findings.ok("labels", f"not annotated, so neither learnt nor measured there: {counts}")
+        findings.ok("labels", f"not annotated, so not used in training and comparisons: {counts}")
     usable = [found for found in meanings.values() if not found.problem]
     for line in summary(usable, task, left_out_too=False) if task else ():
         findings.warn("labels", line)
@@ -166,11 +169,11 @@ def check_study(findings: Findings, folder: Path, task: Task | None) -> None:
 
 
 def unwritable(study: Path) -> list[str]:
-    """What keeps a server, or a training, from writing into a study folder: a line each."""
+    """Reasons why a server, or a training, cannot write into a study folder, one line each."""
     faults = []
     written = [study / name for name in (".samstudent", "labels", "labels/final", "labels/pseudo", "labels/pseudo_raw")]
     locked = [folder for folder in (study, *written) if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK)]
-    if locked:  # mostly all of them, and the first says it
+    if locked:  # usually all of them; one message is enough
         text = "serve and train write into it; change its permissions, or work on a copy of the study"
         faults.append(f"{locked[0]}: cannot be written by this user, but {text}")
     for folder in {images_folder(study): None} | dict.fromkeys(written):
@@ -195,11 +198,9 @@ def confirm_labels(studies: Path, task_name: str) -> None:
     if not studies.is_dir():
         raise NotFound(f"{studies}: no such folder")
     counts = confirm(studies, task)
-    meant = ", ".join(f"{value} = {name}" for name, value in task.structures.items())
-    console.print(f"{counts['confirmed']} label maps: {meant}. A server that is running sees it when it starts again.")
+    listing = ", ".join(f"{value} = {name}" for name, value in task.structures.items())
+    console.print(f"{counts['confirmed']} label maps: {listing}. A running server uses it after a restart.")
     if counts["known"]:
-        console.print(f"{counts['known']} labels left as they are: what they mean was known")
+        console.print(f"{counts['known']} labels unchanged: their names were known")
     if counts["other values"]:
-        console.print(
-            f"{counts['other values']} labels left as they are: they have other values; see samstudent doctor"
-        )
+        console.print(f"{counts['other values']} labels unchanged: they have other values; see samstudent doctor")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def pseudo_label(studies: Studies, task: TaskOption) -> None:
-    """Make pseudo labels for all unlabelled cases with the served student and SAM."""
+    """Make pseudo labels for all unlabelled cases with the champion and SAM."""
     app = _app(studies, task)
     with _progress(app):
         result = app.batch_infer({"model": "student+sam", "images": "unlabeled"})
@@ -35,9 +35,9 @@ def train(
     task: TaskOption,
     pseudo_labels: Annotated[str, typer.Option(help="renew, use, raw or off.")] = "renew",
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
-    promote: Annotated[bool, typer.Option(help="Serve the new student if it is not worse.")] = True,
+    promote: Annotated[bool, typer.Option(help="Promote the new student if it is not worse.")] = True,
 ) -> None:
-    """Run one round: pseudo-label, train a challenger, compare it with the champion, promote it or not."""
+    """Run one round: pseudo labels, training of a challenger, comparison with the champion, promotion if not worse."""
     request: dict[str, Any] = {"model": "student", "pseudo_labels": pseudo_labels, "promote": promote}
     if steps is not None:
         request["steps"] = steps
@@ -62,14 +62,14 @@ def _progress(app: SamstudentApp) -> Iterator[None]:
 
 def _app(studies: str, task: str) -> SamstudentApp:
     folder = str(app_folder(studies, None))
-    # The host and torch take seconds; a wrong path is reported before.
+    # Here for a quick start: the host and torch take seconds; a wrong path is reported before.
     from samstudent.server.app import SamstudentApp
 
     return SamstudentApp(app_dir=folder, studies=str(studies), conf={"task": task_argument(task)})
 
 
 def _send(app: SamstudentApp) -> None:
-    """Send what the job made to the PACS, if the study is one; a server sends later what cannot be sent now."""
+    """Send the labels of the job to the PACS, if the study is one; a server retries later."""
     if exchange := getattr(app.datastore(), "exchange", None):
         try:
             exchange.send()

@@ -1,4 +1,7 @@
-"""``samstudent users``: who may log in."""
+"""``samstudent users``: the users file of the server.
+
+The commands import ``Users`` when they run: its password hashes would slow down the start of the command line.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,17 @@ import typer
 
 from samstudent.errors import UserError
 
-users_app = typer.Typer(no_args_is_help=True, help="Who may log in: the users file of samstudent serve --users.")
+users_app = typer.Typer(no_args_is_help=True, help="Users who may log in: the users file of samstudent serve --users.")
 
 Name = Annotated[str, typer.Argument(help="Name that the user logs in with.")]
 UsersFile = Annotated[Path, typer.Option("--users", envvar="SAMSTUDENT_USERS", help="The users file.")]
 Stdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from the standard input.")]
-Role = Annotated[str, typer.Option("--role", help="annotator, reviewer or admin; each may do what those before may.")]
+Role = Annotated[str, typer.Option("--role", help="annotator, reviewer or admin; each includes the roles before it.")]
 
 
 @users_app.command("add")
 def add(name: Name, users: UsersFile, role: Role = "annotator", password_stdin: Stdin = False) -> None:
-    """Add a user; makes the file with the first one."""
+    """Add a user; the first one creates the file."""
     from samstudent.server.auth.users import Users
 
     Users(users).add(name, role, _password(password_stdin))
@@ -29,7 +32,7 @@ def add(name: Name, users: UsersFile, role: Role = "annotator", password_stdin: 
 
 @users_app.command("remove")
 def remove(name: Name, users: UsersFile) -> None:
-    """Remove a user; he is logged out at once."""
+    """Remove a user and end all their logins."""
     from samstudent.server.auth.users import Users
 
     Users(users).remove(name)
@@ -38,18 +41,18 @@ def remove(name: Name, users: UsersFile) -> None:
 
 @users_app.command("passwd")
 def passwd(name: Name, users: UsersFile, password_stdin: Stdin = False) -> None:
-    """Change a user's password; he is logged out everywhere."""
+    """Change a user's password and end all their logins."""
     from samstudent.server.auth.users import Users
 
     Users(users).set_password(name, _password(password_stdin))
-    typer.echo(f"{name} has another password")
+    typer.echo(f"the password of {name} is changed")
 
 
 @users_app.command("role")
 def role(
     name: Name, role: Annotated[str, typer.Argument(help="annotator, reviewer or admin.")], users: UsersFile
 ) -> None:
-    """Change a user's role; he logs in again."""
+    """Change a user's role; they have to log in again."""
     from samstudent.server.auth.users import Users
 
     Users(users).set_role(name, role)
@@ -58,7 +61,7 @@ def role(
 
 @users_app.command("list")
 def list_users(users: UsersFile) -> None:
-    """All users and their roles."""
+    """List all users and their roles."""
     from samstudent.server.auth.users import Users
 
     for name, entry in sorted(Users(users).all().items()):
@@ -69,5 +72,5 @@ def _password(from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     if not sys.stdin.isatty():
-        raise UserError("no terminal to ask for the password; give it by --password-stdin")
+        raise UserError("no terminal for the password prompt; use --password-stdin")
     return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))

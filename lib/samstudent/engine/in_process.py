@@ -1,4 +1,4 @@
-"""Engine that runs everything in the calling process, one item after another, while outcomes are collected."""
+"""Engine that runs all items in the calling process, one after another, while outcomes are collected."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 class Cancelled(Exception):
-    """Raised by the progress report inside an item when the engine was cancelled."""
+    """Raised inside an item by its progress report after the engine was cancelled."""
 
 
 class InProcess:
-    """Engine of this process; see ``protocol.Engine``. An item that runs is stopped where it next reports progress.
+    """Engine of this process; see ``protocol.Engine``. A running item is stopped at its next progress report.
 
     Args:
-        capacity: the most shards in flight.
+        capacity: largest number of shards in flight.
     """
 
     workers = 1
@@ -42,7 +42,7 @@ class InProcess:
             self._shards.append((work, deque(keys), on_progress))
 
     def collect(self, timeout: float | None = None) -> Outcome | None:
-        """The outcome of the next item, which runs now; the time limit is not observed."""
+        """Outcome of the next item, which runs now; ``timeout`` is ignored."""
         if not self._shards:
             return None
         work, keys, on_progress = self._shards[0]
@@ -72,14 +72,14 @@ class InProcess:
 
 
 def run_item(work: Work, key: str, report: Report) -> Outcome:
-    """Run one item unless the store has its result; never raises what the work raises."""
+    """Run one item unless the store has its result; exceptions of the work become its outcome."""
     started = time.monotonic()
     try:
         if work.is_done(key):
             return Outcome(key, "skipped")
         work(key, report)
         if not work.is_done(key):
-            return Outcome(key, "failed", "it wrote no result", time.monotonic() - started)
+            return Outcome(key, "failed", "no result was written", time.monotonic() - started)
     except Cancelled:
         return Outcome(key, "cancelled", seconds=time.monotonic() - started)
     except Exception as error:

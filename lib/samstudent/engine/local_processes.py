@@ -1,7 +1,7 @@
-"""Engine of local processes: each runs one shard at a time and keeps what its work has loaded.
+"""Engine of local processes: each runs one shard at a time and keeps the loaded models of its work.
 
-Processes are spawned, not forked: the caller may have threads, and CUDA cannot be used after a fork. They end when this
-process ends, also by ``kill -9``.
+Processes are spawned, not forked: the caller may have threads, and CUDA cannot be used after a fork. They end with this
+process, also after ``kill -9``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from samstudent.engine.worker import serve
 from samstudent.errors import UserError
 from samstudent.util.processes import process_family
 
-#: Seconds in which an idle process ends by itself.
+#: Seconds that an idle process has to end by itself.
 _GRACE = 2.0
 
 
 @dataclass
 class _Shard:
-    """Items that are not finished, the one that runs first."""
+    """Unfinished items of a shard, the running one first."""
 
     pickled: bytes
     keys: deque[str]
@@ -38,7 +38,7 @@ class _Shard:
 
 @dataclass
 class _Worker:
-    """A process, this process' end of its connection, its shard, and whether it has got as far as waiting for one."""
+    """A process, our end of its connection, its shard, and whether it has started to wait for shards."""
 
     number: int
     process: multiprocessing.process.BaseProcess
@@ -52,9 +52,9 @@ class LocalProcesses:
     """Engine of processes on this machine; see ``protocol.Engine``.
 
     Args:
-        environments: variables of each process, see ``resources.worker_environments``; as many processes as mappings.
-        capacity: the most shards in flight; None: two a process.
-        log_folder: process n appends its output to ``worker<n>.log`` here; None: it shares this process's output.
+        environments: environment variables, one mapping per process, see ``resources.worker_environments``.
+        capacity: largest number of shards in flight; None: two per process.
+        log_folder: folder of the output files ``worker<n>.log``; None: the output of this process.
     """
 
     environments: Sequence[Mapping[str, str]]
@@ -106,7 +106,7 @@ class LocalProcesses:
     def cancel(self) -> None:
         self._cancelled = True
         for worker in list(self._workers):
-            _kill(worker.process)  # a collect that waits wakes up by it
+            _kill(worker.process)  # this wakes up a waiting collect
 
     def __enter__(self) -> LocalProcesses:
         return self
@@ -123,7 +123,7 @@ class LocalProcesses:
         self._workers.clear()
 
     def _hand_out(self) -> None:
-        """Give waiting shards to idle processes; start a process only when there is something for it to do."""
+        """Give waiting shards to idle processes; start a process only when there is a shard for it."""
         while self._waiting and not self._cancelled:
             worker = next((worker for worker in self._workers if worker.shard is None), None)
             if worker is None:
@@ -132,7 +132,7 @@ class LocalProcesses:
                     return
                 worker = self._start(min(free))
             worker.shard = shard = self._waiting.popleft()
-            with contextlib.suppress(OSError):  # It has ended, which the next receive finds.
+            with contextlib.suppress(OSError):  # It has ended; the next receive detects that.
                 worker.connection.send((shard.pickled, list(shard.keys)))
 
     def _start(self, number: int) -> _Worker:
@@ -143,10 +143,10 @@ class LocalProcesses:
             target=serve,
             args=(theirs, dict(self.environments[number]), log),
             name=f"samstudent worker {number}",
-            daemon=True,  # Otherwise an interpreter that ends would wait for it.
+            daemon=True,  # Otherwise the interpreter waits for it at its end.
         )
         process.start()
-        theirs.close()  # Now the connection ends with the process.
+        theirs.close()  # Now the connection closes when the process ends.
         worker = _Worker(number, process, ours)
         self._workers.append(worker)
         return worker
@@ -158,7 +158,7 @@ class LocalProcesses:
         try:
             kind, *content = worker.connection.recv()
         except (EOFError, OSError):
-            self._bury(worker, shard)
+            self._replace_dead(worker, shard)
             return
         if kind == "started":
             worker.started = True
@@ -172,8 +172,8 @@ class LocalProcesses:
         if not shard.keys:
             worker.shard = None
 
-    def _bury(self, worker: _Worker, shard: _Shard) -> None:
-        """Fail the item at which a process died; the rest of its shard goes on first in another process.
+    def _replace_dead(self, worker: _Worker, shard: _Shard) -> None:
+        """Fail the item at which a process died; another process continues the rest of its shard first.
 
         Raises:
             UserError: the process ended by itself before it could run anything, as every other one would.
@@ -197,7 +197,7 @@ class LocalProcesses:
             self._waiting.appendleft(shard)
 
     def _cancel_all(self) -> None:
-        """Kill the processes and make outcomes of all items that have none."""
+        """Kill the processes; all items without an outcome become ``cancelled``."""
         for worker in self._workers:
             _kill(worker.process)
             worker.connection.close()
@@ -209,7 +209,7 @@ class LocalProcesses:
 
 
 def _kill(process: multiprocessing.process.BaseProcess) -> None:
-    """Kill a process and those that it has started."""
+    """Kill a process and those that it started."""
     if not process.is_alive():
         return
     for member in process_family(process.pid)[1:] if process.pid else []:

@@ -1,9 +1,9 @@
 """Protocol of an engine: shards of content keys are submitted, outcomes are collected as items finish.
 
 An item is one piece of work, named by a content key: a digest of everything its result depends on. The work writes the
-result under this key to a store, in one step, so a killed run leaves nothing half-written, a rerun skips what exists,
-and an engine returns no values. Nothing here depends on where the work runs; an engine of several machines needs a
-store that all of them can reach.
+result under this key to a store, in one step, so a killed run leaves no partial result, a rerun skips existing results,
+and an engine returns no values. The protocol does not depend on where the work runs; an engine of several machines
+needs a store that all of them can reach.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from samstudent.errors import UserError
 from samstudent.util.progress import Progress, Report
 
-#: Progress of the items of a shard, in the process that collects: called with the item's key and its progress.
+#: Callback in the collecting process, with an item's key and its progress.
 OnProgress = Callable[[str, Progress], None]
 State = Literal["done", "skipped", "failed", "cancelled"]
 
@@ -23,12 +23,12 @@ State = Literal["done", "skipped", "failed", "cancelled"]
 class Work(Protocol):
     """Function of one content key.
 
-    It is pickled for every shard, so it is a top-level function's object or a small frozen dataclass; what is large
-    (a SAM, a student) it loads itself and keeps in a cache of its module.
+    It is pickled for every shard, so it is an object of a top-level class, e.g. a small frozen dataclass; large objects
+    (a SAM, a student) are loaded when it runs and cached in its module.
     """
 
     def is_done(self, key: str) -> bool:
-        """Whether the store has the result; then the item is skipped."""
+        """Whether the store has the result, so that the item is skipped."""
 
     def __call__(self, key: str, report: Report) -> None:
         """Compute the result and write it to the store in one step; any exception makes the item fail."""
@@ -36,13 +36,13 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """End of one item.
+    """Outcome of one item.
 
     Attributes:
-        key: its content key.
+        key: content key of the item.
         state: ``done``: computed now; ``skipped``: the store had the result; ``failed``; ``cancelled``.
-        reason: one line for people, of an item that failed.
-        seconds: that the item took.
+        reason: one line for users, of a failed item.
+        seconds: duration of the item.
     """
 
     key: str
@@ -52,7 +52,7 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Runs shards. A context manager: at the end of the block what still runs is stopped.
+    """Runs shards. A context manager: running items are stopped at the end of the block.
 
     One thread submits and collects; ``cancel`` may be called from any, and from a callback.
     """
@@ -63,33 +63,33 @@ class Engine(Protocol):
 
     @property
     def room(self) -> int:
-        """Number of shards that can be submitted now; the number of shards in flight is bounded."""
+        """Number of shards that can be submitted now; their number in flight is limited."""
 
     def submit(self, work: Work, keys: Sequence[str], on_progress: OnProgress | None = None) -> None:
-        """Add a shard, whose items run one after another in the order of ``keys``. Shards begin in the order in which
-        they are submitted.
+        """Add a shard, whose items run one after another in the order of ``keys``. Shards start in the order of
+        submission.
 
         Raises:
-            RuntimeError: there is no room, or the engine was cancelled.
+            RuntimeError: no room, or the engine was cancelled.
         """
 
     def collect(self, timeout: float | None = None) -> Outcome | None:
-        """The next item that ends, in the order in which they end.
+        """Outcome of the next item that ends, in the order of their ends.
 
-        An item that fails, or whose process dies, stops no other.
+        The failure of an item, or the death of its process, does not stop other items.
 
         Args:
-            timeout: seconds to wait; None: as long as it takes.
+            timeout: seconds to wait; None: no limit.
 
         Returns:
-            None where nothing is in flight, or nothing ended in time.
+            None if nothing is in flight, or nothing ended in time.
 
         Raises:
             UserError: the engine cannot run anything, for example because its processes do not start.
         """
 
     def cancel(self) -> None:
-        """Stop what runs and begin nothing more; items without outcome are collected as ``cancelled``. For good."""
+        """Stop running items for good and start no more; ``collect`` returns the unfinished ones as ``cancelled``."""
 
     def __enter__(self) -> Engine: ...
 
@@ -102,10 +102,10 @@ def run_shards(
     """Submit shards while there is room and yield the outcomes of their items as they end.
 
     Args:
-        engine: with nothing in flight.
-        work: the function of an item.
-        shards: lists of content keys, taken as there is room, so a generator stays ahead by no more than that.
-        on_progress: progress of running items.
+        engine: an engine with nothing in flight.
+        work: function of an item.
+        shards: lists of content keys, read only while the engine has room, so that a generator works as well.
+        on_progress: callback for the progress of running items.
     """
     waiting = iter(shards)
     more = True
@@ -124,10 +124,10 @@ def run_shards(
 
 
 def shards_of(keys: Sequence[str], size: int) -> list[Sequence[str]]:
-    """The keys in shards of ``size`` items, the last one shorter."""
+    """Keys in shards of ``size`` items; the last one may be shorter."""
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
 def reason_of(error: BaseException) -> str:
-    """The reason of a failed item: the message of a user's error; of another its type, too."""
+    """Reason of a failed item: the message of a UserError, else type and message."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

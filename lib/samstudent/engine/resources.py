@@ -1,4 +1,4 @@
-"""Shares of a machine for worker processes: how many there are, and each one's cores and GPU."""
+"""Resources of a machine for worker processes: their number, and cores and GPU of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samstudent.engine.in_process import InProcess
 from samstudent.engine.local_processes import LocalProcesses
 from samstudent.engine.protocol import Engine
 
-#: Bytes that a process takes at most, as measured: SAM, a student in training, cases.
+#: Largest measured memory of a process in bytes: SAM, a student in training, cases.
 _MEMORY = 4 << 30
 
 
@@ -21,7 +21,7 @@ def engine_for(processes: int | None, log_folder: Path | None = None) -> Engine:
 
     Args:
         processes: number of worker processes; None: ``default_processes``; 0: everything in this process.
-        log_folder: for what the worker processes print.
+        log_folder: folder for the output of the worker processes.
     """
     count = default_processes() if processes is None else processes
     if count == 0:
@@ -30,14 +30,14 @@ def engine_for(processes: int | None, log_folder: Path | None = None) -> Engine:
 
 
 def default_processes() -> int:
-    """One process a GPU; without any one a core, as far as there is memory: a second core makes the training of a small
-    student hardly faster."""
+    """One process per GPU, without a GPU one per core as far as memory allows: a second core hardly speeds up the
+    training of a small student."""
     gpus = torch.cuda.device_count()
     return gpus or max(1, min(os.cpu_count() or 1, psutil.virtual_memory().available // _MEMORY))
 
 
 def worker_environments(count: int) -> list[dict[str, str]]:
-    """Variables of each of ``count`` processes: its share of the cores, its GPU; threads that wait sleep."""
+    """Environment variables of each of ``count`` processes: its cores, its GPU; waiting threads sleep."""
     cores = max(1, (os.cpu_count() or 1) // count)
     threads = min(cores, int(os.environ.get("OMP_NUM_THREADS", cores)))
     shared = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

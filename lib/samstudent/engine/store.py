@@ -12,10 +12,10 @@ from samstudent.util.files import atomic_write
 
 
 def content_key(*content: Any) -> str:
-    """Digest of plain values (what JSON can say), 16 hex digits; the order of a mapping's keys does not matter.
+    """Digest of JSON values, 16 hex digits; the order of a mapping's keys does not matter.
 
     Raises:
-        TypeError: a value is not plain.
+        TypeError: not a JSON value.
     """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -23,25 +23,25 @@ def content_key(*content: Any) -> str:
 
 @dataclass(frozen=True)
 class ContentStore:
-    """Results of one kind in a folder, a file each. Never changed: another content is another key.
+    """Results of one kind in a folder, one file each. Files never change: another content has another key.
 
     Attributes:
-        folder: where the files lie; made when the first is written.
-        suffix: of their names, e.g. ``.safetensors``.
+        folder: folder of the files; created with the first one.
+        suffix: suffix of their names, e.g. ``.safetensors``.
     """
 
     folder: Path
     suffix: str
 
     def path(self, key: str) -> Path:
-        """The file of a key, whether it is there or not."""
+        """File of a key, existing or not."""
         return self.folder / f"{key}{self.suffix}"
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self.path(key).is_file()
 
     def write(self, key: str, content: bytes | str) -> Path:
-        """Write a result in one step; its path comes back."""
+        """Write a result in one step and return its path."""
         path = self.path(key)
         atomic_write(path, content)
         return path

@@ -1,6 +1,6 @@
-"""Worker process of ``local_processes``: runs the shards that it is sent, and ends when its parent does.
+"""Worker process of ``local_processes``: runs the shards that it receives, and ends with its parent.
 
-This module imports nothing that starts threads: the environment that limits threads and names the GPU is set before the
+This module imports nothing that starts threads: the variables that limit threads and select the GPU are set before the
 work, and with it torch, is imported.
 """
 
@@ -23,7 +23,7 @@ from samstudent.engine.protocol import Outcome, reason_of
 from samstudent.util.progress import Progress
 from samstudent.util.signals import end_now
 
-#: Seconds between two messages about the progress of one item.
+#: Least time in seconds between two progress messages of one item.
 _PAUSE = 0.5
 
 
@@ -31,12 +31,12 @@ def serve(connection: Connection, environment: Mapping[str, str], log: Path | No
     """Run shards until the connection is closed.
 
     Args:
-        connection: gets (pickled work, keys); sends ("started",) once, ("progress", key, Progress) and
+        connection: receives (pickled work, keys); sends ("started",) once, ("progress", key, Progress) and
             ("outcome", Outcome).
         environment: variables to set before the work is imported.
-        log: file to which standard output and error are appended, also those of libraries; None: the parent's.
+        log: file to which standard output and error are appended, also of libraries; None: the parent's.
     """
-    # The terminal sends Ctrl-C to all processes; the parent decides what becomes of it.
+    # The terminal sends Ctrl-C to all processes; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
     if log is not None:
@@ -61,7 +61,7 @@ def serve(connection: Connection, environment: Mapping[str, str], log: Path | No
 
 
 class _Progress:
-    """Sends the progress of one item, not too often."""
+    """Progress report of one item over the connection, at most every ``_PAUSE`` seconds."""
 
     def __init__(self, connection: Connection, key: str) -> None:
         self.connection, self.key, self.last = connection, key, 0.0
@@ -74,7 +74,7 @@ class _Progress:
 
 
 def _end_with_parent() -> None:
-    """Kill this process and its children when the parent has ended, in whatever way."""
+    """End this process and those that it started when the parent has ended for any reason."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

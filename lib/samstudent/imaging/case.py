@@ -1,4 +1,4 @@
-"""Image of a case: reading it, and its intensities as student and SAM take them."""
+"""Image of a case: the reader, and its intensities as input of student and SAM."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _PERCENTILE_SAMPLE = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class CaseImage:
-    """One case.
+    """Image of one case.
 
     Attributes:
         pixels: float32 (C, *spatial) in canonical orientation, C = 1 or 3 (red, green, blue), in the file's own units.
-        grid: where the pixels lie in the file.
-        window: (low, high) of the VOI window, where a DICOM file has one.
+        grid: grid of the file.
+        window: (low, high) of the VOI window of a DICOM file; None: no window.
         path: the file or folder.
-        padding: bool (*spatial), canonical: where a DICOM file holds no measured value; percentiles leave it out.
-        notes: what was left out or read otherwise than the file says, one sentence each, for people.
+        padding: bool (*spatial), canonical: pixels of a DICOM file without a measured value; percentiles ignore them.
+        notes: parts of the file that were left out or not read as stored, one sentence each, for users.
     """
 
     pixels: NDArray[Any]
@@ -52,23 +52,23 @@ class CaseImage:
 
 
 def image_extensions() -> list[str]:
-    """Extensions of files that can be a case, lower case with the dot; a DICOM series may also be a folder."""
+    """Extensions of image files, lower case with the dot; a DICOM series may also be a folder."""
     return list(EXTENSIONS)
 
 
 def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
     """Read a file, or a folder with the files of one DICOM series.
 
-    Alpha is left out. A picture with an orientation (EXIF or TIFF tag) is turned upright. Of a floating-point image NaN
-    and -infinity become its smallest finite value, +infinity its largest: tools write NaN outside of what was measured,
-    where an image is black.
+    Alpha is left out. An image with an orientation (EXIF or TIFF tag) is turned upright. In floating-point images NaN
+    and -infinity become the smallest finite value, +infinity the largest: tools write NaN outside of the measured
+    region, where an image is black.
 
     Args:
         path: PNG, JPEG, TIFF, DICOM, NIfTI or NRRD.
-        dimension: 2 or 3 as the task needs, None for either. A volume of one slice is 2D.
+        dimension: the task's, 2 or 3; None: either. A volume of one slice is 2D.
 
     Raises:
-        NotFound: there is no such file.
+        NotFound: the file does not exist.
         Unusable: it cannot be opened.
         UserError: empty, corrupt, truncated, too large, no finite value, several frames, or of the other dimension.
     """
@@ -91,18 +91,18 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
 
 @lru_cache(maxsize=1 << 16)
 def log_notes(path: Path, notes: tuple[str, ...]) -> None:
-    """Log the notes of an image, once for each image: it is read again and again."""
+    """Log the notes of an image, once for each image, although it is read many times."""
     for note in notes:
         logger.warning("%s: %s", path, note)
 
 
 def read_stored(path: Path) -> Stored:
-    """The file or folder as it is, by its kind."""
+    """File or folder as stored, by its format."""
     require_readable(path)
     if path.is_dir():
         return read_dicom(path)
     if not path.exists():
-        raise NotFound(f"{path}: there is no such file")
+        raise NotFound(f"{path}: no such file")
     kind = kind_of(path)
     if kind == "dicom":
         return read_dicom(path)
@@ -112,7 +112,7 @@ def read_stored(path: Path) -> Stored:
 
 
 def _finite_float32(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """A contiguous float32 copy without NaN and infinities, by the rule of ``read_image``."""
+    """Contiguous float32 copy without NaN and infinities, by the rule of ``read_image``."""
     if pixels.dtype.kind != "f":
         return np.ascontiguousarray(pixels, dtype=np.float32)
     finite = np.isfinite(pixels)
@@ -126,13 +126,13 @@ def _finite_float32(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def for_student(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
-    """What the student sees.
+    """Input of the student.
 
     Returns:
         float32 (section.channels, *spatial) in [0, 1]. A constant image is 0 everywhere.
 
     Raises:
-        UserError: ``low`` and ``high`` are no percentiles where the section's intensity needs them to be.
+        UserError: ``low`` and ``high`` are not percentiles although the section's intensity needs percentiles.
     """
     grey = luminance(image.pixels)
     low, high = _bounds(grey, image, section)
@@ -143,7 +143,7 @@ def for_student(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
 
 
 def for_sam(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
-    """What SAM sees: uint8 (*spatial, 3), red, green, blue, by the same bounds as the student's."""
+    """Input of SAM: uint8 (*spatial, 3), red, green, blue, with the student's intensity bounds."""
     low, high = _bounds(luminance(image.pixels), image, section)
     scaled = np.rint(_scaled(image.pixels, low, high) * 255).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1))
@@ -164,7 +164,7 @@ def _scaled(pixels: NDArray[Any], low: float, high: float) -> NDArray[Any]:
 
 
 def _bounds(grey: NDArray[Any], image: CaseImage, section: task.ImageSection) -> tuple[float, float]:
-    """The values that become black and white; of a colour image those of its luminance, so that hues stay."""
+    """Values that become black and white; for a colour image those of its luminance, so that hues are kept."""
     if section.intensity == "window":
         return section.low, section.high
     if section.intensity == "auto" and image.window:
@@ -179,5 +179,5 @@ def _bounds(grey: NDArray[Any], image: CaseImage, section: task.ImageSection) ->
     low, high = (float(v) for v in np.percentile(values, [section.low, section.high]))
     if low < high:
         return low, high
-    # A structure smaller than the percentiles leave out, on an otherwise constant image.
+    # A constant image with a structure smaller than the share that the percentiles exclude.
     return float(measured.min()), float(measured.max())

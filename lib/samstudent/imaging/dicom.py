@@ -14,8 +14,8 @@ from samstudent.imaging.dicom_series import Series, Slice, find_series, read_sli
 from samstudent.imaging.formats import Stored, decoding
 from samstudent.imaging.grid import LPS_TO_RAS
 
-#: Where ITK, and with it 3D Slicer, takes the distance of pixels from, by SOP class. Of projections it is that at the
-#: detector; other classes have PixelSpacing. Answers to clients must lie where they see the image.
+#: SOP classes for which ITK, and with it 3D Slicer, takes the pixel spacing at the detector; for other classes it takes
+#: PixelSpacing. Masks for clients must have the geometry by which clients place the image.
 _PROJECTIONS = (
     "1.2.840.10008.5.1.4.1.1.1",  # CR, and as its parts DX, mammography, intra-oral
     "1.2.840.10008.5.1.4.1.1.12.1",  # angiography
@@ -23,14 +23,14 @@ _PROJECTIONS = (
 )
 _RT_IMAGE = "1.2.840.10008.5.1.4.1.1.481.1"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-#: Whose slices' distance ITK does not read: ultrasound, photographs.
+#: SOP classes whose slice distance ITK does not read: ultrasound, photographs.
 _WITHOUT_DEPTH = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.77.1")
 
 
 def read_dicom(path: Path) -> Stored:
-    """Pixels in the units of the rescale (Hounsfield for CT), MONOCHROME1 inverted, so that more is always brighter.
+    """Pixels in the units of the rescale (Hounsfield for CT), MONOCHROME1 inverted, so that larger values are brighter.
 
-    A window that does not meet the pixels is left out. That, and files of a folder that are passed over, are notes.
+    A window outside of the pixels' range is left out. This, and skipped files of a folder, are recorded as notes.
 
     Raises:
         UserError: no or several series in the folder, several frames in a file, slices of different sizes, missing
@@ -85,10 +85,10 @@ def _read(series: Series, path: Path) -> Stored:
 def _window(
     windows: list[tuple[float, float]], values: NDArray[np.float32]
 ) -> tuple[tuple[float, float] | None, list[str]]:
-    """The window of all slices, if the pixels have values in it; else a note."""
+    """Window of all slices if the pixels have values in it, else None and a note."""
     if not windows:
         return None, []
-    # Scanners may set each slice's own window; the median keeps odd end slices out.
+    # Scanners may set a window for each slice; the median ignores unusual first and last slices.
     low, high = (float(end) for end in np.median(windows, axis=0))
     darkest, brightest = float(values.min()), float(values.max())
     if darkest < brightest and (high <= darkest or low >= brightest):
@@ -114,7 +114,7 @@ def _affine(series: Series) -> NDArray[np.float64]:
 
 
 def _distances(one: Slice) -> tuple[float, float, float]:
-    """Of rows, of columns and of slices, in mm, as ITK has them of a single file; 1 where nothing is said."""
+    """Distances of rows, columns and slices in mm, as ITK reads them from a single file; 1 where none is stored."""
     header, uid = one.header, sop_class(one.header)
     if _is_one_of(uid, _PROJECTIONS):
         keywords = ["ImagerPixelSpacing"]

@@ -1,4 +1,4 @@
-"""Decoding of a DICOM image's stored values, whatever compression they are in."""
+"""Decoder of the stored values of a DICOM image, for all supported compressions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from samstudent.errors import UserError
 from samstudent.imaging.dicom_header import number, text, transfer_syntax
 
-#: Which of pydicom's plugins decodes: one each, so that an image is the same whatever else is installed.
+#: Decoder plugin of pydicom by transfer syntax: one each, so that pixels do not depend on other installed packages.
 _JPEG = {uid.JPEGBaseline8Bit: "pillow", uid.JPEGExtended12Bit: "pillow"}
 _JPEG_LOSSLESS = {uid.JPEGLossless: "gdcm", uid.JPEGLosslessSV1: "gdcm"}
 _JPEG_LS = {uid.JPEGLSLossless: "pyjpegls", uid.JPEGLSNearLossless: "pyjpegls"}
@@ -30,7 +30,7 @@ _JP2 = b"\0\0\0\x0cjP  "
 
 
 def decoded_values(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
-    """(y, x) or (y, x, 3) as stored, without bits that are not pixels; and their photometric interpretation."""
+    """Stored values (y, x) or (y, x, 3) without overlay bits, and their photometric interpretation."""
     syntax = transfer_syntax(dataset)
     if syntax is None:
         raise UserError(
@@ -40,7 +40,7 @@ def decoded_values(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
         raise UserError(f"{path}: its pixels are compressed, but its transfer syntax is {syntax.name}")
     dataset.file_meta.TransferSyntaxUID = syntax
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise UserError(f"{path}: holds no pixels: the header of an image alone, or cut off behind it")
+        raise UserError(f"{path}: holds no pixels: only the header of an image, or truncated after it")
     photometric = text(dataset, "PhotometricInterpretation").upper() or "MONOCHROME2"
     if photometric not in _PHOTOMETRIC:
         raise UserError(
@@ -52,12 +52,12 @@ def decoded_values(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
     high = int(number(dataset, "HighBit", stored - 1))
     surplus = high + 1 - stored if stored <= high + 1 <= allocated else 0
     dataset.BitsAllocated = allocated
-    dataset.BitsStored = stored + surplus  # overlays may lie below the pixel's bits, and above them
+    dataset.BitsStored = stored + surplus  # overlays may be stored in the bits below and above the pixel's
     if syntax.is_encapsulated:
         _check_packed(path, dataset, get_frame(dataset.PixelData, 0, number_of_frames=1))
         plugin = PLUGINS[syntax]
         if syntax == uid.JPEGExtended12Bit and stored > 8:
-            # GDCM decodes it, but pydicom lets it do so only under a neighbour's name; Pillow knows 8 bits alone.
+            # GDCM decodes it, but pydicom offers GDCM only for another transfer syntax; Pillow supports 8 bits only.
             syntax, plugin = uid.JPEGLosslessSV1, "gdcm"
             dataset.file_meta.TransferSyntaxUID = syntax
         array, facts = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
@@ -70,20 +70,20 @@ def decoded_values(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
 
 
 def _check_packed(path: Path, dataset: Dataset, packed: bytes) -> None:
-    """Refuse a compressed image that says of itself another size than its header: its decoder would take that one."""
+    """Refuse a compressed image whose own size differs from the header's: decoders allocate by the former."""
     found = _jpeg_2000_size(packed) or _jpeg_size(packed)
     expected = int(dataset.Columns), int(dataset.Rows), int(number(dataset, "SamplesPerPixel", 1))
     if found and found != expected:
         raise UserError(
-            f"{path}: its header tells of {expected[0]} x {expected[1]} pixels of {expected[2]} values, its compressed"
-            f" image of {found[0]} x {found[1]} of {found[2]}"
+            f"{path}: its header announces {expected[0]} x {expected[1]} pixels of {expected[2]} values, its compressed"
+            f" image is {found[0]} x {found[1]} of {found[2]}"
         )
     if found is None and dataset.file_meta.TransferSyntaxUID != uid.RLELossless:
         raise UserError(f"{path}: truncated or corrupt, its compressed image has no header")
 
 
 def _jpeg_2000_size(packed: bytes) -> tuple[int, int, int] | None:
-    """(columns, rows, values of a pixel) of a JPEG 2000 codestream, PS 15444-1 A.5.1; None: it is none."""
+    """(columns, rows, values of a pixel) of a JPEG 2000 codestream, PS 15444-1 A.5.1; None: not such a codestream."""
     at = 0
     if packed.startswith(_JP2):
         at = len(_JP2) + 4
@@ -100,7 +100,7 @@ def _jpeg_2000_size(packed: bytes) -> tuple[int, int, int] | None:
 
 
 def _jpeg_size(packed: bytes) -> tuple[int, int, int] | None:
-    """(columns, rows, values of a pixel) of a JPEG or JPEG-LS codestream; None: it is none."""
+    """(columns, rows, values of a pixel) of a JPEG or JPEG-LS codestream; None: not such a codestream."""
     at = 2
     while packed[:2] == b"\xff\xd8" and at + 10 <= len(packed) and packed[at] == 0xFF:
         marker, length = packed[at + 1], struct.unpack_from(">H", packed, at + 2)[0]

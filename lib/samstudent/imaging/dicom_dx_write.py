@@ -1,4 +1,4 @@
-"""Radiographs as a hospital has them, made of arrays: DX images, one a series, with patients who do not exist."""
+"""Writer of synthetic radiographs: DX images from arrays, one a series, with invented patients."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DX = UID("1.2.840.10008.5.1.4.1.1.1.1")
 
 
 def dx_image(pixels: NDArray[np.uint16], name: str, spacing: float = 0.3, **changes: Any) -> FileDataset:
-    """A radiograph without a place in space, as radiographs are.
+    """A radiograph, without a position in space.
 
     Args:
         pixels: uint16 (y, x); bone is bright.
-        name: the patient's, and with it all UIDs: the same name gives the same study.
+        name: name of the patient; all UIDs are derived from it.
         spacing: distance between pixels, mm.
         changes: further attributes by keyword.
     """
@@ -58,7 +58,7 @@ def dx_image(pixels: NDArray[np.uint16], name: str, spacing: float = 0.3, **chan
 
 
 def save_film(image: FileDataset, folder: Path) -> Path:
-    """``<folder>/<Series Instance UID>.dcm``: the name under which the server knows the case."""
+    """``<folder>/<Series Instance UID>.dcm``: the stem is the case id of the server."""
     path = folder / f"{image.SeriesInstanceUID}.dcm"
     image.save_as(path, enforce_file_format=True)
     return path

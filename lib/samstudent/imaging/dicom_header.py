@@ -1,4 +1,4 @@
-"""What a DICOM file says before its pixels: whether it is one, what it holds, its values as texts and numbers."""
+"""Header of a DICOM file: detection of the format, kind of object, values as texts and numbers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pydicom.valuerep import STANDARD_VR
 
-# It logs each decoder's failure with a traceback; what fails is reported once, as a UserError.
+# pydicom logs the failure of each decoder with a traceback; we report a failure once, as a UserError.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
-#: So much of a file is enough to tell whether it is DICOM.
+#: Bytes at the start of a file that are enough to recognise DICOM.
 HEAD_BYTES = 4096
 _LONG_REPRESENTATIONS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-#: Elements whose value tells a DICOM file: its SOP class and transfer syntax, all of this root.
-_TELLING = {(0x0002, 0x0002), (0x0002, 0x0010), (0x0008, 0x0016)}
+#: Elements that identify a DICOM file: UIDs of its SOP class and transfer syntax, all with this root.
+_IDENTIFYING = {(0x0002, 0x0002), (0x0002, 0x0010), (0x0008, 0x0016)}
 _ROOT = b"1.2.840.10008."
 
-#: What is not an image, by the part of the SOP class UID that its kinds have in common, and what can be done about it.
+#: Objects that are not images and the user's alternative, by the common prefix of their SOP class UIDs.
 _NO_IMAGES = {
     "1.2.840.10008.1.3.10": "a DICOMDIR, the table of contents of a medium; name the image files themselves",
     "1.2.840.10008.5.1.4.1.1.481.3": (
@@ -33,7 +33,7 @@ _NO_IMAGES = {
     ),
     "1.2.840.10008.5.1.4.1.1.481.2": "an RTDOSE (radiation dose), not an image",
     "1.2.840.10008.5.1.4.1.1.481": "a radiotherapy plan or record, not an image",
-    "1.2.840.10008.5.1.4.1.1.11": "a presentation state, which says how to display an image; give the image itself",
+    "1.2.840.10008.5.1.4.1.1.11": "a presentation state, which describes the display of an image; use the image",
     "1.2.840.10008.5.1.4.1.1.88": "a structured report (SR), not an image",
     "1.2.840.10008.5.1.4.1.1.104": "an encapsulated document (PDF, CDA or a surface model), not an image",
     "1.2.840.10008.5.1.4.1.1.66.1": "a registration, not an image",
@@ -51,21 +51,21 @@ _RT_IMAGE = "1.2.840.10008.5.1.4.1.1.481.1"
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins so is DICOM.
+    """Whether a file is DICOM, by its first bytes.
 
-    With preamble it says so. Without one (sent files kept as they came, older archives) its first elements must be well
-    formed, ascending and known, and name a SOP class or transfer syntax of DICOM, which no other file does by chance.
+    Files with a preamble have a magic number. Without one (files as received, older archives) the first elements must
+    be well formed, ascending and known, and hold the UID of a SOP class or transfer syntax of DICOM.
 
     Args:
-        head: the first ``HEAD_BYTES``, less of a shorter file.
+        head: the first ``HEAD_BYTES`` of the file, fewer if it is shorter.
     """
     if head[128:132] == b"DICM":
         return True
-    return _tells_itself(head, explicit=True) or _tells_itself(head, explicit=False)
+    return _has_dicom_elements(head, explicit=True) or _has_dicom_elements(head, explicit=False)
 
 
-def _tells_itself(head: bytes, explicit: bool) -> bool:
-    """Walk over elements, little endian, up to the first that tells."""
+def _has_dicom_elements(head: bytes, explicit: bool) -> bool:
+    """Whether the first elements, little endian, are DICOM up to one of ``_IDENTIFYING``."""
     at, last = 0, (0, -1)
     while at + 12 <= len(head):
         tag = struct.unpack_from("<HH", head, at)
@@ -80,21 +80,21 @@ def _tells_itself(head: bytes, explicit: bool) -> bool:
             length = struct.unpack_from("<I", head, at + 8)[0] if long else struct.unpack_from("<H", head, at + 6)[0]
         else:
             start, length = at + 8, struct.unpack_from("<I", head, at + 4)[0]
-        if tag in _TELLING:
+        if tag in _IDENTIFYING:
             return length <= 64 and head[start : start + len(_ROOT)] == _ROOT
         at, last = start + length, tag
     return False
 
 
 def read_header(path: Path) -> Dataset:
-    """All elements before the pixels. First call ``check_dicom``: pydicom unpacks a deflated file whole."""
+    """All elements before the pixels. Call ``check_dicom`` first: pydicom decompresses a deflated file whole."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd values; what matters of them is checked where it is used
+        warnings.simplefilter("ignore")  # invalid values: those that matter are checked where they are used
         return pydicom.dcmread(path, stop_before_pixels=True, force=True)
 
 
 def transfer_syntax(dataset: Dataset) -> UID | None:
-    """As the file says; of a file that does not say, what it was read as. None: its pixels may be packed in any way."""
+    """Transfer syntax of the file, else the one by which it was read; None: unknown compression of the pixels."""
     found = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
     if found:
         return UID(str(found))

@@ -1,4 +1,4 @@
-"""The pixels of one DICOM image as DICOM means them: decoded, in their units, more is brighter; colours as RGB.
+"""Pixels of one DICOM image: decoded, in their units, larger values brighter; colours as RGB.
 
 DICOM PS3.3: C.7.6.3 (image pixels, palettes), C.11.1 (Modality LUT), C.11.2 (VOI LUT and window), C.7.5.1 (padding).
 """
@@ -32,11 +32,11 @@ _NATIVE = (
 _READ = (
     "uncompressed, deflated, RLE, JPEG (baseline, extended, lossless), JPEG-LS, JPEG 2000 and High-Throughput JPEG 2000"
 )
-#: Of a palette of 16 bits, so that its colours are of the size of all others: 255 * 257 = 65535.
+#: Divisor of the colours of a 16-bit palette, so that they range from 0 to 255: 255 * 257 = 65535.
 _TO_8_BITS = 257.0
-#: Values that a lookup table may have (PS3.3 C.7.6.3.1.5).
+#: Largest number of values in a lookup table (PS3.3 C.7.6.3.1.5).
 _LONGEST_TABLE = 1 << 16
-#: Of an image are worked on at once.
+#: Rows of an image that are processed at once.
 _ROWS = 128
 
 
@@ -45,9 +45,9 @@ class Pixels:
     """One image.
 
     Attributes:
-        values: float32 (y, x) of grey values, more is brighter; or (y, x, 3): red, green and blue, 0 to 255 of 8 bits.
-        window: (low, high): what becomes black and white; None where nothing usable is said.
-        padding: bool (y, x), True where the scanner measured nothing; None where nothing is marked so.
+        values: float32 (y, x) of grey values, larger is brighter; or (y, x, 3): red, green and blue, 0 to 255.
+        window: (low, high): values that become black and white; None: no usable window.
+        padding: bool (y, x), True where the scanner measured nothing; None: no such pixels.
     """
 
     values: NDArray[np.float32]
@@ -56,14 +56,13 @@ class Pixels:
 
 
 def check_image(path: Path, header: Dataset) -> None:
-    """Refuse what is no image, or claims to be more than its file can hold, before anything is decoded.
+    """Refuse a file that is no image, or announces more pixels than it can hold, before anything is decoded.
 
     Raises:
-        UserError: it is something else than an image, has several frames, is too large or truncated, or is packed in a
-            way that cannot be read.
+        UserError: not an image, several frames, too large, truncated, or compressed in an unsupported way.
     """
-    if what := no_image(header):
-        raise UserError(f"{path}: {what}")
+    if reason := no_image(header):
+        raise UserError(f"{path}: {reason}")
     rows, columns = int(number(header, "Rows", 0)), int(number(header, "Columns", 0))
     frames, samples = int(number(header, "NumberOfFrames", 1)), int(number(header, "SamplesPerPixel", 1))
     if frames > 1:
@@ -85,11 +84,11 @@ def read_pixels(path: Path) -> Pixels:
     """Decode one file and bring its values into their units.
 
     Grey values go through the Modality LUT or the rescale, then through the first VOI LUT where there is one; a first
-    window is not applied but returned. MONOCHROME1 (and a presentation LUT shape INVERSE, which says the same) is
+    window is not applied but returned. MONOCHROME1 (and a presentation LUT shape INVERSE, which is equivalent) is
     inverted. Palettes are resolved, YCbCr is converted.
 
     Raises:
-        UserError: as ``check_image``; a compressed image of another size than the header tells; a palette or lookup
+        UserError: as ``check_image``; a compressed image of another size than the header's; a palette or lookup
             table that cannot be used.
     """
     check_dicom(path)
@@ -107,7 +106,7 @@ def read_pixels(path: Path) -> Pixels:
 
 
 def with_functional_groups(dataset: Dataset) -> None:
-    """Of an enhanced image of one frame: what its functional groups say, as a plain image says it."""
+    """Copy the elements of the functional groups of an enhanced image of one frame to where a plain image has them."""
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for group in item_of(dataset, groups) or ():
             if group.VR == "SQ" and len(group.value):
@@ -154,7 +153,7 @@ def _grey(path: Path, dataset: Dataset, array: NDArray[Any], photometric: str) -
 
 
 def _scaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[np.float32]:
-    """``values * slope + intercept``, computed in float64 some rows at a time: a whole copy of that would be large."""
+    """``values * slope + intercept``, in float64 some rows at a time: a float64 copy of the whole image is large."""
     scaled = np.empty(values.shape, np.float32)
     for first in range(0, len(values), _ROWS):
         scaled[first : first + _ROWS] = values[first : first + _ROWS].astype(np.float64) * slope + intercept
@@ -162,13 +161,13 @@ def _scaled(values: NDArray[Any], slope: float, intercept: float) -> NDArray[np.
 
 
 def _padding(dataset: Dataset, array: NDArray[Any]) -> NDArray[np.bool_] | None:
-    """Where the stored values are those of the padding, PS3.3 C.7.5.1.1.2: one value, or from one to another."""
+    """Pixels with a padding value, PS3.3 C.7.5.1.1.2: a single value or a range."""
     ends = numbers(dataset, "PixelPaddingValue")[:1]
     if not ends or array.dtype.kind not in "iu":
         return None
     ends += numbers(dataset, "PixelPaddingRangeLimit")[:1]
     bits = 8 * array.dtype.itemsize
-    # The value may be written with the other sign than the pixels have.
+    # The value may be written signed although pixels are unsigned, or the other way round.
     signed = [end - 2**bits if array.dtype.kind == "i" and end >= 2 ** (bits - 1) else end for end in ends]
     ends = [end + 2**bits if array.dtype.kind == "u" and end < 0 else end for end in signed]
     found = (array >= min(ends)) & (array <= max(ends))
@@ -178,7 +177,7 @@ def _padding(dataset: Dataset, array: NDArray[Any]) -> NDArray[np.bool_] | None:
 def _window(dataset: Dataset) -> tuple[float, float] | None:
     """First VOI window as (low, high), DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3.
 
-    A sigmoid has no ends: these are where it has come to 2 and 98 percent.
+    A sigmoid has no ends; these are the values where it reaches 2 and 98 percent.
     """
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     if not centers or not widths:
@@ -198,12 +197,12 @@ def _window(dataset: Dataset) -> tuple[float, float] | None:
 def _table(
     path: Path, dataset: Dataset, item: Dataset, descriptor: str, data: str
 ) -> tuple[NDArray[np.uint16], int, int]:
-    """A lookup table: its values, the pixel value that its first one is for, and how many bits they have.
+    """A lookup table: its values, the pixel value of its first entry, and the bits of a value.
 
     Args:
         path: for errors.
         dataset: the file, for its byte order.
-        item: what holds the table.
+        item: dataset or sequence item that holds the table.
         descriptor, data: keywords without "Descriptor" and "Data".
     """
     described = numbers(item, f"{descriptor}Descriptor")
@@ -212,7 +211,7 @@ def _table(
     # Each may have been written with a sign.
     count, bits = (int(described[0]) & 0xFFFF) or _LONGEST_TABLE, int(described[2]) & 0xFFFF
     if not 1 <= bits <= 16:
-        raise UserError(f"{path}: {descriptor}Descriptor tells of values of {bits} bits; expected 8 to 16")
+        raise UserError(f"{path}: {descriptor}Descriptor announces values of {bits} bits; expected 8 to 16")
     value = item[f"{data}Data"].value
     if isinstance(value, bytes):
         order = "<" if dataset.original_encoding[1] is not False else ">"
@@ -231,7 +230,7 @@ def _table(
 
 
 def _looked_up(array: NDArray[Any], table: NDArray[np.uint16], first: int) -> NDArray[np.uint16]:
-    """The table's value for each of the array's; those before and behind it have the first and the last one's."""
+    """The table's value for each value of the array; values outside of the table get its first or last value."""
     if first >= 1 << 15 and array.size and array.min() < 0:
         first -= 1 << 16  # written without its sign
     found = np.empty(array.shape, np.uint16)

@@ -1,8 +1,8 @@
-"""The header of an image, made fit to be copied into a segmentation: only what is needed of it, each value valid.
+"""Header of an image for a segmentation that refers to it: the needed elements, each with a valid value.
 
-Scanners, importers and anonymisers leave much in headers that the standard does not allow. A label must not be lost for
-it: what can be mended is (dates with hyphens, numbers of too many digits), what cannot is left empty. What the
-segmentation refers to (UIDs of study, series and images) is kept as it is, or nothing would find it.
+Scanners, importers and anonymisers write values that the standard does not allow. Saving a label must not fail because
+of them: values are corrected where possible (dates with hyphens, numbers with too many digits), else left empty. UIDs
+of study, series and images are copied unchanged, because viewers find the images by them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pydicom.valuerep import format_number_as_ds
 from samstudent.imaging.dicom_header import number, numbers, sop_class, text, texts
 from samstudent.imaging.dicom_series import Slice
 
-#: Longest values of texts, PS3.5 6.2.
+#: Largest length of texts in characters, PS3.5 6.2.
 _LONGEST = {"SH": 16, "LO": 64, "CS": 16}
-#: Copied as texts. Those of the first line the standard wants to be there, if only empty.
+#: Elements that are copied as texts. The standard demands those of the first line, possibly empty.
 _TEXTS = {
     "PatientID": "LO", "StudyID": "SH", "AccessionNumber": "SH",
     "StudyDescription": "LO", "IssuerOfPatientID": "LO",
@@ -33,12 +33,12 @@ _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID
 
 
 def clean_header(image: Slice, is_volume: bool, depth: float) -> Dataset:
-    """A new header with what a SEG takes of its source.
+    """New header with the elements that a SEG copies from its source.
 
     Args:
         image: the source.
-        is_volume: its frames must have a place in space, as there are several.
-        depth: distance of the slices in mm, where the header does not say.
+        is_volume: one of several slices, so that its frame must have a position in space.
+        depth: distance of the slices in mm, used if the header has none.
     """
     header, clean = image.header, Dataset()
     clean.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, which has every name
@@ -64,7 +64,7 @@ def clean_header(image: Slice, is_volume: bool, depth: float) -> Dataset:
     clean.Rows, clean.Columns = int(header.Rows), int(header.Columns)
     if text(header, "LossyImageCompression") == "01":
         clean.LossyImageCompression = "01"
-        # Both must be there; what is not said is not known.
+        # Both must be present; a missing one becomes "unknown".
         ratios, methods = numbers(header, "LossyImageCompressionRatio"), texts(header, "LossyImageCompressionMethod")
         clean.LossyImageCompressionRatio = [format_number_as_ds(ratio) for ratio in ratios or [1.0]]
         clean.LossyImageCompressionMethod = [code for method in methods if (code := _code(method))] or ["UNKNOWN"]
@@ -73,8 +73,8 @@ def clean_header(image: Slice, is_volume: bool, depth: float) -> Dataset:
 
 
 def _place(clean: Dataset, image: Slice, is_volume: bool, depth: float) -> None:
-    """Where it lies in space, all of it or nothing: readers want both. A radiograph may name a frame of reference, but
-    has no place in it."""
+    """Set position and orientation in space, either all elements or none, as readers demand. A radiograph may have a
+    frame of reference, but has no position in it."""
     spacing = numbers(image.header, "PixelSpacing")
     if len(spacing) != 2 or min(spacing) <= 0:
         spacing = [1.0, 1.0] if is_volume else []
@@ -95,7 +95,7 @@ def _place(clean: Dataset, image: Slice, is_volume: bool, depth: float) -> None:
 
 
 def _raw_text(header: Dataset, keyword: str) -> str:
-    """A text whose character set may be missing or misspelt."""
+    """Text of an element whose character set may be missing or misspelt."""
     element: Any = header.get_item(keyword)
     raw = getattr(element, "value", None)
     if found := text(header, keyword):
@@ -109,7 +109,7 @@ def _raw_text(header: Dataset, keyword: str) -> str:
 
 
 def clean_text(value: str, longest: int) -> str:
-    """A text without what must not be in a text, and not longer than allowed."""
+    """A text without forbidden characters, at most ``longest`` characters long."""
     return "".join(c for c in value if c.isprintable() and c not in "\\\ufffd").strip()[:longest].strip()
 
 
@@ -148,7 +148,7 @@ def _is_uid(value: str) -> bool:
 
 
 def refer_to(seg: Dataset, placeholder: str, sop_class_uid: str) -> None:
-    """Put the source's own SOP class where a segmentation refers to its source by another."""
+    """Replace the placeholder by the source's own SOP class in the references of a segmentation."""
 
     def replace(dataset: Dataset, element: Any) -> None:
         if element.keyword == "ReferencedSOPClassUID" and element.value == placeholder:

@@ -1,8 +1,8 @@
-"""Which files of a folder are one volume, in which order, and what of them is passed over and why.
+"""Selection and order of the files of a DICOM series that form one volume.
 
-A series of a PACS or a CD is rarely a volume alone: localizers (scouts), slices sent twice, reports and presentation
-states come with it. What clearly is not a part of the volume is passed over and noted; where it is not clear what the
-volume is, that is an error.
+A series of a PACS or a CD is rarely a volume alone: it has localizers (scouts), slices sent twice, reports and
+presentation states. Files that clearly are no part of the volume are skipped, with a note; an ambiguous series is an
+error.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from samstudent.imaging.dicom_pixels import check_image, read_pixels, with_funct
 from samstudent.imaging.dicom_size_checks import check_dicom
 from samstudent.imaging.size_checks import check_size
 
-#: Slices may lie this share of their distance beside where even spacing would put them.
+#: Largest deviation of slices from even spacing, as a share of their distance.
 _POSITION_TOLERANCE = 0.1
-#: Slices nearer to each other than this lie at one place, in mm: headers round.
+#: Largest distance in mm of slices at the same position: headers round.
 _ONE_PLACE = 0.01
-#: Directions whose cosines differ less than this are one.
+#: Largest difference of the cosines of equal directions.
 _ONE_DIRECTION = 1e-3
-#: Files that do not fit are passed over only beside a stack of so many that do, which are more than all others.
+#: Least size of the main stack for which other files are skipped; it must also be larger than all others together.
 _LEAST_STACK = 3
-#: What tells images of one place apart, in the order in which they are tried: echoes, phases, b-values, ...
-_TELLING_APART = (
+#: Elements that distinguish images at the same position, in the order of trial: echoes, phases, b-values, ...
+_DISTINGUISHING = (
     "EchoNumbers", "EchoTime", "AcquisitionNumber", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime",
     "ImageType", "AcquisitionTime",
 )  # fmt: skip
@@ -44,8 +44,8 @@ class Slice:
     Attributes:
         path: the file.
         header: all but its pixels.
-        position: LPS mm of the first pixel's centre; None where it has none.
-        orientation: (6,) direction cosines of rows and columns; those of the patient where it has none.
+        position: LPS mm of the first pixel's centre; None: no position.
+        orientation: (6,) direction cosines of rows and columns; without an orientation the patient's axes.
     """
 
     path: Path
@@ -64,8 +64,8 @@ class Series:
 
     Attributes:
         slices: in ascending order along their normal.
-        step: (3,) from slice to slice, LPS mm; None of a single one.
-        notes: what was passed over, one sentence each.
+        step: (3,) from slice to slice, LPS mm; None for a single slice.
+        notes: skipped files, one sentence each.
     """
 
     slices: list[Slice]
@@ -93,7 +93,7 @@ def read_slice(path: Path) -> Slice:
 
 
 def find_series(folder: Path) -> Series:
-    """The one volume (or the single image) in a folder.
+    """The volume (or the single image) in a folder.
 
     Raises:
         UserError: no image, several series, a file that cannot be read, images that are no volume together, slices that
@@ -120,7 +120,7 @@ def find_series(folder: Path) -> Series:
 
 
 def _images(folder: Path) -> tuple[list[Slice], list[str]]:
-    """All DICOM images of a folder, and notes on the DICOM files that are something else."""
+    """All DICOM images of a folder, and notes on its other DICOM files."""
     found, notes = [], []
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name.startswith("._"):
@@ -130,8 +130,8 @@ def _images(folder: Path) -> tuple[list[Slice], list[str]]:
                 continue
         try:
             check_dicom(path)
-            if what := no_image(read_header(path)):
-                notes.append(f"{path.name} is passed over: {what}")
+            if reason := no_image(read_header(path)):
+                notes.append(f"{path.name} is skipped: {reason}")
                 continue
             found.append(read_slice(path))
         except UserError as error:
@@ -146,11 +146,11 @@ def _without_localizers(found: list[Slice]) -> tuple[list[Slice], list[str]]:
         return found, []
     names = ", ".join(sorted(one.path.name for one in localizers)[:3])
     kept = [one for one in found if one not in localizers]
-    return kept, [f"{len(localizers)} localizer images are passed over ({names})"]
+    return kept, [f"{len(localizers)} localizer images are skipped ({names})"]
 
 
 def _largest_stack(folder: Path, found: list[Slice]) -> tuple[list[Slice], list[str]]:
-    """The images of one size and orientation that are more than all others."""
+    """The largest stack of images of one size and orientation, if it is larger than all others together."""
     stacks: list[list[Slice]] = []
     for one in found:
         stack = next((stack for stack in stacks if _fits(one, stack[0])), None)
@@ -169,7 +169,7 @@ def _largest_stack(folder: Path, found: list[Slice]) -> tuple[list[Slice], list[
         raise UserError(f"{folder}: {len(stacks)} stacks of slices of different directions or distances of pixels")
     first = others[0]
     return largest, [
-        f"{len(others)} images of another size or direction than the other {len(largest)} are passed over"
+        f"{len(others)} images of another size or direction than the other {len(largest)} are skipped"
         f" ({first.path.name}: {_size(first)[0]} x {_size(first)[1]})"
     ]
 
@@ -193,16 +193,16 @@ def _height(one: Slice) -> float:
 
 
 def _one_each(folder: Path, slices: list[Slice]) -> tuple[list[Slice], list[str]]:
-    """One slice a place: the first of those that are equal; else those of one echo, phase or the like."""
+    """One slice for each position: the first of equal slices, else those of one echo, phase or the like."""
     places = _places(slices)
     if len(places) == len(slices):
         return slices, []
     if all(_equal(place) for place in places):
         doubled = [one for place in places for one in place[1:]]
         return [place[0] for place in places], [
-            f"{len(doubled)} slices that are there twice are passed over (e.g. {doubled[0].path.name})"
+            f"{len(doubled)} duplicate slices are skipped (e.g. {doubled[0].path.name})"
         ]
-    for keyword in _TELLING_APART:
+    for keyword in _DISTINGUISHING:
         groups: dict[tuple[str, ...], list[Slice]] = {}
         for one in slices:
             groups.setdefault(tuple(texts(one.header, keyword)), []).append(one)
@@ -211,18 +211,18 @@ def _one_each(folder: Path, slices: list[Slice]) -> tuple[list[Slice], list[str]
             value, kept = next((value, group) for value, group in groups.items() if len(group) == most)
             if len(kept) == len(places):
                 return kept, [
-                    f"of {len(groups)} images of each place (by {keyword}) those with {'/'.join(value)}"
-                    f" are taken, {len(slices) - len(kept)} are passed over"
+                    f"of {len(groups)} images at each position (by {keyword}) those with {'/'.join(value)}"
+                    f" are taken, {len(slices) - len(kept)} are skipped"
                 ]
     worst = next(place for place in places if not _equal(place))
     raise UserError(
-        f"{folder}: slices are missing, doubled or unevenly spaced; {worst[0].path.name} and {worst[1].path.name} lie"
-        " at one place and differ, and nothing in their headers tells them apart"
+        f"{folder}: slices are missing, doubled or unevenly spaced; {worst[0].path.name} and {worst[1].path.name} have"
+        " the same position and differ, and nothing in their headers distinguishes them"
     )
 
 
 def _places(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """Slices by where they lie; they come in ascending order."""
+    """Slices grouped by position; they come in ascending order."""
     places: list[list[Slice]] = []
     for one in slices:
         if places and _distance(one, places[-1][0]) < _ONE_PLACE:
@@ -233,7 +233,7 @@ def _places(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 
 def _distance(one: Slice, other: Slice) -> float:
-    """In mm; without end where one of them has no place."""
+    """Distance in mm; infinite where one of them has no position."""
     if one.position is None or other.position is None:
         return np.inf
     return float(np.linalg.norm(one.position - other.position))
@@ -253,7 +253,7 @@ def _step(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
     """The vector from slice to slice in LPS mm.
 
     Raises:
-        UserError: they do not lie at even distances.
+        UserError: the spacing is not even.
     """
     positions = np.array([one.position for one in slices])
     step: NDArray[np.float64] = (positions[-1] - positions[0]) / (len(slices) - 1)

@@ -1,4 +1,4 @@
-"""DICOM files that announce or unpack to more than they hold; see ``imaging/size_checks.py``."""
+"""Size checks of DICOM files, before they are read whole or decompressed; see ``imaging/size_checks.py``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from samstudent.errors import UserError
 from samstudent.imaging.size_checks import MAX_PLANE, check_holds
 
 _CHUNK = 1 << 16
-#: An element may announce so many bytes more than the file has: its reader would miss them, but not run out of memory.
+#: Tolerated excess of an element's length over the file's size, in bytes: such a reader misses data, but not memory.
 _TOO_LONG = 1 << 20
 _UNDEFINED = 0xFFFFFFFF
 _PIXELS = (0x7FE0, 0x0010)
@@ -34,16 +34,16 @@ _ITEM = struct.pack("<HH", *_ITEM_TAG)
 
 
 def check_dicom(path: Path) -> UID | None:
-    """Refuse a file with an element longer than itself, or that unpacks to far more than an image.
+    """Refuse a file with an element longer than the file, or one that decompresses to far more than an image.
 
     Args:
-        path: the file; one that cannot be read is left to its reader.
+        path: the file; other damage is reported by its reader.
 
     Returns:
-        Its transfer syntax, for ``check_pixels``; None if it names none.
+        Its transfer syntax, for ``check_pixels``; None if the header has none.
     """
     with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom complains of values; its decoders decide what can be read
+        warnings.simplefilter("ignore")  # pydicom warns of values; its decoders decide what can be read
         size = path.stat().st_size
         if file.read(132)[128:] != b"DICM":
             file.seek(0)  # without preamble
@@ -72,14 +72,14 @@ def check_dicom(path: Path) -> UID | None:
 
 
 def _guessed(first: bytes) -> UID:
-    """The syntax of a file that names none, by its first element; pydicom guesses the same way."""
+    """Transfer syntax by the first element, for a file without one in its header; as pydicom does."""
     if first[4:6].decode("latin-1") not in STANDARD_VR:
         return ImplicitVRLittleEndian
     return ExplicitVRBigEndian if struct.unpack("<H", first[:2])[0] >= 1024 else ExplicitVRLittleEndian
 
 
 def check_pixels(path: Path, syntax: UID | None, needed: int) -> None:
-    """Refuse a file too short for its pixels, if they lie in it as they are.
+    """Refuse a file too short for its uncompressed pixels.
 
     Args:
         path: the file.
@@ -91,23 +91,25 @@ def check_pixels(path: Path, syntax: UID | None, needed: int) -> None:
 
 
 def _check_lengths(path: Path, file: BinaryIO, size: int, explicit: bool, order: str, meta: bool = False) -> int:
-    """Walk over the elements, by DICOM PS3.5 chapter 7, without reading their values.
+    """Check the length of each element, by DICOM PS3.5 chapter 7, without reading the values.
 
-    A reader may make room for a value before it reads it: four bytes of a small file would take 4 GB.
+    A reader may allocate a value before it reads it: four bytes of a small file could allocate 4 GB.
 
     Args:
         path: for the error.
-        file: from where on to walk.
-        size: of the file in bytes.
-        explicit: elements name their value representation.
-        order: of bytes, as ``struct`` has it.
+        file: positioned at the first element.
+        size: size of the file in bytes.
+        explicit: explicit value representations.
+        order: byte order, as in ``struct``.
         meta: only group 2.
 
     Returns:
-        Where it ended, in bytes from the file's beginning.
+        Position of the end, in bytes from the file's beginning.
     """
-    outside: list[tuple[bool, bool]] = []  # of the open sequences without length: explicit and fragments around them
-    fragments = False  # inside of packed pixels, whose items hold no elements
+    outside: list[
+        tuple[bool, bool]
+    ] = []  # for each open sequence without length: the outer values of explicit and fragments
+    fragments = False  # inside of compressed pixels, whose items hold no elements
     while len(head := file.read(8)) == 8:
         tag: tuple[int, int] = struct.unpack(order + "HH", head[:4])
         if meta and tag[0] != 2:
@@ -136,7 +138,7 @@ def _check_lengths(path: Path, file: BinaryIO, size: int, explicit: bool, order:
 
 
 def _holds_elements(tag: tuple[int, int], representation: str | None, fragments: bool) -> bool:
-    """Whether what lies behind an element's head are heads again."""
+    """Whether the value of an element consists of elements."""
     if tag == _ITEM_TAG:
         return not fragments
     if representation is not None:
@@ -148,10 +150,10 @@ def _holds_elements(tag: tuple[int, int], representation: str | None, fragments:
 
 
 def _unpack(path: Path, packed: BinaryIO, unpacked: BinaryIO, allowed: int) -> None:
-    """Undo deflate, a piece at a time, from where ``packed`` stands; refused if it is more than ``allowed`` bytes.
+    """Decompress a deflated file in pieces, from the position of ``packed``; refuse more than ``allowed`` bytes.
 
-    An item has eight bytes but takes its reader hundreds and a good deal of time. Those of real files differ and are
-    packed to several bytes each; more than one in a byte are the same nothing over and over.
+    An item has eight bytes but costs its reader hundreds of bytes and much time. Items of real files differ and take
+    several compressed bytes each; more than one item in a byte is a bomb of empty items.
     """
     size = path.stat().st_size
     unpacker, total, items = zlib.decompressobj(-zlib.MAX_WBITS), 0, 0

@@ -17,14 +17,13 @@ _BLOCK = 1 << 16
 
 
 def duplicates(files: Mapping[str, Path], most_alike: int | None = None) -> list[Remark]:
-    """A remark for every file whose content is that of an earlier one.
+    """A remark for every file with the same content as an earlier one.
 
-    Only files of one size are compared, first by their beginning.
+    Only files of equal size are compared, first by their beginning.
 
     Args:
         files: case id -> file.
-        most_alike: where more files than this have one size, as uncompressed images have, they are not compared; None:
-            they are.
+        most_alike: larger groups of files of equal size (uncompressed images) are not compared; None: no limit.
     """
     by_size: dict[int, list[Path]] = {}
     for path in files.values():

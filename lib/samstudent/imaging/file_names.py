@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 SEGMENTATION = ".seg.nrrd"
-#: Extensions in order of preference, for files with the same id: what loses nothing first.
+#: Extensions in order of preference, for files with the same id: lossless formats with geometry first.
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".dcm", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
 LABELS = (SEGMENTATION, ".dcm", ".nrrd", ".nii.gz", ".nii", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
 _LONGEST_ID = 200
-# Ids are mostly file names somebody else chose, so letters of any script and most signs are welcome. Not those that
-# reach another folder, hide the file, end differently on another system, or (surrogates) are no text at all.
+# Ids are mostly existing file names, so letters of any script and most signs are allowed. Not allowed are signs that
+# reach another folder, hide the file, are read differently by another system, or (surrogates) are no text.
 _FORBIDDEN = '/\\\\:*?"<>|\x00-\x1f\x7f\ud800-\udfff'
 _ID = re.compile(rf"(?![.\s])[^{_FORBIDDEN}]+(?<![.\s])")
 
 
 def split_name(name: str, extensions: Sequence[str]) -> tuple[str, str]:
-    """(name without its extension, extension as written); the longest known one: "a.nii.gz" is "a" and ".nii.gz". The
-    extension is "" where it is none of ``extensions``."""
+    """(name without its extension, extension as written), by the longest known extension: "a.nii.gz" is "a" and
+    ".nii.gz". The extension is "" if it is none of ``extensions``."""
     lower = name.lower()
     for extension in _longest_first(tuple(extensions)):
         if lower.endswith(extension) and len(name) > len(extension):
@@ -37,10 +37,10 @@ def _longest_first(extensions: tuple[str, ...]) -> list[str]:
 
 
 def case_id(stem: str) -> str:
-    """The case id of a file name without its extension.
+    """Case id of a file name without its extension.
 
-    The name itself in composed Unicode form (NFC): a Mac's decomposed name is the same case. Where an id cannot hold
-    the name, its characters are replaced by ``_`` and a digest of the name keeps it apart from all others.
+    The name in composed Unicode form (NFC): the decomposed name of a Mac is the same case. Characters that are not
+    allowed in an id are replaced by ``_``, and a digest of the name makes the id unique.
     """
     name = unicodedata.normalize("NFC", stem)
     if is_id(name):
@@ -53,8 +53,8 @@ def case_id(stem: str) -> str:
 
 
 def row_id(name: str) -> str:
-    """The case id that a row of a table (``split.csv``) means: the name in composed form (NFC); one that can be no id
-    is taken for a file name and becomes the id of that file."""
+    """Case id of a row of a table (``split.csv``): the name in composed form (NFC); a name that is no id is taken for a
+    file name and becomes the id of that file."""
     name = unicodedata.normalize("NFC", name)
     stem, _ = split_name(name, IMAGES)
     return name if is_id(name) and is_id(stem) else case_id(stem)
@@ -66,7 +66,7 @@ def is_id(value: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """A file name as text for logs, terminals and JSON, whatever bytes it is made of."""
+    """A file name as text for logs, terminals and JSON, with escapes for bytes that are no text."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 

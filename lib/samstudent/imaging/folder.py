@@ -1,5 +1,5 @@
-"""Which files of a folder are images, or labels, under which case ids, and what is passed over: one rule for all
-commands and for the server. Documented in docs/how-to/own-data.md.
+"""Listing of a folder: its images or labels by case id, and remarks on the skipped files. One rule for all commands and
+the server, documented in docs/how-to/own-data.md.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import Any
 from samstudent.errors import NotFound, UserError
 from samstudent.imaging.file_names import IMAGES, LABELS, SEGMENTATION, case_id, printable, split_name, why_no_id
 
-#: Files of ours beside label maps (``value_names``).
+#: Suffix of our files beside label maps (``value_names``).
 VALUE_NAMES = ".values.json"
 #: The host's list of images and labels, in the study folder.
 LIST = "datastore_v2.json"
-#: Files that file managers and office programs leave behind; never anybody's image.
+#: Files of file managers and office programs; never an image.
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
 _OURS = re.compile(r"split\.csv|datastore_v2.*\.json|labels(-.*)?", re.IGNORECASE)
-#: Names listed in one remark.
+#: Largest number of names in one remark.
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Remark:
-    """What is said of one file or subfolder.
+    """Remark on one file or subfolder.
 
     Attributes:
         name: the file's name, not its path.
-        text: the reason why it is passed over, or under which id it is taken.
-        is_fault: somebody has to mend it; False: it may be as intended.
+        text: reason why the file is skipped, or the id under which it is used.
+        is_fault: an error that the user has to correct; False: may be intended.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Listing:
 
     Attributes:
         files: case id -> file, in the order of their names.
-        remarks: what was passed over, and what else is to be said, in the order of names.
+        remarks: on skipped files and on names, in the order of names.
     """
 
     files: dict[str, Path]
@@ -60,19 +60,19 @@ class Listing:
 def list_folder(folder: Path, extensions: Sequence[str] = IMAGES, listed: Mapping[str, str] | None = None) -> Listing:
     """List the images or the labels of a folder. Subfolders are not read.
 
-    What file managers leave behind (``._x``, ``.DS_Store``, ``Thumbs.db``, ``__MACOSX`` ...) and the study's own files
-    are passed over without a remark; everything else that is passed over has one. A file that cannot be read is passed
-    over like any other and does not stop the rest; its content is not looked at.
+    Files of file managers (``._x``, ``.DS_Store``, ``Thumbs.db``, ``__MACOSX`` ...) and the study's own files are
+    skipped without a remark; all other skipped files have one. A file that cannot be read is skipped, too. The content
+    of files is not read.
 
     Args:
         folder: a folder, or a single file, which is then the only case.
         extensions: ``IMAGES``, ``LABELS`` or others, lower case, in order of preference: of several files with the same
             id the first is taken.
-        listed: case id -> file name that the server uses, which comes before any preference; None: looked up in the
-            study's ``datastore_v2.json`` where it is needed.
+        listed: case id -> file name that the server uses, which has priority; None: from the study's
+            ``datastore_v2.json`` where it is needed.
 
     Raises:
-        NotFound: there is no such file or folder.
+        NotFound: the file or folder does not exist.
         UserError: the folder cannot be read.
     """
     if not folder.is_dir():
@@ -105,8 +105,8 @@ def list_folder(folder: Path, extensions: Sequence[str] = IMAGES, listed: Mappin
 
 
 def images_folder(study: Path, extensions: Sequence[str] = IMAGES) -> Path:
-    """Where a study's images lie: where the server's list says; else in ``images/``, unless the study folder itself
-    holds any."""
+    """Folder of a study's images: the one in the server's list, else ``images/`` unless the study folder itself holds
+    images."""
     images_dir = _server_list(study).get("images_dir")
     if isinstance(images_dir, str) and (study / images_dir).is_dir():
         return study if images_dir == "." else study / images_dir
@@ -116,7 +116,7 @@ def images_folder(study: Path, extensions: Sequence[str] = IMAGES) -> Path:
 
 
 def sentences(remarks: Iterable[Remark], folder: str = "") -> list[str]:
-    """Remarks as lines for people, those with the same text in one.
+    """Remarks as lines for users, those with the same text in one.
 
     Args:
         folder: put before the names, e.g. ``labels/final/``.
@@ -132,7 +132,7 @@ def sentences(remarks: Iterable[Remark], folder: str = "") -> list[str]:
 
 
 def stamp_of(path: Path) -> tuple[int, int, int] | None:
-    """(time of the last change in ns, bytes, inode): differs once the file is another; None where there is none."""
+    """(time of the last change in ns, bytes, inode): differs after a change of the file; None: no such file."""
     try:
         status = path.stat()
     except OSError:
@@ -158,51 +158,51 @@ def _existing(file: Path) -> Path:
 
 
 def _is_left_behind(name: str) -> bool:
-    """Hidden files are passed over without a remark, but for those that look like a hidden image."""
+    """Whether a file is skipped without a remark: temporary, hidden (unless it may be a hidden image) or of a tool."""
     if name.startswith((".~", "._", ".tmp-")) or name.endswith(VALUE_NAMES) or name.lower() in _LEFT_BEHIND:
         return True
     return name.startswith(".") and not split_name(name, LABELS)[1]
 
 
 def _passed_over(item: os.DirEntry[str], stem: str, extension: str, extensions: Sequence[str]) -> Remark | None:
-    """Why an entry is not listed; None where it is."""
-    what = "label" if extensions is LABELS else "image"
+    """Remark on an entry that is not listed; None: it is listed."""
+    kind = "label" if extensions is LABELS else "image"
     try:
         mode = item.stat().st_mode
     except OSError as error:
         return Remark(item.name, _why_unreadable(item, error), is_fault=bool(extension))
     if stat.S_ISDIR(mode):
-        return _subfolder(item, what, extensions)
+        return _subfolder(item, kind, extensions)
     if item.name.startswith("."):
-        return Remark(item.name, f"hidden by the dot in front, so no {what}; rename it if it is one")
+        return Remark(item.name, f"hidden by the dot in front, so no {kind}; rename it if it is one")
     if not extension:
-        return _no_extension(item, mode, what, extensions)
+        return _no_extension(item, mode, kind, extensions)
     if not stat.S_ISREG(mode):
         return Remark(item.name, "no regular file, but a pipe, socket or device; remove it", is_fault=True)
     if not os.access(item.path, os.R_OK):
         return Remark(item.name, "this user may not read it; change its permissions", is_fault=True)
     if any("\ud800" <= c <= "\udfff" for c in stem):
-        # The list of the server is JSON, which has no such names.
+        # The server's list is JSON, which cannot hold such names.
         return Remark(item.name, "the name is not valid UTF-8; rename it", is_fault=True)
     return None
 
 
 def _why_unreadable(item: os.DirEntry[str], error: OSError) -> str:
     if error.errno == errno.ELOOP:
-        return "a link that leads in a circle; remove it"
+        return "a circular link; remove it"
     if error.errno == errno.ENOENT and item.is_symlink():
-        return f"a link to {printable(os.readlink(item.path))}, which is not there; mend or remove it"
+        return f"a link to {printable(os.readlink(item.path))}, which does not exist; correct or remove it"
     return f"cannot be read: {error.strerror}; change its permissions or remove it"
 
 
-def _subfolder(item: os.DirEntry[str], what: str, extensions: Sequence[str]) -> Remark | None:
+def _subfolder(item: os.DirEntry[str], kind: str, extensions: Sequence[str]) -> Remark | None:
     try:
         with os.scandir(item.path) as inside:
             names = [i.name for i in inside if not _is_left_behind(i.name)]
     except OSError:
         names = []
     count = sum(bool(split_name(name, extensions)[1]) for name in names)
-    if what == "label":
+    if kind == "label":
         return Remark(item.name, f"subfolder with {count} labels is not read") if count else None
     if item.name == "images" and not count:
         return None
@@ -212,13 +212,13 @@ def _subfolder(item: os.DirEntry[str], what: str, extensions: Sequence[str]) -> 
     return Remark(item.name, f"subfolder with {count} images is not read: {where}")
 
 
-def _no_extension(item: os.DirEntry[str], mode: int, what: str, extensions: Sequence[str]) -> Remark:
+def _no_extension(item: os.DirEntry[str], mode: int, kind: str, extensions: Sequence[str]) -> Remark:
     if item.name.lower().endswith(SEGMENTATION):
         return Remark(item.name, "a segmentation, not an image; labels belong in labels/final")
     # DICOM files are often named by a UID or a number alone.
     if stat.S_ISREG(mode) and not re.search(r"\.[A-Za-z]\w*$", item.name) and _is_dicom(item.path):
         return Remark(item.name, "a DICOM file without extension is not read; rename it to end in .dcm")
-    return Remark(item.name, f"no {what} by its name, which should end in one of {' '.join(extensions)}")
+    return Remark(item.name, f"no {kind} by its name, which should end in one of {' '.join(extensions)}")
 
 
 def _is_dicom(path: str) -> bool:
@@ -244,7 +244,7 @@ def _same_id(case: str, names: Sequence[str], used: str) -> Remark:
 
 
 def _server_list(study: Path) -> dict[str, Any]:
-    """What ``datastore_v2.json`` says; empty where it is not there or unreadable."""
+    """Content of ``datastore_v2.json``; empty if it is missing or unreadable."""
     try:
         content = json.loads((study / LIST).read_bytes())
     except (OSError, ValueError):
@@ -253,7 +253,7 @@ def _server_list(study: Path) -> dict[str, Any]:
 
 
 def _listed_by_server(folder: Path) -> dict[str, str]:
-    """Case id -> name of the file that the server uses of this folder."""
+    """Case id -> name of the file in this folder that the server uses."""
     folder = folder.absolute()
     for study in (folder, folder.parent, folder.parent.parent):
         content = _server_list(study)
@@ -272,7 +272,7 @@ def _listed_by_server(folder: Path) -> dict[str, str]:
 
 
 def name_of(case: str, extension: str, info: Mapping[str, Any]) -> str:
-    """The name of a listed file. The host makes it of id and extension; a name that was no id is kept in the info."""
+    """Name of a listed file. The host builds it from id and extension; the info holds names that differ from the id."""
     name = info.get("name")
     if name == case + extension:
         return case + extension

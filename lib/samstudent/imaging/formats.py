@@ -1,7 +1,7 @@
-"""Image files as arrays with their geometry, exactly as stored; ``images`` and ``labels`` make something of the values.
+"""Image files as arrays with their geometry, exactly as stored; ``case`` and ``labels`` interpret the values.
 
-The format is told from the file's first bytes, its name is not trusted. Sizes are checked in the header, before pixels
-are decoded, so that a small file which claims to be huge costs nothing.
+The format is detected by the file's first bytes, not by its name. Sizes are checked in the header before pixels are
+decoded, so that a small file that announces a huge image costs nothing.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ _FORMATS = "PNG, JPEG, TIFF, DICOM, NIfTI or NRRD"
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What a file holds.
+    """Content of a file as stored.
 
     Attributes:
-        pixels: (*shape) or (*shape, channels), slowest axis first, the file's own data type where it can be.
+        pixels: (*shape) or (*shape, channels), slowest axis first, in the file's own data type if numpy has it.
         shape: (j, i) or (k, j, i).
         affine: float64 (4, 4), file index (i, j, k) -> RAS mm.
-        has_geometry: False where the affine is only an assumption (PNG, JPEG, TIFF, NIfTI without a coded transform,
+        has_geometry: False: the affine is an assumption (PNG, JPEG, TIFF, NIfTI without a coded transform,
             NRRD without ``space``).
-        nifti: header, where the file is NIfTI.
+        nifti: header of a NIfTI file.
         window: (low, high), the VOI window of a DICOM file.
-        padding: bool (*shape), True where a DICOM file holds no measured value; None where all are.
-        notes: what was left out or read otherwise than the file says, one sentence each, for people.
+        padding: bool (*shape), pixels of a DICOM file without a measured value; None: no such pixels.
+        notes: parts of the file that were left out or not read as stored, one sentence each, for users.
         metadata: the fields of a NRRD header.
         orientation: the tag of a PNG, JPEG or TIFF, 1 to 8; ``pixels`` are turned already.
-        itk: as ``affine``, where ITK and with it 3D Slicer see the file; None: there, too, or ITK refuses the file.
-        others: further transforms by which some reader places the file.
-        unplaced: what the file lacks that would say where it lies, where it has no geometry; for messages.
+        itk: affine by which ITK, and with it 3D Slicer, places the file; None: the same, or ITK cannot read the file.
+        others: further affines by which some reader places the file.
+        unplaced: the missing header field of a file without geometry, for messages.
     """
 
     pixels: NDArray[Any]
@@ -76,7 +76,7 @@ class Stored:
 
     @property
     def itk_affine(self) -> NDArray[Any]:
-        """(4, 4), index (i, j, k) -> RAS mm, as ITK sees it where it can."""
+        """(4, 4), index (i, j, k) -> RAS mm, as ITK reads it; ``affine`` if ITK cannot read the file."""
         return self.affine if self.itk is None else self.itk
 
 
@@ -84,11 +84,11 @@ def kind_of(path: Path) -> str:
     """The format by the first bytes: png, jpeg, tiff, dicom, nrrd or nifti.
 
     Raises:
-        NotFound: there is no such file.
-        UserError: the file is empty or of no known format; a NRRD file that is packed as a whole; Analyze.
+        NotFound: the file does not exist.
+        UserError: the file is empty or of no known format; a NRRD file that is compressed as a whole; Analyze.
     """
     if not path.is_file():
-        raise NotFound(f"{path}: there is no such file")
+        raise NotFound(f"{path}: no such file")
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if not head:
@@ -106,7 +106,9 @@ def kind_of(path: Path) -> str:
     if is_gzip(path):
         head = _unpacked_head(path)
         if head.startswith(b"NRRD"):
-            raise UserError(f'{path}: a NRRD file packed as a whole; unpack it, or save it with "encoding: gzip"')
+            raise UserError(
+                f'{path}: a NRRD file compressed as a whole; decompress it, or save it with "encoding: gzip"'
+            )
     if path.name.lower().endswith((".nii", ".nii.gz")) or head[344:347] == b"n+1" or head[4:7] == b"n+2":
         return "nifti"
     if path.suffix.lower() in (".hdr", ".img"):
@@ -115,7 +117,7 @@ def kind_of(path: Path) -> str:
 
 
 def _unpacked_head(path: Path) -> bytes:
-    """The first bytes of what a gzip file holds; none where it is damaged."""
+    """First bytes of the content of a gzip file; empty if it is damaged."""
     try:
         with unpacked(path) as file:
             return file.read(400)
@@ -125,7 +127,7 @@ def _unpacked_head(path: Path) -> bytes:
 
 @contextmanager
 def decoding(path: Path, kind: str) -> Iterator[None]:
-    """Turns whatever a library raises, on a damaged file it may be anything, into a UserError with the file's name."""
+    """Context that turns any exception of a library, as on damaged files, into a UserError with the file's name."""
     try:
         yield
     except UserError:
@@ -136,18 +138,17 @@ def decoding(path: Path, kind: str) -> Iterator[None]:
 
 
 def read_nrrd(path: Path) -> Stored:
-    """NRRD through ITK. The layers of a .seg.nrrd come as channels.
+    """NRRD read by ITK. The layers of a .seg.nrrd become channels.
 
-    Without ``space`` a header at best tells spacing: the file has no geometry. ITK takes the numbers of every ``space``
-    that it cannot convert (``space dimension``, ``scanner-xyz``, times) for the patient's left and back, and any
-    ``space units`` for mm.
+    Without ``space`` a header has at most spacing: the file has no geometry. ITK reads every ``space`` that it cannot
+    convert (``space dimension``, ``scanner-xyz``, times) as left-posterior-superior, and any ``space units`` as mm.
 
     Raises:
         UserError: cannot be read, or its pixels are in another file: a header must not make the server open any path.
     """
     with path.open("rb") as file:
         header, *rest = re.split(rb"\r?\n\r?\n", file.read(1 << 20), maxsplit=1)
-    if not rest:  # No pixels follow, or not within what is searched here.
+    if not rest:  # No pixels follow, or the header is longer than the searched part.
         raise UserError(f"{path}: cannot be read as NRRD: its header has no end")
     fields = _nrrd_fields(header)
     if "datafile" in fields:
@@ -163,21 +164,21 @@ def read_nrrd(path: Path) -> Stored:
         return replace(stored, has_geometry=False, unplaced=f"its NRRD header has no `{missing}` field")
     millimetres = np.diag([*[_nrrd_unit(fields.get("spaceunits", ""))] * 3, 1.0])
     affine = millimetres @ stored.affine
-    # A ``space`` that ITK does not convert may be the patient's right and front, as nibabel and pynrrd users have it.
+    # A ``space`` that ITK does not convert may be right-anterior, as with nibabel and pynrrd.
     converted = fields.get("space") in _PATIENT_SPACES
     return replace(stored, affine=affine, itk=stored.affine, others=() if converted else (affine, LPS_TO_RAS @ affine))
 
 
 def _nrrd_fields(header: bytes) -> dict[str, str]:
-    """The fields of a NRRD header, names without spaces: NRRD reads ``data file`` and ``datafile`` alike."""
+    """Fields of a NRRD header, names without spaces: ``data file`` and ``datafile`` are the same field."""
     lines = header.decode("utf-8", "replace").splitlines()
     pairs = (line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
-    # "key:=value" is a key of the writer's own.
+    # "key:=value" is a key that NRRD does not define.
     return {re.sub(r"\s", "", k).lower(): v.strip().lower() for k, v in pairs if not v.startswith("=")}
 
 
 def _nrrd_unit(units: str) -> float:
-    """mm per unit of ``space units``, e.g. ``"um" "um" "um"``; 1 where it says nothing known, or axes differ."""
+    """mm per unit of ``space units``, e.g. ``"um" "um" "um"``; 1 if the unit is unknown or axes differ."""
     named = {unit.strip() for unit in re.findall(r'"([^"]*)"', units)}
     return _NRRD_UNITS.get(named.pop(), 1.0) if len(named) == 1 else 1.0
 
@@ -188,14 +189,14 @@ def _read_with_itk(path: Path) -> Stored:
         reader.ReadImageInformation()
         components = reader.GetNumberOfComponents()
         check_size(path, tuple(reader.GetSize()), components)
-        # Of an encoding that is packed, or not: then it is only less strict.
+        # As if compressed: for a raw encoding this is only less strict.
         check_holds(path, math.prod(reader.GetSize()) * components, packed=True)
         image = reader.Execute()
         return from_itk(image, path, {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()})
 
 
 def itk_reader(path: Path, image_io: str) -> Any:
-    """A reader that takes the file for this format and no other."""
+    """ITK reader of a file, restricted to one format."""
     reader: Any = sitk.ImageFileReader()  # type: ignore[no-untyped-call]
     reader.SetImageIO(image_io)
     reader.SetFileName(str(path))

@@ -1,4 +1,4 @@
-"""Where the pixels of a file lie, and the way between the file's grid and the arrays that are worked on."""
+"""Grid of a file: geometry of its pixels, and conversion between file arrays and canonical arrays."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 
-#: From the patient coordinates of DICOM, NRRD and ITK (left, back, up) to those of NIfTI (right, front, up), and back.
+#: From the patient coordinates of DICOM, NRRD and ITK (LPS) to those of NIfTI (RAS), and back.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def has_inverse(affine: NDArray[Any]) -> bool:
-    """Whether a (4, 4) affine maps voxels to different places, whatever its unit: finite, and no axis lost."""
+    """Whether a (4, 4) affine can be inverted, in any unit: finite, and no axis degenerate."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or not lengths.all():
         return False
@@ -28,18 +28,18 @@ def has_inverse(affine: NDArray[Any]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where a file's pixels lie.
+    """Geometry of a file's pixels.
 
     Attributes:
         shape: the file's array shape, slowest axis first, as (j, i) or (k, j, i); singleton axes are kept.
         affine: float64 (4, 4), file index (i, j, k) -> patient coordinates RAS in mm. Files without geometry (PNG,
-            JPEG) have the one that ITK and with it 3D Slicer give them: spacing 1, axes to the left and to the back.
-        dropped: the axis of ``shape`` that the canonical 2D array does not have, None where there is none.
-        nifti: header of a NIfTI source, so that both its transforms and their codes go into what is written back.
-        orientation: of a PNG, JPEG or TIFF, 1 to 8; this is the grid of the picture turned upright by it.
-        itk: as ``affine``, where ITK and with it 3D Slicer see the file; None: there, too.
-        others: further transforms by which some reader places the file (the other one of a NIfTI header; without
-            conversion to mm). A label may lie where any reader sees the image.
+            JPEG) have the default of ITK and 3D Slicer: spacing 1, axes to the left and to the back.
+        dropped: the axis of ``shape`` that the canonical 2D array does not have; None: no such axis.
+        nifti: header of a NIfTI source, so that written files keep both its transforms and their codes.
+        orientation: orientation tag of a PNG, JPEG or TIFF, 1 to 8; this is the grid of the upright image.
+        itk: affine by which ITK, and with it 3D Slicer, places the file; None: the same.
+        others: further affines by which some reader places the file (the other one of a NIfTI header; without
+            conversion to mm). A label may have the geometry of any reader.
     """
 
     shape: tuple[int, ...]
@@ -61,15 +61,15 @@ class Grid:
         itk: NDArray[Any] | None = None,
         others: tuple[NDArray[Any], ...] = (),
     ) -> Grid:
-        """The grid of a file's array; an array with a singleton axis counts as 2D.
+        """Grid of a file's array; an array with a singleton axis counts as 2D.
 
         Args:
             shape: two or three axes, slowest first.
             affine: (4, 4), file index (i, j, k) -> RAS mm.
             nifti: header of a NIfTI source.
-            path: for the error's text.
-            itk: (4, 4), where ITK sees the file; None: by the same affine.
-            others: further transforms of the file.
+            path: for the error.
+            itk: (4, 4), affine by which ITK places the file; None: the same.
+            others: further affines of the file.
 
         Raises:
             UserError: the number of axes is neither 2 nor 3, an axis is empty, or the affine cannot be inverted.
@@ -87,7 +87,7 @@ class Grid:
 
     @property
     def itk_affine(self) -> NDArray[Any]:
-        """(4, 4), index (i, j, k) -> RAS mm: where what is written for ITK's readers has to lie."""
+        """(4, 4), index (i, j, k) -> RAS mm, for files that ITK reads."""
         return self.affine if self.itk is None else self.itk
 
     @property
@@ -108,28 +108,28 @@ class Grid:
 
     @cached_property
     def _orientation(self) -> NDArray[Any]:
-        """(3, 2): for file axis i, j, k the canonical axis x, y, z it becomes, and 1 or -1 for its direction."""
+        """(3, 2): for file axis i, j, k its canonical axis x, y, z, and 1 or -1 for its direction."""
         orientations: Any = nibabel.orientations
         return np.asarray(orientations.io_orientation(self.affine)).astype(int)
 
     @cached_property
     def _axes(self) -> tuple[int, ...]:
-        """For each axis of canonical arrays the axis of file arrays that it is."""
+        """For each axis of canonical arrays its axis in file arrays."""
         if len(self.shape) == 2 or self.dropped is not None:
-            # Radiographs and photographs have no canonical orientation: they stay as they are meant to be seen.
+            # Radiographs and photographs have no canonical orientation: they keep the one in which they are displayed.
             return tuple(axis for axis in range(len(self.shape)) if axis != self.dropped)
         file_axis_of = np.argsort(self._orientation[:, 0])
         return tuple(2 - int(file_axis_of[2 - axis]) for axis in range(3))
 
     @cached_property
     def _flipped(self) -> tuple[bool, ...]:
-        """For each axis of canonical arrays whether it runs against its file axis."""
+        """For each axis of canonical arrays whether its direction is opposite to the file axis."""
         if self.dimension == 2:
             return (False, False)
         return tuple(bool(self._orientation[2 - axis, 1] < 0) for axis in self._axes)
 
     def from_file(self, array: NDArray[Any]) -> NDArray[Any]:
-        """File array to canonical array, contiguous: torch takes no array that runs backwards.
+        """File array to canonical array, contiguous: torch accepts no negative strides.
 
         Args:
             array: (*lead, *shape), any number of leading axes.
@@ -161,7 +161,7 @@ class Grid:
         return array if self.dropped is None else np.expand_dims(array, lead + self.dropped)
 
     def index_from_file(self, ijk: Sequence[float]) -> tuple[float, ...]:
-        """A client's point to canonical array index.
+        """A client's point as canonical array index.
 
         Args:
             ijk: index base 0, in the file's own axes (i is the fastest); for a 2D case i, j or, as Slicer sends it,
@@ -185,7 +185,7 @@ class Grid:
         )
 
     def index_to_file(self, index: Sequence[float]) -> tuple[float, ...]:
-        """Canonical array index, (y, x) or (z, y, x), to the file's i, j[, k]; one number per axis of the file."""
+        """Canonical array index, (y, x) or (z, y, x), as the file's i, j[, k]; one number per axis of the file."""
         if len(index) != self.dimension:
             raise UserError(f"index {list(index)}: expected {self.dimension} numbers")
         by_axis = [0.0] * len(self.shape)

@@ -1,4 +1,4 @@
-"""What a client says of the values of a label map that it submits: ``label_info``, a list of names."""
+"""Names of label values in a client's request: ``label_info``, a list."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from samstudent.imaging.value_names import HIGHEST_VALUE, NOT_EXPORTED, in_order
 def names_from_label_info(
     info: Mapping[str, Any], values: Collection[int], structures: Iterable[str] = ()
 ) -> tuple[str, ...] | None:
-    """What the values of a submitted label map mean.
+    """Names of the values of a submitted label map.
 
-    There are two ways to read such a list. ``idx`` is the value. Or, as Slicer means it, the place in the list is:
-    Slicer exports its segments without background and scribbles and numbers the exported ones from 1, while its ``idx``
-    counts the skipped ones too. The values that the file has tell which of the two is possible.
+    Such a list can be read in two ways. The value is ``idx``; or, in Slicer, the place in the list: Slicer exports its
+    segments without background and scribbles and numbers the exported ones from 1, while its ``idx`` counts the skipped
+    ones, too. The values in the file decide which of the two is possible.
 
     Args:
-        info: a label's info, ``{"label_info": [{"name": "radius", "idx": 1}, ...], ...}``.
-        values: the file's values without 0.
-        structures: the task's; to find one structure under two names.
+        info: info of a label, ``{"label_info": [{"name": "radius", "idx": 1}, ...], ...}``.
+        values: values of the file without 0.
+        structures: names of the task's structures, to detect one structure under two names.
 
     Returns:
-        The names, ``names[v - 1]`` for value v, "" for values without a name. None where the info has no
-        ``label_info``.
+        Names, ``names[v - 1]`` for value v, "" for values without a name. None: the info has no ``label_info``.
 
     Raises:
         UserError: ``label_info`` is not such a list; a value of the file has no name; both readings are possible and
@@ -39,9 +38,9 @@ def names_from_label_info(
     readings = []
     if all(index is not None for index in indices):
         readings.append({index: name for index, name in zip(indices, names, strict=True) if index})
-    given = [index for index in indices if index is not None]
-    if given == sorted(given):
-        # Slicer's idx only ever rises.
+    numbered = [index for index in indices if index is not None]
+    if numbered == sorted(numbered):
+        # Slicer's idx is ascending.
         exported = [name for name in names if name not in NOT_EXPORTED]
         readings.append(dict(enumerate(exported, 1)))
     possible = [reading for reading in readings if set(values) <= reading.keys()]
@@ -53,12 +52,12 @@ def names_from_label_info(
             "have no name. List a name with its value as idx for each, or submit .seg.nrrd"
         )
     for value in sorted(values):
-        meant = [reading[value] for reading in possible]
-        if len(set(meant)) > 1:
+        candidates = [reading[value] for reading in possible]
+        if len(set(candidates)) > 1:
             raise UserError(
-                f"label_info can be read in two ways: value {value} of the label map (it has {found}) is {meant[0]!r} "
-                f"by idx, {meant[1]!r} by its place in the list. Number the entries from 1 without gaps, or submit "
-                ".seg.nrrd"
+                f"label_info can be read in two ways: value {value} of the label map (it has {found}) is "
+                f"{candidates[0]!r} by idx, {candidates[1]!r} by its place in the list. Number the entries "
+                "from 1 without gaps, or submit .seg.nrrd"
             )
     return in_order(possible[0])
 
@@ -74,10 +73,10 @@ def _entries(entries: Any, structures: Sequence[str]) -> tuple[list[str], list[i
         name, index = entry["name"], entry.get("idx")
         if not is_name(name):
             raise UserError(f"label_info: a name must be a text that is not empty, not {name!r}; expected {example}")
-        meant = find_structure(name, structures) or plain_name(name)
-        if meant in seen:
-            raise UserError(f"label_info names one structure twice: {seen[meant]!r} and {name!r}")
-        seen[meant] = name
+        key = find_structure(name, structures) or plain_name(name)
+        if key in seen:
+            raise UserError(f"label_info names one structure twice: {seen[key]!r} and {name!r}")
+        seen[key] = name
         if isinstance(index, float) and index.is_integer():
             index = int(index)
         if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
@@ -87,7 +86,7 @@ def _entries(entries: Any, structures: Sequence[str]) -> tuple[list[str], list[i
         if index == 0 and plain_name(name) != "background":
             raise UserError(f"label_info: idx 0 is the background, so {name!r} cannot have it; count from 1")
         if index is not None and index in indices:
-            raise UserError(f"label_info: idx {index} is given twice, to {names[indices.index(index)]!r} and {name!r}")
+            raise UserError(f"label_info: idx {index} is used twice, for {names[indices.index(index)]!r} and {name!r}")
         names.append(name.strip())
         indices.append(index)
     if None in indices and any(index is not None for index in indices):

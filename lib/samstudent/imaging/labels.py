@@ -1,4 +1,4 @@
-"""Label files, read: masks of a task's structures from what Slicer, OHIF and others write."""
+"""Reader of label files: masks of a task's structures from the formats of Slicer, OHIF and others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from samstudent.imaging.structure_names import IGNORE, LABEL_EXTENSIONS, REJECTE
 from samstudent.task import Task
 from samstudent.util.places import require_readable
 
-#: Label values this near to a whole number are that number: 0.001, and what float32 rounds off.
+#: Largest distance of a label value from a whole number: 0.001, and the rounding error of float32.
 _NEARLY = 1.001e-3
 #: Whole numbers beyond this are not exact as float64.
 _EXACT = 2.0**53
@@ -30,28 +30,27 @@ _EXACT = 2.0**53
 def read_masks(
     path: str | Path, task: Task, grid: Grid, *, names: Sequence[str] | None = None, bits: bool = False
 ) -> NDArray[Any]:
-    """The structures of a label file, on the image's grid.
+    """Masks of a task's structures from a label file, on the image's grid.
 
-    A file that names its segments (.seg.nrrd, DICOM SEG) is read by these names, whatever the other arguments say. Any
-    other is a label map. Names need not have a structure's case, spaces and Unicode form (``find_structure``); what
-    has the same name in this sense is one structure. A label on another grid of the same space is resampled to the
-    nearest pixel.
+    A file with segment names (.seg.nrrd, DICOM SEG) is read by these names; ``names`` and ``bits`` are ignored. Any
+    other file is a label map. Names may differ from a structure's in case, spaces and Unicode form
+    (``find_structure``); segments with equal names in this sense are one structure. A label on another grid of the same
+    space is resampled to the nearest pixel.
 
     Args:
         path: .seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .dcm.
-        task: whose structures to look for.
-        grid: the image's.
-        names: ``names[v - 1]`` is what value v of a label map means (``imaging.value_lookup.names_for_reading``), ""
-            where v means nothing; names that the task does not have are left out. None: the task's own values.
-        bits: bit v - 1 of a label map's pixel says whether structure v is there, for structures that overlap.
+        task: the structures.
+        grid: grid of the image.
+        names: ``names[v - 1]`` is the name of value v of a label map (``imaging.value_lookup.names_for_reading``), ""
+            for no name; names that the task does not have are left out. None: the task's own values.
+        bits: bit v - 1 of a label map's pixel is set if structure v covers it, for structures that overlap.
 
     Returns:
         bool (S, *spatial), canonical.
 
     Raises:
-        NotFound: there is no such file.
-        UserError: cannot be read; a value that is no structure; names without any of the task's; a grid that does not
-            fit.
+        NotFound: the file does not exist.
+        UserError: cannot be read; a value that is no structure; no name is one of the task's; the grid does not fit.
     """
     path = Path(path)
     require_readable(path)
@@ -91,24 +90,24 @@ def read_masks(
 
 
 def read_ignore(path: str | Path, task: Task, grid: Grid) -> NDArray[Any]:
-    """Where structures are unknown: the segments ``ignore:<structure>`` of a .seg.nrrd or DICOM SEG.
+    """Regions where structures are unknown: the segments ``ignore:<structure>`` of a .seg.nrrd or DICOM SEG.
 
     Returns:
-        bool (S, *spatial), canonical; all False for files that have no such segments.
+        bool (S, *spatial), canonical; all False for files without such segments.
     """
     return _read_marked(Path(path), task, grid, IGNORE)
 
 
 def read_rejected(path: str | Path, task: Task, grid: Grid) -> NDArray[Any]:
-    """Refined masks that the gate rejected: the segments ``rejected:<structure>``, as ``read_ignore`` returns its."""
+    """Refined masks that the quality filter rejected: the segments ``rejected:<structure>``, as in ``read_ignore``."""
     return _read_marked(Path(path), task, grid, REJECTED)
 
 
 def stored_values(path: str | Path) -> tuple[NDArray[np.int64], list[str] | None]:
-    """The different values of a label file, sorted, and their names where it names its segments.
+    """Distinct values of a label file, sorted, and their names if the file has segment names.
 
     Raises:
-        NotFound, UserError: as ``read_masks``; a value that is no whole number.
+        NotFound, UserError: as ``read_masks``; a value that is not a whole number.
     """
     path = Path(path)
     stored = _read(path)
@@ -119,7 +118,7 @@ def stored_values(path: str | Path) -> tuple[NDArray[np.int64], list[str] | None
 
 
 def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None) -> set[str]:
-    """Names in a label file that are none of the task's: what ``read_masks``, with the same ``names``, leaves out.
+    """Names in a label file that are no structure of the task: those that ``read_masks`` leaves out.
 
     Raises:
         NotFound, UserError: as ``read_masks``.
@@ -127,14 +126,14 @@ def other_names(path: str | Path, task: Task, names: Sequence[str] | None = None
     path = Path(path)
     if _is_dicom_seg(path):
         return dicom_seg.other_labels(path, task)
-    # Of the others only NRRD names its segments.
+    # Of the other formats only NRRD has segment names.
     segments = seg_nrrd.segments_of(_read(path), path) if kind_of(path) == "nrrd" else []
     found = [segment.name for segment in segments] or [name for name in names or () if name]
     return {name for name in found if not means_structure(name, task)}
 
 
 def _read_marked(path: Path, task: Task, grid: Grid, prefix: str) -> NDArray[Any]:
-    """bool (S, *spatial): the segments whose name is a structure's with this prefix."""
+    """bool (S, *spatial): the segments named by this prefix and a structure."""
     if _is_dicom_seg(path):
         return dicom_seg_frames.read_seg(path, task, grid, marked=prefix)
     found = np.zeros((len(task.names), *grid.spatial_shape), dtype=bool)
@@ -153,7 +152,7 @@ def _is_dicom_seg(path: Path) -> bool:
 
 
 def _read(path: Path) -> Stored:
-    """A label file with its values, whole numbers in any data type; no JPEG is taken."""
+    """A label file as stored, with whole numbers in any data type; JPEG is refused."""
     kind = kind_of(path)
     if kind == "jpeg":
         raise UserError(f"{path}: JPEG changes label values; expected {LABEL_EXTENSIONS}")
@@ -167,7 +166,7 @@ def _read(path: Path) -> Stored:
 
 
 def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Values that are nearly whole, as interpolation and scaling leave them, as whole numbers of the same data type.
+    """Nearly whole values, as after interpolation and scaling, as whole numbers of the same data type.
 
     Raises:
         UserError: a value further than ``_NEARLY`` from a whole number, NaN or infinite.
@@ -183,7 +182,7 @@ def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _on_grid(stored: Stored, grid: Grid, path: Path) -> NDArray[Any]:
-    """(layers, *spatial), canonical, of what the file holds."""
+    """Layers of the file, (layers, *spatial), canonical."""
     layers = stored.pixels if stored.pixels.ndim > len(stored.shape) else stored.pixels[..., None]
     return resampling.to_grid(np.moveaxis(layers, -1, 0), stored, grid, path)
 
@@ -195,11 +194,11 @@ def _check_values(values: NDArray[Any], highest: int, path: Path) -> None:
 
 
 def means_structure(name: str, task: Task) -> bool:
-    """Whether a name is a structure's, or marks one as not annotated."""
+    """Whether a name is that of a structure, or marks a structure as not annotated."""
     return (find_structure(name, task.names) or marked_structure(name, IGNORE, task.names)) is not None
 
 
 def _require_known(names: Sequence[str], task: Task, path: Path, marked: bool) -> None:
-    """Some names may be others', but a file with pixels and none of the task's names is a mistake."""
+    """Refuse a file with pixels and no name of the task; further names of other structures are allowed."""
     if marked and not any(means_structure(name, task) for name in names):
         raise UserError(f"{path}: none of its structures {list(names)} is in the task, which has {task.names}")

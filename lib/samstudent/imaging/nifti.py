@@ -1,8 +1,8 @@
 """NIfTI files: pixels, units, and the transforms by which different readers place them.
 
-A NIfTI header can hold two transforms, sform and qform, and need not hold the same place in both. nibabel takes the
-sform where its code is set, and counts in the file's own unit. ITK, and with it 3D Slicer, converts to mm and takes the
-qform where its code is set, unless the sform's code is 1 and the sform is a rotation with the spacing of ``pixdim``.
+A NIfTI header can hold two transforms, sform and qform, which may differ. nibabel uses the sform if its code is set,
+in the file's own unit. ITK, and with it 3D Slicer, converts to mm and uses the qform if its code is set,
+unless the sform's code is 1 and the sform is a rotation with the spacing of ``pixdim``.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from samstudent.imaging.size_checks import check_holds, check_nifti_header, chec
 
 #: mm per unit, by the code of space in ``xyzt_units``: metre, mm, micrometre. Unknown counts as mm.
 _UNITS = {1: 1000.0, 2: 1.0, 3: 0.001}
-#: Of an image with two transforms, for people.
-_ELSEWHERE = (
-    "its sform and qform differ: ITK and 3D Slicer see it at another place than nibabel; labels are taken at either,"
-    " and what is written as NRRD lies where ITK sees it"
+#: Note on an image with two different transforms.
+_TWO_PLACES = (
+    "its sform and qform differ: ITK and 3D Slicer place it differently than nibabel; labels may have either geometry,"
+    " and NRRD is written with ITK's"
 )
 
 
 def read_nifti(path: Path) -> Stored:
-    """NIfTI-1 or NIfTI-2 in one file, packed with gzip or not, whatever its name says.
+    """Read NIfTI-1 or NIfTI-2 in one file, with or without gzip, independent of its name.
 
-    nibabel reads the pixels: it keeps sheared transforms and refuses truncated files. ``Stored.affine`` is where it
-    sees the file, in mm; a transform that has no inverse is passed over for the other one.
+    nibabel reads the pixels: it keeps sheared transforms and refuses truncated files. ``Stored.affine`` is nibabel's,
+    in mm; if it has no inverse, the other transform is used.
 
     Raises:
-        UserError: cannot be read; Analyze, or pixels in another file; complex; more than three axes; all of its coded
-            transforms are unusable, or without any its voxel sizes.
+        UserError: cannot be read; Analyze, or pixels in another file; complex; more than three axes; no coded transform
+            is usable, or without a coded transform the voxel sizes are not.
     """
     check_nifti_header(path)
     with decoding(path, "NIfTI"), unpacked(path) as file:
@@ -68,7 +68,7 @@ def read_nifti(path: Path) -> Stored:
     pixels = pixels.reshape(*spatial, *channels)
     axes = list(range(len(spatial)))[::-1] + list(range(len(spatial), pixels.ndim))
     header: Any = image.header
-    affines, itk = _affines(header, path), _seen_by_itk(path, header)
+    affines, itk = _affines(header, path), _affine_of_itk(path, header)
     return Stored(
         pixels.transpose(axes),
         spatial[::-1],
@@ -78,19 +78,19 @@ def read_nifti(path: Path) -> Stored:
         nifti=header.copy(),
         itk=itk,
         others=affines[1:],
-        notes=(_ELSEWHERE,) if itk is not None and _is_coded(header) and _differ(itk, affines[0], spatial) else (),
+        notes=(_TWO_PLACES,) if itk is not None and _is_coded(header) and _differ(itk, affines[0], spatial) else (),
     )
 
 
 def _differ(one: NDArray[Any], other: NDArray[Any], shape: tuple[int, ...]) -> bool:
-    """Whether a corner lies more than a quarter of a voxel apart. ``shape``: (i, j) or (i, j, k)."""
+    """Whether two affines move a corner by more than a quarter of a voxel. ``shape``: (i, j) or (i, j, k)."""
     ends = np.array([*product(*((0, size - 1) for size in (*shape, 1)[:3]))])
     apart = np.linalg.norm((np.column_stack([ends, np.ones(len(ends))]) @ (one - other).T)[:, :3], axis=1)
     return bool(apart.max() > 0.25 * np.linalg.norm(other[:3, :3], axis=0).min())
 
 
 def _open(path: Path, file: BufferedIOBase) -> Any:
-    """nibabel's image of a file that may have any name."""
+    """Image of nibabel for a file with any name."""
     try:
         version2 = int.from_bytes(head := file.read(4), "little") == 540 or int.from_bytes(head, "big") == 540
         file.seek(0)
@@ -105,9 +105,9 @@ def _is_coded(header: Any) -> bool:
 
 
 def _affines(header: Any, path: Path) -> tuple[NDArray[Any], ...]:
-    """Where readers see the file that follow nibabel, index (i, j, k) -> RAS: the first one in mm is nibabel's.
+    """Affines, index (i, j, k) -> RAS, of readers like nibabel: first nibabel's in mm.
 
-    Behind it the other transform, and both in the file's own unit where that is not mm.
+    Then the other transform, and both in the file's own unit if that is not mm.
     """
     scale = np.diag([*[_UNITS.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
     if not _is_coded(header):
@@ -131,17 +131,17 @@ def _affines(header: Any, path: Path) -> tuple[NDArray[Any], ...]:
     return (*found, *own)
 
 
-def _seen_by_itk(path: Path, header: Any) -> NDArray[Any] | None:
-    """Where ITK sees the file, index (i, j, k) -> RAS mm; None where it refuses to.
+def _affine_of_itk(path: Path, header: Any) -> NDArray[Any] | None:
+    """Affine by which ITK places the file, index (i, j, k) -> RAS mm; None: ITK cannot read it.
 
-    ITK itself is asked, of the header alone: what counts as a rotation, and which codes count, changes with its version
-    (5.4: sform where it is coded and a rotation, and either its code is 1 or the qform's is 0; else the qform where it
-    is coded; without codes spacing and no more). It refuses NIfTI-2, and a sform with shear and no qform beside it.
+    ITK itself reads the header, because its rules change with its version (5.4: the sform if it is coded and a
+    rotation, and either its code is 1 or the qform's is 0; else the qform if it is coded; without codes only spacing).
+    It refuses NIfTI-2, and a sform with shear without a qform.
     """
     rows = np.stack([header[f"srow_{axis}"] for axis in "xyz"])
     if isinstance(header, nibabel.Nifti2Header) or (int(header["sform_code"]) and not np.isfinite(rows).all()):
-        return None  # Refused with noise on standard error; such a sform it would take, and see all voxels nowhere.
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # type: ignore[no-untyped-call]  # It names scales, and no remedy.
+        return None  # Refused with messages on standard error; ITK accepts a non-finite sform, with all voxels at NaN.
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # type: ignore[no-untyped-call]  # Warnings about scales, without a remedy.
     try:
         reader = itk_reader(path, "NiftiImageIO")
         reader.ReadImageInformation()

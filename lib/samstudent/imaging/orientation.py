@@ -1,4 +1,4 @@
-"""The orientation of photographs and scans: a number in the file that says how its rows and columns are to be shown.
+"""Orientation tag of photographs and scans: a number in the file for the direction of its rows and columns.
 
 TIFF 6.0 and Exif 2.32 (4.6.4 A) define it alike, tag 274, 1 to 8.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Orientation -> whether rows become columns, and which axes (y, x) are then reversed.
+#: Orientation -> whether to transpose, and which axes (y, x) to reverse afterwards.
 _TURNS = {
     1: (False, False, False),
     2: (False, False, True),
@@ -24,22 +24,22 @@ _TURNS = {
 
 
 def orientation_of(value: object) -> int:
-    """The tag's value; 1, upright, for numbers that mean nothing."""
+    """Value of the tag; 1 (upright) for undefined numbers."""
     return value if isinstance(value, int) and value in _TURNS else 1
 
 
-def about_orientation(orientation: int) -> str:
-    """What users must know of an image with an orientation of 2 to 8."""
+def orientation_note(orientation: int) -> str:
+    """Note for users on an image with an orientation of 2 to 8."""
     return f"has orientation {orientation} (EXIF or TIFF tag): it is shown upright, and labels must be upright"
 
 
 def swaps_axes(orientation: int) -> bool:
-    """Whether height and width of the file are width and height of what is shown."""
+    """Whether the upright image has the file's height as width and its width as height."""
     return _TURNS[orientation][0]
 
 
 def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """An array (y, x) or (y, x, channels) as it is to be shown; contiguous.
+    """Array (y, x) or (y, x, channels) turned upright; contiguous.
 
     Args:
         array: as stored.

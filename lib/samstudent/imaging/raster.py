@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF as images and as labels: one reader that keeps every value and shows the picture upright."""
+"""PNG, JPEG and TIFF as images and as labels: one reader that keeps every value and turns images upright."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from PIL import Image
 from samstudent.errors import UserError
 from samstudent.imaging.formats import Stored, decoding, itk_reader
 from samstudent.imaging.grid import LPS_TO_RAS
-from samstudent.imaging.orientation import about_orientation, orientation_of, swaps_axes, upright
+from samstudent.imaging.orientation import orientation_note, orientation_of, swaps_axes, upright
 from samstudent.imaging.size_checks import check_size
 from samstudent.imaging.tiff import read_tiff, tiff_orientation
 
-#: ITK's readers, whose spacing clients work with.
+#: ITK's readers, whose spacing clients use.
 _ITK = {"png": "PNGImageIO", "jpeg": "JPEGImageIO"}
-#: Starts of the PNG chunks that Pillow finds an orientation in.
+#: Starts of the PNG chunks in which Pillow finds an orientation.
 _PNG_ORIENTED = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-#: Kinds of JPEG that are no usual photograph, by the marker of their frame.
+#: Unsupported kinds of JPEG, by the marker of their frame.
 _JPEG_FRAMES = {0xC3: "lossless JPEG", 0xC9: "arithmetic JPEG", 0xF7: "JPEG-LS"}
 
 
@@ -32,8 +32,8 @@ class Raster:
     """Samples of a file, upright.
 
     Attributes:
-        samples: (y, x) or (y, x, channels), or with a first axis for the pages of a TIFF. Integers are as stored, also
-            those of less than 8 bits, and those of a palette, which are its indices.
+        samples: (y, x) or (y, x, channels), or with a first axis for the pages of a TIFF. Integers as stored, also of
+            less than 8 bits; with a palette its indices.
         shape: (y, x) or (page, y, x).
         palette: uint8 (colours, 3), or None.
         bits: of a sample.
@@ -50,11 +50,11 @@ class Raster:
 
 
 def read_raster_image(path: Path, kind: str) -> Stored:
-    """A picture to look at: palettes are resolved to colours.
+    """PNG, JPEG or TIFF as an image: palettes are resolved to colours.
 
     Args:
         path: the file.
-        kind: png, jpeg or tiff, as of ``kind_of``.
+        kind: png, jpeg or tiff, as ``kind_of`` returns it.
 
     Raises:
         UserError: truncated, too large, or of a variant that is not supported.
@@ -69,15 +69,15 @@ def read_raster_image(path: Path, kind: str) -> Stored:
 
 
 def read_raster_label(path: Path, kind: str) -> Stored:
-    """A label map: grey values, also where they are saved as colours or by a palette of greys; indices of a palette of
-    colours, if its index 0 is black. Opacity is left out.
+    """PNG or TIFF as a label map: grey values, also saved as colours or by a palette of greys; indices of a palette of
+    colours if its index 0 is black. Opacity is ignored.
 
     Args:
         path: the file.
-        kind: png or tiff, as of ``kind_of``.
+        kind: png or tiff, as ``kind_of`` returns it.
 
     Raises:
-        UserError: as ``read_raster_image``; several pages; colours that say nothing of structures.
+        UserError: as ``read_raster_image``; several pages; colours that define no label values.
     """
     raster = _read(path, kind)
     if len(raster.shape) > 2:
@@ -109,7 +109,7 @@ def raster_orientation(path: Path, kind: str) -> int:
 
 
 def _exif_orientation(image: Image.Image) -> int:
-    """Of a PNG whose EXIF data lie behind the pixels, or in a text chunk, this decodes the pixels."""
+    """Orientation from the EXIF data; decodes a PNG with EXIF data after the pixels or in a text chunk."""
     return orientation_of(image.getexif().get(274, 1))
 
 
@@ -126,7 +126,7 @@ def _read(path: Path, kind: str) -> Raster:
             samples, palette, bits, orientation = _read_png(path) if kind == "png" else _read_jpeg(path)
             samples = upright(samples, orientation)
             shape, spacing = samples.shape[:2], _itk_spacing(path, kind)
-    if not all(1e-6 < step < 1e6 for step in spacing):  # no scanner's
+    if not all(1e-6 < step < 1e6 for step in spacing):  # not of a scanner
         spacing = (1.0, 1.0)
     if swaps_axes(orientation):
         spacing = spacing[::-1]
@@ -134,7 +134,7 @@ def _read(path: Path, kind: str) -> Raster:
 
 
 def _opened(path: Path) -> Image.Image:
-    """Opened by Pillow, whose limit of pixels gives way to ours."""
+    """Image opened by Pillow, with our limit of pixels in place of Pillow's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
@@ -153,7 +153,7 @@ def _read_png(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, int, int]:
         if (pages := getattr(image, "n_frames", 1)) > 1:
             raise UserError(f"{path}: has {pages} pages; expected one")
         if bits == 16 and colour_type != 0:
-            # Pillow cuts colours and grey with alpha to 8 bits.
+            # Pillow reduces colours and grey with alpha to 8 bits.
             orientation = _exif_orientation(image) if _has_exif(path) else 1
             return np.asarray(imagecodecs.png_decode(path.read_bytes())), None, bits, orientation
         samples = np.asarray(image)
@@ -174,12 +174,12 @@ def _read_jpeg(path: Path) -> tuple[NDArray[Any], None, int, int]:
     with _opened(path) as image:
         check_size(path, image.size, len(image.getbands()))
         orientation = _exif_orientation(image)
-        # A photograph of a phone may hold smaller copies; the first picture is the photograph.
+        # A phone's file may hold smaller copies; the first image is the photograph.
         return np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")), None, 8, orientation
 
 
 def _check_jpeg(path: Path) -> None:
-    """Name the kinds of JPEG that are not read; Pillow only says that it cannot identify the file."""
+    """Refuse unsupported kinds of JPEG by name; Pillow's error is only that it cannot identify the file."""
     with path.open("rb") as file:
         file.seek(2)
         while len(head := file.read(5)) == 5 and head[0] == 0xFF:
@@ -197,7 +197,7 @@ def _check_jpeg(path: Path) -> None:
 
 
 def _has_exif(path: Path) -> bool:
-    """Whether a PNG has a chunk that an orientation could be in: only then it is worth decoding for one."""
+    """Whether a PNG has a chunk that may hold an orientation; without one the pixels need not be decoded for it."""
     with path.open("rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
@@ -213,7 +213,7 @@ def _by_palette(raster: Raster, path: Path) -> NDArray[Any]:
     """Label values of palette indices."""
     palette, used = raster.palette, np.unique(raster.samples)
     assert palette is not None
-    # A palette that is too short, or the same throughout, comes from a program that never set it.
+    # A palette that is too short or constant was not set by its program.
     if used[-1] < len(palette) and (palette == palette[:, :1]).all():
         greys = palette[:, 0]
         if raster.bits == 1 and set(greys.tolist()) == {0, 255}:
@@ -222,14 +222,14 @@ def _by_palette(raster: Raster, path: Path) -> NDArray[Any]:
             return greys[raster.samples]
     if palette[0].any():
         raise UserError(
-            f"{path}: its palette is neither one of greys nor one of colours with black as index 0, so nothing says"
-            " which structure a pixel is; save the label as grey values"
+            f"{path}: its palette is neither one of greys nor one of colours with black as index 0, so the"
+            " structure of a pixel is not defined; save the label as grey values"
         )
     return raster.samples
 
 
 def _grey_of(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """(y, x) of (y, x, channels) whose colours are greys, opacity left out."""
+    """(y, x) from (y, x, channels) of equal colour channels, without opacity."""
     channels = values.shape[-1]
     colours, opacity = (values[..., :-1], values[..., -1]) if channels in (2, 4) else (values, None)
     grey = colours[..., 0]
@@ -242,16 +242,16 @@ def _grey_of(values: NDArray[Any], path: Path) -> NDArray[Any]:
 
 def _stored(pixels: NDArray[Any], raster: Raster) -> Stored:
     affine = LPS_TO_RAS @ np.diag([*raster.spacing, 1.0, 1.0])
-    notes = () if raster.orientation == 1 else (about_orientation(raster.orientation),)
+    notes = () if raster.orientation == 1 else (orientation_note(raster.orientation),)
     return Stored(pixels, raster.shape, affine, has_geometry=False, notes=notes, orientation=raster.orientation)
 
 
 def _itk_spacing(path: Path, kind: str) -> tuple[float, float]:
-    """(x, y) in mm of the pixels as stored: what ITK, and with it Slicer, takes from the header."""
+    """(x, y) in mm of the pixels as stored: as read from the header by ITK, and with it Slicer."""
     reader = itk_reader(path, _ITK[kind])
     try:
         reader.ReadImageInformation()
-    except RuntimeError:  # ITK reads no grey PNG with transparency, and no client either
+    except RuntimeError:  # ITK, and so the clients, cannot read a grey PNG with transparency
         return 1.0, 1.0
     x, y = reader.GetSpacing()[:2]
     return float(x), float(y)

@@ -1,8 +1,8 @@
-"""Label arrays on the image's grid: as they are where the grids are one, through space where they are not.
+"""Label arrays on the image's grid: unchanged if the grids are equal, else resampled in space.
 
-A file may lie at several places, one for each kind of reader (``samstudent.imaging.nifti``), and label and image may
-have been placed by different ones. So a label is taken on any place of the image, with any place of its own: the pair
-decides that fits best, and of those that fit alike the one of equal readers.
+A file may have several affines, one for each kind of reader (``samstudent.imaging.nifti``), and label and image may
+have been written by different ones. So all pairs of an affine of the image and one of the label are compared: the best
+fit is used, and of equal fits that of equal readers.
 """
 
 from __future__ import annotations
@@ -24,52 +24,54 @@ from samstudent.imaging.orientation import swaps_axes
 
 logger = logging.getLogger(__name__)
 
-#: Grids whose corners differ by less than this share of a pixel are one: headers round their numbers.
+#: Largest distance of corners of equal grids, in pixels: headers round their numbers.
 _SAME = 0.25
 
 
 def to_grid(layers: NDArray[Any], stored: Stored, grid: Grid, path: Path) -> NDArray[Any]:
     """Label values on the image's canonical grid.
 
-    A label of the image's shape is taken pixel by pixel, unless its geometry says that it is the same box with axes
-    flipped or swapped (another tool reoriented it). It and labels of other shapes (cropped, as they come back from
-    DICOM SEG) are resampled: each pixel takes the value of the nearest pixel of the label in space, 0 outside of it.
+    A label with the image's shape is copied pixel by pixel, unless by its geometry it is the same box with flipped or
+    swapped axes (reoriented by another tool). Such labels and those of other shapes (cropped, e.g. from DICOM SEG) are
+    resampled: each pixel gets the value of the label's nearest pixel in space, 0 outside of the label.
 
     Args:
         layers: (layers, *stored.shape), file order.
         stored: the label file, for its geometry.
-        grid: the image's.
+        grid: grid of the image.
         path: the label file, for errors.
 
     Returns:
         (layers, *grid.spatial_shape), the label's data type.
 
     Raises:
-        UserError: shapes differ and nothing says where the label lies, it is a volume that lies elsewhere, or it was
-            drawn on the image as it is stored, not upright.
+        UserError: shapes differ and the label has no geometry, a volume is at another place, or the label was drawn on
+            the stored image, not on the upright one.
     """
     _refuse_unturned(stored, grid, path)
     fits = _fits(stored, grid, path)
     best = min(fits, key=lambda fit: fit.rank)
     if _same_shape(stored.shape, grid):
-        trusted = stored.has_geometry and _is_coded(grid)
-        if not trusted and _is_coded(grid) and grid.dimension == 3 and stored.unplaced:
-            logger.warning("%s: %s: taken voxel by voxel on its image's grid, of the same size", path, stored.unplaced)
-        if not trusted or best.equal:
+        has_geometry = stored.has_geometry and _is_coded(grid)
+        if not has_geometry and _is_coded(grid) and grid.dimension == 3 and stored.unplaced:
+            logger.warning(
+                "%s: %s: read voxel by voxel on the grid of its image, which has the same size", path, stored.unplaced
+            )
+        if not has_geometry or best.equal:
             return grid.from_file(layers.reshape(len(layers), *grid.shape))
         if not best.same_box:
-            if grid.dimension == 2:  # Tools rarely keep the geometry of 2D images, and pixels cannot be mistaken.
+            if grid.dimension == 2:  # Tools rarely keep the geometry of 2D images, and equal shapes are unambiguous.
                 return grid.from_file(layers.reshape(len(layers), *grid.shape))
-            raise UserError(f"{path}: has the image's shape {grid.shape} but lies elsewhere: {best}")
+            raise UserError(f"{path}: has the image's shape {grid.shape} but another place: {best}")
     elif layers[0].size == 1 and not layers.any():
-        # How Slicer stores a segmentation in which nothing is segmented.
+        # An empty segmentation of Slicer.
         return np.zeros((len(layers), *grid.spatial_shape), dtype=layers.dtype)
-    elif not _says_where(stored, grid, best):
-        why = f"; {stored.unplaced}, so nothing says where it lies" if stored.unplaced else ""
+    elif not _has_place(stored, grid, best):
+        why = f"; {stored.unplaced}, so its place is not defined" if stored.unplaced else ""
         raise UserError(f"{path}: label of shape {stored.shape} for an image of shape {grid.shape}{why}")
     if any(fit.rank == best.rank and not np.allclose(fit.to_label, best.to_label, atol=_SAME) for fit in fits):
         logger.warning(
-            "%s: lies on its image in more than one way, because a sform and a qform differ; taken: %s",
+            "%s: its place on the image is ambiguous, because a sform and a qform differ; used: %s",
             path,
             best,
         )
@@ -80,7 +82,7 @@ def to_grid(layers: NDArray[Any], stored: Stored, grid: Grid, path: Path) -> NDA
 
 
 def _refuse_unturned(stored: Stored, grid: Grid, path: Path) -> None:
-    """Of an image that lies on its side in its file: a label of that shape, whatever geometry it claims."""
+    """Refuse a label with the shape of the stored image if that is rotated by 90 degrees, whatever its geometry."""
     drawn, shown = ([n for n in shape if n > 1] for shape in (stored.shape, grid.shape))
     if swaps_axes(grid.orientation) and drawn != shown and drawn == shown[::-1]:
         raise UserError(
@@ -91,16 +93,16 @@ def _refuse_unturned(stored: Stored, grid: Grid, path: Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """How a label lies on an image, by one place of each.
+    """Position of a label on an image, by one affine of each.
 
     Attributes:
         image, label: (4, 4), index (i, j, k) -> RAS mm.
         to_label: (4, 4), index of the image -> index of the label.
-        equal: the grids are one.
+        equal: the grids are equal.
         same_box: they have the same corners, in any order.
-        same_unit: voxels of one are not a thousand times as long as the other's.
+        same_unit: voxel sizes differ by less than a factor of a thousand.
         same_voxels: the boxes meet, and voxels of one fall on voxels of the other.
-        inside: share of the label's box that lies in the image's, 0 to 1, to two digits.
+        inside: share of the label's box inside of the image's, 0 to 1, to two digits.
     """
 
     image: NDArray[Any]
@@ -114,7 +116,7 @@ class _Fit:
 
     @property
     def rank(self) -> tuple[bool, bool, bool, bool, float]:
-        """The least fits best."""
+        """Sort key; the best fit has the least."""
         return not self.equal, not self.same_box, not self.same_unit, not self.same_voxels, -self.inside
 
     def __str__(self) -> str:
@@ -123,9 +125,9 @@ class _Fit:
 
 
 def _fits(stored: Stored, grid: Grid, path: Path) -> list[_Fit]:
-    """By every pair of places, those of equal readers first: ITK's, nibabel's, the others of both headers."""
+    """Fits for all pairs of affines, those of equal readers first: ITK's, nibabel's, the others of both headers."""
     ours, theirs = [grid.itk_affine, grid.affine, *grid.others], [stored.itk_affine, stored.affine, *stored.others]
-    if stored.nifti is not None and not int(stored.nifti["qform_code"]):  # ITK sets it always, nibabel unasked never.
+    if stored.nifti is not None and not int(stored.nifti["qform_code"]):  # ITK always sets it, nibabel never by itself.
         ours[:2], theirs[:2] = ours[1::-1], theirs[1::-1]
     if not all(map(has_inverse, theirs)):
         raise UserError(f"{path}: its geometry cannot be used, its affine has no inverse: {stored.affine.tolist()}")
@@ -169,15 +171,15 @@ def _same_shape(shape: tuple[int, ...], grid: Grid) -> bool:
 
 
 def _is_coded(grid: Grid) -> bool:
-    """Whether the affine means anything; NIfTI without codes only has an assumed one."""
+    """Whether the affine is defined; NIfTI without codes only has an assumed one."""
     return grid.nifti is None or bool(int(grid.nifti["sform_code"]) or int(grid.nifti["qform_code"]))
 
 
-def _says_where(stored: Stored, grid: Grid, best: _Fit) -> bool:
-    """Whether the label's place can be told from its geometry.
+def _has_place(stored: Stored, grid: Grid, best: _Fit) -> bool:
+    """Whether the label's geometry defines its place on the image.
 
-    For images without geometry clients assume ITK's default, so a label with an offset, or whose voxels are the
-    image's, is a part of it; one that has the default itself may be of any size for any reason.
+    For images without geometry clients assume ITK's default, so a label with an offset, or with the image's voxels, is
+    a part of the image; a label with the default itself may have its size for any reason.
     """
     if not stored.has_geometry:
         return False

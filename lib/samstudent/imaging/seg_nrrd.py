@@ -1,7 +1,7 @@
-"""Segmentations as 3D Slicer writes and reads them: NRRD with fields ``Segment0_Name`` and so on.
+"""Segmentations in 3D Slicer's format: NRRD with fields ``Segment0_Name`` and so on.
 
-Format: Slicer's developer guide, Segmentations, "Segmentation labelmap file format (.seg.nrrd)"; what its reader makes
-of the fields: vtkMRMLSegmentationStorageNode::ReadBinaryLabelmapRepresentation.
+Format: Slicer's developer guide, Segmentations, "Segmentation labelmap file format (.seg.nrrd)"; its reader:
+vtkMRMLSegmentationStorageNode::ReadBinaryLabelmapRepresentation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from samstudent.imaging.grid import LPS_TO_RAS
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment: the pixels of ``layer`` that equal ``value``."""
+    """One segment: the pixels of ``layer`` with this ``value``."""
 
     name: str
     layer: int
@@ -31,10 +31,10 @@ class Segment:
 
 
 def segments_of(stored: Stored, path: Path) -> list[Segment]:
-    """The segments a file names; an empty list means that it is a plain label map, whatever its extension.
+    """Segments of a file; an empty list: a plain label map, whatever its extension.
 
     Raises:
-        UserError: a field is not a number, or names a layer that the file does not have.
+        UserError: a field is not a number, or refers to a layer that the file does not have.
     """
     layers = 1 if stored.pixels.ndim == len(stored.shape) else stored.pixels.shape[-1]
     found: list[Segment] = []
@@ -42,7 +42,7 @@ def segments_of(stored: Stored, path: Path) -> list[Segment]:
         prefix = f"Segment{len(found)}_"
         name = stored.metadata.get(prefix + "Name") or stored.metadata[prefix + "ID"]
         try:
-            # Without these fields every segment is a layer of its own with value 1, as older files have it.
+            # Without these fields, as in older files, every segment is a layer of its own with value 1.
             layer = int(stored.metadata.get(prefix + "Layer", len(found)))
             value = int(stored.metadata.get(prefix + "LabelValue", 1))
         except ValueError as error:
@@ -54,7 +54,7 @@ def segments_of(stored: Stored, path: Path) -> list[Segment]:
 
 
 def names_of(header: Mapping[str, Any]) -> list[str]:
-    """The names of the segments in an NRRD header; empty: a plain label map."""
+    """Names of the segments in an NRRD header; empty: a plain label map."""
     names: list[str] = []
     while f"Segment{len(names)}_ID" in header or f"Segment{len(names)}_Name" in header:
         prefix = f"Segment{len(names)}_"
@@ -63,7 +63,7 @@ def names_of(header: Mapping[str, Any]) -> list[str]:
 
 
 def into_layers(masks: Sequence[NDArray[Any]]) -> list[int]:
-    """For each mask the first layer in which it meets no earlier mask; one layer where nothing overlaps."""
+    """For each mask the first layer in which it overlaps no earlier mask; a single layer if no masks overlap."""
     occupied: list[NDArray[Any]] = []
     layers = []
     for mask in masks:
@@ -76,14 +76,14 @@ def into_layers(masks: Sequence[NDArray[Any]]) -> list[int]:
 
 
 def color(index: int) -> tuple[float, float, float]:
-    """Red, green, blue in [0, 1] of structure ``index`` (base 0): always the same, neighbours in the list far apart."""
-    # Steps of the golden ratio never come back to a hue; brightness alternates to keep near hues apart.
+    """Colour of structure ``index`` (base 0): red, green, blue in [0, 1]; fixed, and distinct from its neighbours'."""
+    # Steps of the golden ratio never repeat a hue; brightness alternates to distinguish similar hues.
     hue = (index * 0.61803398875) % 1.0
     return colorsys.hsv_to_rgb(hue, (0.75, 0.5)[index // 2 % 2], (0.95, 0.7)[index % 2])
 
 
 def fields_of(segments: Sequence[Segment], colors: Sequence[int], shape: Sequence[int]) -> dict[str, str]:
-    """The header's fields. ``shape``: (k, j, i) of a layer; ``colors``: index of each segment's colour."""
+    """Fields of the header. ``shape``: (k, j, i) of a layer; ``colors``: index of each segment's colour."""
     fields = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|Closed surface|",
         "Segmentation_MasterRepresentation": "Binary labelmap",
@@ -108,7 +108,7 @@ def fields_of(segments: Sequence[Segment], colors: Sequence[int], shape: Sequenc
 
 
 def write_nrrd(path: Path, array: NDArray[Any], affine: NDArray[Any], fields: dict[str, str], compress: bool) -> None:
-    """NRRD in patient space, raw where ``compress`` is False: OHIF reads no other encoding.
+    """Write NRRD in patient space; raw if ``compress`` is False, because OHIF reads no other encoding.
 
     Args:
         path: ends with .nrrd.

@@ -1,7 +1,7 @@
-"""What a file announces, weighed against what it is, before anything is decoded: small files that claim to be huge.
+"""Size checks of files before they are decoded, against small files that announce or decompress to huge images.
 
-A few hundred bytes can announce gigabytes, or hold them packed. Each library allocates what a header says, and some
-unpack whatever comes; so the header is read here first, with little memory, and what cannot be true is refused.
+A few hundred bytes can announce gigabytes, or hold them compressed. Each library allocates by the header, and some
+decompress without a limit; so the header is read here first, with little memory, and impossible sizes are refused.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pathlib import Path
 from samstudent.errors import UserError
 from samstudent.util.environment import whole_number
 
-#: Deflate packs at most 1032 bytes into one (zlib, "Maximum Expansion Factor").
+#: Deflate compresses at most 1032 bytes to one (zlib, "Maximum Expansion Factor").
 DEFLATE_RATIO = 1032
-#: Of one image, where ``SAMSTUDENT_MAX_PIXELS`` does not say otherwise: 8192 x 8192; a radiograph has a third of it.
+#: Largest plane without ``SAMSTUDENT_MAX_PIXELS``: 8192 x 8192 pixels; a radiograph has a third of it.
 MAX_PLANE = 1 << 26
-#: NIfTI extensions (DICOM headers, comments) lie before the pixels.
+#: Largest size in bytes of NIfTI extensions (DICOM headers, comments), which precede the pixels.
 MAX_NIFTI_EXTENSIONS = 16 << 20
 
 
 def max_pixels() -> int:
-    """The largest image that is decoded, in values: environment variable ``SAMSTUDENT_MAX_PIXELS``, else 2^28."""
+    """Largest image that is decoded, in values: environment variable ``SAMSTUDENT_MAX_PIXELS``, else 2^28."""
     return whole_number("SAMSTUDENT_MAX_PIXELS", 1 << 28, "pixels")
 
 
 def check_size(path: Path, sizes: tuple[int, ...], components: int = 1, bytes_each: int = 1) -> None:
-    """Refuse what a header announces if it is more than ``max_pixels`` values, or a plane of more than ``MAX_PLANE``.
+    """Refuse an image of more than ``max_pixels`` values, or with a plane of more than ``MAX_PLANE`` pixels.
 
     Args:
         path: for the error.
-        sizes: of all axes, in any order. Python's integers do not overflow.
+        sizes: sizes of all axes, in any order. Python's integers do not overflow.
         components: values of a pixel.
         bytes_each: bytes of a value; those of more than 8 count as several.
     """
@@ -60,35 +60,37 @@ def check_holds(path: Path, needed: int, packed: bool = False, ratio: int | None
     Args:
         path: the file.
         needed: bytes of pixels that its header announces.
-        packed: with deflate (gzip, zlib).
-        ratio: how many bytes one byte can stand for, where it is packed with something else.
+        packed: compressed by deflate (gzip, zlib).
+        ratio: largest expansion factor of another compression.
     """
     size = path.stat().st_size
     if needed > size * (ratio or (DEFLATE_RATIO if packed else 1)):
-        raise UserError(f"{path}: truncated, its {size} bytes cannot hold the {needed} of pixels that its header tells")
+        raise UserError(
+            f"{path}: truncated, its {size} bytes cannot hold the {needed} bytes of pixels that its header announces"
+        )
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether a file is packed with gzip, by its first bytes: names lie."""
+    """Whether a file is compressed by gzip, by its first bytes: extensions may be wrong."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
 
 
 def unpacked(path: Path) -> io.BufferedIOBase:
-    """A file opened to read, through gzip where it is packed so."""
+    """File opened for reading, decompressed if it is gzip."""
     return gzip.open(path) if is_gzip(path) else path.open("rb")
 
 
 def check_nifti_header(path: Path) -> None:
-    """Refuse what is no NIfTI in one file, and extensions larger than ``MAX_NIFTI_EXTENSIONS`` or without an end.
+    """Refuse anything but NIfTI in one file, and extensions larger than ``MAX_NIFTI_EXTENSIONS`` or without an end.
 
-    nibabel reads these whole, and to the file's end where the header gives no place for the pixels.
+    nibabel reads them whole, and to the file's end if the header has no offset of the pixels.
     """
     try:
         with unpacked(path) as file:
             head = file.read(544)
     except (OSError, EOFError, zlib.error):
-        return  # nibabel says what is wrong with it
+        return  # nibabel reports the damage
     first = int.from_bytes(head[:4], "little")
     order = "<" if first in (348, 540) else ">"
     version2 = int.from_bytes(head[:4], "little" if order == "<" else "big") == 540

@@ -1,4 +1,4 @@
-"""Which of a task's structures a name in a file or a request means."""
+"""Structure names in files and requests, matched with those of a task."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-#: Segments whose name starts so mark where a structure is unknown; the rest of the name is the structure's. In a
-#: human's label an empty one says that the structure is not annotated at all (``imaging.annotations.read_label``).
+#: Prefix of segments that mark where a structure is unknown; the rest of the name is the structure. In a human label
+#: an empty one marks a structure that is not annotated at all (``imaging.annotations.read_label``).
 IGNORE = "ignore:"
-#: Segments of masks that were not good enough to train on, kept for people to look at.
+#: Prefix of segments with masks that the quality filter rejected, kept for review.
 REJECTED = "rejected:"
 #: Extensions of label files, for messages.
 LABEL_EXTENSIONS = ".seg.nrrd, .nrrd, .nii.gz, .nii, .png, .tif or .tiff"
 
 
 def plain_name(name: str) -> str:
-    """A name without what writers vary: Unicode form, case, and runs of spaces, ``_``, ``.`` and ``-``.
+    """Normalised name: Unicode form, case, and runs of spaces, ``_``, ``.`` and ``-`` do not matter.
 
     Viewers write "Left lung" for ``left_lung``; a Mac stores "Müller" decomposed.
     """
@@ -24,7 +24,7 @@ def plain_name(name: str) -> str:
 
 
 def find_structure(name: str, structures: Iterable[str]) -> str | None:
-    """The structure that a name means: the equal one, else the only one whose ``plain_name`` is equal; None: none."""
+    """Structure with this name, else the only one with an equal ``plain_name``; None: no such structure."""
     structures = list(structures)
     if name in structures:
         return name
@@ -33,7 +33,7 @@ def find_structure(name: str, structures: Iterable[str]) -> str | None:
 
 
 def marked_structure(name: str, prefix: str, structures: Iterable[str]) -> str | None:
-    """The structure of a marked name: of ``ignore:vessel``, with the prefix ``ignore:``, vessel. None: not so marked.
+    """Structure of a marked name: vessel for ``ignore:vessel`` and the prefix ``ignore:``. None: not marked so.
 
     Case and spaces do not matter, as in ``find_structure``.
     """

@@ -1,7 +1,7 @@
 """TIFF files: the samples of their pages exactly as stored, turned upright.
 
-tifffile decodes what is lossless, in all pixel types, and never allocates more than the header announces, which is
-checked first. Compressions of 1 or 8 bits that it leaves to others go through Pillow (libtiff).
+tifffile decodes lossless compressions, in all pixel types, and never allocates more than the header announces, which is
+checked first. Other compressions, of 1 or 8 bits, are decoded by Pillow (libtiff).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from samstudent.errors import UserError
 from samstudent.imaging.orientation import orientation_of, upright
 from samstudent.imaging.size_checks import DEFLATE_RATIO, check_holds, check_size
 
-#: Compression tag -> how many bytes one byte can stand for at most; None: no bound below ``check_size``. LZW: each code
+#: Compression tag -> largest expansion factor; None: no bound below ``check_size``. LZW: each code
 #: of 9 to 12 bits adds one byte to a string, and the table has 4096. Deflate has two numbers.
 _LOSSLESS: dict[int, int | None] = {1: 1, 5: 4096, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, 32773: 64, 50000: None}
 #: CCITT RLE, T.4 and T.6 (1 bit), JPEG and WebP (8 bits): Pillow's libtiff checks a strip's size against the header.
 _BY_PILLOW = frozenset({2, 3, 4, 7, 50001})
 #: PhotometricInterpretation.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _MASK, _CMYK, _YCBCR = 0, 1, 2, 3, 4, 5, 6
-#: Colour spaces that are made RGB, by Pillow's names.
+#: Colour spaces that are converted to RGB, by Pillow's names.
 _CONVERTED = {_CMYK: "CMYK", _YCBCR: "YCbCr"}
-#: Each takes a fraction of a millisecond before anything is known of it.
+#: Largest number of pages; each takes a fraction of a millisecond before its size is known.
 _MOST_PAGES = 10_000
 #: Bits of NewSubfileType: a smaller copy of another page, a mask of another page.
 _NO_PAGE = 0b101
@@ -44,8 +44,8 @@ class Tiff:
     Attributes:
         pages: one array (y, x) or (y, x, channels) for each page, all of one shape and type, upright, 0 is black.
         palette: uint8 (colours, 3) where the samples are its indices, else None.
-        bits: of a sample.
-        orientation: the Orientation tag, 1 to 8, of the first page.
+        bits: bits of a sample.
+        orientation: Orientation tag of the first page, 1 to 8.
         spacing: (x, y) in mm of the pixels as stored, by ITK's rule: 1 where a resolution or its unit is missing.
     """
 
@@ -61,7 +61,7 @@ def read_tiff(path: Path) -> Tiff:
 
     Raises:
         UserError: truncated, too large, pages that differ, or of a kind that is not supported.
-        Exception: whatever tifffile or Pillow raise on a damaged file.
+        Exception: any exception of tifffile or Pillow on a damaged file.
     """
     _check_chain(path)
     with tifffile.TiffFile(path) as file:
@@ -92,7 +92,7 @@ def tiff_orientation(path: Path) -> int:
 
 
 def _check_chain(path: Path) -> None:
-    """Refuse pages without end: each names the next, and tifffile follows them in most circles forever."""
+    """Refuse a circular or too long chain of pages, which tifffile would follow for ever."""
     with path.open("rb") as file:
         head = file.read(16)
         order = "<" if head.startswith(b"II") else ">"
@@ -105,11 +105,11 @@ def _check_chain(path: Path) -> None:
         seen: set[int] = set()
         while offset:
             if offset in seen or len(seen) == _MOST_PAGES:
-                raise UserError(f"{path}: its pages have no end, or are more than {_MOST_PAGES}")
+                raise UserError(f"{path}: its chain of pages is circular, or longer than {_MOST_PAGES}")
             seen.add(offset)
             file.seek(offset)
             if len(count := file.read(struct.calcsize(count_format))) < struct.calcsize(count_format):
-                return  # tifffile says what is wrong with it
+                return  # tifffile reports the damage
             file.seek(struct.unpack(count_format, count)[0] * tag_bytes, os.SEEK_CUR)
             if len(following := file.read(struct.calcsize(offset_format))) < struct.calcsize(offset_format):
                 return
@@ -135,7 +135,7 @@ def _bits(page: Any) -> int:
 
 
 def _check_supported(path: Path, page: Any) -> None:
-    """Name what is not read, before anything is decoded."""
+    """Refuse unsupported kinds of TIFF by name, before anything is decoded."""
     compression, photometric, bits = int(page.compression), page.photometric, _bits(page)
     photometric = _BLACK_IS_ZERO if photometric is None else int(photometric)
     if compression not in _LOSSLESS and compression not in _BY_PILLOW:
@@ -153,8 +153,8 @@ def _check_supported(path: Path, page: Any) -> None:
     if photometric == _PALETTE and page.samplesperpixel > 1:
         raise UserError(f"{path}: TIFF palette with {page.samplesperpixel} samples a pixel is not supported")
     if (compression in _BY_PILLOW or photometric in _CONVERTED) and bits > 8:
-        what = f"compression {_name(page.compression)}, colours {_name(page.photometric)}"
-        raise UserError(f"{path}: TIFF of {bits} bits with {what} is not supported; save it as LZW or deflate")
+        kind = f"compression {_name(page.compression)}, colours {_name(page.photometric)}"
+        raise UserError(f"{path}: TIFF of {bits} bits with {kind} is not supported; save it as LZW or deflate")
 
 
 def _name(value: Any) -> str:
@@ -212,12 +212,12 @@ def _palette(path: Path, page: Any) -> NDArray[Any] | None:
     if table.size != 3 << _bits(page):
         raise UserError(f"{path}: a TIFF palette of {table.size} numbers, where {3 << _bits(page)} were expected")
     table = table.reshape(3, -1).T
-    # As libtiff: numbers of 16 bits, but some programs write them with 8.
+    # As libtiff: 16-bit numbers, but some programs write 8-bit ones.
     return (table if table.max() < 256 else table >> 8).astype(np.uint8)
 
 
 def _read_with_pillow(path: Path, page: Any, numbers: list[int]) -> list[NDArray[Any]]:
-    """As ``_read_page``, of pages of 8 bits or less; Pillow turns them upright itself, and knows where white is 0."""
+    """As ``_read_page``, for pages of 8 bits or less; Pillow turns them upright and inverts white-is-zero itself."""
     pages = []
     with Image.open(path) as image:
         for number in numbers:

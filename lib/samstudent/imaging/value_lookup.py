@@ -1,4 +1,4 @@
-"""Finds what the values of a label map mean, by all that a study keeps: see ``resolve`` and ``names_for_reading``."""
+"""Lookup of the names of a label map's values in all records of a study: ``resolve``, ``names_for_reading``."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from samstudent.imaging.value_names import KEY, SUFFIX, TaskIdentity, ValueNames
 from samstudent.task import Task
 from samstudent.util.files import sha256_file
 
-# ---- what a study knows ----
+# ---- records of a study ----
 
 
 @dataclass(frozen=True)
 class Record:
-    """What some file says of a label map of a certain content. origin: the label file that it was said of."""
+    """Recorded info on a label map with a certain content. origin: name of the label file that it was recorded for."""
 
     origin: str
     info: Mapping[str, Any]
 
 
 class KnownNames:
-    """Value names of label maps by the SHA-256 of their content, from all that a study keeps. Read when first asked.
+    """Value names of label maps by the SHA-256 of their content, from all records of a study. Read at the first use.
 
     Args:
         labels: folder of the labels: ``<labels>/<tag>/*.values.json`` and ``<labels>/.history``, or a plain folder.
-        listed: gives the infos of all labels in the study's list; asked after the files.
+        listed: returns the infos of all labels in the study's list; used after the files.
     """
 
     def __init__(self, labels: Path, listed: Callable[[], Iterable[Mapping[str, Any]]] = tuple) -> None:
@@ -43,7 +43,7 @@ class KnownNames:
         self._tiers: dict[int, dict[str, list[Record]]] = {}
 
     def find(self, sha256: str) -> Iterator[list[Record]]:
-        """Records of this content, of one kind of source at a time, the best first."""
+        """Records of this content, one kind of source at a time, the most reliable first."""
         for number, source in enumerate((self._beside_labels, self._in_list)):
             if number not in self._tiers:
                 self._tiers[number] = {}
@@ -58,7 +58,7 @@ class KnownNames:
                 if found := read_sidecar(path):
                     yield found[0], Record(path.name.removesuffix(SUFFIX), {KEY: found[1].as_json()})
             except UserError:
-                continue  # said of its own label
+                continue  # reported for its own label
         for path in sorted(self._labels.glob(".history/*/*/*.json")):
             try:
                 info = json.loads(path.read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ class KnownNames:
 
 
 class _Content:
-    """A label file, read when that is needed first."""
+    """Content of a label file, read at the first use."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,31 +87,33 @@ class _Content:
 
     @property
     def values(self) -> frozenset[int]:
-        """Its values without 0."""
+        """Values of the file without 0."""
         return self._read[0]
 
     @property
-    def names_itself(self) -> bool:
-        """Whether it names its segments."""
+    def has_names(self) -> bool:
+        """Whether the file has segment names."""
         return kind_of(self.path) in ("nrrd", "dicom") and self._read[1]
 
 
 def of_upload(path: Path, info: Mapping[str, Any], task: Task) -> ValueNames:
-    """What the values of a label mean that a client sends.
+    """Value names of a label that a client submits.
 
     Args:
-        info: sent along, perhaps with ``label_info``.
+        path: the label file.
+        info: info of the request, perhaps with ``label_info``.
+        task: the active task.
 
     Raises:
-        UserError: ``label_info`` cannot be understood, does not fit the file's values, or names no structure of the
+        UserError: ``label_info`` is not valid, does not fit the file's values, or names no structure of the
             task.
     """
     content = _Content(path)
     try:
-        values, names_itself = content.values, content.names_itself
+        values, has_names = content.values, content.has_names
     except UserError as error:
-        return ValueNames.unknown(str(error), task)  # whether such a file is taken is decided elsewhere
-    if names_itself:
+        return ValueNames.unknown(str(error), task)  # the caller decides whether such a file is accepted
+    if has_names:
         return ValueNames((), "file", TaskIdentity.of(task))
     if (names := names_from_label_info(info, values, task.structures)) is not None:
         if names and not any(means_structure(name, task) for name in names):
@@ -123,22 +125,22 @@ def of_upload(path: Path, info: Mapping[str, Any], task: Task) -> ValueNames:
 
 
 def resolve(path: Path, sha256: str, info: Mapping[str, Any], task: Task, known: KnownNames) -> ValueNames:
-    """What the values of a label in the study mean, by the first of these that says it: the file itself, the file
-    beside it, the study's list, records of the same content under another name, and the task's present values.
+    """Value names of a label in the study, from the first source that has them: the file itself, the file beside it,
+    the study's list, records of the same content under another name, the task's present values.
 
     Args:
         path: the label file.
-        sha256: of its content.
-        info: what the study's list says of this content; ``{}``: nothing.
-        task: the task in force.
+        sha256: digest of its content.
+        info: info of this content in the study's list; ``{}``: not listed.
+        task: the active task.
         known: records of the study.
 
     Returns:
-        With ``problem`` set where nothing can be said, or two records of the same content contradict each other.
+        Names; ``problem`` is set if no source has them, or if two records of the same content contradict each other.
     """
     content = _Content(path)
     try:
-        if content.names_itself:
+        if content.has_names:
             return ValueNames((), "file", TaskIdentity.of(task))
         beside = read_sidecar(sidecar_of(path))
         if beside is not None and beside[0] == sha256:
@@ -151,8 +153,8 @@ def resolve(path: Path, sha256: str, info: Mapping[str, Any], task: Task, known:
         assumed = _assumed(path, content.values, task)
         if beside is not None and not assumed.problem and beside[1].of(content.values) != assumed.of(content.values):
             return ValueNames.unknown(
-                f"{path}: its content is not the one that {sidecar_of(path).name} is about, and its values are not the "
-                f"task's there: {_listed(beside[1])}. Correct or rename that file",
+                f"{path}: {sidecar_of(path).name} was written for another content, with other names than the task's: "
+                f"{_listed(beside[1])}. Correct or rename that file",
                 task,
             )
         return assumed
@@ -166,15 +168,15 @@ def _of_info(info: Mapping[str, Any], values: Collection[int], structures: Itera
         names = ValueNames.from_json(recorded)
         if names.source != "file":
             return names
-    if (given := names_from_label_info(info, values, structures)) is not None:
-        return ValueNames(given, "client")
+    if (names_in_info := names_from_label_info(info, values, structures)) is not None:
+        return ValueNames(names_in_info, "client")
     return None
 
 
 def _of_records(
     path: Path, records: Sequence[Record], values: Collection[int], structures: Iterable[str]
 ) -> ValueNames | None:
-    """What records of one content agree on; where they do not, that of the same file name.
+    """Names on which the records of one content agree, else those recorded for the same file name.
 
     Raises:
         UserError: they contradict each other.
@@ -228,18 +230,18 @@ def names_for_reading(path: Path, info: Mapping[str, Any]) -> tuple[str, ...] | 
         info: its info in the study's list.
 
     Returns:
-        None where the file names its segments, or nothing but the task says what its values mean.
+        None: the file has segment names, or its values are the task's.
 
     Raises:
-        UserError: it is not known what its values mean.
+        UserError: the names of its values are not known.
     """
     recorded = info.get(KEY)
     if recorded is None:
-        # No server has taken it in yet: a list of an earlier version, a read-only study, another datastore.
+        # Not recorded by a server yet: a read-only study, another datastore.
         if not info.get("label_info"):
             return names_beside(path)
         content = _Content(path)
-        return None if content.names_itself else names_from_label_info(info, content.values)
+        return None if content.has_names else names_from_label_info(info, content.values)
     names = ValueNames.from_json(recorded)
     if names.problem:
         raise UserError(names.problem)
@@ -247,21 +249,21 @@ def names_for_reading(path: Path, info: Mapping[str, Any]) -> tuple[str, ...] | 
 
 
 def names_beside(path: Path) -> tuple[str, ...] | None:
-    """What the file beside a label map says that its values mean; None: there is none, or it is of another content."""
+    """Value names in the file beside a label map; None: no such file, or written for another content."""
     found = read_sidecar(sidecar_of(path))
     return found[1].names if found and found[0] == sha256_file(path) else None
 
 
 def names_in_folder(path: Path) -> tuple[str, ...] | None:
-    """As ``names_beside``; where it has none of its own, by the file beside another label map of the same content.
+    """As ``names_beside``; without a file of its own from that of another label map with the same content.
 
     Raises:
-        UserError: files beside two other label maps of its content contradict each other.
+        UserError: files of two other label maps with the same content contradict each other.
     """
     if (names := names_beside(path)) is not None:
         return names
     files = path.parent.glob(f"*{SUFFIX}")
-    if not any(True for _ in files) or (content := _Content(path)).names_itself:
+    if not any(True for _ in files) or (content := _Content(path)).has_names:
         return None
     for records in KnownNames(path.parent).find(sha256_file(path)):
         if (found := _of_records(path, records, content.values, ())) is not None:
@@ -270,7 +272,7 @@ def names_in_folder(path: Path) -> tuple[str, ...] | None:
 
 
 def structures_in(path: Path, info: Mapping[str, Any], task: Task) -> tuple[list[str], list[str]]:
-    """Of a label of a study: the task's structures that it names, and its names that are no structure of the task.
+    """The task's structures that a label of a study names, and its other names.
 
     Raises:
         UserError: the label file cannot be read.

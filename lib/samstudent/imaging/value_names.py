@@ -1,9 +1,9 @@
-"""Which structure each value of a label map means, kept in a file beside the label map and bound to its content.
+"""Names of the values of a label map, stored in a file beside it and bound to its content.
 
-PNG, TIFF, NIfTI and plain NRRD hold numbers without names. The names are known when a label is taken in: a client sends
+PNG, TIFF, NIfTI and plain NRRD hold numbers without names. The names are known when a label is saved: a client sends
 them, or they are assumed from the task. They are written to ``<label file>.values.json`` at that moment, because later
 the task's structures may be in another order, the label may be copied or renamed, and the study's list may be lost. The
-label file itself is never changed. Formats that name their segments (.seg.nrrd, DICOM SEG) need no such file.
+label file itself is never changed. Formats with segment names (.seg.nrrd, DICOM SEG) need no such file.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from samstudent.imaging.structure_names import REJECTED, marked_structure, plain
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
 
-#: A label map's names lie in a file of its own name with this suffix, e.g. ``case01.nii.gz.values.json``.
+#: Suffix of the file beside a label map, e.g. ``case01.nii.gz.values.json``.
 SUFFIX = VALUE_NAMES
-#: Key of a label's info under which the study's list holds the same.
+#: Key of the same record in a label's info in the study's list.
 KEY = "value_names"
-#: Slicer leaves these out of the label map that it submits (MONAILabel.py, onSaveLabel).
+#: Segments that Slicer does not export to the label map that it submits (MONAILabel.py, onSaveLabel).
 NOT_EXPORTED = ("background", "foreground_scribbles", "background_scribbles")
-#: Largest value that a name may be given to: that of a 16-bit label map.
+#: Largest value with a name: that of a 16-bit label map.
 HIGHEST_VALUE = 65535
-#: ``client``: sent with the label. ``user``: written into the file by hand. ``assumed``: the task's values at the time
-#: when the label was first seen. ``file``: the label file names its segments itself.
+#: ``client``: sent with the label. ``user``: written into the file by a user. ``assumed``: the task's values when the
+#: label was first found. ``file``: the label file has segment names.
 Source = Literal["client", "user", "assumed", "file"]
-#: So many label files with a problem are listed each; of more only the number.
+#: Largest number of label files whose problems are listed; of the rest only the number is.
 MOST_LISTED = 5
 
 
 @dataclass(frozen=True)
 class TaskIdentity:
-    """By which a task is told from another one: its name and its structures."""
+    """Identity of a task: its name and its structures."""
 
     name: str
     structures: tuple[str, ...]
@@ -50,7 +50,7 @@ class TaskIdentity:
         return cls(task.name, tuple(task.names))
 
     def is_same_as(self, other: TaskIdentity) -> bool:
-        """True for one name, and for another name with the same set of structures: a task that was renamed."""
+        """Whether name or set of structures are equal: a task may be renamed."""
         return self.name == other.name or _plain_set(self.structures) == _plain_set(other.structures)
 
     def __str__(self) -> str:
@@ -59,14 +59,13 @@ class TaskIdentity:
 
 @dataclass(frozen=True)
 class ValueNames:
-    """What the values of one label map mean.
+    """Names of the values of one label map.
 
     Attributes:
-        names: ``names[v - 1]`` is the structure that value v means; "" where v means nothing. Of a label file that
-            names its segments: empty.
-        source: how this is known.
-        task: the task in force when it was recorded; None: not known.
-        problem: why it is not known, in one sentence; the label cannot be used then.
+        names: ``names[v - 1]`` is the structure of value v, "" for no structure. Empty for a file with segment names.
+        source: origin of the names.
+        task: the task that was active when they were recorded; None: not known.
+        problem: reason why the names are not known, one sentence; the label cannot be used then.
     """
 
     names: tuple[str, ...]
@@ -105,7 +104,7 @@ class ValueNames:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ValueNames:
-        """Raises UserError where it is none of ours, which may be after somebody changed it by hand."""
+        """Names from JSON values. Raises UserError: not of this form, perhaps after a change by a user."""
         source, values, task = content.get("source"), content.get("values", {}), content.get("task")
         if source is None or source not in get_args(Source):
             raise UserError(f'"source" must be one of {", ".join(get_args(Source))}, not {source!r}')
@@ -124,7 +123,7 @@ class ValueNames:
 
 
 def is_known(name: str, task: Task) -> bool:
-    """Whether a segment's name says something about a structure of the task, or is one that marks no structure."""
+    """Whether a name is or marks a structure of the task, or is one that Slicer does not export."""
     if plain_name(name) in map(plain_name, NOT_EXPORTED):
         return True
     return means_structure(name, task) or marked_structure(name, REJECTED, task.structures) is not None
@@ -143,7 +142,7 @@ def _plain_set(structures: Iterable[str]) -> set[str]:
     return {plain_name(structure) for structure in structures}
 
 
-# ---- beside the label ----
+# ---- the file beside the label ----
 
 
 def sidecar_of(label: Path) -> Path:
@@ -151,10 +150,10 @@ def sidecar_of(label: Path) -> Path:
 
 
 def write_sidecar(label: Path, sha256: str, names: ValueNames) -> int:
-    """Write the names of a label map's values beside it, at once. Returns the written file's time of change, ns.
+    """Write the names of a label map's values to the file beside it, atomically. Returns its time of change, ns.
 
     Raises:
-        OSError: no room, or the folder is read-only.
+        OSError: the disk is full, or the folder read-only.
     """
     path = sidecar_of(label)
     content = {"label": label.name, "sha256": sha256} | names.as_json()
@@ -164,10 +163,10 @@ def write_sidecar(label: Path, sha256: str, names: ValueNames) -> int:
 
 
 def read_sidecar(path: Path) -> tuple[str, ValueNames] | None:
-    """SHA-256 of the label map that a ``*.values.json`` is about, and what its values mean; None: no such file.
+    """SHA-256 of the label map and names of its values, from a ``*.values.json``; None: no such file.
 
     Raises:
-        UserError: it cannot be understood; it may have been changed by hand.
+        UserError: not of this form, perhaps after a change by a user.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -181,23 +180,23 @@ def read_sidecar(path: Path) -> tuple[str, ValueNames] | None:
 
 
 def sidecar_time(label: Path) -> int | None:
-    """Time of change of the file beside a label, ns; None: there is none."""
+    """Time of change of the file beside a label, ns; None: no such file."""
     try:
         return sidecar_of(label).stat().st_mtime_ns
     except OSError:
         return None
 
 
-# ---- what is to be said ----
+# ---- messages ----
 
 
 def summary(labels: Iterable[ValueNames], task: Task, *, left_out_too: bool = True) -> list[str]:
-    """What a user should know of the labels of a study, one line for each kind of finding.
+    """Messages for users about the labels of a study, one line for each kind of finding.
 
     Args:
-        labels: what is known of each label file.
-        task: the task in force.
-        left_out_too: also name the structures that the task does not have.
+        labels: names of each label file.
+        task: the active task.
+        left_out_too: list the structures that the task does not have, too.
     """
     assumed: Counter[tuple[TaskIdentity | None, tuple[str, ...]]] = Counter()
     others: Counter[TaskIdentity | None] = Counter()
@@ -215,23 +214,23 @@ def summary(labels: Iterable[ValueNames], task: Task, *, left_out_too: bool = Tr
             assumed[names.task, names.names] += names.source == "assumed"
     lines = problems[:MOST_LISTED]
     if len(problems) > MOST_LISTED:
-        lines.append(f"{len(problems) - MOST_LISTED} more label maps of which it is not known what their values mean")
+        lines.append(f"{len(problems) - MOST_LISTED} more label maps with values of unknown meaning")
     for (identity, names_of), count in assumed.items():
         if count:
             origin = identity.name if identity else task.name
-            meant = ", ".join(f"{value} = {name}" for value, name in enumerate(names_of, 1) if name)
+            listing = ", ".join(f"{value} = {name}" for value, name in enumerate(names_of, 1) if name)
             lines.append(
-                f"{_maps(count)} not say what {'its' if count == 1 else 'their'} values mean; assumed from task "
-                f"{origin}: {meant}. Check one, or submit .seg.nrrd"
+                f"{_maps(count)} no names for {'its' if count == 1 else 'their'} values; assumed from task "
+                f"{origin}: {listing}. Check one, or submit .seg.nrrd"
             )
     if left_out and left_out_too:
         listed = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.items()))
         lines.append(
             f"label maps ({with_others}) name structures that task {task.name} does not have; left out: {listed}"
         )
-    lines += [f"{count} label maps are left out: they are of {identity}" for identity, count in others.items()]
+    lines += [f"{count} label maps are left out: they belong to {identity}" for identity, count in others.items()]
     return lines
 
 
 def _maps(count: int) -> str:
-    return "1 label map does" if count == 1 else f"{count} label maps do"
+    return "1 label map has" if count == 1 else f"{count} label maps have"

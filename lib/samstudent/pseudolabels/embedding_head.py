@@ -29,7 +29,7 @@ from samstudent.student.network import output_channels
 from samstudent.student.predict import load_weights, save_model
 from samstudent.student.training import OnStep, make_trainer
 from samstudent.task import Task
-from samstudent.util.torch_device import pick_device
+from samstudent.util.device import pick_device
 
 #: Slices in a batch.
 BATCH = 6

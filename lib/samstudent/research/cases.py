@@ -22,8 +22,8 @@ class FolderCases:
     """Cases of a folder in a store.
 
     Attributes:
-        store: where prepared cases lie.
-        sources: by id.
+        store: store of the prepared cases.
+        sources: source of each case by id.
     """
 
     store: CaseStore
@@ -31,7 +31,7 @@ class FolderCases:
 
     @property
     def task(self) -> Task:
-        """Which structures the labels have, and the student's grid."""
+        """Task of the store: the structures, and the student's grid."""
         return self.store.task
 
     def source(self, id: str, hidden: bool = False) -> FolderCase:
@@ -39,7 +39,7 @@ class FolderCases:
         return self.sources[id].without_label() if hidden else self.sources[id]
 
     def prepared(self, id: str, hidden: bool = False) -> PreparedCase:
-        """Entry of a case in the store, whether it has been prepared or not; ``hidden``: as if it had no label."""
+        """Entry of a case in the store, prepared or not; ``hidden``: without its label."""
         content = self.source(id, hidden).digests
         return PreparedCase(id, content, self.store.key_of(content))
 
@@ -48,7 +48,7 @@ class FolderCases:
         return self.store.image(self.prepared(id))
 
     def truth(self, id: str) -> LabelledMasks | None:
-        """The label, or None where there is none."""
+        """The label; None: the case has no label."""
         return self.store.truth(self.prepared(id))
 
     def labelled(self, id: str) -> tuple[CaseImage, LabelledMasks]:
@@ -56,11 +56,11 @@ class FolderCases:
         return self.store.labelled(self.prepared(id))
 
     def training_case(self, id: str) -> TrainingCase:
-        """The case with its human label, as a student learns it."""
+        """The case with its human label, for the training of a student."""
         return self.store.training_case(self.prepared(id))
 
     def unlabelled_case(self, id: str) -> TrainingCase:
-        """The case with nothing known of it, as ``student.data.without_label``."""
+        """The case without its label, as ``student.data.without_label``."""
         return self.store.training_case(self.prepared(id, hidden=True))
 
     def pseudo_labels(self, folder: Path) -> PseudoLabelStore:
@@ -73,8 +73,8 @@ class PrepareCases:
     """Work of an engine: decodes and prepares cases. Content keys are those of the store.
 
     Attributes:
-        store: where prepared cases lie.
-        sources: by key.
+        store: store of the prepared cases.
+        sources: source of each case by key.
     """
 
     store: CaseStore
@@ -91,10 +91,10 @@ class PrepareCases:
 
 
 class LazyCases(Sequence[TrainingCase]):
-    """Training cases that are read from disk whenever they are asked for, so that memory does not grow with them."""
+    """Training cases that are read from disk at each access, so that memory does not grow with their number."""
 
     def __init__(self, readers: Sequence[Callable[[], TrainingCase]]) -> None:
-        """Args: readers: a function for each case."""
+        """Args: readers: function that reads a case, for each case."""
         self._readers = readers
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Task for a folder that comes without one, from its images and the first labelled cases."""
+"""Task derived from the images and the first labelled cases of a folder."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.research.folder import Folder
 from samstudent.task import Task
 
-#: A student's image has this many pixels, unless that makes structures too small.
+#: Pixels of a student's image, unless structures are too small.
 _PIXELS = 256**2
-#: A structure narrower than this many pixels (square root of its area) asks for a larger student: a border drawn on
+#: A structure narrower than this many pixels (square root of its area) needs a larger student: a border on
 #: whole pixels is off by a quarter of a pixel, which costs a square w pixels wide about 1 / (2 w) of Dice.
 _WIDTH = 20
-#: The most that small structures may enlarge the image; time and memory grow as much.
+#: Largest factor by which small structures enlarge the image; time and memory grow as much.
 _MOST = 2.25
-#: Voxels of the student's sliding window, and of a whole volume, at most.
+#: Largest number of voxels of the student's sliding window, and of a whole volume.
 _WINDOW, _VOLUME = 64 * 96 * 96, 160**3
-#: A student with five levels needs sides of two pixels on the lowest.
+#: Least side in pixels: a student with five levels needs two pixels on the lowest one.
 _SHORTEST = 32
-#: Mean difference of red, green and blue, as a share of the range, from which on colour is more than a rendering.
+#: Least mean difference of red, green and blue, as a share of the range, of a true colour image.
 _COLOUR = 0.03
 
 
 def derive_task(folder: Folder, labelled: Sequence[str], size: Sequence[int] | None = None) -> tuple[Task, Folder]:
-    """A task for a folder that comes with none, from its images and the first labelled cases.
+    """Derive a task from the images and the first labelled cases of a folder.
 
-    - Dimension: the images'. Colour only where red, green and blue really differ.
+    - Dimension: the images'. Colour only if red, green and blue differ clearly.
     - Structures: the values (or bits) found in the labels of all train cases, named by ``imaging.labels.json``,
       ``structures.txt`` or ``dataset.json`` if there is one, else ``structure_<value>``. Those of labels_overlap/ may
       overlap.
@@ -48,22 +48,23 @@ def derive_task(folder: Folder, labelled: Sequence[str], size: Sequence[int] | N
     - 3D student: the median voxel size (coarser where a volume would exceed 160^3 voxels) and a window that holds the
       median volume, or as much of it as 64 x 96 x 96 voxels do.
 
-    The rest are the task file's defaults.
+    Everything else has the defaults of the task file.
 
     Args:
-        labelled: cases whose labels may be looked at for sizes.
-        size: takes the place of ``student.size``.
+        folder: the labelled folder.
+        labelled: cases whose labels are used for the sizes of structures.
+        size: replaces the derived ``student.size``.
 
     Returns:
-        The task, and the folder with the meaning of its label values.
+        The task, and the folder with the names of its label values.
     """
     values, names = _values(folder)
-    given = _given_names(folder.path)
+    names_in_file = _names_in_file(folder.path)
     if names is None:
         if folder.bits:
-            # Bits are read by position: one below the highest that no case shows is a structure all the same.
+            # Bits are read by position: an unused bit below the highest one is a structure, too.
             values = list(range(1, max(values) + 1))
-        names = {value: given.get(value, f"structure_{value}") for value in values}
+        names = {value: names_in_file.get(value, f"structure_{value}") for value in values}
     dimension = read_image(folder.images[labelled[0]]).grid.dimension
     task = Task.model_validate(
         {
@@ -75,7 +76,7 @@ def derive_task(folder: Folder, labelled: Sequence[str], size: Sequence[int] | N
             "student": {"size": (64,) * dimension},
         }
     )
-    # A value that no train case shows keeps its place, under a name that the task does not have.
+    # A value that no train case has keeps its place, with a name that the task does not have.
     highest = max(names) if folder.bits else max(250, *names)
     meaning = tuple(names.get(value, f"unused {value}") for value in range(1, highest + 1))
     folder = replace(folder, meaning=meaning)
@@ -118,8 +119,8 @@ def student_window(shapes: NDArray[Any], spacings: NDArray[Any]) -> tuple[tuple[
 
 
 def _values(folder: Folder) -> tuple[list[int], dict[int, str] | None]:
-    """Values above 0 (or numbers of bits) in the train labels, and their names where the files, or those beside them,
-    tell them."""
+    """Values above 0 (or numbers of bits) in the train labels, and their names if they are in the files or beside
+    them."""
     found: dict[int, str | None] = {}
     for case in folder.labelled("train"):
         values, names = stored_values(folder.labels[case])
@@ -139,14 +140,14 @@ def _values(folder: Folder) -> tuple[list[int], dict[int, str] | None]:
             elif not names and value > 0:
                 found.setdefault(int(value), None)
     if not found:
-        raise UserError(f"{folder.path}: no label of a train case marks anything")
+        raise UserError(f"{folder.path}: no label of a train case has pixels")
     if max(found) > 250 and len(found) > 250:
         raise UserError(f"{folder.path}: {len(found)} different label values; labels are maps of up to 250 structures")
     named = {value: name for value, name in sorted(found.items()) if name}
     return sorted(found), named if len(named) == len(found) else None
 
 
-def _given_names(path: Path) -> dict[int, str]:
+def _names_in_file(path: Path) -> dict[int, str]:
     """Names by value from labels.json, dataset.json (nnU-Net's or the Decathlon's form) or structures.txt."""
     for name in ("labels.json", "dataset.json"):
         if (path / name).is_file():

@@ -1,4 +1,4 @@
-"""Labelled folder: its cases, how they are split, and how images and labels are read."""
+"""Labelled folder: its cases, their split, and the reader of images and labels."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from samstudent.rounds.holdout import read_split
 from samstudent.rounds.trained import content_of
 from samstudent.task import Task
 
-#: Longer sides of 2D images are reduced to this many pixels, by means over areas: SAM looks at 1024 pixels or fewer, a
-#: student at a few hundred, and 32 masks of a film of 3000 pixels would take a gigabyte.
+#: Largest side of 2D images in pixels; larger ones are reduced by means over areas: SAM's input has 1024 pixels or
+#: fewer, a student's a few hundred, and 32 masks of a radiograph of 3000 pixels would take a gigabyte.
 LARGEST_SIDE = 1024
 
 Split = Literal["train", "val", "test"]
@@ -39,13 +39,13 @@ class Folder:
     """A labelled folder.
 
     Attributes:
-        path: has images/, labels/ or labels_overlap/, split.csv.
+        path: folder with images/, labels/ or labels_overlap/, and split.csv.
         images: case id -> image.
         labels: case id -> label file; a case may have none.
         bits: labels are of labels_overlap/: bit v - 1 of a pixel is structure v.
         split: case id -> train, val or test; only cases that have an image.
-        order: train cases, in the order in which they are labelled.
-        meaning: ``meaning[v - 1]`` is the structure that value v of a label map means; None: the task's own values.
+        order: train cases in the order of labelling.
+        meaning: ``meaning[v - 1]`` is the structure of value v of a label map; None: the task's own values.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Folder:
         return [case for case in ids if case in self.labels]
 
     def case(self, id: str) -> FolderCase:
-        """The source of a case. Its files are read for their digests, once in a process."""
+        """Source of a case. Its files are read for their digests, once in a process."""
         image, label = self.images[id], self.labels.get(id)
         digest = _digest(image, image.stat().st_mtime_ns)
         if label is None:
@@ -75,7 +75,7 @@ class Folder:
         )
 
     def digest(self, ids: Sequence[str]) -> str:
-        """Digest of the ids and the files of some cases, wherever the folder lies and whenever it was copied there."""
+        """Digest of ids and files of some cases, independent of the folder's path and of times of change."""
         return content_key([[id, *asdict(self.case(id).digests).values()] for id in ids])
 
 
@@ -84,10 +84,10 @@ class FolderCase:
     """Source of one case (``rounds.case_store.CaseSource``).
 
     Attributes:
-        id: of the case.
-        image, label: files; there may be no label.
+        id: id of the case.
+        image, label: files; None: no label.
         bits: the label has a bit for each structure, see ``Folder.bits``.
-        digests: of the files, and the names of label values.
+        digests: digests of the files, and names of the label values.
     """
 
     id: str
@@ -97,7 +97,7 @@ class FolderCase:
     digests: CaseContent
 
     def without_label(self) -> FolderCase:
-        """The same image without its label: what a method sees of a case whose label is hidden."""
+        """The same image without its label, for methods that must not use it."""
         return FolderCase(self.id, self.image, None, self.bits, CaseContent(self.digests.image))
 
     def content(self) -> CaseContent:
@@ -105,7 +105,7 @@ class FolderCase:
         return self.digests
 
     def read(self, task: Task) -> tuple[CaseImage, LabelledMasks | None]:
-        """The image and its label, both reduced to ``LARGEST_SIDE``; None without a label."""
+        """Image and label, both reduced to ``LARGEST_SIDE``; None: no label."""
         image = read_image(self.image, task.dimension)
         label = None
         if self.label is not None:
@@ -120,20 +120,21 @@ def _digest(file: Path, changed: int) -> str:
 
 
 def open_folder(path: Path, overlap: bool | None = None, seed: int = 0) -> Folder:
-    """Look at a folder.
+    """Open a labelled folder.
 
     Args:
-        overlap: True: labels_overlap/ where it is there, else labels/; False: the other way round; None: as True.
-        seed: of the order of train cases that have no ``train_order``.
+        path: the folder.
+        overlap: True: labels_overlap/ if it exists, else labels/; False: the other way round; None: as True.
+        seed: seed for the order of train cases without ``train_order``.
 
     Raises:
         NotFound: no such folder, or one of its parts is missing.
-        UserError: split.csv cannot be understood.
+        UserError: split.csv is not valid.
     """
     for needed in (path, path / "images", path / "split.csv"):
         if not needed.exists():
             raise NotFound(
-                f"{needed}: not there. An experiment needs images/, labels/ or labels_overlap/, and a split.csv with "
+                f"{needed}: not found. An experiment needs images/, labels/ or labels_overlap/, and a split.csv with "
                 "the columns id,split,train_order"
             )
     kinds = ["labels", "labels_overlap"] if overlap is False else ["labels_overlap", "labels"]
@@ -152,14 +153,14 @@ def open_folder(path: Path, overlap: bool | None = None, seed: int = 0) -> Folde
 
 
 def _case_of(row: str, images: Mapping[str, Path]) -> str | None:
-    """A row may name a file ("0001.png") where the case is "0001"."""
+    """Case of a row, which may be a file name ("0001.png" for the case "0001"); None: no such image."""
     if (case := row_id(row)) in images:
         return case
     return next((case for case, path in images.items() if path.name == row), None)
 
 
 def _train_order(path: Path, images: Mapping[str, Path], seed: int) -> list[str]:
-    """Train cases by train_order; those without one follow, in an order drawn from the seed."""
+    """Train cases by train_order, then those without one in a random order by the seed."""
     numbered, others = [], []
     for row in csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), skipinitialspace=True):
         case = _case_of(row["id"].strip(), images)
@@ -175,9 +176,9 @@ def _train_order(path: Path, images: Mapping[str, Path], seed: int) -> list[str]
 
 
 def reduce_case(image: CaseImage, label: LabelledMasks | None) -> tuple[CaseImage, LabelledMasks | None]:
-    """A 2D case with its longest side reduced to ``LARGEST_SIDE``; smaller ones and volumes come back as they are.
+    """A 2D case with its longest side reduced to ``LARGEST_SIDE``; smaller ones and volumes are unchanged.
 
-    A pixel belongs to a structure that covers at least half of its area, and is unknown where any part of it is.
+    A pixel belongs to a structure that covers at least half of its area; it is unknown if any part of it is.
     """
     shape = image.grid.spatial_shape
     if image.grid.dimension == 3 or max(shape) <= LARGEST_SIDE:
@@ -197,7 +198,7 @@ def reduce_case(image: CaseImage, label: LabelledMasks | None) -> tuple[CaseImag
 
 
 def _covered(masks: NDArray[Any], size: tuple[int, int], least: float) -> NDArray[Any]:
-    """Pixels of a smaller grid of which masks cover at least this share, bool (S, *size)."""
+    """Pixels of a smaller grid that masks cover by at least this share of their area, bool (S, *size)."""
     reduced = np.zeros((len(masks), *size), dtype=bool)
     for target, mask in zip(reduced, masks, strict=True):
         if mask.any():

@@ -1,4 +1,4 @@
-"""What experiments and simulations share: the folder, the task and the cases, as the options say."""
+"""Folder, task and cases of an experiment or a simulation, by its options."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from samstudent.util.files import atomic_write
 
 console = Console()
 
-#: Embeddings of an experiment may take this much of the disk: 16000 slices or images.
+#: Largest size in bytes of an experiment's embeddings: 16000 slices or images.
 _EMBEDDINGS = 32 << 30
 
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """Options that say which cases are used and how students look; see ``samstudent experiment --help``.
+    """Options for the cases and the size of students; see ``samstudent experiment --help``.
 
     Attributes:
         folder: labelled folder.
-        output: for models and results.
-        task: name or file; None: made from the folder.
+        output: folder for models and results.
+        task: name or file; None: derived from the folder.
         steps: training steps; None: the task's.
-        size: of the student's image, in pixels, (y, x) or (z, y, x); None: the task's.
-        unlabelled: the most unlabelled cases that are used; None: all.
-        test_cases: the most cases of the split that are measured; None: all.
-        split: ``test`` or ``val``: what is measured.
+        size: size of the student's image in pixels, (y, x) or (z, y, x); None: the task's.
+        unlabelled: largest number of unlabelled cases; None: all.
+        test_cases: largest number of measured cases; None: all of the split.
+        split: measured split, ``test`` or ``val``.
         embeddings: folder of SAM's embeddings; None: in ``output``.
     """
 
@@ -53,25 +53,25 @@ class FolderOptions:
     embeddings: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Options as JSON values."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Folder, task and cases of an experiment or a simulation. Worker processes get it pickled.
+    """Folder, task and cases of an experiment or a simulation. It is pickled for worker processes.
 
     Attributes:
         folder: the labelled folder.
-        task: with the student's size.
+        task: task with the student's size.
         output: folder for models and results.
         embeddings: folder of SAM's embeddings.
         pool: train cases that are used, in their order; the first n that have a label are the labelled pool of size n.
-        unlabelled: the most unlabelled cases that a method may use; None: all of the pool.
-        test: cases that are measured.
+        unlabelled: largest number of unlabelled cases for a method; None: all of the pool.
+        test: measured cases.
         split: ``test`` or ``val``.
         steps: training steps.
-        sources: files of the pool's and the test cases, by id.
+        sources: sources of the pool's and the test cases, by id.
     """
 
     folder: Folder
@@ -101,16 +101,16 @@ class Setting:
         return EmbeddingCache(self.embeddings, _EMBEDDINGS)
 
     def labelled(self, n: int | None) -> list[str]:
-        """The labelled pool of size n (None: all) among the cases that have a label."""
+        """First n cases of the pool that have a label (None: all)."""
         return [case for case in self.pool if self.sources[case].label is not None][:n]
 
     def rest(self, n: int) -> list[str]:
-        """The cases whose labels are hidden when n are labelled."""
+        """Cases of the pool whose labels are hidden when n are labelled."""
         known = set(self.labelled(n))
         return [case for case in self.pool if case not in known][: self.unlabelled]
 
     def digest(self, ids: Sequence[str]) -> str:
-        """Digest of the content of some cases and of what of the task shapes them."""
+        """Digest of the prepared content of some cases."""
         return content_key([[id, self.cases.prepared(id).key] for id in ids])
 
 
@@ -118,14 +118,14 @@ def make_setting(options: FolderOptions, labels: Sequence[int]) -> Setting:
     """Open the folder and choose task and cases.
 
     Args:
-        options: as the user gave them.
-        labels: numbers of labels; the first of the train cases are the labelled ones.
+        options: options of the user.
+        labels: numbers of labels; the first train cases are the labelled ones.
 
     Raises:
         UserError: options that do not fit the folder; a folder or task that cannot be read.
     """
-    given = load_task(options.task) if options.task else None
-    folder = open_folder(options.folder, None if given is None else given.overlap)
+    named = load_task(options.task) if options.task else None
+    folder = open_folder(options.folder, None if named is None else named.overlap)
     train = folder.labelled("train")
     if not labels or max(labels) >= len(train) or min(labels) < 1:
         raise UserError(
@@ -133,10 +133,10 @@ def make_setting(options: FolderOptions, labels: Sequence[int]) -> Setting:
         )
     if options.split not in ("test", "val"):
         raise UserError(f"--split is test or val, not {options.split!r}")
-    if given is None:
+    if named is None:
         task, folder = _derived(options, folder, train[: min(labels)])
     else:
-        task = _with_size(given, options.size) if options.size else given
+        task = _with_size(named, options.size) if options.size else named
     first = train[: max(labels)]
     rest = [case for case in folder.order if case not in set(first)]
     pool = [case for case in folder.order if case in {*first, *rest[: options.unlabelled]}]
@@ -158,17 +158,17 @@ def make_setting(options: FolderOptions, labels: Sequence[int]) -> Setting:
 
 
 def _derived(options: FolderOptions, folder: Folder, first: Sequence[str]) -> tuple[Task, Folder]:
-    """``derive_task``, or its result of the last time for the same files: it reads every label."""
+    """Result of ``derive_task``, stored for the same files because it reads every label."""
     path = options.output / "task.json"
     made_of = [folder.digest(folder.order), list(first), options.size]
     if path.is_file():
-        kept = json.loads(path.read_text())
-        if kept["made_of"] == json.loads(json.dumps(made_of)):
-            return Task.model_validate(kept["task"]), replace(folder, meaning=tuple(kept["meaning"]))
-    console.print(f"no --task: looking at the labels of {options.folder}")
+        stored = json.loads(path.read_text())
+        if stored["made_of"] == json.loads(json.dumps(made_of)):
+            return Task.model_validate(stored["task"]), replace(folder, meaning=tuple(stored["meaning"]))
+    console.print(f"no --task: deriving one from the labels of {options.folder}")
     task, folder = derive_task(folder, first, options.size)
-    kept = {"made_of": made_of, "task": task.model_dump(mode="json"), "meaning": folder.meaning}
-    atomic_write(path, json.dumps(kept, indent=1))
+    stored = {"made_of": made_of, "task": task.model_dump(mode="json"), "meaning": folder.meaning}
+    atomic_write(path, json.dumps(stored, indent=1))
     return task, folder
 
 

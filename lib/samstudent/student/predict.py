@@ -18,8 +18,8 @@ from samstudent.imaging.case import CaseImage, for_student
 from samstudent.student.grid import from_student_grid, place, to_student_grid
 from samstudent.student.network import build_network
 from samstudent.task import Task
+from samstudent.util.device import autocast, pick_device
 from samstudent.util.files import atomic_write
-from samstudent.util.torch_device import autocast, pick_device
 
 #: What a model depends on; a task that differs here needs another model.
 _FIXED = ("dimension", "structures", "overlap", "image", "student")

@@ -24,7 +24,7 @@ from samstudent.student.loss import StudentLoss
 from samstudent.student.network import build_network
 from samstudent.student.predict import load_weights, save_model
 from samstudent.task import Task
-from samstudent.util.torch_device import autocast, half_precision, pick_device
+from samstudent.util.device import autocast, half_precision, pick_device
 
 #: Steps of one of the host's epochs: a client that offers epochs only gets something to count.
 EPOCH_STEPS = 50

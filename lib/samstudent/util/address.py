@@ -1,4 +1,4 @@
-"""What ``--studies`` names: a folder, or the address of a PACS."""
+"""Value of ``--studies``: a folder, or the URL of a PACS."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 
 def is_pacs(studies: str) -> bool:
-    """Whether it is the URL of a DICOMweb server."""
+    """Whether ``studies`` is the URL of a DICOMweb server."""
     return studies.startswith(("http://", "https://"))
 
 
 def slug_of(url: str) -> str:
-    """A PACS's address as the name of a folder."""
+    """URL of a PACS as the name of a folder."""
     return re.sub(r"\W+", "-", url.split("://", 1)[1]).strip("-")

@@ -1,8 +1,8 @@
 """Audit log: one line of JSON for each label, promotion and login, in ``audit.jsonl`` of the study's state.
 
-Nothing happens unseen: where no line can be written, what would need one is refused with 503 before it is done. Should
-the disk fail in between, a label is kept and its client gets 503 with that reason; a promotion or a login is written
-down first and then done. Files are never removed here; a full one is renamed to hold the time of that moment.
+If no line can be written, an action that needs one is refused with 503 before it starts. If the disk fails in between,
+a label is kept and its client gets 503 with that reason; a promotion or a login is recorded before it is carried out.
+Files are never removed here; a full file is renamed with a time stamp.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from filelock import FileLock
 from samstudent.errors import UserError, explain, status_of
 from samstudent.util.files import own_copy
 
-#: Some 80,000 lines.
+#: Largest size of a file in bytes: about 80,000 lines.
 MOST_BYTES = 16 << 20
 
 
 class AuditFailed(UserError):
-    """No line could be written (HTTP 503, 507 where the disk is full).
+    """A line could not be written (HTTP 503, 507 if the disk is full).
 
     Args:
-        done: what was, or was not, done.
+        done: the action that was, or was not, carried out.
         error: the reason.
         file: the audit log.
     """
@@ -40,10 +40,10 @@ class AuditFailed(UserError):
 
 
 class AuditLog:
-    """One study's file; several processes may write at once.
+    """Audit log of one study; several processes may write at once.
 
     Args:
-        path: the file; made with the first line.
+        path: the file; created with the first line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class AuditLog:
         self.address: Callable[[], str] = lambda: ""
 
     def require(self) -> None:
-        """Raises AuditFailed where no line could be written now."""
+        """Raises AuditFailed if no line can be written now."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(self._open())
@@ -63,12 +63,12 @@ class AuditLog:
         """Add a line, on disk when this returns.
 
         Args:
-            action: what was done, e.g. "label saved".
-            user: by whom.
-            details: JSON values; which case, which round.
+            action: name of the action, e.g. "label saved".
+            user: name of the user.
+            details: JSON values, such as case and round.
 
         Raises:
-            AuditFailed: it could not be written.
+            AuditFailed: the line cannot be written.
         """
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"time": now, "action": action, "user": user, "address": self.address(), **details}
@@ -88,7 +88,7 @@ class AuditLog:
                 finally:
                     os.close(file)
         except OSError as error:
-            raise AuditFailed(f"{action}: the line about it could not be written", error, self.path) from error
+            raise AuditFailed(f"{action}: its line could not be written", error, self.path) from error
 
     def _open(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o640)

@@ -1,4 +1,4 @@
-"""SQLite files that any number of threads and processes use at once."""
+"""SQLite files for concurrent use by threads and processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Literal
 from samstudent.errors import UserError
 from samstudent.util.files import own_copy
 
-#: What SQLite says, and the system's error behind it.
+#: Part of SQLite's error message -> error number of the system.
 _SYSTEM_ERRORS = {
     "disk is full": errno.ENOSPC,
     "readonly database": errno.EACCES,
@@ -24,14 +24,13 @@ _SYSTEM_ERRORS = {
 
 
 def make_tables(path: Path, schema: str, otherwise: str, journal: Literal["WAL", "DELETE"] = "WAL") -> None:
-    """Make the file, and in it the tables that are not there yet.
+    """Create the file and its missing tables.
 
     Args:
         path: the SQLite file.
         schema: ``CREATE TABLE IF NOT EXISTS`` statements.
-        otherwise: what to do about a file that is damaged, for the error.
-        journal: WAL: readers never wait for a writer. DELETE: all is in one file, so that its time of change tells of
-            every change.
+        otherwise: the user's remedy for a damaged file, for the error.
+        journal: WAL: readers never wait for a writer. DELETE: a single file, whose time of change shows every change.
 
     Raises:
         UserError: the file is no SQLite database.
@@ -49,16 +48,16 @@ def make_tables(path: Path, schema: str, otherwise: str, journal: Literal["WAL",
 
 @contextmanager
 def connection(path: Path, begin: Literal["", "DEFERRED", "IMMEDIATE"] = "") -> Iterator[sqlite3.Connection]:
-    """One transaction: kept when the block ends without error. One connection for each use, because connections must
-    not pass from thread to thread or into a forked process.
+    """One transaction, committed if the block ends without an error. Each use has a connection of its own, because
+    connections must not be shared by threads or inherited by a forked process.
 
     Args:
         path: the SQLite file.
-        begin: DEFERRED: all queries of the block see one state. IMMEDIATE: and nobody else writes until it ends. Empty:
-            a transaction begins with the first statement that changes something.
+        begin: DEFERRED: all queries of the block see one state. IMMEDIATE: and no other writer until it ends. Empty: a
+            transaction begins with the first statement that writes.
 
     Raises:
-        OSError: the place cannot be used (full, read-only, no permission); as with any other file.
+        OSError: the file cannot be used (disk full, read-only, no permission), as for any other file.
     """
     try:
         database = sqlite3.connect(path, timeout=30)
@@ -70,7 +69,7 @@ def connection(path: Path, begin: Literal["", "DEFERRED", "IMMEDIATE"] = "") -> 
         finally:
             database.close()
     except sqlite3.OperationalError as error:
-        number = next((number for said, number in _SYSTEM_ERRORS.items() if said in str(error)), None)
+        number = next((number for message, number in _SYSTEM_ERRORS.items() if message in str(error)), None)
         if number is None:
             raise
         number = _cause(path.parent, number)
@@ -78,7 +77,7 @@ def connection(path: Path, begin: Literal["", "DEFERRED", "IMMEDIATE"] = "") -> 
 
 
 def _cause(folder: Path, number: int) -> int:
-    """SQLite calls much "unable to open" and "I/O error" that is a full disk or a read-only one."""
+    """Error number for SQLite's "unable to open" and "I/O error", which may be a full or read-only disk."""
     if number in (errno.EACCES, errno.EIO) and hasattr(os, "statvfs"):
         try:
             system = os.statvfs(folder)

@@ -1,4 +1,4 @@
-"""What a structure is called outside of this task: a coded name and a colour, as DICOM segmentations carry them."""
+"""Coded name and colour of a structure, for DICOM segmentations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: Of structures that the task gives no code. Private coding schemes start with 99 (DICOM PS3.3, 8.2); a code that is
-#: only this software's says less than SNOMED's, but never something wrong.
+#: Scheme of structures without a code in the task. Private coding schemes start with 99 (DICOM PS3.3, 8.2); a private
+#: code carries less information than one of SNOMED, but is never wrong.
 OWN_SCHEME = "99SAMSTUDENT"
 
 
@@ -17,22 +17,22 @@ class Code(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     value: str = Field(min_length=1, max_length=64, description="The code, in quotes: SNOMED's are all digits.")
-    meaning: str = Field(min_length=1, max_length=64, description="What the code means, for people.")
+    meaning: str = Field(min_length=1, max_length=64, description="Meaning of the code, for users.")
     scheme: str = Field(
         default="SCT", min_length=1, max_length=16, description="Coding scheme designator; `SCT` is SNOMED CT."
     )
     side: Literal["left", "right"] | None = Field(
-        default=None, description="Which of a pair, where the code does not say so itself."
+        default=None, description="Side of a paired structure, unless the code includes it."
     )
     color: str | None = Field(
         default=None,
         pattern=r"^#[0-9a-fA-F]{6}$",
-        description='Colour in viewers: red, green, blue, e.g. `"#d02090"`. None: by place in the list.',
+        description='Colour in viewers: red, green, blue, e.g. `"#d02090"`. None: by position in the list.',
     )
 
     @property
     def key(self) -> tuple[str, str, str | None]:
-        """What makes two codes the same."""
+        """Identity of a code: value, scheme and side."""
         return self.value, self.scheme, self.side
 
     @property
@@ -45,5 +45,5 @@ class Code(BaseModel):
 
 
 def own_code(structure: str) -> Code:
-    """The code of a structure that the task gives none: its name."""
+    """Private code of a structure without a code in the task: its name."""
     return Code(value=structure, meaning=structure, scheme=OWN_SCHEME)

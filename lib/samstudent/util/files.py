@@ -1,4 +1,4 @@
-"""Files that are never half-written, and their digests."""
+"""Atomic writing of files, digests, and protection of files outside of a study."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from samstudent.errors import Conflict
 
 @contextmanager
 def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; it becomes ``path`` in one step when the block ends without error.
+    """Temporary path beside ``path`` to write to; it replaces ``path`` in one step if the block ends without an error.
 
     ``mode``: the file's permissions; while it is written, only its owner may read it.
 
     The temporary name keeps the full suffix (``.seg.nrrd``), because writers choose the format by it.
 
     Raises:
-        OSError: it cannot be written; the error's ``filename`` is ``path``.
+        OSError: the file cannot be written; the error's ``filename`` is ``path``.
     """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A dot in front: folder watchers and the datastore's file patterns must not take it for a case.
+        # A dot in front: folder watchers and the datastore's file patterns must not read it as a case.
         handle, name = tempfile.mkstemp(prefix=".tmp-", suffix="-" + path.name, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -39,7 +39,7 @@ def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
         os.chmod(temporary, mode)
         os.replace(temporary, path)
     except OSError as error:
-        # A full disk names no file, and nobody knows the temporary one.
+        # The error of a full disk has no file name, and a user does not know the temporary one.
         if error.filename is None or os.path.basename(os.fsdecode(error.filename)).startswith(".tmp-"):
             error.filename, error.filename2 = str(path), None
         raise
@@ -49,7 +49,7 @@ def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: bytes | str, mode: int = 0o644) -> None:
-    """Write a whole file so that a reader or a crash sees the old content or the new, nothing between."""
+    """Write a whole file so that readers, also after a crash, find either the old or the new content."""
     with atomic_path(path, mode) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -64,10 +64,10 @@ def sha256_file(path: Path) -> str:
 
 
 def outside(path: Path, root: Path) -> Path | None:
-    """Where a file or folder of a tree really lies, if a link or a mount on the way leads out of the tree; else None.
+    """Real place of a file or folder of a tree, if a link or a mount on its path leads out of the tree; else None.
 
-    What lies there is somebody else's: it is read, and never written or removed. ``path`` itself may be a link, which
-    can be replaced or removed without harm; it must not be a mount. Where ``root`` lies does not matter.
+    Files at such a place are read, but never written or removed. ``path`` itself may be a link, which can be replaced
+    or removed without harm; it must not be a mount. ``root`` itself may be reached by links.
     """
     real_root, folder = root.resolve(), path.parent.resolve()
     if not folder.is_relative_to(real_root):
@@ -80,19 +80,17 @@ def outside(path: Path, root: Path) -> Path | None:
 
 
 def require_own(path: Path, study: Path) -> None:
-    """Raises Conflict where a file of a study lies outside of it, behind a link or a mount: there nothing is written or
+    """Raises Conflict if a file of a study is outside of it, behind a link or a mount, where nothing is written or
     removed."""
     if where := outside(path, study):
-        name, what = os.path.relpath(path.parent, study), f"leads out of the study, to {where}"
+        name, reason = os.path.relpath(path.parent, study), f"leads out of the study, to {where}"
         if where.is_relative_to(study.resolve()):
-            name, what = os.path.relpath(where, study.resolve()), "is a mount"
-        raise Conflict(
-            f"{name} {what}: what lies there is read, but nothing is written or removed; make {name} the study's own"
-        )
+            name, reason = os.path.relpath(where, study.resolve()), "is a mount"
+        raise Conflict(f"{name} {reason}: its files are read, but not written or removed; make {name} the study's own")
 
 
 def _mounts() -> set[Path]:
-    """Mount points, of Linux also those of folders of the same file system, which os.path.ismount does not see."""
+    """Mount points; on Linux also bind mounts of the same file system, which os.path.ismount does not detect."""
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -102,8 +100,8 @@ def _mounts() -> set[Path]:
 
 
 def own_copy(path: Path) -> None:
-    """Make a file that is written in place this folder's own: where it is a link, or has further hard links (of a study
-    that was copied by ``cp -al``), it is replaced by a copy first. Nothing is done where there is no such file."""
+    """Replace a file that is written in place by a copy, if it is a link or has further hard links (e.g. in a study
+    copied by ``cp -al``). Without such a file nothing is done."""
     if path.is_file() and (path.is_symlink() or path.stat().st_nlink > 1):
         with atomic_path(path, path.stat().st_mode & 0o777) as temporary:
             shutil.copyfile(path, temporary)

@@ -1,4 +1,4 @@
-"""Whether a folder can be written, and an address be listened on: asked before seconds of imports, not found after."""
+"""Checks of folders and network addresses at the start of a command, before imports that take seconds."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from samstudent.errors import Conflict, Unusable, UserError
 _PROBE = bytes(4096)
 
 
-def require_writable(folder: Path, kept_there: str) -> None:
-    """Try to make the folder and to write a file into it.
+def require_writable(folder: Path, purpose: str) -> None:
+    """Create the folder and write a temporary file into it.
 
     Args:
-        folder: made if it is missing.
-        kept_there: what the folder is for; follows "In this folder".
+        folder: created if missing.
+        purpose: use of the folder for the error, after "In this folder".
 
     Raises:
-        Unusable: it cannot be done; says why, and what to do.
+        Unusable: it cannot be written; with reason and remedy.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,11 +33,11 @@ def require_writable(folder: Path, kept_there: str) -> None:
             file.flush()
     except OSError as error:
         error.filename = error.filename2 = None  # of the temporary file
-        raise Unusable(error, folder, f"In this folder {kept_there}") from error
+        raise Unusable(error, folder, f"In this folder {purpose}") from error
 
 
 def require_readable(path: Path) -> None:
-    """Raises Unusable where a file is there and cannot be opened. Of one that is not there others tell more."""
+    """Raises Unusable if a file exists and cannot be opened. A missing file is reported by its reader."""
     try:
         if stat.S_ISREG(path.stat().st_mode):
             path.open("rb").close()
@@ -48,36 +48,34 @@ def require_readable(path: Path) -> None:
 
 
 def require_study_writable(studies: Path, app_dir: Path) -> None:
-    """Raises Unusable where a server, or a round, could not keep what it makes of a study folder."""
-    kept_there = "a study's labels, students and list of cases are kept"
+    """Raises Unusable if a server, or a round, cannot write into a study folder."""
+    purpose = "a study's labels, students and list of cases are kept"
     state = studies / ".samstudent"
     for folder in (studies, studies / "labels", studies / "labels" / "final", state, *_subfolders(state), app_dir):
         if folder.exists() or folder in (state, app_dir):
-            require_writable(folder, kept_there)
+            require_writable(folder, purpose)
 
 
 def require_temporary_folder() -> None:
-    """Raises UserError where no temporary file can be made; uploads and answers go through such files."""
+    """Raises UserError if no temporary file can be written; uploads and responses need such files."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
-        raise UserError(
-            f"no folder for temporary files can be written; name one in TMPDIR: {error.strerror}"
-        ) from error
+        raise UserError(f"no folder for temporary files can be written; set one in TMPDIR: {error.strerror}") from error
 
 
 def require_free(host: str, port: int) -> None:
-    """Try to listen on an address, as the server will.
+    """Listen on an address for a moment, as the server will.
 
     Raises:
         Conflict: another program listens there.
-        UserError: this machine has no such address, or the port is for administrators only.
+        UserError: this machine has no such address, or the port is reserved for administrators.
     """
     try:
         addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise UserError(
-            f"--host {host}: {error.strerror}; name an address of this machine, or 0.0.0.0 for all"
+            f"--host {host}: {error.strerror}; use an address of this machine, or 0.0.0.0 for all"
         ) from error
     for family, kind, protocol, _, address in addresses:
         try:
@@ -96,11 +94,13 @@ def require_free(host: str, port: int) -> None:
                 ) from error
             if error.errno == errno.EACCES:
                 raise UserError(
-                    f"port {port} is for administrators only; choose one from 1024 on with --port"
+                    f"port {port} is reserved for administrators; choose one from 1024 on with --port"
                 ) from error
             if error.errno == errno.EADDRNOTAVAIL:
-                raise UserError(f"--host {host}: this machine has no such address; 0.0.0.0 stands for all") from error
-            if error.errno != errno.EAFNOSUPPORT:  # a machine without IPv6; asyncio passes over it, too
+                raise UserError(
+                    f"--host {host}: this machine has no such address; 0.0.0.0 is all of its addresses"
+                ) from error
+            if error.errno != errno.EAFNOSUPPORT:  # a machine without IPv6; asyncio skips it, too
                 raise
 
 

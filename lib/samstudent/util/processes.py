@@ -1,4 +1,4 @@
-"""Process and all that it has started."""
+"""A process and those that it started."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def process_family(pid: int) -> list[psutil.Process]:
-    """The process, first, and all that it has started, also by others; [] where it has ended."""
+    """The process, first, and those that it started directly or indirectly; [] if it has ended."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]

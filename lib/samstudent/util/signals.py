@@ -1,7 +1,7 @@
-"""How a process ends when a signal asks for it: Ctrl-C (SIGINT), SIGTERM, a terminal that is closed (SIGHUP).
+"""End of a process by a signal: Ctrl-C (SIGINT), SIGTERM, a closed terminal (SIGHUP).
 
-Python alone waits at its end for every thread of a pool, and for the jobs that these wait for: minutes. Everything of
-ours that is written appears whole or not at all, so an end without that wait loses nothing.
+By default Python waits at its end for every thread of a pool, and for the jobs that these wait for: minutes. All our
+files are written atomically, so an end without this wait loses nothing.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import NoReturn
 import psutil
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-#: Seconds from the signal to the end, whatever still runs.
+#: Largest time in seconds from the signal to the end.
 LONGEST_END = 1.5
 
 Handler = Callable[[int, FrameType | None], None]
 
 
 def handle_signals(handler: Handler) -> None:
-    """Have a function called for each of ``SIGNALS``. Only possible in the main thread.
+    """Set a handler for each of ``SIGNALS``. Only possible in the main thread.
 
-    A process that was started to go on when the terminal is closed (``nohup``) goes on.
+    SIGHUP stays ignored in a process that was started with ``nohup``.
     """
     for number in SIGNALS:
         if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN:
@@ -37,30 +37,30 @@ def handle_signals(handler: Handler) -> None:
 
 
 def end_now(code: int, message: str | None = None) -> NoReturn:
-    """Kill the child processes and end this one, without a wait for threads. Never returns.
+    """Kill the processes that this one started and end it, without a wait for threads. Never returns.
 
     Args:
         code: the exit code.
         message: a line for the terminal.
     """
     with contextlib.suppress(psutil.Error):
-        for child in psutil.Process().children(recursive=True):
+        for started in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                child.kill()
+                started.kill()
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # the terminal may be gone
         sys.stdout.flush()
         if message is not None:
-            # Behind "^C", or a half-drawn progress bar.
+            # After "^C", or an unfinished progress bar.
             line_break = "\n" if sys.stderr.isatty() else ""
             print(f"{line_break}samstudent: {message}", file=sys.stderr, flush=True)
     os._exit(code)
 
 
 class Stop:
-    """What a command does with a signal: the first is a KeyboardInterrupt, a second ends the process at once.
+    """Signal handler of a command: the first signal raises KeyboardInterrupt, a second ends the process at once.
 
     Attributes:
-        message: the last line on the terminal.
+        message: last line on the terminal.
     """
 
     def __init__(self) -> None:
@@ -71,8 +71,8 @@ class Stop:
         if self._number is not None:
             self._end()
         self._number = number
-        logging.disable(logging.CRITICAL)  # of the interruption itself, libraries say that it is an error
-        # Threads that calculate, and whatever does not let a KeyboardInterrupt through, get this much time.
+        logging.disable(logging.CRITICAL)  # libraries log the interruption as an error
+        # Running threads, and code that catches KeyboardInterrupt, get this much time.
         timer = threading.Timer(LONGEST_END, self._end)
         timer.daemon = True
         timer.start()
@@ -95,5 +95,5 @@ class Stop:
                 self._end()
 
 
-#: Of the running command.
+#: Handler of the running command.
 stop = Stop()

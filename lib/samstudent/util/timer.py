@@ -1,4 +1,4 @@
-"""What is done again and again."""
+"""Periodic call in a daemon thread."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Callable
 
 
 class Timer:
-    """Calls a function at once and then after every pause, in a thread, until it is stopped.
+    """Periodic call of a function in a daemon thread: at once, then after every pause, until it is stopped.
 
-    Not by the time of day, as APScheduler and the host's ``schedule`` do: they do nothing for days where a clock is set
-    back by days. A call that takes long delays the next; it never runs twice at once.
+    Independent of the time of day, unlike APScheduler and the host's ``schedule``, which pause for days if the clock is
+    set back by days. A long call delays the next one; calls never overlap.
     """
 
     def __init__(self, seconds: float, call: Callable[[], object], name: str) -> None:
-        """Begin.
+        """Start the thread.
 
         Args:
-            seconds: of each pause.
-            call: must raise nothing.
-            name: of the thread.
+            seconds: length of a pause.
+            call: function to call; must not raise.
+            name: name of the thread.
         """
         self._seconds, self._call = seconds, call
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def stop(self) -> None:
-        """No call begins any more."""
+        """Stop: no further call starts."""
         self._stopped.set()
 
     def _run(self) -> None:

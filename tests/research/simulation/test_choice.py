@@ -15,8 +15,8 @@ POOL = ["a", "b", "c", "d", "e", "f"]
 
 
 def scores(**tables: Any) -> Scores:
-    seen = tables.pop("seen", {})
-    return Scores(Tables(**tables), seen)
+    predicted = tables.pop("predicted", {})
+    return Scores(Tables(**tables), predicted)
 
 
 def test_the_products_strategies_choose_one_after_the_other() -> None:
@@ -32,9 +32,9 @@ def test_the_products_strategies_choose_one_after_the_other() -> None:
 def test_foreground_draws_two_of_three_where_the_student_sees_something_rare_structures_first() -> None:
     pool = [f"case{i}" for i in range(100)]
     # One structure in 20 cases, another in one of them alone.
-    seen = {case: [0, 1] if i == 0 else [0] if i < 20 else [] for i, case in enumerate(pool)}
+    predicted = {case: [0, 1] if i == 0 else [0] if i < 20 else [] for i, case in enumerate(pool)}
     drawn = Counter(
-        pick("foreground", pool, [], scores(seen=seen), 1, np.random.default_rng(i))[0] for i in range(3000)
+        pick("foreground", pool, [], scores(predicted=predicted), 1, np.random.default_rng(i))[0] for i in range(3000)
     )
     with_structure = sum(drawn[case] for case in pool[:20]) / 3000
     assert with_structure == pytest.approx(2 / 3 + 1 / 3 * 0.2, abs=0.03)

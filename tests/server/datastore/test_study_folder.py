@@ -827,7 +827,7 @@ def test_one_bad_file_stops_no_other(study: Path) -> None:
     store = StudyFolderDatastore(study)
     assert store.list_images() == CASES
     text = "\n".join(store.problems)
-    assert "loop.png: a link that leads in a circle" in text and "labels/final/pipe.png: no regular file" in text
+    assert "loop.png: a circular link" in text and "labels/final/pipe.png: no regular file" in text
 
 
 def test_an_empty_study_is_said(tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ def test_a_localizer_and_a_slice_sent_twice(
     assert image.GetSize() == (48, 48, 9)
     masks = odd[0].truth[odd[1]["more"]]
     assert np.median(sitk.GetArrayFromImage(image)[:, ::1][masks[0]]) > 1000
-    assert "1 localizer images are passed over" in server.log.read_text()
-    assert "1 slices that are there twice are passed over" in server.log.read_text()
+    assert "1 localizer images are skipped" in server.log.read_text()
+    assert "1 duplicate slices are skipped" in server.log.read_text()
 
 
 def test_a_series_that_lacks_a_slice(server: RunningServer, odd: tuple[CtStudy, dict[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Pseudo labels of other methods: a student's masks of an image, as they are or redrawn."""
+"""Pseudo labels of other methods: a student's masks of an image, unchanged or refined."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from samstudent.sam.working_grid import enlarged, reduced, working_size
 from samstudent.task import PAPER_STAGES, Recipe, Task
 
 #: Masks bool (S, *spatial) from an image and a student's probabilities float (S, *spatial).
-Redraw = Callable[[CaseImage, NDArray[Any]], Mask]
+RefineMasks = Callable[[CaseImage, NDArray[Any]], Mask]
 #: The recipe of the paper (arXiv 2411.12602), section 2.2, also for SAMs that were trained with boxes only.
 PAPER = Recipe(component="probable", stages=PAPER_STAGES, source="plain_sam")
-#: Random walker (Grady 2006): pixels of which the student is so sure are seeds, the others are walked from.
+#: Random walker (Grady 2006): pixels with at least this probability of structure or background are seeds.
 WALKER_SURE = 0.8
-#: scikit-image's default; how strongly a walker shuns edges.
+#: Penalty of the walker on edges; scikit-image's default.
 WALKER_BETA = 130.0
-#: Pixels around the pixels in doubt that are walked through, too.
+#: Margin in pixels around the pixels without a seed.
 _WALKER_MARGIN = 5
 
 
-def raw(task: Task) -> Redraw:
+def raw(task: Task) -> RefineMasks:
     """The student's own masks."""
     return lambda image, probabilities: binarize(probabilities, task)
 
 
-def largest(task: Task) -> Redraw:
+def largest(task: Task) -> RefineMasks:
     """The largest component of each of the student's masks."""
     return lambda image, probabilities: np.stack([largest_component(m) for m in binarize(probabilities, task)])
 
 
-def walker(task: Task) -> Redraw:
-    """The student's masks redrawn by a random walker, a 2D image on SAM's working grid."""
+def walker(task: Task) -> RefineMasks:
+    """The student's masks refined by a random walker; 2D images on SAM's working grid."""
 
-    def redraw(image: CaseImage, probabilities: NDArray[Any]) -> Mask:
+    def refine(image: CaseImage, probabilities: NDArray[Any]) -> Mask:
         grey = for_sam(image, task.image).mean(-1)[None] / 255
         full = grey.shape[1:]
         if len(full) == 2:
@@ -55,20 +55,20 @@ def walker(task: Task) -> Redraw:
             walked = np.stack([enlarged(plane, full)[0] for plane in walked])
         return walked >= 0.5 if task.overlap else binarize(walked / np.maximum(walked.sum(0), 1), task)
 
-    return redraw
+    return refine
 
 
-def paper(task: Task, backend: SamModel, cache: EmbeddingCache) -> Redraw:
-    """The student's masks redrawn by SAM as published: every structure in the paper's two stages."""
+def paper(task: Task, backend: SamModel, cache: EmbeddingCache) -> RefineMasks:
+    """The student's masks refined by SAM as published: every structure in the paper's two stages."""
     task = task.model_copy(update={"recipe": PAPER})
 
     options = RefinerOptions(prompt_all=False, slices=SliceOptions.of(PAPER))
     refiner = Refiner.for_task(task, backend, cache, options=options)
 
-    def redraw(image: CaseImage, probabilities: NDArray[Any]) -> Mask:
+    def refine(image: CaseImage, probabilities: NDArray[Any]) -> Mask:
         return refiner.refine(probabilities, for_sam(image, task.image)).masks
 
-    return redraw
+    return refine
 
 
 def largest_component(mask: Mask) -> Mask:
@@ -78,10 +78,10 @@ def largest_component(mask: Mask) -> Mask:
 
 
 def random_walk(grey: NDArray[Any], probability: NDArray[Any]) -> NDArray[Any]:
-    """The probability that a random walker reaches the structure first.
+    """Probability that a random walker reaches the structure first.
 
     Seeds are the pixels where the student's probability is at least ``WALKER_SURE`` (structure) or at most 1 minus that
-    (not the structure). Without seeds of the structure it counts as absent, as in scikit-image one needs both.
+    (not the structure). Without seeds of the structure it counts as absent, because scikit-image needs seeds of both.
 
     Args:
         grey: the image in [0, 1], float (*spatial).
@@ -94,7 +94,7 @@ def random_walk(grey: NDArray[Any], probability: NDArray[Any]) -> NDArray[Any]:
     result = sure.astype(np.float64)
     if not sure.any() or not doubt.any():
         return result
-    # Only where there is doubt: a film has millions of pixels, and its walkers thousands.
+    # Only around pixels without a seed: an image has millions of pixels, of which the walker needs thousands.
     window = tuple(
         slice(max(part.start - _WALKER_MARGIN, 0), part.stop + _WALKER_MARGIN)
         for part in ndimage.find_objects((sure | doubt).astype(np.uint8))[0]

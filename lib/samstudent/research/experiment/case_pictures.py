@@ -22,13 +22,13 @@ _LONGEST = 512
 
 
 def case_pictures(setting: Setting, measured: Sequence[Job], results: Sequence[Result], main: str) -> list[Picture]:
-    """The main method beside labels only, with its fewest labels and first seed.
+    """Pictures of the main method beside labels only, with its smallest number of labels and first seed.
 
     Args:
-        setting: of the experiment.
+        setting: setting of the experiment.
         measured: jobs of the measurements.
-        results: of these jobs.
-        main: name of the method.
+        results: results of these jobs.
+        main: name of the main method.
 
     Raises:
         UserError: a student was trained by another version of the program.
@@ -57,7 +57,7 @@ def case_pictures(setting: Setting, measured: Sequence[Job], results: Sequence[R
             figure = "" if title == "truth" else f": {percent(_case_means(shown[title][1])[case])}"
             name = "labels only" if title == "labels" else title
             panels.append(Panel(f"{name}{figure}", masks[:, ::step, ::step]))
-        caption = f"Case {case}; Dice in percent, mean over the structures that truth or prediction show."
+        caption = f"Case {case}; Dice in percent, mean over the structures that truth or prediction contain."
         png = case_panels(pixels[::step, ::step], panels, task.names, height=3.0)
         pictures.append(Picture(f"{word} test case of {main}, {n} labels, seed {seed}".capitalize(), png, caption))
     return pictures

@@ -1,4 +1,4 @@
-"""``samstudent experiment``: from the words of the command line to options."""
+"""``samstudent experiment``: conversion of its arguments to options."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ console = Console()
 
 
 def run(folder: Path, output: Path, *, labels: str, methods: str, seeds: str, jobs: int | None, **more: Any) -> bool:
-    """Run an experiment and print where its report is.
+    """Run an experiment and print the path of its report.
 
     Args:
-        folder, output: as of ``FolderOptions``.
-        labels, seeds: numbers with commas between.
-        methods: names with commas between, or ``list``: print them.
+        folder, output: as in ``FolderOptions``.
+        labels, seeds: numbers separated by commas.
+        methods: names separated by commas, or ``list``: print them.
         jobs: number of processes.
-        more: the other fields of ``FolderOptions``; ``size`` as numbers with commas between.
+        more: other fields of ``FolderOptions``; ``size`` as numbers separated by commas.
 
     Returns:
-        Whether everything went well.
+        True if no job failed.
     """
     if methods == "list":
         table = Table("method", "its student is trained on the labels ...")
@@ -49,7 +49,7 @@ def run(folder: Path, output: Path, *, labels: str, methods: str, seeds: str, jo
         jobs=jobs,
         command=shlex.join(["samstudent", *sys.argv[1:]]),
     )
-    stop.message = "stopped; the same command goes on from here"
+    stop.message = "stopped; repeat the command to continue"
     results = run_experiment(options)
     for warning in results["warnings"]:
         console.print(f"[yellow]{warning}[/]", highlight=False, soft_wrap=True)
@@ -58,13 +58,13 @@ def run(folder: Path, output: Path, *, labels: str, methods: str, seeds: str, jo
 
 
 def folder_options(folder: Path, output: Path, size: str | None = None, **more: Any) -> FolderOptions:
-    """Options with the size as it stands on the command line, ``Y,X`` or ``Z,Y,X``."""
+    """Options with the size in the form of the command line, ``Y,X`` or ``Z,Y,X``."""
     return FolderOptions(folder, output, size=whole_numbers("--size", size) if size else None, **more)
 
 
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """Whole numbers with commas between. Raises UserError naming the option."""
+    """Whole numbers separated by commas. Raises UserError naming the option."""
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError as error:
-        raise UserError(f"{option}: whole numbers with commas between, e.g. 10,30; not {text!r}") from error
+        raise UserError(f"{option}: whole numbers separated by commas, e.g. 10,30; not {text!r}") from error

@@ -14,7 +14,7 @@ def learning_curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
     """A curve for each method with its spread over seeds, as PNG.
 
     Args:
-        lines: of ``summary.table``, as in results.json.
+        lines: lines of ``summary.table``, as in results.json.
     """
     figure = Figure(figsize=(8.4, 4.2), dpi=110, layout="constrained")
     axes = figure.subplots()
@@ -22,7 +22,7 @@ def learning_curves(lines: Sequence[Mapping[str, Any]]) -> bytes:
     methods = list(dict.fromkeys(line["method"] for line in curves))
     for number, method in enumerate(methods):
         own = sorted((line for line in curves if line["method"] == method), key=lambda line: int(line["labels"]))
-        # Side by side: bars of one number of labels would hide each other.
+        # Side by side: error bars at one number of labels would hide each other.
         offset = 1 + 0.02 * (number - (len(methods) - 1) / 2)
         axes.errorbar(
             [line["labels"] * offset for line in own],

@@ -14,16 +14,16 @@ from samstudent.task import Task
 
 
 def measure(truth: LabelledMasks, masks: Mask, spacing: tuple[float, ...]) -> dict[str, list[Any]]:
-    """Figures of one case, a value for each structure.
+    """Metrics of one case, a value for each structure.
 
     Args:
-        truth: label; where it leaves a structure open the masks are not compared.
+        truth: label; masks are not compared in its unknown regions.
         masks: bool (S, *spatial).
         spacing: mm per pixel in array order.
 
     Returns:
-        ``dice`` and ``distance`` (average surface distance, mm), None where there is nothing to measure; ``truth`` and
-        ``found``: whether label and masks show the structure.
+        ``dice`` and ``distance`` (average surface distance, mm), None: nothing to measure; ``truth`` and ``found``:
+        whether label and masks contain the structure.
     """
     masks = truth.known_part(masks)
     return {
@@ -42,15 +42,15 @@ def quality_rows(
     task: Task,
     status: Mapping[str, tuple[str, float | None]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Quality of a case's pseudo label: a row for each structure that truth, student or pseudo label shows.
+    """Quality of a case's pseudo label: a row for each structure that truth, student or pseudo label contains.
 
     Args:
-        case: id.
-        truth: hidden label; None: there is none, and no rows.
+        case: id of the case.
+        truth: hidden label; None: no label, and no rows.
         raw: the teacher's own masks, bool (S, *spatial).
         refined: all masks of the pseudo label, before the quality filter, bool (S, *spatial).
-        task: names the structures.
-        status: by structure its status and the estimate of its Dice; None: all that is there is accepted.
+        task: names of the structures.
+        status: structure -> status and estimated Dice; None: every mask is accepted.
     """
     if truth is None:
         return []
@@ -67,5 +67,5 @@ def quality_rows(
 
 
 def number(value: float) -> float | None:
-    """For JSON: nan as None."""
+    """JSON value of a number: nan as None."""
     return None if np.isnan(value) else round(float(value), 5)

@@ -1,8 +1,8 @@
-"""The methods that are compared: each says from which labels its student learns.
+"""Compared methods: the training data of each one's student.
 
 All students train for as many steps: twice ``--steps``. A method that makes pseudo labels trains a student on the
-labels alone for half of them, lets it label the other cases, and goes on from it for the other half, as a round of the
-server does; the student of the labels alone that it is compared with spends all of them on the labels.
+labels alone for half of them, predicts the other cases with it, and continues its training for the other half, as a
+round of the server does; the labels-only student for comparison trains on the labels for all steps.
 
 A method is a function of a ``Planner``, the number of labels and the seed, which returns the job of its student.
 """
@@ -19,7 +19,7 @@ from samstudent.research.setting import Setting
 
 
 class Planner:
-    """Makes jobs; the same arguments make the same job."""
+    """Factory of jobs; the same arguments give the same job."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -32,10 +32,10 @@ class Planner:
 
         Args:
             n, seed: number of labels; seed of the training.
-            times: how many times ``setting.steps`` it trains.
-            start: student whose weights it begins with; None: drawn from the seed.
-            pseudo: job of pseudo labels.
-            unlabelled: cases that a mean teacher learns from.
+            times: training steps in units of ``setting.steps``.
+            start: student whose weights are the initial ones; None: random weights by the seed.
+            pseudo: job of pseudo labels; None: no pseudo labels.
+            unlabelled: cases for a mean teacher.
         """
         labelled = self.setting.labelled(n)
         params: dict[str, Any] = {"labelled": labelled, "steps": times * self.setting.steps, "seed": seed}
@@ -54,17 +54,17 @@ class Planner:
         return self._job("student", f"student on {len(labelled)} labels, seed {seed}", params, labelled, {})
 
     def teacher(self, n: int, seed: int) -> Job:
-        """The student of the labels alone that labels the other cases, and from which others go on."""
+        """Labels-only student that predicts the other cases, and from which other students continue."""
         return self.student(n, seed, times=1)
 
-    def self_training(self, how: str, n: int, seed: int) -> Job:
-        """Student that goes on from its teacher with the teacher's masks of the other cases, see ``work.MASKS``."""
+    def self_training(self, masks: str, n: int, seed: int) -> Job:
+        """Student that continues from its teacher with the teacher's masks of the other cases, see ``work.MASKS``."""
         teacher = self.teacher(n, seed)
         rest = self.setting.rest(n)
-        params: dict[str, Any] = {"how": how, "ids": rest}
-        if how in NEED_SAM:
+        params: dict[str, Any] = {"how": masks, "ids": rest}
+        if masks in NEED_SAM:
             params["sam"] = self.sam
-        label = f"{how} pseudo labels from {_labels(n, seed)}"
+        label = f"{masks} pseudo labels from {_labels(n, seed)}"
         pseudo = self._job("pseudo", label, params, rest, {"teacher": teacher})
         return self.student(n, seed, times=1, start=teacher, pseudo=pseudo)
 
@@ -73,8 +73,8 @@ class Planner:
 
         Args:
             n, seed: number of labels; seed of the round.
-            champion: job of an earlier round, whose student takes part in making pseudo labels.
-            changes: see ``ours.run``.
+            champion: job of an earlier round, whose student is part of the teacher.
+            changes: changed options, see ``ours.run``.
         """
         labelled, rest = self.setting.labelled(n), self.setting.rest(n)
         params: dict[str, Any] = {"labelled": labelled, "unlabelled": rest, "seed": seed, "steps": self.setting.steps}
@@ -91,14 +91,14 @@ class Planner:
         return self._job("nnunet", f"nnU-Net on {_labels(n, seed)}", params, [*labelled, *test], {})
 
     def evaluation(self, student: Job, method: str, n: int | None, seed: int) -> Job:
-        """The student on the cases of the split."""
+        """Measurement of a student on the cases of the split."""
         test = list(self.setting.test)
         params = {"method": method, "labels": n, "seed": seed, "ids": test, "split": self.setting.split}
         return self._job("evaluate", f"measuring {method}, {_labels(n, seed)}", params, test, {"student": student})
 
     @property
     def sam(self) -> dict[str, Any]:
-        """The task's SAM as plain values."""
+        """The task's SAM as JSON values."""
         return self.setting.task.sam.model_dump(mode="json")
 
     def _job(
@@ -109,7 +109,7 @@ class Planner:
         return Job(kind, label, {**params, **content}, tuple(cases), needs)
 
 
-#: Names of ``work.MASKS`` that ask SAM.
+#: Names of ``work.MASKS`` that use SAM.
 NEED_SAM = frozenset({"paper"})
 
 
@@ -118,9 +118,9 @@ class Method:
     """A method of the registry.
 
     Attributes:
-        build: makes its student's job of planner, labels (None only for the ceiling) and seed.
-        meaning: one line for the report; goes on from "its student is trained on the labels ...".
-        per_labels: False: the same whatever the number of labels.
+        build: factory of its student's job from planner, number of labels (None only for the ceiling) and seed.
+        meaning: one line for the report, continues "its student is trained on the labels ...".
+        per_labels: False: independent of the number of labels.
         uses_sam: SAM's embeddings of the unlabelled images are needed.
     """
 
@@ -130,7 +130,7 @@ class Method:
     uses_sam: bool = False
 
 
-#: ``ours`` with one thing changed: the ending of its name, what is changed (``ours.run``), and what is left.
+#: ``ours`` with one change: suffix of its name -> changed options (``ours.run``), and its meaning.
 ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "heads": ({"ablations": {"embedding_head": False}}, "ours without convolutions on SAM's embeddings"),
     "adapt": ({"ablations": {"adapt_sam": False}}, "ours with SAM's plain decoder"),
@@ -141,7 +141,7 @@ ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "masks": ({"ablations": {"targets": "masks"}}, "ours with masks as targets, however few are accepted"),
     "probabilities": ({"ablations": {"targets": "probabilities"}}, "ours with probabilities as targets"),
     "scratch": ({"start": "scratch"}, "ours from random weights, for half of the steps"),
-    "random-sam": ({"random_sam": 0}, "ours with a SAM whose weights were shuffled, which must not do harm"),
+    "random-sam": ({"random_sam": 0}, "ours with a SAM of shuffled weights, which must not lower the Dice"),
 }
 
 
@@ -162,7 +162,7 @@ METHODS: dict[str, Method] = {
     "all": Method(lambda planner, n, seed: planner.student(None, seed), "of all cases: the ceiling", per_labels=False),
     "teacher": Method(
         lambda planner, n, seed: planner.teacher(n, seed),
-        "alone, for half of the steps: the student that the methods below go on from",
+        "alone, for half of the steps: the methods below continue from this student",
     ),
     "nnunet": Method(
         lambda planner, n, seed: planner.nnunet(n, seed),
@@ -177,16 +177,16 @@ METHODS: dict[str, Method] = {
     ),
     "walker": Method(
         lambda planner, n, seed: planner.self_training("walker", n, seed),
-        "and on these masks redrawn by a random walker from their sure pixels",
+        "and on these masks refined by a random walker from their confident pixels",
     ),
     "meanteacher": Method(
         lambda planner, n, seed: planner.student(n, seed, unlabelled=planner.setting.rest(n)),
-        "and on the other images as a mean teacher does (Tarvainen and Valpola 2017), without masks",
+        "and on the other images with a mean teacher (Tarvainen and Valpola 2017), without masks",
     ),
     "paper": Method(
         lambda planner, n, seed: planner.self_training("paper", n, seed),
-        "and on these masks redrawn by SAM as published (arXiv 2411.12602): most probable component; box, then points "
-        "with logits; plain decoder; every mask taken, hard, with weight 1",
+        "and on these masks refined by SAM as published (arXiv 2411.12602): most probable component; box, then points "
+        "with logits; plain decoder; every mask used, binary, with weight 1",
         uses_sam=True,
     ),
     "ours": Method(_ours, "and on the pseudo labels of one round of the product (rounds.run_round)", uses_sam=True),
@@ -201,10 +201,10 @@ METHODS |= {
 
 
 def select(names: Sequence[str]) -> dict[str, Method]:
-    """Methods by name, in the order asked for.
+    """Methods by name, in the order of ``names``.
 
     Raises:
-        UserError: one is unknown.
+        UserError: a name is unknown.
     """
     if unknown := [name for name in names if name not in METHODS]:
         raise UserError(f"--methods: {', '.join(unknown)} unknown; there are {', '.join(METHODS)}")

@@ -1,7 +1,7 @@
 """nnU-Net (Isensee et al., Nature Methods 18, 2021) as one of the methods: its raw folder, commands, predictions.
 
-nnU-Net plans and trains by its own rules, a thousand epochs of 250 steps with its default trainer, so it is a yardstick
-and not one of the methods of equal work. It comes with the extra ``nnunetv2`` and wants a GPU.
+nnU-Net plans and trains by its own rules, a thousand epochs of 250 steps with its default trainer, so it is a reference
+and not a method of equal steps. It comes with the extra ``nnunetv2`` and needs a GPU.
 """
 
 from __future__ import annotations
@@ -32,21 +32,23 @@ _COMMANDS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict
 
 
 def require() -> None:
-    """Raises UserError where nnU-Net is not installed."""
+    """Raises UserError if nnU-Net is not installed."""
     if missing := [command for command in _COMMANDS if shutil.which(command) is None]:
         raise UserError(
-            f"method nnunet: {missing[0]} is not there; install it by pip install '.[nnunetv2]' in the checkout"
+            f"method nnunet: {missing[0]} is not installed; install it by pip install '.[nnunetv2]' in the checkout"
         )
 
 
 def export(cases: FolderCases, train: Sequence[str], test: Sequence[str], raw: Path) -> Path:
     """Write cases in nnU-Net's raw format.
 
-    2D images become PNG of 8 bits as SAM sees them (grey where the task's student sees grey), volumes NIfTI with their
-    spacing. Structures that overlap become regions: each combination that is found has a value of its own.
+    2D images become 8-bit PNG as in SAM's input (grey if the student's is grey), volumes NIfTI with their spacing.
+    Overlapping structures become regions: each combination in the labels has a value of its own.
 
     Args:
-        raw: what ``nnUNet_raw`` names; the dataset is a folder in it.
+        cases: prepared cases.
+        train, test: case ids.
+        raw: folder of ``nnUNet_raw``; the dataset is a folder in it.
 
     Returns:
         The dataset's folder.
@@ -62,7 +64,7 @@ def export(cases: FolderCases, train: Sequence[str], test: Sequence[str], raw: P
     for case in train:
         label = cases.truth(case)
         assert label is not None
-        # Its labels have no word for one structure of several that is not annotated: it learns that as absent.
+        # nnU-Net's labels cannot mark a single structure as not annotated; it is trained as absent.
         truth = label.masks
         _write_image(cases, case, folder / "imagesTr", ending)
         values = np.zeros(truth.shape[1:], dtype=np.uint8)
@@ -82,7 +84,7 @@ def export(cases: FolderCases, train: Sequence[str], test: Sequence[str], raw: P
         "file_ending": ending,
     }
     if set(combinations) - {bytes(len(task.names))} <= set(single):
-        # Renumbered so that value and place in the task's list agree, whatever came first.
+        # Renumbered, so that values are positions in the task's list.
         order = {value: task.names.index(single[key]) + 1 for key, value in combinations.items() if value}
         _renumber(folder / "labelsTr", order, ending)
         content["labels"] = {"background": 0} | {name: i for i, name in enumerate(task.names, 1)}

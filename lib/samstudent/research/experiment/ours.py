@@ -24,7 +24,7 @@ from samstudent.util.progress import Report
 
 
 class ExperimentStore(RoundStore):
-    """Store of a round whose hidden labels are known: compares each pseudo label with the truth.
+    """Store of a round with known hidden labels: compares each pseudo label with the truth.
 
     Prepared cases and embeddings are those of the whole experiment.
     """
@@ -54,13 +54,13 @@ def run(
         setting: of the experiment.
         params: ids ``labelled`` and ``unlabelled``, ``steps``, ``seed``, and ``changes``: ``start`` of
             ``RoundOptions``, fields of ``Ablations`` under ``ablations``.
-        folder: for the student (``model.pt``) and all that belongs to the round.
-        champion: folder of an earlier round, whose student takes part in making pseudo labels.
+        folder: folder for the student (``model.pt``) and the other files of the round.
+        champion: folder of an earlier round, whose student is part of the teacher; None: no champion.
         backend: the SAM.
-        report: gets the progress.
+        report: callback for the progress.
 
     Returns:
-        Plain values: ``rows`` of ``quality_rows``, ``trains`` (ids of the pseudo labels that trained), ``targets``,
+        JSON values: ``rows`` of ``quality_rows``, ``trains`` (ids of pseudo labels in the training set), ``targets``,
         ``policy``, ``skip_reason``, ``train_dice``, ``seconds``.
     """
     store = ExperimentStore(folder, setting, backend)
@@ -93,7 +93,7 @@ def _record(result: RoundResult, store: ExperimentStore) -> dict[str, Any]:
 
 
 def shuffled(backend: SamModel, seed: int) -> SamModel:
-    """The backend with each of its parameters' values in another order: the same network, knowing nothing."""
+    """The backend with the values of each parameter in a random order: a network without knowledge."""
     build = backend._build
 
     def build_shuffled() -> Any:

@@ -1,7 +1,7 @@
-"""Jobs of an experiment that depend on others, each in a folder named by all that its result depends on.
+"""Jobs of an experiment and their dependencies, each with a folder named by a digest of everything it depends on.
 
-Two methods that need the same student name the same job, so it is done once; a job whose folder has ``done.json`` is
-done, so a run that was killed goes on where it was.
+Two methods that need the same student have the same job, so it is done once; a job whose folder has ``done.json`` is
+done, so a killed run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Job:
     """One piece of work.
 
     Attributes:
-        kind: which function of ``work.KINDS`` does it.
-        label: for people.
-        params: plain values that it depends on.
-        cases: ids of the cases that it reads; their content is among ``params``.
-        needs: jobs that must be done before, by the name under which the function finds their folders.
+        kind: key of its function in ``work.KINDS``.
+        label: name for users.
+        params: JSON values that it depends on.
+        cases: ids of the cases that it reads; digests of their content are in ``params``.
+        needs: jobs that must be done before, by their role for the function.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Job:
         return content_key(__version__, self.kind, dict(self.params), needs)
 
     def folder(self, work: Path) -> Path:
-        """Where the job leaves its results, in the folder of all of them."""
+        """Folder of the job's results in ``work``."""
         return work / f"{self.kind}-{self.key}"
 
 
@@ -51,11 +51,11 @@ class ExperimentOptions:
     """Options of an experiment; see ``samstudent experiment --help``.
 
     Attributes:
-        folder: which cases, and how students look.
+        folder: options for cases and size of students.
         labels: numbers of labels.
         methods: names in ``methods.METHODS``.
-        seeds: of the trainings.
-        jobs: number of processes; None: one a GPU or core; 0: everything in this process.
+        seeds: seeds of the trainings.
+        jobs: number of processes; None: one per GPU or core; 0: everything in this process.
         command: the command line, for the report.
     """
 
@@ -68,7 +68,7 @@ class ExperimentOptions:
 
 
 def in_order(jobs: Sequence[Job]) -> dict[str, Job]:
-    """All jobs and what they need, by key, each after what it needs."""
+    """Jobs and those that they need, by key, each after those that it needs."""
     found: dict[str, Job] = {}
 
     def visit(job: Job) -> None:

@@ -36,9 +36,9 @@ def write_report(path: Path, content: Content, pictures: Sequence[Picture] = ())
     """Write the page.
 
     Args:
-        path: of the HTML file.
-        content: of results.json.
-        pictures: of cases.
+        path: path of the HTML file.
+        content: content of results.json.
+        pictures: pictures of cases.
     """
     page = _Page(content)
     names = f"{len(page.methods)} method{'s' if len(page.methods) != 1 else ''}"
@@ -70,7 +70,7 @@ class _Page:
         self.labels = sorted({n for _, n in self.lines if n is not None}) or sorted(content["options"]["labels"])
 
     def head(self) -> Section:
-        """When and where, what failed, warnings, and the main finding."""
+        """Time and folder, failed jobs, warnings, and the main finding."""
         content = self.content
         blocks = [Text(f"{content['when']} · {content['options']['folder']['folder']}", "soft")]
         blocks += [Text(f"Failed: {failure['job']}: {failure['reason']}", "warning") for failure in content["failed"]]
@@ -79,7 +79,7 @@ class _Page:
         return Section("", blocks)
 
     def methods_compared(self) -> Section:
-        """What was done with which cases, and a line on each method."""
+        """Training and measured cases, and a line for each method."""
         content, student, cases = self.content, self.content["task"]["student"], self.content["cases"]
         split = content["options"]["folder"]["split"]
         unlabelled = ", ".join(str(cases["unlabelled"][str(n)]) for n in self.labels)
@@ -87,11 +87,11 @@ class _Page:
             f"Students of one kind ({student['network']}, {' x '.join(map(str, student['size']))} pixels) were trained "
             f"on the first {', '.join(map(str, self.labels))} of {cases['all']} labelled training cases; the labels of "
             f"the others ({unlabelled}) were hidden, and only their images used. All students of a table trained for "
-            f"{content['steps']} steps: those of pseudo labels go on from a student of the labels alone that trained "
-            f"for half of them, and the student of the labels alone that they are compared with spends all of them on "
-            f"the labels. A seed changes a student's first weights, the order of the cases and their augmentation. "
+            f"{content['steps']} steps: those with pseudo labels continue from a labels-only student that trained for "
+            f"half of them, and the labels-only student that they are compared with trained on the labels for all of "
+            f"them. A seed changes a student's first weights, the order of the cases and their augmentation. "
             f"Seeds: {', '.join(map(str, content['options']['seeds']))}. Measured on {len(cases[split])} "
-            f"{split} cases, which no training and no choice has seen."
+            f"{split} cases, which were not used for training or selection."
         )
         meanings = {name: method.meaning for name, method in METHODS.items()}
         header = [Cell("method"), Cell("its student is trained on the labels ...", "text")]
@@ -105,20 +105,20 @@ class _Page:
         table = self._table(["Dice", "spread", "gap closed"], self._dice_cells)
         seeds = len(self.content["options"]["seeds"])
         note = (
-            "Dice in percent: mean over structures, each over its cases; a false positive (a structure that is drawn "
-            f"and not there) counts 0. Spread: standard deviation over {seeds} seed{'s' if seeds > 1 else ''}. Gap "
+            "Dice in percent: mean over structures, each over its cases; a false positive (a predicted structure "
+            f"that is absent) counts 0. Spread: standard deviation over {seeds} seed{'s' if seeds > 1 else ''}. Gap "
             "closed: share of the difference between labels only and all labels."
         )
         curves = Picture("Dice over the number of labels", learning_curves(self.content["table"]))
         return Section("Dice", [table, Text(note, "soft"), curves])
 
     def pairs(self) -> Section:
-        """Differences of the main method and the others on the same cases."""
+        """Differences between the main method and the others on the same cases."""
         found = {(pair["other"], pair["labels"]): pair for pair in self.content["pairs"]}
         if not found:
             return Section("", [])
         main = self.content["pairs"][0]["method"]
-        columns = [Cell("less")]
+        columns = [Cell("compared with")]
         for n in self.labels:
             columns += [Cell(f"{n} labels", "first"), Cell("95 % interval")]
         rows = []
@@ -130,7 +130,8 @@ class _Page:
                 rows.append(row)
         note = (
             "Difference of the Dice above in percentage points, on the same cases and seeds. Intervals by bootstrap "
-            "over cases and seeds; coloured where they leave out zero. With few seeds they are rather too narrow."
+            "over cases and seeds; coloured if they do not contain zero. With few seeds they tend "
+            "to be too narrow."
         )
         return Section(f"{main} against the others, case by case", [Table(columns, rows), Text(note, "soft")])
 
@@ -138,9 +139,9 @@ class _Page:
         """The paper's Dice, surface distance, missed structures, false positives."""
         columns = ["Dice as in the paper", "surface distance", "missed", "false positives"]
         note = (
-            "Dice as in the paper: only cases whose truth has the structure. Surface distance: mean over both borders, "
-            "in mm, or in pixels where files tell no spacing; where both show the structure. Missed and false "
-            "positives: structures of cases, a seed's mean."
+            "Dice as in the paper: only cases whose label has the structure. Surface distance: mean over both borders, "
+            "in mm, or in pixels if files have no spacing; cases where both contain the structure. Missed and false "
+            "positives: number of structures in all cases, mean over seeds."
         )
         return Section("Other measures", [self._table(columns, _measure_cells), Text(note, "soft")])
 
@@ -168,13 +169,12 @@ class _Page:
         qualities = self.content["quality"]
         if not qualities:
             return Section("", [])
-        columns = ["method", "labels", "teacher's mask", "pseudo label", "accepted ones", "accepted", "targets"]
+        columns = ["method", "labels", "teacher's mask", "pseudo label", "accepted masks", "accepted", "targets"]
         rows = [_quality_cells(quality) for quality in qualities]
         note = (
-            "Dice in percent against the hidden truth of the unlabelled cases, seeds together: of the teacher's own "
-            "masks, of all masks of the pseudo labels, and of those that are accepted; the share that is; what the "
-            "student learns of them. Correlation and calibration error: of the estimate of a mask's Dice with the true "
-            "one."
+            "Dice in percent against the hidden truth of the unlabelled cases, all seeds: the teacher's own masks, "
+            "all masks of the pseudo labels, the accepted ones; the accepted share; the targets of the student's "
+            "training. Correlation and calibration error: estimated against true Dice of a mask."
         )
         table = Table(cells([*columns, "correlation", "calibration error"]), rows)
         blocks: list[Block] = [table, Text(note, "soft")]
@@ -183,7 +183,7 @@ class _Page:
         }
         if reliable:
             blocks.append(Picture("Estimated and true Dice of pseudo labels", reliability_picture(reliable)))
-        return Section("The pseudo labels themselves", blocks)
+        return Section("Pseudo labels", blocks)
 
     def _table(self, columns: Sequence[str], cells_of: Callable[[str, Line, int], list[Cell]]) -> Table:
         """A row for each method, a group of columns for each number of labels."""
@@ -222,7 +222,7 @@ def findings(pairs: Sequence[Content], lines: Sequence[Line]) -> list[str]:
         if {pair["method"], pair["other"]} != {"ours", "labels"}:
             continue
         low, high = pair["interval"]
-        verdict = "above" if low > 0 else "below" if high < 0 else "no different within the interval from"
+        verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
         line = next(x for x in lines if (x["method"], x["labels"]) == ("ours", pair["labels"]))
         closed = line["gap_closed"]
         gap = "" if closed is None else f"; {100 * closed:.0f} % of the gap to all labels"

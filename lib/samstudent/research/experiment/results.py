@@ -20,7 +20,7 @@ from samstudent.research.setting import Setting
 from samstudent.rounds.scoring import not_converged
 from samstudent.util.files import atomic_write
 
-#: What jobs of a kind do, for the report.
+#: Work of a kind of job, for the report.
 _WORK = {
     "student": "training students", "pseudo": "making pseudo labels of other methods", "round": "rounds of the product",
     "nnunet": "nnU-Net", "evaluate": "measuring",
@@ -30,12 +30,12 @@ _WORK = {
 def write_results(
     setting: Setting, options: ExperimentOptions, jobs: Mapping[str, Job], failed: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Collect what the jobs left and write ``results.json`` and ``report.html``.
+    """Collect the results of the jobs and write ``results.json`` and ``report.html``.
 
     Args:
-        setting, options: of the experiment.
-        jobs: by key.
-        failed: reason by key.
+        setting, options: setting and options of the experiment.
+        jobs: jobs by key.
+        failed: key of a failed job -> reason.
 
     Returns:
         The content of results.json.
@@ -74,14 +74,14 @@ def write_results(
     try:
         pictures = case_pictures(setting, measured, results, main)
     except UserError as error:
-        # Of an older version of the program: the figures are there, the network is another.
+        # Models of an older version with another network: only the pictures are missing.
         content["failed"].append({"job": "pictures", "reason": str(error)})
     write_report(setting.output / "report.html", content, pictures)
     return content
 
 
 def _warnings(results: Sequence[summary.Result], rounds: Mapping[str, Any]) -> list[str]:
-    """Which students of human labels alone have not even learnt these, and which rounds made no pseudo labels."""
+    """Warnings on labels-only students that did not fit their labels, and on rounds without pseudo labels."""
     found = []
     for r in results:
         if r["method"] in ("labels", "all") and r["train_dice"] is not None and (why := not_converged(r["train_dice"])):
@@ -91,7 +91,7 @@ def _warnings(results: Sequence[summary.Result], rounds: Mapping[str, Any]) -> l
 
 
 def _rounds(setting: Setting, jobs: Mapping[str, Job]) -> dict[str, Any]:
-    """What each round of the product found, by its label, without the single pseudo labels."""
+    """Record of each round of the product by its label, without single pseudo labels."""
     records = {
         job.label: json.loads((job.folder(setting.work) / work.ROWS).read_text())
         for job in jobs.values()
@@ -103,7 +103,7 @@ def _rounds(setting: Setting, jobs: Mapping[str, Job]) -> dict[str, Any]:
 
 
 def _qualities(setting: Setting, measured: Sequence[Job]) -> list[summary.Quality]:
-    """Of the pseudo labels of each method that makes some, seeds together."""
+    """Quality of the pseudo labels of each method that makes some, all seeds together."""
     rows: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     targets: dict[tuple[str, int], set[str]] = defaultdict(set)
     for job in measured:
@@ -119,7 +119,7 @@ def _qualities(setting: Setting, measured: Sequence[Job]) -> list[summary.Qualit
 
 
 def _seconds(setting: Setting, jobs: Mapping[str, Job]) -> dict[str, dict[str, float]]:
-    """By kind of job: how many, and seconds of all together."""
+    """Number of jobs and their total seconds, by kind."""
     found: dict[str, dict[str, float]] = {}
     for job in jobs.values():
         entry = found.setdefault(_WORK[job.kind], {"jobs": 0, "seconds": 0.0})
@@ -129,7 +129,7 @@ def _seconds(setting: Setting, jobs: Mapping[str, Job]) -> dict[str, dict[str, f
 
 
 def plain(value: Any) -> Any:
-    """For JSON, which has no nan: None; tuples as lists."""
+    """JSON values: None for nan, lists for tuples."""
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -25,7 +25,7 @@ console = Console()
 
 
 def run_experiment(options: ExperimentOptions) -> dict[str, Any]:
-    """Do what is not done yet, then write ``results.json`` and ``report.html``.
+    """Do the jobs that are not done yet, then write ``results.json`` and ``report.html``.
 
     Returns:
         The content of results.json.
@@ -57,7 +57,7 @@ def _check(setting: Setting, options: ExperimentOptions) -> None:
 
 
 def _run(setting: Setting, options: ExperimentOptions, jobs: Mapping[str, Job], engine: Engine) -> dict[str, str]:
-    """Prepare cases, embed images, and do the jobs. Returns: reason by the key of a job that failed."""
+    """Prepare cases, embed images, and do the jobs. Returns: key of a failed job -> reason."""
     used = dict.fromkeys(id for job in jobs.values() for id in job.cases)
     cases = setting.cases
     sources = {cases.prepared(id).key: cases.source(id) for id in used}

@@ -1,4 +1,4 @@
-"""Jobs of an experiment through an engine: each is submitted when what it needs is done."""
+"""Jobs of an experiment on an engine: each is submitted when the jobs that it needs are done."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from samstudent.util.progress import Progress
 
 console = Console()
 
-#: Seconds that a job of a kind may take, as long as none was done here.
+#: Estimated seconds of a job by kind, until one was done here.
 _GUESS = {"student": 180.0, "pseudo": 90.0, "round": 1200.0, "evaluate": 40.0, "nnunet": 40000.0}
-#: Cases that a worker prepares or embeds before it asks for more.
+#: Cases in a shard of preparation and embedding.
 _SHARD = 8
 
 
@@ -31,13 +31,13 @@ def run_items(engine: Engine, work: Work, keys: Mapping[str, str], title: str) -
     """Run independent items with one bar.
 
     Args:
-        engine: with nothing in flight.
-        work: the function of an item.
-        keys: name for people by content key.
-        title: of the bar.
+        engine: an engine with nothing in flight.
+        work: function of an item.
+        keys: content key -> name for users.
+        title: title of the progress bar.
 
     Returns:
-        Name -> reason, of the items that failed.
+        Name -> reason, for failed items.
     """
     waiting = [key for key in keys if not work.is_done(key)]
     failed = {}
@@ -52,13 +52,13 @@ def run_items(engine: Engine, work: Work, keys: Mapping[str, str], title: str) -
 
 @dataclass
 class Runner:
-    """Runs jobs until all are done or none can go on.
+    """Runs jobs until all are done or no other can be done.
 
     Attributes:
-        setting: of the experiment.
-        jobs: by key, each after what it needs.
-        engine: with nothing in flight.
-        failed: reason by the key of a job that failed, or cannot be done.
+        setting: setting of the experiment.
+        jobs: jobs by key, each after those that it needs.
+        engine: an engine with nothing in flight.
+        failed: key -> reason, for jobs that failed or cannot be done.
     """
 
     setting: Setting
@@ -102,7 +102,7 @@ class Runner:
         return True
 
     def _ready(self) -> str | None:
-        """The first job that can be done now. Those whose needs failed never can."""
+        """Key of the first job that can be done now. Jobs that need a failed one are marked as failed."""
         for key, job in self.jobs.items():
             if key in self._done or key in self.failed or key in self._running:
                 continue
@@ -137,7 +137,7 @@ class Runner:
         console.print(f"[red]failed[/] {job.label}: {self.failed[outcome.key]}", highlight=False, soft_wrap=True)
 
     def _left(self) -> float:
-        """Seconds until the end, by what jobs of each kind took so far."""
+        """Estimated seconds until the end, by the mean duration of jobs of each kind."""
         mean = {kind: sum(s) / len(s) for kind, s in self._seconds.items() if s}
         cost = {key: mean.get(job.kind, _GUESS.get(job.kind, 60.0)) for key, job in self.jobs.items()}
         total = sum(cost[key] for key in self.jobs if key not in self._done and key not in self.failed)

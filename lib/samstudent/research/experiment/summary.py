@@ -1,7 +1,7 @@
 """Figures of an experiment from the results of its students: means, spread, share of the gap to all labels, and pairs.
 
 Means over structures are of each structure's mean over its cases, as in ``metrics.dice_table``. A false positive (a
-structure that is drawn and not there) counts 0; the paper's Dice counts only cases whose truth has the structure.
+predicted structure that is absent) counts 0; the paper's Dice counts only cases whose label has the structure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from samstudent.metrics import mean_of
 from samstudent.pseudolabels.reliability import reliability
 
 RESAMPLES = 2000
-#: Below this difference of all labels and labels only, a share of it means nothing.
+#: Least difference of all labels and labels only for which a share of it is computed.
 _SMALLEST_GAP = 0.01
 
 Float = NDArray[np.float64]
@@ -33,13 +33,13 @@ class Line:
 
     Attributes:
         method, labels: labels is None for the ceiling.
-        seeds: with results.
+        seeds: seeds with results.
         dice, paper_dice: mean and standard deviation over seeds (nan with one seed).
-        gap_closed: share of the difference between labels only and all labels; nan where that is too small.
-        distance: mean surface distance in mm where truth and prediction show the structure.
-        missed, false_positives: a seed's mean count over all structures and cases.
+        gap_closed: share of the difference between labels only and all labels; nan if that is too small.
+        distance: mean surface distance in mm of cases where truth and prediction contain the structure.
+        missed, false_positives: number over all structures and cases, mean over seeds.
         structures: mean Dice of each structure.
-        seconds: of training, mean over seeds.
+        seconds: training time, mean over seeds.
     """
 
     method: str
@@ -57,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Pair:
-    """A method's Dice less another's on the same cases, with a 95 % interval over cases and seeds."""
+    """Difference of the Dice of two methods on the same cases, with a 95 % interval over cases and seeds."""
 
     method: str
     other: str
@@ -68,14 +68,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality of a method's pseudo labels where the truth is known.
+    """Quality of a method's pseudo labels on cases with a known label.
 
     Attributes:
         raw, refined, accepted: Dice of the teacher's own masks, of all masks of the pseudo labels, of those that are
             accepted; means over structures and seeds.
-        acceptance: share of the masks drawn that are accepted.
-        reliability: of the estimates of Dice (``reliability``), None where there is none.
-        targets: "masks", "probabilities", or both where seeds differ.
+        acceptance: accepted share of the masks.
+        reliability: reliability of the estimated Dice (``reliability``); None: no estimates.
+        targets: "masks", "probabilities", or both if seeds differ.
     """
 
     method: str
@@ -89,7 +89,7 @@ class Quality:
 
 
 def table(results: Sequence[Result]) -> list[Line]:
-    """A line for each method and number of labels, in the order in which they first come."""
+    """A line for each method and number of labels, in the order of their first result."""
     groups: dict[tuple[str, int | None], list[Result]] = {}
     for result in results:
         groups.setdefault((result["method"], result["labels"]), []).append(result)
@@ -122,8 +122,8 @@ def table(results: Sequence[Result]) -> list[Line]:
 
 
 def dice_of(result: Result, paper: bool = False, cases: Sequence[str] | None = None) -> Float:
-    """Dice (cases, S), nan where there is nothing to measure; ``paper``: also where the truth has nothing; ``cases``:
-    of these."""
+    """Dice (cases, S), nan if there is nothing to measure, with ``paper`` also if the label is empty; ``cases``: only
+    these."""
     if cases is not None:
         result = {"cases": {case: result["cases"][case] for case in cases}}
     dice = _column(result, "dice")
@@ -133,11 +133,11 @@ def dice_of(result: Result, paper: bool = False, cases: Sequence[str] | None = N
 
 
 def pairs(results: Sequence[Result], method: str, seed: int = 0) -> list[Pair]:
-    """``method`` against every other at the same number of labels (and the ceiling), on the seeds and cases that both
-    have. Where these are all, the difference is that of the table.
+    """``method`` against every other at the same number of labels (and the ceiling), on their common seeds and
+    cases. If these are all, the difference is that of the table.
 
-    The bootstrap draws cases and seeds, each with replacement: another sample of patients, trained anew. Three seeds
-    tell little of how seeds vary, so the interval is rather too narrow than too wide.
+    The bootstrap draws cases and seeds, each with replacement: another sample of patients, and other trainings. Three
+    seeds are few for the variation of seeds, so the interval is too narrow rather than too wide.
     """
     by_key = {(r["method"], r["labels"], r["seed"]): r for r in results}
     found = []
@@ -158,11 +158,11 @@ def pairs(results: Sequence[Result], method: str, seed: int = 0) -> list[Pair]:
 
 
 def bootstrap(one: Float, other: Float, seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """How much higher the mean Dice of one method is than another's, and the 95 % percentile interval.
+    """Difference of the mean Dice of two methods, and its 95 % percentile interval.
 
     Args:
-        one, other: Dice (seeds, cases, S) on the same seeds and cases, nan where there is nothing to measure.
-        seed: of the resampling.
+        one, other: Dice (seeds, cases, S) on the same seeds and cases, nan if there is nothing to measure.
+        seed: seed of the resampling.
     """
     rng = np.random.default_rng(seed)
     seeds, cases, _ = one.shape
@@ -175,15 +175,14 @@ def bootstrap(one: Float, other: Float, seed: int = 0) -> tuple[float, tuple[flo
 
 
 def _means(dice: Float, of_cases: Float) -> Float:
-    """``_overall`` of samples of the cases: of Dice (seeds, cases, S) and weights (B, cases) a mean for each
-    (seeds, B)."""
+    """``_overall`` of resampled cases, (seeds, B), from Dice (seeds, cases, S) and weights (B, cases)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a sample that shows nothing, of a structure or at all: nan
+        warnings.simplefilter("ignore")  # a sample without a structure, or without any: nan
         return np.asarray(np.nanmean((of_cases @ np.nan_to_num(dice)) / (of_cases @ np.isfinite(dice)), axis=2))
 
 
 def quality(method: str, labels: int, rows: Sequence[Mapping[str, Any]], targets: str = "") -> Quality | None:
-    """Quality from the rows of ``measure.quality_rows`` of all seeds together; None where no truth is known."""
+    """Quality from the rows of ``measure.quality_rows`` of all seeds together; None: no labels are known."""
     if not rows:
         return None
     names = sorted({row["structure"] for row in rows})

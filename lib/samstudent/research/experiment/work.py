@@ -1,4 +1,4 @@
-"""Functions that do jobs: each reads its parameters and the folders of what it needs, and writes into its own."""
+"""Functions of the jobs: each reads its parameters and the folders of the jobs that it needs, and writes its own."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ MODEL, RESULT, TRAIN_DICE, ROWS = "model.pt", "result.json", "train_dice.json", 
 
 @dataclass(frozen=True)
 class JobRun:
-    """A job with what its function needs to do it.
+    """Context of one job's function.
 
     Attributes:
-        setting: of the experiment.
-        job: what to do.
-        report: gets the progress.
+        setting: setting of the experiment.
+        job: the job.
+        report: callback for the progress.
     """
 
     setting: Setting
@@ -49,7 +49,7 @@ class JobRun:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """Plain values that the result depends on."""
+        """Parameters of the job."""
         return self.job.params
 
     @property
@@ -58,14 +58,14 @@ class JobRun:
         return self.job.folder(self.setting.work)
 
     def needed(self, name: str) -> Path | None:
-        """Folder of a job that was done before; None: the job needs none of this name."""
+        """Folder of a needed job by its role; None: the job needs no such job."""
         job = self.job.needs.get(name)
         return None if job is None else job.folder(self.setting.work)
 
 
 @dataclass(frozen=True)
 class JobWork:
-    """Work of an engine: one job, under its key."""
+    """Work of an engine: one job with its key."""
 
     setting: Setting
     job: Job
@@ -86,25 +86,25 @@ class JobWork:
 
 @dataclass(frozen=True)
 class EmbedImages:
-    """Work of an engine: SAM's embeddings of 2D images, into the cache that all jobs share. Keys: see ``key_of``.
+    """Work of an engine: SAM's embeddings of 2D images, into the cache of all jobs. Keys: see ``key_of``.
 
     Attributes:
-        setting: of the experiment.
-        ids: case id of each key.
+        setting: setting of the experiment.
+        ids: key -> case id.
     """
 
     setting: Setting
     ids: Mapping[str, str]
 
     def is_done(self, key: str) -> bool:
-        """Whether the image was embedded once."""
+        """Whether the image has been embedded."""
         return key in self._marks
 
     def __call__(self, key: str, report: Report) -> None:
         """Embed an image."""
         image = self.setting.cases.image(self.ids[key])
-        seen = for_sam(image, self.setting.task.image)
-        self.setting.embedding_cache.embed(sam_of(self.setting.task.sam), seen)
+        pixels = for_sam(image, self.setting.task.image)
+        self.setting.embedding_cache.embed(sam_of(self.setting.task.sam), pixels)
         self._marks.write(key, "")
 
     @property
@@ -113,12 +113,12 @@ class EmbedImages:
 
     @staticmethod
     def key_of(setting: Setting, id: str) -> str:
-        """Key of a case: of its content and of SAM."""
+        """Key of a case: digest of its content and of SAM."""
         return content_key(setting.cases.prepared(id).key, setting.task.sam.model_dump(mode="json"))
 
 
 def train(run: JobRun) -> None:
-    """Train a student into ``model.pt``, and measure it on labels that it trained on."""
+    """Train a student, ``model.pt``, and measure its Dice on training labels."""
     params, cases, task = run.params, run.setting.cases, run.setting.task
     readers = [partial(cases.training_case, id) for id in params["labelled"]]
     if (pseudo := run.needed("pseudo")) is not None:
@@ -144,18 +144,18 @@ def train(run: JobRun) -> None:
 
 
 def pseudo_label(run: JobRun) -> None:
-    """Pseudo labels of cases by another method, and rows of how good they are where the truth is known."""
+    """Pseudo labels of cases by another method, and rows on their quality where labels are known."""
     cases, task = run.setting.cases, run.setting.task
     teacher = run.needed("teacher")
     assert teacher is not None
     student = Student.load(teacher / MODEL, task)
-    redraw, labels = MASKS[run.params["how"]](run), cases.pseudo_labels(run.folder)
+    refine, labels = MASKS[run.params["how"]](run), cases.pseudo_labels(run.folder)
     trains, rows = [], []
     for done, id in enumerate(run.params["ids"], 1):
         image = cases.image(id)
         probabilities = student.predict(image)
-        masks = redraw(image, probabilities)
-        # A case in which nothing was found would teach that there is nothing, which nobody knows.
+        masks = refine(image, probabilities)
+        # A case without any mask would train the background everywhere, although structures may be present.
         if masks.any():
             labels.save_raw(cases.prepared(id, hidden=True), image, masks, {})
             trains.append(id)
@@ -165,7 +165,7 @@ def pseudo_label(run: JobRun) -> None:
 
 
 def product_round(run: JobRun) -> None:
-    """One round of the product into ``model.pt``, and rows of how good its pseudo labels are."""
+    """One round of the product, ``model.pt``, and rows on the quality of its pseudo labels."""
     backend = sam_of(run.setting.task.sam, run.params["changes"].get("random_sam"))
     record = ours.run(run.setting, run.params, run.folder, run.needed("champion"), backend, run.report)
     atomic_write(run.folder / TRAIN_DICE, json.dumps(record["train_dice"]))
@@ -202,7 +202,7 @@ def evaluate(run: JobRun) -> None:
 
 
 def sam_of(section: SamSection, random_seed: int | None = None) -> SamModel:
-    """The SAM of a task, built once in a process; with a seed one whose weights were shuffled."""
+    """SAM of a task, built once in a process; with a seed its weights are shuffled."""
     return _sam(section.model_dump_json(), random_seed)
 
 
@@ -212,12 +212,12 @@ def _sam(section: str, random_seed: int | None) -> SamModel:
     return backend if random_seed is None else ours.shuffled(backend, random_seed)
 
 
-def _paper(run: JobRun) -> baselines.Redraw:
+def _paper(run: JobRun) -> baselines.RefineMasks:
     return baselines.paper(run.setting.task, sam_of(run.setting.task.sam), run.setting.embedding_cache)
 
 
-#: How the masks of other methods are made.
-MASKS: dict[str, Callable[[JobRun], baselines.Redraw]] = {
+#: Masks of other methods by name.
+MASKS: dict[str, Callable[[JobRun], baselines.RefineMasks]] = {
     "raw": lambda run: baselines.raw(run.setting.task),
     "largest": lambda run: baselines.largest(run.setting.task),
     "walker": lambda run: baselines.walker(run.setting.task),

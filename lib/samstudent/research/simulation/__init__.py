@@ -1,9 +1,10 @@
 """``samstudent simulate``: active learning on a labelled folder, with the truth as annotator.
 
-For every strategy and seed: a student learns from the labelled cases, the strategy chooses the next batch among the
-others by what this student and SAM predict, their labels are uncovered, and so on. The product's own code chooses
-(``active_learning.strategies``, ``active_learning.scores``). All strategies of a seed start with the same drawn cases.
+For every strategy and seed: a student is trained on the labelled cases, the strategy selects the next batch of the
+others from predictions of this student and SAM, their labels are revealed, and so on. The selection is the product's
+own code (``active_learning.strategies``, ``active_learning.scores``). All strategies of a seed start with the same
+random cases.
 
-``options``: what is asked for; ``choice``: the next cases; ``run``: the rounds; ``curves``: what is measured;
+``options``: the options; ``choice``: selection of cases; ``run``: the rounds; ``curves``: learning curves;
 ``report``: the results.
 """

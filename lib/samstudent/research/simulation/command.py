@@ -1,4 +1,4 @@
-"""``samstudent simulate``: from the words of the command line to options."""
+"""``samstudent simulate``: conversion of its arguments to options."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from samstudent.research.simulation.run import simulate
 from samstudent.util.signals import stop
 
 console = Console()
-#: Words of the command line that are fields of ``Simulation`` as they are.
+#: Arguments that are fields of ``Simulation`` without conversion.
 _NUMBERS = ("start", "batch", "rounds")
 
 
 def run(folder: Path, output: Path, *, strategies: str, seeds: str, pool: int | None, **more: Any) -> dict[str, Any]:
-    """Run a simulation and print where its report is.
+    """Run a simulation and print the path of its report.
 
     Args:
-        folder, output: as of ``FolderOptions``.
-        strategies: names with commas between.
-        seeds: whole numbers with commas between.
-        pool: the most train cases that are used.
+        folder, output: as in ``FolderOptions``.
+        strategies: names separated by commas.
+        seeds: whole numbers separated by commas.
+        pool: largest number of train cases; None: all.
         more: other fields of ``Simulation`` and ``FolderOptions``.
 
     Returns:
@@ -42,7 +42,7 @@ def run(folder: Path, output: Path, *, strategies: str, seeds: str, pool: int | 
         command=shlex.join(["samstudent", *sys.argv[1:]]),
         **numbers,
     )
-    stop.message = "stopped; the same command goes on from here"
+    stop.message = "stopped; repeat the command to continue"
     content = simulate(options)
     console.print(f"results.json and report.html are in {output}")
     return content

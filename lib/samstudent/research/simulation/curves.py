@@ -16,7 +16,7 @@ from scipy.integrate import trapezoid
 
 from samstudent.research.simulation.options import BASELINES
 
-#: strategy -> seed -> (numbers of labels, Dice), of runs that are finished.
+#: strategy -> seed -> (numbers of labels, Dice), of finished runs.
 Curves = Mapping[str, Mapping[int, tuple[list[int], list[float]]]]
 
 
@@ -49,8 +49,8 @@ def compared(curves: Curves) -> list[dict[str, Any]]:
     """A row for each strategy: the area under its curves, and against the baselines in the same seeds.
 
     Keys: ``strategy``, ``areas`` by seed, ``mean`` and ``spread`` (standard deviation over seeds, None for one seed)
-    of the area, ``last`` (mean Dice after the last round), and for each baseline that was run ``over_<baseline>``: mean
-    and spread of the paired differences and in how many seeds the strategy was ahead.
+    of the area, ``last`` (mean Dice after the last round), and for each baseline with results ``over_<baseline>``:
+    mean and spread of the paired differences, and the number of seeds in which the strategy was ahead.
     """
     areas = {
         strategy: {seed: area(*curve) for seed, curve in seeds.items()} for strategy, seeds in curves.items() if seeds
@@ -76,7 +76,7 @@ def _mean_spread(values: Sequence[float]) -> dict[str, float | None]:
 
 def draw_curves(curves: Curves) -> bytes:
     """PNG: mean Dice over seeds by number of labels, a line for each strategy; the band is plus and minus one standard
-    deviation of the best baseline, so that one sees what is more than noise."""
+    deviation of the baseline ``foreground`` over seeds."""
     figure = Figure(figsize=(8, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
     for strategy, seeds in curves.items():

@@ -1,10 +1,10 @@
-"""Options of a simulation, and the two baselines that strategies are compared with.
+"""Options of a simulation, and the two baselines for strategies.
 
-- ``random``: each case as likely.
-- ``foreground``: two of three cases are drawn from those in which the current student sees a structure, which is drawn
-  first, so that rare structures come as often as common ones; the third from all. This is the idea of nnActive's
-  Foreground Aware Random (Lüth et al., TMLR 2025, arXiv 2511.19183), which no strategy there beat reliably. There
-  patches are drawn and the annotator finds the foreground; here cases are, and the student has to.
+- ``random``: each case with equal probability.
+- ``foreground``: two of three cases are drawn from those in which the current student predicts a structure, which is
+  drawn first, so that rare structures are as frequent as common ones; the third from all. This follows nnActive's
+  Foreground Aware Random (Lüth et al., TMLR 2025, arXiv 2511.19183), which no strategy there exceeded reliably. There
+  patches are drawn, and foreground is known from the annotator; here cases are drawn, by the student's prediction.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Simulation:
     """Options of a simulation; see ``samstudent simulate --help``.
 
     Attributes:
-        folder: which cases, and how students look.
-        strategies: of ``BASELINES`` and ``active_learning.strategies.STRATEGIES``.
-        seeds: of the first cases and the trainings.
-        start: number of cases that are labelled at first.
+        folder: options for cases and size of students.
+        strategies: names from ``BASELINES`` and ``active_learning.strategies.STRATEGIES``.
+        seeds: seeds of the first cases and the trainings.
+        start: number of cases that are labelled first.
         batch: number of cases that are labelled in each round.
         rounds: number of rounds after the first student.
-        pool: the most train cases that are used; None: all.
+        pool: largest number of train cases; None: all.
         command: the command line, for the report.
     """
 
@@ -52,10 +52,10 @@ class Simulation:
         if unknown := [name for name in self.strategies if name not in known]:
             raise UserError(f"--strategies: {', '.join(unknown)} unknown; there are {', '.join(known)}")
         setting = make_setting(self.folder, [self.start])
-        there, needed = len(setting.labelled(None)), self.start + self.batch * self.rounds
-        if needed > there:
+        available, needed = len(setting.labelled(None)), self.start + self.batch * self.rounds
+        if needed > available:
             raise UserError(
                 f"--start {self.start} --batch {self.batch} --rounds {self.rounds} label {needed} cases, but there are "
-                f"{there} labelled train cases{'' if self.pool is None else f' in --pool {self.pool}'}"
+                f"{available} labelled train cases{'' if self.pool is None else f' in --pool {self.pool}'}"
             )
         return setting

@@ -71,17 +71,17 @@ def _write_page(options: Simulation, setting: Setting, content: Mapping[str, Any
     missing = len(options.strategies) * seeds - sum(len(finished) for finished in curves.values())
     head: list[Block] = []
     if missing:
-        text = f"{missing} runs are not finished and are left out. The same command goes on with them."
+        text = f"{missing} runs are not finished and are left out. Repeat the command to continue them."
         head.append(Text(text, "warning"))
     if seeds < 3:
         head.append(Text(f"{seeds} seeds: differences between strategies may be chance.", "warning"))
     head.append(
         Text(
-            f"For each strategy and seed a student learned from {options.start} cases, {options.rounds} times "
-            f"{options.batch} more were chosen and labelled with the truth, and each time a new student was trained "
-            f"for {setting.steps} steps. All strategies of a seed start with the same cases. Dice is measured on "
-            f"{len(setting.test)} cases of the {setting.split} split; a false positive (a structure that is drawn "
-            "where there is none) counts 0."
+            f"For each strategy and seed a student was trained on {options.start} cases; {options.rounds} times "
+            f"{options.batch} more were selected and labelled with the truth, and a new student was trained for "
+            f" {setting.steps} steps. All strategies of a seed start with the same cases. Dice is measured on "
+            f"{len(setting.test)} cases of the {setting.split} split; a false positive (a predicted "
+            "structure that is absent) counts 0."
         )
     )
     areas = Table(
@@ -114,7 +114,7 @@ def _write_page(options: Simulation, setting: Setting, content: Mapping[str, Any
             Section("", head),
             Section("Area under the learning curve", [Text(area_note), areas]),
             Section("Learning curves", [curve]),
-            Section("What was chosen", [chosen]),
+            Section("Selected cases", [chosen]),
             reproduction(options.command, content["versions"]),
         ],
     )

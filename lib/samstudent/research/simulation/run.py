@@ -1,7 +1,7 @@
-"""Rounds of a simulation: train, measure, choose, for every strategy and seed.
+"""Rounds of a simulation: train, measure, select, for every strategy and seed.
 
-Everything that is done lies in files, so a run that was killed goes on where it was, and several processes may work on
-one output folder: each takes strategies and seeds that no other holds.
+All results are files, so a killed run continues where it stopped, and several processes may work on one output folder:
+each locks the strategy and seed that it works on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ console = Console()
 
 
 def simulate(options: Simulation) -> dict[str, Any]:
-    """Do what is not done yet, and write ``results.json`` and ``report.html``.
+    """Do the runs that are not done yet, and write ``results.json`` and ``report.html``.
 
     Returns:
         The content of results.json.
@@ -63,13 +63,13 @@ def simulate(options: Simulation) -> dict[str, Any]:
             except Timeout:
                 elsewhere += 1
     if elsewhere:
-        console.print(f"{elsewhere} runs are being done by another process; run the same command again for all results")
+        console.print(f"{elsewhere} runs are in progress in another process; repeat the command later for all results")
     with FileLock(work / "report.lock"):
         return write_results(options, runs.setting)
 
 
 class Runs:
-    """Runs of strategies on one folder. Students are kept by what they learned from: strategies share equal ones."""
+    """Runs of strategies on one folder. Strategies share students with equal training cases."""
 
     def __init__(self, setting: Setting, options: Simulation) -> None:
         self.setting = setting
@@ -80,7 +80,7 @@ class Runs:
 
     @cached_property
     def sam(self) -> SamBackend:
-        """The task's SAM, built when first needed."""
+        """SAM of the task, loaded at the first use."""
         return sam_of(self.setting.task.sam)
 
     def prepare(self) -> None:
@@ -93,10 +93,10 @@ class Runs:
         labelled = first_cases(self.cases, self.options.start, seed)
         for number in range(self.options.rounds + 1):
             path = self.options.folder.output / "results" / f"{strategy}-s{seed}-r{number}.json"
-            # Sorted: the same cases are the same student, in whatever order they were chosen.
+            # Sorted: the same cases give the same student in any order of selection.
             job = self.planner.student_on(sorted(labelled), seed)
-            kept = _kept(path, job.key)
-            if kept is None:
+            stored = _stored(path, job.key)
+            if stored is None:
                 folder = self._student(job)
                 result: dict[str, Any] = {
                     "strategy": strategy,
@@ -106,13 +106,13 @@ class Runs:
                     "labelled": labelled,
                 }
                 result |= self._measured(folder)
-                kept = result | {"next": self._next(strategy, labelled, seed, number, folder)}
-                atomic_write(path, json.dumps(kept, indent=1))
+                stored = result | {"next": self._next(strategy, labelled, seed, number, folder)}
+                atomic_write(path, json.dumps(stored, indent=1))
                 console.print(
-                    f"{strategy}, seed {seed}: {len(labelled)} labels, Dice {kept['dice']:.3f}",
+                    f"{strategy}, seed {seed}: {len(labelled)} labels, Dice {stored['dice']:.3f}",
                     highlight=False,
                 )
-            labelled = [*labelled, *kept["next"]]
+            labelled = [*labelled, *stored["next"]]
 
     def _student(self, job: Job) -> Path:
         """Folder of a trained student."""
@@ -126,7 +126,7 @@ class Runs:
         return folder
 
     def _measured(self, folder: Path) -> dict[str, Any]:
-        """A student's Dice on the split: over structures, and of each."""
+        """Dice of a student on the split: mean over structures, and of each structure."""
 
         def measure() -> dict[str, Any]:
             student = Student.load(folder / MODEL, self.setting.task)
@@ -145,7 +145,7 @@ class Runs:
         return _once(folder / "dice.json", measure)
 
     def _next(self, strategy: str, labelled: Sequence[str], seed: int, number: int, folder: Path) -> list[str]:
-        """The cases that the strategy labels next; none after the last round."""
+        """Cases that the strategy selects next; none after the last round."""
         if number == self.options.rounds:
             return []
         pool = [case for case in self.cases if case not in set(labelled)]
@@ -160,12 +160,12 @@ class Runs:
         vectors = {case: self._vector(case) for case in self.cases} if "vectors" in needs else {}
         known = {
             kind: {case: value for case, value in found.get(kind, {}).items() if value is not None}
-            for kind in ("entropy", "disagreement", "seen")
+            for kind in ("entropy", "disagreement", "predicted")
         }
-        return Scores(Tables(known["entropy"], known["disagreement"], vectors), known["seen"])
+        return Scores(Tables(known["entropy"], known["disagreement"], vectors), known["predicted"])
 
     def _scored(self, kind: str, pool: Sequence[str], folder: Path) -> dict[str, Any]:
-        """One score of every case, by the student in the folder."""
+        """A score of every case by the student in the folder."""
         task = self.setting.task
         student = Student.load(folder / MODEL, task)
         found: dict[str, Any] = {}
@@ -174,7 +174,7 @@ class Runs:
             probabilities = student.predict(image)
             if kind == "entropy":
                 found[case] = entropy_score(probabilities, task.overlap)
-            elif kind == "seen":
+            elif kind == "predicted":
                 coarse = coarse_masks(probabilities, task.recipe)
                 found[case] = np.flatnonzero(coarse.reshape(len(coarse), -1).any(axis=1)).tolist()
             else:
@@ -195,8 +195,8 @@ class Runs:
         return self._vectors[case]
 
 
-def _kept(path: Path, key: str) -> dict[str, Any] | None:
-    """A round's result, if it is there and of the same student."""
+def _stored(path: Path, key: str) -> dict[str, Any] | None:
+    """Stored result of a round; None: missing, or of another student."""
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -205,7 +205,7 @@ def _kept(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def _once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The content of a JSON file, made if it is not there."""
+    """Content of a JSON file, created if missing."""
     if path.is_file():
         content: dict[str, Any] = json.loads(path.read_text())
         return content

@@ -26,7 +26,7 @@ from samstudent.sam.results import Refinement
 from samstudent.sam.transform import SamRefined
 from samstudent.sam.volume_refinement import SliceOptions
 from samstudent.student.predict import Student
-from samstudent.util.torch_device import pick_device
+from samstudent.util.device import pick_device
 
 logger = logging.getLogger(__name__)
 
