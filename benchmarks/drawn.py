@@ -2,7 +2,7 @@
 
     python benchmarks/drawn.py wrists|teeth|chest FOLDER [CASES]
 
-``wrists``: the demo's phantoms, 12 bones that overlap. ``teeth``: panoramic films, 32 teeth in two arches, some not
+``wrists``: the demo's phantoms, six bones that overlap. ``teeth``: panoramic films, 32 teeth in two arches, some not
 there. ``chest``: 5 structures that overlap; the heart's border is faint and the clavicles are thin. Two fifths of the
 cases are the test split, the others train; a kind and a number always give the same films. They are cartoons: they show
 that a method does not break on such a task, and nothing of how it fares on real films.

@@ -43,9 +43,9 @@ def test_same_seed_same_film_other_seed_other_anatomy() -> None:
 def test_bones_overlap_on_every_film() -> None:
     for film in films(12):
         shared = film.masks.sum(0) > 1
-        assert shared.sum() > 300
+        assert shared.sum() > 100
         # Not one pair only: several bones take part.
-        assert (film.masks & shared).any(axis=(1, 2)).sum() >= 5
+        assert (film.masks & shared).any(axis=(1, 2)).sum() >= 4
 
 
 def test_bones_are_large_enough_for_sam_and_seldom_missing() -> None:

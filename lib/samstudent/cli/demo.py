@@ -15,7 +15,7 @@ def demo(
     task: Annotated[str, typer.Option("--task", "-t", help="Shipped task name or task file.")] = "phantom",
     output: Annotated[Path, typer.Option(help="Folder for the study, the logs and report.html.")] = Path("demo"),
     labels: Annotated[int, typer.Option(min=1, help="Number of cases that are labelled first.")] = 5,
-    limit: Annotated[int, typer.Option(min=1, help="Largest number of training cases.")] = 17,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of training cases.")] = 13,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running at the end.")] = False,

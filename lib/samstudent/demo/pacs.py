@@ -19,12 +19,15 @@ from samstudent.demo.study import DemoStudy
 from samstudent.imaging.file_names import LABELS
 from samstudent.imaging.folder import list_folder
 from samstudent.server.pacs.state_folder import pacs_folder
+from samstudent.util.progress import Report, no_report
 
 #: Fewer than in the demo on a folder: it shows the way over DICOMweb, not what it is worth.
 PACS_CASES, PACS_HOLDOUT = 12, 5
 
 
-def make_pacs_study(output: Path, orthanc: Orthanc, cases: int, seed: int) -> DemoStudy:
+def make_pacs_study(
+    output: Path, orthanc: Orthanc, cases: int, seed: int, report: Report = no_report
+) -> DemoStudy:
     """Draw films, store them as DX images, and tell the server by a ``split.csv`` which are the hold-out.
 
     Args:
@@ -32,9 +35,10 @@ def make_pacs_study(output: Path, orthanc: Orthanc, cases: int, seed: int) -> De
         orthanc: runs.
         cases: training films.
         seed: of the films.
+        report: is called with the progress.
     """
     source, films = output / "phantoms", output / "films"
-    phantom.make_study(source, cases + PACS_HOLDOUT, seed, holdout=PACS_HOLDOUT)
+    phantom.make_study(source, cases + PACS_HOLDOUT, seed, holdout=PACS_HOLDOUT, report=report)
     films.mkdir()
     labels = list_folder(source / "labels", LABELS).files
     with (source / "split.csv").open(newline="") as file:

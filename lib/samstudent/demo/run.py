@@ -15,9 +15,11 @@ from samstudent.server.pacs.orthanc import Orthanc, find_orthanc
 from samstudent.demo.pacs import PACS_CASES, make_pacs_study, what_lies_in
 from samstudent.demo.server import Annotator, DemoError, Server
 from samstudent.demo.study import DemoStudy, check_empty, make_phantom_study, prepare_study, task_with
-from samstudent.demo.walk import RESUBMITTED, walk, walk_on_pacs
+from samstudent.demo.walk import RESUBMITTED, Parts, walk, walk_on_pacs
 from samstudent.errors import UserError
-from samstudent.task import Task, load_task
+from samstudent.task import load_task
+from samstudent.util.progress import Progress
+from samstudent.util.progress_bar import ProgressBars
 
 console = Console()
 
@@ -62,24 +64,27 @@ def run_demo(options: DemoOptions) -> None:
     started = time.monotonic()
     task = task_with(load_task(options.task), options.steps, RESUBMITTED)
     check_empty(options.output)
-    study = _study(options, task)
+    parts = Parts(console, 6)
+    parts.begin("a study and a server")
+    study = _study(options)
     labels = min(options.labels, len(study.train) - 1)
     task_file = options.output / "task.yaml"
     task_file.write_text(yaml.safe_dump(task.model_dump(mode="json", exclude_none=True), sort_keys=False))
     server = Server(study.folder, task_file, options.output / "server.log")
     keep = False
     try:
-        with console.status(f"starting the server at {server.url}"):
-            server.wait_until_up()
+        _wait_for(server)
         annotator = Annotator(server, study, task)
-        arms = walk(annotator, labels, task.training.steps, console)
+        arms = walk(annotator, labels, task.training.steps, parts)
+        parts.begin("table and report")
         from samstudent.demo.summary import show_table, write_demo_report  # imports MONAI: seconds
 
-        show_table(console, task, arms)
         report = options.output / "report.html"
         timings = {name: record["finished"] - record["started"] for name, record in arms.items()}
         timings["everything"] = time.monotonic() - started
-        write_demo_report(report, annotator, arms, shlex.join(["samstudent", *sys.argv[1:]]), timings)
+        with ProgressBars(console) as bars:
+            write_demo_report(report, annotator, arms, shlex.join(["samstudent", *sys.argv[1:]]), timings, bars)
+        show_table(console, task, arms)
         console.print(f"report: {report.resolve()}   ({time.monotonic() - started:.0f} s in all)")
         keep = options.keep
     finally:
@@ -103,14 +108,16 @@ def run_on_pacs(options: DemoOptions) -> None:
     server = None
     keep = False
     try:
-        with console.status(f"starting Orthanc at {orthanc.url}, storing synthetic wrist radiographs as DX images"):
+        parts = Parts(console, 4)
+        parts.begin("a PACS with synthetic wrist radiographs, and a server")
+        with ProgressBars(console) as bars:
+            bars(Progress("starting Orthanc"))
             orthanc.start()
-            study = make_pacs_study(options.output, orthanc, min(options.limit, PACS_CASES), options.seed)
+            study = make_pacs_study(options.output, orthanc, min(options.limit, PACS_CASES), options.seed, bars)
         server = Server(orthanc.url, task_file, options.output / "server.log", options.output / "data")
-        with console.status(f"starting the server at {server.url}"):
-            server.wait_until_up()
+        _wait_for(server)
         annotator = Annotator(server, study, task)
-        arms = walk_on_pacs(annotator, min(options.labels, len(study.train) - 1), console)
+        arms = walk_on_pacs(annotator, min(options.labels, len(study.train) - 1), parts)
         from samstudent.demo.summary import show_table  # imports MONAI: seconds
 
         show_table(console, task, arms)
@@ -128,11 +135,17 @@ def run_on_pacs(options: DemoOptions) -> None:
         console.print(f"Orthanc goes on at {orthanc.url} (stop it with: kill {orthanc.process.pid}).")
 
 
-def _study(options: DemoOptions, task: Task) -> DemoStudy:
-    if options.studies is None:
-        with console.status("drawing synthetic wrist radiographs"):
-            return make_phantom_study(options.output, options.limit, options.seed)
-    return prepare_study(options.studies, options.output, options.limit)
+def _study(options: DemoOptions) -> DemoStudy:
+    if options.studies is not None:
+        return prepare_study(options.studies, options.output, options.limit)
+    with ProgressBars(console) as bars:
+        return make_phantom_study(options.output, options.limit, options.seed, bars)
+
+
+def _wait_for(server: Server) -> None:
+    with ProgressBars(console) as bars:
+        bars(Progress("starting the server", message=server.url))
+        server.wait_until_up()
 
 
 def _explain_keep(server: Server) -> None:

@@ -12,6 +12,7 @@ from samstudent.errors import NotFound, UserError
 from samstudent.imaging.file_names import LABELS, row_id
 from samstudent.imaging.folder import list_folder
 from samstudent.task import Task
+from samstudent.util.progress import Report, no_report
 
 #: Phantoms of the hold-out; few enough to draw in seconds, enough that one film does not decide.
 PHANTOM_HOLDOUT = 8
@@ -31,10 +32,10 @@ class DemoStudy:
     address: str | None = None
 
 
-def make_phantom_study(output: Path, cases: int, seed: int) -> DemoStudy:
+def make_phantom_study(output: Path, cases: int, seed: int, report: Report = no_report) -> DemoStudy:
     """Draw ``cases`` training films and those of the hold-out, then prepare the study from them."""
     source = output / "phantoms"
-    phantom.make_study(source, cases + PHANTOM_HOLDOUT, seed, holdout=PHANTOM_HOLDOUT)
+    phantom.make_study(source, cases + PHANTOM_HOLDOUT, seed, holdout=PHANTOM_HOLDOUT, report=report)
     return prepare_study(source, output, cases)
 
 

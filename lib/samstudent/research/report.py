@@ -31,6 +31,10 @@ from samstudent.research.html import (
 
 #: More columns than this make a table wider than the page: then structures run down and students across.
 _WIDEST = 9
+_ROUNDS_NOTE = (
+    "Challenger: the student that the round trained. Champion: the student that was served until then. Both: mean Dice "
+    "in percent on the hold-out, on which the round decides whether the challenger is served."
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def write_report(path: str | Path, report: Report) -> Path:
             Section("", [when, *(Text(text, "warning") for text in report.warnings)]),
             Section("What was done", [Text(text) for text in report.done]),
             _dice(report),
-            Section("Rounds", [_rounds(report.rounds)] if report.rounds else []),
+            Section("Rounds", [_rounds(report.rounds), Text(_ROUNDS_NOTE, "soft")] if report.rounds else []),
             Section("Cases", report.pictures),
             reproduction(report.command, versions, *([timings] if report.timings else [])),
         ],
