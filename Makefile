@@ -22,7 +22,7 @@ test: setup
 
 # Without what starts a server, a browser or a PACS, or trains for long.
 test-unit: setup
-	$(PYTEST) -m "not slow and not server" $(ARGS)
+	$(PYTEST) -m "not slow and not server and not training" $(ARGS)
 
 test-all: setup
 	$(PYTEST) -m "" $(ARGS)

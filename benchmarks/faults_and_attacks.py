@@ -4,7 +4,7 @@
 
 A hole counts as open by what came of it, not by the answer: a file outside the study made or read, code run, a header
 for another site, gigabytes taken. A fault counts as survived when all that was acknowledged is there and the server
-answers. The tests (``tests/server``) try far more on ours.
+answers. The tests (``tests/system``) try far more on ours.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,17 +25,19 @@ from samstudent.task import load_task
 from samstudent.util.files import sha256_file
 from support.live_server import TASK, RunningServer, TinyStudy, draw_film, wait_until
 
-MANY = 60
-#: Seconds. It takes about one; before, it took as long as the queued scoring, 142 s with as many images.
+pytestmark = pytest.mark.server
+
+MANY = 20
+#: Seconds. It takes about one; before, it took as long as the queued scoring, 142 s with three times as many images.
 LONGEST = 10
 HEADERS = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
-    """Sixty films."""
+def many(film_embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
+    """Twenty films; the embeddings of ten the server has to make."""
     root = tmp_path_factory.mktemp("many")
-    (root / "films").mkdir()
+    shutil.copytree(film_embeddings, root / "films" / ".samstudent" / "embeddings", copy_function=os.link)
     (root / "tiny.yaml").write_text(TASK)
     truth = {}
     for index in range(MANY):
@@ -199,8 +202,7 @@ def test_a_round_on_the_command_line_is_stopped(many: TinyStudy, tmp_path: Path,
         start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     ledger = Ledger(folder / ".samstudent" / "tiny")
-    wait_until(lambda: process.poll() is not None or ledger.rounds())
-    time.sleep(3)  # it trains by now
+    wait_until(lambda: process.poll() is not None or any(r.step for r in ledger.rounds()))
     said, took = ended(process, number)
     assert process.returncode == 128 + number and took < LONGEST
     assert said.splitlines()[-1] == "samstudent: stopped" and "Traceback" not in said and "ERROR" not in said, said

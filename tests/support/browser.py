@@ -41,15 +41,14 @@ class Driver(webdriver.Chrome):
 
     Args:
         options: of the browser.
-        answer_seconds: for one command.
     """
 
-    def __init__(self, options: webdriver.ChromeOptions, answer_seconds: float) -> None:
-        self.answer_seconds = answer_seconds
+    def __init__(self, options: webdriver.ChromeOptions) -> None:
+        self.answer_seconds: float = ANSWER_SECONDS
         super().__init__(options=options, service=Service(shutil.which("chromedriver")))
-        self.command_executor.client_config.timeout = answer_seconds
-        self.set_page_load_timeout(answer_seconds / 2)
-        self.set_script_timeout(answer_seconds / 2)
+        self.wait_at_most(ANSWER_SECONDS)
+        self.set_page_load_timeout(ANSWER_SECONDS / 2)
+        self.set_script_timeout(ANSWER_SECONDS / 2)
 
     def execute(self, driver_command: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send a command.
@@ -64,6 +63,10 @@ class Driver(webdriver.Chrome):
             text = f"the browser did not answer {driver_command} within {self.answer_seconds:g} s and was killed"
             raise TimeoutException(text) from error
 
+    def wait_at_most(self, seconds: float) -> None:
+        """From now on, for each command."""
+        self.answer_seconds = self.command_executor.client_config.timeout = seconds
+
     def kill(self) -> None:
         """End the browser and its driver, whatever state they are in."""
         if self.service.process is None or self.service.process.poll() is not None:
@@ -77,14 +80,13 @@ class Driver(webdriver.Chrome):
 class Browser:
     """One window of 1366 x 768 pixels with a profile of its own."""
 
-    def __init__(self, profile: Path, url: str, options: str = "", answer_seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(self, profile: Path, url: str, options: str = "") -> None:
         """Start it.
 
         Args:
             profile: folder of its own.
             url: of the server.
             options: more of the command's.
-            answer_seconds: for one command; then it is killed.
         """
         self.url = url
         chosen = webdriver.ChromeOptions()
@@ -92,7 +94,7 @@ class Browser:
         for argument in (*OPTIONS.split(), *options.split(), f"--user-data-dir={profile}"):
             chosen.add_argument(argument)
         chosen.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = Driver(chosen, answer_seconds)
+        self.driver = Driver(chosen)
         metrics = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
@@ -101,7 +103,7 @@ class Browser:
 
     def close(self) -> None:
         """Leave no process, also of one that does not answer."""
-        self.driver.command_executor.client_config.timeout = min(self.driver.answer_seconds, CLOSE_SECONDS)
+        self.driver.wait_at_most(min(self.driver.answer_seconds, CLOSE_SECONDS))
         try:
             with contextlib.suppress(WebDriverException):
                 self.driver.quit()

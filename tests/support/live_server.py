@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,14 +23,21 @@ import requests
 from monailabel.client import MONAILabelClient
 from PIL import Image
 
-from samstudent.imaging.case import read_image
+from samstudent.imaging.case import for_sam, read_image
 from samstudent.imaging.label_writing import write_masks
+from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.registry import load_backend
 from samstudent.server.jobs.fork_server import FORK_SERVER_NAME
 from samstudent.server.jobs.job_process import JOB_PREFIX
 from samstudent.task import Task, load_task
+from support.made_once import made_once
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "samstudent"
 START_SECONDS = 120
+#: Between two questions whether something has happened.
+POLL_SECONDS = 0.1
+#: Between two questions whether a job has ended; each takes some of the processor that the job needs.
+JOB_POLL_SECONDS = 0.3
 SIZE = 64
 CASES = [f"case{index:02d}" for index in range(10)]
 TASK = """\
@@ -38,8 +46,8 @@ dimension: 2
 structures: [radius, ulna, lunate]
 overlap: true
 student: {network: unet, size: [64, 64], channels: [8, 16]}
-training: {steps: 20, batch_size: 4, rotate: 5}
-pseudo_labels: {threshold: 0.0}
+training: {steps: 8, batch_size: 4, learning_rate: 0.02, rotate: 5}
+pseudo_labels: {threshold: 0.0, folds: 2}
 holdout: {fraction: 0.2}
 """
 
@@ -76,10 +84,29 @@ def draw_film(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return pixels.astype(np.uint16), masks
 
 
+@pytest.fixture(scope="session")
+def film_embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SAM's embeddings of the ten films: a folder of ``EmbeddingCache``."""
+
+    def embed(folder: Path) -> None:
+        study = draw_study(tmp_path_factory.mktemp("embedded"))
+        cache, sam = EmbeddingCache(folder), load_backend(study.task.sam)
+        for case in CASES:
+            cache.embed(sam, for_sam(read_image(study.image(case), study.task.dimension), study.task.image))
+
+    return made_once(tmp_path_factory, "film_embeddings", embed)
+
+
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
-    """A fresh study for each file of tests."""
-    root = tmp_path_factory.mktemp("study")
+def study(film_embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
+    """A fresh study for each file of tests, with the embeddings that each server would else make by itself."""
+    made = draw_study(tmp_path_factory.mktemp("study"))
+    shutil.copytree(film_embeddings, made.folder / ".samstudent" / "embeddings", copy_function=os.link)
+    return made
+
+
+def draw_study(root: Path) -> TinyStudy:
+    """Ten films and their task in an empty folder."""
     folder = root / "films"
     folder.mkdir()
     (root / "tiny.yaml").write_text(TASK)
@@ -161,7 +188,7 @@ class RunningServer:
                 if answer.status_code in (200, 401):
                     return
             except requests.ConnectionError:
-                time.sleep(0.3)
+                time.sleep(POLL_SECONDS)
         pytest.fail(f"the server did not start:\n{self.tail()}")
 
     def tail(self, lines: int = 40) -> str:
@@ -207,7 +234,7 @@ class RunningServer:
             job = requests.get(f"{self.url}/{method}/", timeout=30).json()
             if job.get("status") not in ("SUBMITTED", "RUNNING"):
                 return dict(job)
-            time.sleep(0.3)
+            time.sleep(JOB_POLL_SECONDS)
         pytest.fail(f"{method} did not end within {seconds} s:\n{self.tail()}")
 
 
@@ -239,5 +266,5 @@ def wait_until(condition: Callable[[], Any], seconds: float = 180) -> Any:
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(0.2)
+        time.sleep(POLL_SECONDS)
     pytest.fail("it did not happen in time")

@@ -19,6 +19,7 @@ from samstudent.student.data import prepare_case
 from samstudent.student.training import train_student
 from samstudent.task import Task
 from support.drawn import FakeSam, case_image, shapes, small_task, write_png
+from support.made_once import made_once
 
 
 class DrawnStudy(Study):
@@ -58,7 +59,8 @@ def make_bench(folder: Path, count: int, task: Task) -> Bench:
     return Bench(study, datastore, truths, folder)
 
 
-TASK = small_task(holdout={"fraction": 0.25})
+#: Students of a bench are many and need not be good: half of the usual batch.
+TASK = small_task(holdout={"fraction": 0.25}, training={"steps": 60, "batch_size": 2, "learning_rate": 0.01})
 #: ``FakeSam`` has nothing to train, and embedding heads take seconds to learn.
 ABLATIONS = Ablations(adapt_sam=False, embedding_head=False)
 
@@ -72,12 +74,14 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learnt disks and squares, and that one may be missing."""
-    path = tmp_path_factory.mktemp("trained") / "model.pt"
-    cases = []
-    for seed in range(50, 60):
-        pixels, masks = shapes(seed)
-        if seed % 3 == 0:
-            pixels, masks = np.where(masks[1], 40, pixels), masks * np.array([True, False])[:, None, None]
-        cases.append(prepare_case(f"case{seed}", case_image(pixels), masks, TASK))
-    train_student(cases, TASK, path, seed=1, steps=100)
-    return path
+
+    def train(folder: Path) -> None:
+        task, cases = small_task(holdout={"fraction": 0.25}), []
+        for seed in range(50, 60):
+            pixels, masks = shapes(seed)
+            if seed % 3 == 0:
+                pixels, masks = np.where(masks[1], 40, pixels), masks * np.array([True, False])[:, None, None]
+            cases.append(prepare_case(f"case{seed}", case_image(pixels), masks, task))
+        train_student(cases, task, folder / "model.pt", seed=1, steps=100)
+
+    return made_once(tmp_path_factory, "trained", train) / "model.pt"

@@ -175,6 +175,7 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+@pytest.mark.training
 def test_a_killed_experiment_goes_on(tmp_path: Path) -> None:
     options = options_of(tmp_path).folder
     command = [

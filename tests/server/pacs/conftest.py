@@ -1,6 +1,5 @@
-"""Fixtures of film_study.py and ct_study.py for all files of this folder."""
+"""Fixtures of film_study.py for all files of this folder."""
 
-from support.ct_study import ct
-from support.film_study import film_server, films, orthanc
+from support.film_study import orthanc
 
-__all__ = ["ct", "film_server", "films", "orthanc"]
+__all__ = ["orthanc"]

@@ -36,6 +36,15 @@ def train(bench: Any, **request: Any) -> dict[str, Any]:
     return StudentTrainTask(bench.study)({"model": "student", "device": "cpu"} | request, bench.datastore)
 
 
+def serve(bench: Any, model: Path) -> None:
+    """Make a trained student the champion."""
+    ledger = bench.study.ledger
+    id = ledger.new_round()
+    shutil.copy(model, ledger.model_path(id))
+    ledger.update(id, status="done", model_digest=sha256_file(model))
+    ledger.promote(id)
+
+
 def split(bench: Any) -> tuple[list[str], list[str]]:
     """(ids that train, ids of the hold-out) once the study has decided."""
     bench.study.holdout.extend(bench.datastore.list_images(), [])
@@ -72,7 +81,7 @@ def test_rounds_from_one_label_to_pseudo_labels(bench: Any) -> None:
 def test_a_worse_challenger_is_kept_but_not_served(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
-    train(bench, pseudo_labels="off")
+    train(bench, pseudo_labels="off", steps=30)
     served = bench.study.ledger.champion_path()
     stats = train(bench, pseudo_labels="off", steps=1)
     assert not stats["promoted"] and "not promoted" in stats["decision"]
@@ -88,7 +97,7 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
     train(bench, pseudo_labels="off", steps=30)
-    train(bench)
+    train(bench, steps=30)
     ledger, task = bench.study.ledger, bench.study.task
     record, scores, inputs = (
         ledger.get("r0002"),
@@ -165,15 +174,15 @@ def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkey
     bench.label(*free[:3], *held)
     study, ledger = bench.study, bench.study.ledger
     for _ in range(2):
-        train(bench, steps=20)
+        train(bench, steps=10)
     first, second = (study.policy_folder(id) / "policy.json" for id in ("r0001", "r0002"))
     assert len(learnt) == 1 and first.read_text() == second.read_text()
     # Nor are the pseudo labels made again: teacher and policy are the same.
     made = [ledger.read_json(id, "inputs")["pseudo_labels_made_with"] for id in ("r0001", "r0002")]
     assert made[0] is not None and {**made[0], "time": 0} == {**made[1], "time": 0}
-    train(bench, steps=20, seed=1)
+    train(bench, steps=10, seed=1)
     bench.label(free[3])
-    train(bench, steps=20)
+    train(bench, steps=10)
     assert len(learnt) == 3
 
 
@@ -188,7 +197,7 @@ def test_what_is_looked_at_is_neither_labelled_nor_held_out(bench: Any, monkeypa
         return fit_policy(teacher, replace(cases, unlabelled=images), *args)
 
     monkeypatch.setattr(teaching, "fit_policy", spied)
-    train(bench)
+    train(bench, steps=20)
     assert held and sorted(seen) == sorted(free[3:])
 
 
@@ -214,10 +223,7 @@ def test_what_reviewers_rejected_or_sent_does_not_train(bench: Any, trained: Pat
     free, held = split(bench)
     bench.label(free[0], *held)
     ledger, reviews = bench.study.ledger, bench.study.reviews
-    served = ledger.new_round()
-    shutil.copy(trained, ledger.model_path(served))
-    ledger.update(served, status="done")
-    ledger.promote(served)
+    serve(bench, trained)
 
     def used(pseudo_labels: str) -> set[str]:
         id = train(bench, steps=1, promote=False, pseudo_labels=pseudo_labels)["round"]
@@ -301,7 +307,7 @@ def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
     [("probabilities", 0.0, True), ("masks", 0.0, False), ("auto", 0.0, False), ("auto", 1.0, True)],
 )
 def test_probabilities_are_taught_where_the_quality_filter_accepts_little(
-    bench: Any, targets: Any, threshold: float, taught: bool
+    bench: Any, trained: Path, targets: Any, threshold: float, taught: bool
 ) -> None:
     task = bench.study.task
     section = task.pseudo_labels.model_copy(update={"threshold": threshold})
@@ -309,7 +315,7 @@ def test_probabilities_are_taught_where_the_quality_filter_accepts_little(
     bench.study.ablations = replace(bench.study.ablations, targets=targets)
     free, held = split(bench)
     bench.label(free[0], *held)
-    train(bench)
+    serve(bench, trained)
     train(bench, steps=2)
     used = bench.study.ledger.get("r0002").pseudo_used
     assert used.n == len(free) - 1 and used.targets == ("probabilities" if taught else "masks")
@@ -357,7 +363,7 @@ def test_the_students_own_masks_may_be_used_instead(bench: Any) -> None:
 def test_a_champion_that_no_longer_fits_the_task_is_left_out(bench: Any) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)
-    train(bench)
+    train(bench, steps=1)
     task = bench.study.task
     bench.study.task = task.model_copy(update={"image": task.image.model_copy(update={"channels": 3})})
     record = bench.study.ledger.get(train(bench, steps=1)["round"])
@@ -408,6 +414,7 @@ def test_a_round_killed_on_the_way_leaves_the_served_model_whole(bench: Any) -> 
     served, digest = ledger.champion_path(), ledger.champion().model_digest
     script = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from samstudent.server import deferred_imports; deferred_imports.install()\n"
         "from support.student_study import TASK, DrawnStudy\n"
         "from samstudent.server.datastore.study_folder import StudyFolderDatastore\n"
         "from samstudent.server.tasks.student_trainer import StudentTrainTask\n"
@@ -418,7 +425,7 @@ def test_a_round_killed_on_the_way_leaves_the_served_model_whole(bench: Any) -> 
     tests = Path(__file__).resolve().parents[2]
     process = subprocess.Popen([sys.executable, "-c", script, str(bench.folder), str(tests)])
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while process.poll() is None and time.monotonic() < until:
             running = ledger.running()
             if running is not None and running.model_dump().get("step"):
@@ -502,7 +509,7 @@ def keep_to_compare(bench: Any, *ids: str) -> None:
 def test_hold_out_cases_that_the_champion_trained_on_leave_the_comparison(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
-    train(bench, pseudo_labels="off")
+    train(bench, pseudo_labels="off", steps=2)
     renamed(bench)
     known, unknown = [f"p{case[1:]}" for case in free[:2]], [f"p{case[1:]}" for case in held]
     keep_to_compare(bench, *known, *unknown)

@@ -10,10 +10,15 @@ import pytest
 from samstudent.imaging.label_tags import FINAL
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
-from support.live_server import CASES, TinyStudy
+from support.live_server import CASES, TinyStudy, draw_study
 
 INDEX = ".samstudent/datastore_v2.sqlite"
 LEFT_OUT = shutil.ignore_patterns("embeddings", "*.lock")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
+    return draw_study(tmp_path_factory.mktemp("study"))
 
 
 def work(study: TinyStudy, tmp_path: Path) -> Study:

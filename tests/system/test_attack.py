@@ -27,7 +27,7 @@ from samstudent.errors import UserError
 from samstudent.rounds.study import Study
 from samstudent.sam.checkpoints import load_weights
 from support import bombs
-from support.live_server import CASES, RunningServer, TinyStudy, detail
+from support.live_server import CASES, POLL_SECONDS, RunningServer, TinyStudy, detail
 
 pytestmark = pytest.mark.server
 
@@ -372,7 +372,7 @@ def test_uploads_leave_nothing_behind(server: RunningServer) -> None:
     deadline = time.monotonic() + 20
     while left := [p.name for p in server.temporary.iterdir() if p.suffix in (".png", ".gz", ".dcm", ".nrrd", ".zip")]:
         assert time.monotonic() < deadline, left
-        time.sleep(0.3)
+        time.sleep(POLL_SECONDS)
 
 
 def test_weights_that_are_code(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:

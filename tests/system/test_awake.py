@@ -168,7 +168,4 @@ def test_nothing_is_left_in_the_temporary_folder(server: RunningServer) -> None:
         # Not the host's log configuration, nor the cache that torch's compiler makes when torchvision is imported.
         return {name for name in names(server.temporary) if not name.endswith(".json") and "inductor" not in name}
 
-    deadline = time.monotonic() + 20
-    while left() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left() == set()
+    wait_until(lambda: not left(), 20)

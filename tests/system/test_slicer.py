@@ -47,7 +47,7 @@ def study(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> TinyStu
         film = path.parent / f"{seed}.png"
         Image.fromarray(pixels).save(film)
         cases.append(prepare_case(film.stem, read_image(film), masks, study.task))
-    train_student(cases, study.task, path, seed=1, steps=60)
+    train_student(cases, study.task, path, seed=1, steps=40)
     network = new_network(study.task, 0)
     network.load_state_dict(torch.load(path, weights_only=True)["model"])
     with torch.no_grad():

@@ -294,13 +294,13 @@ def test_the_active_sam_is_reported(server: RunningServer) -> None:
 
 
 def test_sam_is_adapted_and_what_came_of_it_is_told(client: MONAILabelClient, server: RunningServer) -> None:
-    """Whether six steps make it better is not the point: the running server answers with the active one."""
+    """Whether two steps make it better is not the point: the running server answers with the active one."""
     client.train_start("sam", {})
-    assert server.wait_for("train")["status"] == "DONE", server.tail()
+    assert server.wait_for("train", 400)["status"] == "DONE", server.tail()
     told = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
     (adapted,) = told["adapted"]
     found = adapted["adaptation"]
-    assert found["settings"]["steps"] == 4 and len(adapted["labels"]) == len(found["labels"]) >= 3
+    assert found["settings"]["steps"] == 2 and len(adapted["labels"]) == len(found["labels"]) >= 3
     assert told["active"] == ("s0001" if found["used"] else None)
     answer = infer(server, "json", CLICK).json()
     assert answer["structures"][0]["sam"] == told["digest"]

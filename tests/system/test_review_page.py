@@ -271,8 +271,8 @@ def volumes(tmp_path: Path) -> Iterator[Browser]:
         yield browser
 
 
-def test_a_round_that_runs_has_a_bar_for_each_step(bench: Bench, tmp_path: Path) -> None:
-    jobs, over = bench.app.state.context.jobs, threading.Event()
+def test_a_round_that_runs_has_a_bar_for_each_step(review_bench: Bench, tmp_path: Path) -> None:
+    jobs, over = review_bench.app.state.context.jobs, threading.Event()
 
     def never(*connections: Any) -> Any:
         over.wait(120)
@@ -284,7 +284,7 @@ def test_a_round_that_runs_has_a_bar_for_each_step(bench: Bench, tmp_path: Path)
     job.add_progress(Progress("reading labelled cases", 4, 4))
     job.add_progress(Progress("training the student", 30, 120, 0.5, 90.0))
     try:
-        with page_of(bench, tmp_path / "profile") as browser:
+        with page_of(review_bench, tmp_path / "profile") as browser:
             browser.open("samstudent#overview")
             browser.until(lambda: "training the student: 30 of 120 (25 %)" in browser.text("section.jobs"), "the step")
             bars = "return [...document.querySelectorAll('section.jobs progress')].map(bar => bar.value)"

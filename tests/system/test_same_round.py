@@ -8,6 +8,7 @@ from typing import Any
 
 import nrrd
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from samstudent.cli.main import app
@@ -56,15 +57,21 @@ def test_the_same_labels_and_seed_give_the_same_pseudo_labels_and_student(bench:
     assert result.fold_dice == kept["folds"] and result.compared.dice[0] == kept["challenger"]
 
 
-CHANGES: dict[str, Any] = {"training": {"steps": 15, "batch_size": 4}, "holdout": {"fraction": 0}}
+STEPS = 6
+CHANGES: dict[str, Any] = {
+    "training": {"steps": STEPS, "batch_size": 4, "learning_rate": 0.01},
+    "holdout": {"fraction": 0},
+    "pseudo_labels": {"folds": 2},
+}
 
 
+@pytest.mark.training
 def test_server_command_line_and_experiment_train_the_same_student(tmp_path: Path) -> None:
     """Each with the embedded SAM and all steps of a round, three labels and two cases without."""
     data = labelled_folder(tmp_path / "data", train=5)
     setting = setting_of(data, tmp_path / "out", **CHANGES)
     labelled, unlabelled = setting.labelled(3), setting.rest(3)
-    params = {"labelled": labelled, "unlabelled": unlabelled, "steps": 15, "seed": 0, "changes": {}}
+    params = {"labelled": labelled, "unlabelled": unlabelled, "steps": STEPS, "seed": 0, "changes": {}}
     ours.run(setting, params, tmp_path / "ours", None, load_backend(setting.task.sam), no_report)
     models = {"experiment": (tmp_path / "ours" / "model.pt").read_bytes()}
     masks = {}
@@ -75,6 +82,8 @@ def test_server_command_line_and_experiment_train_the_same_student(tmp_path: Pat
             shutil.copy(data / "images" / f"{id}.png", study)
         for id in labelled:
             shutil.copy(data / "labels" / f"{id}.png", study / "labels" / "final")
+        # They are the same wherever they are made, and take most of the time.
+        shutil.copytree(setting.embeddings, study / ".samstudent" / "embeddings")
         task = task_file(tmp_path, **CHANGES)
         if caller == "server":
             store = StudyFolderDatastore(str(study), auto_reload=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import requests
 
 from samstudent.rounds.ledger import Ledger
@@ -11,6 +12,8 @@ from samstudent.student.predict import save_model
 from samstudent.student.training import new_network
 from samstudent.task import load_task
 from support.live_server import TASK, RunningServer, TinyStudy, detail, wait_until
+
+pytestmark = pytest.mark.server
 
 
 def serve_untrained(study: TinyStudy) -> None:

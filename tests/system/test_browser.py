@@ -18,11 +18,12 @@ pytestmark = pytest.mark.server
 @pytest.mark.parametrize("with_driver", [False, True], ids=["browser", "browser and driver"])
 def test_a_browser_that_stands_still_is_killed(tmp_path: Path, with_driver: bool) -> None:
     require_browser()
-    browser = Browser(tmp_path / "profile", "data:text", answer_seconds=12)
+    browser = Browser(tmp_path / "profile", "data:text")
     try:
         assert browser.run("return 1 + 1") == 2
         driver = psutil.Process(browser.driver.service.process.pid)
         family = [*driver.children(recursive=True), *([driver] if with_driver else [])]
+        browser.driver.wait_at_most(3)
         for process in family:
             process.suspend()
         began = time.monotonic()
