@@ -43,7 +43,7 @@ def test_turns_are_limited_and_refused() -> None:
         return refused
 
     refused = anyio.run(all_at_once)
-    assert most[0] == 2 and len(refused) == 2 and refused[0].startswith("3 things run or wait already")
+    assert most[0] == 2 and len(refused) == 2 and refused[0].startswith("3 things are running or waiting")
 
 
 def test_a_failure_gives_the_turn_back() -> None:

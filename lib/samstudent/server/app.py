@@ -1,6 +1,6 @@
-"""The MONAI Label app: wires the study's parts into the host's tasks.
+"""MONAI Label app: creates the host's tasks from the parts of the study.
 
-The server around it is wired in ``server/asgi.py``; jobs and the command line use the app alone.
+The server is composed in ``server/asgi.py``; jobs and the command line use the app alone.
 """
 
 from __future__ import annotations
@@ -43,31 +43,31 @@ from samstudent.util.signals import end_now
 
 
 class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
-    """From a handful of labels to a model trained on all images.
+    """App of one study and task.
 
     Args:
-        app_dir: the app folder.
+        app_dir: app folder.
         studies: study folder, or URL of a DICOMweb server.
         conf: ``task``: name of a shipped task or path of a task file (required).
 
     Raises:
-        UserError: the task or the study cannot be used. In a process of the host's it is printed and the process ends:
-            the host would print a traceback.
+        UserError: invalid task or study. In a process of the host the message is printed and the process ends; the
+            host would print a traceback.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         bootstrap.share_cores()
         #: Receiver of the progress of jobs that run in this process.
         self.report: Report = log_progress
-        #: Jobs of the server; None in a job's process and on the command line, which do a job themselves.
+        #: Jobs of the server; None in a job process and on the command line, which run a job themselves.
         self.jobs: JobRunner | None = None
         self.shutdown = Shutdown()
         if is_server():
-            # Here nothing is begun yet that a fork should not inherit.
+            # Before anything that a fork must not inherit: threads, locks, open files.
             self.jobs = JobRunner(app_work(), best_start_method())
             self.shutdown.install(self.jobs)
         with ends_host():
-            if is_server():  # before the models are loaded, and jobs begun
+            if is_server():  # before the models are loaded
                 address = bootstrap.listening(sys.argv[1:])
                 require_free(address.host, address.port)
             self.task = load_task(_required_task(conf))
@@ -84,7 +84,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
             datastore = self.datastore()
             self.study.holdout.extend(datastore.list_images(), datastore.get_labeled_images())
 
-    # ---- the parts, made by the host's constructor ----
+    # ---- parts, created by the host's constructor ----
 
     def init_datastore(self) -> Datastore:
         return open_datastore(self.study, self.studies)
@@ -106,7 +106,7 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         return SamstudentBatchInfer(self.study, self.case_scorer.keep_scores, self._report)
 
     def _report(self, progress: Progress) -> None:
-        """Hand the progress of a job to the present receiver."""
+        """Report the progress of a job to the current receiver."""
         self.report(progress)
 
     def init_strategies(self) -> dict[str, Strategy]:
@@ -120,18 +120,18 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         }
 
     def async_scoring(self, method: str | None, params: dict[str, Any] | None = None) -> Any:
-        """Nothing: the host calls this after a training, and would send a request to the server, which fails behind
-        TLS, a login or another address. The server looks by itself (``server/score_updates.py``)."""
+        """No operation. The host calls this after a training to send a request to the server, which fails with TLS, a
+        login or another address. The server updates the scores by itself (``server/score_updates.py``)."""
         return {}
 
     def on_init_complete(self) -> None:
-        """The host's own application is about to serve this app: it has neither our login nor our checks."""
+        """Called if the host's own HTTP application serves this app: that has neither our login nor our validation."""
         with ends_host():
             raise UserError("start this app by samstudent serve, or with --uvicorn_app samstudent.server.asgi:app")
 
 
 def is_server() -> bool:
-    """Whether this process is the host's server."""
+    """Whether this process is a server of the host."""
     return bool(settings.MONAI_LABEL_APP_DIR) and not is_job_process()
 
 
@@ -143,8 +143,8 @@ def _required_task(conf: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def ends_host() -> Iterator[None]:
-    """Where a user's mistake is the reason, a process of the host's prints one line and ends; elsewhere (command line,
-    tests) the error is raised as usual."""
+    """For mistakes of a user, a process of the host prints one line and ends; elsewhere (command line, tests) the error
+    is raised."""
     try:
         yield
     except (UserError, OSError) as error:

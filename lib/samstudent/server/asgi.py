@@ -1,7 +1,7 @@
-"""The server: ``app`` is what the host's command serves, by ``--uvicorn_app samstudent.server.asgi:app``.
+"""ASGI application of the server, for ``monailabel start_server --uvicorn_app samstudent.server.asgi:app``.
 
-``server/bootstrap.py`` adds that to the command line of ``monailabel start_server`` for our app. The host's own
-application (``monailabel.app``) is not imported.
+``server/bootstrap.py`` adds this option to the host's command line for our app. The host's own application
+(``monailabel.app``) is not imported.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from samstudent.server.score_updates import ScoreUpdates
 from samstudent.server.upload_sessions import open_sessions
 from samstudent.util.timer import Timer
 
-#: How often the schedule looks, and the scores are checked; seconds.
+#: Interval between checks of the schedule and of the scores, seconds.
 POLL_SECONDS = 5
-#: How often expired uploads are removed; seconds.
+#: Interval between removals of expired uploads, seconds.
 CLEAN_UP_SECONDS = 300
 
 
 def serve(app: SamstudentApp) -> FastAPI:
-    """The HTTP application of one app."""
+    """HTTP application of one app."""
     log_files.use_brief_handlers()
     with ends_host():
         context = _context(app)
@@ -44,7 +44,7 @@ def serve(app: SamstudentApp) -> FastAPI:
 
 def _context(app: SamstudentApp) -> ServerContext:
     study, datastore, jobs = app.study, app.datastore(), app.jobs
-    assert jobs is not None  # made in the constructor, in a server
+    assert jobs is not None  # created in the constructor of a server's app
     inference = InferencePool(inferences_at_once())
 
     def start_round(reason: str) -> None:
@@ -79,13 +79,13 @@ def _context(app: SamstudentApp) -> ServerContext:
 
 
 def _start(app: SamstudentApp, context: ServerContext) -> None:
-    """Called when the server is about to take requests."""
+    """Start the server's background work; called before the first request."""
     assert app.jobs is not None
-    app.shutdown.install(app.jobs)  # again: the HTTP server has set its own handlers of signals meanwhile
+    app.shutdown.install(app.jobs)  # again: the HTTP server has set its own signal handlers since
     bootstrap.warn_if_open(sys.argv[1:], context.login is not None)
     if not context.datastore.list_images():
-        text = f"the study is empty: no image in {app.studies} yet; images appear as soon as they are put there"
-        print(f"samstudent: {text}, or uploaded", file=sys.stderr, flush=True)
+        text = f"the study is empty: no image in {app.studies}; images that are copied there or uploaded are listed"
+        print(f"samstudent: {text}", file=sys.stderr, flush=True)
     if isinstance(context.datastore, PacsDatastore):
         context.datastore.exchange.start()
     context.scheduler.run()

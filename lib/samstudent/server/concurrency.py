@@ -1,8 +1,8 @@
-"""Threads for inferences, and limits on how many requests of one kind are worked on at once.
+"""Thread pool for inferences, and limits on concurrent requests of one kind.
 
-FastAPI runs plain endpoints in threads of one pool. A request of a kind that may take long waits for its turn as a
-coroutine (``Turns``), before it takes a thread: so none of them keeps those that only read (``/info``, lists) waiting.
-Inferences run in threads of low priority that share the cores.
+FastAPI runs plain endpoints in threads of one pool. A request of a kind that may take long waits in a coroutine
+(``Turns``) before it occupies a thread, so that requests that only read (``/info``, lists) are not delayed. Inferences
+run in threads of low priority that share the cores.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from monailabel.config import settings
 
 from samstudent.errors import UserError
 
-#: More inferences at once only share the cores, and each holds its image.
+#: Largest number of concurrent inferences on CPUs: more share the same cores, and each holds its image in memory.
 MOST_INFERENCES = 4
-#: Inferences that may wait for their turn; later ones are refused, with the time after which to try again.
+#: Largest number of waiting inferences; further ones are refused with Retry-After.
 MOST_WAITING = 32
-#: Inferences yield to the threads that answer /info; jobs of the server yield to both.
+#: Nice value of inferences: below other requests, above the jobs of the server.
 INFERENCE_NICENESS = 5
-#: Threads of FastAPI's pool (``anyio``): the sum of all ``LIMITS``, and as many for requests that only read.
+#: Threads of FastAPI's pool (``anyio``): the sum of all ``LIMITS``, and as many again for requests that only read.
 THREADS = 96
-#: Requests of one kind that are worked on at once.
+#: Largest number of concurrent requests by kind.
 LIMITS = {
-    # Whatever waits for the end of a job, reads a large upload or makes an archive: minutes.
+    # Waits for the end of a job, reads a large upload or writes an archive: minutes.
     "long": 8,
-    # Hashes passwords, or waits for an OpenID provider.
+    # Computes password hashes, or waits for an OpenID provider.
     "login": 4,
     # Waits for a PACS.
     "pacs": 16,
-    # Changes the study's list: each waits for the one before it anyway.
+    # Changes the study's list, which is locked meanwhile.
     "write": 8,
-    # Chooses the next case to label, and may fetch it from a PACS.
+    # Selects the next case to label, and may fetch it from a PACS.
     "sample": 8,
 }
 
@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 
 
 class Busy(UserError):
-    """Too many requests wait already (HTTP 503, with Retry-After)."""
+    """Too many requests are waiting (HTTP 503, with Retry-After)."""
 
     status = 503
     #: Seconds.
@@ -56,12 +56,12 @@ class Busy(UserError):
 
 
 class Turns:
-    """Limit on requests of one kind that are worked on at once; others wait without a thread.
+    """Limit on concurrent requests of one kind; further ones wait without a thread.
 
     Args:
-        at_once: requests that are worked on at once.
-        waiting: how many more may wait; None: any number.
-        what: the kind, in messages.
+        at_once: largest number of concurrent requests.
+        waiting: largest number of waiting requests; None: unlimited.
+        what: name of the kind, for messages.
     """
 
     def __init__(self, at_once: int, waiting: int | None = None, what: str = "requests") -> None:
@@ -71,14 +71,14 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn, and have it until the block ends.
+        """Wait until the request may run; the block is the request.
 
         Raises:
-            Busy: too many wait.
+            Busy: too many requests are waiting.
         """
         if self.waiting is not None and self._present >= self.at_once + self.waiting:
-            raise Busy(f"{self._present} {self.what} run or wait already; try again in some seconds")
-        if self._limiter is None:  # it belongs to the event loop that it is made in
+            raise Busy(f"{self._present} {self.what} are running or waiting; try again in a few seconds")
+        if self._limiter is None:  # created here, because it belongs to the event loop
             self._limiter = CapacityLimiter(self.at_once)
         self._present += 1
         try:
@@ -89,11 +89,11 @@ class Turns:
 
 
 class InferencePool:
-    """Threads of low priority for inferences, sharing the cores.
+    """Pool of low-priority threads for inferences, which share the cores.
 
     Args:
-        size: inferences at once.
-        waiting: how many more may wait.
+        size: largest number of concurrent inferences.
+        waiting: largest number of waiting inferences.
     """
 
     def __init__(self, size: int, waiting: int = MOST_WAITING) -> None:
@@ -104,14 +104,14 @@ class InferencePool:
         self._lock = threading.Lock()
 
     def run(self, call: Callable[[], Result]) -> Result:
-        """What a call returns or raises; the calling thread, an endpoint's, sleeps meanwhile."""
+        """Run a function in the pool and wait for it; returns its result or raises its error."""
         return self._threads.submit(contextvars.copy_context().run, self._work, call).result()
 
     def _work(self, call: Callable[[], Result]) -> Result:
         with self._lock:
             self._running += 1
             share = max(1, self._cores // self._running)
-        # OpenMP keeps a team of threads for each thread that calls it: unshared, four inferences on two cores are eight
+        # OpenMP has a team of threads for each calling thread: without this, four inferences on two cores are eight
         # threads that wait for each other (docs/decisions/0006-waiting-threads-sleep.md).
         torch.set_num_threads(share)
         try:
@@ -122,7 +122,7 @@ class InferencePool:
 
 
 def inferences_at_once() -> int:
-    """As many as the host's MONAI_LABEL_INFER_CONCURRENCY says, else one for each GPU, else one for each core."""
+    """Number of concurrent inferences: MONAI_LABEL_INFER_CONCURRENCY, else one for each GPU, else one for each core."""
     if settings.MONAI_LABEL_INFER_CONCURRENCY > 0:
         return int(settings.MONAI_LABEL_INFER_CONCURRENCY)
     if torch.cuda.is_available():
@@ -132,19 +132,19 @@ def inferences_at_once() -> int:
 
 
 def _yield_to_others() -> None:
-    """Lower the calling thread's priority; Linux has one for each thread."""
+    """Lower the priority of the calling thread; on Linux each thread has its own."""
     if hasattr(os, "setpriority") and os.uname().sysname == "Linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), INFERENCE_NICENESS)
 
 
 def all_turns(inference: InferencePool) -> dict[str, Turns]:
-    """The limits of one server by kind, ``inference`` among them."""
+    """Limits of one server by kind, including ``inference``."""
     return {"inference": inference.turns} | {kind: Turns(at_once, what=kind) for kind, at_once in LIMITS.items()}
 
 
 def takes_turn(kind: str) -> Any:
-    """Dependency of endpoints of one kind (``LIMITS``, or ``inference``), which wait for their turn."""
+    """Dependency of an endpoint: limit on requests of its kind (key of ``LIMITS``, or ``inference``)."""
 
     async def turn(request: Request) -> AsyncIterator[None]:
         async with request.app.state.context.turns[kind].turn():

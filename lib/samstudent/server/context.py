@@ -1,4 +1,4 @@
-"""Parts of one server, as its routers get them."""
+"""Parts of one server, as dependency of its endpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from samstudent.task import Task
 
 @dataclass(frozen=True)
 class Tasks:
-    """The host's tasks of one app, each by the name in its address.
+    """Tasks of one app, by the name in their address.
 
     Attributes:
         models: infer tasks.
@@ -51,20 +51,20 @@ class ServerContext:
     """Parts of one server.
 
     Attributes:
-        name, description: of the app.
+        name, description: name and description of the app.
         study: paths and state of the study.
         datastore: images and labels.
         tasks: models, trainers, strategies and scoring methods.
-        jobs: training, batch inference and scoring in processes of their own.
-        scheduler: starts rounds.
-        sessions: uploads for one inference; None: switched off.
-        inference: threads of inferences.
-        turns: limits on requests that may take long, by kind.
-        refresh_scores: has the tables of active learning filled again where something changed.
-        login: None: there is none, everybody may do everything.
-        grants: images that may be read without a token; None: switched off.
-        log_file: the server's log.
-        devices: names that clients may choose a device by, besides cpu, cuda and cuda:<n>.
+        jobs: runner of trainings, batch inferences and scorings in job processes.
+        scheduler: start of rounds by time and number of labels.
+        sessions: uploads for inference; None: disabled.
+        inference: thread pool for inferences.
+        turns: limits on concurrent requests by kind.
+        refresh_scores: starts the scoring methods if their scores are out of date.
+        login: login of users; None: no login, every request has all roles.
+        grants: images that may be read without a token; None: disabled.
+        log_file: log of the server.
+        devices: names of devices in requests, besides cpu, cuda and cuda:<n>.
     """
 
     name: str
@@ -85,22 +85,24 @@ class ServerContext:
 
     @property
     def task(self) -> Task:
-        """The task file's content."""
+        """Content of the task file."""
         return self.study.task
 
     def student_fault(self) -> str | None:
-        """Why the served student cannot answer: damaged, or made for another task; None where it can, or where none is
-        served yet."""
+        """Reason that the served student is unusable (damaged, or trained for another task).
+
+        None if it is usable, or if no student is served yet.
+        """
         for model in self.tasks.models.values():
             if isinstance(model, StudentInferTask):
                 return None if self.study.ledger.champion() is None or model.is_valid() else model.fault
         return None
 
     def model(self, name: str) -> InferTask:
-        """A model that can answer now.
+        """Model of a name.
 
         Raises:
-            NotFound: there is none of this name. Conflict: the student cannot answer; says why.
+            NotFound: no such model, or it is not available yet. Conflict: the student is unusable.
         """
         model = self.tasks.models.get(name)
         if isinstance(model, StudentInferTask) and (fault := self.student_fault()):
@@ -108,10 +110,10 @@ class ServerContext:
         return known(name, {name: task for name, task in self.tasks.models.items() if task.is_valid()}, "model")
 
     def image_id(self, image: str) -> str:
-        """Id of an image as the study lists it.
+        """Validated id of an image; with a PACS also of series outside of its search filter.
 
         Raises:
-            UserError: no id. NotFound: no image of the study. A PACS holds more series than its search filter lists.
+            UserError: invalid id. NotFound: no image of the study.
         """
         image = check_image_id(image)
         if not isinstance(self.datastore, PacsDatastore) and image not in self.datastore.list_images():
@@ -119,7 +121,7 @@ class ServerContext:
         return image
 
     def wait_for_pacs(self, image: str) -> dict[str, Any]:
-        """State of a saved label in the PACS, for the answer to the client; waits a moment for it. {} in a folder."""
+        """State of a saved label in the PACS, after a wait for its transfer; {} if the study is a folder."""
         store = self.datastore
         if not isinstance(store, PacsDatastore) or not store.is_labelled(image):
             return {}
@@ -127,15 +129,20 @@ class ServerContext:
         return {"pacs": store.label_state(image, FINAL)}
 
 
-def known(name: str, there: Mapping[str, Any], what: str) -> Any:
-    """What has this name.
+def known(name: str, available: Mapping[str, Any], what: str) -> Any:
+    """Value of a name.
+
+    Args:
+        name: name in the request.
+        available: values by name.
+        what: kind of the values, for the message.
 
     Raises:
-        NotFound: nothing has; lists what there is.
+        NotFound: unknown name; the message lists the available ones.
     """
-    if name not in there:
-        raise NotFound(f"there is no {what} {name!r}; there is {', '.join(sorted(there)) or 'none yet'}")
-    return there[name]
+    if name not in available:
+        raise NotFound(f"there is no {what} {name!r}; available: {', '.join(sorted(available)) or 'none'}")
+    return available[name]
 
 
 async def _context(request: Request) -> ServerContext:
@@ -143,5 +150,5 @@ async def _context(request: Request) -> ServerContext:
     return context
 
 
-#: Parameter of an endpoint.
+#: Type of an endpoint's parameter.
 Context = Annotated[ServerContext, Depends(_context)]

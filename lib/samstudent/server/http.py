@@ -1,4 +1,4 @@
-"""The HTTP application of one server: all routers, middleware and exception handlers."""
+"""HTTP application of one server: routers, middleware and exception handlers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from samstudent.server.ohif.files import STATIC
 from samstudent.server.review_page import routes as review_page
 from samstudent.server.review_page.service import ReviewService
 
-#: Disabled ones first: ``/infer/wsi/{model}`` before ``/infer/{model}``.
+#: Disabled endpoints first: ``/infer/wsi/{model}`` must match before ``/infer/{model}``.
 ROUTERS: tuple[APIRouter, ...] = (
     disabled_endpoints.router,
     info.router,
@@ -65,11 +65,11 @@ ROUTERS: tuple[APIRouter, ...] = (
 
 
 def build(context: ServerContext, start: Callable[[], object] = lambda: None) -> FastAPI:
-    """The application of one server.
+    """HTTP application of one server.
 
     Args:
-        context: its parts.
-        start: called when it is about to take requests.
+        context: parts of the server.
+        start: called before the first request.
     """
 
     @asynccontextmanager
@@ -78,7 +78,7 @@ def build(context: ServerContext, start: Callable[[], object] = lambda: None) ->
         start()
         yield
 
-    # pydantic ends each origin with a slash, so that none would ever match.
+    # pydantic appends a slash to each origin, so that none would match.
     origins = [str(origin).rstrip("/") for origin in settings.MONAI_LABEL_CORS_ORIGINS]
     app = FastAPI(
         title=context.name,
@@ -88,8 +88,8 @@ def build(context: ServerContext, start: Callable[[], object] = lambda: None) ->
         lifespan=lifespan,
         exception_handlers=HANDLERS,
         middleware=[
-            # No other site may read or change the study through the browser of a user, but those named. Outermost, so
-            # that refusals, too, get the headers that pages of these sites need.
+            # Only the configured sites may access the study through a user's browser. Outermost, because pages of these
+            # sites need the headers on error responses, too.
             Middleware(
                 CORSMiddleware,
                 allow_origins=origins,

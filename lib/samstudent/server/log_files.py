@@ -1,6 +1,6 @@
-"""Log handlers that say in one line a minute that the log cannot be written.
+"""Log handlers that report a write error in one line a minute.
 
-Python's own print a traceback for each line: on a full disk, thousands.
+Python's handlers print a traceback for each record: on a full disk, thousands.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _BriefErrors(logging.Handler):
     _reported = float("-inf")
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Report an error of the disk; anything else as Python does."""
+        """Report a disk error; other errors as Python does."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -29,11 +29,11 @@ class _BriefErrors(logging.Handler):
             _BriefErrors._reported = time.monotonic()
             with contextlib.suppress(OSError):
                 text = explain(error, getattr(self, "baseFilename", None))
-                print(f"samstudent: WARNING: the log is not complete: {text}", file=sys.stderr, flush=True)
+                print(f"samstudent: WARNING: the log is incomplete: {text}", file=sys.stderr, flush=True)
 
 
 class LogFile(_BriefErrors, RotatingFileHandler):
-    """A log file."""
+    """Log file."""
 
 
 class LogStream(_BriefErrors, logging.StreamHandler):  # type: ignore[type-arg]
@@ -41,7 +41,7 @@ class LogStream(_BriefErrors, logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def use_brief_handlers() -> None:
-    """Exchange the handlers that the host has configured, of all loggers, for those above."""
+    """Replace the handlers that the host has configured, of all loggers, by those above."""
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     for logger in loggers:
         for handler in list(getattr(logger, "handlers", ())):

@@ -1,4 +1,4 @@
-"""The datastore of a study: a folder, or a PACS."""
+"""Creation of the datastore of a study: a folder, or a PACS."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 
 def open_datastore(study: Study, studies: str) -> StudyFolderDatastore:
-    """Images and labels of a study; labels are checked against their images when they are saved.
+    """Datastore of a study; labels are checked against their images when they are saved.
 
     Args:
-        study: its state.
-        studies: path of the study folder, or the URL of a DICOMweb server.
+        study: state of the study.
+        studies: path of the study folder, or URL of a DICOMweb server.
 
     Raises:
-        UserError: it is of a kind that this server does not have.
+        UserError: unsupported kind of study.
     """
     require_supported(settings.MONAI_LABEL_DATASTORE, studies)
     return _pacs(study, studies) if study.is_remote else _folder(study, Path(studies))
@@ -51,7 +51,7 @@ def _folder(study: Study, folder: Path) -> StudyFolderDatastore:
 
     datastore = StudyFolderDatastore(
         str(folder),
-        # A job reads the list again where it has changed; files that come and go are the server's to see.
+        # Only the server watches the folder; a job reads the list when it changes.
         auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_job_process(),
         read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         images=ImageRules(check=study.image_check),
@@ -69,8 +69,8 @@ def _pacs(study: Study, url: str) -> PacsDatastore:
         _check_label(datastore, study, image_id, file, tag, info)
 
     datastore = PacsDatastore(study.folder / "pacs", pacs, study.task, study.root / "images", check)
-    if not is_job_process():  # the server looks for its jobs, too
-        audit.write_to(study.audit)  # what it takes in has its lines
+    if not is_job_process():  # the server polls for its jobs, too
+        audit.write_to(study.audit)  # for labels that are imported
         datastore.first_poll()
     return datastore
 
@@ -78,12 +78,12 @@ def _pacs(study: Study, url: str) -> PacsDatastore:
 def _check_label(
     datastore: StudyFolderDatastore, study: Study, image_id: str, file: Path, tag: str, info: dict[str, Any]
 ) -> None:
-    """Refuse a human's label that could not be trained on later: the annotator is still there to mend it."""
+    """Check that a human label can be used for training; raises UserError while the annotator can still correct it."""
     if tag == FINAL:
         grid = read_image(datastore.get_image_uri(image_id), study.task.dimension).grid
         read_masks(file, study.task, grid, names=names_for_reading(file, info))
 
 
 def label_times(datastore: StudyFolderDatastore) -> list[float]:
-    """When each case's human label was last saved, seconds since 1970."""
+    """Times at which the human labels were last saved, seconds since 1970."""
     return [saved for _, saved in datastore.label_times()]

@@ -1,4 +1,4 @@
-"""Updates of active learning's scores: where the served student or the set of cases has changed."""
+"""Updates of the scores of active learning after a change of the served student or of the set of cases."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 class ScoreUpdates:
-    """Starts the scoring methods of one server.
+    """Start of the scoring methods of one server.
 
     Args:
-        study: whose champion predicts.
-        datastore: whose cases are scored.
-        jobs: of the server.
+        study: study with the served student.
+        datastore: cases to score.
+        jobs: job runner of the server.
         methods: names of the scoring methods.
     """
 
@@ -30,7 +30,7 @@ class ScoreUpdates:
         self._lock = threading.Lock()
 
     def update(self) -> None:
-        """Have the scores computed anew if something changed and no job runs. Raises nothing."""
+        """Start the scoring methods if something changed and no job is running. Raises nothing."""
         try:
             champion = self._study.ledger.champion()
             present = (champion.id if champion else None, len(self._datastore.list_images()))
@@ -40,5 +40,5 @@ class ScoreUpdates:
                 self._scored_for = present
             for method in self._methods:
                 self._jobs.start("scoring", {"method": method}, enqueue=True)
-        except Exception:  # the next look happens all the same
-            logger.exception("The scores of active learning could not be refreshed")
+        except Exception:  # repeated by the timer
+            logger.exception("the scores of active learning could not be updated")

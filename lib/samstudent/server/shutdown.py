@@ -1,8 +1,8 @@
-"""The server's end: at once when a signal asks for it, whatever runs or waits, and with its state whole.
+"""Shutdown of the server by a signal: within seconds, with a consistent state.
 
-Requests get a moment to be answered (a label that is being saved). Jobs are stopped, none that waits begins any more,
-and their rounds are marked as interrupted. Then the process ends without Python's own wait for threads: a pool that
-works through its queue at the interpreter's end kept the server alive for minutes.
+Running requests get some time to finish (a label that is being saved). Jobs are stopped, waiting ones are cancelled,
+and their rounds are marked as interrupted. Then the process ends without Python's wait for threads: a pool that works
+through its queue at the end of the interpreter kept the server alive for minutes.
 """
 
 from __future__ import annotations
@@ -26,49 +26,49 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STOPPED = "the server was stopped"
-#: Longest wait for the export of the list of labels for the host's tools, seconds.
+#: Longest wait for the export of the host's list, seconds.
 LONGEST_EXPORT = 1.0
-#: Seconds until a process that was killed counts as gone; on busy cores that is not at once.
+#: Longest wait until a killed process has ended, seconds.
 GONE_WITHIN = 0.5
 
 
 class Shutdown:
-    """Takes over the signals from the HTTP server, which would wait for every connection.
+    """Signal handler in place of the HTTP server's, which would wait for every connection.
 
     Args:
-        exit_code: of the process; 0: a stop that was asked for is no failure.
+        exit_code: exit code of the process; 0: a requested stop is no failure.
     """
 
     def __init__(self, exit_code: int = 0) -> None:
         self.exit_code = exit_code
-        #: Whose rounds are marked; None: the server is still starting.
+        #: Ledger of the study; None: the server is still starting.
         self.ledger: Ledger | None = None
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._http: uvicorn.Server | None = None
         self._jobs: JobRunner | None = None
 
     def install(self, jobs: JobRunner) -> None:
-        """To be called in the main thread, in the HTTP server's start; elsewhere it does nothing.
+        """Set the signal handlers. Call it in the main thread during the start; in other threads it does nothing.
 
         Args:
-            jobs: of the server.
+            jobs: job runner of the server.
         """
         if threading.current_thread() is not threading.main_thread():
             return
         self._jobs = jobs
         self._http = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
         handle_signals(self)
-        if getattr(self._http, "should_exit", False):  # asked for while the app was imported
+        if getattr(self._http, "should_exit", False):  # requested while the app was imported
             end_now(self.exit_code, "stopped")
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Of a signal: begin the end. A second one, or one while the server starts, ends the process at once."""
-        if self._asked.is_set() or self.ledger is None:
+        """Begin the shutdown. A second signal, or one during the start, ends the process immediately."""
+        if self._requested.is_set() or self.ledger is None:
             end_now(self.exit_code, "stopped")
-        self._asked.set()
+        self._requested.set()
         if self._http is not None:
             self._http.should_exit = True  # no new connections; idle ones are closed
-        # No daemon: should the HTTP server be done first, the interpreter waits for this thread, and so for the end.
+        # No daemon: if the HTTP server ends first, the interpreter waits for this thread.
         threading.Thread(target=self._end, name="shutdown").start()
 
     def _end(self) -> None:
@@ -80,12 +80,12 @@ class Shutdown:
                 _mark_rounds(self.ledger)
             while self._busy() and time.monotonic() < deadline:
                 time.sleep(0.05)
-            # A daemon: who holds the study's lock must not keep this process alive; the next one would export it.
+            # A daemon: another process that holds the study's lock must not delay the end; the next start exports.
             export = threading.Thread(target=export_all, name="export", daemon=True)
             export.start()
             export.join(LONGEST_EXPORT)
         except Exception:
-            logger.exception("the server ends all the same")
+            logger.exception("error during the shutdown; the process ends now")
         finally:
             end_now(self.exit_code, "stopped")
 
@@ -94,7 +94,7 @@ class Shutdown:
 
 
 def _mark_rounds(ledger: Ledger) -> None:
-    """Mark the rounds whose jobs were ended as interrupted."""
+    """Mark the rounds of the stopped jobs as interrupted."""
     deadline = time.monotonic() + GONE_WITHIN
     while ledger.running() is not None and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Uploads for one inference (``/session``), kept inside their folder and inside bounds."""
+"""Uploads for inference (``/session``), with limits on size and safe extraction of archives."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from samstudent.util.places import require_writable
 
 logger = logging.getLogger(__name__)
 
-#: An archive may unpack to this much; a CT series is some 0.5 GB.
+#: Largest extracted size of an archive, bytes; a CT series has about 0.5 GB.
 MAX_UNPACKED_BYTES = 4 << 30
 MAX_UNPACKED_FILES = 20_000
-#: Names and comments of a tar file's member are read whole, whatever length they announce.
+#: Largest single read of a tar file, bytes: tarfile reads names and comments of any announced length at once.
 MAX_TAR_READ = 1 << 20
-#: LZMA lets an archive choose how much memory its reader takes.
+#: Accepted compression methods; not LZMA, whose memory use is set by the archive.
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 class SafeSessions(Sessions):  # type: ignore[misc]
-    """The host's sessions with ids checked, archives unpacked safely, and expired uploads really removed."""
+    """The host's sessions with validation of ids, safe extraction of archives, and removal of expired uploads."""
 
     def __bool__(self) -> bool:
-        """True: as a dict, the host's is false while empty, and its clean-up then removes nothing."""
+        """True: the host's class is false while it is empty, and its clean-up then removes nothing."""
         return True
 
     def get_session(self, session_id: str, update_ts: bool = True, fetch_cache: bool = True) -> SessionInfo | None:
-        """The session; None where there is none, or it has expired: the clean-up comes only every five minutes.
+        """Session of an id; None if there is none, or if it has expired.
 
         Raises:
-            NotFound: the id is not of the form that sessions have, so it could name another folder.
+            NotFound: invalid id, which could be the name of another folder.
         """
         check_session_id(session_id)
         try:
@@ -59,8 +59,8 @@ class SafeSessions(Sessions):  # type: ignore[misc]
             logger.warning("session %s is unreadable: %s", session_id, error)
             return None
 
-    def belongs_to(self, session_id: str, user: str) -> None:
-        """Note whose upload it is."""
+    def set_user(self, session_id: str, user: str) -> None:
+        """Record the user of an upload."""
         info = self.get_session(session_id)
         if info is not None:
             info.meta = {**info.meta, "user": user}
@@ -70,15 +70,15 @@ class SafeSessions(Sessions):  # type: ignore[misc]
         super().remove_session(check_session_id(session_id))
 
     def remove_expired(self) -> int:
-        """Remove what has expired or is no session any more; how many were removed."""
+        """Remove expired and incomplete sessions; returns their number."""
         removed = 0
         for folder in Path(self.store_path).iterdir() if Path(self.store_path).is_dir() else ():
             try:
                 check_session_id(folder.name)
             except NotFound:
-                continue  # not ours
+                continue  # not a session
             if not (folder / "meta.info").exists():
-                # Broken off by a crash, or being made right now; the host fails on it.
+                # Interrupted by a crash, or being created at the moment; the host's clean-up raises an error here.
                 if time.time() - folder.stat().st_mtime > self.expiry:
                     self.remove_session(folder.name)
                     removed += 1
@@ -90,26 +90,26 @@ class SafeSessions(Sessions):  # type: ignore[misc]
         return removed
 
     def clean_up(self) -> None:
-        """``remove_expired`` for a timer: raises nothing."""
+        """``remove_expired`` for a timer; raises nothing."""
         try:
             self.remove_expired()
         except Exception:
-            logger.exception("cleaning up uploads failed; the next try is in some minutes")
+            logger.exception("expired uploads could not be removed; the next attempt is in some minutes")
 
     def add_session(
         self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None
     ) -> tuple[str, SessionInfo]:
-        """Keep an uploaded file or folder for a while; an archive is unpacked where ``uncompress`` asks for it.
+        """Store an uploaded file or folder.
 
         Args:
-            data_file: the upload.
-            expiry: after so many seconds without a use it is removed; 0: after the server's longest time.
-            uncompress: whether it is an archive.
+            data_file: path of the upload.
+            expiry: seconds without use until removal; 0: the server's maximum.
+            uncompress: whether it is an archive to be extracted.
             session_id: a UUID; None: a new one.
 
         Raises:
-            UserError: the archive is none, holds anything but files and folders below its own root, or is too large;
-                ``expiry`` is negative, or longer than the server keeps anything.
+            UserError: not an archive; an archive that is too large, or has members other than files and folders below
+                its root; an invalid ``expiry``.
         """
         self.check_expiry(expiry)
         session_id = check_session_id(session_id) if session_id else str(uuid.uuid4())
@@ -122,10 +122,10 @@ class SafeSessions(Sessions):  # type: ignore[misc]
             return self._add(str(unpacked), expiry, session_id)
 
     def check_expiry(self, seconds: int) -> None:
-        """Raises UserError where an upload cannot be kept for so long."""
+        """Validate the time until removal; raises UserError."""
         if not 0 <= seconds <= self.expiry:
             allowed = (
-                f"seconds from 1 to {self.expiry} (MONAI_LABEL_SESSION_EXPIRY of the server), or 0 for the longest"
+                f"must be 1 to {self.expiry} seconds (MONAI_LABEL_SESSION_EXPIRY of the server), or 0 for the maximum"
             )
             raise UserError(f"expiry={seconds}: {allowed}")
 
@@ -135,32 +135,33 @@ class SafeSessions(Sessions):  # type: ignore[misc]
 
 
 def open_sessions() -> SafeSessions:
-    """Uploads of this server, where and for how long the host's settings say; warns where none could be kept."""
+    """Sessions of this server, with path and expiry of the host's settings; warns if the path is not writable."""
     sessions = SafeSessions(settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY)
     try:
-        require_writable(Path(sessions.store_path), "uploads (PUT /session) are kept")
+        require_writable(Path(sessions.store_path), "uploads (PUT /session) are stored")
     except Unusable as error:
-        text = f"uploads will be refused: {error}; MONAI_LABEL_SESSION_PATH names another one"
+        text = f"uploads will be refused: {error}; set MONAI_LABEL_SESSION_PATH to another folder"
         print(f"samstudent: WARNING: {text}", file=sys.stderr, flush=True)
     return sessions
 
 
 def has_expired(info: SessionInfo) -> bool:
+    """Whether a session was not used for longer than its expiry."""
     return 0 < info.expiry < time.time() - info.last_access_ts
 
 
 def check_session_id(value: str) -> str:
-    """The id as given, if it is a UUID as the host writes one."""
+    """Validated session id: a UUID in the form that the host writes."""
     try:
         if str(uuid.UUID(value)) == value:
             return value
     except (ValueError, AttributeError, TypeError):
         pass
-    raise NotFound(f"session {value!r}: no such session; ids are UUIDs, as PUT /session/ gives them")
+    raise NotFound(f"session {value!r}: no such session; ids are UUIDs, as returned by PUT /session/")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar file: regular files and folders only, inside of ``folder``, within the bounds above."""
+    """Extract a zip or tar file: regular files and folders only, inside of ``folder``, within the limits above."""
     try:
         if zipfile.is_zipfile(archive):
             _unpack_zip(archive, folder)
@@ -170,13 +171,13 @@ def unpack(archive: Path, folder: Path) -> None:
         raise UserError(f"{archive.name}: uncompress=true needs a zip, tar, tar.gz or tar.bz2: {error}") from error
     except OSError as error:
         if status_of(error) != 500:
-            raise  # the disk is full, for instance
-        raise UserError(f"{archive.name}: cannot be unpacked: {error}") from error
+            raise  # a full disk, for instance
+        raise UserError(f"{archive.name}: cannot be extracted: {error}") from error
     except (
         *(zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError),
         *(RuntimeError, NotImplementedError, ValueError, OverflowError),
     ) as error:
-        raise UserError(f"{archive.name}: cannot be unpacked: {error}") from error
+        raise UserError(f"{archive.name}: cannot be extracted: {error}") from error
 
 
 def _unpack_zip(archive: Path, folder: Path) -> None:
@@ -189,7 +190,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
                 raise UserError(f"{archive.name}: {member.filename!r} is neither file nor folder")
             if member.compress_type not in ZIP_METHODS:
                 raise UserError(
-                    f"{archive.name}: {member.filename!r} is packed by a method that is not taken; use deflate"
+                    f"{archive.name}: {member.filename!r} has an unsupported compression method; use deflate"
                 )
             target = _inside(folder, member.filename)
             if member.is_dir():
@@ -197,18 +198,18 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             with content.open(member) as source, target.open("xb") as file:
-                shutil.copyfileobj(source, file)  # zipfile stops at the size that was checked
+                shutil.copyfileobj(source, file)  # zipfile reads no more than the declared size
 
 
-class _InPieces:
-    """A file that refuses to be read in pieces larger than ``MAX_TAR_READ``."""
+class _BoundedReads:
+    """File with reads of at most ``MAX_TAR_READ`` bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= MAX_TAR_READ:
-            raise tarfile.TarError(f"a member's name or comment of {size} bytes; at most {MAX_TAR_READ} are read")
+            raise tarfile.TarError(f"name or comment of a member has {size} bytes; at most {MAX_TAR_READ} are allowed")
         return self._file.read(size)
 
     def __getattr__(self, name: str) -> Any:
@@ -219,9 +220,9 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
     with archive.open("rb") as file:
         head = file.read(3)
     opener: Any = gzip.open if head.startswith(b"\x1f\x8b") else bz2.open if head == b"BZh" else open
-    with opener(archive, "rb") as plain, tarfile.open(fileobj=_InPieces(plain), mode="r:") as content:  # type: ignore[call-overload]
+    with opener(archive, "rb") as plain, tarfile.open(fileobj=_BoundedReads(plain), mode="r:") as content:  # type: ignore[call-overload]
         total = 0
-        for count, member in enumerate(content, 1):  # one at a time: a packed bomb is left before it is read to its end
+        for count, member in enumerate(content, 1):  # one at a time: extraction of an archive bomb stops early
             if not (member.isfile() or member.isdir()):
                 raise UserError(f"{archive.name}: {member.name!r} is neither file nor folder")
             total += member.size
@@ -238,7 +239,7 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Where a member goes."""
+    """Path of an extracted member; raises UserError if it is outside of the folder."""
     target = (folder / name).resolve()
     if not target.is_relative_to(folder.resolve()) or "\\" in name:
         raise UserError(f"archive member {name!r} points outside of the archive")

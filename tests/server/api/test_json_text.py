@@ -10,8 +10,8 @@ from samstudent.server.api.json_text import MAX_DEPTH, strict_json
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "within each other"),
-        ('{"a":' * (MAX_DEPTH + 1) + "1" + "}" * (MAX_DEPTH + 1), "within each other"),
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "levels deep"),
+        ('{"a":' * (MAX_DEPTH + 1) + "1" + "}" * (MAX_DEPTH + 1), "levels deep"),
         ("[" * 1_000_000, "recursion"),
         ('{"a": Infinity}', "expected value"),
         ('{"a": NaN}', "expected value"),

@@ -1,4 +1,4 @@
-"""``/activelearning``: the case that is to be labelled next."""
+"""``/activelearning``: selection of the next case to label."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ router = APIRouter(
 
 @router.post(
     "/{strategy}",
-    summary="Offer the next case to label, and reserve it",
+    summary="Select the next case to label, and reserve it",
     dependencies=[require("annotator"), takes_turn("sample")],
 )
 def post_next_sample(
     context: Context,
     strategy: str,
-    params: Annotated[dict[str, Any] | None, Body(description="client_id tells clients apart")] = None,
+    params: Annotated[dict[str, Any] | None, Body(description="client_id: name of the client")] = None,
 ) -> dict[str, Any]:
-    choose = known(strategy, context.tasks.strategies, "strategy")
+    select = known(strategy, context.tasks.strategies, "strategy")
     check_params(params or {}, context.devices)
     request = {"strategy": strategy, **stamped(params or {})}
     logger.info("next sample by %s for %s", strategy, request.get("client_id"))
-    offer: dict[str, Any] = choose(request, context.datastore) or {}
-    if not offer.get("id"):
-        reason = getattr(choose, "reason_for_none", None)
+    sample: dict[str, Any] = select(request, context.datastore) or {}
+    if not sample.get("id"):
+        reason = getattr(select, "reason_for_none", None)
         return {"reason": reason(context.datastore)} if reason else {}
-    image = str(offer["id"])
+    image = str(sample["id"])
     path = context.datastore.get_image_uri(image)
     context.refresh_scores()
     if context.grants is not None:
         context.grants.add(image)
-    return offer | {"path": path} | _noted(context, image, strategy, request.get("client_id"))
+    return sample | {"path": path} | _record_selection(context, image, strategy, request.get("client_id"))
 
 
-def _noted(context: Context, image: str, strategy: str, client: object) -> dict[str, Any]:
-    """Info of an image, with the time and client of this offer."""
+def _record_selection(context: Context, image: str, strategy: str, client: object) -> dict[str, Any]:
+    """Record time and client of a selection in the metadata of the image; returns the metadata."""
     info: dict[str, Any] = context.datastore.get_image_info(image)
-    offers = {**info.get("strategy", {}), strategy: {"ts": int(time.time()), "client_id": client}}
+    selections = {**info.get("strategy", {}), strategy: {"ts": int(time.time()), "client_id": client}}
     try:
-        context.datastore.update_image_info(image, {"strategy": offers})
-    except OSError as error:  # the offer matters more
-        logger.warning("the offer of %s is not noted: %s", image, error)
-    return info | {"strategy": offers}
+        context.datastore.update_image_info(image, {"strategy": selections})
+    except OSError as error:  # the annotator gets the case all the same
+        logger.warning("the selection of %s could not be recorded: %s", image, error)
+    return info | {"strategy": selections}

@@ -1,4 +1,4 @@
-"""``/batch/infer``: pseudo labels for many cases, in a process of its own."""
+"""``/batch/infer``: pseudo labels for many cases, in a job process."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ router = APIRouter(
 
 
 class Images(str, Enum):
-    """Which cases."""
+    """Set of cases."""
 
     all = "all"
     labeled = "labeled"
     unlabeled = "unlabeled"
 
 
-@router.get("/infer", summary="The last batch inference, or the running one, or all", dependencies=[require("user")])
+@router.get("/infer", summary="Last batch inference, running one, or all", dependencies=[require("user")])
 def get_batch_inferences(
     context: Context, all: bool = False, check_if_running: bool = False
 ) -> JobJson | list[JobJson]:
@@ -39,17 +39,17 @@ def get_batch_inferences(
 
 @router.post(
     "/infer/{model}",
-    summary="Make pseudo labels",
+    summary="Generate pseudo labels",
     dependencies=[require("admin"), takes_turn("long")],
-    responses={JobRunning.status: {"description": "one runs"}},
+    responses={JobRunning.status: {"description": "a job of this kind is running"}},
 )
 def post_batch_inference(
     context: Context,
     line: Annotated[AuditLine, audited("batch inference started")],
     model: str,
-    images: Annotated[Images, Query(description="which cases; a list of ids goes into the body")] = Images.all,
-    params: Annotated[dict[str, Any] | None, Body(description="options; images: ids of cases")] = None,
-    run_sync: Annotated[bool, Query(description="answer when the job has ended, with its result")] = False,
+    images: Annotated[Images, Query(description="set of cases; a list of ids belongs into the body")] = Images.all,
+    params: Annotated[dict[str, Any] | None, Body(description="options of the task; images: list of case ids")] = None,
+    run_sync: Annotated[bool, Query(description="wait for the end of the job and return its result")] = False,
 ) -> Any:
     context.model(model)
     params = dict(params or {})
@@ -61,6 +61,6 @@ def post_batch_inference(
     return start("batch_infer", {"model": model, "images": images.value, **params})
 
 
-@router.delete("/infer", summary="Stop the batch inference that runs", dependencies=[require("admin")])
+@router.delete("/infer", summary="Stop the running batch inference", dependencies=[require("admin")])
 def delete_batch_inference(context: Context) -> JobJson | None:
     return context.jobs.stop("batch_infer")

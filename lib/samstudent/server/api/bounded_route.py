@@ -1,7 +1,7 @@
-"""Routes whose bodies are read within bounds: JSON strictly and in a thread, uploads in little memory.
+"""Route class with limits on request bodies: strict JSON, parsed in a thread, and uploads with bounded memory.
 
-FastAPI reads a body by ``Request.json`` and ``Request.form``; here both are this server's own (FastAPI's documented way
-of a custom request class).
+FastAPI reads bodies by ``Request.json`` and ``Request.form``; both are overridden in a custom request class, as
+documented by FastAPI.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from samstudent.server.api.json_text import strict_json
 
-#: Fields of an upload that are no files (each of at most 1 MiB), its files, and bytes of each that are kept in memory.
-#: Starlette's own bounds are 1000 fields and 1000 files of 1 MiB, all of them in memory.
+#: Largest number of plain fields (at most 1 MiB each) and of files in a form, and bytes of each file in memory.
+#: Starlette's defaults are 1000 fields and 1000 files of 1 MiB, all of them in memory.
 MAX_FIELDS, MAX_FILES, IN_MEMORY = 20, 1000, 64 << 10
 
 
@@ -27,13 +27,13 @@ class _UploadParser(MultiPartParser):
 
 
 class BoundedRequest(Request):
-    """Request whose body is read within the bounds above."""
+    """Request with the limits above."""
 
     async def json(self) -> Any:
-        """Value of the body; see ``strict_json``."""
+        """Parsed body; see ``strict_json``."""
         body = await self.body()
         try:
-            # A thread's work: on the event loop a body of 1 MiB would keep all other requests waiting.
+            # In a thread: on the event loop a body of 1 MiB would delay all other requests.
             return await to_thread.run_sync(strict_json, body)
         except ValueError as error:
             raise HTTPException(400, f"body: not valid JSON: {error}") from error
@@ -50,7 +50,7 @@ class BoundedRequest(Request):
 
 
 class BoundedRoute(APIRoute):
-    """Route of every router here: ``APIRouter(route_class=BoundedRoute)``."""
+    """Route class of all routers: ``APIRouter(route_class=BoundedRoute)``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

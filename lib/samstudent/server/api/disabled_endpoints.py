@@ -1,4 +1,4 @@
-"""Endpoints of the host that this server does not offer: they answer 403 with the reason."""
+"""Endpoints of the host that this server does not support: response 403 with the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ router = APIRouter(route_class=BoundedRoute)
 
 
 class Disabled(UserError):
-    """An endpoint of the host that this server does not offer (HTTP 403)."""
+    """Endpoint of the host that this server does not support (HTTP 403)."""
 
     status = 403
 
@@ -26,7 +26,8 @@ def post_whole_slide(model: str) -> None:
     raise Disabled(_WHOLE_SLIDE)
 
 
-# After a reload the host's app no longer knows that it is a server, and calls itself until it hangs (E10).
+# After a reload the host's app no longer recognises that it runs in a server, and sends requests to itself until it
+# hangs (E10).
 @router.post("/reload", include_in_schema=False)
 def post_reload() -> None:
-    raise Disabled("the app cannot be loaded again while it runs; restart the server")
+    raise Disabled("reload is not supported; restart the server")

@@ -1,4 +1,4 @@
-"""Exception handlers: every error is answered as JSON with a reason, and a status that says whose mistake it is."""
+"""Exception handlers: every error becomes a JSON response with a reason, and status 4xx for mistakes of the client."""
 
 from __future__ import annotations
 
@@ -46,12 +46,11 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
 
 async def _unreachable_server(request: Request, error: Exception) -> JSONResponse:
     logger.error("%s %s: %s", request.method, request.url.path, error)
-    return _response(503, "a server that this one depends on (PACS, login) does not answer; the log says which")
+    return _response(503, "no response from a server that this one depends on (PACS or login); see the log for details")
 
 
 async def _system_error(request: Request, error: Exception) -> JSONResponse:
-    """A full disk or a read-only folder is no mistake in the request, and nothing of it was kept: what is written
-    appears whole or not at all."""
+    """Full disk, read-only folder and the like; nothing was saved, because files are written atomically."""
     assert isinstance(error, OSError)
     status = status_of(error)
     if status == 500:
@@ -63,10 +62,10 @@ async def _system_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _internal_error(request: Request, error: Exception) -> JSONResponse:
-    return _response(500, f"internal error ({type(error).__name__}); the server's log has the details")
+    return _response(500, f"internal error ({type(error).__name__}); see the server's log for details")
 
 
-#: By exception, for ``FastAPI(exception_handlers=...)``.
+#: Handlers by exception class, for ``FastAPI(exception_handlers=...)``.
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     UserError: _user_error,
     MONAILabelException: _host_error,

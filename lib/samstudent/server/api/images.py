@@ -1,4 +1,4 @@
-"""``/datastore`` and ``/datastore/image``: lists of the study, its images and what is known of them."""
+"""``/datastore`` and ``/datastore/image``: lists of the study, images and their metadata."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ CHANGE = [require("admin"), takes_turn("write")]
 
 
 class Output(str, Enum):
-    """What ``GET /datastore/`` lists."""
+    """Content of ``GET /datastore/``: pairs of image and final label, counts, or the complete list."""
 
     train = "train"
     stats = "stats"
     all = "all"
 
 
-@router.get("/", summary="The study's images and labels: counts, pairs that are trained on, or all", dependencies=READ)
+@router.get(
+    "/", summary="Images and labels of the study: counts, training pairs, or the complete list", dependencies=READ
+)
 def get_datastore(context: Context, output: Output | None = None) -> Response:
     store = context.datastore
     if output == Output.all:
@@ -57,11 +59,11 @@ def put_image(
     line: Annotated[AuditLine, audited("image added")],
     uploads: Uploads,
     file: Annotated[UploadFile, File()],
-    image: Annotated[str | None, Query(description="its id; without it, the file's name")] = None,
-    params: Annotated[str, Form(description="JSON object: kept as the image's info")] = "{}",
+    image: Annotated[str | None, Query(description="id of the image; default: the file name")] = None,
+    params: Annotated[str, Form(description="JSON object with metadata of the image")] = "{}",
 ) -> dict[str, Any]:
     info = json_object(params, "params")
-    # The host takes everything from the first dot for the extension: "1.2.840.55.png" would become image "1".
+    # For the host the extension begins at the first dot: "1.2.840.55.png" would become image "1".
     image = check_image_id(image or uploads.split(Path(file.filename or "").name)[0])
     info["user"] = user_name(info.get("client_id"))
     line.describe(info["user"], case=image)
@@ -78,7 +80,7 @@ def delete_image(context: Context, line: Annotated[AuditLine, audited("image rem
     return {}
 
 
-@router.head("/image", summary="Check that an image is there", dependencies=READ)
+@router.head("/image", summary="Check whether an image exists", dependencies=READ)
 def head_image(
     context: Context,
     image: str,
@@ -97,18 +99,18 @@ def head_image(
 def get_image(context: Context, image: str) -> FileResponse:
     image = context.image_id(image)
     file = _file_of(context, image)
-    if isinstance(context.datastore, PacsDatastore):  # its file has a name of the cache's
+    if isinstance(context.datastore, PacsDatastore):  # the file name in the cache is not the image's
         return file_response(file, f"{image}{'.nii.gz' if file.name.endswith('.nii.gz') else file.suffix}")
     return file_response(file)
 
 
-@router.get("/image/info", summary="What is known of an image", dependencies=READ)
+@router.get("/image/info", summary="Metadata of an image", dependencies=READ)
 def get_image_info(context: Context, image: str) -> dict[str, Any]:
     info: dict[str, Any] = context.datastore.get_image_info(context.image_id(image))
     return info
 
 
-@router.put("/image/info", summary="Add to what is known of an image", dependencies=CHANGE)
+@router.put("/image/info", summary="Add metadata of an image", dependencies=CHANGE)
 def put_image_info(context: Context, image: str, info: Annotated[str, Form(description="JSON object")] = "{}") -> None:
     values = json_object(info, "info")
     context.datastore.update_image_info(context.image_id(image), {**values, "user": user_name(values.get("user"))})
@@ -121,7 +123,7 @@ def put_image_info(context: Context, image: str, info: Annotated[str, Form(descr
     response_class=FileResponse,
 )
 def get_dataset(
-    context: Context, limit_cases: Annotated[int | None, Query(description="at most so many")] = None
+    context: Context, limit_cases: Annotated[int | None, Query(description="largest number of cases")] = None
 ) -> FileResponse:
     if limit_cases is not None and limit_cases < 1:
         raise UserError(f"limit_cases must be at least 1, not {limit_cases}")
@@ -132,7 +134,7 @@ def get_dataset(
 
 
 def _file_of(context: ServerContext, image: str) -> Path:
-    """File that a client gets for an image: of a volume from a PACS a NIfTI, of a photograph an upright copy."""
+    """File of an image for clients: NIfTI for a volume of a PACS, an upright copy for a photograph."""
     store = context.datastore
     viewer_file = getattr(store, "viewer_file", None)
     file = Path(viewer_file(image) if viewer_file else store.get_image_uri(image))

@@ -1,4 +1,7 @@
-"""``/infer``: what a model draws on an image of the study, an upload or a session's upload."""
+"""``/infer``: inference of a model on an image of the study, an upload, or the upload of a session.
+
+Each parameter of the endpoint is a field of the request, as the host's clients send it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from starlette.background import BackgroundTask
 from samstudent.errors import UserError, named
 from samstudent.imaging.file_names import printable
 from samstudent.server.api.bounded_route import BoundedRoute
-from samstudent.server.api.dicom_answers import require_dicom, write_answer
+from samstudent.server.api.dicom_result import require_dicom, write_dicom_seg
 from samstudent.server.api.params import check_params, json_object
 from samstudent.server.api.reservations import note_work
 from samstudent.server.api.upload_session_routes import own_session
@@ -38,7 +41,7 @@ router = APIRouter(prefix="/infer", tags=["Infer"], route_class=BoundedRoute)
 
 
 class Output(str, Enum):
-    """Form of the answer."""
+    """Form of the response."""
 
     image = "image"
     json = "json"
@@ -46,10 +49,10 @@ class Output(str, Enum):
     dicom_seg = "dicom_seg"
 
 
-#: The answer's forms, for the OpenAPI description.
+#: Responses in the OpenAPI description.
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Masks, figures about them, or both as a form with the parts params and image",
+        "description": "Masks, their statistics, or both as a form with the parts params and image",
         "content": {
             "multipart/form-data": {
                 "schema": {
@@ -63,7 +66,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         },
     },
     404: {"description": "no such model, image or session"},
-    503: {"description": "too many inferences wait, or the PACS does not answer"},
+    503: {"description": "too many inferences are waiting, or no response from the PACS"},
 }
 
 
@@ -79,11 +82,11 @@ def post_inference(
     uploads: Uploads,
     model: str,
     image: Annotated[str, Query(description="id of an image of the study")] = "",
-    session_id: Annotated[str, Query(description="an upload of PUT /session/, instead")] = "",
-    output: Annotated[Output | None, Query(description="form of the answer; by default all")] = None,
+    session_id: Annotated[str, Query(description="alternative: id of an upload, from PUT /session/")] = "",
+    output: Annotated[Output | None, Query(description="form of the response; default: all")] = None,
     params: Annotated[str, Form(description="JSON object: options of the model, clicks")] = "{}",
-    file: Annotated[UploadFile | None, File(description="an image, instead")] = None,
-    label: Annotated[UploadFile | None, File(description="a mask that the model starts from")] = None,
+    file: Annotated[UploadFile | None, File(description="alternative: an image")] = None,
+    label: Annotated[UploadFile | None, File(description="initial mask for the model")] = None,
 ) -> Response:
     task = context.model(model)
     request = json_object(params, "params")
@@ -92,9 +95,9 @@ def post_inference(
     if keep and not has_role("annotator"):
         raise RoleRequired(f"params: 'save_label': role \"{role_name('annotator')}\" is required to save labels")
     if not (image or session_id or file):
-        raise UserError("nothing to work on: give image (an id), session_id, or upload a file")
+        raise UserError("no input: send image (an id), session_id, or a file")
     if image:
-        # Slicer names the volume that the session is about; it need not be in the study.
+        # 3D Slicer sends the name of the session's volume, which need not be in the study.
         image = check_image_id(image) if session_id else context.image_id(image)
     dicom = require_dicom(context.datastore, image) if output == Output.dicom_seg else None
     if dicom:
@@ -110,28 +113,28 @@ def post_inference(
             path = opened.enter_context(uploads.received(file))
         else:
             path = _image_path(context, image)
-        keep = keep and not (session_id or file)  # only of an image of the study
+        keep = keep and not (session_id or file)  # labels belong to images of the study
         if keep:
             audit.require()
         logger.info("inference by %s on %s", model, "an upload" if session_id or file else image)
         request |= {"model": model, "image": str(path), "description": task.description, "save_label": keep}
-        drawn, result = context.inference.run(lambda: task(request))
-        answer = Path(drawn) if drawn and os.path.exists(drawn) else None
-        if answer and keep:
-            context.datastore.save_label(image, str(answer), "original", {"model": model, "params": result})
+        output_file, result = context.inference.run(lambda: task(request))
+        masks = Path(output_file) if output_file and os.path.exists(output_file) else None
+        if masks and keep:
+            context.datastore.save_label(image, str(masks), "original", {"model": model, "params": result})
             audit.record("label saved", user_name(request.get("client_id")), case=image, tag="original", model=model)
 
-    # Any other answer is a look at the case; viewers ask for one by themselves when they open it.
+    # Only clicks count as work on a case: viewers run other models by themselves when they open it.
     if image and isinstance(task, SamInteractiveTask):
         note_work(context, image, request)
     if image and isinstance(context.datastore, PacsDatastore):
         context.datastore.note_assistance(image, model)
-    if dicom and answer:
+    if dicom and masks:
         seg = uploads.folder / "segmentation.dcm"
-        write_answer(context, seg, model, dicom, answer)
-        answer.unlink()
+        write_dicom_seg(context, seg, model, dicom, masks)
+        masks.unlink()
         return FileResponse(seg, media_type="application/dicom", filename=seg.name)
-    return _response(answer, result, output)
+    return _response(masks, result, output)
 
 
 def _image_path(context: ServerContext, image: str) -> Path:
@@ -143,21 +146,21 @@ def _image_path(context: ServerContext, image: str) -> Path:
     return Path(store.get_image_uri(image))
 
 
-def _response(answer: Path | None, result: dict[str, Any], output: Output | None) -> Response:
-    """The answer in the form that was asked for; its file is removed when it is sent."""
-    if answer is None or output == Output.json:
-        if answer:
-            answer.unlink()
+def _response(masks: Path | None, result: dict[str, Any], output: Output | None) -> Response:
+    """Response in the requested form; the file of the masks is removed afterwards."""
+    if masks is None or output == Output.json:
+        if masks:
+            masks.unlink()
         return json_response(result)
     if output == Output.image:
-        response: Response = file_response(answer)
+        response: Response = file_response(masks)
     else:
-        with answer.open("rb") as content:
+        with masks.open("rb") as content:
             fields = {
                 "params": (None, json.dumps(result), "application/json"),
-                "image": (answer.name, content, media_type(answer)),
+                "image": (masks.name, content, media_type(masks)),
             }
             form = MultipartEncoder(fields=fields)
             response = Response(form.to_string(), media_type=form.content_type)
-    response.background = BackgroundTask(answer.unlink, missing_ok=True)
+    response.background = BackgroundTask(masks.unlink, missing_ok=True)
     return response

@@ -1,4 +1,4 @@
-"""``/info``: what the app offers, as 3D Slicer's module and OHIF read it."""
+"""``/info``: description of the app for 3D Slicer's module and OHIF."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from samstudent.server.context import Context, ServerContext
 router = APIRouter(prefix="/info", tags=["App"], route_class=BoundedRoute)
 
 
-@router.get("/", summary="Models, trainers, strategies and counts of the study", dependencies=[require("user")])
+@router.get("/", summary="Models, trainers, strategies, and counts of the study", dependencies=[require("user")])
 def get_info(context: Context) -> dict[str, Any]:
     return app_info(context)
 
 
 def app_info(context: ServerContext) -> dict[str, Any]:
-    """Description of the app. Models that cannot answer are left out."""
+    """Description of the app; without models that cannot be used at the moment."""
     tasks = context.tasks
     models = {name: model.info() for name, model in tasks.models.items() if model.is_valid()}
     return {
@@ -38,7 +38,7 @@ def app_info(context: ServerContext) -> dict[str, Any]:
 
 
 def _structures(models: dict[str, Any]) -> list[str]:
-    """Names of all structures, in the models' order. OHIF appends to the list, so it must be one."""
+    """Names of all structures in the order of the models; a list, because OHIF appends to it."""
     names: dict[str, None] = {}
     for model in models.values():
         labels = model.get("labels") or []

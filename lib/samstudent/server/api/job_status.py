@@ -1,4 +1,4 @@
-"""State of the jobs of one kind, as the host's clients ask for it."""
+"""State of the jobs of one kind, in the form of the host's API."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 from samstudent.server.jobs.runner import JobRunner
 
-#: A job as the host's clients read it (``jobs.job.Job.as_json``).
+#: State of a job (``jobs.job.Job.as_json``).
 JobJson = dict[str, Any]
 
 
 def job_status(jobs: JobRunner, kind: str, all: bool, check_if_running: bool) -> JobJson | list[JobJson]:
-    """The last job of a kind, all of them, or the one that runs.
+    """Last job of a kind, all of them, or the running one.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is no such job.
     """
     if check_if_running:
         return jobs.running(kind)

@@ -1,4 +1,4 @@
-"""JSON of clients: no deeper than anything here needs, and nothing in it that could not be answered again."""
+"""Strict parser of JSON from clients: bounded depth, and only values that can be written as JSON again."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any
 
 from pydantic_core import from_json
 
-#: Objects and lists within each other; the deepest that clients send is a list of points in the parameters.
+#: Largest depth of nested objects and lists; clients nest lists of points in the parameters at most.
 MAX_DEPTH = 32
 
 
 def strict_json(text: str | bytes) -> Any:
-    """Value of a JSON text.
+    """Parsed JSON text.
 
     Raises:
-        ValueError: no JSON in UTF-8 (also NaN, half of a surrogate pair); deeper than ``MAX_DEPTH``; a number that is
+        ValueError: invalid JSON or UTF-8 (also NaN, an unpaired surrogate); deeper than ``MAX_DEPTH``; a number that is
             not finite, or has thousands of digits.
     """
-    # With a depth limit of its own (200), so that thousands of brackets end it.
+    # The parser has its own depth limit (200), against thousands of brackets.
     value = from_json(text, allow_inf_nan=False)
     _check_depth(value)
     try:
         json.dumps(value, allow_nan=False)
     except ValueError as error:  # 1e999 is read as infinity
-        raise ValueError("a number that is too large, and so not finite") from error
+        raise ValueError("a number is too large and not finite") from error
     return value
 
 
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [child for node in level for child in _children(node) if isinstance(child, dict | list)]
+        level = [value for node in level for value in _values_of(node) if isinstance(value, dict | list)]
         if not level:
             return
-    raise ValueError(f"more than {MAX_DEPTH} lists and objects within each other")
+    raise ValueError(f"lists and objects are nested more than {MAX_DEPTH} levels deep")
 
 
-def _children(node: Any) -> Any:
+def _values_of(node: Any) -> Any:
     return node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()

@@ -1,4 +1,7 @@
-"""``/datastore/label``: labels of people, and what is known of each."""
+"""``/datastore/label``: human labels and their metadata.
+
+Each parameter of an endpoint is a field of the request, as the host's clients send it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ router = APIRouter(
 )
 READ = [require("user")]
 SAVE = [require("annotator"), takes_turn("write")]
-#: Whose a label is and what it was made of: known when it is saved, and not changed by who adds to its info later.
+#: Keys of author and origin, which are set when a label is saved and cannot be changed later.
 _FIXED = frozenset({"user", "client_id", ACCEPTED_FROM, *ONLY_FROM_PACS})
 
 
@@ -46,8 +49,10 @@ def put_label(
     uploads: Uploads,
     image: str,
     label: Annotated[UploadFile, File()],
-    tag: Annotated[str, Query(description="final: a person's finished label")] = FINAL,
-    params: Annotated[str, Form(description="JSON object: kept as the label's info; label_info names values")] = "{}",
+    tag: Annotated[str, Query(description="final: finished label of a human")] = FINAL,
+    params: Annotated[
+        str, Form(description="JSON object with metadata of the label; label_info: names of its values")
+    ] = "{}",
 ) -> dict[str, Any]:
     info = _without(stamped(json_object(params, "params")), {ACCEPTED_FROM})
     tag = check_upload_tag(tag or FINAL)
@@ -56,8 +61,8 @@ def put_label(
     note_work(context, image, info)
     with uploads.received(label) as path:
         label_id = context.datastore.save_label(image, str(path), tag, info)
-    answer = context.wait_for_pacs(image) | {"image": image, "label": label_id}
-    return answer | _understood(context, image, tag)
+    saved = context.wait_for_pacs(image) | {"image": image, "label": label_id}
+    return saved | _recognised(context, image, tag)
 
 
 @router.delete("/label", summary="Remove a label", dependencies=[require("admin"), takes_turn("write")])
@@ -70,7 +75,7 @@ def delete_label(
     return {}
 
 
-@router.head("/label", summary="Check that a label is there", dependencies=READ)
+@router.head("/label", summary="Check whether a label exists", dependencies=READ)
 def head_label(context: Context, image: str, tag: str) -> dict[str, Any]:
     _file_of(context, _labelled(context, image, tag), tag)
     return {}
@@ -85,13 +90,13 @@ def get_label(context: Context, label: str, tag: str) -> FileResponse:
     return file_response(_file_of(context, image, tag))
 
 
-@router.get("/label/info", summary="What is known of a label", dependencies=READ)
+@router.get("/label/info", summary="Metadata of a label", dependencies=READ)
 def get_label_info(context: Context, label: str, tag: str) -> dict[str, Any]:
     info: dict[str, Any] = context.datastore.get_label_info(_labelled(context, label, tag), tag)
     return info
 
 
-@router.put("/label/info", summary="Add to what is known of a label", dependencies=SAVE)
+@router.put("/label/info", summary="Add metadata of a label", dependencies=SAVE)
 def put_label_info(
     context: Context, label: str, tag: str, info: Annotated[str, Form(description="JSON object")] = "{}"
 ) -> dict[str, Any] | None:
@@ -106,10 +111,10 @@ def put_update_label_info(
 
 
 def _add_info(context: ServerContext, label: str, tag: str, text: str) -> dict[str, Any] | None:
-    """Without the user, which would make the label that user's."""
+    """Add metadata without author and origin."""
     check_upload_tag(tag)
     info = _without(json_object(text, "info"), _FIXED)
-    renames = "label_info" in info  # says what the label's values mean
+    renames = "label_info" in info  # names of the label's values
     if renames:
         audit.require()
     image = _labelled(context, label, tag)
@@ -117,11 +122,11 @@ def _add_info(context: ServerContext, label: str, tag: str, text: str) -> dict[s
     if not renames:
         return None
     audit.record("label changed", user_name(), case=image, tag=tag)
-    return _understood(context, image, tag)
+    return _recognised(context, image, tag)
 
 
 def _labelled(context: ServerContext, image: str, tag: str) -> str:
-    """Id of an image that has a label of this tag."""
+    """Id of an image with a label of this tag; raises NotFound."""
     check_name(tag, "tag")
     image = context.image_id(image)
     if not context.datastore.get_label_by_image_id(image, tag):
@@ -135,8 +140,8 @@ def _file_of(context: ServerContext, image: str, tag: str) -> Path:
     return file
 
 
-def _understood(context: ServerContext, image: str, tag: str) -> dict[str, Any]:
-    """Structures that a saved label was understood to show, and names that were left out."""
+def _recognised(context: ServerContext, image: str, tag: str) -> dict[str, Any]:
+    """Structures recognised in a saved label, and names in it that are no structures of the task."""
     info = context.datastore.get_label_info(image, tag)
     if KEY not in info:
         return {}

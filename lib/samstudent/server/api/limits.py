@@ -1,7 +1,8 @@
-"""Limits of a request's address and body, as an ASGI middleware.
+"""ASGI middleware with limits on the length of a request's address and body.
 
-A body is counted while it is read, and ends with 413 where it is too long, whether or not the client says its length.
-Only addresses that take files take long ones: elsewhere a body is read into memory before a role is asked for.
+The bytes of a body are counted while it is read; a body that is too long ends with 413, with or without a
+Content-Length. Only endpoints for files accept long bodies: other bodies are read into memory before the role of the
+user is checked.
 """
 
 from __future__ import annotations
@@ -18,34 +19,34 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-#: JSON and plain forms; the longest that a client sends are some hundred points.
+#: Longest JSON or plain form, bytes; clients send a few hundred points at most.
 MAX_BODY = 1 << 20
-#: What a viewer stores in the PACS, mostly a DICOM SEG; it is kept in memory while it is passed on.
+#: Longest body of a viewer's STOW-RS request, bytes; in memory while it is forwarded to the PACS.
 MAX_STORED = 512 << 20
-#: Path and query of an address.
+#: Longest path and query, bytes.
 MAX_ADDRESS = 16 << 10
 
-#: Addresses that take files.
+#: Endpoints for files.
 _UPLOADS = re.compile(r"/infer/[^/]+|/datastore/(image|label)?|/session/")
-#: OHIF stores where it retrieves (``pacs/proxy.py``), so not ``stow`` alone.
+#: OHIF stores at the WADO-RS address (``pacs/proxy.py``), so not ``stow`` alone.
 _STORES = re.compile(r"/proxy/dicom/(?!qido/).+")
 
 
 def max_upload() -> int:
-    """The largest upload in bytes: environment variable ``SAMSTUDENT_MAX_UPLOAD``, else 2 GiB."""
+    """Largest upload in bytes: environment variable ``SAMSTUDENT_MAX_UPLOAD``, default 2 GiB."""
     return whole_number("SAMSTUDENT_MAX_UPLOAD", 2 << 30, "bytes")
 
 
 class _TooLong(Exception):
-    """The body went over its limit while it was read."""
+    """The body exceeded its limit while it was read."""
 
 
 class RequestLimits:
-    """The middleware.
+    """Middleware.
 
     Args:
-        app: the next one.
-        upload: bytes of a form with files; None: ``max_upload``.
+        app: next ASGI application.
+        upload: longest form with files, bytes; None: ``max_upload``.
     """
 
     def __init__(self, app: App, upload: int | None = None) -> None:
@@ -65,7 +66,7 @@ class RequestLimits:
         limit = MAX_BODY if long is None else long
         length = headers.get(b"content-length", b"")
         too_long = f"the body is longer than {limit} bytes" + (
-            "; SAMSTUDENT_MAX_UPLOAD allows more" if long == self.upload else ""
+            "; SAMSTUDENT_MAX_UPLOAD sets the limit" if long == self.upload else ""
         )
         if length.isdigit() and int(length) > limit:
             await _refuse(send, 413, too_long)
@@ -76,7 +77,7 @@ class RequestLimits:
             await _refuse(send, 413, too_long)
 
     def _long_limit(self, scope: MutableMapping[str, Any], kind: bytes) -> int | None:
-        """The most bytes of a body that may be long; None: it may not."""
+        """Limit of a request to an endpoint for files, bytes; None: another endpoint."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if kind == b"multipart/form-data" and _UPLOADS.fullmatch(path):
             return self.upload
@@ -85,7 +86,7 @@ class RequestLimits:
         return None
 
     async def _counted(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, limit: int) -> None:
-        """Count the body while it is read."""
+        """Run the application and count the bytes that it reads."""
         read, over, begun = 0, False, False
 
         async def counted() -> Message:
@@ -100,7 +101,7 @@ class RequestLimits:
         async def watched(message: Message) -> None:
             nonlocal begun
             if over and not begun:
-                raise _TooLong  # the reader makes another error of ours; this one is right
+                raise _TooLong  # in place of the error that the application made of it
             begun = True
             await send(message)
 
@@ -109,7 +110,7 @@ class RequestLimits:
 
 async def _refuse(send: Send, status: int, detail: str) -> None:
     body = json.dumps({"detail": detail}).encode()
-    # What is left of the body is not read: the connection ends with the answer.
+    # The rest of the body is not read, so the connection is closed.
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})

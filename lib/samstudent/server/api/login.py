@@ -1,4 +1,4 @@
-"""Logging in and out: ``/auth`` of the host's clients, a page for browsers, and the way by an OpenID provider."""
+"""Login and logout: ``/auth`` for the host's clients, a login page for browsers, and the OpenID code flow."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ from samstudent.server.context import Context
 logger = logging.getLogger(__name__)
 
 _PAGE = Template(Path(__file__).with_name("login_page.html").read_text(encoding="utf-8"))
-#: Nothing is loaded from anywhere, and no other site may show the page inside of its own.
+#: No external resources, and no display inside pages of other sites.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "Cache-Control": "no-store",
     "Referrer-Policy": "same-origin",
 }
-#: Cookie by which a browser that comes back from the provider is known for the one that was sent.
-_SENT = "samstudent_openid"
+#: Cookie with the state of the code flow: the callback must come from the browser that began the login.
+_STATE_COOKIE = "samstudent_openid"
 
-#: For all servers with a login; for those with a users file; for those with an OpenID provider.
+#: Routers of all servers with a login, of those with a users file, and of those with an OpenID provider.
 router = APIRouter(route_class=BoundedRoute)
 form_router = APIRouter(route_class=BoundedRoute, include_in_schema=False)
 openid_router = APIRouter(route_class=BoundedRoute, include_in_schema=False)
 
 
 class Token(BaseModel):
-    """Answer of OAuth's password grant."""
+    """Response of OAuth's password grant."""
 
     access_token: str
     token_type: str
@@ -63,7 +63,7 @@ def _login_of(context: Context) -> Login:
 Configured = Annotated[Login, Depends(_login_of)]
 
 
-@router.get("/auth/", tags=["Auth"], summary="Whether there is a login, and which provider's")
+@router.get("/auth/", tags=["Auth"], summary="Whether a login is required, and its OpenID provider")
 def get_auth(login: Configured) -> dict[str, Any]:
     realm = settings.MONAI_LABEL_AUTH_REALM_URI if isinstance(login, OpenIdLogin) else None
     return {"enabled": True, "client_id": settings.MONAI_LABEL_AUTH_CLIENT_ID, "realm": realm}
@@ -72,24 +72,24 @@ def get_auth(login: Configured) -> dict[str, Any]:
 @router.post(
     "/auth/token",
     tags=["Auth"],
-    summary="Log in by name and password",
+    summary="Log in with name and password",
     dependencies=[takes_turn("login")],
-    responses={401: {"description": "they do not fit"}, 429: {"description": "too many failed logins"}},
+    responses={401: {"description": "wrong name or password"}, 429: {"description": "too many failed logins"}},
     response_model=Token,
 )
 def post_token(login: Configured, form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> Response:
-    answer = login.by_password(form.username, form.password)
-    # Without what browsers do not need: 3D Slicer asks again with name and password.
-    token = Token.model_validate(answer).model_dump(exclude_none=True)
+    issued = login.by_password(form.username, form.password)
+    # Without a refresh token: 3D Slicer logs in again with name and password.
+    token = Token.model_validate(issued).model_dump(exclude_none=True)
     return JSONResponse(token, headers={"Cache-Control": "no-store"})
 
 
-@router.get("/auth/token/valid", tags=["Auth"], summary="The user whose token this is")
+@router.get("/auth/token/valid", tags=["Auth"], summary="User of the token")
 def get_valid_token(user: Annotated[User, require("user")]) -> User:
     return user
 
 
-@router.post("/samstudent/logout", tags=["samstudent"], summary="End this login, and all of its tokens")
+@router.post("/samstudent/logout", tags=["samstudent"], summary="End the login and invalidate its tokens")
 def post_logout(
     request: Request,
     login: Configured,
@@ -104,7 +104,7 @@ def post_logout(
     return response
 
 
-# ---- a users file: the page with the form ----
+# ---- users file: login page ----
 
 
 @form_router.get(LOGIN_PAGE)
@@ -122,14 +122,14 @@ def post_login_page(
     next: Annotated[str, Form()] = "/",
 ) -> Response:
     try:
-        answer = login.by_password(username, password)
+        issued = login.by_password(username, password)
     except UserError as error:
         response = _page(request, context.name, next, str(error), getattr(error, "status", 400))
         if after := getattr(error, "retry_after", None):
             response.headers["Retry-After"] = str(after)
         return response
     redirect = RedirectResponse(_local(next), status_code=303, headers={"Cache-Control": "no-store"})
-    redirect.headers["set-cookie"] = cookie(request, answer["access_token"], answer["expires_in"])
+    redirect.headers["set-cookie"] = cookie(request, issued["access_token"], issued["expires_in"])
     return redirect
 
 
@@ -140,11 +140,11 @@ def _page(request: Request, name: str, next: str, message: str = "", status: int
     return HTMLResponse(page, status_code=status, headers=_HEADERS)
 
 
-# ---- an OpenID provider: there and back ----
+# ---- OpenID provider: code flow ----
 
 
 def _openid_login_of(login: Configured) -> OpenIdLogin:
-    assert isinstance(login, OpenIdLogin)  # the router is included only then
+    assert isinstance(login, OpenIdLogin)  # the router is included for such logins only
     return login
 
 
@@ -155,10 +155,10 @@ OpenId = Annotated[OpenIdLogin, Depends(_openid_login_of)]
 def get_provider_login(request: Request, login: OpenId, next: str = "/") -> Response:
     address, state = login.start(_callback_address(request), _local(next))
     response = RedirectResponse(address, status_code=302, headers={"Cache-Control": "no-store"})
-    # Lax: the browser comes back from another site.
+    # Lax: the callback is a navigation from another site.
     response.set_cookie(
-        _SENT, state, max_age=PENDING_SECONDS, httponly=True, samesite="lax", secure=request.url.scheme == "https",
-        path=f"{request.scope.get('root_path', '')}{LOGIN_PAGE}",
+        _STATE_COOKIE, state, max_age=PENDING_SECONDS, httponly=True, samesite="lax",
+        secure=request.url.scheme == "https", path=f"{request.scope.get('root_path', '')}{LOGIN_PAGE}",
     )  # fmt: skip
     return response
 
@@ -167,26 +167,26 @@ def get_provider_login(request: Request, login: OpenId, next: str = "/") -> Resp
 def get_provider_callback(
     request: Request, login: OpenId, state: str = "", code: str = "", error: str = ""
 ) -> Response:
-    pending = login.pending(state, request.cookies.get(_SENT, ""))
+    pending = login.pending(state, request.cookies.get(_STATE_COOKIE, ""))
     if pending is None:
-        return _message("This login was not begun here, or took too long.", 400)
+        return _message("This login was started in another browser, or has expired.", 400)
     if error or not code:
-        return _message(f"The provider says: {error or 'nothing'}.", 403)
+        return _message(f"The OpenID provider refused the login: {error or 'no reason given'}.", 403)
     try:
-        answer = login.finish(code, _callback_address(request), pending)
+        issued = login.finish(code, _callback_address(request), pending)
     except jwt.InvalidTokenError as fault:
         logger.warning("a login by OpenID failed: %s", fault)
         audit.record("login failed", "", by=login.source, why=str(fault))
-        return _message("The provider's answer is not valid; the server's log says why.", 401)
+        return _message("The response of the OpenID provider is invalid; see the server's log for details.", 401)
     except UserError as fault:
         return _message(f"{fault}.", getattr(fault, "status", 400))
-    # Not a redirect: the browser would take it for a part of its way from the provider, and keep back the cookie.
+    # Not a redirect: the browser would treat it as part of the navigation from the provider, and not send the cookie.
     target = html.escape(pending.next)
     response = HTMLResponse(
         f'<!doctype html><meta http-equiv="refresh" content="0; url={target}"><a href="{target}">Logged in</a>',
         headers=_HEADERS,
     )
-    response.headers["set-cookie"] = cookie(request, answer["access_token"], answer["expires_in"])
+    response.headers["set-cookie"] = cookie(request, issued["access_token"], issued["expires_in"])
     return response
 
 
@@ -200,6 +200,6 @@ def _message(message: str, status: int) -> Response:
 
 
 def _local(address: str) -> str:
-    """Where to go after the login, if it is on this server; else its first page."""
+    """Address after the login if it is on this server, else the first page."""
     plain = address.startswith("/") and address[1:2] not in ("/", "\\") and address.isprintable()
     return address if plain else "/"

@@ -1,4 +1,4 @@
-"""``/logs``: the end of the server's log, and the state of its GPUs, as plain text."""
+"""``/logs``: end of the server's log, and state of its GPUs, as plain text."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from samstudent.server.context import Context
 
 router = APIRouter(prefix="/logs", tags=["Others"], route_class=BoundedRoute)
 
-#: Lines in one answer, while they are held in memory; 0 asks for the file.
+#: Largest number of lines that are read into memory; a request with 0 lines returns the file.
 MOST_LINES = 100_000
 
 
-@router.get("/", summary="The last lines of the server's log", dependencies=[require("admin")])
+@router.get("/", summary="Last lines of the server's log", dependencies=[require("admin")])
 def get_logs(
     context: Context,
-    lines: Annotated[int, Query(description="how many; 0: the whole file")] = 300,
-    html: Annotated[bool, Query(description="of the host; the answer is always plain text")] = False,
-    text: Annotated[bool, Query(description="of the host; the answer is always plain text")] = True,
-    refresh: Annotated[int, Query(description="of the host; not used")] = 0,
+    lines: Annotated[int, Query(description="number of lines; 0: the whole file")] = 300,
+    html: Annotated[bool, Query(description="ignored: the response is always plain text")] = False,
+    text: Annotated[bool, Query(description="ignored: the response is always plain text")] = True,
+    refresh: Annotated[int, Query(description="ignored")] = 0,
 ) -> Response:
     if not context.log_file.is_file():
         raise NotFound(f"there is no log {context.log_file.name}")
@@ -37,9 +37,9 @@ def get_logs(
         return PlainTextResponse("".join(deque(log, min(lines, MOST_LINES))))
 
 
-@router.get("/gpu", summary="What nvidia-smi says", dependencies=[require("admin")])
+@router.get("/gpu", summary="Output of nvidia-smi", dependencies=[require("admin")])
 def get_gpu() -> PlainTextResponse:
     program = shutil.which("nvidia-smi")
     if program is None:
-        raise NotFound("there is no nvidia-smi on this machine")
+        raise NotFound("nvidia-smi is not installed")
     return PlainTextResponse(subprocess.run([program], capture_output=True, text=True, timeout=60).stdout)

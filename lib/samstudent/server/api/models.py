@@ -1,4 +1,4 @@
-"""``/model``: weights of the served models to download. They are replaced by promoting a round."""
+"""``/model``: download of model weights. Weights are replaced by promotion of a round."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from samstudent.server.context import Context, ServerContext
 router = APIRouter(
     prefix="/model", tags=["Model"], route_class=BoundedRoute, responses={404: {"description": "no such model"}}
 )
-_PROMOTE = "weights are replaced by promoting a round: POST /samstudent/rounds/<id>/promote"
+_PROMOTE = "weights are replaced by promotion of a round: POST /samstudent/rounds/<id>/promote"
 
 
 @router.get("/{model}", summary="Download a model's weights", dependencies=[require("admin")])
@@ -32,7 +32,7 @@ def get_model(model: str, context: Context) -> FileResponse:
 
 @router.get(
     "/info/{model}",
-    summary="Checksum and time of a model's weights",
+    summary="Checksum and modification time of a model's weights",
     dependencies=[require("admin"), takes_turn("long")],
 )
 def get_model_info(model: str, context: Context) -> dict[str, Any]:
@@ -59,5 +59,5 @@ def _file_of(context: ServerContext, name: str) -> Path:
     get_path = getattr(model, "get_path", None)
     path = get_path() if get_path else None
     if not path or not os.path.exists(path):
-        raise NotFound(f"there is no file of weights of model {name!r}")
+        raise NotFound(f"model {name!r} has no weights file")
     return Path(path)

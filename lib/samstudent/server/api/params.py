@@ -1,4 +1,4 @@
-"""Checks of what clients send along with a request. Pure: values in, UserError out."""
+"""Validation of request parameters; pure functions that raise UserError."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from samstudent.imaging.label_tags import ORIGINAL, PSEUDO_TAGS
 from samstudent.server.api.json_text import strict_json
 from samstudent.server.datastore.identifiers import check_name
 
-#: Keys by which the host opens files, starts code or changes which image or model is meant. Never a client's to set.
-CLOSED_KEYS = frozenset(
+#: Keys by which the host opens files, runs code, or exchanges image or model; not allowed in requests.
+RESERVED_KEYS = frozenset(
     [
         "image",
         "session",
@@ -33,7 +33,7 @@ CLOSED_KEYS = frozenset(
         "result_write_to_file",
     ]
 )
-#: Free text of a client, may hold anything.
+#: Keys with free text.
 TEXT_KEYS = frozenset({"client_id", "label_info", "user"})
 RESULT_EXTENSIONS = frozenset({".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 RESULT_TYPES = frozenset({"uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64"})
@@ -43,7 +43,7 @@ _GPUS = re.compile(r"all|\d{1,2}(,\d{1,2})*")
 
 
 def json_object(text: str | None, what: str) -> dict[str, Any]:
-    """A form field that holds a JSON object; empty counts as ``{}``."""
+    """Parsed form field with a JSON object; empty: ``{}``."""
     try:
         value = strict_json(text) if text else {}
     except ValueError as error:
@@ -54,23 +54,23 @@ def json_object(text: str | None, what: str) -> dict[str, Any]:
 
 
 def check_params(params: Mapping[str, Any], devices: Collection[str] = (), model: str | None = None) -> None:
-    """Refuse parameters of infer, train, batch infer, scoring and next sample that reach where no client may.
+    """Validate the parameters of infer, train, batch infer, scoring and next sample.
 
     Args:
-        params: as the client sent them. Empty values are let through: 3D Slicer sends every option there is.
-        devices: names of devices besides ``cpu``, ``cuda``, ``cuda:0``, ``mps``.
-        model: the model of the request's address, which ``params["model"]`` must not contradict.
+        params: parameters of the request. Empty values are accepted: 3D Slicer sends all options.
+        devices: further names of devices besides ``cpu``, ``cuda``, ``cuda:<n>``, ``mps``.
+        model: model in the address of the request; ``params["model"]`` must be equal.
 
     Raises:
-        UserError: naming the key, its value and what is allowed.
+        UserError: invalid parameter; with key, value and allowed values.
     """
     for key, value in params.items():
         if value is None or value == "" or key in TEXT_KEYS:
             continue
-        if key in CLOSED_KEYS:
+        if key in RESERVED_KEYS:
             raise UserError(f"params: {key!r} cannot be set by a client")
         if path := _path_in(value):
-            raise UserError(f"params: {key!r} holds {path!r}, which looks like a path; no path is taken from a client")
+            raise UserError(f"params: {key!r} contains {path!r}, which looks like a path; paths are not allowed")
         if check := _CHECKS.get(key):
             check(key, value)
     if params.get("model") not in (None, "", model):
@@ -81,34 +81,34 @@ def check_params(params: Mapping[str, Any], devices: Collection[str] = (), model
 def check_params_by_name(
     params: Mapping[str, Any], known: Collection[str], what: str, devices: Collection[str]
 ) -> None:
-    """``check_params`` of a body that holds parameters for several, each under its name, and others for all.
+    """Validate a body with parameters for several tasks, each under its name, and parameters for all of them.
 
     Args:
-        params: as the client sent them.
-        known: names of those that there are.
-        what: what they are, in messages.
+        params: parameters of the request.
+        known: names of the tasks.
+        what: kind of the tasks, for messages.
         devices: see ``check_params``.
 
     Raises:
-        NotFound: a name that is not known. UserError: see ``check_params``.
+        NotFound: unknown name. UserError: see ``check_params``.
     """
     for key, value in params.items():
         if isinstance(value, dict) and key not in TEXT_KEYS:
             if key not in known:
-                raise NotFound(f"there is no {what} {key!r}; there is {', '.join(sorted(known)) or 'none yet'}")
+                raise NotFound(f"there is no {what} {key!r}; available: {', '.join(sorted(known)) or 'none'}")
             check_params(value, devices, key)
         else:
             check_params({key: value}, devices, key)
 
 
 def params_of(params: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Of a body as in ``check_params_by_name``: the parameters for one, and those for all."""
+    """Parameters of one task in a body of ``check_params_by_name``, with those for all tasks."""
     for_all = {key: value for key, value in params.items() if not isinstance(value, dict) or key in TEXT_KEYS}
     return for_all | dict(params.get(name) or {})
 
 
 def _path_in(value: Any) -> str | None:
-    """The first text inside a value that has a separator or leads upwards."""
+    """First string inside a value with a path separator or ``..``, or None."""
     if isinstance(value, str):
         return value if "/" in value or "\\" in value or value == ".." or "\0" in value else None
     if isinstance(value, Mapping):
@@ -143,7 +143,7 @@ def _check_gpus(key: str, value: Any) -> None:
 
 def _check_tag(key: str, value: Any) -> None:
     if check_name(value, key) != ORIGINAL:
-        raise UserError(f"params: {key!r} must be 'original', where a model's answer is kept, not {value!r}")
+        raise UserError(f"params: {key!r} must be 'original', the tag for results of models, not {value!r}")
 
 
 def _check_name(key: str, value: Any) -> None:
@@ -151,10 +151,10 @@ def _check_name(key: str, value: Any) -> None:
 
 
 def check_upload_tag(tag: str) -> str:
-    """The tag as given, if a client may upload labels under it, or change their info."""
+    """Validated tag of an uploaded label or changed metadata; raises UserError for tags of the software."""
     if check_name(tag, "tag") in PSEUDO_TAGS:
         raise UserError(
-            f"tag {tag!r}: kept for labels that the software makes; {sorted(PSEUDO_TAGS)} cannot be uploaded or changed"
+            f"tag {tag!r} is reserved for pseudo labels; {sorted(PSEUDO_TAGS)} cannot be uploaded or changed"
         )
     return tag
 

@@ -1,4 +1,4 @@
-"""``/proxy/dicom``: what a viewer in the browser asks of the PACS, passed on."""
+"""``/proxy/dicom``: proxy of the PACS for viewers in the browser."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SERVICES = ("qido", "wado", "stow")
 
 
 async def _stored(request: Request, context: Context) -> bytes:
-    """Body of the request; nothing is read where the study is a folder."""
+    """Body of the request; not read if the study is a folder."""
     if not context.study.is_remote:
-        raise NotFound("this study is a folder, not a DICOMweb server; there is nothing to be a proxy for")
+        raise NotFound("the study is a folder, not a DICOMweb server: there is no PACS to forward requests to")
     return await request.body()
 
 
@@ -33,15 +33,15 @@ def get_from_pacs(request: Request, path: str, body: Stored) -> Response:
     return forward(request, body, *_service_and_path(path))
 
 
-# What is stored in the PACS becomes a label. OHIF stores where it retrieves, so not ``stow`` alone.
+# Stored segmentations become labels. OHIF stores at the WADO-RS address, so not ``stow`` alone.
 @router.post("/dicom/{path:path}", dependencies=[require("annotator"), takes_turn("pacs")])
 def post_to_pacs(request: Request, path: str, body: Stored) -> Response:
     return forward(request, body, *_service_and_path(path))
 
 
 def _service_and_path(path: str) -> tuple[str, str]:
-    """Service (qido, wado, stow or "") and path below it."""
+    """Service (qido, wado, stow or "") and the path below it."""
     if ".." in path.split("/"):
-        raise UserError("path: must not lead upwards")
+        raise UserError("path: must not contain ..")
     first, _, rest = path.partition("/")
     return (first, rest) if first in _SERVICES else ("", path)

@@ -1,4 +1,4 @@
-"""Reservations of cases: who works on a case keeps it."""
+"""Extension of reservations: a client that works on a case keeps its reservation."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 
 
 def note_work(context: ServerContext, image: str, params: Mapping[str, Any]) -> None:
-    """Note that the caller works on a case, so that it keeps the reservation when it asks for another.
+    """Record that the client works on a case: its next request for a sample does not release the reservation.
 
     Args:
-        context: of the server.
+        context: parts of the server.
         image: id of the case.
-        params: of the request; ``client_id`` or ``user`` say who calls, unless somebody is logged in.
+        params: parameters of the request; without a login, ``client_id`` or ``user`` is the name of the client.
     """
     client = stamped(params).get("client_id") or params.get("user")
     try:
         if client:
             context.study.selection.note_work(image, str(client))
-    except OSError as error:  # the answer, or the label, matters more
-        logger.warning("the reservation of %s may be given up early: %s", image, explain(error))
+    except OSError as error:  # not a reason to fail the request
+        logger.warning("the reservation of case %s could not be extended: %s", image, explain(error))

@@ -1,4 +1,4 @@
-"""``/samstudent``: schedule, rounds and SAM. All may read; administrators change the served model."""
+"""``/samstudent``: schedule, rounds and SAM. Every user may read; administrators exchange the served models."""
 
 from __future__ import annotations
 
@@ -25,24 +25,26 @@ class ScheduleChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    paused: bool = Field(description="true: no round starts by itself until it is set to false again")
+    paused: bool = Field(description="true: the schedule starts no rounds until it is set to false")
 
 
-@router.get("/schedule", summary="What is pending, running, the last round, the next time", dependencies=READ)
+@router.get(
+    "/schedule", summary="State of the schedule: pending and running round, last round, next time", dependencies=READ
+)
 def get_schedule(context: Context) -> dict[str, Any]:
     return context.scheduler.status()
 
 
-@router.put("/schedule", summary="Hold or release the schedule", dependencies=ADMINISTER)
+@router.put("/schedule", summary="Pause or resume the schedule", dependencies=ADMINISTER)
 def put_schedule(
-    context: Context, line: Annotated[AuditLine, audited("schedule held or released")], change: ScheduleChange
+    context: Context, line: Annotated[AuditLine, audited("schedule paused or resumed")], change: ScheduleChange
 ) -> dict[str, Any]:
-    line.action = "schedule held" if change.paused else "schedule released"
+    line.action = "schedule paused" if change.paused else "schedule resumed"
     context.scheduler.pause(change.paused)
     return context.scheduler.status()
 
 
-@router.get("/rounds", summary="All rounds with their figures, and which is served", dependencies=READ)
+@router.get("/rounds", summary="All rounds with their results, and the served one", dependencies=READ)
 def get_rounds(context: Context) -> dict[str, Any]:
     ledger = context.study.ledger
     champion = ledger.champion()
@@ -52,33 +54,35 @@ def get_rounds(context: Context) -> dict[str, Any]:
     }
 
 
-@router.get("/rounds/{round_id}", summary="All that is kept of one round, to check and repeat it", dependencies=READ)
+@router.get(
+    "/rounds/{round_id}", summary="Complete record of one round, for verification and repetition", dependencies=READ
+)
 def get_round(context: Context, round_id: str) -> dict[str, Any]:
     ledger = context.study.ledger
-    kept = {name: ledger.read_json(round_id, name) for name in ("scores", "inputs")}
-    return ledger.get(round_id).model_dump(mode="json") | kept
+    files = {name: ledger.read_json(round_id, name) for name in ("scores", "inputs")}
+    return ledger.get(round_id).model_dump(mode="json") | files
 
 
-# The audit's line is the ledger's, which writes it before it promotes.
+# The ledger writes the audit record before it promotes.
 @router.post("/rounds/{round_id}/promote", summary="Serve the student of this round", dependencies=ADMINISTER)
 def post_promote(context: Context, round_id: str) -> dict[str, Any]:
     context.study.ledger.promote(round_id, who=user_name())
     return {"champion": round_id}
 
 
-@router.post("/rollback", summary="Serve the student that was served before", dependencies=ADMINISTER)
+@router.post("/rollback", summary="Serve the previously served student", dependencies=ADMINISTER)
 def post_rollback(context: Context) -> dict[str, Any]:
     return {"champion": context.study.ledger.rollback(who=user_name())}
 
 
-@router.get("/pacs", summary="Whether the PACS answers, and which labels it does not have yet", dependencies=READ)
+@router.get("/pacs", summary="Connection to the PACS, and labels that are not transferred yet", dependencies=READ)
 def get_pacs(context: Context) -> dict[str, Any]:
     if not isinstance(context.datastore, PacsDatastore):
-        raise NotFound("this study is a folder, not a PACS")
+        raise NotFound("the study is a folder, not a PACS")
     return dict(context.datastore.exchange.status())
 
 
-@router.get("/sam", summary="Which SAM is active, and all that were adapted to this study's labels", dependencies=READ)
+@router.get("/sam", summary="Active SAM, and all adapted models of this study", dependencies=READ)
 def get_sam(context: Context) -> dict[str, Any]:
     models, active = context.study.adapted_models, context.study.active_model
     return {
@@ -91,9 +95,7 @@ def get_sam(context: Context) -> dict[str, Any]:
     }
 
 
-@router.post(
-    "/sam/plain", summary="Go back to SAM as it comes, until another one is adapted and better", dependencies=ADMINISTER
-)
+@router.post("/sam/plain", summary="Use the plain SAM until a better adapted model exists", dependencies=ADMINISTER)
 def post_plain_sam(context: Context, line: Annotated[AuditLine, audited("plain SAM served")]) -> dict[str, Any]:
     line.describe(user_name())
     context.study.adapted_models.activate_plain(who=user_name())

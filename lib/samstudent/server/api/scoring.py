@@ -1,4 +1,4 @@
-"""``/scoring``: figures that active learning chooses by, in a process of its own."""
+"""``/scoring``: computation of the scores for active learning, in a job process."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ router = APIRouter(
     responses={404: {"description": "no such scoring method or job"}},
 )
 START = [require("admin"), takes_turn("long")]
-Wait = Annotated[bool, Query(description="answer when the job has ended, with its result")]
+Wait = Annotated[bool, Query(description="wait for the end of the job and return its result")]
 
 
-@router.get("/", summary="The last scoring, the one that runs, or all", dependencies=[require("user")])
+@router.get("/", summary="Last scoring, running one, or all", dependencies=[require("user")])
 def get_scorings(context: Context, all: bool = False, check_if_running: bool = False) -> JobJson | list[JobJson]:
     return job_status(context.jobs, "scoring", all, check_if_running)
 
@@ -46,7 +46,7 @@ def post_all_scorings(
     "/{method}",
     summary="Start a scoring method",
     dependencies=START,
-    responses={JobRunning.status: {"description": "one runs"}},
+    responses={JobRunning.status: {"description": "a job of this kind is running"}},
 )
 def post_scoring(
     context: Context,
@@ -60,6 +60,6 @@ def post_scoring(
     return start("scoring", {"method": method, **(params or {})})
 
 
-@router.delete("/", summary="Stop the scoring that runs", dependencies=[require("admin")])
+@router.delete("/", summary="Stop the running scoring", dependencies=[require("admin")])
 def delete_scoring(context: Context) -> JobJson | None:
     return context.jobs.stop("scoring")

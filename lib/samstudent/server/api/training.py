@@ -1,4 +1,4 @@
-"""``/train``: rounds, and the adaptation of SAM, in processes of their own."""
+"""``/train``: rounds, and adaptation of SAM, in job processes."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ router = APIRouter(
     responses={404: {"description": "no such trainer or job"}},
 )
 START = [require("admin"), takes_turn("long")]
-Wait = Annotated[bool, Query(description="answer when the job has ended, with its result")]
+Wait = Annotated[bool, Query(description="wait for the end of the job and return its result")]
 
 
-@router.get("/", summary="The last training, the one that runs, or all", dependencies=[require("user")])
+@router.get("/", summary="Last training, running one, or all", dependencies=[require("user")])
 def get_trainings(context: Context, all: bool = False, check_if_running: bool = False) -> JobJson | list[JobJson]:
     return job_status(context.jobs, "train", all, check_if_running)
 
 
-# OHIF starts all trainers so.
+# OHIF uses this endpoint: it starts all trainers.
 @router.post("/", include_in_schema=False, dependencies=START)
 def post_all_trainings(
     context: Context,
@@ -49,7 +49,7 @@ def post_all_trainings(
         try:
             if plan := getattr(trainer, "plan", None):
                 plan(requests[name], context.datastore)
-        except UserError as error:  # one may not have enough to learn from where another has
+        except UserError as error:  # trainers need different numbers of labels
             refusals.append(error)
     if refusals and len(refusals) == len(trainers):
         raise refusals[0]
@@ -62,7 +62,7 @@ def post_all_trainings(
     "/{model}",
     summary="Start a training",
     dependencies=START,
-    responses={JobRunning.status: {"description": "one runs"}},
+    responses={JobRunning.status: {"description": "a job of this kind is running"}},
 )
 def post_training(
     context: Context,
@@ -70,7 +70,7 @@ def post_training(
     model: str,
     params: Annotated[dict[str, Any] | None, Body(description="options of the trainer")] = None,
     run_sync: Wait = False,
-    enqueue: Annotated[bool, Query(description="wait for the one that runs")] = False,
+    enqueue: Annotated[bool, Query(description="start after the running job")] = False,
 ) -> Any:
     trainer = known(model, context.tasks.trainers, "trainer")
     check_params(params or {}, context.devices, model)
@@ -81,13 +81,13 @@ def post_training(
     return start("train", {"model": model, **(params or {})}, enqueue=enqueue)
 
 
-@router.delete("/", summary="Stop the training that runs", dependencies=[require("admin")])
+@router.delete("/", summary="Stop the running training", dependencies=[require("admin")])
 def delete_training(context: Context, line: Annotated[AuditLine, audited("training stopped")]) -> JobJson | None:
     ledger = context.study.ledger
     running = ledger.running()
     line.describe(user_name(), round=running.id if running else None)
     stopped = context.jobs.stop("train")
     if running and stopped:
-        # Who stops a round does not want it started again: it counts as concluded.
+        # "failed", not "interrupted": the schedule must not start a stopped round again.
         ledger.update(running.id, status="failed", finished=time.time(), error="stopped on request")
     return stopped

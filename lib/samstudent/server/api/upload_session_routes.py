@@ -1,4 +1,4 @@
-"""``/session``: uploads for one or more inferences, each its user's own."""
+"""``/session``: uploads for one or more inferences, accessible to their user only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ router = APIRouter(
 
 
 class SessionsOff(UserError):
-    """Uploads are switched off, MONAI_LABEL_SESSIONS=false (HTTP 406)."""
+    """Uploads are disabled, MONAI_LABEL_SESSIONS=false (HTTP 406)."""
 
     status = 406
 
@@ -36,13 +36,13 @@ def put_session(
     uploads: Uploads,
     files: Annotated[list[UploadFile], File()],
     uncompress: Annotated[bool, Query(description="the file is a zip or tar archive")] = False,
-    expiry: Annotated[int, Query(description="seconds without use after which it is removed; 0: the longest")] = 0,
+    expiry: Annotated[int, Query(description="seconds without use until removal; 0: the maximum")] = 0,
 ) -> dict[str, Any]:
     sessions = _sessions(context)
     sessions.check_expiry(expiry)
     names = [check_image_id(file.filename or "") for file in files]
     if len(set(names)) < len(names) or "meta.info" in names:
-        raise UserError("files of one session need names of their own, other than meta.info")
+        raise UserError("the files of a session need different names, other than meta.info")
     folder = uploads.folder / "session"
     folder.mkdir()
     for file, name in zip(files, names, strict=True):
@@ -50,16 +50,16 @@ def put_session(
             shutil.copyfileobj(file.file, copy)
     received = folder if len(files) > 1 else folder / names[0]
     session_id, info = sessions.add_session(str(received), expiry, uncompress)
-    sessions.belongs_to(session_id, user_name())
+    sessions.set_user(session_id, user_name())
     return {"session_id": session_id, "session_info": info.to_json()}
 
 
-@router.get("/{session_id}", summary="What is known of an upload, or its file", dependencies=[require("user")])
+@router.get("/{session_id}", summary="Metadata of an upload, or its file", dependencies=[require("user")])
 def get_session(
     context: Context,
     session_id: str,
-    update_ts: Annotated[bool, Query(description="counts as a use")] = False,
-    image: Annotated[bool, Query(description="answer with its file")] = False,
+    update_ts: Annotated[bool, Query(description="count the request as use")] = False,
+    image: Annotated[bool, Query(description="return the file")] = False,
 ) -> Response:
     path = own_session(context, session_id, use=update_ts)
     return file_response(path) if image else json_response(_info(context, session_id))
@@ -74,15 +74,15 @@ def delete_session(context: Context, session_id: str) -> dict[str, Any]:
 
 
 def own_session(context: ServerContext, session_id: str, use: bool = True) -> Path:
-    """File or folder of an upload that is the caller's.
+    """File or folder of an upload of the current user.
 
     Args:
-        context: of the server.
-        session_id: as PUT /session/ gave it.
-        use: whether this keeps it from expiring.
+        context: parts of the server.
+        session_id: id from PUT /session/.
+        use: whether this access postpones the expiry.
 
     Raises:
-        NotFound: there is no such upload, it has expired, or is another user's.
+        NotFound: unknown or expired upload, or upload of another user.
     """
     sessions, user = _sessions(context), caller().user
     info = sessions.get_session(session_id, update_ts=False)
@@ -103,5 +103,5 @@ def _info(context: ServerContext, session_id: str) -> dict[str, Any]:
 
 def _sessions(context: ServerContext) -> SafeSessions:
     if context.sessions is None:
-        raise SessionsOff("uploads are switched off on this server (MONAI_LABEL_SESSIONS)")
+        raise SessionsOff("uploads are disabled on this server (MONAI_LABEL_SESSIONS)")
     return context.sessions

@@ -1,4 +1,4 @@
-"""Uploads of one request as files, and its answers as files: all of them gone when it is answered."""
+"""Files of one request: uploads and results, removed at the end of the request; file and JSON responses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from samstudent.server.context import Context, ServerContext
 
 
 class UploadFolder:
-    """Folder of one request.
+    """Temporary folder of one request.
 
     Args:
-        context: of the server; knows which extensions its study takes.
-        folder: for the files.
+        context: parts of the server, with the file extensions of the study.
+        folder: folder of the files.
     """
 
     def __init__(self, context: ServerContext, folder: Path) -> None:
@@ -33,13 +33,13 @@ class UploadFolder:
         self.folder = folder
 
     def split(self, name: str) -> tuple[str, str]:
-        """A file name as (stem, extension): the longest extension that the study knows, else the last one."""
+        """(stem, extension) of a file name: the longest extension known to the study, else the last one."""
         stem, extension = self._split(name) if self._split else (name, "")
         return (stem, extension) if extension else (PurePosixPath(name).stem, PurePosixPath(name).suffix)
 
     @contextmanager
     def received(self, upload: UploadFile) -> Iterator[Path]:
-        """An upload as a file. Of its name only the extension becomes part of a path; errors say the client's name."""
+        """Path of an upload. It has the extension of the client's file name, which error messages contain."""
         name = os.path.basename(upload.filename or "")
         extension = self.split(name)[1] if name else ".nii.gz"
         if len(extension) > 12 or not extension.replace(".", "").isalnum():
@@ -56,26 +56,26 @@ def _upload_folder(context: Context) -> Iterator[UploadFolder]:
         yield UploadFolder(context, Path(folder))
 
 
-#: Parameter of an endpoint; removed when the answer has been sent.
+#: Parameter of an endpoint; removed when the response has been sent.
 Uploads = Annotated[UploadFolder, Depends(_upload_folder)]
 
 
 def file_response(path: Path, name: str | None = None) -> FileResponse:
-    """A file as the answer, under its own or another name.
+    """Response with a file, under its own or another name.
 
     Raises:
-        NotFound: it is gone.
+        NotFound: the file does not exist.
     """
     if not path.is_file():
-        raise NotFound(f"{name or path.name}: this file is gone")
+        raise NotFound(f"{name or path.name}: the file does not exist")
     return FileResponse(path, media_type=media_type(path), filename=name or path.name)
 
 
 def media_type(path: str | Path) -> str:
-    """MIME type of a file by its name."""
+    """MIME type by file name."""
     return mimetypes.guess_type(str(path), strict=False)[0] or "application/octet-stream"
 
 
 def json_response(content: Any) -> Response:
-    """JSON made in the endpoint's thread: on the event loop, a list of 10,000 images would keep all others waiting."""
+    """JSON response, serialised in the endpoint's thread: on the event loop a long list would delay other requests."""
     return Response(to_json(content, inf_nan_mode="null", fallback=str), media_type="application/json")

@@ -1,4 +1,4 @@
-"""A model's masks as DICOM SEG, the form that viewers of a PACS take."""
+"""DICOM SEG as the form of an inference result, for viewers of a PACS."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from samstudent.server.context import ServerContext
 
 
 def require_dicom(datastore: Datastore, image: str) -> Path:
-    """The DICOM file or folder of a case.
+    """DICOM file or folder of a case.
 
     Raises:
-        UserError: it is something else.
+        UserError: the image is not DICOM.
     """
     path = Path(datastore.get_image_uri(image)) if image else None
     if path is None or not (path.is_dir() or _is_dicom(path)):
         raise UserError(
-            "output=dicom_seg needs a case that is DICOM (a DICOMweb study, or .dcm files); take output=image or all"
+            "output=dicom_seg requires a DICOM image (a DICOMweb study, or .dcm files); use output=image or all"
         )
     return path
 
@@ -32,22 +32,22 @@ def _is_dicom(path: Path) -> bool:
     try:
         return kind_of(path) == "dicom"
     except UserError:
-        return False  # no image at all
+        return False  # not an image
 
 
-def write_answer(context: ServerContext, path: Path, model: str, source: Path, drawn: Path) -> None:
-    """Write what a model has drawn as DICOM SEG, with a segment for each structure that is there.
+def write_dicom_seg(context: ServerContext, path: Path, model: str, source: Path, result: Path) -> None:
+    """Write the masks of a model as DICOM SEG, with one segment for each structure that is not empty.
 
     Args:
-        context: of the server.
-        path: to be written.
-        model: who drew.
-        source: the case's DICOM file or folder.
-        drawn: the model's masks, a .seg.nrrd file.
+        context: parts of the server.
+        path: file to write.
+        model: name of the model.
+        source: DICOM file or folder of the image.
+        result: masks of the model, a .seg.nrrd file.
     """
     task = context.task
     image = read_image(source, task.dimension)
-    masks = read_masks(drawn, task, image.grid)
+    masks = read_masks(result, task, image.grid)
     present = [name for name, mask in zip(task.names, masks, strict=True) if mask.any()]
     provenance = {}
     if model.startswith("student") and (champion := context.study.ledger.champion()):
@@ -56,7 +56,7 @@ def write_answer(context: ServerContext, path: Path, model: str, source: Path, d
         provenance["sam_digest"] = context.study.sam().digest
     description = SegDescription(
         title=f"{model}, task {task.name}",
-        # A click is a human's; a student draws alone.
+        # "sam" is prompted by clicks of a user; the other models run automatically.
         algorithm="SEMIAUTOMATIC" if model == "sam" else "AUTOMATIC",
         name=model,
         provenance=provenance,
