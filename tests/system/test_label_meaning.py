@@ -379,9 +379,9 @@ def test_an_assumption_is_confirmed_also_after_a_start_with_a_wrong_task(tmp_pat
     assert_right(store, 2)
     assert not store.problems
     assert confirm(folder, TASK)["known"] == 2
-    with pytest.raises(Conflict, match="2 label maps that were given to task nerves"):
+    with pytest.raises(Conflict, match="2 label maps of task nerves"):
         confirm(folder, wrong)
-    with pytest.raises(Conflict, match="no label in it"):
+    with pytest.raises(Conflict, match="there is no label"):
         confirm(tmp_path, TASK)
 
 
@@ -468,7 +468,7 @@ def test_who_comes_first_with_a_label(tmp_path: Path) -> None:
     add_images(tmp_path / "study", "c0")
     first, second = open_study(tmp_path / "study"), open_study(tmp_path / "study", BONE)
     first.save_label("c0", str(draw(tmp_path / "upload.png")), FINAL, dict(INFO))
-    with pytest.raises(Conflict, match="start this server again"):
+    with pytest.raises(Conflict, match="restart this server"):
         second.save_label("c0", str(draw(tmp_path / "other.png", nerve=1, vessel=1)), FINAL, {})
     second.refresh()
     assert second.get_labeled_images() == []

@@ -227,7 +227,7 @@ def test_what_a_program_drew_alone_is_no_label(film_server: RunningServer, films
     seg = viewers_seg(films, case, films.truth[case], tmp_path, SegmentAlgorithmType="AUTOMATIC")
     films.orthanc.store([seg])
     looked = time.time()
-    wait_until(lambda: get(film_server, "samstudent/pacs")["looked"] > looked + 2)
+    wait_until(lambda: get(film_server, "samstudent/pacs")["polled"] > looked + 2)
     assert not get(film_server, "datastore/?output=all")["objects"][case]["labels"]
 
 
@@ -306,7 +306,7 @@ def test_a_pacs_that_is_away(film_server: RunningServer, films: FilmStudy, tmp_p
     answer = put_label(film_server, case, films.label(case, tmp_path))
     assert answer.status_code == 200
     assert answer.json()["pacs"]["state"] == "waiting"
-    wait_until(lambda: "does not answer" in label_info(film_server, case)["pacs"]["reason"])
+    wait_until(lambda: "no response" in label_info(film_server, case)["pacs"]["reason"])
     forget_image(film_server, last)
     # An image that is not on this disk: 503 with the reason; one that is: as ever.
     image = requests.get(f"{film_server.url}/datastore/image?image={last}", timeout=60)
@@ -320,7 +320,7 @@ def test_a_pacs_that_is_away(film_server: RunningServer, films: FilmStudy, tmp_p
     unchecked = put_label(film_server, last, films.label(last, tmp_path))
     assert unchecked.status_code == 200
     status = get(film_server, "samstudent/pacs")
-    assert status["state"] == "away" and "does not answer" in status["reason"]
+    assert status["state"] == "away" and "no response" in status["reason"]
     assert {(label["case"], label["tag"]) for label in status["waiting"]} == {(case, "final"), (last, "final")}
     assert film_server.client().info()["datastore"]["total"] == len(films.cases)  # nothing has gone from the list
 

@@ -232,7 +232,7 @@ def test_what_others_decide_leaves_the_queue(browser: Browser, server: RunningSe
     body = {"digest": requests.get(path, timeout=30).json()["digest"]}
     assert requests.post(f"{path}/reject", json=body, headers={"X-Samstudent": "test"}, timeout=30).ok
     browser.run("document.dispatchEvent(new Event('visibilitychange'))")  # instead of waiting for the next look
-    browser.until(lambda: browser.text("#queue") == "Nothing waits for review.", "an empty queue")
+    browser.until(lambda: browser.text("#queue") == "No case is waiting for review.", "an empty queue")
 
 
 def test_what_was_decided_can_be_looked_up(browser: Browser) -> None:

@@ -1,7 +1,8 @@
-"""What must be in place before the host is imported; ``samstudent-host.pth`` imports this when Python starts.
+"""Preparations before the import of the host; imported by ``samstudent-host.pth`` at the start of Python.
 
-A ``.pth`` file, because the host starts its training, scoring and batch jobs as fresh interpreters, and each of them
-imports the host before any line of an app runs. Everything here costs nothing until the host is used.
+A ``.pth`` file, because the host's command imports the host before any line of an app runs. It only installs two
+finders of modules, which do nothing until the host is imported. Each entry (E1, E3) names what would stop the host from
+starting.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import Namespace
 
-#: E1: pydicom-seg 0.4.1, which the host imports, asks for this module; pydicom 3 dropped it for ``pydicom.uid``.
+#: E1: pydicom-seg 0.4.1, which the host imports, imports this module; pydicom 3 moved its names to ``pydicom.uid``.
 _UIDS = "pydicom._storage_sopclass_uids"
 _HOST_COMMAND = "monailabel.main"
-#: What the host's command serves in place of its own application.
+#: ASGI application that the host's command serves in place of its own.
 HTTP_APPLICATION = "samstudent.server.asgi:app"
 
 
 class _MovedUids:
-    """Finder and loader of a module that looks its names up in ``pydicom.uid``. Asked last, so a real one wins."""
+    """Finder and loader of a module with the names of ``pydicom.uid``. The last finder, so that a real module wins."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if name == _UIDS else None  # type: ignore[arg-type]
@@ -39,11 +40,10 @@ class _MovedUids:
 
 
 class _HostArguments:
-    """Finder that only notes that the host is about to be imported: sets what it reads from the command line and the
-    environment. Never finds a module itself."""
+    """Finder that finds nothing: at the import of the host it sets defaults of command line and environment."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        # E3: MLflow 3 refuses the folder that the host gives it by default, so every training would fail at its start.
+        # E3: MLflow 3 rejects the host's default folder, so that every training would fail at its start.
         if name == "monailabel.config" and not os.environ.get("MONAI_LABEL_TRACKING_URI"):
             os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")
         if name == _HOST_COMMAND:
@@ -53,26 +53,26 @@ class _HostArguments:
                 from samstudent.server import deferred_imports
 
                 deferred_imports.install()
-            if os.environ.get("SAMSTUDENT_USERS"):  # the host builds its endpoints with or without login when imported
+            if os.environ.get("SAMSTUDENT_USERS"):
                 os.environ.setdefault("MONAI_LABEL_AUTH_ENABLE", "true")
 
 
 def share_cores() -> None:
-    """Let threads that wait for others sleep instead of spin; to be called before torch is imported, or for children.
+    """Let waiting OpenMP threads sleep instead of spin; effective before torch is imported, and for child processes.
 
-    Several processes with as many threads as cores otherwise burn the time slices that the others need: with three of
-    them on two cores a training step took ten seconds instead of a half. So do the threads of one process that works in
-    threads of its own (``util.device.on_all_cores``).
+    With several processes of as many threads as cores, spinning threads use the time slices of working ones: with three
+    processes on two cores a training step took ten seconds instead of half a second. The same holds for one process
+    that computes in several threads (``util.device.on_all_cores``).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def warn_if_open(arguments: Sequence[str], login: bool) -> None:
-    """Say it where everybody on the network may do everything, or can read along.
+    """Warn about a server that is reachable from the network without a login or without TLS.
 
     Args:
-        arguments: of the host's command.
-        login: whether there is one.
+        arguments: arguments of the host's command.
+        login: whether a login is required.
     """
     import ipaddress
 
@@ -84,10 +84,10 @@ def warn_if_open(arguments: Sequence[str], login: bool) -> None:
     if loopback:
         return
     if not login:
-        text = "anybody on the network can read all images, change labels and train. samstudent serve --users FILE"
+        text = "everyone on the network can read all images, change labels and train. Use samstudent serve --users FILE"
         print(f"samstudent: WARNING: listening on {known.host} WITHOUT LOGIN: {text}", file=sys.stderr, flush=True)
     elif not known.ssl_certfile:
-        text = "passwords cross the network in the clear, unless a proxy speaks TLS. --ssl_certfile, --ssl_keyfile"
+        text = "passwords are sent unencrypted, unless a proxy adds TLS. Use --ssl_certfile and --ssl_keyfile"
         print(f"samstudent: WARNING: listening on {known.host} without TLS: {text}", file=sys.stderr, flush=True)
 
 
@@ -103,10 +103,9 @@ def listening(arguments: Sequence[str]) -> Namespace:
 
 
 def with_defaults(arguments: Sequence[str]) -> list[str]:
-    """The host's command line where our app is started, with ``--host 127.0.0.1`` and our HTTP application unless it
-    names others.
+    """Command line of the host for our app, with ``--host 127.0.0.1`` and our HTTP application as defaults.
 
-    The host listens on every network interface by default, and asks nobody for a password by default.
+    By default the host listens on all network interfaces, without a login.
     """
     known = _our_command(arguments)
     if known is None:
@@ -117,7 +116,7 @@ def with_defaults(arguments: Sequence[str]) -> list[str]:
 
 
 def _our_command(arguments: Sequence[str]) -> Namespace | None:
-    """``host``, ``app`` and ``uvicorn_app`` of the host's command line where it serves our app; else None."""
+    """``host``, ``app`` and ``uvicorn_app`` of the host's command line if it serves our app; otherwise None."""
     import argparse
     from pathlib import Path
 
@@ -131,11 +130,11 @@ def _our_command(arguments: Sequence[str]) -> Namespace | None:
         known, _ = parser.parse_known_args(list(arguments[1:]))
         return known if "samstudent" in Path(known.app or "", "main.py").read_text(encoding="utf-8") else None
     except (argparse.ArgumentError, OSError, UnicodeDecodeError):
-        return None  # the host says what is wrong with them
+        return None  # the host reports the error
 
 
 def install() -> None:
-    """Put both finders in place, once."""
+    """Install both finders, once."""
     if not any(isinstance(finder, _MovedUids) for finder in sys.meta_path):
         sys.meta_path.insert(0, _HostArguments())
         sys.meta_path.append(_MovedUids())

@@ -1,13 +1,15 @@
-"""Imports that wait until they are used: of some 6,500 modules that MONAI, the host and their libraries import at the
-start, a server that answers its first requests needs half.
+"""Deferred imports: of some 6,500 modules that MONAI, the host and their libraries import at the start, a server needs
+half for its first requests.
 
-``install`` puts a finder in front of Python's own. A module named in ``MODULES`` is put into ``sys.modules`` unexecuted
-and is executed in place at the first access to an attribute that it does not have yet. MONAI imports its optional
-libraries through one function, ``optional_import``; those of ``OPTIONAL`` are represented by ``DeferredObject`` until
-they are used. Nothing is left out: whatever is used is imported then, and is the same object as ever.
+This module replaces two names of MONAI: ``monai.utils.module.load_submodules`` (which imports all 500 modules of MONAI)
+and ``monai.utils.module.optional_import`` (by which MONAI imports optional libraries). See
+docs/decisions/0023-imports-wait.md. Nothing else of another package is assigned.
 
-Only the commands of samstudent and its server call ``install``; a script of somebody else in the same environment
-imports everything as it always did.
+``install`` inserts a finder before Python's own. A module of ``MODULES`` is added to ``sys.modules`` unexecuted, and is
+executed at the first access to an attribute that it does not have yet. Objects of the libraries in ``OPTIONAL`` are
+represented by ``DeferredObject`` until they are used. A deferred module is the same object as with a normal import.
+
+Only samstudent's commands and server call ``install``; other programs in the same environment import as usual.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-#: Module -> names that others import from it when they are imported themselves, each with the module that has it, or
-#: None where a ``DeferredObject`` stands for it. In seconds of a processor: what the module takes with all it imports.
+#: Deferred modules, with the names that other modules import from them at their own import: each with the module that
+#: defines it, or None for a ``DeferredObject``. Comments: CPU seconds of the import with all that it imports.
 MODULES: dict[str, dict[str, str | None]] = {
-    # 1.0 s with sympy; ignite's checkpoints ask of an optimizer whether it is of this kind.
+    # 1.0 s with sympy; ignite's checkpoints test whether an optimizer is of this class.
     "torch.distributed.optim": {"ZeroRedundancyOptimizer": None},
     # 1.0 s: all networks, AutoML, pathology; the host uses one function of it, to download apps.
     "monai.apps": {
@@ -32,18 +34,18 @@ MODULES: dict[str, dict[str, str | None]] = {
         "download_url": "monai.apps.utils",
         "get_logger": "monai.apps.utils",
     },
-    # 0.4 s: MONAI's threads for notebooks draw by it; of ours the reports.
+    # 0.4 s: for MONAI's notebooks and our reports.
     "matplotlib": {},
     "matplotlib.pyplot": {},
-    # 0.6 s: tracking of trainings is off unless MONAI_LABEL_TRACKING_URI is set.
+    # 0.6 s: tracking of trainings is disabled unless MONAI_LABEL_TRACKING_URI is set.
     "mlflow": {},
-    # 0.9 s with pandas and pyarrow: distances between cases, once cases are scored.
+    # 0.9 s with pandas and pyarrow: distances between scored cases.
     "sklearn": {},
     "sklearn.metrics": {},
-    # 0.2 s: fits of quality; 0.5 s: tests of rounds and of recipes.
+    # 0.2 s: fit of the quality model; 0.5 s: statistical tests of rounds and recipes.
     "scipy.optimize": {"minimize": None, "brentq": None},
     "scipy.stats": {},
-    # 0.2 s each: files of some formats.
+    # 0.2 s each: some file formats.
     "SimpleITK": {},
     "itk": {},
     # 0.2 s each: DICOM segmentations.
@@ -55,7 +57,7 @@ MODULES: dict[str, dict[str, str | None]] = {
     "bs4": {},
 }
 
-#: Libraries that MONAI asks for by ``optional_import``; the first part of a module's name, or all of it.
+#: Libraries that MONAI imports by ``optional_import``: first component of a module name, or the full name.
 OPTIONAL = frozenset(
     {
         "bs4",
@@ -78,7 +80,7 @@ _MONAI_UTILS = "monai.utils.module"
 
 
 class DeferredObject:
-    """An object of a module that is imported when the object is used: called, subclassed, read, compared with.
+    """Stand-in for an object of a module, which is imported when the object is called, subclassed or read.
 
     Args:
         module: full name of the module.
@@ -113,13 +115,13 @@ class DeferredObject:
 
 
 class DeferredModule(ModuleType):
-    """A module that is executed at the first access to an attribute that it does not have yet."""
+    """Module that is executed at the first access to an attribute that it does not have yet."""
 
     def __getattr__(self, name: str) -> Any:
         state = self.__dict__.get("__deferred__")
-        if state is None:  # another thread has executed it in the meantime, or it is being made
+        if state is None:  # executed by another thread in the meantime, or being created
             return object.__getattribute__(self, name)
-        if name == "__path__":  # asked of each module by "from module import name"; packages have it
+        if name == "__path__":  # "from module import name" reads it of each module; packages have it
             raise AttributeError(name)
         if name in state.names:
             return state.stand_in(name)
@@ -131,8 +133,8 @@ class _Deferral(Loader):
     """Loader of a ``DeferredModule``.
 
     Args:
-        name: of the module.
-        loader: the one that executes it.
+        name: name of the module.
+        loader: loader that executes the module.
     """
 
     def __init__(self, name: str, loader: Loader) -> None:
@@ -157,10 +159,10 @@ class _Deferral(Loader):
         return DeferredObject(self.name, name)
 
     def load(self, module: ModuleType) -> None:
-        """Execute the module, once; a failed import is tried again at the next access, as Python does.
+        """Execute the module, once; a failed import is repeated at the next access, as in Python.
 
         Raises:
-            AttributeError: by the thread that executes it: it does not have what is asked for yet.
+            AttributeError: in the thread that executes the module: the attribute is not defined yet.
         """
         with self._lock:
             if self._is_running:
@@ -179,7 +181,7 @@ class _Deferral(Loader):
 
 
 class _Loaded(Loader):
-    """Loader of a module that its package has imported meanwhile."""
+    """Loader of a module that its package has imported in the meantime."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module, self.spec = module, module.__spec__
@@ -192,7 +194,7 @@ class _Loaded(Loader):
 
 
 class _MonaiUtils(Loader):
-    """Loader of the module by which MONAI imports its parts and its optional libraries."""
+    """Loader of ``monai.utils.module``; replaces the two names after its execution."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -202,7 +204,7 @@ class _MonaiUtils(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        # It imports all 500 modules of MONAI, and executes each of them twice.
+        # The original imports all 500 modules of MONAI, and executes each of them twice.
         vars(module)["load_submodules"] = _load_data_first
         vars(module)["optional_import"] = _optional_import(module.optional_import)
 
@@ -211,14 +213,14 @@ class _MonaiUtils(Loader):
 
 
 def _load_data_first(*args: Any, **kwargs: Any) -> tuple[list[str], list[str]]:
-    """In place of MONAI's ``load_submodules``: ``monai.data`` and ``monai.transforms`` import each other, which works
-    only if data comes first, as in the order of the alphabet."""
+    """Replacement of MONAI's ``load_submodules``: imports ``monai.data`` only, which must precede ``monai.transforms``,
+    because they import each other."""
     importlib.import_module("monai.data")
     return [], []
 
 
 def _optional_import(original: Callable[..., tuple[Any, bool]]) -> Callable[..., tuple[Any, bool]]:
-    """MONAI's function, with a ``DeferredObject`` in place of what is in ``OPTIONAL`` and installed."""
+    """MONAI's function, but with a ``DeferredObject`` for an installed library of ``OPTIONAL``."""
 
     def optional_import(
         module: str, version: str = "", version_checker: Any = None, name: str = "", *args: Any, **kwargs: Any
@@ -233,7 +235,7 @@ def _optional_import(original: Callable[..., tuple[Any, bool]]) -> Callable[...,
 
 
 class _Finder:
-    """Finds the modules named above, by Python's own finder, and gives them another loader."""
+    """Finder of the modules above: Python's own finder with another loader."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
         if name in MODULES:
@@ -244,12 +246,12 @@ class _Finder:
         deferral = getattr(sys.modules.get(package), "__dict__", {}).get("__deferred__")
         if deferral is None or deferral._is_running or name in deferral.names.values():
             return None
-        # A part of a package is never executed before its package.
+        # A submodule must not be executed before its package.
         deferral.load(sys.modules[package])
         found = sys.modules.get(name)
         if found is None:
             return None
-        # Python takes the spec of a module that came into being meanwhile, and would execute the module again by it.
+        # Python would use the spec of the module that exists now, and execute the module again.
         found.__spec__ = ModuleSpec(name, _Loaded(found))
         return found.__spec__
 
@@ -262,13 +264,13 @@ class _Finder:
 
 
 def install() -> None:
-    """From now on, imports of this process wait as described above; once."""
+    """Defer imports of this process from now on; idempotent."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())  # type: ignore[arg-type]
 
 
 def load(*names: str) -> None:
-    """Execute modules that wait; of a process whose forks would each do it. Without names: all that were imported."""
+    """Execute deferred modules, before forks that would each do it. Without names: all that were imported."""
     for name in names or MODULES:
         module = sys.modules.get(name)
         deferral = vars(module).get("__deferred__") if module is not None else None

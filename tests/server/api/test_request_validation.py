@@ -241,7 +241,7 @@ def test_image_upload_stays_inside(client: TestClient, tmp_path: Path, case: str
 def test_code_cannot_be_uploaded(client: TestClient, tmp_path: Path) -> None:
     before = tree(tmp_path)
     refused(client.put("/datastore/image?image=main", files={"file": ("main.py", b"import os")}), 400, "must be one of")
-    refused(client.put("/datastore/label?image=a", files={"label": ("a.py", b"import os")}), 400, "none of")
+    refused(client.put("/datastore/label?image=a", files={"label": ("a.py", b"import os")}), 400, "must be one of")
     assert tree(tmp_path) == before
 
 
@@ -494,4 +494,4 @@ def test_no_answer_from_pacs_or_login(context: ServerContext, monkeypatch: pytes
         raise requests.ConnectionError("inner-host:8042")
 
     monkeypatch.setattr(context.datastore, "status", fail)
-    refused(client_of(context).get("/info/"), 503, "does not answer")
+    refused(client_of(context).get("/info/"), 503, "no response")

@@ -98,7 +98,7 @@ def test_nonsense_is_told_and_changes_nothing(fake: FakePacs, store: PacsDatasto
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="does not answer"):
+    with pytest.raises(Unavailable, match="no response"):
         Pacs(f"http://127.0.0.1:{free_port()}/dicom-web", QUICK).series()
 
 
@@ -143,7 +143,7 @@ def test_a_series_that_is_only_listed_hides_no_other(fake: FakePacs, store: Pacs
 def test_another_image_than_asked_for(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "other"), tmp_path).read_bytes()
     fake.answer = sends(film)
-    with pytest.raises(Unavailable, match=r"asked for SOPInstanceUID 1\.2\.3\.4"):
+    with pytest.raises(Unavailable, match=r"requested SOPInstanceUID 1\.2\.3\.4"):
         store.get_image_uri("1.2.3")
 
 
@@ -219,7 +219,7 @@ def test_a_label_is_safe_whatever_the_pacs_says(fake: FakePacs, store: PacsDatas
     with pytest.raises(Unavailable):
         store.exchange.send()
     state = store.get_label_info("1.2.3", "final")["pacs"]
-    assert state["state"] == "waiting" and "does not answer" in state["reason"] and "safe" in state["reason"]
+    assert state["state"] == "waiting" and "no response" in state["reason"] and "saved" in state["reason"]
     kept = Path(store.get_label_uri("1.2.3", "final"))
     assert kept.read_bytes() == (tmp_path / "label.seg.nrrd").read_bytes()
 

@@ -260,14 +260,14 @@ def test_the_cache_is_bounded(orthanc: Orthanc, make: Make, tmp_path: Path) -> N
     for case in cases[:2]:
         store.get_image_uri(case)
     submit(store, cases[0], random_masks(store, cases[0]), tmp_path)
-    cache = ImageCache(store.images.folder, store.pacs, most_bytes=5000, is_dear=store.is_labelled)
+    cache = ImageCache(store.images.folder, store.pacs, most_bytes=5000, is_preferred=store.is_labelled)
     cache.get(store.references()[cases[2]])
     assert all(cache.has(store.references()[case]) for case in cases)  # all were used a moment ago
     for age, case in enumerate(cases[:2]):
         old = (cache.folder / case).stat().st_mtime - IN_USE_SECONDS - 100 + age
         os.utime(cache.folder / case, (old, old))
     shutil.rmtree(cache.folder / cases[2])
-    cache = ImageCache(store.images.folder, store.pacs, most_bytes=5000, is_dear=store.is_labelled)
+    cache = ImageCache(store.images.folder, store.pacs, most_bytes=5000, is_preferred=store.is_labelled)
     cache.get(store.references()[cases[2]])
     # The one without a label goes first, though it was used later.
     assert [cache.has(store.references()[case]) for case in cases] == [True, False, True]

@@ -1,4 +1,4 @@
-"""Audit of the served study: ``record`` for its parts, ``audited`` for its endpoints.
+"""Audit log of the served study: ``record`` for parts of the server, ``audited`` for endpoints.
 
 @router.delete("/label", dependencies=[require("admin")])
 def remove_label(line: Annotated[AuditLine, audited("label removed")], ...) -> ...:
@@ -21,7 +21,7 @@ _log: AuditLog | None = None
 
 
 def write_to(log: AuditLog) -> None:
-    """From now on, ``record`` and ``require`` of this process mean this log."""
+    """Set the log of this process for ``record`` and ``require``."""
     global _log
     log.address = lambda: caller().address
     _log = log
@@ -40,10 +40,10 @@ def record(action: str, user: str, **details: Any) -> None:
 
 
 class AuditLine:
-    """Line about one request; written when its endpoint has returned, and not where that raised.
+    """Record of one request, written after its endpoint has returned without an error.
 
     Args:
-        action: what the endpoint does, e.g. "label saved".
+        action: action of the endpoint, e.g. "label saved".
     """
 
     def __init__(self, action: str) -> None:
@@ -52,18 +52,18 @@ class AuditLine:
         self._details: dict[str, Any] = {}
 
     def describe(self, user: str, **details: Any) -> None:
-        """Set who acts, and on what (JSON values). Without it, the line says only who is logged in."""
+        """Set user and details (JSON values); default: the logged-in user, without details."""
         self._user, self._details = user, details
 
     def write(self) -> None:
-        """Raises AuditFailed."""
+        """Write the record. Raises AuditFailed."""
         record(self.action, user_name() if self._user is None else self._user, **self._details)
 
 
 def audited(action: str) -> Any:
-    """Dependency of an endpoint that the audit has a line about; it is refused (503) where no line could be written.
+    """Dependency of an endpoint with a record in the audit log; 503 if the log is not writable.
 
-    The line is on disk before the answer is sent; should that fail, the answer is 503.
+    The record is on disk before the response is sent; if that fails, the response is 503.
     """
 
     def line() -> Iterator[AuditLine]:

@@ -1,4 +1,4 @@
-"""The user of the request that is worked on: set by ``server/auth/middleware.py``, known in every thread of it."""
+"""User of the current request: set by ``server/auth/middleware.py``, available in all threads of the request."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ANONYMOUS = "anonymous"
 
 
 class User(BaseModel):
-    """A person or program that has logged in, as ``GET /auth/token/valid`` answers it.
+    """Person or program that has logged in; response of ``GET /auth/token/valid``.
 
     Attributes:
-        username: identifies the user.
-        email: address, where the provider knows one.
+        username: login name.
+        email: address, if the provider has one.
         name: full name.
-        roles: in the host's words (``MONAI_LABEL_AUTH_ROLE_...``), with all that each includes.
+        roles: names of the host (``MONAI_LABEL_AUTH_ROLE_...``), including those below.
     """
 
     username: str
@@ -30,13 +30,13 @@ class User(BaseModel):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who a request comes from.
+    """Origin of a request.
 
     Attributes:
-        address: of the client, as far as the server can tell; "" for a job or a command.
-        user: who is logged in; None where the server has no login.
-        session: id of the login session, ended by a logout; "" where this server keeps none.
-        is_browser: whether it is a web browser. OHIF, for one, gets its images from the PACS itself.
+        address: network address of the client; "" for a job or a command.
+        user: logged-in user; None without a login.
+        session: id of the login session, ended by a logout; "" for a token of a provider.
+        is_browser: whether the client is a web browser; OHIF loads images from the PACS itself.
     """
 
     address: str = ""
@@ -65,12 +65,12 @@ def leave(token: Any) -> None:
 
 
 def user_name(claimed: object = None) -> str:
-    """Name of the user who is logged in. Without a login: what the client calls itself, to tell clients apart."""
+    """Name of the logged-in user; without a login the name that the client claims."""
     user = caller().user
     return user.username if user else str(claimed or ANONYMOUS)
 
 
 def stamped(params: Mapping[str, Any]) -> dict[str, Any]:
-    """A client's parameters with the name of the logged-in user, so that no client uses the name of another."""
+    """Parameters of a request with the name of the logged-in user in place of a claimed one."""
     user = caller().user
     return {**params, "client_id": user.username, "user": user.username} if user else dict(params)

@@ -1,6 +1,6 @@
-"""Login sessions of this server, as rows in SQLite: short-lived, and worth nothing once they have ended.
+"""Login sessions of this server in SQLite.
 
-A token is random; the table holds its SHA-256, so who reads the file cannot log in with it.
+A token is random; the table holds its SHA-256 digest, so that the file is of no use for a login.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from samstudent.util.database import connection, make_tables
 
-#: Seconds after which a session ends. A browser's is renewed while it is used.
+#: Lifetime of a session, seconds; a browser's session is renewed while it is used.
 LIFE = 3600.0
-#: Seconds after which it ends, however much it is used: a working day.
+#: Longest lifetime of a renewed session, seconds: a working day.
 LONGEST_SESSION = 12 * 3600.0
-#: How tokens of ours begin; those of OpenID providers begin otherwise.
+#: Prefix of this server's tokens, in contrast to those of OpenID providers.
 PREFIX = "samstudent."
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -32,7 +32,7 @@ _COLUMNS = "digest, name, roles, source, started, expires, email, full_name, ver
 
 
 class InvalidToken(Exception):
-    """A token that nobody is logged in by: unknown, expired, ended, or of a user that has changed since."""
+    """Token that is unknown, expired or logged out, or whose user has changed since the login."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Session:
     """One login.
 
     Attributes:
-        id: SHA-256 of its token.
-        name, email, full_name: of the user.
-        roles: as recognised at the login.
-        source: who recognised the user, "users" (file) or "openid".
+        id: SHA-256 digest of the token.
+        name, email, full_name: data of the user.
+        roles: roles at the login.
+        source: kind of the login, "users" (file) or "openid".
         started, expires: seconds since 1970.
-        version: of what was known of the user at the login. Not by time: the clock may be set back.
+        version: version of the user's entry at the login.
     """
 
     id: str
@@ -60,11 +60,11 @@ class Session:
 
 
 class LoginSessions:
-    """Sessions of one server; they stay over a restart.
+    """Sessions of one server, preserved over a restart.
 
     Args:
-        path: the SQLite file; made where it is missing, for its owner only.
-        life: of a session, seconds.
+        path: SQLite file; created if missing, accessible to its owner only.
+        life: lifetime of a session, seconds.
 
     Raises:
         UserError: the file is no database. OSError: it cannot be opened.
@@ -75,13 +75,13 @@ class LoginSessions:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         os.chmod(path, 0o600)
-        make_tables(path, _SCHEMA, "rename it: a new one will be made, and everybody logs in again")
+        make_tables(path, _SCHEMA, "rename it: a new one is created, and everybody logs in again")
 
     def open(self, name: str, roles: tuple[str, ...], source: str, **more: Any) -> tuple[str, Session]:
         """Token and session of a new login.
 
         Args:
-            name: of the user.
+            name: name of the user.
             roles: see ``Session``.
             source: see ``Session``.
             more: ``email``, ``full_name``, ``version``.
@@ -99,7 +99,7 @@ class LoginSessions:
         """Session of a token.
 
         Raises:
-            InvalidToken: there is none, or it has expired.
+            InvalidToken: unknown or expired.
         """
         with connection(self.path) as database:
             row = database.execute(f"SELECT {_COLUMNS} FROM sessions WHERE digest = ?", (_digest(token),)).fetchone()
@@ -112,7 +112,7 @@ class LoginSessions:
         return session
 
     def renew(self, session: Session) -> float | None:
-        """Let a session last longer, if it is time for that and it is not too old; seconds that it has then."""
+        """Extend a session after half of its lifetime; the new remaining seconds, or None if it was not extended."""
         now = time.time()
         if session.expires - now > self.life / 2 or now - session.started > LONGEST_SESSION:
             return None
@@ -122,13 +122,13 @@ class LoginSessions:
         return expires - now
 
     def end(self, session_id: str) -> None:
-        """Log out; at once for all requests."""
+        """Log out, with immediate effect."""
         with connection(self.path) as database:
             database.execute("DELETE FROM sessions WHERE digest = ?", (session_id,))
 
 
 def is_ours(token: str) -> bool:
-    """Whether a token has the form of those that this server gives."""
+    """Whether a token was issued by a server of this kind."""
     return token.startswith(PREFIX)
 
 

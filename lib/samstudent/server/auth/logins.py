@@ -1,4 +1,4 @@
-"""Logins: by a users file, or by an OpenID provider. ``server/auth/middleware.py`` asks one for every request."""
+"""Logins: by a users file, or by an OpenID provider; used by ``server/auth/middleware.py`` for every request."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from samstudent.server.auth.roles import with_lower
 from samstudent.server.auth.throttle import Throttle
 from samstudent.server.auth.users import Users
 
-#: Names the users file, and with that switches the built-in login on; ``samstudent serve --users`` sets it.
+#: Path of the users file, which enables the built-in login; set by ``samstudent serve --users``.
 USERS_FILE = "SAMSTUDENT_USERS"
-#: Of the OpenID provider: this server's secret there, and other names that tokens may be for, with commas between.
+#: OpenID client secret of this server, and further accepted audiences of tokens, separated by commas.
 CLIENT_SECRET = "SAMSTUDENT_OPENID_CLIENT_SECRET"
 AUDIENCES = "SAMSTUDENT_OPENID_AUDIENCES"
-#: Provider's tokens that are remembered as checked, and browsers that may be on their way to it and back.
+#: Largest number of cached tokens of the provider, and of browsers in the code flow.
 MOST_CHECKED = MOST_PENDING = 1000
-#: Seconds for which a checked token is not checked again.
+#: Time for which a verified token is cached, seconds.
 CHECKED_FOR = 60.0
 
 
 class Refused(UserError):
-    """Name and password, or what a provider says, do not fit (HTTP 401)."""
+    """Wrong name or password, or a user without a role (HTTP 401)."""
 
     status = 401
 
 
 class Login(ABC):
-    """How people log in to one server.
+    """Login of one server.
 
     Args:
-        sessions: those of browsers, and with a users file of all clients.
+        sessions: sessions of browsers, and with a users file of all clients.
     """
 
-    #: In sessions, and in the audit.
+    #: Name of the kind of login in sessions and in the audit log.
     source: str
 
     def __init__(self, sessions: LoginSessions) -> None:
@@ -56,33 +56,33 @@ class Login(ABC):
 
     @abstractmethod
     def user_of(self, token: str) -> tuple[User, Session | None]:
-        """Whose token this is, and the session if it is one of this server's.
+        """User of a token, and its session if this server issued it.
 
         Raises:
-            InvalidToken: nobody's.
+            InvalidToken: invalid or expired token.
         """
 
     @abstractmethod
     def _by_password(self, name: str, password: str) -> dict[str, Any] | None:
-        """OAuth's answer with a token; None where name and password do not fit."""
+        """Token response of OAuth; None for a wrong name or password."""
 
     def by_password(self, name: str, password: str) -> dict[str, Any]:
-        """A token for name and password, as OAuth's password grant answers.
+        """Log in with name and password: token response of OAuth's password grant.
 
         Raises:
-            Refused: they do not fit. Throttled: too many did not. AuditFailed: nobody would know of it.
+            Refused: wrong name or password. Throttled: too many failed logins. AuditFailed: no audit record.
         """
         address = caller().address
         self.throttle.check(name, address)
         audit.require()
-        answer = self._by_password(name, password)
-        if answer is None:
+        issued = self._by_password(name, password)
+        if issued is None:
             self.throttle.failed(name, address)
             audit.record("login failed", name, by=self.source)
             raise Refused("user name or password is wrong")
         self.throttle.succeeded(name, address)
         audit.record("login", name, by=self.source)
-        return answer
+        return issued
 
     def _session(self, name: str, roles: tuple[str, ...], **more: Any) -> dict[str, Any]:
         token, session = self.sessions.open(name, roles, self.source, **more)
@@ -91,14 +91,14 @@ class Login(ABC):
 
 
 class FileLogin(Login):
-    """Users and roles in a file. A token counts as long as its user is in it, with the password and role of then."""
+    """Login by a users file. A token is valid as long as the user's entry in the file is unchanged."""
 
     source = "users"
 
     def __init__(self, users: Users, sessions: LoginSessions) -> None:
         super().__init__(sessions)
         self.users = users
-        # Each comparison takes 64 MB and half a core for a moment.
+        # Each comparison of a password needs 64 MB.
         self._comparing = threading.BoundedSemaphore(2)
 
     def user_of(self, token: str) -> tuple[User, Session | None]:
@@ -109,15 +109,18 @@ class FileLogin(Login):
         return User(username=session.name, name=session.name, roles=with_lower([entry.role])), session
 
     def _by_password(self, name: str, password: str) -> dict[str, Any] | None:
-        entry = self.users.get(name)  # first: should the password change meanwhile, the token is worth nothing
+        entry = self.users.get(name)  # first: if the password changes meanwhile, the token is invalid
         with self._comparing:
             right = self.users.check(name, password)
         return self._session(name, (entry.role,), version=entry.changed) if right and entry else None
 
 
 class OpenIdLogin(Login):
-    """An OpenID provider's users. Clients bring its tokens; browsers are sent there and get a session of ours, because
-    the tokens of some providers are larger than a cookie may be."""
+    """Login by an OpenID provider.
+
+    Clients send its tokens; browsers use the code flow and get a session of this server, because tokens of some
+    providers exceed the size of a cookie.
+    """
 
     source = "openid"
 
@@ -126,7 +129,7 @@ class OpenIdLogin(Login):
         self.provider = provider
         self._checked: TTLCache[bytes, User] = TTLCache(MOST_CHECKED, CHECKED_FOR)
         self._pending: TTLCache[str, PendingLogin] = TTLCache(MOST_PENDING, PENDING_SECONDS)
-        #: Digests of tokens that the audit has a line about.
+        #: Digests of tokens whose login is in the audit log.
         self._recorded: TTLCache[bytes, bool] = TTLCache(MOST_CHECKED, 86400)
         self._lock = threading.Lock()
 
@@ -134,7 +137,7 @@ class OpenIdLogin(Login):
         if is_ours(token):
             session = self.sessions.read(token)
             if session.source != self.source:
-                raise InvalidToken("of another kind of login")
+                raise InvalidToken("the token belongs to another kind of login")
             roles = with_lower(session.roles)
             return User(username=session.name, email=session.email, name=session.full_name, roles=roles), session
         key = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
@@ -153,11 +156,11 @@ class OpenIdLogin(Login):
         return user, None
 
     def start(self, callback: str, next: str) -> tuple[str, str]:
-        """Address of the provider to which a browser is sent, and the state by which it is known when it comes back.
+        """Begin the code flow: address of the provider for the redirect, and the state parameter.
 
         Args:
-            callback: address of this server to which the provider sends it back.
-            next: address on this server to which it goes then.
+            callback: redirect URI of this server.
+            next: address on this server after the login.
         """
         pending = PendingLogin(next)
         address = self.provider.start(callback, pending)
@@ -166,29 +169,29 @@ class OpenIdLogin(Login):
         return address, pending.state
 
     def pending(self, state: str, known_state: str) -> PendingLogin | None:
-        """The login that a browser comes back from, once; None: it was not begun here, or took too long.
+        """Pending login of a callback, once; None: it was started in another browser, or has expired.
 
         Args:
-            state: what the provider sent back.
-            known_state: what the browser was given when it was sent.
+            state: state parameter of the callback.
+            known_state: state in the browser's cookie.
         """
         with self._lock:
             pending = self._pending.pop(state, None)
         return pending if secrets.compare_digest(known_state.encode(), state.encode()) else None
 
     def finish(self, code: str, callback: str, pending: PendingLogin) -> dict[str, Any]:
-        """A browser's session for the user who came back with a code.
+        """Finish the code flow: token response with a session of this server.
 
         Raises:
-            jwt.InvalidTokenError: see ``Provider.finish``. Refused: no role here.
+            jwt.InvalidTokenError: see ``Provider.finish``. Refused: the user has no role.
         """
         return self.open(self.provider.finish(code, callback, pending))
 
     def open(self, person: Person) -> dict[str, Any]:
-        """A browser's session for a user whom the provider knows. Raises Refused."""
+        """Token response with a session for a user of the provider. Raises Refused."""
         if not with_lower(person.roles):
-            audit.record("login failed", person.name, by=self.source, why="no role here")
-            raise Refused(f"{person.name} has no role for this server; the provider gives {list(person.roles)}")
+            audit.record("login failed", person.name, by=self.source, why="no role for this server")
+            raise Refused(f"{person.name} has no role for this server; roles at the provider: {list(person.roles)}")
         audit.record("login", person.name, by=self.source)
         return self._session(person.name, person.roles, email=person.email, full_name=person.full_name)
 
@@ -201,13 +204,13 @@ def _user(person: Person) -> User:
 
 
 def configured(app_dir: str) -> Login | None:
-    """The login that the environment asks for; None: everybody may do everything.
+    """Login as configured by the environment; None: no login.
 
     Args:
-        app_dir: for the sessions, where there is no users file to keep them beside.
+        app_dir: folder of the sessions of an OpenID login; those of a users file are beside it.
 
     Raises:
-        UserError: two are asked for, the users file is none, or the host was started without knowing of it.
+        UserError: two logins are configured, the users file is invalid, or the host was started without login.
     """
     users_file = os.environ.get(USERS_FILE, "")
     if not settings.MONAI_LABEL_AUTH_ENABLE:
@@ -215,7 +218,7 @@ def configured(app_dir: str) -> Login | None:
             raise UserError(f"{USERS_FILE} needs MONAI_LABEL_AUTH_ENABLE=true, too; samstudent serve --users sets both")
         return None
     if users_file:
-        # Not the environment: the host writes all of its settings there.
+        # The setting, not the environment, to which the host writes all of its settings.
         if type(settings).model_fields["MONAI_LABEL_AUTH_REALM_URI"].default != settings.MONAI_LABEL_AUTH_REALM_URI:
             raise UserError(f"either {USERS_FILE} or MONAI_LABEL_AUTH_REALM_URI: one server has one login")
         users = Users(Path(users_file))

@@ -1,7 +1,7 @@
-"""Authentication middleware: who sends a request, and whether a page of another site made the browser send it.
+"""Authentication middleware: user of a request, and protection against requests from pages of other sites.
 
-Closed by default: an endpoint, file or page that is not named in ``PUBLIC`` needs a login, also one that forgets to ask
-for a role. Which role is needed is for the endpoint to say (``server/auth/roles.py``).
+A login is required for all endpoints, files and pages except those in ``PUBLIC``, even if an endpoint does not require
+a role. Roles are required at the endpoints (``server/auth/roles.py``).
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ logger = logging.getLogger(__name__)
 
 COOKIE = "samstudent_session"
 LOGIN_PAGE = "/samstudent/login"
-#: What must work before anybody is logged in.
+#: Paths that are accessible without a login.
 PUBLIC = frozenset({"/auth/", "/auth/token", LOGIN_PAGE, f"{LOGIN_PAGE}/callback", "/favicon.ico"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-#: Bytes that may be sent before a login.
+#: Longest body without a login, bytes.
 _LARGEST_FORM = 16_384
-#: Threads that may look tokens up at once; an OpenID provider may have to be asked.
-_LOOKING_UP = 8
+#: Largest number of concurrent token verifications, some of which wait for an OpenID provider.
+_VERIFICATIONS = 8
 
 
 class Authentication:
     """ASGI middleware.
 
     Args:
-        app: what lies behind.
-        login: None: everybody may do everything, but other sites may not make a browser do it.
-        origins: of other sites that may.
-        grants: images that may be read without a token, where this is switched on.
+        app: next ASGI application.
+        login: login of the server; None: no login, but requests from pages of other sites are refused all the same.
+        origins: origins of other sites that are allowed.
+        grants: images that may be read without a token; None: disabled.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Authentication:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        if scope["type"] == "websocket":  # there are none; should one come, it does not come in by itself
+        if scope["type"] == "websocket":  # the server has no websockets
             await send({"type": "websocket.close", "code": 1008})
             return
         request = Request(scope)
@@ -71,48 +71,48 @@ class Authentication:
             leave(who)
 
     async def _enter(self, request: Request, address: str, send: Send) -> tuple[Response | None, Send]:
-        """What to answer instead of the endpoint, if anything; and how to send."""
+        """Response in place of the endpoint's, or None; and the send function."""
         if request.method not in _READING and _is_foreign(request, self.origins):
-            return _refuse(403, "a page of another site sent this request"), send
+            return _refuse(403, "requests from pages of other sites are not allowed"), send
         if self.login is None:
             return None, send
         if _path(request) in PUBLIC:
             small = request.method in _READING or 0 <= _length(request) <= _LARGEST_FORM
-            return (None if small else _refuse(413, "a login is shorter")), send
-        given, by_cookie = _token(request)
-        if given is None:
+            return (None if small else _refuse(413, f"a login has at most {_LARGEST_FORM} bytes")), send
+        token, by_cookie = _token(request)
+        if token is None:
             if self.grants is None or (granted_to := self.grants.user_of(request, _path(request), address)) is None:
-                return _ask_to_log_in(request, "log in first"), send
+                return _login_required(request, "login required"), send
             enter(replace(caller(), user=granted_to))
             return None, send
         try:
-            user, session = await self._look_up(self.login.user_of, given)
-            life = await self._look_up(self.login.sessions.renew, session) if by_cookie and session else None
+            user, session = await self._in_thread(self.login.user_of, token)
+            life = await self._in_thread(self.login.sessions.renew, session) if by_cookie and session else None
         except InvalidToken as error:
-            logger.info("a token is refused: %s", error)
-            return _ask_to_log_in(request, "this login is not valid, or has expired; log in again"), send
+            logger.info("invalid token: %s", error)
+            return _login_required(request, "the login is invalid or has expired; log in again"), send
         except requests.RequestException as error:
-            logger.error("the OpenID provider does not answer: %s", error)
-            return _refuse(503, "the OpenID provider does not answer; try again"), send
+            logger.error("no response from the OpenID provider: %s", error)
+            return _refuse(503, "no response from the OpenID provider; try again"), send
         except (UserError, OSError) as error:
-            logger.error("a login cannot be checked: %s", error)
-            return _refuse(503, "logins cannot be checked at the moment; the log says why"), send
+            logger.error("a login could not be verified: %s", error)
+            return _refuse(503, "logins cannot be verified at the moment; see the server's log for details"), send
         enter(replace(caller(), user=user, session=session.id if session else ""))
-        if life is not None:  # a browser's login lasts as long as it is used
-            send = _with_cookie(cookie(request, given, life), send)
+        if life is not None:  # a browser's session is renewed while it is used
+            send = _with_cookie(cookie(request, token, life), send)
         return None, send
 
-    async def _look_up(self, look_up: Callable[..., Any], *arguments: Any) -> Any:
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self._limiter is None:
-            self._limiter = CapacityLimiter(_LOOKING_UP)
-        return await to_thread.run_sync(look_up, *arguments, limiter=self._limiter)
+            self._limiter = CapacityLimiter(_VERIFICATIONS)
+        return await to_thread.run_sync(function, *arguments, limiter=self._limiter)
 
 
 def _with_cookie(header: str, send: Send) -> Send:
     async def with_cookie(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            if COOKIE not in headers.get("set-cookie", ""):  # a logout clears it
+            if COOKIE not in headers.get("set-cookie", ""):  # a logout deletes it
                 headers.append("set-cookie", header)
         await send(message)
 
@@ -120,7 +120,7 @@ def _with_cookie(header: str, send: Send) -> Send:
 
 
 def cookie(request: Request, token: str, life: float) -> str:
-    """The Set-Cookie header of a browser's login: out of reach for scripts, and never sent from another site."""
+    """Set-Cookie header of a browser's session: not accessible to scripts, and not sent from other sites."""
     response = Response()
     response.set_cookie(
         COOKIE, token, max_age=max(1, round(life)), httponly=True, samesite="strict",
@@ -134,7 +134,7 @@ def _path(request: Request) -> str:
 
 
 def _length(request: Request) -> int:
-    """Length of the body in bytes by its header; -1 without one."""
+    """Content-Length in bytes; -1 without the header."""
     length = request.headers.get("content-length", "")
     return int(length) if length.isdecimal() else -1
 
@@ -148,7 +148,7 @@ def _token(request: Request) -> tuple[str | None, bool]:
 
 
 def _is_foreign(request: Request, origins: Collection[str]) -> bool:
-    """Whether a browser says that a page of another site sends the request. Other programs say nothing."""
+    """Whether the browser's headers name a page of another site as origin; other programs send no such headers."""
     origin = request.headers.get("origin")
     if origin in origins:
         return False
@@ -157,11 +157,12 @@ def _is_foreign(request: Request, origins: Collection[str]) -> bool:
     return origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
 
 
-def _ask_to_log_in(request: Request, reason: str) -> Response:
+def _login_required(request: Request, reason: str) -> Response:
+    """Redirect to the login page for a browser, else 401."""
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         root = request.scope.get("root_path", "")
-        wanted = _path(request) + (f"?{request.url.query}" if request.url.query else "")
-        return RedirectResponse(f"{root}{LOGIN_PAGE}?next={quote(root + wanted)}", status_code=302)
+        address = _path(request) + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"{root}{LOGIN_PAGE}?next={quote(root + address)}", status_code=302)
     return _refuse(401, reason, {"WWW-Authenticate": "Bearer"})
 
 

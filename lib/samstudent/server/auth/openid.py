@@ -1,7 +1,7 @@
-"""An OpenID provider (Keycloak or another): its tokens checked, and browsers sent there to log in.
+"""Client of an OpenID provider (Keycloak or another): verification of tokens, and login of browsers by the code flow.
 
-What it offers is read from its ``/.well-known/openid-configuration``; the host reads a Keycloak realm's own address
-instead, which names one key without its id, so that a realm that changes its keys is refused from then on.
+The configuration is read from ``/.well-known/openid-configuration``. The host reads the address of a Keycloak realm
+instead, which has one key without its id, and fails after a key rotation.
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from authlib.integrations.requests_client import OAuth2Session
 
 logger = logging.getLogger(__name__)
 
-#: Signatures whose public key verifies but cannot sign. HS256 is not among them: with it, whoever knows the public key
-#: makes any token.
+#: Accepted asymmetric signature algorithms. Not HS256: the public key would be sufficient to sign tokens.
 ASYMMETRIC = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
-#: An unknown key is looked for at the provider's, but not oftener than this (seconds): anybody can name one.
+#: Shortest interval between two requests for the keys because of an unknown key id, seconds: any client can send one.
 LOOK_AGAIN = 10.0
-#: Keys are read again after this (seconds), so that a withdrawn key counts no more.
+#: Lifetime of the cached keys, seconds, after which a withdrawn key is invalid.
 READ_AGAIN = 600.0
-#: Clocks differ (seconds).
+#: Tolerated difference of clocks, seconds.
 LEEWAY = 30.0
-#: Seconds for logging in at the provider's.
+#: Longest duration of the code flow, seconds.
 PENDING_SECONDS = 600
 
 
 @dataclass(frozen=True)
 class Claims:
-    """Names of the claims that say who a user is; a ``#`` leads inwards, as in Keycloak's ``realm_access#roles``."""
+    """Names of the claims about a user; ``#`` separates levels, as in Keycloak's ``realm_access#roles``."""
 
     username: str
     email: str
@@ -46,7 +45,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class Person:
-    """Who a token is about."""
+    """Subject of a token."""
 
     name: str
     roles: tuple[str, ...]
@@ -56,11 +55,11 @@ class Person:
 
 @dataclass(frozen=True)
 class PendingLogin:
-    """What is remembered of a browser until it comes back from the provider.
+    """State of the code flow of one browser.
 
     Attributes:
-        next: address on this server to which it goes then.
-        state, nonce, verifier: random texts by which the way back, the ID token and the code are known.
+        next: address on this server after the login.
+        state, nonce, verifier: random strings for callback, ID token and code (PKCE).
     """
 
     next: str
@@ -70,63 +69,63 @@ class PendingLogin:
 
 
 class ProviderKeys(jwt.PyJWKClient):
-    """Keys of a provider. Those that are known count while it does not answer.
+    """Keys of a provider, cached; cached keys stay valid while the provider does not respond.
 
-    By ``requests``, as all that this server asks of a provider: with the same proxies and certificates.
+    Fetched by ``requests`` as all data of the provider, with the same proxies and certificates.
 
     Args:
-        uri: the provider's ``jwks_uri``.
-        timeout: seconds.
+        uri: ``jwks_uri`` of the provider.
+        timeout: timeout of a request, seconds.
     """
 
     def __init__(self, uri: str, timeout: float) -> None:
         super().__init__(uri, lifespan=READ_AGAIN, timeout=timeout, cooldown_duration=LOOK_AGAIN)
         self._lock = threading.Lock()
         self._known: dict[str, Any] = {}
-        self._asked = -LOOK_AGAIN
+        self._fetched = -LOOK_AGAIN
 
     def fetch_data(self) -> Any:
-        """The provider's key set, as JSON values."""
-        if self._known and time.monotonic() - self._asked < LOOK_AGAIN:
+        """Key set of the provider, as JSON values."""
+        if self._known and time.monotonic() - self._fetched < LOOK_AGAIN:
             return self._known
-        self._asked = time.monotonic()
+        self._fetched = time.monotonic()
         try:
             self._known = _json_of(self.uri, self.timeout)
         except (requests.RequestException, ValueError):
             if not self._known:
                 raise
-            logger.exception("%s: keys could not be read again; those known count", self.uri)
+            logger.exception("%s: keys could not be updated; the cached ones stay valid", self.uri)
         return self._known
 
     def key(self, kid: str | None, refresh: bool = False) -> jwt.PyJWK:
-        """Key of an id; where a token names none, the provider's only one.
+        """Key of an id; without an id the only key of the provider.
 
         Args:
-            kid: as the token names it.
-            refresh: read the provider's keys again before, unless that was just done.
+            kid: key id in the token.
+            refresh: fetch the keys before, unless that was done recently.
 
         Raises:
-            jwt.PyJWKClientError: there is no such key. requests.RequestException: the provider does not answer.
+            jwt.PyJWKClientError: no such key. requests.RequestException: no response from the provider.
         """
         with self._lock:
             if kid is not None:
                 return self.get_signing_key(kid)
             keys = [key for key in self.get_jwk_set(refresh).keys if key.public_key_use in ("sig", None)]
             if len(keys) != 1:
-                raise jwt.PyJWKClientError(f"the token names none of the provider's {len(keys)} keys")
+                raise jwt.PyJWKClientError(f"the token has no key id, and the provider has {len(keys)} keys")
             return keys[0]
 
 
 class Provider:
-    """One OpenID provider.
+    """Client of one OpenID provider.
 
     Args:
-        issuer: its address, below which the configuration lies; for Keycloak the realm's.
-        client_id: this server's name there; tokens must be for it.
-        claims: where to look in a token.
-        client_secret: for providers that ask one of a server.
-        audiences: other names that tokens may be for.
-        timeout: for each answer of the provider's, seconds.
+        issuer: base address of the provider; for Keycloak the address of the realm.
+        client_id: client id of this server, the required audience of tokens.
+        claims: names of the claims.
+        client_secret: client secret, if the provider requires one.
+        audiences: further accepted audiences.
+        timeout: timeout of a request, seconds.
     """
 
     def __init__(
@@ -142,47 +141,47 @@ class Provider:
         self.client_id, self.client_secret, self.claims, self.timeout = client_id, client_secret, claims, timeout
         self.audiences = {client_id, *audiences}
         self._lock = threading.Lock()
-        self._offer: tuple[dict[str, Any], ProviderKeys] | None = None
+        self._fetched_configuration: tuple[dict[str, Any], ProviderKeys] | None = None
 
     # ---- tokens ----
 
     def person(self, token: str, nonce: str | None = None) -> Person:
-        """Who a token is about.
+        """Subject of a verified token.
 
         Args:
-            token: an access token in the form of a JWT, or an ID token.
-            nonce: what an ID token must repeat.
+            token: access token (JWT) or ID token.
+            nonce: required nonce of an ID token.
 
         Raises:
-            jwt.InvalidTokenError: not this provider's, not for this server, expired, or nobody is named in it.
-            requests.RequestException: the provider does not answer, and its keys are not known yet.
+            jwt.InvalidTokenError: wrong signature, issuer or audience, expired, or without a user name.
+            requests.RequestException: no response from the provider, and no cached keys.
         """
         claims = self._verified(token)
         if nonce is not None and not secrets.compare_digest(str(claims.get("nonce")), nonce):
-            raise jwt.InvalidTokenError("the token answers another login")
+            raise jwt.InvalidTokenError("the token belongs to another login")
         return self._person(claims)
 
     def _verified(self, token: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)
         if header.get("alg") not in ASYMMETRIC:
-            raise jwt.InvalidAlgorithmError(f"tokens signed by {header.get('alg')} are not taken")
+            raise jwt.InvalidAlgorithmError(f"tokens signed by {header.get('alg')} are not accepted")
         kid = header.get("kid")
         try:
             claims = self._decoded(token, kid)
         except jwt.InvalidSignatureError:
             if kid is not None:
                 raise
-            claims = self._decoded(token, None, refresh=True)  # a new key without an id is only noticed by this
+            claims = self._decoded(token, None, refresh=True)  # a new key without an id is noticed by this alone
         aud = claims.get("aud", [])
         named = {aud} if isinstance(aud, str) else set(aud)
-        # Keycloak's access tokens are for "account", and name the client that asked for them as the authorized party.
+        # Keycloak's access tokens have the audience "account", and the client as authorized party.
         named |= {claims.get("azp"), claims.get("client_id")}
         if not named & self.audiences:
             raise jwt.InvalidAudienceError(f"the token is for {sorted(map(str, named - {None}))}, not {self.client_id}")
         return claims
 
     def _decoded(self, token: str, kid: str | None, refresh: bool = False) -> dict[str, Any]:
-        configuration, keys = self._offered()
+        configuration, keys = self._configuration_and_keys()
         try:
             key = keys.key(kid, refresh)
         except (jwt.PyJWKClientError, jwt.PyJWKSetError) as error:
@@ -211,24 +210,24 @@ class Provider:
             full_name if isinstance(full_name, str) else None,
         )
 
-    def _offered(self) -> tuple[dict[str, Any], ProviderKeys]:
-        """The provider's configuration and its keys."""
+    def _configuration_and_keys(self) -> tuple[dict[str, Any], ProviderKeys]:
+        """Configuration and keys of the provider, fetched once."""
         with self._lock:
-            if self._offer is None:
+            if self._fetched_configuration is None:
                 configuration = _json_of(f"{self.address}/.well-known/openid-configuration", self.timeout)
-                self._offer = configuration, ProviderKeys(configuration["jwks_uri"], self.timeout)
-            return self._offer
+                self._fetched_configuration = configuration, ProviderKeys(configuration["jwks_uri"], self.timeout)
+            return self._fetched_configuration
 
-    # ---- logging in ----
+    # ---- login ----
 
     def by_password(self, name: str, password: str) -> dict[str, Any] | None:
-        """The provider's answer with a token, as 3D Slicer asks for it; None if it refuses name or password."""
+        """Token response for name and password, as 3D Slicer logs in; None if the provider refuses them."""
         return self._token(self._client("openid profile"), grant_type="password", username=name, password=password)
 
     def start(self, redirect_uri: str, pending: PendingLogin) -> str:
-        """Address to which a browser is sent to log in."""
+        """Authorization address of the code flow."""
         address: str = self._client("openid profile email").create_authorization_url(
-            self._offered()[0]["authorization_endpoint"],
+            self._configuration_and_keys()[0]["authorization_endpoint"],
             state=pending.state,
             code_verifier=pending.verifier,
             nonce=pending.nonce,
@@ -237,26 +236,26 @@ class Provider:
         return address
 
     def finish(self, code: str, redirect_uri: str, pending: PendingLogin) -> Person:
-        """Who came back with this code.
+        """User of an authorization code.
 
         Raises:
-            jwt.InvalidTokenError: the provider takes code or client for wrong, or its token is no good.
-            requests.RequestException: it does not answer.
+            jwt.InvalidTokenError: code or client refused by the provider, or invalid token.
+            requests.RequestException: no response from the provider.
         """
-        answer = self._token(
+        response = self._token(
             self._client("openid profile email"),
             grant_type="authorization_code",
             code=code,
             redirect_uri=redirect_uri,
             code_verifier=pending.verifier,
         )
-        if answer is None or "id_token" not in answer:
-            raise jwt.InvalidTokenError("the provider gave no ID token for the code")
-        person = self.person(answer["id_token"], pending.nonce)
+        if response is None or "id_token" not in response:
+            raise jwt.InvalidTokenError("the provider sent no ID token for the code")
+        person = self.person(response["id_token"], pending.nonce)
         if person.roles:
             return person
         try:  # Keycloak puts roles into the access token only
-            richer = self.person(str(answer.get("access_token")))
+            richer = self.person(str(response.get("access_token")))
         except jwt.InvalidTokenError:
             return person
         return richer if richer.name == person.name else person
@@ -272,11 +271,11 @@ class Provider:
         )
 
     def _token(self, client: OAuth2Session, **form: str) -> dict[str, Any] | None:
-        """The provider's answer at its token endpoint; None where it refuses."""
+        """Response of the token endpoint; None if the provider refuses the request."""
         try:
-            return dict(client.fetch_token(self._offered()[0]["token_endpoint"], **form))
+            return dict(client.fetch_token(self._configuration_and_keys()[0]["token_endpoint"], **form))
         except OAuthError as error:
-            logger.warning("%s refuses: %s", self.address, str(error)[:200])
+            logger.warning("%s refused a token request: %s", self.address, str(error)[:200])
             return None
 
 

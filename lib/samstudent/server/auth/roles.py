@@ -1,8 +1,8 @@
-"""Roles: each includes those below it. ``require`` is what an endpoint asks for one by.
+"""Roles, each of which includes those below it. Endpoints require a role by ``require``:
 
     @router.put("/label", dependencies=[require("annotator")])
 
-A user's roles are filled up with those that they include when the user is recognised (``with_lower``).
+A user gets all included roles at the login (``with_lower``).
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from samstudent.errors import UserError
 from samstudent.server.auth.current_user import User, caller
 from samstudent.server.auth.users import ROLES
 
-#: From the least to the most. ``user`` may only read, and only exists with OpenID.
+#: In ascending order. ``user`` may only read, and exists with OpenID only.
 Role = Literal["user", "annotator", "reviewer", "admin"]
 
 
 class RoleRequired(UserError):
-    """Another role is needed (HTTP 403)."""
+    """The user lacks a role (HTTP 403)."""
 
     status = 403
 
 
 class LoginRequired(UserError):
-    """Nobody is logged in where the server has a login (HTTP 401)."""
+    """A login is required (HTTP 401)."""
 
     status = 401
 
 
-#: Describes the login in the OpenAPI description; tokens are checked by ``server/auth/middleware.py``.
+#: Login in the OpenAPI description; tokens are verified by ``server/auth/middleware.py``.
 bearer_token = OAuth2PasswordBearer(tokenUrl="auth/token", auto_error=False)
 
 
 def role_name(role: Role) -> str:
-    """A role in the host's words, which a site may choose (``MONAI_LABEL_AUTH_ROLE_...``)."""
+    """Name of a role at this site (``MONAI_LABEL_AUTH_ROLE_...``)."""
     names: dict[Role, str] = {
         "user": settings.MONAI_LABEL_AUTH_ROLE_USER,
         "annotator": settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR,
@@ -50,15 +50,15 @@ def role_name(role: Role) -> str:
 
 
 def role_names() -> tuple[str, str, str, str]:
-    """All roles in the host's words, from the least to the most."""
+    """Names of all roles at this site, in ascending order."""
     return role_name("user"), role_name("annotator"), role_name("reviewer"), role_name("admin")
 
 
 def with_lower(roles: Iterable[str]) -> list[str]:
-    """A user's roles in the host's words, with all that they include; unknown roles are left out.
+    """Names of a user's roles at this site, with all included ones; unknown roles are ignored.
 
     Args:
-        roles: in the host's words, or in those of a users file.
+        roles: names at this site, or of a users file.
     """
     names = role_names()
     known = {name: rank for rank, name in enumerate(names)} | {role: rank for rank, role in enumerate(ROLES, 1)}
@@ -67,27 +67,27 @@ def with_lower(roles: Iterable[str]) -> list[str]:
 
 
 def has_role(role: Role) -> bool:
-    """Whether the caller has a role; true for everybody where the server has no login."""
+    """Whether the current user has a role; True without a login."""
     user = caller().user
     return user is None or role_name(role) in user.roles
 
 
 def current_user() -> User:
-    """The caller; an administrator without a name of its own where the server has no login.
+    """User of the current request; without a login the host's default administrator.
 
     Raises:
-        LoginRequired: the server has a login, and nobody is logged in.
+        LoginRequired: the server has a login, and the request has no user.
     """
     user = caller().user
     if user is not None:
         return user
     if settings.MONAI_LABEL_AUTH_ENABLE:
-        raise LoginRequired("log in first")
+        raise LoginRequired("login required")
     return User(username="admin", email="admin@monailabel.com", name="UNK", roles=with_lower(["admin"]))
 
 
 def require(role: Role) -> Any:
-    """Dependency of an endpoint that only users with a role may call."""
+    """Dependency of an endpoint: a role that the user must have."""
 
     async def check() -> User:
         user = current_user()
@@ -106,14 +106,14 @@ async def _require_header(
     x_samstudent: Annotated[str | None, Header(description="any value; pages of other sites cannot set it")] = None,
 ) -> None:
     if not x_samstudent:
-        raise _ForeignRequest("header X-Samstudent: must be there, with any value; pages of other sites cannot set it")
+        raise _ForeignRequest("header X-Samstudent is required, with any value; pages of other sites cannot set it")
 
 
-#: Dependency of endpoints that change something: pages of other sites can make a browser send a request with its
-#: cookies, but not with a header of its own.
+#: Dependency of endpoints with changes: a request that a page of another site causes has the cookies of the browser,
+#: but no custom header.
 from_page: Any = Depends(_require_header)
 
 
 def permissions() -> dict[str, bool]:
-    """What the review page offers to the caller."""
+    """Actions of the review page that the current user is allowed to do."""
     return {"annotate": has_role("annotator"), "review": has_role("reviewer"), "administer": has_role("admin")}

@@ -1,4 +1,4 @@
-"""Guessing passwords is slow: who failed too often waits."""
+"""Limit on failed logins, against guessing of passwords."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 from samstudent.errors import UserError
 
-#: Seconds for which a failure counts.
+#: Time for which a failure counts, seconds.
 WINDOW = 300.0
-#: Failures within it, of one name from one address.
+#: Largest number of failures of one name from one address in that time.
 MOST_OF_A_NAME = 5
-#: Of all names from one address; a hospital may be behind one.
+#: Largest number of failures of all names from one address, which a whole hospital may share.
 MOST_OF_AN_ADDRESS = 50
-#: Names and addresses remembered; the oldest are forgotten first.
+#: Largest number of names and addresses in memory; the oldest are dropped first.
 MOST_REMEMBERED = 10_000
 
 
@@ -30,7 +30,7 @@ class Throttled(UserError):
 
 
 class Throttle:
-    """Failed logins of the last minutes, in memory. By name and address together, so that nobody locks others out."""
+    """Failed logins of the last minutes, in memory, by name and address: a stranger cannot lock out a user."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -38,7 +38,7 @@ class Throttle:
         self._lock = threading.Lock()
 
     def check(self, name: str, address: str) -> None:
-        """Raises Throttled where this login must wait."""
+        """Raises Throttled after too many failures."""
         with self._lock:
             for key, most in self._keys(name, address):
                 recent = self._recent(key)

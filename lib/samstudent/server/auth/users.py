@@ -1,7 +1,7 @@
-"""The users file of the built-in login: who there is, with which role, and the hash of each password.
+"""Users file of the built-in login: names, roles and password hashes.
 
-JSON, readable for its owner only, replaced at once. Passwords are hashed by argon2id with the library's own choice of
-costs (RFC 9106), and hashed anew at the next login when that choice changes.
+JSON, readable for its owner only, replaced atomically. Passwords are hashed by argon2id with the library's default
+parameters (RFC 9106), and rehashed at the next login after a change of these.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from samstudent.util.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-#: From the least to the most; each may do what those before may.
+#: In ascending order; each role includes those before it.
 ROLES = ("annotator", "reviewer", "admin")
 SHORTEST_PASSWORD = 8
-#: argon2 takes any length, and time in proportion.
+#: Upper bound, because the time of argon2 is proportional to the length.
 LONGEST_PASSWORD = 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _hasher = PasswordHasher()
 
 
 @functools.cache
-def _nobodys() -> str:
-    """Hash that is compared with where there is no such user, so that the time of the answer does not tell."""
+def _dummy_hash() -> str:
+    """Hash for a comparison without a user, so that the response time does not show which names exist."""
     return _hasher.hash("nobody has this password")
 
 
@@ -46,9 +46,9 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: str
-    #: argon2's text, with its parameters and salt.
+    #: Hash string of argon2, with parameters and salt.
     password: str
-    #: When password or role last changed, seconds since 1970: logins that know of another time count no more.
+    #: Time of the last change of password or role, seconds since 1970; sessions with another value are invalid.
     changed: float
 
     @field_validator("role")
@@ -66,18 +66,18 @@ class _File(BaseModel):
 
 
 class Users:
-    """A users file; made when the first user is added."""
+    """Users file; created with the first user."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._cached: tuple[object, dict[str, Entry]] = (None, {})
 
     def all(self) -> dict[str, Entry]:
-        """Name -> entry; read again when the file has changed.
+        """Entries by name; read again after a change of the file.
 
         Raises:
-            NotFound: there is no such file.
-            UserError: it is no users file.
+            NotFound: no such file.
+            UserError: invalid file.
         """
         try:
             status = self.path.stat()
@@ -100,10 +100,10 @@ class Users:
         return self.all().get(name)
 
     def check(self, name: str, password: str) -> bool:
-        """Whether this is the user's password. Takes as long where there is no such user."""
+        """Whether the password is right; takes the same time without such a user."""
         entry = self.get(name)
         try:
-            _hasher.verify(entry.password if entry else _nobodys(), password[:LONGEST_PASSWORD])
+            _hasher.verify(entry.password if entry else _dummy_hash(), password[:LONGEST_PASSWORD])
         except (VerificationError, InvalidHashError):
             return False
         if entry is not None and _hasher.check_needs_rehash(entry.password):
@@ -112,7 +112,7 @@ class Users:
         return entry is not None
 
     def add(self, name: str, role: str, password: str) -> None:
-        """Raises Conflict where there is a user of that name, UserError where name, role or password are no good."""
+        """Add a user. Raises Conflict if the name exists, UserError for an invalid name, role or password."""
         if not _NAME.fullmatch(name):
             raise UserError(
                 f"user {name!r}: a name has up to 64 letters, digits and . _ @ - and starts with none of these"
@@ -124,17 +124,19 @@ class Users:
             users[name] = entry
 
     def remove(self, name: str) -> None:
-        """The user's logins count no more at once."""
+        """Remove a user, whose sessions become invalid."""
         with self._changing() as users:
             del users[self._known(name, users)]
 
     def set_password(self, name: str, password: str) -> None:
+        """Change the password of a user, whose sessions become invalid."""
         hashed = _hashed(password)
         with self._changing() as users:
             entry = users[self._known(name, users)]
             users[name] = entry.model_copy(update={"password": hashed, "changed": time.time()})
 
     def set_role(self, name: str, role: str) -> None:
+        """Change the role of a user, whose sessions become invalid."""
         with self._changing() as users:
             entry = users[self._known(name, users)]
             users[name] = entry.model_copy(update={"role": _checked_role(role), "changed": time.time()})

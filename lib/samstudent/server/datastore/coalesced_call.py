@@ -1,4 +1,4 @@
-"""One call for a burst of events."""
+"""One delayed call for a burst of events."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 
 class CoalescedCall:
-    """Calls a function in a daemon thread, once for all triggers of some time.
+    """Call of a function in a daemon thread, once for all triggers within a delay.
 
     Args:
-        call: must raise nothing.
-        delay: seconds from the first trigger to the call; looked up at each first trigger.
-        name: of the thread.
+        call: function; must not raise.
+        delay: returns the seconds from the first trigger to the call.
+        name: name of the thread.
     """
 
     def __init__(self, call: Callable[[], object], delay: Callable[[], float], name: str) -> None:
@@ -22,7 +22,7 @@ class CoalescedCall:
         self._running: threading.Thread | None = None
 
     def trigger(self) -> None:
-        """Call after the delay, unless a call is due already."""
+        """Schedule a call after the delay, unless one is scheduled."""
         with self._mutex:
             if self._timer is None:
                 self._timer = threading.Timer(self._delay(), self._run)
@@ -30,7 +30,7 @@ class CoalescedCall:
                 self._timer.start()
 
     def cancel(self) -> None:
-        """Drop a call that is due, and wait for one that runs."""
+        """Cancel a scheduled call, and wait for a running one."""
         with self._mutex:
             if self._timer is not None:
                 self._timer.cancel()
@@ -43,6 +43,6 @@ class CoalescedCall:
         with self._mutex:
             if self._timer is not threading.current_thread():
                 return  # cancelled
-            self._timer = None  # a trigger from now on is for another call
+            self._timer = None  # a trigger from now on schedules another call
             self._running = threading.current_thread()
         self._call()

@@ -15,11 +15,11 @@ from samstudent.imaging.value_names import sidecar_of
 
 
 def write_archive(cases: Sequence[Mapping[str, str]], metadata: Mapping[str, Any]) -> str:
-    """Write images, labels, what the labels' values mean, and the list. Returns the path; the caller deletes it.
+    """Write images, labels, names of the labels' values, and the list. Returns the path; the caller deletes the file.
 
     Args:
         cases: paths of ``image`` and ``label``.
-        metadata: the list.
+        metadata: list of the study.
 
     Raises:
         Conflict: there is no case.

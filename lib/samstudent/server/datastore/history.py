@@ -1,4 +1,4 @@
-"""Earlier versions of labels that humans drew: nothing a human drew is ever deleted or overwritten."""
+"""History of human labels: earlier versions are never deleted or overwritten."""
 
 from __future__ import annotations
 
@@ -13,49 +13,51 @@ from samstudent.util.files import atomic_path, atomic_write
 
 
 class History:
-    """``<labels>/.history/<tag>/<id>/<time>-<number>-<digest><ext>``; each has its label info beside it, ``.json``."""
+    """Files ``<labels>/.history/<tag>/<id>/<time>-<number>-<digest><ext>``, each with metadata in a ``.json`` file."""
 
     def __init__(self, labels: Path) -> None:
         self.folder = labels / ".history"
 
-    def keep(self, tag: str, case: str, info: dict[str, Any], file: Path, ext: str) -> Path:
-        """Keep a label file and its info (key ``sha256`` set); returns the kept file. Equal content of one author and
-        meaning is kept once in a row."""
+    def store(self, tag: str, case: str, info: dict[str, Any], file: Path, ext: str) -> Path:
+        """Copy a label file and its metadata (with ``sha256``) into the history; returns the copy.
+
+        No copy is made if the last version has the same content, author and names of values.
+        """
         name = f"{info['sha256'][:12]}{ext}"
         before = self.versions(tag, case)
-        same = [kept for kept in before if kept.name.endswith(name)]
-        if same and _meaning(_info_beside(same[-1])) == _meaning(info):
+        same = [version for version in before if version.name.endswith(name)]
+        if same and _author_and_names(_info_of(same[-1])) == _author_and_names(info):
             return same[-1]
-        # In the order in which they came, also within a second, and where the clock was set back.
+        # Sorted by name in the order of storage, also within a second and after the clock was set back.
         now = max([time.strftime("%Y%m%dT%H%M%S"), *(version.name.split("-")[0] for version in before[-1:])])
-        kept = self.folder / tag / case / f"{now}-{len(before):04}-{name}"
-        # The info first: a label file without it could be misread, its voxel values are the client's own.
-        atomic_write(kept.with_name(kept.name + ".json"), json.dumps(info, default=str))
-        with atomic_path(kept) as temporary:
+        copy = self.folder / tag / case / f"{now}-{len(before):04}-{name}"
+        # The metadata first: without it the values of a label map could be misread.
+        atomic_write(copy.with_name(copy.name + ".json"), json.dumps(info, default=str))
+        with atomic_path(copy) as temporary:
             shutil.copyfile(file, temporary)
-        return kept
+        return copy
 
     def info_of(self, tag: str, case: str, sha256: str) -> dict[str, Any] | None:
-        """The info that belonged to a label of exactly this content, if it was ever kept."""
-        for kept in reversed(self.versions(tag, case)):
-            info = _info_beside(kept)
+        """Metadata of the last version with this content, or None."""
+        for version in reversed(self.versions(tag, case)):
+            info = _info_of(version)
             if info["sha256"] == sha256:
                 return info
         return None
 
     def versions(self, tag: str, case: str) -> list[Path]:
-        """Kept label files of a case, oldest first."""
+        """Label files of a case in the history, oldest first."""
         folder = self.folder / tag / case
         files = folder.iterdir() if folder.is_dir() else iter(())
         return sorted(p for p in files if p.suffix != ".json" and not p.name.startswith("."))
 
 
-def _info_beside(kept: Path) -> dict[str, Any]:
-    info: dict[str, Any] = json.loads(kept.with_name(kept.name + ".json").read_text(encoding="utf-8"))
+def _info_of(version: Path) -> dict[str, Any]:
+    info: dict[str, Any] = json.loads(version.with_name(version.name + ".json").read_text(encoding="utf-8"))
     return info
 
 
-def _meaning(info: dict[str, Any]) -> str:
-    """Who drew a label, and what its values mean."""
+def _author_and_names(info: dict[str, Any]) -> str:
+    """Author of a label and names of its values, for comparison."""
     values = (info.get(KEY) or {}).get("values")
     return json.dumps([info.get("user"), info.get("label_info"), values], sort_keys=True, default=str)

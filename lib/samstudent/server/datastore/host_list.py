@@ -1,4 +1,4 @@
-"""``datastore_v2.json``, the list of the host's own tools: exported from the index; what they change is merged."""
+"""``datastore_v2.json``, the list of the host's tools: file access, and merge of their changes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from samstudent.server.datastore.label_index import Stamp, stamp_of_file
 
 
 class HostList:
-    """The file. Not locked: the study's list holds its lock around a change, as the host's tools do.
+    """File of the host's list; callers hold the lock of the study's list during a change, as the host's tools do.
 
     Args:
-        path: of the JSON file.
+        path: path of the JSON file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def stamp(self) -> Stamp:
-        """Differs after every change; None: there is no such file."""
+        """State of the file, which differs after every change; None: no such file."""
         return stamp_of_file(self.path)
 
     def read(self) -> LocalDatastoreModel | None:
-        """Content of the file; None: there is no such file.
+        """Content of the file; None: no such file.
 
         Raises:
-            ValueError: it is torn, or is no list.
+            ValueError: incomplete file, or no list.
         """
         try:
             content = self.path.read_bytes()
@@ -44,7 +44,7 @@ class HostList:
         return LocalDatastoreModel.model_validate(json.loads(content))
 
     def set_aside(self) -> Path:
-        """Rename an unreadable file, so that it is kept and no longer used; returns the new path."""
+        """Rename an unreadable file; returns the new path."""
         aside = self.path.with_name(f"{self.path.stem}.broken-{time.strftime('%Y%m%dT%H%M%S')}.json")
         os.replace(self.path, aside)
         return aside
@@ -52,7 +52,7 @@ class HostList:
 
 @dataclass(frozen=True)
 class Unexported:
-    """Ids of the cases that were changed, or removed, since the host's list was last exported."""
+    """Ids of the cases that were changed or removed after the last export of the host's list."""
 
     changed: Collection[str] = ()
     removed: Collection[str] = ()
@@ -64,16 +64,19 @@ def merge_host_list(
     unexported: Unexported,
     label_file: Callable[[str, str, DataModel], Path],
 ) -> LocalDatastoreModel:
-    """The list with what another program has changed in the host's list.
+    """Merge another program's changes in the host's list into the list of the index.
 
-    A program that has read that file earlier writes its whole memory back, so what is missing in it is not removed, and
-    of two infos of one label the one counts that describes the file in place.
+    Such a program writes a complete list that it has read earlier. Therefore missing entries are not removed, and of
+    two entries of a label the one that describes the present file is used.
 
     Args:
-        ours: the list as the index has it; not changed.
-        theirs: the host's list as another program has written it.
-        unexported: cases whose state the other program cannot have known.
-        label_file: case id, tag and entry of a label -> its file.
+        ours: list of the index; not modified.
+        theirs: host's list as written by another program.
+        unexported: cases with changes that the other program has not read.
+        label_file: function from case id, tag and entry of a label to its file.
+
+    Returns:
+        The merged list.
     """
     objects = dict(ours.objects)
     for name, entry in theirs.objects.items():
@@ -97,7 +100,7 @@ def merge_host_list(
 
 
 def _is_theirs(ours: DataModel | None, theirs: DataModel, is_ours_newer: bool, stamp: Any) -> bool:
-    """Whether the other program's entry of a label counts, whose file has this stamp."""
+    """Whether to use the other program's entry of a label, whose file has this stamp."""
     if stamp is None:
         return False
     if ours is None or ours.info.get("mtime_ns") != stamp[0]:

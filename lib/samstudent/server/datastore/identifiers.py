@@ -1,4 +1,4 @@
-"""Names that clients choose and that become parts of paths: image ids, tags, model and run names."""
+"""Validation of names that clients choose and that become parts of paths: image ids, tags, model and run names."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import unicodedata
 from samstudent.errors import UserError
 from samstudent.imaging.file_names import is_id
 
-#: Info of a label that was accepted in review, not drawn: what it was made of.
+#: Key of the metadata of a label that was accepted in review: origin of the label.
 ACCEPTED_FROM = "accepted_from"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,63}")
 
 
 def check_image_id(value: str) -> str:
-    """The id in composed Unicode form (NFC), as the study lists it, if it is a plain file name without its extension.
+    """Validated id in composed Unicode form (NFC): a plain file name without extension.
 
     Raises:
-        UserError: it is empty, too long for a file name, hidden, or holds a separator, control or wildcard character.
+        UserError: empty, too long for a file name, hidden, or with a separator, control or wildcard character.
     """
     name = unicodedata.normalize("NFC", value) if isinstance(value, str) else ""
     if not is_id(name):
@@ -27,7 +27,7 @@ def check_image_id(value: str) -> str:
 
 
 def check_name(value: str, what: str) -> str:
-    """The name as given (of a tag, model, strategy, run), if it is letters, digits and ``_ . + -``, 64 at most."""
+    """Validated name of a tag, model, strategy or run: at most 64 letters, digits and ``_ . + -``."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise UserError(f"{what} {value!r}: must be 1 to 64 letters, digits or any of _ . + - and start with no sign")
     return value

@@ -1,8 +1,8 @@
-"""Which folder of a study holds the labels of which task.
+"""Assignment of label folders of a study to tasks.
 
-The first task that labels a study has its ``labels/`` and ``datastore_v2.json``. Another task, one of another name and
-other structures, has folders of its own: with one folder for both, a mask of a nerve would train as a bone, and a label
-of one task would replace that of the other.
+The first task that labels a study uses ``labels/`` and ``datastore_v2.json``. Another task, with another name and other
+structures, uses its own folder and list: in a common folder a mask of a nerve could be used as a bone, and labels of
+one task would replace those of the other.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from samstudent.util.files import atomic_write, require_own, sha256_file
 
 LABELS = "labels"
 STATE = ".samstudent"
-#: Of ``.samstudent``: whose ``labels/`` is.
+#: File in ``.samstudent`` with the task of ``labels/``.
 OWNER = "label_owner.json"
 
 
 @dataclass(frozen=True)
 class LabelFolder:
-    """Where one task's labels lie in a study.
+    """Label folder of one task in a study.
 
     Attributes:
         labels: name of the folder in the study.
         list: name of the host's list of images and labels.
-        note: what the user should know of it; "" where there is nothing to say.
+        note: message for the user, or "".
     """
 
     labels: str = LABELS
@@ -53,57 +53,55 @@ class LabelFolder:
 
 
 def label_folder(study: Path, task: Task) -> LabelFolder:
-    """Where the labels of a task lie, or will lie. Nothing is written.
+    """Label folder of a task, which need not exist yet. Nothing is written.
 
     Args:
-        study: the study folder.
-        task: the task in force.
+        study: study folder.
+        task: current task.
     """
     own = f"{LABELS}-{task.name}"
     owner = owner_of(study, task)
     is_apart = owner is not None and not owner.is_same_as(TaskIdentity.of(task))
     if not is_apart and not _has_labels(study / own):
         return LabelFolder()
-    reason = f"{LABELS}/ holds labels of {owner}" if owner is not None and is_apart else f"{own}/ is there"
+    reason = f"{LABELS}/ has labels of {owner}" if owner is not None and is_apart else f"{own}/ exists"
     note = f"{reason}; task {task.name} has its labels in {own}/ and its list in {_list_of(task)}"
     return LabelFolder(own, _list_of(task), note)
 
 
 def claim(study: Path, task: Task) -> None:
-    """Record that a task's labels are in ``labels/``, where that is not recorded yet.
+    """Record the task of ``labels/``, if it is not recorded yet.
 
     Raises:
-        Conflict: another task's are, since this one was started.
-        OSError: it cannot be written.
+        Conflict: another task has used the folder since the start of this one.
+        OSError: the record cannot be written.
     """
     owner = owner_of(study, task)
     if owner is not None and not owner.is_same_as(TaskIdentity.of(task)):
         raise Conflict(
-            f"{LABELS}/ has got labels of {owner} meanwhile; start this server again: task {task.name} then has a "
-            "folder of its own"
+            f"{LABELS}/ has labels of {owner} now; restart this server: task {task.name} then uses its own folder"
         )
     if _recorded(study) is None or owner is None:
         _record(study, task)
 
 
 def confirm(study: Path, task: Task) -> dict[str, int]:
-    """Record that the values of a study's label maps are the task's, where that was only assumed so far.
+    """Record that the values of a study's label maps are those of the task, where that was only assumed so far.
 
-    For a user who has looked at them, also where they were first seen with a wrong task file. Names that a client or a
-    user gave stay. ``labels/`` is the task's afterwards.
+    For a user who has verified them, also after a first use with a wrong task file. Names that a client or a user has
+    set are preserved. Afterwards ``labels/`` belongs to the task.
 
     Returns:
-        Number of label maps of which it was recorded, ``"confirmed"``; of which it is known otherwise, ``"known"``;
-        whose values are not the task's, ``"other values"``.
+        Numbers of label maps: ``"confirmed"`` (recorded now), ``"known"`` (names from another source) and
+        ``"other values"`` (values that the task does not have).
 
     Raises:
-        Conflict: ``labels/`` holds labels that were given to another task, there is no label map, or its folder lies
-            outside of the study.
+        Conflict: ``labels/`` has labels of another task, there is no label map, or the folder is outside of the study.
     """
     if label_folder(study, task).labels != LABELS:
         given = [n for n in _beside(study) if n.source in ("client", "user") and n.is_of_another_task(task)]
         if given:
-            raise Conflict(f"{study / LABELS}: holds {len(given)} label maps that were given to {given[0].task}")
+            raise Conflict(f"{study / LABELS}: has {len(given)} label maps of {given[0].task}")
     names = ValueNames(tuple(task.names), "user", TaskIdentity.of(task))
     counts = {"confirmed": 0, "known": 0, "other values": 0}
     for path in _label_files(study / LABELS):
@@ -118,16 +116,16 @@ def confirm(study: Path, task: Task) -> dict[str, int]:
             write_sidecar(path, sha256, names)
             counts["confirmed"] += 1
     if not any(counts.values()):
-        raise Conflict(f"{study / LABELS}: there is no label in it")
+        raise Conflict(f"{study / LABELS}: there is no label")
     if counts["confirmed"]:
         _record(study, task)
     return counts
 
 
 def owner_of(study: Path, task: Task) -> TaskIdentity | None:
-    """The task that ``labels/`` belongs to; None where it holds no label of a human, or it is not known whose they are.
+    """Task of ``labels/``; None if it has no human label, or if the task is unknown.
 
-    As recorded; else as the labels say; else the only other task that has worked on the study.
+    As recorded; else by the labels' metadata; else the only other task that was used with the study.
     """
     if not _has_labels(study / LABELS):
         return None
@@ -144,7 +142,7 @@ def _list_of(task: Task) -> str:
 
 
 def _has_labels(labels: Path) -> bool:
-    """Whether there is a label of a human, or was."""
+    """Whether there is or was a human label."""
     return any(True for _ in _label_files(labels)) or any(True for _ in labels.glob(".history/*/*/*"))
 
 
@@ -170,7 +168,7 @@ def _recorded(study: Path) -> TaskIdentity | None:
 
 
 def _by_labels(study: Path) -> TaskIdentity | None:
-    """The task that most labels were taken in for, by the files beside them and by the host's list."""
+    """Most frequent task in the sidecar files of the labels, else in the host's list."""
     for source in (_beside, _listed):
         if tasks := Counter(names.task for names in source(study) if names.task):
             return tasks.most_common(1)[0][0]
@@ -195,7 +193,7 @@ def _listed(study: Path) -> Iterator[ValueNames]:
 
 
 def _by_state(study: Path, task: Task) -> TaskIdentity | None:
-    """Of a study that was labelled before this was recorded: the only task that was trained in it."""
+    """Task of an older study without a record: the only task that was trained in it."""
     folders = {path.parent.parent for path in (study / STATE).glob("*/rounds/*")}
     if len(folders) != 1 or (folder := folders.pop()).name == task.name:
         return None

@@ -1,4 +1,4 @@
-"""SQLite index of a study's images and labels: a row a case, so that saving a label does not rewrite the whole list."""
+"""SQLite index of a study's images and labels: one row for each case, so that a saved label changes one row only."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CREATE INDEX IF NOT EXISTS cases_by_revision ON cases (revision);
 CREATE TABLE IF NOT EXISTS removed (case_id TEXT PRIMARY KEY, revision INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS study (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-#: File systems round a file's time of change: a read within this time after it may have missed a second change.
+#: Resolution of modification times, ns: a read within this time after a change may have missed a second change.
 _ROUNDING_NS = 50_000_000
 
-#: Time of change in ns, bytes, inode of a file; None: there is none.
+#: Modification time in ns, size in bytes, and inode of a file; None: no such file.
 Stamp = tuple[int, int, int] | None
 
 
@@ -38,8 +38,8 @@ class Position:
     """State of an index that was read.
 
     Attributes:
-        generation: differs for each index that was ever made.
-        revision: number of changes since it was made.
+        generation: unique id of the index.
+        revision: number of changes since its creation.
     """
 
     generation: str
@@ -48,12 +48,12 @@ class Position:
 
 @dataclass(frozen=True)
 class Export:
-    """The state of the host's list (``datastore_v2.json``) that the index knows of.
+    """State of the host's list (``datastore_v2.json``) as recorded in the index.
 
     Attributes:
-        revision: of the index, up to which the list holds all changes.
-        stamp: of the list's file.
-        is_due: whether it is to be exported all the same: another program has written it.
+        revision: revision of the index that was exported.
+        stamp: stamp of the exported file.
+        is_due: whether an export is necessary for another reason: another program has written the file.
     """
 
     revision: int = 0
@@ -63,14 +63,14 @@ class Export:
 
 @dataclass(frozen=True)
 class Changes:
-    """Content of an index, or what changed in it since a position.
+    """Content of an index, or its changes since a position.
 
     Attributes:
-        position: of this content.
-        header: fields of the host's list beside its objects.
-        entries: case id -> entry, in the order in which they came.
-        removed: ids of cases that are gone.
-        is_whole: whether ``entries`` are all.
+        position: position of this content.
+        header: fields of the host's list other than its objects.
+        entries: entries by case id, in the order of their creation.
+        removed: ids of removed cases.
+        is_whole: whether ``entries`` is the complete content.
         export: state of the host's list.
     """
 
@@ -95,27 +95,27 @@ class LabelIndex:
         self._read_at = 0
 
     def exists(self) -> bool:
-        """Whether there is an index; an empty file is none."""
+        """Whether the index exists; an empty file is no index."""
         stamp = self._stamp()
         return stamp is not None and stamp[1] > 0
 
     def is_changed(self) -> bool:
-        """Whether the index may have changed since ``read`` was called. Costs one stat.
+        """Whether the index may have changed since the last ``read``; needs one ``stat``.
 
-        The file is never opened for it: closing it again would end the locks of other threads' connections.
+        The file is not opened: closing it would release the locks of other threads' connections.
         """
         stamp = self._stamp()
         return stamp != self._read_stamp or (stamp is not None and self._read_at - stamp[0] < _ROUNDING_NS)
 
     def make(self, header: Mapping[str, str], entries: Mapping[str, ImageLabelModel], stamp: Stamp) -> None:
-        """Make an index where there is none.
+        """Create the index.
 
         Args:
             header: see ``Changes``.
-            entries: case id -> entry.
-            stamp: of the host's list that these were read from; None: it is missing, or lacks some of them.
+            entries: entries by case id.
+            stamp: stamp of the host's list with the same content; None: there is none.
         """
-        make_tables(self.path, _SCHEMA, "rename it: it is made again from the folder and the host's list", "DELETE")
+        make_tables(self.path, _SCHEMA, "rename it: it is created again from the folder and the host's list", "DELETE")
         with connection(self.path, "IMMEDIATE") as database:
             _set(database, "generation", uuid.uuid4().hex)
             _set(database, "revision", 0)
@@ -126,13 +126,13 @@ class LabelIndex:
             self.set_export(Export(revision, stamp))
 
     def read(self, since: Position | None) -> Changes:
-        """What changed since a position; everything, where that is None or of another index.
+        """Changes since a position; the complete content if that is None or belongs to another index.
 
         Raises:
-            sqlite3.DatabaseError: the file is damaged, or is no index.
-            ValueError: a row cannot be understood.
+            sqlite3.DatabaseError: the file is damaged, or no index.
+            ValueError: invalid row.
         """
-        stamp, now = self._stamp(), time.time_ns()  # before: what is written meanwhile counts as changed
+        stamp, now = self._stamp(), time.time_ns()  # before the read, so that a concurrent write counts as a change
         with connection(self.path, "DEFERRED") as database:
             if since is None:
                 _require_sound(database)
@@ -153,10 +153,10 @@ class LabelIndex:
     def write(
         self, header: Mapping[str, str], entries: Mapping[str, ImageLabelModel], removed: Iterable[str]
     ) -> Position:
-        """Replace or add entries, and remove others, in one step. Returns the position after it.
+        """Replace, add and remove entries in one transaction. Returns the new position.
 
         Raises:
-            OSError: no room, or the disk is read-only; nothing was changed.
+            OSError: full or read-only disk; nothing was changed.
         """
         rows = [(case, entry.model_dump_json(fallback=str)) for case, entry in entries.items()]
         gone = [(case,) for case in removed]
@@ -171,14 +171,14 @@ class LabelIndex:
             return Position(_get(database, "generation"), revision)
 
     def changed_since(self, revision: int) -> tuple[set[str], set[str]]:
-        """Ids of the cases that were changed, and of those that were removed, after a revision."""
+        """Ids of the cases that were changed, and that were removed, after a revision."""
         with connection(self.path, "DEFERRED") as database:
             changed = database.execute("SELECT case_id FROM cases WHERE revision > ?", (revision,)).fetchall()
             removed = database.execute(_REMOVED_SINCE, (revision,)).fetchall()
         return {case for (case,) in changed}, {case for (case,) in removed}
 
     def as_host_list(self) -> tuple[int, str]:
-        """Revision, and the content as the text of the host's list (JSON)."""
+        """Revision, and the content in the form of the host's list (JSON)."""
         with connection(self.path, "DEFERRED") as database:
             revision, header = _get(database, "revision"), _get(database, "header")
             rows = database.execute("SELECT case_id, entry FROM cases ORDER BY position").fetchall()
@@ -191,10 +191,10 @@ class LabelIndex:
             _set(database, "export", [export.revision, export.stamp, export.is_due])
 
     def set_aside(self) -> Path:
-        """Rename a damaged file, so that it is kept and no longer used; returns the new path."""
+        """Rename a damaged file; returns the new path."""
         aside = self.path.with_name(f"{self.path.stem}.broken-{time.strftime('%Y%m%dT%H%M%S')}{self.path.suffix}")
         os.replace(self.path, aside)
-        # Of the damaged file: SQLite would write it back into the next one.
+        # Journal of the damaged file, which SQLite would apply to the next one.
         self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
         return aside
 
@@ -203,7 +203,7 @@ class LabelIndex:
 
 
 def stamp_of_file(path: Path) -> Stamp:
-    """The file's ``Stamp``."""
+    """``Stamp`` of a file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -235,7 +235,7 @@ def _require_sound(database: sqlite3.Connection) -> None:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Every parsed dict brings the next collection nearer: 10,000 labelled images take 15 s with it, 2 without."""
+    """Disable garbage collection: parsing 10,000 labelled images takes 15 s with it and 2 s without."""
     is_collecting = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""What a study's datastore is told of its images and labels."""
+"""Rules for the images and labels of a study's datastore."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samstudent.imaging.file_names import IMAGES
 from samstudent.server.datastore.label_folder import LabelFolder
 from samstudent.task import Task
 
-#: Called with image id, file, tag and info before a label is saved; raises UserError where it cannot be used.
+#: Check of a label before it is saved, with image id, file, tag and metadata; raises UserError if it is unusable.
 LabelCheck = Callable[[str, Path, str, dict[str, Any]], None]
 
 
@@ -21,8 +21,8 @@ class ImageRules:
     """Rules for the images of a study.
 
     Attributes:
-        extensions: of files that are images, in order of preference.
-        check: tells which images can be read; None: all count as readable.
+        extensions: extensions of image files, in order of preference.
+        check: check whether images are readable; None: no check.
     """
 
     extensions: Sequence[str] = IMAGES
@@ -34,10 +34,10 @@ class LabelRules:
     """Rules for the labels of a study.
 
     Attributes:
-        task: whose labels these are; None: what the values of label maps mean is not recorded.
-        place: names of the folder of labels and of the list in the study folder.
-        check: may refuse a label; None: none is refused.
-        claim: called before a human's label is put in place, and when labels were found; may raise Conflict.
+        task: task of the labels; None: names of the values of label maps are not recorded.
+        place: names of the labels' folder and of the list in the study folder.
+        check: check of a label before it is saved; None: no check.
+        claim: called before a human label is saved, and when labels were found; may raise Conflict.
     """
 
     task: Task | None = None

@@ -123,7 +123,7 @@ class Reconciler:
             if file is None or tag in MACHINE_TAGS or file.name != name_of(case, label.ext, label.info):
                 continue
             if "sha256" in label.info:
-                self.history.keep(tag, case, label.info, file, label.ext)
+                self.history.store(tag, case, label.info, file, label.ext)
 
     def _tags(self, labels: Path, known: Mapping[str, ImageLabelModel]) -> _Tags:
         result: _Tags = {}

@@ -1,4 +1,4 @@
-"""A pass over a study folder: takes in files that came, drops what is gone, and says what is wrong."""
+"""Reconciliation of a study's list with the files of its folder, and problems of these files."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from samstudent.util.files import require_own
 
 logger = logging.getLogger(__name__)
 
-#: Where more files than this have one size, the server does not look for equal ones; ``doctor`` does.
+#: Largest number of files of one size that the server compares for duplicates; ``doctor`` has no limit.
 MOST_ALIKE = 200
 
 
 class StudyFiles:
-    """Brings a study's list in line with its files.
+    """Reconciliation of a study's list with its files.
 
     Args:
-        labels: the study's labels, with its list.
-        rules: for its images.
+        labels: label files, with the list.
+        rules: rules for the images.
     """
 
     def __init__(self, labels: LabelFiles, rules: ImageRules) -> None:
         self.labels, self.rules = labels, rules
-        #: What is wrong with the folder, as of the last pass.
+        #: Problems of the folder at the last reconciliation.
         self.problems: list[str] = []
 
     def reconcile(self) -> None:
-        """Take in what came into the folder, drop what is gone: one pass, one write."""
+        """List new files and drop missing ones, in one pass and one write."""
         labels = self.labels
         with labels.listed.transaction() as model:
             reconciler = self._reconciler(adopted_at=time.time())
@@ -48,21 +48,21 @@ class StudyFiles:
             findings = labels.value_names.findings(model.objects) if labels.value_names else []
         problems = reconciler.problems + findings + self._outside()
         if self.rules.extensions == IMAGES:  # a PACS has references instead of images
-            # After the transaction: what is read here must not keep other processes waiting.
+            # After the transaction, because the files are read here, and the list is locked in a transaction.
             problems += sentences(duplicates(reconciler.images, MOST_ALIKE))
             if not reconciler.images:
                 problems.append(f"no image in {reconciler.folder}: expected files ending in {' '.join(IMAGES)}")
         for problem in problems:
             if problem not in self.problems:
-                # The server has logged it; each of its jobs looks at the folder, too.
+                # Debug level in a job: the server has logged it.
                 logger.log(logging.DEBUG if is_job_process() else logging.WARNING, "%s: %s", labels.study, problem)
         self.problems = problems
         if any(set(entry.labels) - MACHINE_TAGS for entry in labels.listed.model.objects.values()):
-            with contextlib.suppress(Conflict, OSError):  # the labels are another task's, or the study is read-only
+            with contextlib.suppress(Conflict, OSError):  # labels of another task, or a read-only study
                 labels.rules.claim()
 
     def rebuild(self, model: LocalDatastoreModel) -> dict[str, ImageLabelModel]:
-        """The list as the files say, with the times of the files: what was saved before is not new."""
+        """Entries restored from the files, with the modification times of the files."""
         return self._reconciler(adopted_at=None).objects(model)
 
     def _reconciler(self, adopted_at: float | None) -> Reconciler:
@@ -73,7 +73,7 @@ class StudyFiles:
         return reconciler
 
     def _outside(self) -> list[str]:
-        """A line for each folder that leads out of the study."""
+        """One line for each folder that is outside of the study."""
         model = self.labels.listed.model
         labels = Path(model.label_path(None))
         tags = sorted(item.name for item in labels.iterdir() if item.is_dir()) if labels.is_dir() else []

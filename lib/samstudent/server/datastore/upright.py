@@ -1,4 +1,4 @@
-"""Upright copies of images with an orientation tag, for clients: ITK, and with it 3D Slicer, shows them as stored."""
+"""Upright copies of images with an orientation tag, for clients: ITK and 3D Slicer ignore the tag."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from samstudent.imaging.formats import Stored, kind_of
 from samstudent.imaging.raster import raster_orientation, read_raster_image
 from samstudent.util.files import atomic_path
 
-#: Files that can have an orientation, by their names; others are not opened.
+#: Extensions of files that can have an orientation tag.
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 class UprightCopies:
-    """``<folder>/<image id>.png``, or ``.nrrd`` for pixel types that PNG does not have; made when first asked for.
+    """Files ``<folder>/<image id>.png``, or ``.nrrd`` for pixel types that PNG does not support; created on demand.
 
     Args:
-        folder: made when there is a first copy.
+        folder: created with the first copy.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def of(self, image_id: str, path: Path) -> Path:
-        """The file that clients get for an image: a copy if it has an orientation, else the image's own.
+        """File of an image for clients: an upright copy if it has an orientation tag, else the image itself.
 
         Args:
-            image_id: names the copy.
-            path: the image's own file. An image that cannot be read is given as it is.
+            image_id: stem of the copy's file name.
+            path: file of the image; returned if it cannot be read.
 
         Raises:
             Unavailable: the copy cannot be written.
@@ -45,7 +45,7 @@ class UprightCopies:
             orientation = _orientation(path, stat.st_mtime_ns, stat.st_size)
             if orientation == 1:
                 return path
-            # The copy has the time of what it was made of.
+            # The copy has the modification time of the image.
             for copy in self._copies(image_id):
                 if copy.is_file() and copy.stat().st_mtime_ns == stat.st_mtime_ns:
                     return copy
@@ -58,7 +58,7 @@ class UprightCopies:
             return self._write(image_id, stored, stat)
         except OSError as error:
             raise Unavailable(
-                f"{path}: no upright copy for viewers can be written to {self.folder}: {error}"
+                f"{path}: the upright copy for viewers could not be written to {self.folder}: {error}"
             ) from error
 
     def forget(self, image_id: str) -> None:
@@ -89,5 +89,5 @@ class UprightCopies:
 
 @lru_cache(maxsize=1 << 16)
 def _orientation(path: Path, changed: int, size: int) -> int:
-    """Read once, as long as the file's time and size stay."""
+    """Orientation tag, cached by modification time and size of the file."""
     return raster_orientation(path, kind_of(path)) if path.name.lower().endswith(_EXTENSIONS) else 1

@@ -1,4 +1,4 @@
-"""Records of what the values of humans' label maps mean: in a file beside each, and in the label's info."""
+"""Records of the names of values in human label maps: in a sidecar file of each label, and in its metadata."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from samstudent.task import Task
 from samstudent.util.files import require_own, sha256_file
 
 logger = logging.getLogger(__name__)
-#: In a label's record: time of change, ns, of the file beside it; another time says that somebody has written it.
+#: Key of a label's record: modification time of the sidecar in ns, to notice changes by a user.
 _WRITTEN = "file_ns"
 
 
@@ -34,9 +34,9 @@ class ValueNameRecords:
     """Value names of the labels of one study and one task.
 
     Args:
-        task: whose structures the labels show.
+        task: task with the structures of the labels.
         labels: folder of the labels.
-        infos: yields the info of every label that is listed.
+        infos: returns the metadata of all listed labels.
     """
 
     def __init__(self, task: Task, labels: Path, infos: Callable[[], Iterable[dict[str, Any]]]) -> None:
@@ -48,19 +48,19 @@ class ValueNameRecords:
         self._is_writable = True
 
     def start_pass(self) -> None:
-        """Forget the records of earlier passes over all labels."""
+        """Drop the records of earlier passes over all labels."""
         self._known, self._of_other_tasks = KnownNames(self._labels, listed=self._infos), []
 
     def add_value_names(self, tag: str, file: Path, info: dict[str, Any]) -> dict[str, Any] | None:
-        """A label's info with what its values mean; the same object where nothing is new.
+        """Metadata of a label with the names of its values; the same object if nothing changed.
 
         Args:
-            tag: the label's.
-            file: the label file.
-            info: what is known of just this content.
+            tag: tag of the label.
+            file: label file.
+            info: metadata of this content.
 
         Returns:
-            None for a label of another task, which is not to be listed.
+            None for a label of another task, which is not listed.
         """
         if tag in MACHINE_TAGS:
             return info
@@ -75,14 +75,14 @@ class ValueNameRecords:
         return {**info, "sha256": sha256, KEY: self.write(file, sha256, names)}
 
     def of_upload(self, tag: str, file: Path, info: dict[str, Any]) -> dict[str, Any]:
-        """A new label's info with what its values mean, not yet written. Raises as ``value_lookup.of_upload``."""
+        """Metadata of a new label with the names of its values; raises as ``value_lookup.of_upload``."""
         info = {key: value for key, value in info.items() if key != KEY}
         return info if tag in MACHINE_TAGS else {**info, KEY: of_upload(file, info, self.task).as_json()}
 
     def write(self, file: Path, sha256: str, names: ValueNames) -> dict[str, Any]:
-        """Write the names of a label map's values beside it, unless they are there; returns the record for its info.
+        """Write the sidecar file with the names of a label map's values; returns the record for its metadata.
 
-        Where the label's folder cannot be written, or lies outside of the study, they are kept in the record alone.
+        If the folder is read-only, or outside of the study, the names are in the record only.
         """
         record = names.as_json()
         if names.source == "file" and not names.problem:
@@ -100,7 +100,7 @@ class ValueNameRecords:
         return record | {_WRITTEN: sidecar_time(file)}
 
     def findings(self, objects: dict[str, ImageLabelModel]) -> list[str]:
-        """What a user should know of the final labels, see ``imaging.value_names.summary``."""
+        """Messages about the final labels, see ``imaging.value_names.summary``."""
         labels = (entry.labels[FINAL].info.get(KEY) for entry in objects.values() if FINAL in entry.labels)
         return summary(
             [*(ValueNames.from_json(record) for record in labels if record), *self._of_other_tasks], self.task
@@ -120,7 +120,10 @@ class ValueNameRecords:
 
     def _warn_once(self, error: UserError | OSError) -> None:
         if self._is_writable:
-            logger.warning("what the values of label maps mean cannot be written beside them: %s", explain(error))
+            logger.warning(
+                "the names of values could not be written beside the label maps: %s",
+                explain(error),
+            )
             self._is_writable = False
 
 

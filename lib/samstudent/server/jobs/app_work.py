@@ -1,4 +1,4 @@
-"""Work of a job's process: the app's own method for the kind of job, on an app of its own."""
+"""Work of a job process: the app's method for the kind of job, on a new app."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def app_work() -> Work:
 def run_app_job(
     app_dir: str, studies: str, conf: dict[str, str], kind: str, request: dict[str, Any], report: Report
 ) -> Any:
-    """Make the app and do one job.
+    """Create the app and run one job.
 
     Args:
-        app_dir, studies, conf: of the server.
+        app_dir, studies, conf: settings of the server.
         kind: name of the app's method: ``train``, ``batch_infer`` or ``scoring``.
-        request: of the job.
-        report: of the progress.
+        request: request of the job.
+        report: receiver of the progress.
 
     Returns:
-        What the method returns, a JSON value.
+        Result of the method, a JSON value.
 
     Raises:
-        UserError: the job cannot be done as asked for.
+        UserError: invalid request.
     """
     app = app_instance(app_dir, studies, conf)
     app.report = report

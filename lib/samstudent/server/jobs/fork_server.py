@@ -1,10 +1,10 @@
-"""Fork server: a process with everything imported and nothing begun, of which each job is a fork.
+"""Fork server: a process with all imports done, from which each job process is forked.
 
-Python's ``multiprocessing.forkserver`` would import PyTorch, MONAI and the host once more and hold them twice: 10 s of
-a processor and 850 MB more (docs/decisions/0012-jobs-are-forks.md). Here a process is forked from the server once its
-imports are done: no thread of ours, no lock, no open study. Server, fork server and jobs share the memory.
+Python's ``multiprocessing.forkserver`` would import PyTorch, MONAI and the host again: 10 s of CPU time and 850 MB more
+(docs/decisions/0012-jobs-are-forks.md). Here a process is forked from the server after its imports, before it has
+threads, locks or an open study. Server, fork server and jobs share the memory.
 
-Only on Linux, and only without a GPU: CUDA cannot be used in the fork of a process that has asked for it.
+Only on Linux without a GPU: CUDA cannot be used in the fork of a process that has initialised it.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from typing import IO, Any, NoReturn
 from samstudent.server.jobs.job_process import name_process, run_job
 from samstudent.util.signals import SIGNALS
 
-#: In ``ps`` and ``top``, of which 15 characters are shown.
+#: Name in ``ps`` and ``top``, at most 15 characters.
 FORK_SERVER_NAME = "sam-forkserver"
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
 
 
 def is_possible() -> bool:
-    """Whether jobs can be forks on this machine."""
+    """Whether job processes can be forked on this machine."""
     return sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES)
 
 
 class ForkedProcess:
-    """Process of a job; has what the runner uses of ``multiprocessing.Process``.
+    """Job process with the part of ``multiprocessing.Process`` that the runner uses.
 
     Args:
-        status: pipe that tells the process id, and the exit code when the process has ended.
+        status: pipe with the process id, and the exit code after the end of the process.
 
     Raises:
         ConnectionError: the fork server has ended, or could not fork.
@@ -58,7 +58,7 @@ class ForkedProcess:
 
     @property
     def sentinel(self) -> int:
-        """File descriptor that can be read when the process has ended."""
+        """File descriptor that is readable when the process has ended."""
         return self._status.fileno()
 
     @property
@@ -66,19 +66,19 @@ class ForkedProcess:
         """Exit code; negative for a signal; None while the process runs."""
         with self._lock:
             if self._exitcode is None and connection.wait([self.sentinel], timeout=0):
-                # Nothing is read where the fork server has ended: its jobs end with it.
+                # Empty if the fork server has ended: its jobs end with it.
                 self._exitcode = int(self._status.readline() or -signal.SIGKILL)
             return self._exitcode
 
     def close(self) -> None:
-        """Release what belongs to a process that has ended."""
+        """Release the resources of a process that has ended."""
         self._status.close()
 
 
 class ForkServer:
-    """The server's side. To be made in the main thread, before other threads run and files are locked.
+    """Server's side of the fork server. Create it in the main thread, before other threads run and files are locked.
 
-    What the server imports later (``server/deferred_imports.py``), each job that needs it imports by itself.
+    Modules that the server imports later (``server/deferred_imports.py``) are imported by each job that needs them.
     """
 
     def __init__(self) -> None:
@@ -108,18 +108,18 @@ class ForkServer:
         return ForkedProcess(file)
 
     def close(self) -> None:
-        """End the fork server, and with it the jobs that run."""
+        """End the fork server, and with it the running jobs."""
         self._requests.close()
 
 
-# ---- the fork server's side ----
+# ---- in the fork server ----
 
 
 def _serve(requests: socket.socket) -> NoReturn:
-    """Fork a process for each request until the server is gone; then end, and the jobs with it."""
+    """Fork a process for each request; end with the server, and with it the jobs."""
     try:
         _leave_server()
-        gc.freeze()  # the collector would otherwise touch, and so copy, what the forks share
+        gc.freeze()  # garbage collection would write to, and so copy, the shared memory
         jobs: dict[Any, tuple[BaseProcess, int]] = {}
         while True:
             for ready in connection.wait([requests, *jobs]):
@@ -136,7 +136,7 @@ def _serve(requests: socket.socket) -> NoReturn:
                 process = get_context("fork").Process(target=_run, args=(requests, *descriptors))
                 try:
                     process.start()
-                except OSError:  # no memory for one more; the server reads of it from the closed pipe
+                except OSError:  # no memory; the server notices the closed pipe
                     traceback.print_exc()
                     os.close(status)
                 else:
@@ -157,14 +157,14 @@ def _run(requests: socket.socket, messages: int, output: int, status: int) -> No
 
 
 def _write(status: int, number: int | None) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the server does not read any more
+    with contextlib.suppress(BrokenPipeError):  # the server has closed the pipe
         os.write(status, f"{number}\n".encode())
 
 
 def _leave_server() -> None:
-    """Name, signals and log lines are this process' own from now on."""
+    """Separate name, signal handlers and log handlers of this process from the server's."""
     name_process(FORK_SERVER_NAME)
     signal.set_wakeup_fd(-1)
-    for number in SIGNALS:  # they reach the server, too, and its end is this one's
+    for number in SIGNALS:  # the server gets them, too, and this process ends with it
         signal.signal(number, signal.SIG_IGN)
-    logging.getLogger().handlers.clear()  # a job's lines go to the server, which writes them into its files
+    logging.getLogger().handlers.clear()  # the server writes the output of jobs to its log

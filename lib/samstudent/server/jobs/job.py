@@ -1,4 +1,4 @@
-"""One job of the server: a training, a batch inference or a scoring, from the request to its result."""
+"""Job of the server: a training, a batch inference or a scoring."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 from samstudent.errors import UserError
 from samstudent.util.progress import Progress
 
-#: Kinds of jobs; one of each kind runs at a time. The adaptation of SAM is a training. The names are the host's.
+#: Kinds of jobs, with the names of the host; one of each kind runs at a time. Adaptation of SAM is a training.
 KINDS = ("train", "batch_infer", "scoring")
-#: Lines of a job's output that are kept, as many as the host keeps.
+#: Number of stored output lines of a job, as in the host.
 DETAILS = 20
 
 
 class JobRunning(UserError):
-    """A job of this kind runs or waits already (HTTP 429)."""
+    """A job of this kind is running or waiting (HTTP 429)."""
 
     status = 429
 
 
 class Status(str, Enum):
-    """State of a job, in the host's words."""
+    """State of a job, with the names of the host."""
 
     SUBMITTED = "SUBMITTED"
     RUNNING = "RUNNING"
@@ -37,17 +37,17 @@ class Status(str, Enum):
 
 @dataclass
 class Job:
-    """One job and what is known of it; used by several threads.
+    """One job and its state; thread-safe.
 
     Attributes:
         kind: one of ``KINDS``.
-        request: as the host's tasks take it: ``model`` or ``method``, and options.
+        request: request of the host's task: ``model`` or ``method``, and options.
         id: a UUID.
-        status: its state.
-        submitted, finished: when, local time.
-        result: JSON value that the job gave, once it is done.
-        pid: id of its process, once it runs.
-        ended: is set when the job has ended, however that was.
+        status: state.
+        submitted, finished: local times.
+        result: JSON value, after a successful end.
+        pid: id of the job process, after its start.
+        ended: set when the job has ended in any way.
     """
 
     kind: str
@@ -69,12 +69,12 @@ class Job:
 
     @property
     def is_active(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether the job is waiting or running."""
         return self.status in (Status.SUBMITTED, Status.RUNNING)
 
     @property
     def details(self) -> list[str]:
-        """Last lines of its output and its progress; never empty."""
+        """Last lines of output and progress; never empty."""
         with self._lock:
             return list(self._details)
 
@@ -86,30 +86,30 @@ class Job:
 
     @property
     def current(self) -> Progress | None:
-        """The event that came last; None where there is none yet."""
+        """Latest event, or None."""
         with self._lock:
             return self._current
 
     def add_line(self, line: str) -> None:
-        """Add a line of its output to the details."""
+        """Add a line of output to the details."""
         with self._lock:
             self._details.append(line)
 
     def add_progress(self, progress: Progress) -> None:
-        """Take an event of one of its steps, also as a line of the details."""
+        """Add an event of a step, also as a line of the details."""
         with self._lock:
             self._steps[progress.step] = self._current = progress
             self._details.append(str(progress))
 
     def begin(self) -> bool:
-        """Set the state of a job whose process is started now; False where it was stopped before."""
+        """Set the state of a job whose process is about to start; False if it was stopped before."""
         with self._lock:
             if self.is_active:
                 self.status = Status.RUNNING
             return self.is_active
 
     def end(self, status: Status, line: str | None = None) -> None:
-        """Set the final state, with a last line of the details; nothing where the job has ended before."""
+        """Set the final state, with a last line of the details; no operation if the job has ended before."""
         with self._lock:
             if not self.is_active:
                 return
@@ -120,11 +120,11 @@ class Job:
         self.ended.set()
 
     def as_json(self) -> dict[str, Any]:
-        """The job as the host's clients read it.
+        """State of the job in the form of the host's API.
 
         Returns:
-            ``id``, ``status``, ``request``, ``start_ts``, ``details``; once it has ended ``end_ts``, and once it is
-            done its ``result``. Beside these, of ours: ``steps``, the last event of each (``Progress.as_json``).
+            ``id``, ``status``, ``request``, ``start_ts``, ``details``; after the end ``end_ts``, after a successful end
+            ``result``. In addition to the host's keys: ``steps``, the last event of each step (``Progress.as_json``).
         """
         content: dict[str, Any] = {
             "id": self.id,

@@ -1,7 +1,7 @@
-"""A job's side: the process that does one job, yields to the server, tells it of its progress and ends with it.
+"""Job process: runs one job with lower priority than the server, sends its progress, and ends with the server.
 
-The server sends the work over a connection; progress and the result come back over the same one. Standard output and
-error go to the server through a pipe, also those of libraries in C.
+The server sends the work over a connection; progress and the result are sent back over the same one. Standard output
+and error are redirected to a pipe of the server, also those of C libraries.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from samstudent.errors import UserError, explain
 from samstudent.util.progress import Progress, Report
 from samstudent.util.signals import SIGNALS, end_now
 
-#: What a job does: kind, request and report -> result, a JSON value. A function that can be pickled.
+#: Picklable function of a job: kind, request and report -> result, a JSON value.
 Work = Callable[[str, dict[str, Any], Report], Any]
 
-#: Prefix of a job's name in ``ps`` and ``top``, which show 15 characters; its kind follows.
+#: Prefix of a job process's name in ``ps`` and ``top`` (15 characters), followed by the kind of job.
 JOB_PREFIX = "sam-"
-#: Of a job that failed by a user's mistake.
-MISTAKE = 2
+#: Exit code of a job that failed because of a user's mistake.
+USER_ERROR_EXIT = 2
 
 _is_job = False
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a job's process is to do: ``work`` with this kind and request."""
+    """Assignment of a job process: ``work`` with this kind and request."""
 
     work: Work
     kind: str
@@ -54,27 +54,27 @@ class Result:
 
 
 class ProgressSender:
-    """Report of a job's process: sends each event to the server. May be called from several threads."""
+    """Report of a job process: sends each event to the server. Thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, threading.Lock()
 
     def __call__(self, progress: Progress) -> None:
-        with self._lock, contextlib.suppress(BrokenPipeError):  # the server has ended; soon this process does, too
+        with self._lock, contextlib.suppress(BrokenPipeError):  # the server has ended, and this process will
             self._connection.send(progress)
 
 
 def is_job_process() -> bool:
-    """Whether this process was started by a server to do one job."""
+    """Whether this process is a job process."""
     return _is_job
 
 
 def run_job(connection: Connection, output: Connection) -> None:
-    """Main function of a job's process.
+    """Main function of a job process.
 
     Args:
-        connection: gives the ``Assignment``; takes ``Progress`` and the ``Result``.
-        output: takes standard output and error.
+        connection: source of the ``Assignment``, and destination of ``Progress`` and ``Result``.
+        output: destination of standard output and error.
     """
     global _is_job
     _is_job = True
@@ -89,25 +89,25 @@ def run_job(connection: Connection, output: Connection) -> None:
     logging.captureWarnings(True)
     _yield_to_server(assignment.request)
     report = ProgressSender(connection)
-    np.random.seed()  # a fork would draw the same numbers in each job
+    np.random.seed()  # forks would have the same random state
     try:
         result = assignment.work(assignment.kind, assignment.request, report)
     except (UserError, OSError) as error:
         print(f"samstudent: {explain(error)}", file=sys.stderr, flush=True)
-        sys.exit(MISTAKE)
+        sys.exit(USER_ERROR_EXIT)
     connection.send(Result(result))
 
 
 def name_process(name: str) -> None:
-    """Set the process' name in ``ps`` and ``top``; Linux only."""
+    """Set the name of the process in ``ps`` and ``top``; Linux only."""
     with contextlib.suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 
 
 def _yield_to_server(request: dict[str, Any]) -> None:
-    """Lower priority, and with three cores or more one stays free; only the GPUs that the request names.
+    """Lower the priority, leave one of three or more cores free, and restrict the GPUs to those of the request.
 
-    With fewer cores the priority alone does: measured on two, an answer of the server takes 1.0 ms (median) beside a
+    With fewer cores the priority is sufficient: on two cores a response of the server takes 1.0 ms (median) during a
     training, with one thread or two.
     """
     with contextlib.suppress(OSError):
@@ -121,20 +121,20 @@ def _yield_to_server(request: dict[str, Any]) -> None:
 
 
 def _set_signals() -> None:
-    # A terminal's Ctrl-C reaches this process, too; the server decides what becomes of it.
+    # A terminal sends Ctrl-C to this process, too; the server stops it.
     for number in SIGNALS:
         signal.signal(number, _stop if number == signal.SIGTERM else signal.SIG_IGN)
 
 
 def _stop(number: int, frame: object) -> NoReturn:
-    """As ``sys.exit``: files that are half-written are removed, the round is marked as interrupted."""
+    """End by ``sys.exit``: incomplete files are removed, and the round is marked as interrupted."""
     sys.exit(128 + number)
 
 
 def _end_with_server() -> None:
-    """End this process and its own when the process that started it has ended.
+    """End this process and its child processes when its parent has ended.
 
-    The server's jobs would otherwise go on without it; after a restart the same trigger would start a second training.
+    Otherwise jobs would continue without the server, and after a restart a second training would be started.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,4 +1,4 @@
-"""Runner of the server's jobs: each in a process of its own, one of a kind at a time, others wait in order."""
+"""Runner of the server's jobs: each in a process of its own, one of each kind at a time, further ones in a queue."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from samstudent.util.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-#: Jobs of a kind that are remembered, each with its request and its last lines.
+#: Largest number of jobs of a kind in the list, each with its request and last lines.
 MOST_REMEMBERED = 50
-#: Seconds that killed processes get to be gone.
+#: Longest wait for the end of killed processes, seconds.
 KILLED_WITHIN = 0.5
 
 
@@ -45,7 +45,7 @@ class JobProcess(Protocol):
     def close(self) -> None: ...
 
 
-#: Starts a process that calls ``job_process.run_job`` with both connections; raises OSError where it cannot.
+#: Function that starts a process with ``job_process.run_job`` and both connections; raises OSError.
 StartProcess = Callable[[Connection, Connection], JobProcess]
 
 
@@ -53,34 +53,34 @@ class JobRunner:
     """Jobs of one server.
 
     Args:
-        work: what a job's process does.
-        start_process: how it is started (``start_methods``).
+        work: function of a job process.
+        start_process: start of a job process (``start_methods``).
     """
 
     def __init__(self, work: Work, start_process: StartProcess) -> None:
         self._work, self._start_process = work, start_process
         self._jobs: dict[str, list[Job]] = {kind: [] for kind in KINDS}
         self._waiting: dict[str, deque[Job]] = {kind: deque() for kind in KINDS}
-        #: Kinds whose thread works through what waits.
+        #: Kinds with a thread that runs the waiting jobs.
         self._working: set[str] = set()
         self._lock = threading.Lock()
         self._is_ending = False
 
-    # ---- what the endpoints and the schedule call ----
+    # ---- for endpoints and schedule ----
 
     def start(self, kind: str, request: dict[str, Any], enqueue: bool = False) -> dict[str, Any]:
-        """Start a job, or have it wait for the one that runs.
+        """Start a job, or put it into the queue.
 
         Args:
             kind: one of ``KINDS``.
-            request: as the host's tasks take it; plain values.
-            enqueue: wait where another job of the kind runs, instead of being refused.
+            request: request of the host's task; JSON values.
+            enqueue: whether to wait for another job of the kind; False: refuse the job.
 
         Returns:
             The job as JSON.
 
         Raises:
-            JobRunning: another runs or waits, and ``enqueue`` is false.
+            JobRunning: another job is running or waiting, and ``enqueue`` is false.
         """
         return self._submit(kind, request, enqueue).as_json()
 
@@ -88,7 +88,7 @@ class JobRunner:
         """Start a job, wait for its end and return its result, a JSON value. Arguments as of ``start``.
 
         Raises:
-            JobRunning: another runs or waits, and ``enqueue`` is false. Conflict: the job failed or was stopped.
+            JobRunning: see ``start``. Conflict: the job failed or was stopped.
         """
         job = self._submit(kind, request, enqueue)
         job.ended.wait()
@@ -97,10 +97,10 @@ class JobRunner:
         return job.result
 
     def jobs(self, kind: str) -> list[dict[str, Any]]:
-        """Jobs of a kind as JSON, the last one at the end.
+        """Jobs of a kind as JSON, the latest last.
 
         Raises:
-            NotFound: there is none yet.
+            NotFound: there is none.
         """
         with self._lock:
             found = list(self._jobs[kind])
@@ -109,28 +109,28 @@ class JobRunner:
         return [job.as_json() for job in found]
 
     def running(self, kind: str) -> dict[str, Any]:
-        """The job of a kind that runs, or is about to, as JSON.
+        """First running or waiting job of a kind, as JSON.
 
         Raises:
-            NotFound: none does.
+            NotFound: there is none.
         """
         for job in self.active(kind):
             return job.as_json()
         raise NotFound(f"no job of this kind ({kind}) is running at the moment")
 
     def active(self, *kinds: str) -> list[Job]:
-        """Jobs of these kinds (none: all) that run or wait, in the order in which they were submitted."""
+        """Running and waiting jobs of these kinds (default: all), in the order of submission."""
         with self._lock:
             return [job for kind in kinds or KINDS for job in self._jobs[kind] if job.is_active]
 
     def is_busy(self, *kinds: str) -> bool:
-        """Whether a job of these kinds (none: all) runs or waits."""
+        """Whether a job of these kinds (default: all) is running or waiting."""
         return bool(self.active(*kinds))
 
     def stop(self, kind: str) -> dict[str, Any] | None:
-        """Kill the job of a kind that runs, or else take back the first that waits; None where there is neither.
+        """Kill the running job of a kind, or cancel the first waiting one; None if there is neither.
 
-        Jobs behind it go on.
+        Further waiting jobs are run.
         """
         with self._lock:
             job = next((job for job in self._jobs[kind] if job.is_active), None)
@@ -138,14 +138,14 @@ class JobRunner:
                 return None
             job.end(Status.STOPPED, "stopped on request")
         if job.pid is not None:
-            _kill(process_family(job.pid))  # else its thread does, as soon as the process is there
+            _kill(process_family(job.pid))  # otherwise its thread kills the process after its start
         return job.as_json()
 
     def end_all(self, deadline: float) -> None:
-        """End all jobs, and let none that waits begin; for the server's end.
+        """Stop all jobs, and cancel waiting ones; for the shutdown of the server.
 
         Args:
-            deadline: until then (``time.monotonic``) a job may put things in order (SIGTERM); then it is killed.
+            deadline: time (``time.monotonic``) until which a job may handle SIGTERM; then it is killed.
         """
         with self._lock:
             self._is_ending = True
@@ -168,7 +168,7 @@ class JobRunner:
                 raise JobRunning("the server is being stopped")
             known = self._jobs[kind]
             if not enqueue and any(job.is_active for job in known):
-                raise JobRunning(f"a job of this kind ({kind}) runs or waits already")
+                raise JobRunning(f"a job of this kind ({kind}) is already running or waiting")
             job = Job(kind, dict(request))
             ended = [job for job in known if not job.is_active]
             for old in ended[: max(0, len(known) + 1 - MOST_REMEMBERED)]:
@@ -177,13 +177,13 @@ class JobRunner:
             self._waiting[kind].append(job)
             if kind not in self._working:
                 self._working.add(kind)
-                # A daemon: the server's end does not wait for what is in the queue.
+                # A daemon: the shutdown must not wait for the queue.
                 threading.Thread(target=self._work_through, args=(kind,), name=f"jobs: {kind}", daemon=True).start()
         logger.info("%s %s: %s", kind, job.id, request)
         return job
 
     def _work_through(self, kind: str) -> None:
-        """Run what waits, one after the other, until nothing does."""
+        """Run the waiting jobs one after the other."""
         while True:
             with self._lock:
                 if not self._waiting[kind]:
@@ -193,7 +193,7 @@ class JobRunner:
             try:
                 self._run(job)
             except Exception as error:
-                logger.exception("%s %s was lost", kind, job.id)
+                logger.exception("%s %s failed", kind, job.id)
                 job.end(Status.ERROR, f"the job could not be run: {error}")
 
     def _run(self, job: Job) -> None:
@@ -206,9 +206,9 @@ class JobRunner:
                 process = self._start_process(theirs, printed)
             try:
                 job.pid = process.pid
-                with contextlib.suppress(BrokenPipeError):  # it has ended already
+                with contextlib.suppress(BrokenPipeError):  # the process has ended
                     messages.send(Assignment(self._work, job.kind, job.request))
-                if job.is_active:  # else it was stopped while its process was started
+                if job.is_active:  # otherwise it was stopped during the start of its process
                     _follow(job, messages, output, process)
                     _conclude(job, process.exitcode)
             finally:
@@ -219,14 +219,14 @@ class JobRunner:
 
 
 def _follow(job: Job, messages: Connection, output: Connection, process: JobProcess) -> None:
-    """Take what a job says until its process has ended and all of it is read."""
+    """Receive messages and output of a job until its process has ended and all is read."""
     log = logging.getLogger(f"task_{job.kind}")
     sources: list[Any] = [messages, output, process.sentinel]
     rest = b""
     while (ready := wait(sources)) != [process.sentinel]:
         if messages in ready:
             try:
-                _take(job, messages.recv(), log)
+                _receive(job, messages.recv(), log)
             except (EOFError, OSError):
                 sources.remove(messages)
         if output in ready:
@@ -234,12 +234,12 @@ def _follow(job: Job, messages: Connection, output: Connection, process: JobProc
                 sources.remove(output)
             *lines, rest = (rest + read).split(b"\n")
             for line in lines:
-                _take(job, line.decode(errors="replace").rstrip(), log)
-    _take(job, rest.decode(errors="replace").rstrip(), log)
+                _receive(job, line.decode(errors="replace").rstrip(), log)
+    _receive(job, rest.decode(errors="replace").rstrip(), log)
 
 
-def _take(job: Job, message: Progress | Result | str, log: logging.Logger) -> None:
-    """Keep an event, the result or a line of output; what comes after a stop is of no use to anybody."""
+def _receive(job: Job, message: Progress | Result | str, log: logging.Logger) -> None:
+    """Store an event, the result or a line of output; events and lines after a stop are dropped."""
     if isinstance(message, Result):
         job.result = message.value
     elif message and job.is_active:
@@ -255,7 +255,7 @@ def _conclude(job: Job, exitcode: int | None) -> None:
         job.end(Status.DONE)
     elif exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
-        memory = "; the system does this where memory runs out" if -exitcode == signal.SIGKILL else ""
+        memory = "; a likely reason is a lack of memory" if -exitcode == signal.SIGKILL else ""
         job.end(Status.ERROR, f"the job's process was ended by signal {-exitcode} ({name}){memory}")
     else:
         job.end(Status.ERROR)

@@ -1,4 +1,4 @@
-"""Ways to start a job's process, by what the machine can do."""
+"""Start methods of job processes, depending on the machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from samstudent.server.jobs.runner import JobProcess, StartProcess
 
 logger = logging.getLogger(__name__)
 
-#: Imported once by the process that Python's fork server forks jobs from.
+#: Modules that Python's fork server imports before it forks.
 PRELOAD = ("__main__", "samstudent.server.app", "monailabel.interfaces.utils.app")
 
 
 def best_start_method() -> StartProcess:
-    """Forks of this process where that is possible, else Python's fork server, else new interpreters.
+    """Our fork server if possible, else Python's fork server, else new interpreters.
 
-    To be called in the main thread, before other threads run and files are locked.
+    Call it in the main thread, before other threads run and files are locked.
     """
     if not fork_server.is_possible():
         return by_context()
@@ -32,19 +32,19 @@ def best_start_method() -> StartProcess:
         try:
             return fork(messages, output)
         except OSError as error:
-            logger.warning("a job is started by Python's fork server, since ours cannot be used: %s", error)
+            logger.warning("the fork server failed; the job is started by Python's fork server: %s", error)
             return otherwise(messages, output)
 
     return start
 
 
 def by_context(preload: Sequence[str] = PRELOAD) -> StartProcess:
-    """Processes of Python's own fork server, which never asks for a GPU; new interpreters where it does not exist.
+    """Python's fork server, which does not initialise CUDA; new interpreters on systems without it.
 
     Args:
-        preload: modules that Python's fork server imports when the first job starts.
+        preload: modules that Python's fork server imports at the start of the first job.
     """
-    # Asked through the driver's library and not through CUDA, which a fork could then not use any more.
+    # PyTorch looks for GPUs by NVML, not by CUDA, which could not be used in a fork afterwards.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
     if "forkserver" in multiprocessing.get_all_start_methods():

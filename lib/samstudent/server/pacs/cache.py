@@ -1,4 +1,4 @@
-"""Images of the PACS on this disk: fetched when first needed, whole or not at all, and not more than allowed."""
+"""Disk cache of the images of a PACS, of limited size; images are fetched on demand and completely."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ from samstudent.util.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-#: What was used within this time is not thrown away: a training may be about to read it.
+#: Images used within this time are not removed, seconds: a training may read them soon.
 IN_USE_SECONDS = 3600.0
-#: Space is counted no more often than this.
+#: Shortest interval between two checks of the size, seconds.
 COUNT_SECONDS = 60.0
 
 
 class ImageCache:
-    """``<folder>/<case id>/images/<SOP Instance UID>.dcm``, and beside ``images`` what viewers are given.
+    """Files ``<folder>/<case id>/images/<SOP Instance UID>.dcm``; beside ``images`` the files for viewers.
 
     Args:
-        folder: made if missing; may be shared by several studies and processes.
-        pacs: where images come from.
-        most_bytes: thrown away is, above this, what was not used for the longest time.
-        is_dear: says of a case id that it should go last (it is labelled, and every round reads it).
+        folder: created if missing; may be shared by several studies and processes.
+        pacs: DICOMweb server.
+        most_bytes: size above which the least recently used images are removed.
+        is_preferred: whether a case is removed last, by id (labelled cases, which every round reads).
     """
 
-    def __init__(self, folder: Path, pacs: Pacs, most_bytes: float, is_dear: Callable[[str], bool]) -> None:
+    def __init__(self, folder: Path, pacs: Pacs, most_bytes: float, is_preferred: Callable[[str], bool]) -> None:
         self.folder, self.pacs = folder, pacs
-        self.most_bytes, self.is_dear = most_bytes, is_dear
+        self.most_bytes, self.is_preferred = most_bytes, is_preferred
         self._counted = 0.0
         folder.mkdir(parents=True, exist_ok=True)
 
     def place(self, reference: Reference) -> Path:
-        """Where the image is or will be: a file, of a volume a folder."""
+        """Path of an image, which need not exist: a file, or a folder for a volume."""
         images = self.folder / reference.case / "images"
         return images / f"{reference.image}.dcm" if reference.image else images
 
     def has(self, reference: Reference) -> bool:
-        """Whether it is here, with as many slices as the PACS has now."""
+        """Whether the image is in the cache, with the current number of slices."""
         place = self.place(reference)
         if reference.image:
             return place.is_file()
         return place.is_dir() and sum(1 for _ in place.iterdir()) == reference.images
 
     def get(self, reference: Reference) -> Path:
-        """The image's file or folder, fetched if it is not here.
+        """File or folder of an image, fetched if necessary.
 
         Raises:
-            Unavailable: it is not here, and the PACS does not send it.
+            Unavailable: it is not in the cache, and the PACS does not send it.
         """
         place = self.place(reference)
         if not self.has(reference):
@@ -72,7 +72,7 @@ class ImageCache:
         return place
 
     def for_viewer(self, reference: Reference) -> Path:
-        """One file that 3D Slicer can load: the DICOM file, of a volume a NIfTI made of its series (``upright``)."""
+        """File for 3D Slicer: the DICOM file, or a NIfTI with the volume of a series (``upright``)."""
         place = self.get(reference)
         if reference.image:
             return place
@@ -82,7 +82,7 @@ class ImageCache:
         return path
 
     def viewer_place(self, reference: Reference) -> Path:
-        """Where ``for_viewer`` puts it."""
+        """Path of the file of ``for_viewer``, which need not exist."""
         return self.place(reference) if reference.image else self.folder / reference.case / f"{reference.case}.nii.gz"
 
     def _fetch(self, reference: Reference) -> None:
@@ -96,9 +96,9 @@ class ImageCache:
                 if count != reference.images:
                     raise Unavailable(
                         f"PACS {self.pacs.url}: sent {count} images of series {reference.series}, which has"
-                        f" {reference.images}; perhaps more are still coming in"
+                        f" {reference.images}; more may be arriving"
                     )
-            if self.has(reference):  # another process or thread was faster, and somebody may read what it fetched
+            if self.has(reference):  # fetched by another process or thread in the meantime, and possibly in use
                 return
             case = self.folder / reference.case
             if case.exists():  # of fewer slices
@@ -112,24 +112,24 @@ class ImageCache:
         cases = [case for case in self.folder.iterdir() if case.is_dir() and not case.name.startswith(".")]
         sizes = {case: _size(case) for case in cases}
         total = sum(sizes.values())
-        by_worth = sorted(cases, key=lambda case: (self.is_dear(case.name), case.stat().st_mtime))
-        for case in by_worth:
+        candidates = sorted(cases, key=lambda case: (self.is_preferred(case.name), case.stat().st_mtime))
+        for case in candidates:
             if total <= self.most_bytes:
                 return
             if time.time() - case.stat().st_mtime > IN_USE_SECONDS:
-                logger.info("image %s leaves the cache", case.name)
+                logger.info("image %s is removed from the cache", case.name)
                 shutil.rmtree(case, ignore_errors=True)
                 total -= sizes[case]
 
 
 def save_for_viewer(stored: Stored, path: Path) -> None:
-    """A volume (k, j, i) as a NIfTI that ITK reads: with axes at right angles."""
+    """Write a volume (k, j, i) as NIfTI with perpendicular axes, as ITK requires."""
     stored = upright(stored)
     pixels = stored.pixels.transpose(2, 1, 0)
     whole = np.array_equal(pixels, np.round(pixels)) and np.abs(pixels).max(initial=0) < 2**15
     values = pixels.astype(np.int16 if whole else np.float32)
     image: Any = nibabel.Nifti1Image(values, stored.affine)  # type: ignore[no-untyped-call]
-    # Both, the same: readers differ in which they prefer.
+    # Both, because programs differ in which one they use.
     image.set_qform(stored.affine, code=1)
     image.set_sform(stored.affine, code=1)
     with atomic_path(path) as temporary:

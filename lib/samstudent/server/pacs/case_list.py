@@ -1,4 +1,4 @@
-"""The cases of a PACS study, kept equal to what the PACS lists."""
+"""Update of the cases of a PACS study after each poll."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ logger = logging.getLogger(__name__)
 
 
 class CaseList:
-    """List of the cases, brought up to date at each poll; images of a series that did not change are not listed again.
+    """Update of the list of cases; images of unchanged series are not queried again.
 
     Args:
-        study: whose cases these are.
+        study: study with the cases.
     """
 
     def __init__(self, study: PacsStudy) -> None:
         self.study = study
-        #: Series Instance UID -> number of images at the last poll, also of series that are no case, or are growing.
+        #: Numbers of images at the last poll by Series Instance UID, also of series that are no case or still grow.
         self._counts: dict[str, int] = {}
 
     def update(self, listed: Sequence[Series], end: float) -> bool:
-        """Make the study's cases those of the PACS.
+        """Replace the cases of the study by those of the PACS.
 
         Args:
             listed: all image series of the PACS.
-            end: time, as of ``time.monotonic``, after which no further new series is taken in.
+            end: time (``time.monotonic``) after which no further new series is added.
 
         Returns:
-            Whether all were taken in.
+            Whether all series were added.
         """
         by_series: dict[str, list[Reference]] = {}
         for reference in self.study.references().values():
@@ -49,7 +49,7 @@ class CaseList:
                 continue
             try:
                 found = self._cases_of(series, known)
-            except Refused as error:  # one series that the PACS only lists must not hide the others
+            except Refused as error:  # one inaccessible series must not prevent the others
                 logger.warning("series %s: %s", series.uid, error)
                 found = known
             cases |= {reference.case: reference for reference in found}
@@ -61,7 +61,7 @@ class CaseList:
     def _cases_of(self, series: Series, known: list[Reference]) -> list[Reference]:
         last = self._counts.get(series.uid)
         pacs, dimension = self.study.pacs, self.study.task.dimension
-        if series.images == 0 and not known and last is None:  # a PACS that does not count
+        if series.images == 0 and not known and last is None:  # a PACS without numbers of images
             series = replace(series, images=len(pacs.instances(series.study, series.uid)))
         elif series.images == 0:
             return known
@@ -70,7 +70,7 @@ class CaseList:
         if is_volume(series):
             if dimension != 3:
                 return []
-            # Slices come one by one: it is a case when no more have come since the last poll.
+            # Slices arrive one by one: a series is complete when no more have arrived since the last poll.
             is_settled = last == series.images or (last is None and not self._counts)
             return [volume(series)] if is_settled else known
         if dimension != 2:

@@ -1,6 +1,6 @@
-"""DICOMweb, with an end to every wait and every answer checked.
+"""DICOMweb client with bounded waits and validated responses.
 
-Whatever a PACS does wrong (no connection, silence, drops of data for ever, HTML, JSON of another kind, half a series)
+Every fault of a PACS (no connection, no response, an endless slow response, HTML, other JSON, an incomplete series)
 becomes ``Unavailable`` with the reason.
 """
 
@@ -25,18 +25,18 @@ from samstudent.errors import Unavailable
 from samstudent.server.pacs.settings import PacsSettings
 
 logger = logging.getLogger(__name__)
-# Each query is a line of its own there.
+# It logs each query.
 logging.getLogger("dicomweb_client").setLevel(logging.WARNING)
 
 CONNECT_SECONDS = 5.0
-#: A whole answer takes at most so many timeouts; an image so many.
+#: Longest duration of a complete response, in timeouts: lists, images.
 LIST_TIMEOUTS, IMAGE_TIMEOUTS = 3, 30
 PAGE = 1000
-#: A page shorter than this is the last one: no server gives out fewer at once.
+#: A shorter page is the last one: no server has smaller pages.
 SHORT_PAGE = 50
-#: As it is stored: a PACS would otherwise decompress it.
+#: Media type of instances as stored; by default a PACS would decompress them.
 AS_STORED = (("application/dicom", "*"),)
-#: The instance is there already (DICOM PS3.7, C.5.7).
+#: Failure reason: the instance exists (DICOM PS3.7, C.5.7).
 _DUPLICATE = 0x0111
 _UID = re.compile(r"[0-9][0-9.]{0,63}")
 _FIELDS = (
@@ -47,7 +47,7 @@ _FIELDS = (
 
 @dataclass(frozen=True)
 class Series:
-    """One series as the PACS lists it; ``facts`` are its attributes by keyword, as texts."""
+    """One series as listed by the PACS; ``facts`` are its attributes by keyword, as strings."""
 
     study: str
     uid: str
@@ -66,47 +66,47 @@ class Instance:
 
 
 class Refused(Unavailable):
-    """The PACS answers, but does not take this one object."""
+    """The PACS responds, but refuses this request or object."""
 
 
 class Pacs:
     """One DICOMweb server.
 
     Args:
-        url: its root, e.g. http://127.0.0.1:8042/dicom-web.
-        settings: see there.
+        url: root, e.g. http://127.0.0.1:8042/dicom-web.
+        settings: settings of the connection.
     """
 
     def __init__(self, url: str, settings: PacsSettings) -> None:
         self.url = url.rstrip("/")
         self.settings = settings
-        # requests' sessions are not made for several threads.
+        # Sessions of requests are not thread-safe.
         self._local = threading.local()
 
     # ---- lists ----
 
     def series(self) -> list[Series]:
-        """The series that pass the filters and are images, and all that are segmentations."""
+        """Image series that pass the filters, and all segmentation series."""
         modalities, filters = self.settings.modalities, self.settings.filters
         if filters:
             wanted = [{**filters, "Modality": modality} for modality in modalities] + [{"Modality": "SEG"}]
         else:
-            wanted = [{}]  # one question instead of one a modality
+            wanted = [{}]  # one query instead of one for each modality
         found: dict[str, Series] = {}
         for query in wanted:
             found |= {series.uid: series for series in self._pages(query)}
         return [series for series in found.values() if series.modality in (*modalities, "SEG")]
 
     def one_series(self, uid: str) -> Series | None:
-        """A series by its UID, whether or not it passes the filters."""
-        with self._talking("looking for a series") as client:
+        """Series of a UID, regardless of the filters; None: no such series."""
+        with self._request("query of a series") as client:
             found = client.search_for_series(search_filters={"SeriesInstanceUID": uid}, fields=_FIELDS)
             return next((series for series in _usable(found, _series) if series.uid == uid), None)
 
     def _pages(self, query: dict[str, str]) -> Iterator[Series]:
         seen: set[str] = set()
         while True:
-            with self._talking("listing series") as client:
+            with self._request("list of series") as client:
                 page = client.search_for_series(
                     limit=PAGE, offset=len(seen), fields=_FIELDS, search_filters=query or None
                 )
@@ -118,16 +118,16 @@ class Pacs:
                 return
 
     def instances(self, study: str, series: str) -> list[Instance]:
-        """The instances of a series, in the order of their numbers."""
-        with self._talking("listing images") as client:
+        """Instances of a series, sorted by instance number."""
+        with self._request("list of images") as client:
             items = client.search_for_instances(study, series, fields=("NumberOfFrames", "InstanceNumber"))
             return sorted(_usable(items, _instance), key=lambda i: (i.number, i.uid))
 
     # ---- objects ----
 
     def fetch_series(self, study: str, series: str, folder: Path) -> int:
-        """Write all images of a series to a folder; how many came."""
-        with self._talking("fetching a series", images=True) as client:
+        """Write all images of a series to a folder; returns their number."""
+        with self._request("retrieval of a series", images=True) as client:
             count = 0
             for image in client.iter_series(study, series, media_types=AS_STORED):
                 _require(image, "SeriesInstanceUID", series)
@@ -136,33 +136,39 @@ class Pacs:
             return count
 
     def fetch_instance(self, study: str, series: str, uid: str, folder: Path) -> Path:
-        """Write one image or SEG to a folder; where."""
-        with self._talking("fetching an image", images=True) as client:
+        """Write one image or SEG to a folder; returns its path."""
+        with self._request("retrieval of an image", images=True) as client:
             image = client.retrieve_instance(study, series, uid, media_types=AS_STORED)
             _require(image, "SOPInstanceUID", uid)
             return _save(image, folder)
 
     def store(self, instance: Dataset) -> None:
-        """Store one instance. Returns only if the PACS says that it has it.
+        """Store one instance. Returns only if the PACS confirms it.
 
         Raises:
-            Refused: it says that it will not have it. Unavailable: it says nothing that can be relied on.
+            Refused: the PACS refuses the instance. Unavailable: no valid confirmation.
         """
         uid = str(instance.SOPInstanceUID)
-        with self._talking("storing a segmentation", images=True) as client:
-            answer = client.store_instances([instance], str(instance.StudyInstanceUID))
-            stored = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence") or []}
-            failed = [int(item.get("FailureReason", 0)) for item in answer.get("FailedSOPSequence") or []]
+        with self._request("storage of a segmentation", images=True) as client:
+            response = client.store_instances([instance], str(instance.StudyInstanceUID))
+            stored = {str(item.ReferencedSOPInstanceUID) for item in response.get("ReferencedSOPSequence") or []}
+            failed = [int(item.get("FailureReason", 0)) for item in response.get("FailedSOPSequence") or []]
             if failed and _DUPLICATE not in failed:
                 reasons = ", ".join(f"0x{reason:04x}" for reason in failed)
                 raise Refused(f"PACS {self.url} refuses to store {uid}: failure reason {reasons}")
             if uid not in stored and not failed:
-                raise ValueError("its answer does not say that the instance is stored")
+                raise ValueError("the response does not confirm that the instance is stored")
 
-    # ---- talking ----
+    # ---- requests ----
 
     @contextmanager
-    def _talking(self, what: str, images: bool = False) -> Iterator[Any]:
+    def _request(self, what: str, images: bool = False) -> Iterator[Any]:
+        """Client for one request; its errors become ``Unavailable``.
+
+        Args:
+            what: description of the request, for messages.
+            images: whether images are transferred, which may take longer.
+        """
         timeouts = IMAGE_TIMEOUTS if images else LIST_TIMEOUTS
         self._local.end = time.monotonic() + timeouts * self.settings.timeout
         try:
@@ -174,15 +180,15 @@ class Pacs:
             kind = Refused if 400 <= status < 500 and status not in (408, 429) else Unavailable
             raise kind(f"PACS {self.url}: {what}: {error}{text}") from error
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise Unavailable(f"PACS {self.url} does not answer ({what}): {_short(error)}") from error
+            raise Unavailable(f"no response from PACS {self.url} ({what}): {_short(error)}") from error
         except Unavailable:
             raise
         except OSError as error:
             if not isinstance(error, requests.RequestException):
-                raise  # our own disk
+                raise  # error of the local disk
             raise Unavailable(f"PACS {self.url}: {what}: {_short(error)}") from error
-        except Exception as error:  # what a parser raises on nonsense may be anything
-            raise Unavailable(f"PACS {self.url} answered what cannot be used ({what}): {_short(error)}") from error
+        except Exception as error:  # parsers raise any kind of error
+            raise Unavailable(f"invalid response from PACS {self.url} ({what}): {_short(error)}") from error
 
     def _client(self) -> Any:
         if not hasattr(self._local, "client"):
@@ -195,23 +201,28 @@ class Pacs:
                 permissive_uid=True,
                 timeout=(CONNECT_SECONDS, self.settings.timeout),
             )
-            client.set_http_retry_params(retry=False)  # whoever asked tries again, and is told meanwhile
+            client.set_http_retry_params(retry=False)  # callers repeat requests, and report the state meanwhile
             self._local.client = client
         return self._local.client
 
     def _session(self) -> requests.Session:
         session = requests.Session()
         session.auth = self.settings.login
-        session.send = _ending(session.send, lambda: self._local.end)  # type: ignore[method-assign]
+        session.send = _bounded(session.send, lambda: self._local.end)  # type: ignore[method-assign]
         return session
 
 
-def _ending(send: Callable[..., Any], end: Callable[[], float]) -> Callable[..., Any]:
-    """``Session.send`` whose answers end in time: a read's own timeout begins anew with every drop that comes."""
+def _bounded(send: Callable[..., Any], end: Callable[[], float]) -> Callable[..., Any]:
+    """``Session.send`` with a limit on the duration of a response: the timeout of requests restarts with each read.
+
+    Args:
+        send: method of the session.
+        end: returns the latest end (``time.monotonic``).
+    """
 
     def bounded(request: requests.PreparedRequest, **options: Any) -> requests.Response:
         stream = options.pop("stream", False)
-        # The client leaves out the port, and a PACS makes its links of it.
+        # The client's header has no port; a PACS uses the header for its links.
         request.headers.pop("Host", None)
         response: requests.Response = send(request, stream=True, **options)
 
@@ -219,12 +230,12 @@ def _ending(send: Callable[..., Any], end: Callable[[], float]) -> Callable[...,
             while chunk := response.raw.read1(1 << 16, decode_content=True):
                 if time.monotonic() > end():
                     response.close()
-                    raise requests.Timeout("the answer takes too long")
+                    raise requests.Timeout("the response takes too long")
                 yield chunk
 
         response.iter_content = iter_content  # type: ignore[method-assign, assignment]
         if not stream:
-            _ = response.content  # read now, through the above
+            _ = response.content  # read now, with the limit above
         return response
 
     return bounded
@@ -234,13 +245,13 @@ _Item = TypeVar("_Item")
 
 
 def _usable(items: Any, read: Callable[[dict[str, Any]], _Item]) -> list[_Item]:
-    """What can be read of a list: one object of another vendor's must not hide all others, but nonsense is an error."""
+    """Valid items of a list; an invalid item is logged and skipped, but a list without valid items is an error."""
     found, error = [], None
     for item in items:
         try:
             found.append(read(item))
         except Exception as fault:
-            logger.warning("an entry of the PACS is left out: %s", _short(fault))
+            logger.warning("an invalid item in a list of the PACS is skipped: %s", _short(fault))
             error = fault
     if error is not None and not found:
         raise error
@@ -262,7 +273,7 @@ def _instance(item: dict[str, Any]) -> Instance:
 
 
 def _uid(data: Dataset, keyword: str) -> str:
-    """A UID that can be part of a path. Components with leading zeros, which are not allowed, are seen in the wild."""
+    """Validated UID, which becomes part of a path; components with leading zeros exist, although DICOM forbids them."""
     uid = str(data.get(keyword) or "")
     if not _UID.fullmatch(uid):
         raise ValueError(f"{keyword} {uid[:80]!r} is no UID")
@@ -271,7 +282,7 @@ def _uid(data: Dataset, keyword: str) -> str:
 
 def _require(image: Dataset, keyword: str, expected: str) -> None:
     if str(image.get(keyword)) != expected:
-        raise ValueError(f"asked for {keyword} {expected}, got {image.get(keyword)}")
+        raise ValueError(f"requested {keyword} {expected}, received {image.get(keyword)}")
 
 
 def _save(image: Dataset, folder: Path) -> Path:

@@ -1,7 +1,7 @@
-"""Synchronisation of a study with its PACS: new images and segmentations come in, labels go out.
+"""Synchronisation of a study with its PACS: import of images and segmentations, export of labels.
 
-What has to go out is computed, not queued: every label of which the PACS is not known to have this version. So there
-is no queue to lose, and a label saved while the PACS is away, or by another process, goes out like any other.
+There is no queue: every label without a recorded transfer of its current version is exported, also if it was saved
+while the PACS was unreachable, or by another process.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from samstudent.server.pacs.sync_state import LabelVersion
 
 logger = logging.getLogger(__name__)
 
-#: A label that the PACS refused, or that cannot be made a segmentation, is tried again after so long.
+#: Interval between two attempts to export a label that failed, seconds.
 TRY_AGAIN_SECONDS = 600.0
-#: Longest pause between two attempts while the PACS is away, seconds.
+#: Longest pause between two polls while the PACS is unreachable, seconds.
 LONGEST_PAUSE = 30.0
-#: A poll that finds a whole new PACS publishes what it has after so many seconds; the next one goes on.
+#: Longest duration of one poll, seconds; the next one continues, so that cases of a new PACS appear early.
 LONGEST_POLL = 20.0
-#: Number of segmentations that did not become labels in the status.
+#: Largest number of skipped segmentations in the status.
 LISTED_LEFT_OUT = 20
 #: Largest share of the time that polls take: a large PACS is polled less often.
 SHARE_OF_TIME = 0.1
@@ -40,13 +40,13 @@ SHARE_OF_TIME = 0.1
 
 @dataclass
 class State:
-    """State of the connection, for people.
+    """State of the connection.
 
     Attributes:
-        connected: None: not tried yet.
-        reason: why it is not connected; else "".
+        connected: None: not polled yet.
+        reason: reason of a missing connection, or "".
         since: time of the last change of ``connected``, seconds since 1970.
-        polled: time of the last poll that came to its end; None: there was none.
+        polled: time of the last completed poll, seconds since 1970; None: there was none.
     """
 
     connected: bool | None = None
@@ -56,10 +56,10 @@ class State:
 
 
 class Exchange:
-    """Synchronisation of one study with its PACS; runs by itself after ``start``, which only the server calls.
+    """Synchronisation of one study with its PACS, in a thread of the server after ``start``.
 
     Args:
-        study: its cases and labels.
+        study: study with cases and labels.
     """
 
     def __init__(self, study: PacsStudy) -> None:
@@ -69,7 +69,7 @@ class Exchange:
         self._mutex = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        #: Whether the last poll came to its end.
+        #: Whether the last poll was completed.
         self._complete = True
         self._server = study.sync_state.constant("server", uuid.uuid4().hex)
 
@@ -89,9 +89,9 @@ class Exchange:
         while True:
             if self._wake.wait(pause):
                 self._wake.clear()
-                self._guarded(self.send)
+                self._try(self.send)
             started = time.monotonic()
-            if self._guarded(lambda: self.poll(LONGEST_POLL)):
+            if self._try(lambda: self.poll(LONGEST_POLL)):
                 pause = max(self.study.pacs.settings.poll_seconds, (time.monotonic() - started) / SHARE_OF_TIME)
                 if not self._complete:
                     pause = 0.0
@@ -99,26 +99,27 @@ class Exchange:
                 pause = min(max(2 * pause, self.study.pacs.settings.poll_seconds), LONGEST_PAUSE)
 
     @staticmethod
-    def _guarded(action: Callable[[], None]) -> bool:
+    def _try(action: Callable[[], None]) -> bool:
+        """Whether an action ended without an error."""
         try:
             action()
         except Unavailable:
-            return False  # noted in the state, and logged once
+            return False  # recorded in the state, and logged once
         except Exception:
-            logger.exception("the exchange with the PACS goes on after an error")
+            logger.exception("error of the synchronisation with the PACS; it is repeated")
             return False
         return True
 
     # ---- one poll ----
 
     def poll(self, seconds: float = float("inf")) -> None:
-        """Take in what is new in the PACS, and send the labels that it lacks.
+        """Import new images and segmentations, and export missing labels.
 
         Args:
-            seconds: after so long this poll takes in nothing further; the next one goes on.
+            seconds: longest duration of the import; the next poll continues it.
 
         Raises:
-            Unavailable: the PACS does not answer, or answers nonsense; nothing was changed by that.
+            Unavailable: no response from the PACS, or an invalid one; nothing was changed.
         """
         end = time.monotonic() + seconds
         with self._mutex, self._track_connection(proves_connection=True):
@@ -130,52 +131,52 @@ class Exchange:
         self.send()
 
     def send(self) -> None:
-        """Send the labels that the PACS lacks, humans' first. Raises Unavailable; the rest goes with the next call."""
+        """Export missing labels, human labels first. Raises Unavailable; the next call exports the rest."""
         with self._mutex, self._track_connection(proves_connection=False):
             for label in sorted(self.waiting(is_due=True), key=lambda label: label.tag == PSEUDO):
                 if label.tag == PSEUDO and self._wake.is_set():
-                    return  # somebody has just saved a label and is waiting
+                    return  # a human label was saved, and its client waits
                 self._send_one(label)
 
     def _send_one(self, label: LabelVersion) -> None:
         case, tag, version = label
         sync_state = self.study.sync_state
         series, instance = self._uids(label)
-        # Recorded before, lest it be taken for another's if this process ends right after.
+        # Recorded before: after a crash it must not be imported as a segmentation of another program.
         sync_state.set_examined(instance, case, "sent by this server")
         try:
             outgoing.send(self.study, case, tag, (series, instance))
         except Exception as error:
             if isinstance(error, Unavailable) and not isinstance(error, Refused):
                 raise
-            # One label that cannot be sent, whatever the reason, must not hold up the others.
+            # An error of one label must not prevent the others.
             log = logger.error if isinstance(error, UserError) else logger.exception
             log("label %r of %s is not in the PACS: %s", tag, case, error)
             sync_state.set_failed(label, str(error) or type(error).__name__)
             return
         self._set_connection(None)
-        if self.study.version(case, tag) == version:  # else another was saved meanwhile, and perhaps sent
+        if self.study.version(case, tag) == version:  # otherwise another label was saved in the meantime
             sync_state.set_stored(label, series, instance)
 
     def waiting(self, is_due: bool = False) -> Iterator[LabelVersion]:
-        """The labels that should be in the PACS and are not known to be there.
+        """Labels that should be in the PACS and have no recorded transfer.
 
         Args:
-            is_due: without those of which an attempt failed within the last ``TRY_AGAIN_SECONDS``.
+            is_due: without those whose last attempt failed within ``TRY_AGAIN_SECONDS``.
         """
         stored, failures = self.study.sync_state.stored_labels(), self.study.sync_state.failures()
-        # Not "less than": where the clock was set back, it would wait until then.
+        # Absolute, because the clock may have been set back.
         late = {label for label, last in failures.items() if abs(time.time() - last.time) < TRY_AGAIN_SECONDS}
         for label in self.study.labels_to_send():
             if label not in stored and not (is_due and label in late):
                 yield label
 
     def wait_for(self, case: str, tag: str, seconds: float) -> None:
-        """Return when a label is in the PACS, cannot be sent, or the time is up.
+        """Wait until the transfer of a label has succeeded or failed.
 
         Args:
-            case: its id.
-            tag: of the label.
+            case: id of the case.
+            tag: tag of the label.
             seconds: longest wait.
         """
         end = time.monotonic() + seconds
@@ -186,36 +187,36 @@ class Exchange:
             time.sleep(0.05)
 
     def status(self) -> dict[str, Any]:
-        """State of connection and labels, for people and for the server's page."""
+        """State of connection and labels, as JSON values."""
         failures = self.study.sync_state.failures()
-        state = {True: "connected", False: "away", None: "not asked yet"}[self.state.connected]
+        state = {True: "connected", False: "away", None: "not polled yet"}[self.state.connected]
         return {
             "url": self.study.pacs.url,
             "state": state,
             "reason": self.state.reason,
             "since": self.state.since,
-            "looked": self.state.polled,
+            "polled": self.state.polled,
             "cases": len(self.study.list_images()),
             "waiting": [
                 {"case": x.case, "tag": x.tag, "reason": failures[x].reason if x in failures else "not sent yet"}
                 for x in self.waiting()
             ],
             "left_out": self.study.sync_state.left_out(LISTED_LEFT_OUT),
-            "unreadable": [{"case": case, "reason": why} for case, why in self.study.unreadable().items()],
+            "unreadable": [{"case": case, "reason": reason} for case, reason in self.study.unreadable().items()],
         }
 
     def _uids(self, label: LabelVersion) -> tuple[str, str]:
-        """Series and instance UID of a label's segmentation, the same whenever it is sent: it is stored once."""
+        """Series and instance UID of a label's segmentation, always the same, so that it is stored once."""
         name = f"{self._server}/{label.case}/{label.tag}/{label.version}"
         series, instance = (uuid.uuid5(uuid.NAMESPACE_URL, f"{name}/{kind}") for kind in ("series", "instance"))
         return f"2.25.{series.int}", f"2.25.{instance.int}"
 
     @contextmanager
     def _track_connection(self, proves_connection: bool) -> Iterator[None]:
-        """Record whether the PACS answered during the block.
+        """Record the state of the connection after the block.
 
         Args:
-            proves_connection: a block that ends without an error has talked to the PACS.
+            proves_connection: whether a block without an error has always sent a request to the PACS.
         """
         try:
             yield
@@ -232,6 +233,6 @@ class Exchange:
             if is_connected:
                 logger.info("PACS %s: connected", self.study.pacs.url)
             else:
-                logger.error("%s; the server goes on with what it has, and tries again", error)
+                logger.error("%s; the server continues with its data and tries again", error)
             self.state.connected, self.state.since = is_connected, time.time()
         self.state.reason = str(error) if error else ""

@@ -1,4 +1,4 @@
-"""Segmentations that somebody stored in the PACS; one that a human drew, or had a part in, becomes its case's label."""
+"""Import of segmentations from the PACS: manual and semi-automatic ones become labels of their cases."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Found:
-    """A segmentation fetched from the PACS.
+    """Segmentation fetched from the PACS.
 
     Attributes:
-        path: its file, for as long as it is dealt with.
-        series, instance: its UIDs.
-        header: all of it but the pixels; None: it cannot be read.
-        source: the image series that it was drawn on, as far as it says so.
-        images: images that it names.
-        time: of its content, as "YYYYMMDDHHMMSS.ffffff".
+        path: temporary file.
+        series, instance: UIDs.
+        header: dataset without pixels; None: unreadable file.
+        source: UID of the referenced image series, or None.
+        images: UIDs of the referenced images.
+        time: content time as "YYYYMMDDHHMMSS.ffffff".
     """
 
     path: Path
@@ -49,23 +49,23 @@ class Found:
 
 
 class SegmentationImport:
-    """Examines each segmentation of a PACS once.
+    """Import of each segmentation of a PACS, once.
 
     Args:
-        study: receives the labels.
+        study: study that receives the labels.
     """
 
     def __init__(self, study: PacsStudy) -> None:
         self.study = study
-        #: Series of segmentations -> the image series they belong to, which is not in the study.
+        #: Image series that are not in the study, by UID of the segmentation series that refers to them.
         self._without_images: dict[str, str] = {}
 
     def update(self, listed: Sequence[Series], end: float) -> bool:
-        """Take in what others have stored since the last poll.
+        """Import the segmentations that were stored since the last poll.
 
         Args:
             listed: all segmentation series of the PACS.
-            end: time, as of ``time.monotonic``, after which no further series is examined.
+            end: time (``time.monotonic``) after which no further series is examined.
 
         Returns:
             Whether all were examined.
@@ -119,10 +119,10 @@ class SegmentationImport:
 
 
 def read(path: Path, series: str, instance: str) -> Found:
-    """What a segmentation says of itself without its pixels.
+    """Header of a segmentation file.
 
     Args:
-        path: its file.
+        path: file.
         series: Series Instance UID.
         instance: SOP Instance UID.
     """
@@ -138,12 +138,14 @@ def read(path: Path, series: str, instance: str) -> Found:
 
 
 def take(study: PacsStudy, found: Found, references: Mapping[str, Reference]) -> None:
-    """Make a segmentation the label of its case, or record why not; neither, where its images may still come.
+    """Save a segmentation as the label of its case, or record the reason to skip it.
+
+    Nothing is recorded while its images are missing: they may still arrive.
 
     Args:
-        study: receives the label.
-        found: the segmentation.
-        references: case id -> reference, of the study's cases.
+        study: study that receives the label.
+        found: segmentation.
+        references: references of the study's cases, by case id.
     """
     case = case_of(found, references)
     if case is None and found.source and all(r.series != found.source for r in references.values()):
@@ -152,14 +154,14 @@ def take(study: PacsStudy, found: Found, references: Mapping[str, Reference]) ->
         outcome = _outcome(study, found, case)
     except (Unavailable, OSError):
         raise
-    except Exception as error:  # whatever another program has written; else each look would end at it
+    except Exception as error:  # any content of other programs; it must not stop every poll
         outcome = f"{LEFT_OUT}{error}"
     logger.info("segmentation %s of case %s: %s", found.instance, case, outcome)
     study.sync_state.set_examined(found.instance, case, outcome)
 
 
 def case_of(found: Found, references: Mapping[str, Reference]) -> str | None:
-    """Id of the one case that a segmentation was drawn on; None: of no case, or it may be of several."""
+    """Id of the case of a segmentation; None: no case, or several possible ones."""
     named = [r for r in references.values() if r.image in found.images]
     whole = [r for r in references.values() if r.series == found.source]
     candidates = named or [r for r in whole if r.image is None] or (whole if not found.images else [])
@@ -169,7 +171,7 @@ def case_of(found: Found, references: Mapping[str, Reference]) -> str | None:
 def _outcome(study: PacsStudy, found: Found, case: str | None) -> str:
     header = found.header
     if header is None:
-        return f"{LEFT_OUT}it cannot be read"
+        return f"{LEFT_OUT}unreadable file"
     if case is None:
         return f"{LEFT_OUT}it refers to no image of the study, or to several"
     if not header.get("SegmentSequence"):
@@ -179,7 +181,7 @@ def _outcome(study: PacsStudy, found: Found, case: str | None) -> str:
     if not structures_of(header, study.task):
         return f"{LEFT_OUT}none of its segments is a structure of the task"
     if found.time and found.time < _time_of(study.get_label_info(case, FINAL)):
-        return f"{LEFT_OUT}older than the label in force"
+        return f"{LEFT_OUT}older than the current label"
     info = {
         "source": "PACS",
         "user": str(header.get("ContentCreatorName") or "").rstrip("^"),
@@ -194,13 +196,13 @@ def _outcome(study: PacsStudy, found: Found, case: str | None) -> str:
     try:
         audit.record("label saved", info["user"] or "anonymous", case=case, tag=FINAL, instance=found.instance)
     except audit.AuditFailed as error:
-        logger.error("%s", error)  # nobody waits to be told
-    return "taken as the label"
+        logger.error("%s", error)  # there is no client to inform
+    return "saved as the label"
 
 
 def _time_of(info: Mapping[str, object]) -> str:
-    """When a label was drawn, as ``Found.time``. Of one that a client saved, a day before that: DICOM tells the time of
-    wherever the viewer is."""
+    """Time of a label as ``Found.time``; of a label that a client saved one day earlier, because DICOM times are local
+    times of the viewer."""
     if "content_time" in info or "time" not in info:
         return str(info.get("content_time", ""))
     return (datetime.fromtimestamp(float(str(info["time"]))) - timedelta(days=1)).strftime("%Y%m%d%H%M%S.%f")

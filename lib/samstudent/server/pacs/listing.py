@@ -1,4 +1,4 @@
-"""Which series, or which of its images, is a case. Pure: lists in, references out."""
+"""Cases in the lists of a PACS: a whole series, or each image of it. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from samstudent.server.pacs.client import Instance, Series
 from samstudent.server.pacs.settings import FILMS
 
-#: Ends the files that stand for images in the study's folder of a PACS: what must be known to fetch them.
+#: Extension of the reference files, which replace images in the study of a PACS.
 EXTENSION = ".dicom.json"
 
 
@@ -19,12 +19,12 @@ class Reference:
     """One case in the PACS.
 
     Attributes:
-        case: its id. Of a volume, and of a radiograph that is alone in its series, the Series Instance UID, by which
-            viewers ask; of others the SOP Instance UID.
+        case: id of the case: the Series Instance UID for a volume and for a single radiograph of a series, as used by
+            viewers; otherwise the SOP Instance UID.
         study, series: UIDs.
         image: SOP Instance UID of a single image; None: the case is the whole series.
-        images: how many images the series has.
-        facts: what the PACS says of the series, by keyword.
+        images: number of images of the series.
+        facts: attributes of the series by keyword.
     """
 
     case: str
@@ -42,7 +42,7 @@ class Reference:
         return cls(**json.loads(text))
 
     def info(self, url: str) -> dict[str, Any]:
-        """What a viewer needs to open it; OHIF reads these keys of a next sample."""
+        """Metadata by which viewers open the case; OHIF reads these keys of a sample."""
         retrieve = f"{url}/studies/{self.study}/series/{self.series}"
         info = {**self.facts, "StudyInstanceUID": self.study, "SeriesInstanceUID": self.series}
         if self.image:
@@ -51,22 +51,22 @@ class Reference:
 
 
 def is_volume(series: Series) -> bool:
-    """Whether a series is one volume; otherwise each of its images stands for itself."""
+    """Whether a series is one volume; otherwise each image is a case."""
     return series.images > 1 and series.modality not in FILMS
 
 
 def volume(series: Series) -> Reference:
-    """A whole series as one case."""
+    """Reference to a series as one case."""
     return Reference(series.uid, series.study, series.uid, None, series.images, series.facts)
 
 
 def films(series: Series, instances: Sequence[Instance], known: Mapping[str, str]) -> list[Reference]:
-    """Each image of a series as a case; images of several frames (films of the heart, clips) are left out.
+    """References to the images of a series as cases, without multi-frame images (clips).
 
     Args:
-        series: what is listed of it.
-        instances: its images.
-        known: SOP Instance UID -> case id that it was given before; ids never change, labels hang on them.
+        series: series.
+        instances: images of the series.
+        known: case ids by SOP Instance UID of earlier polls; ids do not change, because labels refer to them.
     """
     stills = [instance for instance in instances if instance.frames == 1]
     alone = len(stills) == 1 and series.uid not in known.values()

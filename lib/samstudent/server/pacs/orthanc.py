@@ -1,4 +1,4 @@
-"""Orthanc, a small PACS, as a process of its own on this machine: for the demo and for the tests."""
+"""Orthanc, a small PACS, as a local process for demo and tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLUGINS = ("/usr/share/orthanc/plugins", "/usr/lib/orthanc", "/usr/local/share/
 
 
 def find_orthanc() -> tuple[str, Path]:
-    """The program and its DICOMweb plugin.
+    """Program and DICOMweb plugin of Orthanc.
 
     Raises:
         NotFound: one of them is not installed.
@@ -36,10 +36,10 @@ def find_orthanc() -> tuple[str, Path]:
 
 
 class Orthanc:
-    """A PACS without a password on a free loopback port; what it stores lies in ``folder``.
+    """PACS without a password on a loopback port.
 
     Args:
-        folder: for its configuration, storage and log; made if missing.
+        folder: folder of configuration, storage and log; created if missing.
         port: None: a free one.
     """
 
@@ -51,7 +51,7 @@ class Orthanc:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and return when it answers. Again after ``kill``: what it had stored is there.
+        """Start Orthanc and wait until it responds; may be repeated after ``kill`` with the same storage.
 
         Raises:
             NotFound: it is not installed. RuntimeError: it does not start.
@@ -86,7 +86,7 @@ class Orthanc:
         raise RuntimeError(f"Orthanc did not start; the end of its log:\n{tail}")
 
     def kill(self) -> None:
-        """End it at once, as a power cut would."""
+        """End the process immediately, as a power failure would."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -94,13 +94,13 @@ class Orthanc:
 
     def store(self, images: Iterable[Dataset]) -> None:
         """Store images or segmentations, as a modality or a viewer does (STOW-RS)."""
-        answer = DICOMwebClient(self.url).store_instances(list(images))
-        if answer.get("FailedSOPSequence"):
-            raise RuntimeError(f"Orthanc did not store everything: {answer.FailedSOPSequence}")
+        response = DICOMwebClient(self.url).store_instances(list(images))
+        if response.get("FailedSOPSequence"):
+            raise RuntimeError(f"Orthanc did not store everything: {response.FailedSOPSequence}")
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on."""
+    """Free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A label becomes a DICOM segmentation in the PACS, in the study of its image."""
+"""Export of labels to the PACS as DICOM SEG, in the DICOM study of the image."""
 
 from __future__ import annotations
 

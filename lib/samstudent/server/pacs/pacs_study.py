@@ -1,4 +1,4 @@
-"""What the synchronisation needs of a study whose images lie in a PACS; ``datastore.PacsDatastore`` is one."""
+"""Interface of a PACS study for the synchronisation, implemented by ``datastore.PacsDatastore``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class PacsStudy(Protocol):
     """A study with its cases, its labels, and the state of its synchronisation with the PACS.
 
     Attributes:
-        task: whose structures the labels show.
+        task: task with the structures of the labels.
         pacs: the DICOMweb server.
-        sync_state: what is known of the segmentations in the PACS.
+        sync_state: state of the synchronisation.
     """
 
     task: Task
@@ -29,28 +29,28 @@ class PacsStudy(Protocol):
         """Ids of the cases."""
 
     def references(self) -> dict[str, Reference]:
-        """Case id -> reference to its images in the PACS."""
+        """References of all cases, by case id."""
 
     def put_references(self, wanted: Mapping[str, Reference]) -> None:
-        """Make these the study's cases; labels of a case that is gone are kept."""
+        """Replace the cases of the study; labels of removed cases are kept."""
 
     def unreadable(self) -> dict[str, str]:
-        """Case id -> why its image cannot be used."""
+        """Reasons by case id of the images that are known to be unusable."""
 
     def labels_to_send(self) -> Iterator[LabelVersion]:
-        """The labels that belong into the PACS."""
+        """Labels that the PACS should have."""
 
     def version(self, case: str, tag: str) -> str:
-        """Identifier of the current content of a label; "" where there is none."""
+        """Identifier of the current content of a label; "" if there is none."""
 
     def get_image_uri(self, image_id: str) -> str:
-        """Path of a case's image, fetched where it is not on this disk."""
+        """Path of a case's image, fetched if necessary."""
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """Path of a label's file."""
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """What is recorded of a label; {} where there is none."""
+        """Metadata of a label; {} if there is no such label."""
 
     def take_from_pacs(self, case: str, seg: Path, info: dict[str, Any]) -> None:
-        """Make a human's segmentation from the PACS the case's final label."""
+        """Save a human segmentation from the PACS as the final label."""

@@ -1,13 +1,12 @@
-"""What a viewer in the browser asks of the PACS, passed on: it shares the server's address, login and certificate.
+"""Proxy of the PACS for viewers in the browser, which use the server's address, login and certificate.
 
-The host's own proxy drops the query. OHIF's question for the other studies of one patient then comes back with the
-studies of all patients, and it shows them as that patient's; its search finds everything, and its pages are all alike.
+The host's own proxy drops the query string: OHIF's query for further studies of a patient then returns the studies of
+all patients, its search finds everything, and all pages are equal.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import requests
@@ -21,10 +20,10 @@ from samstudent.server.pacs.client import CONNECT_SECONDS
 from samstudent.server.pacs.settings import PacsSettings
 
 CHUNK = 1 << 18
-#: Of a viewer's request; its cookie and login are for this server, not for the PACS.
-_PASSED_ON = ("accept", "content-type", "range", "if-none-match", "if-modified-since")
-#: Of the PACS's answer. Not what belongs to one connection, nor its own cookies and rules for other sites.
-_PASSED_BACK = (
+#: Forwarded request headers; cookie and login are for this server, not for the PACS.
+_REQUEST_HEADERS = ("accept", "content-type", "range", "if-none-match", "if-modified-since")
+#: Forwarded response headers; not those of the connection, cookies, or rules for other sites.
+_RESPONSE_HEADERS = (
     "content-type", "content-length", "content-encoding", "content-range", "content-location", "accept-ranges", "etag",
     "last-modified", "warning",
 )  # fmt: skip
@@ -33,19 +32,19 @@ _local = threading.local()
 
 
 def forward(request: Request, body: bytes, service: str, path: str) -> Response:
-    """The PACS's answer to a viewer's request, in parts as they come.
+    """Response of the PACS to a viewer's request, streamed.
 
     Args:
-        request: method, query and headers are passed on.
-        body: of the request.
+        request: request with method, query and headers to forward.
+        body: body of the request.
         service: qido, wado, stow, or "".
-        path: below the service, decoded, e.g. ``studies/1.2.3/metadata``.
+        path: path below the service, decoded, e.g. ``studies/1.2.3/metadata``.
 
     Raises:
-        Unavailable: the PACS does not answer, or refuses this server's login.
+        Unavailable: no response from the PACS, or it refuses this server's login.
     """
     settings = PacsSettings.from_environment()
-    # OHIF asks the wrong service for these, and stores where it retrieves.
+    # OHIF sends requests for metadata to QIDO-RS, and stores at the WADO-RS address.
     if service == "qido" and path.endswith("metadata"):
         service = "wado"
     elif service == "wado" and request.method == "POST":
@@ -53,29 +52,26 @@ def forward(request: Request, body: bytes, service: str, path: str) -> Response:
     prefix = getattr(host, _PREFIXES.get(service, ""), "") or ""
     root = host.MONAI_LABEL_STUDIES.rstrip("/")
     url = "/".join(part.strip("/") if part != root else root for part in (root, prefix, quote(path)) if part)
-    headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-    # As the browser says, or not at all: the answer's bytes are passed on as they are.
+    headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
+    # The encoding of the browser, or none: the bytes of the response are forwarded unchanged.
     headers["accept-encoding"] = request.headers.get("accept-encoding", "identity")
     try:
-        answer = _session().request(
+        response = _session().request(
             request.method, url, params=request.url.query or None, headers=headers, data=body or None, stream=True,
             auth=settings.login, timeout=(CONNECT_SECONDS, settings.timeout),
         )  # fmt: skip
     except requests.RequestException as error:
-        raise Unavailable(f"PACS {root} does not answer: {error}") from error
-    if answer.status_code in (401, 403):
-        answer.close()
-        raise Unavailable(f"PACS {root} refuses this server's login (HTTP {answer.status_code})")
-    passed = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
-    return StreamingResponse(_parts(answer), answer.status_code, passed, background=BackgroundTask(answer.close))
-
-
-def _parts(answer: requests.Response) -> Iterator[bytes]:
-    yield from answer.raw.stream(CHUNK, decode_content=False)
+        raise Unavailable(f"no response from PACS {root}: {error}") from error
+    if response.status_code in (401, 403):
+        response.close()
+        raise Unavailable(f"PACS {root} refuses this server's login (HTTP {response.status_code})")
+    forwarded = {name: response.headers[name] for name in _RESPONSE_HEADERS if name in response.headers}
+    stream = response.raw.stream(CHUNK, decode_content=False)
+    return StreamingResponse(stream, response.status_code, forwarded, background=BackgroundTask(response.close))
 
 
 def _session() -> requests.Session:
-    """Session of this thread, so that connections are used again."""
+    """Session of the current thread, for reuse of connections."""
     if not hasattr(_local, "session"):
         _local.session = requests.Session()
         _local.session.trust_env = False  # no .netrc

@@ -1,4 +1,4 @@
-"""How a PACS is talked to: environment variables, the host's own where it has them."""
+"""Settings of the connection to a PACS, from environment variables of the host and of samstudent."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from monailabel.config import settings as host
 from samstudent.errors import UserError
 from samstudent.util.environment import number, yes_or_no
 
-#: Modalities whose series of several images are one volume.
+#: Modalities with one volume in a series.
 VOLUMES = ("CT", "MR", "PT")
-#: Modalities whose every image is a case of its own: radiographs, ultrasound stills, photographs.
+#: Modalities with one case for each image: radiographs, ultrasound stills, photographs.
 FILMS = ("CR", "DX", "MG", "RG", "PX", "IO", "XA", "RF", "US", "XC", "ES", "OP", "GM", "OT")
 _FILTER = "MONAI_LABEL_DICOMWEB_SEARCH_FILTER"
 
 
 @dataclass(frozen=True)
 class PacsSettings:
-    """See docs/how-to/orthanc.md, "Settings"."""
+    """Settings; see docs/how-to/orthanc.md, "Settings"."""
 
-    #: Which series are cases.
+    #: Modalities of cases.
     modalities: tuple[str, ...] = VOLUMES + FILMS
     #: Further QIDO-RS filters, e.g. {"BodyPartExamined": "WRIST"}.
     filters: dict[str, str] = field(default_factory=dict)
-    #: A look at the PACS every so many seconds.
+    #: Interval between two polls of the PACS, seconds.
     poll_seconds: float = 5.0
-    #: The longest silence in an answer.
+    #: Longest wait for data, seconds.
     timeout: float = 20.0
-    #: Images are kept on disk up to about this much.
+    #: Size of the image cache on disk, GB.
     cache_gb: float = 20.0
-    #: Whether accepted pseudo labels go to the PACS.
+    #: Whether accepted pseudo labels are sent to the PACS.
     pseudo: bool = True
-    #: Name and password, where the PACS asks for them.
+    #: Name and password, if the PACS requires them.
     login: tuple[str, str] | None = None
 
     @classmethod
     def from_environment(cls) -> PacsSettings:
-        """Raises UserError naming the variable that is wrong."""
+        """Settings of the environment; raises UserError with the name of an invalid variable."""
         modalities, filters = _search_filter()
-        # The host's older and newer names for the same.
+        # Older and newer names of the host for the same setting.
         username = host.MONAI_LABEL_DICOMWEB_USERNAME or host.MONAI_LABEL_DATASTORE_USERNAME
         password = host.MONAI_LABEL_DICOMWEB_PASSWORD or host.MONAI_LABEL_DATASTORE_PASSWORD
         return cls(
@@ -55,14 +55,14 @@ class PacsSettings:
 
 
 def require_supported(kind: str, studies: str) -> None:
-    """Check that a study is of a kind that this server has: a folder, or a DICOMweb server.
+    """Check the kind of a study: a folder, or a DICOMweb server.
 
     Args:
-        kind: value of MONAI_LABEL_DATASTORE, by which the host chooses XNAT or DSA.
-        studies: path of the study folder, or the URL.
+        kind: value of MONAI_LABEL_DATASTORE, by which the host selects XNAT or DSA.
+        studies: path of the study folder, or URL.
 
     Raises:
-        UserError: it is XNAT, DSA or Google Cloud Healthcare.
+        UserError: XNAT, DSA or Google Cloud Healthcare.
     """
     if kind.lower() in ("xnat", "dsa"):
         raise UserError(
@@ -77,8 +77,11 @@ def require_supported(kind: str, studies: str) -> None:
 
 
 def _search_filter() -> tuple[tuple[str, ...], dict[str, str]]:
-    """The host's filter. Its default, CT alone, would hide every radiograph and counts as not set: the host writes it
-    into the environment of its children, so that one cannot tell who has. CT alone is {"Modality": ["CT"]}."""
+    """Modalities and further filters of the host's setting.
+
+    The host's default {"Modality": "CT"} counts as not set: the host writes it into the environment of its processes,
+    and it would hide all radiographs. CT alone is {"Modality": ["CT"]}.
+    """
     filters: dict[str, Any] = dict(host.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
     if filters == {"Modality": "CT"}:
         return (), {}
@@ -86,5 +89,5 @@ def _search_filter() -> tuple[tuple[str, ...], dict[str, str]]:
     modalities = tuple([wanted] if isinstance(wanted, str) else wanted)
     if any(not isinstance(value, str) for value in (*modalities, *filters.values())):
         found = host.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
-        raise UserError(f"{_FILTER}={found}: values must be texts, of Modality a text or a list of texts")
+        raise UserError(f"{_FILTER}={found}: values must be strings; of Modality a string or a list of strings")
     return modalities, filters

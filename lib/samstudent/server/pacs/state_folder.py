@@ -1,4 +1,4 @@
-"""The folder of all that is kept of a PACS study: its app folder, with rounds, labels, log and image cache."""
+"""App folder of a PACS study, with rounds, labels, log and image cache."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from samstudent.util.address import slug_of
 
 
 def pacs_folder(url: str, data: Path | None = None) -> Path:
-    """The folder of one PACS: ``~/.local/share/samstudent/<address>``, or below XDG_DATA_HOME.
+    """Folder of one PACS: ``~/.local/share/samstudent/<address>``, or below XDG_DATA_HOME.
 
     Args:
-        url: of the DICOMweb server.
-        data: folder that stands for ``~/.local/share``; None: as the environment says.
+        url: URL of the DICOMweb server.
+        data: folder in place of ``~/.local/share``; None: of the environment.
     """
     data = data or Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return data / "samstudent" / slug_of(url)

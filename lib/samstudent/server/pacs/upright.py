@@ -1,8 +1,8 @@
-"""Volumes on a grid whose axes are at right angles, which is all that ITK, and with it 3D Slicer, can hold.
+"""Volumes on a grid with perpendicular axes, as ITK and 3D Slicer require.
 
-A tilted gantry moves each slice in its own plane against the one before: the case's own grid is sheared. Viewers get
-each slice moved to where it lies instead, by a part of a pixel where need be; no slice is mixed with another. What
-they draw on that grid is found on the case's own by its place in space, as with any label on another grid.
+A tilted gantry shifts each slice in its plane against the previous one: the grid of the case is sheared. Viewers get a
+volume in which each slice is shifted to its position, with interpolation within the slice only. Labels on that grid are
+resampled to the grid of the case by their position in space, as labels on any other grid.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from scipy import ndimage
 
 from samstudent.imaging.formats import Stored
 
-#: Slices that lie less beside than this, in pixels over the whole volume, count as straight, as in ``resample``.
+#: Largest shift over the whole volume that is ignored, pixels, as in ``resample``.
 _STRAIGHT = 0.25
 
 
 def is_tilted(shape: Sequence[int], affine: NDArray[np.float64]) -> bool:
-    """Whether the slices of a volume (k, j, i) do not lie straight above each other."""
+    """Whether the slices of a volume (k, j, i) are shifted against each other."""
     return bool(np.abs(_drift(affine) * (shape[0] - 1)).max() > _STRAIGHT)
 
 
 def upright(stored: Stored) -> Stored:
-    """The volume with axes at right angles: each slice moved into place, with more pixels around.
+    """Volume with perpendicular axes: each slice shifted to its position, on larger planes.
 
     Args:
-        stored: (k, j, i) of one value a pixel.
+        stored: volume (k, j, i) with one value per voxel.
 
     Returns:
-        float32 or the type of the pixels; the darkest value where there is no slice.
+        Volume of the same type; voxels outside of the slices have the smallest value.
     """
     straight = _right_angles(stored.affine)
     if not is_tilted(stored.shape, stored.affine):
@@ -53,14 +53,14 @@ def upright(stored: Stored) -> Stored:
 
 
 def _drift(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(2,) how far each slice lies beside the one before, in pixels of the plane: i, j."""
+    """Shift of each slice against the previous one, in pixels of the plane, float64 (2,): i, j."""
     axes = affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     return np.array([axes[:, 2] @ axes[:, axis] / lengths[axis] ** 2 for axis in (0, 1)])
 
 
 def _right_angles(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The affine with its third axis along the normal of the slices."""
+    """Affine with its third axis along the normal of the slices."""
     affine = np.array(affine, dtype=float)
     normal = np.cross(affine[:3, 0], affine[:3, 1])
     normal /= np.linalg.norm(normal)

@@ -1,1 +1,1 @@
-"""The server's own page at /samstudent: how the study stands, its rounds, and the review of pseudo labels."""
+"""Web page at /samstudent: overview of the study, rounds, and review of pseudo labels."""

@@ -1,4 +1,4 @@
-"""How the study stands, for the page's first look."""
+"""Overview of the study for the review page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from samstudent.server.review_page.service import ReviewService
 
 
 def overview(review: ReviewService) -> dict[str, Any]:
-    """Counts, what is served, what runs, the schedule and all rounds, as JSON values."""
+    """Counts, served student, running jobs, schedule and rounds, as JSON values."""
     context, ledger = review.context, review.study.ledger
     infos = review.datastore.label_infos()
     records = ledger.rounds()
@@ -34,12 +34,12 @@ def overview(review: ReviewService) -> dict[str, Any]:
 
 
 def problems(review: ReviewService) -> list[str]:
-    """A line each about what is passed over, and what is wrong with the study's files."""
+    """One line for each ignored file and other problem of the study's files."""
     return list(getattr(review.datastore, "problems", ()))
 
 
 def counts(review: ReviewService, infos: Infos) -> dict[str, int]:
-    """Of cases; the last three of structures in pseudo labels, by what the quality filter said of them."""
+    """Numbers of cases; ``structures_...``: numbers of structures in pseudo labels by status of the quality filter."""
     holdout = review.study.holdout
     barred = holdout.ids | holdout.excluded
     labelled = {case for case, labels in infos.items() if FINAL in labels}

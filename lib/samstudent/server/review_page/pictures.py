@@ -1,6 +1,6 @@
-"""What the page draws: slices of a case as PNG, and masks as runs of pixels on the same grid.
+"""Slices of a case as PNG, and masks as run lengths on the same pixels.
 
-Volumes are shown as radiologists hang them: the patient's right on the left; front, or head, at the top.
+Volumes are displayed in radiological convention: the patient's right on the left; anterior, or head, at the top.
 """
 
 from __future__ import annotations
@@ -21,24 +21,29 @@ from samstudent.imaging.case import CaseImage, for_sam, for_student
 from samstudent.imaging.grid import Grid
 from samstudent.task import ImageSection
 
-#: Of canonical arrays (z, y, x).
+#: Axes of canonical arrays (z, y, x).
 AXES = {"z": 0, "y": 1, "x": 2}
-#: What lies at the left, right, top and bottom of a slice across each axis.
+#: Directions at left, right, top and bottom of a slice perpendicular to each axis.
 SIDES = {"z": "RLAP", "y": "RLSI", "x": "APSI"}
-#: Longest side of a picture, in pixels.
+#: Limits of the longest side of a picture, pixels.
 SMALLEST, LARGEST = 32, 4096
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A case as it is looked at. pixels: uint8 (*spatial) or (*spatial, 3); grid: where they lie in the file."""
+    """Displayed image of a case.
+
+    Attributes:
+        pixels: uint8 (*spatial) or (*spatial, 3).
+        grid: grid of the image.
+    """
 
     pixels: NDArray[Any]
     grid: Grid
 
     @classmethod
     def of(cls, image: CaseImage, section: ImageSection) -> Shown:
-        """By the bounds that student and SAM see it with."""
+        """Image with the intensity range of student and SAM."""
         if len(image.pixels) == 3:
             return cls(for_sam(image, section), image.grid)
         grey = for_student(image, section.model_copy(update={"channels": 1}))[0]
@@ -51,7 +56,7 @@ class Shown:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """In mm, in the order of ``shape``."""
+        """Spacing in mm, in the order of ``shape``."""
         return self.grid.spacing
 
     @property
@@ -61,7 +66,12 @@ class Shown:
 
 @dataclass(frozen=True)
 class Slice:
-    """Which plane of a case, and how large. axis and index: None for a 2D case; size: longest side in pixels."""
+    """Plane of a case and size of its picture.
+
+    Attributes:
+        axis, index: plane of a volume; None for a 2D case.
+        size: longest side of the picture, pixels.
+    """
 
     axis: str | None
     index: int | None
@@ -69,7 +79,7 @@ class Slice:
 
     @classmethod
     def checked(cls, shape: tuple[int, ...], axis: str | None, index: int | None, size: int) -> Slice:
-        """Raises UserError where there is no such plane of a case of this shape."""
+        """Validated slice of a case of this shape; raises UserError."""
         if not SMALLEST <= size <= LARGEST:
             raise UserError(f"size must be from {SMALLEST} to {LARGEST} pixels, not {size}")
         if len(shape) == 2:
@@ -85,14 +95,14 @@ class Slice:
         return cls(axis, index, size)
 
     def of(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The plane of an array (*spatial) or (*spatial, 3), as it is hung."""
+        """Plane of an array (*spatial) or (*spatial, 3), in display orientation."""
         if self.axis is None:
             return array
-        # Canonical axes rise to the right, the front and the head: each runs against the picture.
+        # Canonical axes increase to the patient's right, front and head, opposite to the picture.
         return np.take(array, self.index or 0, axis=AXES[self.axis])[::-1, ::-1]
 
     def extent(self, shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, int]:
-        """Height and width of the picture: its pixels are square, and no finer than the plane's finest side."""
+        """Height and width of the picture, with square pixels not smaller than the smallest spacing of the plane."""
         kept = [i for i in range(len(shape)) if self.axis is None or i != AXES[self.axis]]
         finest = min(spacing[i] for i in kept)
         height, width = (shape[i] * spacing[i] / finest for i in kept)
@@ -101,28 +111,32 @@ class Slice:
 
 
 def picture(shown: Shown, where: Slice) -> bytes:
-    """One plane as PNG."""
+    """Slice as PNG."""
     height, width = where.extent(shown.shape, shown.spacing)
     image = Image.fromarray(np.ascontiguousarray(where.of(shown.pixels)))
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
     stream = io.BytesIO()
-    # Little compression: the page waits for the picture, and the network here is a hospital's.
+    # Low compression, because latency matters more than size on a local network.
     image.save(stream, "PNG", compress_level=1)
     return stream.getvalue()
 
 
 @dataclass(frozen=True)
 class Cropped:
-    """A mask without what is empty around it: 32 structures of a volume would not fit into memory."""
+    """Mask cropped to its bounding box, to save memory.
 
-    #: First index along each axis.
+    Attributes:
+        start: first index of the box along each axis.
+        content: mask inside of the box.
+    """
+
     start: tuple[int, ...]
     content: NDArray[np.bool_]
 
     @classmethod
     def of(cls, mask: NDArray[Any]) -> Cropped | None:
-        """None for an empty mask (*spatial)."""
+        """Cropped mask of a mask (*spatial); None for an empty mask."""
         box = []
         for axis in range(mask.ndim):
             there = np.flatnonzero(mask.any(axis=tuple(i for i in range(mask.ndim) if i != axis)))
@@ -136,7 +150,7 @@ class Cropped:
         return self.content.nbytes
 
     def fullest(self) -> dict[str, int]:
-        """Of a volume: for each axis the index of the slice that shows most of it, the middle one of several."""
+        """Index of the slice with the largest area along each axis of a volume; the middle one of several."""
         found = {}
         for name, axis in AXES.items():
             areas = self.content.sum(axis=tuple(i for i in range(3) if i != axis))
@@ -145,7 +159,7 @@ class Cropped:
         return found
 
     def plane(self, where: Slice, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Its part of a plane, bool, of the plane's own size."""
+        """Mask of a plane, bool, of the size of the plane."""
         if where.axis is None:
             full = np.zeros(shape, dtype=bool)
             full[tuple(slice(s, s + n) for s, n in zip(self.start, self.content.shape, strict=True))] = self.content
@@ -161,10 +175,10 @@ class Cropped:
 
 
 def runs(mask: Cropped, where: Slice, shape: tuple[int, ...], spacing: tuple[float, ...]) -> list[int]:
-    """A mask on a picture's pixels, row by row: lengths of runs, in turn without and with the structure.
+    """Run lengths of a mask on the pixels of a picture, row by row, alternately outside and inside of the structure.
 
     Returns:
-        Empty where the plane does not show it.
+        Run lengths; empty if the structure is not in the plane.
     """
     plane = mask.plane(where, shape)
     if not plane.any():
@@ -181,7 +195,7 @@ def runs(mask: Cropped, where: Slice, shape: tuple[int, ...], spacing: tuple[flo
 
 
 class Cache:
-    """What was read last, up to so many bytes; several threads that ask for the same wait for one to read it."""
+    """LRU cache with a limit in bytes; concurrent requests for one key read it once."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -190,7 +204,12 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: object, read: Callable[[], tuple[Any, int]]) -> Any:
-        """The value of ``key``; ``read`` gives it and its size in bytes where it is not here."""
+        """Value of a key.
+
+        Args:
+            key: key of the value.
+            read: returns the value and its size in bytes if it is not in the cache.
+        """
         with self._lock:
             if key in self._content:
                 self._content.move_to_end(key)

@@ -1,4 +1,4 @@
-"""Progress of the jobs that run or wait, for the review page."""
+"""Progress of running and waiting jobs, for the review page."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from samstudent.server.jobs.runner import JobRunner
 from samstudent.util.progress import Progress
 
 NAMES = {"train": "training", "batch_infer": "pseudo labels", "scoring": "scores of active learning"}
-#: Lines of a job's output that the page gets.
+#: Number of output lines of a job on the page.
 LINES = 8
 
 
 def progress_of_jobs(runner: JobRunner, running: RoundRecord | None) -> list[dict[str, Any]]:
-    """Jobs of this server that run or wait, and a round that was started elsewhere, as JSON values.
+    """Running and waiting jobs of this server, and a round of a command line, as JSON values.
 
     Args:
-        runner: of the server.
-        running: the round that runs, in this server or on a command line; None: none does.
+        runner: job runner of the server.
+        running: running round of this server or a command line; None: there is none.
 
     Returns:
         A dictionary for each: ``kind``, ``name``, ``round`` and ``reason`` (of a training), ``since``, ``lines``,
-        ``steps`` (``Progress.as_json``) in the order in which they began, and ``step``: the name of the step that runs.
+        ``steps`` (``Progress.as_json``) in the order of their start, and ``step``: name of the running step.
     """
     active = [job for kind in KINDS for job in runner.active(kind)]
     found = [_of_job(job, running) for job in active]

@@ -1,4 +1,4 @@
-"""Review queue: which pseudo labels wait for a decision, in which order, and what was decided."""
+"""Review queue: pseudo labels with the state of their review, in the order of their quality."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samstudent.server.datastore.identifiers import ACCEPTED_FROM
 State = Literal["waiting", "rejected", "sent", "accepted"]
 STATES: tuple[State, ...] = get_args(State)
 
-#: Case -> tag -> label info.
+#: Label metadata by case id and tag.
 Infos = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
@@ -25,10 +25,10 @@ class QueueItem:
     """One case of the queue.
 
     Attributes:
-        case: its id.
-        state: of its review.
-        info: of its pseudo label.
-        who, time: of the decision, where there is one; seconds since 1970.
+        case: case id.
+        state: state of the review.
+        info: metadata of the pseudo label.
+        who, time: user and time (seconds since 1970) of the decision, or None.
     """
 
     case: str
@@ -39,11 +39,11 @@ class QueueItem:
 
     @property
     def structures(self) -> dict[str, dict[str, Any]]:
-        """Structure -> its status and quality."""
+        """Status and quality by structure."""
         return dict(self.info.get("structures") or {})
 
     def as_json(self, structure: str | None = None) -> dict[str, Any]:
-        """The item for a list; with ``structure`` by the quality of that one."""
+        """Item of a list; with the quality of one structure, or of all."""
         summary = QualitySummary.of(self.structures, structure)
         quality = {"worst": summary.worst, "mean": summary.mean, "rejected": summary.rejected}
         return {"case": self.case, "state": self.state, "who": self.who, "time": self.time} | quality
@@ -51,13 +51,13 @@ class QueueItem:
 
 @dataclass(frozen=True)
 class QueuePage:
-    """Part of the queue that a client asks for.
+    """Requested part of the queue.
 
     Attributes:
-        state: of the review.
-        structure: only cases in which it was found, by its own quality; None: all cases.
-        first: number of the first item.
-        count: at most so many.
+        state: state of the review.
+        structure: only cases with this structure, sorted by its quality; None: all cases.
+        first: index of the first item.
+        count: largest number of items.
     """
 
     state: str
@@ -66,7 +66,7 @@ class QueuePage:
     count: int
 
     def check(self, structures: Collection[str]) -> None:
-        """Raises UserError or NotFound, naming the value that is wrong and what would be right."""
+        """Validate the request. Raises UserError or NotFound."""
         if self.state not in STATES:
             raise UserError(f"state must be one of {', '.join(STATES)}, not {self.state!r}")
         if self.structure is not None and self.structure not in structures:
@@ -76,7 +76,7 @@ class QueuePage:
 
 
 def queue_items(study: Study, infos: Infos) -> dict[str, QueueItem]:
-    """All of these cases that are, or were, in the queue, by their ids."""
+    """Items of the cases that are or were in the queue, by case id."""
     decisions = study.reviews.decisions()
     barred = study.holdout.ids | study.holdout.excluded
     items = {}
@@ -96,7 +96,7 @@ def queue_items(study: Study, infos: Infos) -> dict[str, QueueItem]:
 
 
 def page_of(items: Mapping[str, QueueItem], page: QueuePage) -> dict[str, Any]:
-    """A page of the queue as JSON: the worst first, or of cases that are decided on the last first."""
+    """Page of the queue as JSON: lowest quality first, or latest decision first."""
     chosen = {case: item for case, item in items.items() if item.state == page.state}
     summaries = {case: QualitySummary.of(item.structures, page.structure) for case, item in chosen.items()}
     if page.structure is not None:

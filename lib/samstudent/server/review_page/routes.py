@@ -1,4 +1,4 @@
-"""The page's endpoints: its files, the overview, and the review of pseudo labels."""
+"""Endpoints of the review page: static files, overview, and review of pseudo labels."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from samstudent.server.review_page.service import ReviewService
 
 STATIC = Path(__file__).parent / "static"
 HEADERS = {
-    # Nothing from elsewhere, no inline script or style: a case's name that holds HTML stays a name.
+    # No external resources, inline scripts or styles: HTML in the name of a case is not interpreted.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    # Asked for anew each time: after an update no part of the page is an old one.
+    # Revalidated each time, so that all parts of the page are of one version.
     "Cache-Control": "no-cache",
 }
 
-#: An id in whatever Unicode form, as the study lists it.
+#: Case id, converted to composed Unicode form.
 Case = Annotated[str, AfterValidator(case_id)]
 
 
-class Decided(BaseModel):
+class DecidedLabel(BaseModel):
     """Body of a decision about a pseudo label."""
 
     model_config = ConfigDict(extra="forbid")
 
-    digest: str = Field(max_length=64, description="of the label that was looked at: GET /samstudent/review/<case>")
+    digest: str = Field(max_length=64, description="digest of the reviewed label, from GET /samstudent/review/<case>")
 
 
-class Acceptance(Decided):
+class AcceptedLabel(DecidedLabel):
     """Body of an acceptance."""
 
     structures: dict[str, str] = Field(
         {},
-        description="source of a structure: refined, student or absent; needed for rejected ones, others are refined "
-        "where they passed the quality filter and absent where they were not found",
+        description="source by structure: refined, student or absent; required for rejected structures; default for "
+        "others: refined if accepted by the quality filter, absent if not found",
     )
 
 
@@ -69,7 +69,7 @@ async def _review(request: Request) -> ReviewService:
 Review = Annotated[ReviewService, Depends(_review)]
 
 
-# The page itself is the same for everybody and tells nothing of the study, so it needs no login.
+# The page has no data of the study.
 @router.get("", include_in_schema=False)
 def get_page() -> Response:
     return _static("index.html")
@@ -80,32 +80,32 @@ def get_part(name: str) -> Response:
     return _static(name)
 
 
-@router.get("/me", summary="Who is logged in, and what the page offers to that user")
+@router.get("/me", summary="Current user and permissions")
 def get_me(user: Annotated[User, require("user")]) -> dict[str, Any]:
     about = {"user": user_name(), "name": user.name, "roles": user.roles}
     return about | {"login": settings.MONAI_LABEL_AUTH_ENABLE, "may": permissions()}
 
 
-@router.get("/overview", summary="Counts, what is served, what runs, the schedule and all rounds", dependencies=READ)
+@router.get("/overview", summary="Counts, served student, running jobs, schedule and rounds", dependencies=READ)
 def get_overview(review: Review) -> dict[str, Any]:
     return overview(review)
 
 
-@router.get("/review", summary="The review queue: pseudo labels, the worst first", dependencies=READ)
+@router.get("/review", summary="Review queue: pseudo labels, lowest quality first", dependencies=READ)
 def get_queue(
     review: Review, state: str = "waiting", structure: str | None = None, first: int = 0, count: int = 50
 ) -> dict[str, Any]:
     return review.queue(QueuePage(state, structure, first, count))
 
 
-@router.get("/review/{case}", summary="One case of the queue: its structures, its digest, its size", dependencies=READ)
+@router.get("/review/{case}", summary="One case of the queue: structures, digest, size", dependencies=READ)
 def get_case(review: Review, case: Case) -> dict[str, Any]:
     return review.case(case)
 
 
 @router.get(
     "/review/{case}/image",
-    summary="The image, or a slice of it, as PNG",
+    summary="Image, or a slice of it, as PNG",
     response_class=Response,
     responses={200: {"content": {"image/png": {}}}},
     dependencies=READ,
@@ -123,7 +123,7 @@ def get_image(
 
 @router.get(
     "/review/{case}/masks",
-    summary="Masks on that image's pixels, as runs, by source and structure",
+    summary="Masks on the pixels of that image, as run lengths by source and structure",
     dependencies=READ,
 )
 def get_masks(
@@ -133,26 +133,32 @@ def get_masks(
     return review.runs(case, Slice.checked(shown.shape, axis, index, size)) | {"digest": review.digest(case)}
 
 
-@router.post("/review/{case}/accept", summary="Make the pseudo label this user's label", dependencies=REVIEW)
+@router.post("/review/{case}/accept", summary="Accept the pseudo label as label of this user", dependencies=REVIEW)
 def post_accept(
-    review: Review, line: Annotated[AuditLine, audited("accept")], case: Case, body: Acceptance
+    review: Review, line: Annotated[AuditLine, audited("accept")], case: Case, body: AcceptedLabel
 ) -> dict[str, Any]:
     accepted = review.accept(case, body.digest, body.structures, user_name())
     line.describe(user_name(), case=case, digest=body.digest, **accepted)
     return {"case": case, "state": "accepted"}
 
 
-@router.post("/review/{case}/reject", summary="Do not train on it until it is made anew", dependencies=REVIEW)
+@router.post(
+    "/review/{case}/reject",
+    summary="Do not train on the pseudo label until it is generated again",
+    dependencies=REVIEW,
+)
 def post_reject(
-    review: Review, line: Annotated[AuditLine, audited("reject")], case: Case, body: Decided
+    review: Review, line: Annotated[AuditLine, audited("reject")], case: Case, body: DecidedLabel
 ) -> dict[str, Any]:
     provenance = review.decide(case, "rejected", body.digest, user_name())
     line.describe(user_name(), case=case, digest=body.digest, provenance=provenance)
     return {"case": case, "state": "rejected"}
 
 
-@router.post("/review/{case}/send", summary="Offer the case to annotators first", dependencies=REVIEW)
-def post_send(review: Review, line: Annotated[AuditLine, audited("send")], case: Case, body: Decided) -> dict[str, Any]:
+@router.post("/review/{case}/send", summary="Send the case to the annotators, who get it first", dependencies=REVIEW)
+def post_send(
+    review: Review, line: Annotated[AuditLine, audited("send")], case: Case, body: DecidedLabel
+) -> dict[str, Any]:
     provenance = review.decide(case, "sent", body.digest, user_name())
     line.describe(user_name(), case=case, digest=body.digest, provenance=provenance)
     return {"case": case, "state": "sent"}
@@ -166,16 +172,16 @@ def delete_decision(review: Review, line: Annotated[AuditLine, audited("undo")],
 
 
 def _static(name: str) -> Response:
-    """A file of the page. Raises NotFound for anything that is not one."""
+    """File of the page. Raises NotFound."""
     files = {path.name: path for path in STATIC.iterdir() if path.is_file()}
     if name not in files:
-        raise NotFound(f"the page has no part {name!r}")
+        raise NotFound(f"the page has no file {name!r}")
     kind = {".js": "text/javascript"}.get(files[name].suffix) or mimetypes.guess_type(name)[0]
     return Response(files[name].read_bytes(), media_type=kind, headers=HEADERS)
 
 
 def _private(key: str) -> dict[str, str]:
-    """A browser may keep it, but must ask each time, so that nobody sees it without a right to."""
+    """Headers of a response that a browser may cache, but must revalidate, so that the login is checked each time."""
     return {"ETag": f'"{key}"', "Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
 
 

@@ -1,4 +1,4 @@
-"""Review of pseudo labels on one study: what is shown of a case, and what reviewers decide."""
+"""Review of pseudo labels of one study: data of a case for the page, and decisions of reviewers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, 
 from samstudent.server.review_page.queue import QueueItem, QueuePage, State, page_of, queue_items
 from samstudent.util.files import sha256_file
 
-#: For pictures of the last cases; a CT of 512 x 512 x 300 takes 80 MB.
+#: Size of the cache of images and masks; a CT of 512 x 512 x 300 has 80 MB.
 CACHE_BYTES = 384 << 20
 
 
@@ -33,8 +33,8 @@ class Masks:
     """Masks of a pseudo label by structure.
 
     Attributes:
-        refined: SAM's, also those that were rejected.
-        student: the student's own.
+        refined: masks of SAM, including rejected ones.
+        student: masks of the student.
     """
 
     refined: Mapping[str, Cropped]
@@ -49,43 +49,43 @@ class ReviewService:
     """Review of pseudo labels on the study and the datastore of one server.
 
     Args:
-        context: of the server.
+        context: parts of the server.
     """
 
     def __init__(self, context: ServerContext) -> None:
         self.context, self.study, self.task, self.datastore = context, context.study, context.task, context.datastore
         self._cache = Cache(CACHE_BYTES)
-        # Decisions of one server come one after another; a server is the only one that takes any.
+        # Decisions are serialised; only one server of a study takes decisions.
         self._lock = threading.RLock()
 
     def queue(self, page: QueuePage) -> dict[str, Any]:
-        """A page of the review queue, as JSON."""
+        """Page of the review queue, as JSON."""
         page.check(self.task.names)
         return page_of(queue_items(self.study, self.datastore.label_infos()), page)
 
     # ---- one case ----
 
     def entry(self, case: str) -> QueueItem:
-        """Raises NotFound where there is no such case, Conflict where it has nothing to review."""
+        """Item of a case. Raises NotFound if there is no such case, Conflict if it has nothing to review."""
         self._known(case)
         labels = self._labels(case)
         entry = queue_items(self.study, {case: labels}).get(case)
         if entry is not None:
             return entry
         if FINAL in labels:
-            raise Conflict(f"{case!r} has been labelled by a person; there is nothing to review")
+            raise Conflict(f"{case!r} has a human label; there is nothing to review")
         if case in self.study.holdout.ids | self.study.holdout.excluded:
-            raise Conflict(f"{case!r} is kept to compare models, so it has no pseudo label; a person has to draw it")
+            raise Conflict(f"{case!r} is in the hold-out or excluded, and has no pseudo label; it needs a human label")
         raise NotFound(f"{case!r} has no pseudo label; the next round, or batch inference, makes one")
 
     def digest(self, case: str) -> str:
-        """Tells whether a case's pseudo label, the student's masks included, is still the one that was looked at."""
+        """Digest of a case's pseudo label and the student's masks, to detect changes after the review."""
         labels = self._labels(case)
         parts = [self._sha256(case, tag, labels[tag]) if tag in labels else "" for tag in (PSEUDO, PSEUDO_RAW)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:32]
 
     def case(self, case: str) -> dict[str, Any]:
-        """All that the page needs to show a case."""
+        """Data of a case for the page, as JSON values."""
         entry, digest = self.entry(case), self.digest(case)
         shown, masks = self.shown(case), self.masks(case)
         volume = len(shown.shape) == 3
@@ -105,7 +105,7 @@ class ReviewService:
         return answer
 
     def shown(self, case: str) -> Shown:
-        """The image of a case as it is looked at, read once."""
+        """Displayed image of a case, cached."""
         self._known(case)
 
         def read() -> tuple[Shown, int]:
@@ -117,7 +117,7 @@ class ReviewService:
         return shown
 
     def image_key(self, case: str) -> str:
-        """Changes with the image's file and with how it is shown."""
+        """Key of the displayed image, which depends on the file and the image settings."""
         self._known(case)
         path = Path(self.datastore.get_image_uri(case))
         stat = path.stat()
@@ -125,7 +125,7 @@ class ReviewService:
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def masks(self, case: str) -> Masks:
-        """The masks of a case's pseudo label, or of the label that accepting has made of it; read once."""
+        """Masks of a case's pseudo label, or of the label that was accepted; cached."""
         accepted = self.entry(case).state == "accepted"
         final = self._sha256(case, FINAL, self._labels(case)[FINAL]) if accepted else None
         key = ("masks", case, final or self.digest(case), self.image_key(case))
@@ -133,7 +133,7 @@ class ReviewService:
         return masks
 
     def runs(self, case: str, where: Slice) -> dict[str, Any]:
-        """Masks of one plane: for both sources, by structure, runs as of ``pictures.runs``."""
+        """Masks of one plane: run lengths (``pictures.runs``) by source and structure."""
         shown, masks = self.shown(case), self.masks(case)
         answer: dict[str, Any] = {"size": list(where.extent(shown.shape, shown.spacing))}
         for source, by_name in (("refined", masks.refined), ("student", masks.student)):
@@ -144,14 +144,19 @@ class ReviewService:
     # ---- decisions ----
 
     def accept(self, case: str, digest: str, chosen: Mapping[str, str], who: str) -> dict[str, Any]:
-        """Make a case's pseudo label the label of this user. Its ``structures`` with their sources, and ``provenance``.
+        """Save a case's pseudo label as label of a user.
 
         Args:
-            digest: of what the user has looked at.
-            chosen: see ``review.check_sources``.
+            case: case id.
+            digest: digest of the reviewed label.
+            chosen: source by structure; see ``review.check_sources``.
+            who: user name.
+
+        Returns:
+            ``structures`` with their sources, and ``provenance``.
 
         Raises:
-            Conflict: another label or decision came meanwhile. UserError: see ``check_sources`` and ``compose``.
+            Conflict: another label or decision in the meantime. UserError: see ``check_sources`` and ``compose``.
         """
         entry = self._undecided(case, digest)
         sources = check_sources(chosen, entry.structures, self.task)
@@ -181,17 +186,17 @@ class ReviewService:
         return {"structures": sources, "provenance": made_of["provenance"]}
 
     def decide(self, case: str, decision: Verdict, digest: str, who: str) -> object:
-        """Reject a pseudo label, or send its case to the annotators; its provenance. Raises as ``accept``."""
+        """Reject a pseudo label, or send its case to the annotators; returns its provenance. Raises as ``accept``."""
         with self._alone():
             entry = self._undecided(case, digest)
             self.study.reviews.record(case, decision, entry.info, who)
         return entry.info.get("provenance")
 
     def undo(self, case: str) -> State:
-        """Undo the last decision about a case; an accepted label goes to the history of labels. What was undone.
+        """Undo the last decision about a case; an accepted label goes to the history. Returns the earlier state.
 
         Raises:
-            Conflict: there is none, or a person has drawn a label since.
+            Conflict: there is no decision, or a human label was saved since.
         """
         with self._alone():
             entry = self.entry(case)
@@ -204,22 +209,22 @@ class ReviewService:
     # ---- parts ----
 
     def _undecided(self, case: str, digest: str) -> QueueItem:
-        """The case's entry, if it waits for review with just this label, and may train."""
+        """Item of a case that waits for review with this label, and may be used for training."""
         entry = self.entry(case)
         if entry.state != "waiting":
             by = f" by {entry.who}" if entry.who else ""
-            raise Conflict(f"{case!r} has been {entry.state}{by} meanwhile; undo that first")
+            raise Conflict(f"{case!r} has been {entry.state}{by} in the meantime; undo that first")
         if digest != self.digest(case):
-            raise Conflict(f"the pseudo label of {case!r} has been made anew meanwhile; look at the new one")
+            raise Conflict(f"the pseudo label of {case!r} has changed in the meantime; review the new one")
         store = self.datastore
         self.study.holdout.extend(store.list_images(), store.get_labeled_images())
         if not self.study.holdout.trainable([case]):
-            raise Conflict(f"{case!r} is kept to compare models; a person has to draw it")
+            raise Conflict(f"{case!r} is in the hold-out or excluded; it needs a human label")
         return entry
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody decides, and no other process changes a label, until the block ends."""
+        """Block without concurrent decisions or changes of labels."""
         with self._lock, self.datastore.transaction():
             yield
 
@@ -228,7 +233,7 @@ class ReviewService:
             raise NotFound(f"image {case!r} is not in the study")
 
     def _labelled(self, case: str) -> dict[str, str]:
-        """Tag -> label id."""
+        """Label ids by tag."""
         return dict(self.datastore.get_labels_by_image_id(case))
 
     def _labels(self, case: str) -> dict[str, Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-// How the study stands: counts, what is served, what runs, the schedule, all rounds.
+// Overview: counts, served student, running jobs, schedule, rounds.
 
 import { post, put, remove } from './api.js';
 import { chart } from './chart.js';
@@ -19,7 +19,7 @@ export class Overview {
     this.update(overview);
   }
 
-  /** Draws what has changed; what has not is left alone, so that focus and selections stay. */
+  /** Draws changed parts only, so that focus and selections are preserved. */
   update(overview) {
     this.overview = overview;
     this.draw('counts', overview.counts, () => this.counts());
@@ -53,7 +53,7 @@ export class Overview {
     }
     const drawn = n.labelled - n.accepted;
     return [h('h2', { class: 'sr' }, 'Cases'), h('div', { class: 'figures' },
-      figure(n.images, 'images', n.excluded ? `${n.excluded} kept for a test` : null),
+      figure(n.images, 'images', n.excluded ? `${n.excluded} test cases` : null),
       figure(n.labelled, 'labelled', `${drawn} drawn, ${n.accepted} accepted`),
       figure(n.held_out, 'held out', `${n.held_out_labelled} of them labelled`),
       figure(n.pseudo_labelled, 'pseudo-labelled', `${n.structures_accepted} structures, ${n.structures_rejected} doubtful`),
@@ -64,20 +64,20 @@ export class Overview {
   problems() {
     const problems = this.overview.problems;
     this.parts.problems.hidden = !problems.length;
-    return [h('details', {}, h('summary', {}, h('h2', {}, 'Files passed over, and other faults'), h('span', { class: 'badge' }, String(problems.length))),
+    return [h('details', {}, h('summary', {}, h('h2', {}, 'Ignored files and other problems'), h('span', { class: 'badge' }, String(problems.length))),
       h('ul', {}, problems.map((text) => h('li', {}, text))))];
   }
 
   served() {
     const round = this.overview.served;
-    if (!round) return [h('h2', {}, 'Served student'), h('p', { class: 'empty' }, 'None yet. The first round that is done will be served.')];
+    if (!round) return [h('h2', {}, 'Served student'), h('p', { class: 'empty' }, 'None yet. The student of the first completed round will be served.')];
     const dice = round.dice?.challenger?.mean;
     const title = h('h2', {}, 'Served student');
     const facts = h('p', { class: 'lead' }, h('strong', {}, round.id), typeof dice === 'number' ? ` · Dice ${percent(dice)} on ${round.held_out} held-out cases` : ' · not measured');
     const how = round.how === 'rollback' ? 'rolled back to' : 'promoted';
     const more = h('p', {}, `${round.labels} labels and ${round.pseudo} pseudo labels. ${how[0].toUpperCase()}${how.slice(1)} ${when(round.since)}${round.by ? ` by ${round.by}` : ''}.`);
     const back = this.me.may.administer && round.before && button(`Roll back to ${round.before}`, () => this.rollBack(round.before), { id: 'roll-back' });
-    const fault = this.overview.served_fault && h('p', { class: 'error-text' }, `It cannot answer: ${this.overview.served_fault}.`);
+    const fault = this.overview.served_fault && h('p', { class: 'error-text' }, `It is unusable: ${this.overview.served_fault}.`);
     return [title, fault, facts, more, back];
   }
 
@@ -86,7 +86,7 @@ export class Overview {
     const title = h('h2', {}, 'Running');
     const training = jobs.some((job) => job.kind === 'train' || job.kind === 'round');
     const start = this.me.may.administer && !training && button('Start a round now', () => this.start(), { id: 'start-round' });
-    if (!jobs.length) return [title, h('p', { class: 'empty' }, 'Nothing runs.'), start];
+    if (!jobs.length) return [title, h('p', { class: 'empty' }, 'No job is running.'), start];
     const scoring = jobs.some((job) => job.kind === 'scoring') && h('p', { class: 'small' }, 'The scores of active learning are being computed.');
     return [title, jobs.filter((job) => job.kind !== 'scoring').map((job) => h('div', { class: 'job' },
       h('p', {}, h('strong', {}, job.round ? `Round ${job.round}` : job.name[0].toUpperCase() + job.name.slice(1)), job.reason ? ` · ${job.reason}` : ''),
@@ -94,7 +94,7 @@ export class Overview {
       job.kind === 'train' && this.me.may.administer && button('Stop', () => this.stop(), { id: 'stop-job' }))), scoring, start];
   }
 
-  /** A bar for each step of a job that has begun; only the one that runs has its figures in words. */
+  /** A bar for each started step of a job; the running one also as text. */
   steps(job) {
     if (!job.steps.some((step) => step.step === job.step)) return [bar(null, job.step), h('p', { class: 'small' }, job.step)];
     return h('ol', { class: 'steps' }, job.steps.map((step) => {
@@ -110,10 +110,10 @@ export class Overview {
     const s = this.overview.schedule;
     const rules = [s.every_labels && `after every ${s.every_labels} new labels`, s.at && `at ${s.at} o’clock`].filter(Boolean).join(' and ');
     const title = h('h2', {}, 'Schedule');
-    if (!rules) return [title, h('p', { class: 'empty' }, 'The task file sets none: rounds are started by hand.')];
+    if (!rules) return [title, h('p', { class: 'empty' }, 'The task file has none: rounds are started manually.')];
     const facts = [`A round starts ${rules}.`, `${s.new_labels} new since the last one.`];
     if (s.next_time) facts.push(`Next time of day: ${when(Date.parse(s.next_time) / 1000)}.`);
-    if (s.pending) facts.push(`Due: ${s.pending}${s.waiting ? `; waits: ${s.waiting}` : ''}.`);
+    if (s.pending) facts.push(`Due: ${s.pending}${s.waiting ? `; waiting: ${s.waiting}` : ''}.`);
     const toggle = this.me.may.administer && button(s.paused ? 'Resume' : 'Pause', () => this.pause(!s.paused), { id: 'pause' });
     return [title, h('p', { class: 'lead' }, h('strong', {}, s.paused ? 'Paused' : 'On')), h('p', {}, facts.join(' ')),
       s.last_error && h('p', { class: 'error-text' }, s.last_error), toggle];
@@ -130,7 +130,7 @@ export class Overview {
     const rounds = [...this.overview.rounds].reverse();
     const title = h('h2', {}, 'Rounds');
     if (!rounds.length) return [title, h('p', { class: 'empty' }, 'None yet. Label a few cases, then start a round.')];
-    const columns = ['round', 'started', 'why', 'labels', 'pseudo', 'Dice', 'before', 'decision', ''];
+    const columns = ['round', 'started', 'reason', 'labels', 'pseudo', 'Dice', 'before', 'decision', ''];
     return [title, h('div', { class: 'scroll' }, h('table', {},
       h('thead', {}, h('tr', {}, columns.map((name) => h('th', { scope: 'col', class: ['labels', 'pseudo', 'Dice', 'before'].includes(name) ? 'number' : null }, name)))),
       h('tbody', {}, rounds.map((round) => this.row(round)))))];
@@ -148,16 +148,16 @@ export class Overview {
       number(percent(round.dice?.champion?.mean)), h('td', { class: 'decision' }, outcome, this.leftOut(round)), h('td', {}, action));
   }
 
-  /** The cases that a round could not use, each with its reason, folded up; nothing where there is none. */
+  /** Collapsed list of the cases that a round could not use, with reasons; null if there are none. */
   leftOut(round) {
-    const cases = [...Object.entries(round.left_out).map(([id, why]) => [`${id}: not trained on`, why]),
-      ...Object.entries(round.not_compared).map(([id, why]) => [`${id}: not compared on`, why])];
+    const cases = [...Object.entries(round.left_out).map(([id, why]) => [`${id}: not used for training`, why]),
+      ...Object.entries(round.not_compared).map(([id, why]) => [`${id}: not used for the comparison`, why])];
     if (!cases.length) return null;
     return h('details', { class: 'left-out' }, h('summary', {}, `${cases.length} case${cases.length > 1 ? 's' : ''} left out`),
       h('ul', {}, cases.map(([what, why]) => h('li', {}, `${what}: ${why}`))));
   }
 
-  // ---- what an administrator does ----
+  // ---- actions of administrators ----
 
   async act(call, done) {
     try {
@@ -171,26 +171,26 @@ export class Overview {
 
   async promote(round) {
     const dice = percent(round.dice?.challenger?.mean), now = percent(this.overview.served?.dice?.challenger?.mean);
-    const text = `From the next request on, all clients get answers of ${round.id} (Dice ${dice}; served now: ${now}). You can roll back.`;
+    const text = `All clients will use ${round.id} (Dice ${dice}; served now: ${now}). You can roll back.`;
     if (await confirmed(`Serve ${round.id}?`, text, 'Promote')) this.act(() => post(`samstudent/rounds/${round.id}/promote`), `${round.id} is served now.`);
   }
 
   async rollBack(before) {
-    const text = `From the next request on, all clients get answers of ${before} again.`;
+    const text = `All clients will use ${before} again.`;
     if (await confirmed(`Go back to ${before}?`, text, 'Roll back')) this.act(() => post('samstudent/rollback'), `${before} is served again.`);
   }
 
   pause(paused) {
-    this.act(() => put('samstudent/schedule', { paused }), paused ? 'The schedule is paused; what is due is kept.' : 'The schedule goes on.');
+    this.act(() => put('samstudent/schedule', { paused }), paused ? 'The schedule is paused; a pending round is kept.' : 'The schedule is active.');
   }
 
   async start() {
-    const text = 'It makes pseudo labels anew, trains a student on them and on all labels, and serves it if it is not worse.';
+    const text = 'A round generates pseudo labels, trains a student on them and on all labels, and serves it if it is not worse.';
     if (await confirmed('Start a round?', text, 'Start')) this.act(() => post('train/student'), 'A round has been started.');
   }
 
   async stop() {
-    const text = 'What it has done so far is lost; the served student stays as it is.';
+    const text = 'Its progress is lost; the served student does not change.';
     if (await confirmed('Stop the training?', text, 'Stop it')) this.act(() => remove('train/'), 'The training has been stopped.');
   }
 }

@@ -1,4 +1,4 @@
-// The review queue: the worst pseudo labels first, to be accepted, rejected, or sent to an annotator.
+// Review queue: pseudo labels of the lowest quality first, to be accepted, rejected, or sent to an annotator.
 
 import { get, post, remove, reviewPath } from './api.js';
 import { button, h, notice, percent, when } from './dom.js';
@@ -6,7 +6,7 @@ import { colour, css } from './masks.js';
 import { Viewer } from './viewer.js';
 
 const PAGE = 50;
-const STATES = { waiting: 'waiting, worst first', sent: 'sent to annotators', rejected: 'rejected', accepted: 'accepted' };
+const STATES = { waiting: 'waiting, lowest quality first', sent: 'sent to annotators', rejected: 'rejected', accepted: 'accepted' };
 const DONE = { accept: 'accepted', reject: 'rejected', send: 'sent to the annotators' };
 const SOURCES = { refined: 'SAM’s', student: 'student’s', absent: 'absent' };
 
@@ -42,7 +42,7 @@ export class Review {
     await this.load(0, name);
   }
 
-  /** Called with every new overview: others decide, too, and rounds make new pseudo labels. */
+  /** Called with every new overview: other users decide, too, and rounds generate new pseudo labels. */
   async update(overview) {
     const { counts } = this.list;
     if (this.busy || !Object.keys(STATES).some((state) => counts[state] !== overview.counts[state])) return;
@@ -83,7 +83,7 @@ export class Review {
     const { total, first, cases, counts } = this.list;
     for (const option of this.state.options) option.textContent = `${STATES[option.value]} (${counts[option.value]})`;
     this.items.replaceChildren(...cases.map((item) => this.item(item)));
-    if (!cases.length) this.items.append(h('li', { class: 'empty' }, this.state.value === 'waiting' ? 'Nothing waits for review.' : 'None.'));
+    if (!cases.length) this.items.append(h('li', { class: 'empty' }, this.state.value === 'waiting' ? 'No case is waiting for review.' : 'None.'));
     const to = Math.min(first + PAGE, total);
     this.pager.replaceChildren(...(total > PAGE ? [
       button('‹', () => this.load(first - PAGE), { disabled: first === 0, 'aria-label': 'Earlier cases' }), h('span', {}, `${first + 1}–${to} of ${total}`),
@@ -132,7 +132,7 @@ export class Review {
     if (name === null) {
       this.current = null;
       this.viewer.clear();
-      this.panel.replaceChildren(h('p', { class: 'empty' }, 'No case is chosen.'));
+      this.panel.replaceChildren(h('p', { class: 'empty' }, 'No case is selected.'));
       return;
     }
     let data;
@@ -161,12 +161,12 @@ export class Review {
     const size = data.axes ? data.size.toReversed().join(' × ') : `${data.size[1]} × ${data.size[0]}`;
     this.rows = data.structures.map((structure, index) => this.row(structure, index));
     const decided = data.state !== 'waiting';
-    const actions = !this.me.may.review ? h('p', { class: 'empty' }, 'You may look; deciding needs the role of a reviewer.')
+    const actions = !this.me.may.review ? h('p', { class: 'empty' }, 'Decisions require the role of a reviewer.')
       : decided ? h('div', { class: 'actions' }, button(`Undo: ${data.state}`, () => this.undo(data.case), { id: 'undo' }))
         : h('div', { class: 'actions' }, this.action('Accept', 'a', 'accept', 'primary'), this.action('Reject', 'r', 'reject'), this.action('Send', 's', 'send'));
     const status = decided ? `${STATES[data.state].split(',')[0]}${data.who ? ` by ${data.who}` : ''}, ${when(data.time)}` : `lowest ${percent(data.worst, 0)}, mean ${percent(data.mean, 0)}`;
     this.panel.replaceChildren(h('div', { class: 'about' }, h('h2', { title: data.case }, data.case), h('p', {}, status), h('p', { class: 'small', title: by }, `${size} · ${by}`)),
-      h('div', { class: 'legend' }, h('span', { title: 'estimated Dice; the line is where the gate lets pass' }, 'quality'), h('span', {}, 'take')),
+      h('div', { class: 'legend' }, h('span', { title: 'estimated Dice; line: threshold of the quality filter' }, 'quality'), h('span', {}, 'source')),
       h('ul', { class: 'structures' }, this.rows), actions);
   }
 
@@ -185,12 +185,12 @@ export class Review {
     const text = status === 'absent' ? 'not found' : percent(quality ?? 0, 0);
     const choices = ['refined', 'student', 'absent'].map((source) => button({ refined: 'SAM', student: 'student', absent: 'none' }[source], () => this.choose(name, source), {
       'data-source': source, disabled: source !== 'absent' && !structure[source], 'aria-label': `${name}: ${SOURCES[source]}`, 'aria-pressed': String(this.sources[name] === source),
-      title: { refined: 'take SAM’s mask', student: 'take the student’s mask', absent: 'it is not in this image' }[source],
+      title: { refined: 'use the mask of SAM', student: 'use the mask of the student', absent: 'the structure is not in this image' }[source],
     }));
     return h('li', { class: status, 'data-structure': name, onmouseenter: () => this.viewer.mark(name), onmouseleave: () => this.viewer.mark(null) }, swatch,
-      h('button', { type: 'button', class: 'label', title: structure.slices ? 'go to its fullest slice' : name, onclick: () => this.viewer.seek(structure) }, name),
+      h('button', { type: 'button', class: 'label', title: structure.slices ? 'go to the slice with its largest area' : name, onclick: () => this.viewer.seek(structure) }, name),
       status !== 'absent' && h('span', { class: 'bar', role: 'img', 'aria-label': `quality ${text}, ${status}` }, fill, tick), h('span', { class: 'number' }, text),
-      h('span', { class: 'segments', role: 'group', 'aria-label': `What to take for ${name}` }, this.current.state === 'waiting' && this.me.may.review ? choices : null));
+      h('span', { class: 'segments', role: 'group', 'aria-label': `Source of ${name}` }, this.current.state === 'waiting' && this.me.may.review ? choices : null));
   }
 
   choose(name, source) {
@@ -224,7 +224,7 @@ export class Review {
         for (const row of open) row.classList.add('open');
         open[0].querySelector('[data-source]:not(:disabled)').focus();
         const names = open.map((row) => row.dataset.structure).join(', ');
-        notice(`Say what to take for ${names}: an accepted label is complete. Shift+A takes SAM’s for all that are open.`, { error: true });
+        notice(`Select a source for ${names}: an accepted label is complete. Shift+A selects SAM for all without a source.`, { error: true });
         return;
       }
       body.structures = this.sources;
@@ -248,7 +248,7 @@ export class Review {
     this.refresh();
   }
 
-  /** The next case in place of one that was decided; the list is looked up again behind it. */
+  /** Selects the next case after a decision, and reloads the list. */
   async after(name) {
     const at = this.list.cases.findIndex((item) => item.case === name);
     const next = this.list.cases[at + 1] ?? this.list.cases[at - 1] ?? null;
@@ -260,7 +260,7 @@ export class Review {
     this.busy = true;
     try {
       const { undone } = await remove(reviewPath(name, '/decision'));
-      notice(`${name}: no longer ${undone}; it waits for review again.`);
+      notice(`${name}: no longer ${undone}; it is waiting for review again.`);
       this.last = null;
       this.details.delete(name);
       if (this.current?.case === name) this.current = null;
