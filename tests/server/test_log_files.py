@@ -49,7 +49,7 @@ def test_a_full_disk_is_one_line(
     for _ in range(10):
         logger.warning("one")
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "the log is not complete" in said and "app.log" in said
+    assert said.count("\n") == 1 and "the log is incomplete" in said and "app.log" in said
 
 
 def test_other_errors_are_reported_as_python_does(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:

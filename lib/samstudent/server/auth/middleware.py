@@ -73,7 +73,7 @@ class Authentication:
     async def _enter(self, request: Request, address: str, send: Send) -> tuple[Response | None, Send]:
         """Response in place of the endpoint's, or None; and the send function."""
         if request.method not in _READING and _is_foreign(request, self.origins):
-            return _refuse(403, "requests from pages of other sites are not allowed"), send
+            return _refuse(403, "a request from a page of another site is not allowed"), send
         if self.login is None:
             return None, send
         if _path(request) in PUBLIC:

@@ -1,4 +1,4 @@
-"""The host's batch inference: pseudo labels for all cases that no human has labelled."""
+"""Batch inference behind the host's interface: pseudo labels for all cases without a human label."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from samstudent.util.progress import Report, log_progress
 
 logger = logging.getLogger(__name__)
 
-#: Models that make pseudo labels, and whether SAM has a part in them.
+#: Models for pseudo labels, and whether they use SAM.
 MODELS = {"student+sam": True, "student": False}
 
 
 class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
     """POST /batch/infer/student+sam (or /student): see ``rounds.labeling``.
 
-    The host's own would write over the tag ``original``, and fails on a machine without a GPU unless told ``multi_gpu``
-    false (E7). Labels made here carry the tags ``pseudo`` and ``pseudo_raw`` and never stand for a human's.
+    The host's own task overwrites the tag ``original``, and fails on a machine without a GPU unless ``multi_gpu`` is
+    false (E7). Labels of this task have the tags ``pseudo`` and ``pseudo_raw``.
     """
 
     def __init__(self, study: Study, on_case: OnCase | None = None, report: Report = log_progress) -> None:
@@ -37,7 +37,7 @@ class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
         self.study, self.on_case, self.report = study, on_case, report
 
     def __call__(self, request: dict[str, Any], datastore: Any, infer: Callable[..., Any]) -> dict[str, Any]:
-        """Make what is missing or stale.
+        """Generate missing and outdated pseudo labels.
 
         Args:
             request: ``model``; ``images``: "all", "unlabeled", "labeled" (which only drops pseudo labels that a human's
@@ -53,9 +53,9 @@ class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
         model = request.get("model")
         if model not in MODELS:
             raise UserError(f"batch inference with model {model!r}: use one of {', '.join(MODELS)}")
-        # The host's default body names "original"; it means that the client did not choose.
+        # The host's default body has "original".
         if request.get("label_tag") not in (None, "", "original"):
-            raise UserError("label_tag: batch inference makes pseudo labels, always under their own tags; leave it out")
+            raise UserError("label_tag: omit it; batch inference always uses the tags of pseudo labels")
         ids = self._ids(request, datastore)
         path = self.study.ledger.champion_path()
         if path is None:
@@ -73,7 +73,7 @@ class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
         counts = label_cases(cases, labeller, store, self.report)
         failed |= counts.failed
         if failed and not (counts.made or counts.current or skipped):
-            raise UserError(f"no pseudo label could be made: {failed}")
+            raise UserError(f"no pseudo label could be generated: {failed}")
         return {"made": counts.made, "current": counts.current, "skipped": len(skipped), "failed": failed}
 
     def _ids(self, request: dict[str, Any], datastore: Any) -> list[str]:

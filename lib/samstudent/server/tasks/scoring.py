@@ -19,7 +19,7 @@ from samstudent.student.predict import Student
 
 
 class CaseScorer:
-    """Champion and SAM, loaded once and when first needed, in the child process that scores."""
+    """Champion and SAM for scoring, loaded once and on demand."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -28,8 +28,10 @@ class CaseScorer:
         self._checked: tuple[str, bool] | None = None
 
     def version(self) -> str | None:
-        """Digest of what entropy and disagreement depend on: champion, SAM's settings, recipe. None without a champion
-        that fits the task."""
+        """Digest of champion, SAM and recipe, on which entropy and disagreement depend.
+
+        None without a champion that fits the task.
+        """
         champion = self.study.ledger.champion()
         if champion is None or not self._fits(champion):
             return None
@@ -39,15 +41,15 @@ class CaseScorer:
         return hashlib.sha256(settings.encode()).hexdigest()
 
     def _fits(self, champion: RoundRecord) -> bool:
-        """Whether the champion can predict for the task as it is now; checked once for each."""
+        """Whether the champion fits the current task; checked once for each champion."""
         if self._checked is None or self._checked[0] != champion.id:
             found = self.study.load_champion("cpu")
             self._checked = (champion.id, found is not None)
         return self._checked[1]
 
     def keep_scores(self, case: str, image: CaseImage, label: PseudoLabel) -> None:
-        """Keep the scores that a new pseudo label gives for free, if it is made as ``predict`` does: with the
-        champion, the task's recipe and the active SAM. By a recipe that a round has chosen the figures are others."""
+        """Store the scores of a new pseudo label, if it was generated as by ``predict``: with the champion, the task's
+        recipe and the active SAM. A recipe that a round has selected gives other scores."""
         version, state, champion = self.version(), self.study.selection, self.study.ledger.champion()
         if version is None or champion is None or label.provenance.student != champion.model_digest:
             return
@@ -59,7 +61,7 @@ class CaseScorer:
         state.put_scores("disagreement", {case: disagreement}, version)
 
     def vector_version(self) -> str:
-        """Digest of what the embeddings depend on."""
+        """Digest of the image encoder."""
         return self.study.sam().embedding_digest
 
     def predict(self, path: str) -> tuple[NDArray[np.float32], list[float | None]]:
@@ -76,14 +78,14 @@ class CaseScorer:
         """SAM's embedding averaged over the image, float32 (D,); of a volume over every eighth slice and the image."""
         self._wait_for_rounds()
         pixels = for_sam(self._read(path), self.study.task.image)
-        # Neighbouring slices look alike, and the encoder is what takes time.
+        # Neighbouring slices are similar, and the encoder is slow.
         slices = [pixels] if pixels.ndim == 3 else list(pixels[len(pixels) // 16 :: 8])
         sam, cache = self.study.sam(), self.study.embeddings
         vectors = [cache.embed(sam, np.ascontiguousarray(s)).pooled() for s in slices]
         return np.mean(vectors, axis=0, dtype=np.float32)
 
     def _wait_for_rounds(self) -> None:
-        """A round that runs matters more than scores, and makes many of them on its way."""
+        """Wait for a running round, which has priority, and which computes many scores itself."""
         while self.study.ledger.running() is not None:
             time.sleep(2)
 

@@ -30,19 +30,19 @@ from samstudent.util.progress import Progress, Report, log_progress
 
 logger = logging.getLogger(__name__)
 
-#: What Slicer reads; the name and place are the host's.
+#: File of the training statistics for 3D Slicer, with the host's name.
 STATS_FILE = "train_stats.json"
 
 
 class StudentTrainTask(TrainTask):  # type: ignore[misc]
-    """Trains on human labels and pseudo labels of one study, in one process on the device of the request.
+    """Training of the student on human labels and pseudo labels of one study, on the device of the request.
 
     The engine is MONAI's (ignite), in ``student.training``; the round is ``rounds.run_round``.
 
     Args:
         study: the study.
-        on_case: called with each refined pseudo label that is made.
-        report: is called with the progress of the rounds.
+        on_case: called with each new refined pseudo label.
+        report: receiver of the progress.
     """
 
     def __init__(self, study: Study, on_case: OnCase | None = None, report: Report = log_progress) -> None:
@@ -50,7 +50,7 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
         self.study, self.on_case, self.report = study, on_case, report
 
     def config(self) -> dict[str, Any]:
-        """What clients show to choose from; they send it back with the request."""
+        """Options that clients display and send with the request."""
         training = self.study.task.training
         return {
             "max_epochs": split_steps(training.steps)[0],

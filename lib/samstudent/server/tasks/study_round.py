@@ -37,20 +37,19 @@ from samstudent.util.files import sha256_file
 
 logger = logging.getLogger(__name__)
 
-#: Tags of the labels that are made anew together: with a refined label goes that of the student alone.
+#: Tags of the labels that are generated together: a refined label, and that of the student alone.
 _TAGS: dict[Kind, tuple[str, ...]] = {"refined": (PSEUDO, PSEUDO_RAW), "raw": (PSEUDO_RAW,)}
 
 
 @dataclass
 class DatastoreCase:
-    """A case of the host's datastore as source of a round. Its files are fetched when they are first needed, from a
-    PACS one after another.
+    """Case of the datastore as source of a round; its files are fetched on demand.
 
     Attributes:
-        id: of the case.
-        datastore: the host's.
+        id: case id.
+        datastore: datastore of the study.
         contents: digests of images that were read before.
-        labelled: with its human label.
+        labelled: whether to read the human label.
     """
 
     id: str
@@ -69,7 +68,7 @@ class DatastoreCase:
         return read_labelled(image, label, task, content.names)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Other processes get the files that were found, not the datastore."""
+        """State for other processes: paths of the files in place of the datastore."""
         self._found()
         return self.__dict__ | {"datastore": None, "contents": None}
 
@@ -79,7 +78,7 @@ class DatastoreCase:
             if self.labelled:
                 label_id = self.datastore.get_labels_by_image_id(self.id).get(FINAL)
                 if label_id is None:
-                    raise NotFound("its label is gone")
+                    raise NotFound("its label was removed")
                 label = Path(self.datastore.get_label_uri(label_id, FINAL))
                 names = names_for_reading(label, self.datastore.get_label_info(label_id, FINAL))
                 digest = sha256_file(label)
@@ -95,13 +94,13 @@ def sources(study: Study, datastore: Any, ids: Iterable[str], *, labelled: bool)
 
 
 class StudyRound(RoundStore):
-    """Folders of a round of a study; pseudo labels also go into the host's datastore, where people see them.
+    """Folders of a round of a study; pseudo labels are also saved in the datastore, for review.
 
     Args:
-        study: the study.
-        datastore: the host's.
-        round_id: of a round in the study's ledger; None: pseudo labels are made without one.
-        on_case: called with each refined pseudo label that is made.
+        study: study.
+        datastore: datastore of the study.
+        round_id: id of the round in the ledger; None: pseudo labels without a round.
+        on_case: called with each new refined pseudo label.
     """
 
     def __init__(self, study: Study, datastore: Any, round_id: str | None = None, on_case: OnCase | None = None):
@@ -121,17 +120,17 @@ class StudyRound(RoundStore):
     def round_cases(self, train_ids: Sequence[str], held_ids: Sequence[str]) -> RoundCases:
         """The cases of this round: labelled, unlabelled, held out; and the champion."""
         study = self.study
-        # Decided now: whoever labels a case meanwhile finds it in the next round.
+        # Fixed at the start: cases that are labelled during the round are used in the next one.
         unlabelled = study.holdout.trainable(set(self.datastore.list_images()) - set(self._human_ids()))
         cases = partial(sources, study, self.datastore)
         labelled, held = cases(train_ids, labelled=True), cases(held_ids, labelled=True)
         return RoundCases(labelled, cases(unlabelled, labelled=False), held, self._champion(labelled))
 
     def drop_replaced(self, ids: Iterable[str]) -> set[str]:
-        """Remove the pseudo labels of those of the cases that a human has labelled, or that are held out or excluded.
+        """Remove the pseudo labels of cases that have a human label, are held out, or excluded.
 
         Returns:
-            These cases.
+            Ids of these cases.
         """
         holdout = self.study.holdout
         without = {*self._human_ids(), *holdout.ids, *holdout.excluded} & set(ids)
@@ -145,7 +144,7 @@ class StudyRound(RoundStore):
 
     def _champion(self, labelled: Sequence[DatastoreCase]) -> Champion | None:
         ledger = self.study.ledger
-        # One look: somebody may promote another round at any moment.
+        # Read once: another round may be promoted at any time.
         path = ledger.champion_path()
         if path is None:
             return None
@@ -156,16 +155,16 @@ class StudyRound(RoundStore):
             for case in labelled:
                 try:
                     ours[case.id] = case.content().image
-                except Exception:  # told where the case is prepared
+                except Exception:  # reported where the case is prepared
                     logger.debug("case %s has no content", case.id, exc_info=True)
             scores = under_ids(scores, images_of(ledger.read_json(name, "inputs") or {}), ours)
         load = partial(self.study.policy_of, name)
         return Champion(name, path, trained_of(ledger, name), scores, ledger.get(name).accumulated_loss, load)
 
-    # ---- what happens during the round ----
+    # ---- events of the round ----
 
     def policy_fitted(self, policy: LabelingPolicy, labels: Mapping[str, Any]) -> LabelingPolicy:
-        """Keeps the adapted SAM among the study's; the adapted decoder takes no part where a person chose the plain."""
+        """Store the adapted SAM in the study; the result is without it if a user has selected the plain SAM."""
         if found := policy.record["adaptation"]:
             id = self.study.store_adaptation(found, self.policy_folder / ADAPTED_FILE, labels, self.round_id)
             logger.info("SAM %s: %s", id, found["reason"])
@@ -175,7 +174,7 @@ class StudyRound(RoundStore):
         ledger = self.study.ledger
         earlier = [ledger.read_json(record.id, "inputs") for record in ledger.rounds() if record.id != self.round_id]
         made = [kept.get("pseudo_labels_made_with") for kept in earlier if kept]
-        # Those of a raw round lie under a tag of their own.
+        # Pseudo labels of a raw round have another tag.
         known = [Provenance(**found) for found in made if found and found["sam_backend"]]
         return known[-1] if known else None
 
@@ -223,7 +222,7 @@ class StudyRound(RoundStore):
         label: tuple[NDArray[Any], Mapping[str, Any]],
         marked: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        """Write masks bool (S, *spatial) and their info under a tag; ``marked`` as in ``write_masks``."""
+        """Save masks bool (S, *spatial) with metadata under a tag; ``marked`` as in ``write_masks``."""
         masks, info = label
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "label.seg.nrrd"
