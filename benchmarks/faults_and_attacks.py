@@ -49,7 +49,7 @@ class Tried:
         self.secret = self.outside / ("secret" + "".join(image.suffixes))
         self.secret.write_bytes(image.read_bytes())
 
-    def ask(self, method: str, path: str, **more: object) -> int:
+    def request(self, method: str, path: str, **more: object) -> int:
         """The status of the answer; 0 where none came in time."""
         try:
             return requests.request(method, f"{self.server.url}/{path}", timeout=SECONDS, **more).status_code  # type: ignore[arg-type]
@@ -69,14 +69,14 @@ class Tried:
 
 def image_elsewhere(t: Tried) -> bool:
     """PUT /datastore/image with an id that leads upward"""
-    t.ask("PUT", "datastore/image?image=../outside/image", files={"file": (t.secret.name, t.secret.read_bytes())})
+    t.request("PUT", "datastore/image?image=../outside/image", files={"file": (t.secret.name, t.secret.read_bytes())})
     return t.made("image")
 
 
 def label_elsewhere(t: Tried) -> bool:
     """PUT /datastore/label with an absolute path as its tag"""
     files = {"label": (f"x{t.server.ending}", t.server.label())}
-    t.ask("PUT", f"datastore/label?image={t.server.cases[0]}&tag={t.outside}/tag", files=files)
+    t.request("PUT", f"datastore/label?image={t.server.cases[0]}&tag={t.outside}/tag", files=files)
     return t.made("tag")
 
 
@@ -85,27 +85,29 @@ def archive_elsewhere(t: Tried) -> bool:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as content:
         content.addfile(tarfile.TarInfo(f"../../../../../../../../../..{t.outside}/member"), io.BytesIO())
-    t.ask("PUT", "session/?uncompress=true", files={"files": ("x.tar", file.getvalue())})
+    t.request("PUT", "session/?uncompress=true", files={"files": ("x.tar", file.getvalue())})
     return t.made("member")
 
 
 def training_elsewhere(t: Tried) -> bool:
     """POST /train with an absolute path as its name"""
-    t.ask("POST", f"train/{t.server.trainer}", json={**t.server.train(), "name": f"{t.outside}/name"})
+    t.request("POST", f"train/{t.server.trainer}", json={**t.server.train(), "name": f"{t.outside}/name"})
     made = t.made("name", 60)
-    t.ask("DELETE", "train/")
+    t.request("DELETE", "train/")
     return made
 
 
 def any_file_read(t: Tried) -> bool:
     """POST /infer with the path of a file outside the study"""
     form = {"params": json.dumps(t.server.infer("x"))}
-    return t.ask("POST", f"infer/{t.server.model}?image={t.secret}&output=json", data=form) == 200
+    return t.request("POST", f"infer/{t.server.model}?image={t.secret}&output=json", data=form) == 200
 
 
 def weights_taken(t: Tried) -> bool:
     """PUT /model: anybody exchanges the served weights"""
-    return t.ask("PUT", f"model/{t.server.trainer}", files={"file": ("m.pt", bombs.code(t.outside / "code"))}) == 200
+    return (
+        t.request("PUT", f"model/{t.server.trainer}", files={"file": ("m.pt", bombs.code(t.outside / "code"))}) == 200
+    )
 
 
 def other_sites(t: Tried) -> bool:
@@ -127,12 +129,12 @@ def bomb(t: Tried) -> bool:
     kind = {".png": bombs.png(30_000), ".nii.gz": bombs.images()["extended.nii.gz"]}
     form = {"params": json.dumps(t.server.infer("x"))}
     content = kind["".join(t.secret.suffixes)]
-    t.ask("POST", f"infer/{t.server.model}?output=json", data=form, files={"file": (t.secret.name, content)})
+    t.request("POST", f"infer/{t.server.model}?output=json", data=form, files={"file": (t.secret.name, content)})
     return peak() - before > ALLOWED
 
 
 def all_networks(t: Tried) -> bool:
-    """Listens on every network interface unless told otherwise"""
+    """Listens on every network interface by default"""
     t.server.stop()
     command, t.server.command = t.server.command, lambda: without_host(command())  # type: ignore[method-assign]
     t.server.start()
@@ -154,19 +156,19 @@ def mistakes_as_500(t: Tried) -> bool:
     """A client's mistake (unknown model, image, strategy; JSON that is none) is answered with 500"""
     case = t.server.cases[0]
     answers = [
-        t.ask("POST", f"infer/unknown?image={case}"),
-        t.ask("POST", f"infer/{t.server.model}?image=unknown"),
-        t.ask("POST", "activelearning/unknown", json={}),
-        t.ask("PUT", f"datastore/image/info?image={case}", data={"info": "{"}),
+        t.request("POST", f"infer/unknown?image={case}"),
+        t.request("POST", f"infer/{t.server.model}?image=unknown"),
+        t.request("POST", "activelearning/unknown", json={}),
+        t.request("PUT", f"datastore/image/info?image={case}", data={"info": "{"}),
     ]
     return any(answer >= 500 for answer in answers)
 
 
 def hangs(t: Tried) -> bool:
-    """POST /reload, then the next sample: the server answers nobody any more"""
-    t.ask("POST", "reload/")
-    t.ask("POST", "activelearning/random", json={})
-    return t.ask("GET", "info/") != 200
+    """POST /reload, then the next sample: the server does not respond any more"""
+    t.request("POST", "reload/")
+    t.request("POST", "activelearning/random", json={})
+    return t.request("GET", "info/") != 200
 
 
 HOLES = (
@@ -188,7 +190,7 @@ HOLES = (
 
 
 def killed(t: Tried) -> str:
-    """kill -9 of the server three times, while eight people save labels"""
+    """kill -9 of the server three times, while eight clients save labels"""
     saved: set[str] = set()
     lock = threading.Lock()
     cases = iter(t.server.cases[10:])
@@ -202,15 +204,15 @@ def killed(t: Tried) -> str:
             pass  # not acknowledged
 
     for _ in range(KILLS):
-        with ThreadPoolExecutor(8) as people:
-            running = [people.submit(save, next(cases)) for _ in range(60)]
+        with ThreadPoolExecutor(8) as clients:
+            running = [clients.submit(save, next(cases)) for _ in range(60)]
             time.sleep(2)
             os.killpg(t.server.process.pid, signal.SIGKILL)
             t.server.process.wait()
             for future in running:
                 future.result()
         t.server.start()
-    return told_of_lost(t.server.lost(saved), len(saved))
+    return count_lost(t.server.lost(saved), len(saved))
 
 
 def two_servers(t: Tried) -> str:
@@ -218,21 +220,21 @@ def two_servers(t: Tried) -> str:
     second = t.server.second()
     try:
         cases = t.server.cases[-30:]
-        told = [(t.server, second)[index % 2].save(case) for index, case in enumerate(cases)]
-        lost = t.server.lost(case for case, ok in zip(cases, told, strict=True) if ok)
+        saved = [(t.server, second)[index % 2].save(case) for index, case in enumerate(cases)]
+        lost = t.server.lost(case for case, ok in zip(cases, saved, strict=True) if ok)
     finally:
         second.stop()
-    return told_of_lost(lost, sum(told))
+    return count_lost(lost, sum(saved))
 
 
-def told_of_lost(lost: list[str], saved: int) -> str:
+def count_lost(lost: list[str], saved: int) -> str:
     return f"of {saved} labels {len(lost)} lost, or without who drew them" if lost else ""
 
 
 def orphan(t: Tried) -> str:
     """SIGTERM of the server while it trains"""
-    t.server.ask("POST", f"train/{t.server.trainer}", json=t.server.train())
-    t.server.wait_until(lambda: bool(t.server.ask("GET", "train/").json().get("details")), 120)
+    t.server.request("POST", f"train/{t.server.trainer}", json=t.server.train())
+    t.server.wait_until(lambda: bool(t.server.request("GET", "train/").json().get("details")), 120)
     group = os.getpgid(t.server.process.pid)
     t.server.process.terminate()
     t.server.process.wait(60)
@@ -256,7 +258,7 @@ def torn(t: Tried) -> str:
         file.write_bytes(content)
         t.server.start()
         return "it does not start"
-    listed = t.server.ask("GET", "datastore/?output=all").json()["objects"]
+    listed = t.server.request("GET", "datastore/?output=all").json()["objects"]
     before = json.loads(content)["objects"]
     lost = [
         case for case in before if before[case]["labels"].keys() - listed.get(case, {"labels": {}})["labels"].keys()

@@ -9,7 +9,7 @@ For each server, on a thousand drawn images of its own:
 - a thousand labels saved by forty clients at once, and how many of them are lost;
 - (ours) memory before and after a thousand mixed requests.
 
-The host's app is DeepEdit on small volumes with random weights: its answers are worth nothing, but it computes as long.
+The host's app is DeepEdit on small volumes with random weights: its results have no meaning, but it takes as long.
 """
 
 from __future__ import annotations
@@ -123,12 +123,12 @@ class Server:
     def infer(self, case: str) -> dict[str, Any]:
         raise NotImplementedError
 
-    def ask(self, method: str, path: str, **more: Any) -> requests.Response:
+    def request(self, method: str, path: str, **more: Any) -> requests.Response:
         return requests.request(method, f"{self.url}/{path}", timeout=900, **more)
 
     def answers(self, method: str, path: str) -> bool:
         try:
-            return self.ask(method, path).ok
+            return self.request(method, path).ok
         except requests.ConnectionError:
             return False
 
@@ -142,17 +142,17 @@ class Server:
     def save(self, case: str) -> bool:
         form = {"params": json.dumps({"client_id": case})}
         files = {"label": (f"{case}{self.ending}", self.label())}
-        return self.ask("PUT", f"datastore/label?image={case}", data=form, files=files).ok
+        return self.request("PUT", f"datastore/label?image={case}", data=form, files=files).ok
 
     def lost(self, saved: Iterable[str]) -> list[str]:
         """The cases, of those whose label was acknowledged, that are not in the list or lack who drew them."""
-        listed = self.ask("GET", "datastore/?output=all").json()["objects"]
+        listed = self.request("GET", "datastore/?output=all").json()["objects"]
         finals = {case: entry["labels"].get("final", {}) for case, entry in listed.items()}
         return [case for case in saved if finals.get(case, {}).get("info", {}).get("client_id") != case]
 
     def request_inference(self, case: str) -> requests.Response:
         form = {"params": json.dumps(self.infer(case))}
-        return self.ask("POST", f"infer/{self.model}?image={case}&output=json", data=form)
+        return self.request("POST", f"infer/{self.model}?image={case}&output=json", data=form)
 
     def memory(self) -> float:
         """Of the server itself, GiB."""
@@ -252,17 +252,17 @@ def main() -> None:
 
 def measure(server: Server, options: argparse.Namespace, table: Table) -> list[str]:
     endpoints = {
-        "GET /info/": lambda: server.ask("GET", "info/"),
-        "next sample": lambda: server.ask("POST", "activelearning/random", json={"client_id": "bench"}),
+        "GET /info/": lambda: server.request("GET", "info/"),
+        "next sample": lambda: server.request("POST", "activelearning/random", json={"client_id": "bench"}),
     }
     for case in server.cases[:6]:
         assert server.save(case)
     server.request_inference(server.cases[6])
     idle = {name: timed(call, min(options.seconds, 20)) for name, call in endpoints.items()}
-    remarks = [told(memory(server, options.requests))] if isinstance(server, Ours) else []
-    started = server.ask("POST", f"train/{server.trainer}", json=server.train())
+    remarks = [printed(memory(server, options.requests))] if isinstance(server, Ours) else []
+    started = server.request("POST", f"train/{server.trainer}", json=server.train())
     assert started.ok, started.text
-    server.wait_until(lambda: bool(server.ask("GET", "train/").json().get("details")), 300)
+    server.wait_until(lambda: bool(server.request("GET", "train/").json().get("details")), 300)
     time.sleep(15)  # its imports
     done, over = [0], threading.Event()
     unseen = itertools.cycle(reversed(server.cases))
@@ -277,21 +277,21 @@ def measure(server: Server, options: argparse.Namespace, table: Table) -> list[s
         running = [clients.submit(keep_inferring) for _ in range(INFERENCES)]
         time.sleep(5)
         busy = {name: timed(call, options.seconds) for name, call in endpoints.items()}
-        still = server.ask("GET", "train/").json()["status"]
+        still = server.request("GET", "train/").json()["status"]
         over.set()
         for future in running:
             future.result()
     remarks.append(f"{server.name}: {done[0]} inferences ended meanwhile; the training was {still}")
-    server.ask("DELETE", "train/")
+    server.request("DELETE", "train/")
     for name in endpoints:
         values = [f"{1000 * value:.0f} ms" for value in (*idle[name][:2], *busy[name][:2])]
         table.add_row(server.name, name, *values, str(busy[name][2]))
-        told(f"{server.name}, {name}: {values}, {busy[name][2]} answers")
-    remarks.append(told(saves(server, options.saves)))
+        printed(f"{server.name}, {name}: {values}, {busy[name][2]} answers")
+    remarks.append(printed(saves(server, options.saves)))
     return remarks
 
 
-def told(text: str) -> str:
+def printed(text: str) -> str:
     """Show at once what may take minutes to be in the table."""
     Console(stderr=True).print(text)
     return text
@@ -313,11 +313,11 @@ def saves(server: Server, number: int) -> str:
     """All at once; lost is what was answered with 200 and is not in the list, or is there without its info."""
     started = time.perf_counter()
     with ThreadPoolExecutor(SAVERS) as clients:
-        told = list(clients.map(server.save, server.cases[:number]))
+        saved = list(clients.map(server.save, server.cases[:number]))
     seconds = time.perf_counter() - started
     time.sleep(2)
-    lost = server.lost(case for case, ok in zip(server.cases[:number], told, strict=True) if ok)
-    outcome = f"{told.count(False)} refused, {len(lost)} lost"
+    lost = server.lost(case for case, ok in zip(server.cases[:number], saved, strict=True) if ok)
+    outcome = f"{saved.count(False)} refused, {len(lost)} lost"
     return f"{server.name}: {number} saves by {SAVERS} clients in {seconds:.0f} s: {outcome}"
 
 
@@ -331,8 +331,8 @@ def memory(server: Server, number: int) -> str:
         if index % 4 == 1:
             return server.save(server.cases[index % 40])
         if index % 4 == 2:
-            return server.ask("POST", "activelearning/random", json={"client_id": str(index % 8)}).ok
-        return server.ask("GET", ("info/", "datastore/?output=all", f"datastore/image?image={case}")[index % 3]).ok
+            return server.request("POST", "activelearning/random", json={"client_id": str(index % 8)}).ok
+        return server.request("GET", ("info/", "datastore/?output=all", f"datastore/image?image={case}")[index % 3]).ok
 
     readings = []
     with ThreadPoolExecutor(8) as clients:

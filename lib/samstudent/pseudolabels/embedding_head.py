@@ -33,7 +33,7 @@ from samstudent.util.device import pick_device
 
 #: Slices in a batch.
 BATCH = 6
-#: Many more steps only learn the few cases by heart (docs/decisions/0007-readers-and-probabilities.md).
+#: Many more steps only learn the few cases by heart (docs/decisions/0007-embedding-heads-and-probabilities.md).
 _STEPS = 150
 _RATE = 1e-3
 #: Standard deviation of the noise on features, as a share of their own.

@@ -51,7 +51,7 @@ class Placed(torch.nn.Module):
 
     Convolutions answer alike wherever a thing lies, so which of 32 teeth one is they learn late. To each logit comes a
     quadratic of the coordinates, the log of a Gaussian, learnt with the rest and zero at first. As input channels the
-    coordinates did harm where structures may lie anywhere (docs/decisions/0017-a-prior-of-place.md).
+    coordinates did harm where structures may lie anywhere (docs/decisions/0017-spatial-prior.md).
     """
 
     def __init__(self, network: torch.nn.Module, outputs: int) -> None:
