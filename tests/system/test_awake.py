@@ -151,7 +151,7 @@ def test_a_job_that_is_waited_for_runs_in_a_child(server: RunningServer) -> None
     """``run_sync=true``: the host would work in the server's own process and answer nobody else."""
     server.wait_for("scoring")
     scored = requests.post(f"{server.url}/scoring/uncertainty?run_sync=true", timeout=300)
-    assert scored.json() == {"scored": 0, "current": 0, "failed": {}, "note": "no student is served that fits the task"}
+    assert scored.json() == {"scored": 0, "current": 0, "failed": {}, "note": "there is no student that fits the task"}
     assert server.wait_for("scoring")["status"] == "DONE", server.tail()
     with ThreadPoolExecutor(1) as people:
         body = {"pseudo_labels": "off"}

@@ -46,7 +46,7 @@ def test_a_class_was_added(study: TinyStudy, tmp_path: Path) -> None:
         # Scores of a student that cannot answer are not tried for each case.
         wait_until(lambda: server.wait_for("scoring"))
         scored = requests.post(f"{server.url}/scoring/uncertainty?run_sync=true&enqueue=true", timeout=120).json()
-        assert scored["note"] == "no student is served that fits the task" and not scored["failed"]
+        assert scored["note"] == "there is no student that fits the task" and not scored["failed"]
         assert "Traceback" not in server.log.read_text(errors="replace")
         assert server.log.read_text(errors="replace").count("no student is served: ") <= 2  # for each of the models
     finally:
