@@ -342,7 +342,7 @@ def test_doctor_says_where_the_meaning_is_assumed(nerves: Path) -> None:
     assert "assumed" not in done.stdout and "of 2 have nerve 2, vessel 2" in done.stdout
     done = run("doctor", "--studies", nerves, "--task", nerves / "bones.yaml")
     assert (
-        "labels/ holds labels of task nerves (nerve, vessel); task bones has its labels in labels-bones/" in done.stdout
+        "labels/ has labels of task nerves (nerve, vessel); task bones has its labels in labels-bones/" in done.stdout
     )
     assert "2 images, 0 human labels" in done.stdout
 

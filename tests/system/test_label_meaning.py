@@ -436,7 +436,7 @@ def test_killed_between_the_writes(study: Path, tmp_path: Path, calls: str) -> N
 def test_a_second_task_has_its_own_labels(study: Path, tmp_path: Path) -> None:
     before = sorted((study / "labels" / "final").iterdir())
     store = open_study(study, BONE)
-    assert "labels/ holds labels of task nerves (nerve, vessel); task bones has its labels in labels-bones/" in (
+    assert "labels/ has labels of task nerves (nerve, vessel); task bones has its labels in labels-bones/" in (
         label_folder(study, BONE).note
     )
     assert store.get_labeled_images() == [] and len(store.list_images()) == 3

@@ -129,7 +129,7 @@ def test_a_second_task_beside_it(server: RunningServer, study: TinyStudy, tmp_pa
     try:
         second.wait_until_up()
         assert requests.get(f"{second.url}/info/", timeout=60).json()["datastore"]["completed"] == 0
-        assert "labels/ holds labels of task tiny (radius, ulna, lunate)" in second.log.read_text()
+        assert "labels/ has labels of task tiny (radius, ulna, lunate)" in second.log.read_text()
         assert put(second, case, label_map(study, case, tmp_path, {"lunate": 1}), listed(joint=1)).ok
     finally:
         second.stop()
