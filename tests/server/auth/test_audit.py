@@ -76,4 +76,4 @@ def test_the_client_hears_it_where_the_line_fails_afterwards(log: AuditLog, put:
         log.path.mkdir()
 
     answer = put(work)
-    assert answer.status_code == 503 and "label saved: the line about it" in answer.json()["detail"]
+    assert answer.status_code == 503 and "label saved: its line could not be written" in answer.json()["detail"]

@@ -98,7 +98,7 @@ def test_a_copy_is_made_once_and_again_for_another_image(tmp_path: Path) -> None
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "copies").write_text("a file in the way")
     path = photograph(tmp_path / "a.jpg", 6)
-    with pytest.raises(Unavailable, match=r"a\.jpg: no upright copy for viewers can be written to .*copies"):
+    with pytest.raises(Unavailable, match=r"a\.jpg: the upright copy for viewers could not be written to .*copies"):
         UprightCopies(tmp_path / "copies").of("a", path)
 
 
