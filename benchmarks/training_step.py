@@ -16,9 +16,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from samstudent.student.data import TrainingCase, make_loader
+from samstudent.student.data import make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.training import new_network, new_optimizer
+from samstudent.student.training_case import TrainingCase
 from samstudent.task import Task
 from samstudent.util.device import autocast
 

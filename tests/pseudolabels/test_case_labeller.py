@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from samstudent.imaging.case import CaseImage, read_image
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import binarize, pseudo_label_case, pseudo_label_of
 from samstudent.pseudolabels.case_labeller import CaseLabeller
 from samstudent.pseudolabels.provenance import provenance_of
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.results import Refinement, StructureResult
 from support.drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 

@@ -16,8 +16,8 @@ from samstudent.imaging.case import CaseImage
 from samstudent.pseudolabels import cross_fitting
 from samstudent.pseudolabels.cross_fitting import CrossFitOptions, cross_fit, folds_of
 from samstudent.pseudolabels.ensemble import Ensemble
-from samstudent.student.data import TrainingCase
 from samstudent.student.predict import Student
+from samstudent.student.training_case import TrainingCase
 from support.drawn import case_image, shapes, small_task, training_cases
 
 TASK = small_task()

@@ -8,8 +8,9 @@ import pytest
 
 from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
-from samstudent.pseudolabels.cached_sam import CachedSam
-from samstudent.pseudolabels.embedding_head import EmbeddingHead, HeadCase, HeadTraining, head_cases, train_head
+from samstudent.pseudolabels.embedding_head import EmbeddingHead
+from samstudent.pseudolabels.head_training import HeadCase, HeadTraining, head_cases, train_head
+from samstudent.sam.cached_sam import CachedSam
 from support.drawn import FakeSam, case_image, dice, shapes, small_task
 
 TASK = small_task()
@@ -87,7 +88,7 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
 
 def test_padding_is_not_learnt_from() -> None:
     """What a head predicts outside of the image is neither right nor wrong: the loss must not see it."""
-    from samstudent.pseudolabels.embedding_head import _Batches
+    from samstudent.pseudolabels.head_training import _Batches
 
     (case,) = cases_of(1)
     batch = next(iter(_Batches([case], 1, 0)))
@@ -98,7 +99,7 @@ def test_padding_is_not_learnt_from() -> None:
 
 
 def test_a_label_map_is_the_same_target_as_masks() -> None:
-    from samstudent.pseudolabels.embedding_head import _Batches
+    from samstudent.pseudolabels.head_training import _Batches
 
     masks, label = (next(iter(_Batches(cases_of(2), 1, 0, overlap))) for overlap in (True, False))
     assert masks["masks"].any() and bool((masks["image"] == label["image"]).all())

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from samstudent.imaging.case import read_image
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import pseudo_label_case
 from samstudent.pseudolabels.on_image import on_image
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.working_grid import reduced
 from support.drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 

@@ -9,8 +9,8 @@ import pytest
 
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.pseudolabels import out_of_fold
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.out_of_fold import OutOfFoldCase, examples_of
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.task import Task
 from support.drawn import FakeSam, case_image
 

@@ -14,12 +14,12 @@ from samstudent.errors import NotFound, UserError
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.pseudolabels import out_of_fold, policy_fit
 from samstudent.pseudolabels.ablations import Ablations
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.labelling import label_case
 from samstudent.pseudolabels.out_of_fold import LearningCases
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.policy_fit import FitOptions, cases_for_offset, fit_policy, policy_inputs, reuse_policy
 from samstudent.sam.adapted import Adaptation
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.task import Task
 from support.drawn import FakeSam, FakeTeacher, case_image, learn_recipes, small_task
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from samstudent.pseudolabels.quality_filter import (
     filter_structures,
     structure_quality,
-    teach_probabilities,
     training_weights,
+    uses_probabilities,
 )
 from samstudent.sam.results import StructureResult
 from support.drawn import small_task
@@ -89,5 +89,5 @@ def test_an_estimate_takes_the_formulas_place_where_there_is_one() -> None:
 )
 def test_masks_are_taught_where_the_filter_accepts_most(statuses: list[str], probabilities: bool) -> None:
     labels = [{"disk": {"status": status}} for status in statuses]
-    assert teach_probabilities(labels) is probabilities
-    assert teach_probabilities(labels, "probabilities") and not teach_probabilities(labels, "masks")
+    assert uses_probabilities(labels) is probabilities
+    assert uses_probabilities(labels, "probabilities") and not uses_probabilities(labels, "masks")

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from samstudent.imaging.annotations import LabelledMasks
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.out_of_fold import OutOfFoldCase
 from samstudent.pseudolabels.quality_features import ShapeStatistics
 from samstudent.pseudolabels.recipe_choice import RecipeChoice
 from samstudent.pseudolabels.recipe_evaluation import RecipeEvaluator, choose_recipes
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
 from support.drawn import FakeSam, case_image, dice, shapes, small_task

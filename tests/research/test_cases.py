@@ -11,7 +11,8 @@ import pytest
 from samstudent.engine.in_process import InProcess
 from samstudent.engine.protocol import run_shards
 from samstudent.research.cases import LazyCases, PrepareCases
-from samstudent.student.data import make_loader, prepare_case
+from samstudent.student.data import make_loader
+from samstudent.student.training_case import CaseLabel, prepare_case
 from support.drawn_folder import labelled_folder
 from support.experiment_setting import setting_of
 
@@ -25,7 +26,7 @@ def test_prepared_cases_are_as_read(tmp_path: Path, kind: str) -> None:
     assert (cases.image("case0").pixels == image.pixels).all()
     assert cases.image("case0").grid.spacing == image.grid.spacing
     assert (cases.labelled("case0")[1].masks == label.masks).all()
-    expected, found = prepare_case("case0", image, label.masks, task), cases.training_case("case0")
+    expected, found = prepare_case("case0", image, CaseLabel(label.masks), task), cases.training_case("case0")
     assert (found.masks == expected.masks).all()
     assert np.abs(found.image - expected.image).max() < 1e-3
 

@@ -11,7 +11,7 @@ import pytest
 
 from samstudent.errors import UserError
 from samstudent.rounds.case_store import CaseContent, CaseStore, compact
-from samstudent.student.data import prepare_case
+from samstudent.student.training_case import CaseLabel, prepare_case
 from support.case_sources import DrawnSource
 from support.drawn import small_task
 
@@ -28,7 +28,7 @@ def test_a_case_is_decoded_once_and_comes_back_as_it_was(tmp_path: Path) -> None
     assert (found.pixels == image.pixels).all() and found.pixels.dtype == np.float32
     assert found.grid.spacing == image.grid.spacing == (0.5, 0.5)
     assert (label.masks == truth.masks).all() and label.unknown is None
-    prepared, trains = prepare_case("3", image, truth.masks, TASK), store.training_case(case)
+    prepared, trains = prepare_case("3", image, CaseLabel(truth.masks), TASK), store.training_case(case)
     assert trains.human and trains.id == "3" and (trains.masks == prepared.masks).all() and not trains.ignore.any()
     assert trains.image == pytest.approx(prepared.image, abs=1e-3) and (trains.weights == 1).all()
 

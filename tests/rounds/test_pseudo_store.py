@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel, pseudo_label_case
 from samstudent.rounds.case_store import CaseStore, PreparedCase
 from samstudent.rounds.pseudo_store import PseudoLabelStore
-from samstudent.student.data import prepare_case
+from samstudent.sam.cached_sam import CachedSam
+from samstudent.student.training_case import CaseLabel, prepare_case
 from support.case_sources import DrawnSource
 from support.drawn import FakeSam, FakeStudent, case_image, shapes, small_task
 
@@ -33,7 +33,7 @@ def labelled(tmp_path: Path) -> tuple[PseudoLabelStore, PreparedCase, Any, Pseud
 def test_masks_and_probabilities_come_back(labelled: Any) -> None:
     store, case, image, label = labelled
     store.save(case, image, label)
-    soft = prepare_case("3", image, label.masks, TASK, human=False, soft=label.soft)
+    soft = prepare_case("3", image, CaseLabel(label.masks, soft=label.soft, human=False), TASK)
     weights = [0.25, 0.5]
     masks, probabilities = store.training_case(case, "refined", weights), store.training_case(case, "refined")
     assert (masks.masks == soft.masks).all() and masks.weights.tolist() == weights and masks.soft is None

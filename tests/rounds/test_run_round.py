@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from samstudent.pseudolabels.ablations import Ablations
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.rounds.case_store import CaseSource
 from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.run_round import Champion, RoundCases, RoundOptions, RoundResult, run_round
 from samstudent.rounds.trained import Trained
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.task import PAPER_STAGES, Recipe, Task
 from samstudent.util.progress import Progress
 from support.case_sources import DrawnSource

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samstudent.rounds.ledger import Ledger
-from samstudent.rounds.schedule import Scheduler, due, next_time
+from samstudent.rounds.schedule import ScheduleClock, ScheduledJobs, Scheduler, due, next_time
 from samstudent.task import ScheduleSection
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -106,12 +106,8 @@ class World:
         self.scheduler = Scheduler(
             self.section,
             self.ledger,
-            lambda: list(self.times),
-            lambda: self.busy,
-            self.start,
-            poll_seconds=10,
-            clock=lambda: self.now,
-            zone=BERLIN,
+            ScheduledJobs(lambda: list(self.times), lambda: self.busy, self.start),
+            ScheduleClock(10, lambda: self.now, BERLIN),
         )
 
     def start(self, reason: str) -> None:
@@ -123,9 +119,9 @@ class World:
             self.now += 1
             self.times.append(self.now)
 
-    def look(self, after: float = 1) -> int:
+    def check(self, after: float = 1) -> int:
         self.now += after
-        self.scheduler.look()
+        self.scheduler.check()
         return len(self.started)
 
     def end(self, status: str = "done") -> None:
@@ -139,80 +135,80 @@ def world(tmp_path: Path) -> World:
 
 def test_rounds_follow_labels(world: World):
     world.label(2)
-    assert world.look() == 0 and world.scheduler.status()["new_labels"] == 2
+    assert world.check() == 0 and world.scheduler.status()["new_labels"] == 2
     world.label(1)
-    assert world.look() == 1 and world.started == ["3 new labels (every 3)"]
+    assert world.check() == 1 and world.started == ["3 new labels (every 3)"]
     status = world.scheduler.status()
     assert status["running"]["id"] == "r0001" and status["pending"] is None and status["new_labels"] == 0
     world.end()
-    assert world.look() == 1
+    assert world.check() == 1
     assert world.scheduler.status()["last_round"]["status"] == "done"
 
 
 def test_a_trigger_while_a_training_runs_is_kept_and_not_doubled(world: World):
     world.label(3)
-    assert world.look() == 1
+    assert world.check() == 1
     world.label(7)
-    assert world.look() == 1
+    assert world.check() == 1
     status = world.scheduler.status()
     assert status["pending"] == "7 new labels (every 3)" and status["waiting"] == "a training runs"
     world.end()
     world.busy = True  # another job of the host
-    assert world.look() == 1
+    assert world.check() == 1
     world.busy = False
-    assert world.look() == 2
+    assert world.check() == 2
     world.end()
-    assert world.look() == 2
+    assert world.check() == 2
 
 
 def test_a_clock_that_is_set_back_does_not_stop_the_schedule(world: World):
     world.label(3)
-    assert world.look() == 1
+    assert world.check() == 1
     world.end()
-    assert world.look() == 1
+    assert world.check() == 1
     world.now -= 900
     world.label(2)
-    assert world.look() == 1
+    assert world.check() == 1
     world.label(1)
-    assert world.look() == 2
+    assert world.check() == 2
     world.end("interrupted")  # its trigger stays; the wait between two starts is not three days long
     world.now -= 50
     world.label(3)
-    assert world.look() == 2 and world.scheduler.status()["waiting"].endswith("next try in 10 s")
+    assert world.check() == 2 and world.scheduler.status()["waiting"].endswith("next try in 10 s")
     assert world.look(after=11) == 3
 
 
 def test_a_restart_keeps_a_pending_trigger_and_does_not_double_it(world: World):
     world.busy = True
     world.label(4)
-    assert world.look() == 0
+    assert world.check() == 0
     world.restart()
     assert world.scheduler.status()["pending"]
     world.busy = False
-    assert world.look() == 1
+    assert world.check() == 1
     world.restart()  # while the round runs
-    assert world.look() == 1
+    assert world.check() == 1
     world.end()
     world.restart()
-    assert world.look() == 1 and world.scheduler.status()["pending"] is None
+    assert world.check() == 1 and world.scheduler.status()["pending"] is None
 
 
 def test_a_time_of_day_survives_a_restart(tmp_path: Path):
     world = World(tmp_path, AT_2)
     world.now = stamp("2026-05-01 12:00")
     world.label(1)
-    assert world.look() == 0
+    assert world.check() == 0
     assert world.scheduler.status()["next_time"] == "2026-05-02T02:00:00+02:00"
     world.now = stamp("2026-05-02 07:00")
     world.restart()
-    assert world.look() == 1
+    assert world.check() == 1
     world.end()
-    assert world.look() == 1
+    assert world.check() == 1
 
 
 def test_an_interrupted_round_leaves_its_trigger_a_failed_one_does_not(world: World):
     world.label(3)
-    assert world.look() == 1
+    assert world.check() == 1
     world.end("interrupted")
     assert world.look(after=10) == 2
     world.end("interrupted")
@@ -222,7 +218,7 @@ def test_an_interrupted_round_leaves_its_trigger_a_failed_one_does_not(world: Wo
     world.end("failed")
     assert world.look(after=1000) == 3
     world.label(3)
-    assert world.look() == 4
+    assert world.check() == 4
 
 
 def test_a_failing_start_is_told_and_does_not_stop_the_next(world: World):
@@ -231,7 +227,7 @@ def test_a_failing_start_is_told_and_does_not_stop_the_next(world: World):
 
     world.scheduler._start = broken
     world.label(3)
-    assert world.look() == 0
+    assert world.check() == 0
     assert world.scheduler.status()["last_error"] == "OSError: no memory"
     world.scheduler._start = world.start
     assert world.look(after=9) == 0  # not hammered
@@ -255,21 +251,21 @@ def test_an_error_in_a_look_does_not_stop_the_next(world: World):
 
     world.scheduler._label_times, healthy = broken, world.scheduler._label_times
     world.label(3)
-    assert world.look() == 0 and world.scheduler.last_error == "ValueError: datastore is away"
+    assert world.check() == 0 and world.scheduler.last_error == "ValueError: datastore is away"
     world.scheduler._label_times = healthy
-    assert world.look() == 1
+    assert world.check() == 1
 
 
 def test_held_schedules_keep_their_trigger_over_a_restart(world: World):
     world.scheduler.pause(True)
     world.label(3)
-    assert world.look() == 0
+    assert world.check() == 0
     world.restart()
-    assert world.look() == 0
+    assert world.check() == 0
     status = world.scheduler.status()
-    assert status["paused"] and status["pending"] and status["waiting"] == "the schedule is held"
+    assert status["paused"] and status["pending"] and status["waiting"] == "the schedule is paused"
     world.scheduler.pause(False)
-    assert world.look() == 1
+    assert world.check() == 1
 
 
 def test_asking_for_the_status_writes_nothing(tmp_path: Path):
@@ -293,7 +289,8 @@ def test_the_thread_polls_and_goes_on_after_an_error(tmp_path: Path):
         looked.release()
         raise ValueError("always")
 
-    scheduler = Scheduler(EVERY_3, ledger, label_times, lambda: False, lambda reason: None, poll_seconds=0.02)
+    jobs = ScheduledJobs(label_times, lambda: False, lambda reason: None)
+    scheduler = Scheduler(EVERY_3, ledger, jobs, ScheduleClock(0.02))
     scheduler.run()
     try:
         assert all(looked.acquire(timeout=30) for _ in range(3))
@@ -303,7 +300,8 @@ def test_the_thread_polls_and_goes_on_after_an_error(tmp_path: Path):
 
 
 def test_without_a_schedule_no_thread_runs(tmp_path: Path):
-    scheduler = Scheduler(ScheduleSection(), Ledger(tmp_path), list, lambda: False, lambda reason: None)
+    jobs = ScheduledJobs(list, lambda: False, lambda reason: None)
+    scheduler = Scheduler(ScheduleSection(), Ledger(tmp_path), jobs)
     before = threading.active_count()
     scheduler.run()
     assert threading.active_count() == before and scheduler.status()["next_time"] is None

@@ -15,7 +15,7 @@ from samstudent.rounds.case_store import PreparedCase
 from samstudent.rounds.pseudo_store import Kind
 from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.training_set import PseudoLabelled, TrainingSet, choose_pseudo_labels
-from samstudent.student.data import prepare_case
+from samstudent.student.training_case import CaseLabel, prepare_case
 from support.case_sources import DrawnSource
 from support.drawn import small_task
 
@@ -47,7 +47,7 @@ def labelled(
     image, truth = DrawnSource(id).read(TASK)
     assert truth is not None
     masks = truth.masks & np.array([has_disk, True])[:, None, None]
-    targets = prepare_case(id, image, masks, TASK, human=False, soft=0.9 * masks.astype(np.float16))
+    targets = prepare_case(id, image, CaseLabel(masks, soft=0.9 * masks.astype(np.float16), human=False), TASK)
     info = {"provenance": MADE.as_json(), "structures": structures}
     store.labels._write(case, kind, targets, info)
     return case

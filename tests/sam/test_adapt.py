@@ -77,7 +77,7 @@ def test_what_is_not_better_is_not_used(small: Any, examples: list[Example]) -> 
     options = replace(OPTIONS, steps=2, learning_rate=1e-12)
     result = adapt(small, examples, BOX, 0, options)
     assert not result.used and not result.weights and not result.folds and result.steps == 0
-    assert result.plain == result.adapted and "no step did better" in result.reason
+    assert result.plain == result.adapted and "no checkpoint was better" in result.reason
 
 
 def test_it_is_used_only_where_the_gain_exceeds_its_error(
@@ -89,7 +89,7 @@ def test_it_is_used_only_where_the_gain_exceeds_its_error(
     monkeypatch.setattr(module, "_paired", lambda *_: (0.01, 0.02))
     unsure = adapt(small, examples, BOX, 0, OPTIONS)
     assert not unsure.used and not unsure.weights and not unsure.folds and unsure.steps == 8
-    assert unsure.reason == "a gain of 0.0100 with a standard error of 0.0200 on 6 cases left out"
+    assert unsure.reason == "a gain of 0.0100 with a standard error of 0.0200 on 6 left-out cases"
 
 
 def test_gain_and_error_are_over_cases() -> None:

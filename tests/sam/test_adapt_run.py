@@ -8,7 +8,7 @@ import torch
 
 from samstudent.sam.adapt_run import AdaptationOptions, Run, rate_factor, sample_loss
 from samstudent.sam.adapt_samples import Example, prompt_samples
-from samstudent.sam.embedding import Embedding, low_res_share
+from samstudent.sam.embedding import Embedding, low_res_fraction
 from support.adapt_examples import BOX, OPTIONS, examples, rectangle
 
 __all__ = ["examples"]
@@ -28,7 +28,7 @@ def test_the_same_seed_gives_the_same_weights(small: Any, examples: list[Example
 def test_the_loss_counts_neither_padding_nor_masks_that_were_not_meant() -> None:
     embedding = Embedding(np.zeros((1, 256, 16, 16), np.float32), (64, 32), (64, 32), 64)
     mask = rectangle(10, 5, 29, 24)[:, :32]
-    target = torch.from_numpy(low_res_share(mask, embedding))[None]
+    target = torch.from_numpy(low_res_fraction(mask, embedding))[None]
     assert target[0, :, 32:].sum() == 0 and target.sum() == 20 * 20
     right = torch.where(target > 0.5, 20.0, -20.0)
     right[:, :, 32:] = 20.0  # padding

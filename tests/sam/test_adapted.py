@@ -120,6 +120,6 @@ def test_another_file_of_tensors_is_refused(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_what_is_not_used_is_not_saved(tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="plain SAM stays: no gain"):
+    with pytest.raises(UserError, match="plain SAM is used: no gain"):
         save_adapted(tmp_path / "x.safetensors", adaptation({}, used=False, reason="no gain"), tiny)
     assert not list(tmp_path.iterdir())

@@ -29,9 +29,9 @@ def task(dimension: int = 2, **more: Any) -> Task:
 
 
 def refine(p: Any, image: Any, sam: Any, task: Task, cache: Any = None, **more: Any) -> Refinement:
-    """By a refiner of the task; ``more``: recipes, adapted, prompt_all, jitters, or of the call."""
+    """By a refiner of the task; ``more``: recipes, adapted, prompt_all, or of the call."""
     of_refiner = {key: more.pop(key) for key in ("recipes", "adapted") if key in more}
-    options = RefinerOptions(more.pop("prompt_all", True), more.pop("jitters", 0), SliceOptions.of(task.recipe))
+    options = RefinerOptions(more.pop("prompt_all", True), SliceOptions.of(task.recipe))
     return Refiner.for_task(task, sam, cache, options=options, **of_refiner).refine(p, image, **more)
 
 
@@ -102,7 +102,6 @@ def test_what_sam_draws_becomes_the_mask() -> None:
         "refined": False,
         "source": None,
         "stability": None,
-        "jitter": None,
     }
     assert json.loads(json.dumps(result.as_json()))[0]["name"] == "a"
 
@@ -288,15 +287,14 @@ def test_recipes_for_unknown_structures_are_refused() -> None:
         refine(blocks(), IMAGE, Painter(fill_box), task(), recipes={"d": Recipe()})
 
 
-def test_stability_and_jitter() -> None:
+def test_stability() -> None:
     def fading(logits: Any, prompt: Prompt) -> None:
         fill_box(logits, prompt)
         logits[:, 20:28] = np.where(logits[:, 20:28] > 0, 0.5, -5)
 
-    result = refine(blocks(), IMAGE, Painter(fading), task(overlap=True, **BOX), jitters=3)
+    result = refine(blocks(), IMAGE, Painter(fading), task(overlap=True, **BOX))
     a, b, c = result.structures
     assert a.stability == 1 and b.stability == pytest.approx(7 / 15) and c.stability is None
-    assert a.jitter is not None and 0.5 < a.jitter <= 1 and c.jitter is None
     json.dumps(result.as_json())
 
 
@@ -410,7 +408,7 @@ def test_a_volumes_figures_are_over_all_slices() -> None:
     assert a.agreement == pytest.approx(2 * 400 / (425 + 400)) and a.refined
     np.testing.assert_array_equal(result.masks[0], p[0] > 0.5)  # the failed slice shows the coarse mask
     np.testing.assert_array_equal(result.soft >= 0.5, result.masks)
-    assert a.source == "sam" and a.stability == pytest.approx(400 / 425) and a.jitter is None
+    assert a.source == "sam" and a.stability == pytest.approx(400 / 425)
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

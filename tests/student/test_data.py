@@ -9,15 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samstudent.errors import UserError
-from samstudent.student.data import (
-    AugmentedCases,
-    Draw,
-    MixedBatchSampler,
-    TrainingCase,
-    make_loader,
-    prepare_case,
-    without_label,
-)
+from samstudent.student.data import AugmentedCases, Draw, MixedBatchSampler, make_loader
+from samstudent.student.training_case import CaseLabel, TrainingCase, prepare_case, without_label
 from samstudent.task import Task
 from support.drawn import case_image, shapes, small_task, training_cases
 
@@ -71,7 +64,7 @@ def test_augmentation_moves_image_and_masks_alike() -> None:
     pixels = np.zeros((64, 64), np.uint8)
     _, masks = shapes(1)
     pixels[masks[0]], pixels[masks[1]] = 255, 120
-    data = AugmentedCases([prepare_case("a", case_image(pixels), masks, task)], task)
+    data = AugmentedCases([prepare_case("a", case_image(pixels), CaseLabel(masks), task)], task)
     plain = data.cases[0].masks[0] + 2 * data.cases[0].masks[1]
     moved = 0
     for seed in range(8):
@@ -101,7 +94,7 @@ def test_volumes_smaller_than_the_window_are_padded_and_larger_ones_cropped() ->
     for shape in ((5, 12, 40), (30, 40, 50)):
         masks = np.zeros((2, *shape), dtype=bool)
         masks[0, 2:4, 4:9, 4:9] = True
-        case = prepare_case("v", case_image(np.full(shape, 100.0)), masks, task)
+        case = prepare_case("v", case_image(np.full(shape, 100.0)), CaseLabel(masks), task)
         batch = next(iter(make_loader([case], task, steps=1, seed=0)))
         assert batch["image"].shape == (4, 1, 16, 32, 32)
         assert batch["label"].shape == (4, 16, 32, 32) and batch["ignore"].shape == (4, 1, 16, 32, 32)
@@ -131,7 +124,7 @@ def soft_case(task: Task, seed: int = 1) -> TrainingCase:
     """Taught 0.8 in the disk and 0.6 in the square."""
     pixels, masks = shapes(seed)
     soft = masks * np.array([0.8, 0.6])[:, None, None]
-    return prepare_case("soft", case_image(pixels), masks, task, human=False, soft=soft)
+    return prepare_case("soft", case_image(pixels), CaseLabel(masks, soft=soft, human=False), task)
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -151,10 +144,11 @@ def test_soft_targets_move_with_the_image(overlap: bool) -> None:
 def test_soft_targets_that_may_not_overlap_sum_to_one_at_most() -> None:
     task = small_task()
     pixels, masks = shapes(1)
-    case = prepare_case("a", case_image(pixels), masks, task, soft=np.full((2, 64, 64), 0.8))
+    case = prepare_case("a", case_image(pixels), CaseLabel(masks, soft=np.full((2, 64, 64), 0.8)), task)
     assert case.soft is not None and case.soft.dtype == np.float16
     np.testing.assert_allclose(case.soft, 0.5)
-    both = prepare_case("a", case_image(pixels), masks, small_task(overlap=True), soft=np.full((2, 64, 64), 0.8))
+    label = CaseLabel(masks, soft=np.full((2, 64, 64), 0.8))
+    both = prepare_case("a", case_image(pixels), label, small_task(overlap=True))
     np.testing.assert_allclose(both.soft, 0.8, rtol=1e-3)
 
 
@@ -162,7 +156,7 @@ def test_soft_targets_on_the_students_grid() -> None:
     pixels = np.zeros((64, 128))
     soft = np.zeros((2, 64, 128))
     soft[0, :, :64] = 1
-    case = prepare_case("a", case_image(pixels), soft > 0.5, small_task(), soft=soft)
+    case = prepare_case("a", case_image(pixels), CaseLabel(soft > 0.5, soft=soft), small_task())
     assert case.soft is not None and case.soft.shape == (2, 64, 64)
     # Fitted into the middle rows; nothing is taught around the image.
     assert not case.soft[:, :16].any() and not case.soft[:, 48:].any()
@@ -187,7 +181,7 @@ def test_ignored_regions_move_with_the_image(overlap: bool) -> None:
     masks = shapes(2)[1]
     ignore = np.stack([masks[0], np.zeros_like(masks[0])])
     image = case_image(np.where(masks[0], 255, 0))
-    data = AugmentedCases([prepare_case("a", image, masks, task, ignore=ignore, human=False)], task)
+    data = AugmentedCases([prepare_case("a", image, CaseLabel(masks, ignore, human=False), task)], task)
     for seed in range(3):
         item = data[Draw(0, seed)]
         assert item["ignore"].dtype == torch.bool and item["ignore"].shape == ((2 if overlap else 1), 64, 64)

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from samstudent.errors import NotFound, UserError
 from samstudent.pseudolabels.case import binarize
-from samstudent.student.data import prepare_case, without_label
 from samstudent.student.predict import Student, save_model
 from samstudent.student.training import (
+    MeanTeacher,
+    TrainingOptions,
     new_average,
     new_network,
     rate_factor,
     split_steps,
     train_student,
 )
+from samstudent.student.training_case import CaseLabel, prepare_case, without_label
 from samstudent.util import device
 from samstudent.util.device import half_precision, pick_device
 from support.drawn import case_image, dice, shapes, small_task, training_cases
@@ -30,7 +32,7 @@ from support.drawn import case_image, dice, shapes, small_task, training_cases
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_student_learns_disks_and_squares(tmp_path: Path, overlap: bool) -> None:
     task = small_task(overlap=overlap)
-    version = train_student(training_cases(6, task), task, tmp_path / "model.pt", seed=1)
+    version = train_student(training_cases(6, task), task, tmp_path / "model.pt", TrainingOptions(seed=1))
     student = Student.load(tmp_path / "model.pt", task)
     assert student.version == version
     for seed in (100, 101):
@@ -68,7 +70,7 @@ def test_a_volume_is_learnt_and_seen_through_a_window(tmp_path: Path) -> None:
         return 150.0 * mask + np.random.default_rng(0).normal(40, 10, mask.shape)
 
     mask = ball((9, 12, 10), (20, 44, 40))
-    case = prepare_case("v", case_image(scan(mask)), mask[None], task)
+    case = prepare_case("v", case_image(scan(mask)), CaseLabel(mask[None]), task)
     train_student([case], task, tmp_path / "model.pt")
     other = ball((10, 14, 24), (18, 26, 34))
     answer = Student.load(tmp_path / "model.pt", task).predict(case_image(scan(other)))
@@ -80,7 +82,8 @@ def test_same_seed_same_weights_other_seed_others(tmp_path: Path) -> None:
     task = small_task()
     cases = training_cases(3, task)
     first, again, other = (
-        train_student(cases, task, tmp_path / f"{i}.pt", steps=4, seed=seed) for i, seed in enumerate((5, 5, 6))
+        train_student(cases, task, tmp_path / f"{i}.pt", TrainingOptions(steps=4, seed=seed))
+        for i, seed in enumerate((5, 5, 6))
     )
     assert first == again
     assert first != other
@@ -88,16 +91,13 @@ def test_same_seed_same_weights_other_seed_others(tmp_path: Path) -> None:
 
 def test_training_goes_on_from_a_model(tmp_path: Path) -> None:
     task = small_task()
-    train_student(training_cases(4, task), task, tmp_path / "a.pt", seed=1)
+    train_student(training_cases(4, task), task, tmp_path / "a.pt", TrainingOptions(seed=1))
     losses: list[float] = []
-    train_student(
-        training_cases(4, task), task, tmp_path / "b.pt", steps=1, start=tmp_path / "a.pt",
-        on_step=lambda step, steps, loss: losses.append(loss),
-    )  # fmt: skip
+    options = TrainingOptions(steps=1, start=tmp_path / "a.pt", on_step=lambda step, steps, loss: losses.append(loss))
+    train_student(training_cases(4, task), task, tmp_path / "b.pt", options)
     fresh: list[float] = []
-    train_student(
-        training_cases(4, task), task, tmp_path / "c.pt", steps=1, on_step=lambda step, steps, loss: fresh.append(loss)
-    )
+    options = TrainingOptions(steps=1, on_step=lambda step, steps, loss: fresh.append(loss))
+    train_student(training_cases(4, task), task, tmp_path / "c.pt", options)
     assert losses[0] < 0.5 * fresh[0]
 
 
@@ -117,11 +117,12 @@ def test_killed_training_leaves_no_model_and_harms_none(tmp_path: Path) -> None:
         "from samstudent.server import deferred_imports; deferred_imports.install()\n"
         "from pathlib import Path\n"
         "from support.drawn import small_task, training_cases\n"
-        "from samstudent.student.training import train_student\n"
+        "from samstudent.student.training import TrainingOptions, train_student\n"
         "task = small_task(training={'steps': 5000, 'batch_size': 4})\n"
         "out = Path(sys.argv[2])\n"
-        "train_student(training_cases(2, task), task, out / 'challenger.pt', start=out / 'champion.pt',\n"
-        "              on_step=lambda step, steps, loss: (out / 'step').write_text(str(step)))\n"
+        "options = TrainingOptions(start=out / 'champion.pt',\n"
+        "    on_step=lambda step, steps, loss: (out / 'step').write_text(str(step)))\n"
+        "train_student(training_cases(2, task), task, out / 'challenger.pt', options)\n"
     )
     tests = str(Path(__file__).resolve().parents[1])
     process = subprocess.Popen([sys.executable, "-c", script, tests, str(tmp_path)])
@@ -142,7 +143,7 @@ def test_half_precision_answers_as_full(tmp_path: Path, monkeypatch: pytest.Monk
     if half_precision(torch.device("cpu")) is None:
         pytest.skip("this CPU has no fast bfloat16")
     task = small_task()
-    train_student(training_cases(6, task), task, tmp_path / "model.pt", seed=1)
+    train_student(training_cases(6, task), task, tmp_path / "model.pt", TrainingOptions(seed=1))
     student = Student.load(tmp_path / "model.pt", task, "cpu")
     image = case_image(shapes(50)[0])
     half = student.predict(image)
@@ -218,7 +219,7 @@ def test_unlabelled_images_teach_by_consistency_alone(tmp_path: Path) -> None:
 
     def train(name: str, consistency: float, seeds: range) -> torch.Tensor:
         unlabelled = [without_label(f"u{s}", case_image(shapes(s)[0]), task) for s in seeds]
-        train_student(cases, task, tmp_path / name, unlabelled=unlabelled, consistency=consistency)
+        train_student(cases, task, tmp_path / name, TrainingOptions(teacher=MeanTeacher(unlabelled, consistency)))
         return weights(tmp_path / name)
 
     first, others = range(20, 24), range(30, 34)
@@ -229,5 +230,6 @@ def test_unlabelled_images_teach_by_consistency_alone(tmp_path: Path) -> None:
 
 def test_a_labelled_case_is_not_unlabelled(tmp_path: Path) -> None:
     task = small_task()
+    options = TrainingOptions(teacher=MeanTeacher(training_cases(1, task)))
     with pytest.raises(ValueError, match="without_label"):
-        train_student(training_cases(1, task), task, tmp_path / "m", unlabelled=training_cases(1, task))
+        train_student(training_cases(1, task), task, tmp_path / "m", options)

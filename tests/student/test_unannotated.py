@@ -15,8 +15,7 @@ from PIL import Image
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.metrics import dice_where_known
 from samstudent.pseudolabels.ablations import Ablations
-from samstudent.pseudolabels.cached_sam import CachedSam
-from samstudent.pseudolabels.embedding_head import HeadCase, _Batches, head_cases
+from samstudent.pseudolabels.head_training import HeadCase, _Batches, head_cases
 from samstudent.pseudolabels.out_of_fold import LearningCases, OutOfFoldCase, examples_of
 from samstudent.pseudolabels.policy_fit import FitOptions, fit_policy
 from samstudent.pseudolabels.quality_filter import absence_prior
@@ -26,10 +25,12 @@ from samstudent.rounds.cases import FileCase
 from samstudent.rounds.prepare import prepare
 from samstudent.rounds.scoring import compare, train_dice
 from samstudent.sam.adapt_samples import Example, prompt_samples
-from samstudent.student.data import AugmentedCases, Draw, TrainingCase, collate, make_loader
+from samstudent.sam.cached_sam import CachedSam
+from samstudent.student.data import AugmentedCases, Draw, collate, make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.predict import Student
-from samstudent.student.training import train_student
+from samstudent.student.training import TrainingOptions, train_student
+from samstudent.student.training_case import TrainingCase
 from samstudent.task import Task
 from support.drawn import FakeSam, FakeTeacher, case_image, shapes, small_task, write_png
 
@@ -73,7 +74,7 @@ def test_it_is_learnt_from_the_other_cases(tmp_path: Path) -> None:
     for how, names in (("unknown", ("disk", "ignore:square")), ("absent", ("disk", "square"))):
         cases, left_out = load_cases(study(tmp_path, names, count=16), TASK, tmp_path)
         assert not left_out and [case.weights[1] for case in cases] == [1, 1] + [float(how == "absent")] * 14
-        train_student(cases, TASK, tmp_path / f"{how}.pt", steps=80, seed=0)
+        train_student(cases, TASK, tmp_path / f"{how}.pt", TrainingOptions(steps=80, seed=0))
         dice[how] = square_dice(Student.load(tmp_path / f"{how}.pt", TASK))
     assert dice["unknown"] > 0.75 > 0.3 > dice["absent"], "taught as absent, it is not found any more"
 

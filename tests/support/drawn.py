@@ -15,12 +15,12 @@ from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.imaging.grid import Grid
 from samstudent.pseudolabels.ablations import Ablations
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.out_of_fold import LearningCases
 from samstudent.pseudolabels.policy_fit import FitOptions, fit_policy
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
-from samstudent.student.data import TrainingCase, prepare_case
+from samstudent.student.training_case import CaseLabel, TrainingCase, prepare_case
 from samstudent.task import Task
 
 
@@ -60,7 +60,7 @@ def training_cases(count: int, task: Task, first_seed: int = 0) -> list[Training
     cases = []
     for seed in range(first_seed, first_seed + count):
         pixels, masks = shapes(seed, overlap=task.overlap)
-        cases.append(prepare_case(f"case{seed}", case_image(pixels), masks, task))
+        cases.append(prepare_case(f"case{seed}", case_image(pixels), CaseLabel(masks), task))
     return cases
 
 

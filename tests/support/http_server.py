@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samstudent.rounds.schedule import Scheduler
+from samstudent.rounds.schedule import ScheduledJobs, Scheduler
 from samstudent.rounds.study import Study
 from samstudent.server.auth.current_user import User
 from samstudent.server.auth.login_sessions import InvalidToken
@@ -35,7 +35,7 @@ def make_context(folder: Path, task: Task | None = None, **changes: Any) -> Serv
     """
     study = Study(str(folder), str(folder), task or small_task())
     inference = InferencePool(2)
-    scheduler = Scheduler(study.task.schedule, study.ledger, list, busy=lambda: False, start=lambda reason: None)
+    scheduler = Scheduler(study.task.schedule, study.ledger, ScheduledJobs(list, lambda: False, lambda reason: None))
     context = ServerContext(
         name="test",
         description="",

@@ -15,8 +15,8 @@ from samstudent.imaging.label_writing import write_masks
 from samstudent.pseudolabels.ablations import Ablations
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
-from samstudent.student.data import prepare_case
-from samstudent.student.training import train_student
+from samstudent.student.training import TrainingOptions, train_student
+from samstudent.student.training_case import CaseLabel, prepare_case
 from samstudent.task import Task
 from support.drawn import FakeSam, case_image, shapes, small_task, write_png
 from support.made_once import made_once
@@ -81,7 +81,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels, masks = shapes(seed)
             if seed % 3 == 0:
                 pixels, masks = np.where(masks[1], 40, pixels), masks * np.array([True, False])[:, None, None]
-            cases.append(prepare_case(f"case{seed}", case_image(pixels), masks, task))
-        train_student(cases, task, folder / "model.pt", seed=1, steps=100)
+            cases.append(prepare_case(f"case{seed}", case_image(pixels), CaseLabel(masks), task))
+        train_student(cases, task, folder / "model.pt", TrainingOptions(seed=1, steps=100))
 
     return made_once(tmp_path_factory, "trained", train) / "model.pt"

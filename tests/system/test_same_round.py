@@ -12,13 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from samstudent.cli.main import app
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.research.experiment import ours
 from samstudent.rounds.cases import FileCase
 from samstudent.rounds.prepare import prepare
 from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.run_round import RoundCases, RoundOptions, run_round
 from samstudent.rounds.study import Study
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.registry import load_backend
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.tasks.student_trainer import StudentTrainTask

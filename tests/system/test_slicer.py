@@ -23,9 +23,9 @@ from samstudent.imaging.label_writing import label_map
 from samstudent.imaging.labels import read_masks
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
-from samstudent.student.data import prepare_case
 from samstudent.student.predict import save_model
-from samstudent.student.training import new_network, train_student
+from samstudent.student.training import TrainingOptions, new_network, train_student
+from samstudent.student.training_case import CaseLabel, prepare_case
 from support.human_labels import read_human_label
 from support.live_server import CASES, RunningServer, TinyStudy, draw_film
 from support.slicer_module import Panel, connected_module
@@ -46,8 +46,8 @@ def study(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> TinyStu
         pixels, masks = draw_film(np.random.default_rng(seed))
         film = path.parent / f"{seed}.png"
         Image.fromarray(pixels).save(film)
-        cases.append(prepare_case(film.stem, read_image(film), masks, study.task))
-    train_student(cases, study.task, path, seed=1, steps=40)
+        cases.append(prepare_case(film.stem, read_image(film), CaseLabel(masks), study.task))
+    train_student(cases, study.task, path, TrainingOptions(seed=1, steps=40))
     network = new_network(study.task, 0)
     network.load_state_dict(torch.load(path, weights_only=True)["model"])
     with torch.no_grad():

@@ -1,11 +1,11 @@
-"""Parts of a round that experiments switch off one at a time; a served round always runs with all of them."""
+"""Ablations: parts of a round that experiments switch off; the server always runs all of them."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-#: What the next student learns of a pseudo label; ``auto``: see ``quality_filter.teach_probabilities``.
+#: Training targets of pseudo labels; ``auto``: see ``quality_filter.uses_probabilities``.
 Targets = Literal["auto", "masks", "probabilities"]
 
 
@@ -15,13 +15,13 @@ class Ablations:
 
     Attributes:
         embedding_head: train convolutions on SAM's embeddings beside the students (``embedding_head``).
-        adapt_sam: train SAM's mask decoder on the labels; used where it beats the plain one on cases left out.
+        adapt_sam: train SAM's mask decoder on the labels; used where it is better than the plain one on left-out cases.
         choose_recipe: choose each structure's recipe on out-of-fold predictions; False: the task's for all.
-        fusion: whether that choice may fuse SAM's answer with the student's.
-        estimate_quality: estimate each pseudo label's Dice by a model that is fitted to the labelled cases; False: by
-            the formula of ``quality_filter.sam_quality``.
-        weight_by_quality: pseudo labels weigh as much as their quality says; False: as much as a human's label.
-        targets: whether the next student learns masks or probabilities.
+        fusion: whether SAM's mask fused with the student's is among the candidates.
+        estimate_quality: estimate each pseudo label's Dice by a model fitted to the labelled cases; False: by the
+            formula of ``quality_filter.sam_quality``.
+        weight_by_quality: weight pseudo labels by their quality; False: like human labels.
+        targets: training targets, masks or probabilities.
     """
 
     embedding_head: bool = True

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.imaging.case import CaseImage, for_sam
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.provenance import Provenance, provenance_of
 from samstudent.pseudolabels.quality_filter import FilteredStructure, filter_structures
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.refiner import Refiner
 from samstudent.sam.results import Refinement
 from samstudent.task import Task
@@ -37,9 +37,9 @@ class PseudoLabel:
         ignore: bool; where a rejected structure may be.
         raw: bool; the binarized prediction.
         probabilities: float32, the prediction.
-        coarse: bool; what SAM was prompted with.
+        coarse: bool; masks from which SAM was prompted.
         structures: status and quality of each.
-        provenance: what it was made with.
+        provenance: versions of student, SAM and recipe.
         soft: float16, soft labels: probabilities after refinement of accepted structures, the prediction of all others.
         refined: bool; all structures, before the quality filter.
     """
@@ -56,12 +56,12 @@ class PseudoLabel:
 
     @property
     def rejected(self) -> NDArray[Any]:
-        """bool (S, *spatial): refined masks of rejected structures; for people, not for training."""
+        """bool (S, *spatial): refined masks of rejected structures, for display, not for training."""
         flat = (-1, *(1,) * (self.refined.ndim - 1))
         return np.asarray(self.refined & np.array([s.status == "rejected" for s in self.structures]).reshape(flat))
 
     def info(self) -> dict[str, Any]:
-        """For the datastore, beside the label."""
+        """Label info for the datastore."""
         structures = {s.name: s.as_json() for s in self.structures}
         return {"provenance": self.provenance.as_json(), "structures": structures}
 
@@ -87,11 +87,11 @@ def pseudo_label_of(
         refined: of ``probabilities``.
         probabilities: float32 (S, *spatial).
         task: structures and quality thresholds.
-        provenance: what it is made with.
+        provenance: versions of student, SAM and recipe.
         estimates: estimated Dice by structure, as in ``quality_filter.filter_structures``.
     """
     structures = [
-        # Other structures took every pixel: accepted, it would be taught as absent.
+        # All of its pixels belong to other structures: accepted, it would be taught as absent.
         replace(found, status="rejected") if found.status == "accepted" and not mask.any() else found
         for found, mask in zip(
             filter_structures(refined.structures, probabilities, task, estimates), refined.masks, strict=True

@@ -1,4 +1,4 @@
-"""Labeller of cases: a model and SAM make pseudo labels, by the task's recipe or by a fitted policy."""
+"""Labeller of cases: pseudo labels from a model and SAM, by the task's recipe or by a fitted policy."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from samstudent.imaging.case import CaseImage
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel, pseudo_label_case
 from samstudent.pseudolabels.labelling import label_case
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import Provenance, provenance_of
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.model import SamBackend
 from samstudent.task import Task
 
-#: Called with each case made anew: its id, the image, and the pseudo label.
+#: Called with id, image and pseudo label of each newly labelled case.
 OnCase = Callable[[str, CaseImage, PseudoLabel], None]
 
 
 @dataclass(frozen=True)
 class CaseLabeller:
-    """What makes pseudo labels: a model, SAM, and how both are used.
+    """Labeller: a model, SAM, and a labeling policy.
 
     Attributes:
         task: the task.
         student: a student; with ``policy`` a ``MemberPredictor``: a teacher, or a student.
         sam: without ``policy`` the active one, adapted or not, with it the plain one; None: only the student's own
             masks are made (``pseudo_raw``).
-        policy: how refined pseudo labels are made; None: by the task's recipe.
+        policy: labeling policy; None: the task's recipe is used.
     """
 
     task: Task
@@ -38,7 +38,7 @@ class CaseLabeller:
 
     @property
     def made_with(self) -> Provenance:
-        """Provenance of the refined pseudo labels that are made now; without SAM of the student's own masks."""
+        """Provenance of this labeller's refined pseudo labels; without SAM of the student's own masks."""
         return made_with(self.student.version, None if self.sam is None else self.sam.backend, self.task, self.policy)
 
     def label(self, image: CaseImage, sam: CachedSam) -> PseudoLabel:
@@ -49,7 +49,7 @@ class CaseLabeller:
 
 
 def made_with(version: str, backend: SamBackend | None, task: Task, policy: LabelingPolicy | None = None) -> Provenance:
-    """Provenance of the pseudo labels that are made now.
+    """Provenance of pseudo labels.
 
     Args:
         version: of the student or teacher.

@@ -1,7 +1,7 @@
-"""Cross-fitted students: one on each fold of the labelled cases, so that each case has one that never trained on it.
+"""Cross-fitting: one student for each fold of the labelled cases, trained on the other folds.
 
-A student's prediction of a case that it trained on tells nothing of its prediction of a new one. All that is chosen or
-fitted on labelled cases is therefore chosen on out-of-fold predictions: those of the fold's student, ``student_for``.
+A student's prediction of a training case does not show how good its predictions of new cases are. Everything that is
+chosen or fitted on labelled cases therefore uses out-of-fold predictions: those of the fold's student, ``student_for``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 
 from samstudent.errors import UserError
 from samstudent.pseudolabels.ensemble import Ensemble
-from samstudent.student.data import TrainingCase
 from samstudent.student.predict import Student
-from samstudent.student.training import OnStep, split_steps, train_student
+from samstudent.student.training import OnStep, TrainingOptions, split_steps, train_student
+from samstudent.student.training_case import TrainingCase
 from samstudent.task import Task
 from samstudent.util.files import atomic_write, sha256_file
 
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 def folds_of(ids: Iterable[str], k: int, seed: int) -> dict[str, int]:
     """Fold (from 0) of each id; sizes differ by one at most, and there are never more folds than ids.
 
-    The ids are ordered by a hash and cut into blocks, so one id more or less moves at most ``k - 1`` others into
-    another fold. The order of the list does not matter.
+    The ids are ordered by a hash and cut into blocks, so that one id more or less moves at most ``k - 1`` others to
+    another fold. The order of ``ids`` does not matter.
     """
     ordered = sorted(set(ids), key=lambda case: hashlib.sha256(f"{seed}/{case}".encode()).digest())
     k = min(k, len(ordered))
@@ -39,7 +39,7 @@ def folds_of(ids: Iterable[str], k: int, seed: int) -> dict[str, int]:
 
 
 def same_images(cases: Iterable[TrainingCase]) -> dict[str, str]:
-    """Case id -> the first id, in their order, of the cases whose image looks the same to a student."""
+    """Case id -> the first id, in their order, of the cases with the same image on the student's grid."""
     first: dict[bytes, str] = {}
     found = {}
     for case in sorted(cases, key=lambda case: case.id):
@@ -50,14 +50,14 @@ def same_images(cases: Iterable[TrainingCase]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class CrossFit:
-    """Outcome of ``cross_fit``.
+    """Result of ``cross_fit``.
 
     Attributes:
         folds: fold of each case, by id.
         models: model file of each fold.
         task: of the students.
-        device: to run them on, as PyTorch names it; None: a GPU where there is one.
-        full_student: model file of a student that trained on all cases; None: there is none.
+        device: name of the PyTorch device of the students; None: the best available.
+        full_student: model file of a student trained on all cases; None: there is none.
     """
 
     folds: dict[str, int]
@@ -68,14 +68,14 @@ class CrossFit:
 
     @cached_property
     def ensemble(self) -> Ensemble:
-        """All folds' students together: for cases that none of them trained on."""
+        """Ensemble of all folds' students, for cases on which none of them trained."""
         return Ensemble.load(self.models, self.task, self.device)
 
     def student_for(self, case_id: str) -> Student:
-        """The one student that did not train on this case.
+        """The student that did not train on a case.
 
         Raises:
-            KeyError: the case has no fold: no student trained on it, so ask the ensemble.
+            KeyError: the case has no fold: no student trained on it; use ``ensemble``.
         """
         student = self.ensemble.predictors[self.folds[case_id]]
         assert isinstance(student, Student)
@@ -84,16 +84,16 @@ class CrossFit:
 
 @dataclass(frozen=True)
 class CrossFitOptions:
-    """How students are cross-fitted.
+    """Options of the cross-fitting.
 
     Attributes:
-        folds: their number, 2 or more; at most one a case.
+        folds: number of folds, 2 or more; at most one for each case.
         steps: optimisation steps of each student; None: the task's.
         seed: of folds and trainings.
-        device: as PyTorch names it; None: a GPU where there is one.
+        device: name of the PyTorch device; None: the best available.
         full_student: also train a student on all cases, into ``full.pt``.
-        same: case id -> the case whose image it has, itself or another; such cases share a fold, else a student would
-            have trained on the image that it is to predict. None: all images differ.
+        same: case id -> id of the case with the same image, itself or another; such cases are in one fold, otherwise a
+            student would have trained on the image that it predicts. None: all images differ.
         on_step: called with the step and the number of steps of all trainings together.
     """
 
@@ -109,14 +109,14 @@ class CrossFitOptions:
 def cross_fit(
     cases: Sequence[TrainingCase], task: Task, folder: Path, options: CrossFitOptions = CrossFitOptions()
 ) -> CrossFit:
-    """Train one student a fold on all cases but the fold's, into ``folder/fold<i>.pt``.
+    """Train one student for each fold on the cases of the others, into ``folder/fold<i>.pt``.
 
-    A model whose sidecar ``fold<i>.json`` carries the digest of the same inputs is kept, so that an interrupted run
-    goes on where it stopped.
+    A model whose sidecar ``fold<i>.json`` has the digest of the same inputs is reused, so that an interrupted run
+    continues.
 
     Args:
-        cases: human-labelled cases, two or more. Pseudo labels have no place here: they come from a student that may
-            have trained on the case that is left out.
+        cases: human-labelled cases, two or more. Pseudo labels are not allowed: their student may have trained on the
+            left-out case.
         task: of the students.
         folder: for the models.
         options: folds, steps and seed.
@@ -143,20 +143,19 @@ def cross_fit(
         train = sorted((case for case in cases if folds[case.id] != number), key=lambda case: case.id)
         inputs = digest_of(train, task, steps=epochs * each, seed=seed + number)
         if is_made(path, inputs):
-            logger.info("%d of %d: this student is there already", number + 1, len(trainings))
+            logger.info("%d of %d: this student exists already", number + 1, len(trainings))
         else:
             report = None if options.on_step is None else StepsOfAll(options.on_step, number, len(trainings))
-            version = train_student(
-                train, task, path, steps=options.steps, seed=seed + number, device=options.device, on_step=report
-            )
-            keep_inputs(path, inputs, version, trained_on=[case.id for case in train])
+            training = TrainingOptions(options.steps, seed + number, device=options.device, on_step=report)
+            version = train_student(train, task, path, training)
+            write_inputs(path, inputs, version, trained_on=[case.id for case in train])
         models.append(path)
     full = models.pop() if options.full_student else None
     return CrossFit(folds, models, task, options.device, full)
 
 
 def digest_of(cases: Sequence[TrainingCase], task: Task, **others: object) -> str:
-    """SHA-256, in hex, of all that a training depends on: the cases' content and order, the task, seed and steps."""
+    """SHA-256, hex, of everything that a training depends on: content and order of the cases, task, seed and steps."""
     digest = hashlib.sha256()
     content = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "student"})
     training = task.training.model_dump(mode="json", exclude={"steps", "seed"})
@@ -171,7 +170,7 @@ def digest_of(cases: Sequence[TrainingCase], task: Task, **others: object) -> st
     return digest.hexdigest()
 
 
-def keep_inputs(path: Path, inputs: str, version: str, **more: object) -> None:
+def write_inputs(path: Path, inputs: str, version: str, **more: object) -> None:
     """Write a model's sidecar: digest of its inputs, and of the file."""
     atomic_write(path.with_suffix(".json"), json.dumps({"inputs": inputs, "version": version, **more}, indent=1))
 

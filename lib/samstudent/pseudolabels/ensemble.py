@@ -1,4 +1,4 @@
-"""Several predictors that answer as one."""
+"""Ensemble of predictors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from samstudent.task import Task
 
 
 class Ensemble:
-    """A predictor whose probabilities are the mean of its members'.
+    """Predictor whose probabilities are the mean of its members'.
+
+    Args:
+        predictors: the members.
 
     Raises:
         ValueError: no member.
@@ -37,7 +40,7 @@ class Ensemble:
 
     def predict(self, image: CaseImage, size: tuple[int, ...] | None = None) -> NDArray[Any]:
         """Mean probabilities float32 (S, *spatial) on the image's canonical grid, or (S, *size) covering it."""
-        # One after the other: 32 structures of a large film take hundreds of megabytes a member.
+        # One member at a time: 32 structures of a large radiograph take hundreds of megabytes.
         total = np.array(self.predictors[0].predict(image, size), dtype=np.float32)
         for predictor in self.predictors[1:]:
             total += predictor.predict(image, size)

@@ -1,11 +1,10 @@
-"""The ensemble logit offset: from one fold's models, to which the quality model is fitted, to all of them together.
+"""Ensemble logit offset: correction of quality estimates from one fold's models to the ensemble of all models.
 
 Only the models of a fold are out of fold on its labelled cases, so the quality model is fitted to their predictions.
-All models together are better than those of one fold, and no labelled case can tell by how much: each has trained most
-of them. But unlabelled cases are new to all, and there the difference can be measured without the truth: the quality
-model estimates the Dice of each fold's masks, and the mean of all probabilities, the best guess of the truth that there
-is, tells by how much the ensemble's masks are better. That tells a part of it, as each fold's own errors are in that
-mean, too.
+The ensemble is better than the models of one fold. Labelled cases cannot show by how much, as most models trained on
+each of them; unlabelled cases can, without the truth: the quality model estimates the Dice of each fold's masks, and
+the mean of all probabilities, the best available estimate of the truth, shows how much better the ensemble's masks are.
+The difference is underestimated, as the errors of each fold are part of that mean.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from samstudent.sam.prompts import Mask
 
 Float = NDArray[np.float64]
 
-#: Logits; a larger offset than this nobody should believe.
+#: Largest offset, in logits.
 LARGEST = 2.0
 _LEAST = 1e-3
 
@@ -44,24 +43,24 @@ class EstimatedMasks:
 def expected_ensemble_dice(
     ensemble: EstimatedMasks, folds: Sequence[EstimatedMasks], probabilities: NDArray[np.floating[Any]]
 ) -> Float:
-    """The Dice to expect of the ensemble's masks of one case, float (S,); nan where they show no structure.
+    """Expected Dice of the ensemble's masks of one case, float (S,); nan where they show no structure.
 
-    The mean estimate of the folds' masks (0 where one misses the structure), and what the probabilities promise the
-    ensemble's masks beyond those of the folds.
+    The mean estimate of the folds' masks (0 where one misses the structure), plus the difference of the soft Dice of
+    the ensemble's masks and of the folds' masks, both against the probabilities.
 
     Args:
-        ensemble: of all models.
-        folds: of the models of each fold.
-        probabilities: of all models, (S, *spatial).
+        ensemble: masks of all models.
+        folds: masks of the models of each fold.
+        probabilities: mean of all models, (S, *spatial).
     """
     each = np.mean([np.nan_to_num(fold.estimates) for fold in folds], axis=0)
-    promised = np.mean([_promised_dice(fold.masks, probabilities) for fold in folds], axis=0)
-    found = np.clip(each + _promised_dice(ensemble.masks, probabilities) - promised, 0, 1)
+    soft = np.mean([_soft_dice(fold.masks, probabilities) for fold in folds], axis=0)
+    found = np.clip(each + _soft_dice(ensemble.masks, probabilities) - soft, 0, 1)
     return np.where(np.isnan(ensemble.estimates), np.nan, found)
 
 
 def ensemble_offset(estimates: Float, expected: Float) -> float:
-    """The number to add to the logits of estimates so that their mean is that of the expected Dice; 0 without any.
+    """Offset of the logits of estimates with which their mean equals that of the expected Dice; 0 without any.
 
     Args:
         estimates: by the quality model, of the ensemble's masks, float (N,), 0 to 1.
@@ -72,16 +71,16 @@ def ensemble_offset(estimates: Float, expected: Float) -> float:
         return 0.0
     logits, goal = logit(np.clip(estimates[known], _LEAST, 1 - _LEAST)), float(expected[known].mean())
 
-    def away(offset: float) -> float:
+    def difference(offset: float) -> float:
         return float(expit(logits + offset).mean()) - goal
 
-    if away(-LARGEST) >= 0 or away(LARGEST) <= 0:
+    if difference(-LARGEST) >= 0 or difference(LARGEST) <= 0:
         return float(np.sign(goal - expit(logits).mean()) * LARGEST)
-    return float(brentq(away, -LARGEST, LARGEST, xtol=1e-4))
+    return float(brentq(difference, -LARGEST, LARGEST, xtol=1e-4))
 
 
-def _promised_dice(masks: Mask, probabilities: NDArray[np.floating[Any]]) -> Float:
-    """Dice that probabilities promise masks, 2 sum(p m) / (sum(p) + sum(m)), float (S,); both (S, *spatial)."""
+def _soft_dice(masks: Mask, probabilities: NDArray[np.floating[Any]]) -> Float:
+    """Soft Dice of masks against probabilities, 2 sum(p m) / (sum(p) + sum(m)), float (S,); both (S, *spatial)."""
     values = []
     for mask, p in zip(masks, probabilities, strict=True):
         both = float(p.sum(dtype=np.float64)) + float(mask.sum())

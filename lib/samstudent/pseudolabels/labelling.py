@@ -9,26 +9,26 @@ from typing import Any
 from numpy.typing import NDArray
 
 from samstudent.imaging.case import CaseImage, for_sam
-from samstudent.pseudolabels.cached_sam import CachedSam, adapted_decoders
 from samstudent.pseudolabels.case import PseudoLabel, mix, pseudo_label_of
 from samstudent.pseudolabels.out_of_fold import MemberPredictor, size_of
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.pseudolabels.quality_features import quality_features_of
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.model import SamBackend
-from samstudent.sam.refiner import Refiner, RefinerOptions
+from samstudent.sam.refiner import Refiner, RefinerOptions, adapted_decoders
 from samstudent.sam.results import Refinement
 from samstudent.sam.volume_refinement import SliceOptions
 from samstudent.task import Recipe, Task
 
 
 def label_case(image: CaseImage, teacher: MemberPredictor, policy: LabelingPolicy, sam: CachedSam) -> PseudoLabel:
-    """Pseudo label of one unlabelled case; of a 2D image on the working grid, see ``produce.on_image``.
+    """Pseudo label of one unlabelled case; of a 2D image on the working grid, see ``on_image.on_image``.
 
     Args:
         image: of the case.
-        teacher: predicts it.
-        policy: how its predictions are refined and judged.
+        teacher: model of the predictions.
+        policy: labeling policy.
         sam: the plain SAM.
     """
     members = teacher.predict_members(image, size_of(image, policy.task), heads=policy.uses_sam)
@@ -43,13 +43,13 @@ def label_case(image: CaseImage, teacher: MemberPredictor, policy: LabelingPolic
 def refine_and_estimate(
     image: CaseImage, members: NDArray[Any], policy: LabelingPolicy, sam: CachedSam
 ) -> tuple[Refinement, NDArray[Any], dict[str, float] | None]:
-    """Refinement of an unlabelled case, the probabilities float32 (S, *size) that were refined, and the estimated Dice
-    of each structure that is there; None without a quality model.
+    """Refinement of an unlabelled case, the refined probabilities float32 (S, *size), and the estimated Dice of each
+    present structure; None without a quality model.
 
     Args:
         image: of the case.
         members: probabilities (1 or 2, S, *size), as of ``MemberPredictor.predict_members``.
-        policy: its quality model is used as it is, without the ensemble offset.
+        policy: labeling policy; its ensemble offset is not applied.
         sam: the plain SAM.
     """
     probabilities = mix(members, policy.head_weight)
@@ -80,7 +80,7 @@ def refine_case(
         task: the task.
         sam: the plain SAM, and the adapted one of the same encoder or None.
         recipes: of each structure, by name.
-        figures: also run SAM on structures whose mask the student keeps, for the quality features.
+        figures: run SAM also on structures whose result is the student's mask, for the quality features.
     """
     plain, adapted = sam
     refiner = Refiner.for_task(

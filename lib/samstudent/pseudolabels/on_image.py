@@ -24,10 +24,12 @@ class OnImage(NamedTuple):
 def on_image(label: PseudoLabel, image: CaseImage, overlap: bool) -> OnImage:
     """Masks of a pseudo label on the image's own grid.
 
-    ``labelling.label_case`` works on fewer pixels than a radiograph has. Masks are enlarged as probabilities, else
-    their borders would show the working grid's steps.
+    The working grid of ``labelling.label_case`` is coarser than a radiograph. Masks are enlarged from probabilities,
+    otherwise their borders would have steps.
 
     Args:
+        label: on the image's or the working grid.
+        image: of the case.
         overlap: the task's; False: no pixel of ``masks`` or of ``raw`` belongs to two structures.
     """
     shape = image.grid.spatial_shape

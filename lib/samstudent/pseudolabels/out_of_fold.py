@@ -1,6 +1,6 @@
-"""Labelled cases on the working grid with out-of-fold predictions, of models that did not train on the case.
+"""Labelled cases on the working grid with out-of-fold predictions: of models that did not train on the case.
 
-All that is chosen or fitted on labelled cases (head weight, SAM's adaptation, recipes, quality model) uses this form.
+Everything that is chosen or fitted on labelled cases (head weight, SAM's adaptation, recipes, quality model) uses them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage, for_sam
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import mix
 from samstudent.sam.adapt_samples import Example
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.embedding import Embedding
 from samstudent.sam.prompts import coarse_masks, one_vs_rival
 from samstudent.sam.volumes import slice_axis
@@ -27,8 +27,8 @@ from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
 
-#: Slices of labelled volumes on which SAM is adapted, over all volumes, and at least of each. All would
-#: take hours and, at 4 MB an embedding, all the memory.
+#: Slices of labelled volumes on which SAM is adapted: in all, and at least of each volume. All slices would take hours
+#: and, with 4 MB for an embedding, too much memory.
 _SLICES, _SLICES_EACH = 160, 4
 
 Size = tuple[int, ...] | None
@@ -38,11 +38,11 @@ Read = Callable[[str], tuple[CaseImage, LabelledMasks]]
 
 @dataclass(frozen=True)
 class LearningCases:
-    """The cases that a policy or a head learns from.
+    """Cases to which a policy or a head is fitted.
 
     Attributes:
-        read: gives a labelled case's image and human label.
-        unlabelled: images that no model trained on; read one after the other, once.
+        read: returns image and human label of a labelled case.
+        unlabelled: images on which no model trained; iterated once.
     """
 
     read: Read
@@ -50,7 +50,7 @@ class LearningCases:
 
 
 class MemberPredictor(Protocol):
-    """A teacher or a student, as pseudo labels need it; members are float32 (1 or 2, S, *spatial)."""
+    """A teacher or a student with the predictions of its members, float32 (1 or 2, S, *spatial)."""
 
     @property
     def version(self) -> str: ...
@@ -62,7 +62,7 @@ class MemberPredictor(Protocol):
 
 
 class CrossFittedPredictor(MemberPredictor, Protocol):
-    """A teacher (``samstudent.pseudolabels.teacher.Teacher``), as fitting a policy needs it."""
+    """A teacher with out-of-fold predictions (``teacher.Teacher``)."""
 
     @property
     def folds(self) -> Mapping[str, int]: ...
@@ -77,7 +77,7 @@ class OutOfFoldCase:
     Attributes:
         id: of the case.
         fold: of the cross-fitting.
-        image: the whole image, on its own grid.
+        image: on its own grid.
         members: probabilities float16 (M, S, *size): of the students, and of the embedding heads where there are any.
         truth: the human label, masks bool (S, *size).
     """
@@ -99,19 +99,22 @@ class OutOfFoldCase:
 
 
 def read_each(cases: Iterable[str], read: Read) -> Iterator[tuple[str, CaseImage, LabelledMasks]]:
-    """Labelled cases that could be read before; one whose files broke or vanished since is logged and left out."""
+    """Image and label of each case; a case that cannot be read any more is logged and left out."""
     for case in cases:
         try:
             image, label = read(case)
-        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
+        except Exception as error:  # any error of a PACS, a disk or a decoder
             logger.warning("case %s is left out: %s", case, error, exc_info=not isinstance(error, (UserError, OSError)))
         else:
             yield case, image, label
 
 
 def on_working_grid(label: LabelledMasks, size: tuple[int, ...]) -> LabelledMasks:
-    """A label on the working grid, ``size_of`` its image: of a 2D image a pixel belongs to a structure that covers half
-    of it, and is unknown where any part of it is. Volumes stay as they are."""
+    """A label on the working grid, ``size_of`` its image.
+
+    In 2D a pixel belongs to a structure that covers at least half of it, and is unknown where any part of it is. Labels
+    of volumes are unchanged.
+    """
     if len(size) == 3:
         return label
     masks = reduced(label.masks, (size[0], size[1])) >= 0.5
@@ -122,19 +125,19 @@ def on_working_grid(label: LabelledMasks, size: tuple[int, ...]) -> LabelledMask
 
 
 def size_of(image: CaseImage, task: Task) -> tuple[int, ...]:
-    """The working grid's size for an image; volumes are worked on as they are, slice by slice."""
+    """Size of the working grid of an image; that of a volume is its own grid."""
     shape = image.grid.spatial_shape
     return working_size((shape[0], shape[1])) if task.dimension == 2 else tuple(shape)
 
 
 def spread_out(cases: Sequence[Any], most: int) -> list[Any]:
-    """At most ``most`` of the cases, evenly from the whole list."""
+    """At most ``most`` of the cases, evenly spread over the list."""
     count = min(most, len(cases))
     return [cases[i * len(cases) // count] for i in range(count)]
 
 
 def common_axis(cases: Sequence[OutOfFoldCase], task: Task) -> str:
-    """The axis along which most of the labelled volumes are best cut into slices; all of a study's are cut alike."""
+    """Axis of the slices of all volumes of a study: the most frequent ``slice_axis`` of the labelled ones."""
     if task.dimension == 2 or task.recipe.axis != "auto":
         return task.recipe.axis
     axes = [slice_axis(case.truth.masks, case.image.grid.spacing) for case in cases]
@@ -142,20 +145,19 @@ def common_axis(cases: Sequence[OutOfFoldCase], task: Task) -> str:
 
 
 def with_axis(task: Task, axis: str) -> Task:
-    """The task with ``recipe.axis`` decided."""
+    """The task with another ``recipe.axis``."""
     return task.model_copy(update={"recipe": task.recipe.model_copy(update={"axis": axis})})
 
 
 def examples_of(case: OutOfFoldCase, head_weight: float, task: Task, sam: CachedSam, cases: int) -> list[Example]:
-    """The case as SAM's adaptation learns from it: the image, or of a volume evenly some of the slices with anything on
-    them.
+    """Examples of a case for SAM's adaptation: the image, or evenly spread slices of a volume that are not empty.
 
     Args:
         case: the labelled case.
         head_weight: weight of the embedding heads, 0 to 1.
         task: with the axis of slices.
-        sam: embeds the slices.
-        cases: labelled ones in all, among which volumes share the slices that may be used.
+        sam: computes the embeddings.
+        cases: number of all labelled cases, among which the largest number of slices is divided.
     """
     probabilities = one_vs_rival(mix(case.members, head_weight), task.overlap)
     pixels = for_sam(case.image, task.image)
@@ -187,6 +189,6 @@ def _example(
     case: OutOfFoldCase, embedding: Embedding, probabilities: NDArray[Any], truth: LabelledMasks, task: Task
 ) -> Example:
     coarse = coarse_masks(probabilities, task.recipe)
-    # Half a border is no border to learn.
+    # A structure with an unknown part has no complete border.
     known = None if truth.unknown is None else ~truth.unknown.any(axis=(1, 2))
     return Example(case.id, case.fold, embedding, truth.masks, coarse, known)

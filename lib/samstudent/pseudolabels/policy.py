@@ -1,4 +1,4 @@
-"""The labeling policy of a round: what was learnt from its labelled cases about how to make pseudo labels.
+"""Labeling policy of a round: head weight, recipes, adapted SAM and quality model for its pseudo labels.
 
 It is fitted on out-of-fold predictions (``policy_fit``) and applied to unlabelled cases (``labelling``).
 """
@@ -20,29 +20,29 @@ from samstudent.sam.adapted import load_adapted
 from samstudent.sam.model import SamBackend, SamModel
 from samstudent.task import Task
 
-#: A policy is fitted from so many labelled cases on: with fewer, two of three folds would have one case to learn from.
+#: Smallest number of labelled cases for a policy: with fewer, models of two of three folds would train on one case.
 MIN_LABELS = 3
-#: Teachers whose mean out-of-fold Dice is below this would only teach noise. Of 32 drawn teeth and students that had
-#: not converged, labels alone gave 9.6 % on new films, with pseudo labels 0.7.
+#: Smallest mean out-of-fold Dice of a teacher whose pseudo labels train: with 32 drawn teeth and students that had not
+#: converged, Dice on new images was 9.6 % with labels only, and 0.7 % with pseudo labels.
 MIN_OOF_DICE = 0.05
 POLICY_FILE = "policy.json"
-#: What ``fit_policy`` calls the weights of an adapted SAM.
+#: File of the adapted SAM's weights in the folder of a policy.
 ADAPTED_FILE = "adapted.safetensors"
 
 
 @dataclass(frozen=True)
 class LabelingPolicy:
-    """How the pseudo labels of a round are made.
+    """Labeling policy: the fitted parts of the pseudo labeling of a round.
 
     Attributes:
-        task: with the axis along which volumes are cut into slices, where the task leaves that open.
+        task: the task, with the axis of the slices of volumes.
         head_weight: weight of the embedding heads in the mean of students and heads, 0 to 1.
         choice: the recipe of each structure.
-        quality: estimates the Dice of a structure that one fold's models, or one student, predict; None: quality is
-            the formula of ``quality_filter.sam_quality``.
-        ensemble_offset: added to the logits of these estimates where all models predict together.
+        quality: quality model for predictions of one fold's models or one student; None: the formula of
+            ``quality_filter.sam_quality``.
+        ensemble_offset: added to the logits of its estimates for predictions of all models.
         adapted: SAM with a decoder adapted to the labels; None: the plain one.
-        record: what adaptation, choice and quality model found, for the round's record.
+        record: figures of adaptation, choice and quality model, for the round's record.
     """
 
     task: Task
@@ -55,8 +55,11 @@ class LabelingPolicy:
 
     @property
     def uses_sam(self) -> bool:
-        """Whether SAM's encoder is run on unlabelled cases. Not on volumes where neither embedding heads nor SAM's
-        masks take part: the quality features alone, of dozens of slices, are not worth minutes for each volume."""
+        """Whether SAM's encoder is run on unlabelled cases.
+
+        False for volumes without embedding heads and SAM's masks: quality features alone do not justify minutes for
+        each volume.
+        """
         # Without a quality model the formula needs SAM's agreement.
         return self.quality is None or needs_sam(self.task, self.head_weight, self.choice)
 
@@ -67,7 +70,7 @@ class LabelingPolicy:
 
     @property
     def digest(self) -> str:
-        """SHA-256, hex, of all that shapes a pseudo label beside the teacher and the plain SAM."""
+        """SHA-256, hex, of everything that a pseudo label depends on beside the teacher and the plain SAM."""
         recipes = {name: recipe.model_dump(mode="json") for name, recipe in self.choice.recipes.items()}
         quality = None if self.quality is None else self.quality.as_json()
         parts = [self.head_weight, recipes, quality, self.ensemble_offset, self.task.recipe.axis]
@@ -75,7 +78,7 @@ class LabelingPolicy:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values but the adapted weights, for ``load``."""
+        """Plain values, without the adapted weights, for ``load``."""
         return {
             "head_weight": self.head_weight,
             "ensemble_offset": self.ensemble_offset,
@@ -88,16 +91,16 @@ class LabelingPolicy:
 
     @classmethod
     def load(cls, folder: Path, task: Task, backend: SamModel) -> LabelingPolicy:
-        """The policy that ``fit_policy`` wrote into a folder.
+        """The policy in a folder of ``fit_policy``.
 
         Args:
             folder: of ``policy.json`` and the adapted weights.
-            task: the task now.
+            task: the current task.
             backend: the plain SAM.
 
         Raises:
             NotFound: there is none, or the adapted weights are gone.
-            UserError: it cannot be read, or is for another SAM, or for other structures or another recipe.
+            UserError: it cannot be read, or was fitted for another SAM, other structures or another recipe.
         """
         path = folder / POLICY_FILE
         try:
@@ -120,7 +123,7 @@ class LabelingPolicy:
 
 
 def needs_sam(task: Task, head_weight: float, choice: RecipeChoice) -> bool:
-    """Whether pseudo labels depend on SAM by more than quality features, or these are cheap (of images)."""
+    """Whether SAM is needed for more than quality features, or these are cheap (2D)."""
     if task.dimension == 2 or head_weight > 0:
         return True
     return any(recipe.source != "student" for recipe in choice.recipes.values())
@@ -131,11 +134,11 @@ def skip_reason_of(record: Mapping[str, Any]) -> str | None:
     dice = record.get("oof_dice")
     if dice is None or dice >= MIN_OOF_DICE:
         return None
-    return f"trained on labels alone: the teachers' out-of-fold Dice is only {dice:.2f}, below {MIN_OOF_DICE}"
+    return f"trained on labels only: the teacher's out-of-fold Dice is {dice:.2f}, below {MIN_OOF_DICE}"
 
 
 def valid_for(task: Task, backend: SamBackend) -> dict[str, str]:
-    """Digests of what a policy means nothing without: task, recipe and SAM."""
+    """Digests of the task, recipe and SAM for which a policy is valid."""
     content = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "recipe"})
     recipe = content.pop("recipe")
     parts = {"task": content, "recipe": recipe, "SAM": [backend.name, backend.digest, backend.preprocessing]}

@@ -1,7 +1,7 @@
-"""The labeling policy of a round, fitted on out-of-fold predictions of its labelled cases.
+"""Fit of the labeling policy of a round to out-of-fold predictions of its labelled cases.
 
-In this order: the weight of the embedding heads, a SAM decoder adapted to the labels, the recipe of each structure, and
-a model of how good a pseudo label is (docs/explanation/pseudo-labels.md).
+In this order: weight of the embedding heads, adaptation of SAM's decoder, recipe of each structure, and quality model
+(docs/explanation/pseudo-labels.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from samstudent.errors import UserError
 from samstudent.imaging.case import CaseImage
 from samstudent.metrics import dice_where_known, mean_of
 from samstudent.pseudolabels.ablations import FULL, Ablations
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import binarize, mix
 from samstudent.pseudolabels.ensemble_offset import EstimatedMasks, ensemble_offset, expected_ensemble_dice
 from samstudent.pseudolabels.labelling import refine_and_estimate
@@ -47,31 +46,32 @@ from samstudent.pseudolabels.recipe_evaluation import RecipeEvaluator, choose_re
 from samstudent.sam.adapt import adapt
 from samstudent.sam.adapt_run import AdaptationOptions
 from samstudent.sam.adapted import Adaptation, load_adapted, save_adapted, with_weights
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.model import SamModel
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-#: The weights of embedding heads that are compared; of equal ones the first is taken.
+#: Candidate weights of the embedding heads; among equally good ones the first is chosen.
 HEAD_WEIGHTS = (0.5, 0.0, 0.25, 0.75, 1.0)
-#: Unlabelled cases on which the ensemble offset is fitted: at least and at most, and about how many structures of them.
-#: SAM is run on each once for every fold and once more.
+#: Unlabelled cases for the fit of the ensemble offset: smallest and largest number, and approximate number of their
+#: structures. SAM is run on each once for every fold and once more.
 _LEAST, _MOST, _STRUCTURES = 5, 20, 160
 
-#: Called with the part of the work, its steps done, and their number.
+#: Called with the name of a step, the number of units done, and the number of all.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a policy is fitted.
+    """Options of the fit of a policy.
 
     Attributes:
         seed: of adaptation, choice and cross-validation.
         ablations: parts that are left out.
-        inputs: ``policy_inputs`` of the same arguments; written down for ``reuse_policy``.
-        progress: called as the work goes on.
+        inputs: ``policy_inputs`` of the same arguments, recorded for ``reuse_policy``; None: not recorded.
+        progress: called with the progress.
     """
 
     seed: int = 0
@@ -92,8 +92,8 @@ def fit_policy(
 
     Args:
         teacher: cross-fitted models.
-        cases: the labelled cases; unlabelled ones, of which ``cases_for_offset`` names enough. Without any, estimates
-            of quality are those of a fold's models, lower than all models together deserve.
+        cases: labelled cases, and the unlabelled ones of ``cases_for_offset``. Without unlabelled cases, estimates of
+            quality are those of a fold's models, too low for the ensemble.
         task: the task.
         sam: the plain SAM.
         folder: for ``policy.json`` and the adapted weights.
@@ -117,8 +117,8 @@ def fit_policy(
 
 
 def cases_for_offset(unlabelled: Sequence[str], task: Task) -> list[str]:
-    """The unlabelled cases on which ``fit_policy`` should fit the ensemble offset, evenly from the whole list; of
-    volumes few, as each of their slices may have to be embedded."""
+    """Unlabelled cases for the fit of the ensemble offset, evenly spread over the list; few volumes, as each of their
+    slices may have to be embedded."""
     most = _LEAST if task.dimension == 3 else min(_MOST, max(_LEAST, _STRUCTURES // len(task.names)))
     return spread_out(unlabelled, most)
 
@@ -131,15 +131,15 @@ def policy_inputs(
     options: FitOptions,
     unlabelled: int = 0,
 ) -> str:
-    """SHA-256, in hex, of all that ``fit_policy`` depends on.
+    """SHA-256, hex, of everything that ``fit_policy`` depends on.
 
     Args:
-        teacher: as it is given to ``fit_policy``; images and masks count through what it learned from them, too.
-        labels: case id -> what tells its human label from any other, as JSON.
+        teacher: as of ``fit_policy``; images and masks count by its version, too.
+        labels: case id -> digests of its human label, as JSON.
         task: the task.
         backend: the plain SAM.
         options: seed and ablations are used.
-        unlabelled: number of unlabelled images. Not which: any of them show the same, and new ones come daily.
+        unlabelled: number of unlabelled images. Their ids do not count, as any images serve and new ones arrive daily.
     """
     parts = [__version__, teacher.version, dict(teacher.folds), dict(labels), valid_for(task, backend), options.seed]
     parts += [unlabelled, options.ablations.as_json()]
@@ -150,11 +150,11 @@ def policy_inputs(
 def reuse_policy(
     earlier: Iterable[Path], inputs: str, folder: Path, task: Task, backend: SamModel
 ) -> LabelingPolicy | None:
-    """A policy that was fitted to the same inputs, copied into ``folder``; None where there is none that is whole.
+    """A policy that was fitted to the same inputs, copied into ``folder``; None: there is no complete one.
 
     Args:
-        earlier: folders of ``fit_policy``; the first that fits is taken.
-        inputs: ``policy_inputs`` of what would be fitted now.
+        earlier: folders of ``fit_policy``; the first with the same inputs is used.
+        inputs: ``policy_inputs`` of the current fit.
         folder: for the copy.
         task: the task.
         backend: the plain SAM.
@@ -170,7 +170,7 @@ def reuse_policy(
                 shutil.copyfile(file, folder / file.name)
         except (OSError, ValueError, LookupError, TypeError):  # UserError is a ValueError
             continue
-        # Last, as in ``fit_policy``: a folder with this file is whole.
+        # Last, as in ``fit_policy``: a folder with this file is complete.
         atomic_write(folder / POLICY_FILE, text)
         return LabelingPolicy.load(folder, task, backend)
     return None
@@ -179,7 +179,7 @@ def reuse_policy(
 def _fit_to_labels(
     cases: Sequence[OutOfFoldCase], task: Task, sam: CachedSam, folder: Path, options: FitOptions
 ) -> LabelingPolicy:
-    """The policy without the ensemble offset."""
+    """Policy without the ensemble offset."""
     ablations = options.ablations
     head_weight, dice = best_head_weight(cases, task)
     own = dice[f"{head_weight:g}"]
@@ -224,9 +224,10 @@ def _adapt(
 
 
 def best_head_weight(cases: Sequence[OutOfFoldCase], task: Task) -> tuple[float, dict[str, float]]:
-    """The embedding heads' weight of the highest mean Dice, and the mean Dice of each that was compared.
+    """The embedding heads' weight with the highest mean Dice, and the mean Dice of each candidate.
 
-    They are mixtures of the same two predictions: choosing the best of them flatters little, and none is simpler.
+    The candidates are mixtures of the same two predictions: the Dice of the best is hardly optimistic, and none is
+    simpler.
     """
     weights = HEAD_WEIGHTS if len(cases[0].members) > 1 else (0.0,)
     dice = [[dice_where_known(c.truth, binarize(mix(c.members, w), task)) for w in weights] for c in cases]
@@ -242,7 +243,7 @@ def _fit_offset(
     sam: CachedSam,
     progress: Progress,
 ) -> tuple[float, dict[str, Any]]:
-    """The ensemble logit offset, and a record: cases and structures that were compared."""
+    """Ensemble logit offset, and a record of the number of cases and structures."""
     task, folds = policy.task, sorted(set(teacher.folds.values()))
     estimates, expected, cases = list[float](), list[float](), 0
     total = len(images) if isinstance(images, Sized) else _MOST
@@ -259,8 +260,8 @@ def _fit_offset(
             ensemble, probabilities = refine(image, teacher.predict_members(image, size, heads=heads))
             each = [refine(image, teacher.predict_fold(fold, image, size, heads=heads))[0] for fold in folds]
         except UserError as error:
-            # Where pseudo labels are made the same image costs no more than its own label.
-            logger.warning("%s: left out where the ensemble offset is fitted: %s", image.path, error)
+            # The same error in the labeling costs the label of this image only.
+            logger.warning("%s: not used for the ensemble offset: %s", image.path, error)
             continue
         cases += 1
         estimates += ensemble.estimates.tolist()

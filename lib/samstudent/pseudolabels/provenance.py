@@ -1,4 +1,4 @@
-"""Provenance of a pseudo label: versions of all that shapes it; it is stale as soon as any of them changes."""
+"""Provenance of a pseudo label: versions of everything that it depends on; it is stale when any of them changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samstudent.task import Task
 
 @dataclass(frozen=True)
 class Provenance:
-    """Versions of all that shapes a pseudo label; those of SAM and recipe are empty for the student's own masks."""
+    """Versions that a pseudo label depends on; those of SAM and recipe are empty for the student's own masks."""
 
     #: SHA-256 of the student's model file.
     student: str
@@ -24,7 +24,7 @@ class Provenance:
     sam_digest: str
     recipe_digest: str
     task_digest: str
-    #: Seconds since 1970; does not count for ``is_current``.
+    #: Seconds since 1970; ignored by ``is_current``.
     time: float = field(default=0.0, compare=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def provenance_of(student_version: str, backend: SamBackend | None, task: Task, 
         task: the task.
         policy: ``LabelingPolicy.digest``; empty: the task's recipe was used.
     """
-    # All of the task that changes a pseudo label; its schedule, say, does not.
+    # The sections of the task that a pseudo label depends on.
     relevant = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "student"})
     if backend is None:
         return Provenance(student_version, "", "", "", _digest(relevant), clock.time())
@@ -54,12 +54,11 @@ def provenance_of(student_version: str, backend: SamBackend | None, task: Task, 
 
 
 def is_current(info: Mapping[str, Any], expected: Provenance) -> bool:
-    """Whether a label with this info was made with just what ``expected`` says."""
+    """Whether the provenance in a label's info equals ``expected``."""
     found = info.get("provenance")
     if not isinstance(found, Mapping):
         return False
-    wanted = expected.as_json()
-    return all(found.get(key) == value for key, value in wanted.items() if key != "time")
+    return all(found.get(key) == value for key, value in expected.as_json().items() if key != "time")
 
 
 def _digest(content: object) -> str:

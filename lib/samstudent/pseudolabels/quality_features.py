@@ -1,7 +1,7 @@
-"""Quality features: what can be measured of a refined mask without the truth, for an estimate of its Dice.
+"""Quality features of a refined mask: measurements without the truth, for an estimate of its Dice.
 
-Two come from SAM (its own estimate, agreement with the student), two from the predictions (Dice that the probabilities
-promise, agreement of students and embedding heads), and two from the labelled cases (size and position).
+Two come from SAM (its own estimate, agreement with the student), two from the predictions (soft Dice, agreement of
+students and embedding heads), and two from the labelled cases (size and position).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from samstudent.sam.results import Refinement
 
 Float = NDArray[np.float64]
 
-#: z-scores beyond this say no more than "not like the labelled cases".
+#: Largest z-score; larger values are clipped.
 _LARGEST_Z = 6.0
-#: Until the labelled cases say otherwise, a structure's log area and its relative centroid vary by this much.
-_USUAL_SD = (0.3, 0.05)
-#: For how many labelled cases the usual spread counts.
-_USUAL_CASES = 3.0
-#: A case's common shift needs this many structures.
-_ARRANGED = 3
+#: Prior standard deviations of a structure's log area and of its relative centroid.
+_PRIOR_SD = (0.3, 0.05)
+#: Weight of the prior, in labelled cases.
+_PRIOR_CASES = 3.0
+#: Smallest number of structures for a case's common shift.
+_MIN_STRUCTURES = 3
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class QualityFeatures:
     Attributes:
         predicted_iou: SAM's estimate of its own mask's IoU, 0 to 1. nan where SAM was not run.
         agreement: Dice of the coarse mask and SAM's, 0 to 1.
-        expected_dice: Dice of the final mask that the probabilities promise, 2 sum(p m) / (sum(p) + sum(m)).
+        expected_dice: soft Dice of the final mask and the probabilities, 2 sum(p m) / (sum(p) + sum(m)).
         member_agreement: Dice of the students' and the embedding heads' masks, 0 to 1. nan without heads.
-        size: distance of the log of the area's share of the image from the mean of the labelled cases, in standard
-            deviations, 0 to 6.
+        size: distance of the log of the relative area from the mean of the labelled cases, in standard deviations, 0
+            to 6.
         position: distance of the centroid from the mean of the labelled cases, in standard deviations (root mean square
-            over the axes), 0 to 6; with three structures or more, after the shift that all of the case have in common
-            is taken off, which tells a misplaced structure from an image that is cut otherwise.
+            over the axes), 0 to 6; with three structures or more without the common shift of the case, which
+            distinguishes a misplaced structure from another field of view.
     """
 
     predicted_iou: float = math.nan
@@ -54,7 +54,7 @@ class QualityFeatures:
     position: float = math.nan
 
     def as_json(self) -> dict[str, float]:
-        """What is known, rounded to four digits."""
+        """Known features, rounded to four digits."""
         return {name: round(value, 4) for name, value in asdict(self).items() if math.isfinite(value)}
 
 
@@ -63,7 +63,7 @@ class ShapeStatistics:
     """Size and position of each structure in the labelled cases, relative to the image.
 
     Attributes:
-        log_area: float (cases, S), log of the structure's share of the image's pixels; nan where it is absent or not
+        log_area: float (cases, S), log of the structure's area relative to the image's; nan where it is absent or not
             known.
         centroid: float (cases, S, axes), 0 to 1 along each axis; nan likewise.
     """
@@ -77,7 +77,7 @@ class ShapeStatistics:
 
         Args:
             truths: each bool (S, *spatial) of any size; at least one.
-            known: bool (cases, S), whether a label says where all of the structure is; None: all do.
+            known: bool (cases, S), whether a label annotates the structure everywhere; None: all do.
 
         Raises:
             UserError: there is none, or the numbers of structures or axes differ.
@@ -93,8 +93,8 @@ class ShapeStatistics:
         return cls(np.where(known, areas, np.nan), np.where(known[..., None], places, np.nan))
 
     def without(self, case: int) -> ShapeStatistics:
-        """The statistics of the other cases. A case must not be compared with its own label: labelled cases would look
-        more usual than unlabelled ones ever can."""
+        """Statistics without one case. A case must not be compared with its own label, otherwise labelled cases would
+        have smaller distances than unlabelled ones."""
         return ShapeStatistics(np.delete(self.log_area, case, 0), np.delete(self.centroid, case, 0))
 
     def compare(self, masks: NDArray[Any]) -> tuple[Float, Float]:
@@ -112,16 +112,16 @@ class ShapeStatistics:
 
     @cached_property
     def _area(self) -> tuple[Float, Float]:
-        return _mean_and_spread(self.log_area, _USUAL_SD[0])
+        return _mean_and_spread(self.log_area, _PRIOR_SD[0])
 
     @cached_property
     def _place(self) -> tuple[Float, Float]:
-        return _mean_and_spread(self.centroid, _USUAL_SD[1])
+        return _mean_and_spread(self.centroid, _PRIOR_SD[1])
 
     @cached_property
     def _apart(self) -> Float:
         shift = self.centroid - self._place[0]
-        return _mean_and_spread(shift - _common(shift), _USUAL_SD[1])[1]
+        return _mean_and_spread(shift - _common(shift), _PRIOR_SD[1])[1]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, None for nan."""
@@ -169,7 +169,7 @@ def quality_features_of(
 
 
 def _dice(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Dice of two masks; 0 where both are empty, which speaks against a structure that is there."""
+    """Dice of two masks; 0 where both are empty, as the structure is present in the coarse mask."""
     return 2 * int((a & b).sum()) / max(int(a.sum()) + int(b.sum()), 1)
 
 
@@ -186,28 +186,28 @@ def _measure(masks: NDArray[Any]) -> tuple[Float, Float]:
     return area, place
 
 
-def _mean_and_spread(values: Float, usual: float) -> tuple[Float, Float]:
-    """Mean over the cases (axis 0) without nan, and the standard deviation to expect of one more case.
+def _mean_and_spread(values: Float, prior_sd: float) -> tuple[Float, Float]:
+    """Mean over the cases (axis 0) without nan, and the predictive standard deviation of a further case.
 
-    The variance is drawn towards that of all structures together, and this towards ``usual``, as if a few cases more
-    had shown it: two labelled cases that happen to be alike must not make every third one an outlier.
+    The variance is shrunk towards that of all structures together, and this towards ``prior_sd``, with the weight of a
+    few cases: two similar labelled cases must not make every third one an outlier.
     """
     known = np.isfinite(values)
     count = known.sum(axis=0)
     mean = np.where(count > 0, np.where(known, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
     squares = np.where(known, (values - mean) ** 2, 0).sum(axis=0)
     freedom = np.maximum(count - 1, 0)
-    together = (squares.sum() + _USUAL_CASES * usual**2) / (freedom.sum() + _USUAL_CASES)
-    variance = (squares + _USUAL_CASES * together) / (freedom + _USUAL_CASES)
+    together = (squares.sum() + _PRIOR_CASES * prior_sd**2) / (freedom.sum() + _PRIOR_CASES)
+    variance = (squares + _PRIOR_CASES * together) / (freedom + _PRIOR_CASES)
     return mean, np.sqrt(variance * (1 + 1 / np.maximum(count, 1)))
 
 
 def _common(shift: Float) -> Float:
-    """The median over the structures of shifts (cases, S, axes), as (cases, 1, axes); nan where too few are there."""
+    """Median over the structures of shifts (cases, S, axes), as (cases, 1, axes); nan where too few are known."""
     common = np.full((len(shift), 1, shift.shape[2]), np.nan)
     for case, values in enumerate(shift):
         known = values[np.isfinite(values).all(axis=1)]
-        if len(known) >= _ARRANGED:
+        if len(known) >= _MIN_STRUCTURES:
             common[case] = np.median(known, axis=0)
     return common
 

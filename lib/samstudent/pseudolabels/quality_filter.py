@@ -1,12 +1,12 @@
-"""The quality filter: which refined masks are good enough to train on, and with what weight.
+"""Quality filter: acceptance of refined masks for training, and their weights.
 
-Quality of a structure is an estimate of its Dice. Where there are enough labelled cases it is that of a
-``quality_model.QualityModel``, given to ``filter_structures`` as ``estimates``.
+Quality of a structure is an estimate of its Dice. With enough labelled cases it is that of a
+``quality_model.QualityModel``, the ``estimates`` of ``filter_structures``.
 
-The safe default is a formula: sqrt(predicted IoU x agreement), the geometric mean of what SAM thinks of its own mask
-and of the Dice of the student's coarse mask and SAM's. Both are in [0, 1] and each sees what the other misses: SAM is
-content with a sharp mask of the wrong thing, and the agreement is high where SAM only echoes a bad prompt. One of them
-near zero takes the quality to zero.
+The default is a formula: sqrt(predicted IoU x agreement), the geometric mean of SAM's estimate of its own mask and of
+the Dice of the student's coarse mask and SAM's. Both are in [0, 1] and complement each other: the predicted IoU is high
+for a sharp mask of the wrong object, and the agreement is high where SAM only repeats a bad prompt. If one of them is
+near zero, so is the quality.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from samstudent.sam.results import StructureResult
 from samstudent.task import Task
 
 Status = Literal["accepted", "rejected", "absent"]
-#: Masks are taught where the filter accepts more than this share of the structures that were found.
+#: Masks are the training targets where the filter accepts more than this fraction of the structures that were found.
 MASKS_FROM = 0.5
 
 
 def structure_quality(result: StructureResult) -> float:
-    """Quality in [0, 1] of one refined structure; 0 if it is not there or SAM drew nothing."""
+    """Quality in [0, 1] of one refined structure by the formula; 0 if it is absent or SAM's mask is empty."""
     return sam_quality(result.predicted_iou, result.agreement) if result.present else 0.0
 
 
 def sam_quality(predicted_iou: float | None, agreement: float | None) -> float:
-    """The formula, in [0, 1]: 0 without an agreement, the agreement alone without a predicted IoU (None or nan)."""
+    """The formula, in [0, 1]: 0 without an agreement, the agreement itself without a predicted IoU (None or nan)."""
     if agreement is None or not math.isfinite(agreement):
         return 0.0
     agreement = min(max(agreement, 0.0), 1.0)
@@ -52,13 +52,13 @@ class FilteredStructure:
     name: str
     status: Status
     quality: float | None
-    #: Of an absent structure: how sure the student is of that, 1 - its highest probability anywhere.
+    #: Of an absent structure: certainty of the absence, 1 - the student's highest probability anywhere.
     absence: float | None = None
     predicted_iou: float | None = None
     agreement: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """For the label's info."""
+        """Plain values for the label's info."""
         numbers = {"quality": self.quality, "absence": self.absence}
         numbers |= {"predicted_iou": self.predicted_iou, "agreement": self.agreement}
         return {"status": self.status} | {k: round(float(v), 4) for k, v in numbers.items() if v is not None}
@@ -75,8 +75,8 @@ def filter_structures(
     Args:
         results: of ``refine``, in the order of ``task.names``.
         probabilities: the student's, float (S, *spatial).
-        estimates: Dice by a structure's name, 0 to 1 (``QualityModel.estimates``), in place of the formula for the
-            structures that they have. None: the formula for all.
+        estimates: estimated Dice by name of a structure, 0 to 1 (``QualityModel.estimates``), in place of the formula
+            for these structures. None: the formula for all.
     """
     estimates = estimates or {}
     filtered = []
@@ -91,14 +91,14 @@ def filter_structures(
     return filtered
 
 
-def teach_probabilities(labels: Iterable[Mapping[str, Mapping[str, Any]]], targets: Targets = "auto") -> bool:
-    """Whether the next student learns the probabilities of these pseudo labels, or their masks.
+def uses_probabilities(labels: Iterable[Mapping[str, Mapping[str, Any]]], targets: Targets = "auto") -> bool:
+    """Whether the training targets are the probabilities of these pseudo labels, or their masks.
 
-    Masks with weights keep out what is wrong; but where the filter accepts little they leave little to learn from
+    Masks with weights exclude wrong structures; but where the filter accepts few, they leave little to train on
     (docs/decisions/0014-masks-or-probabilities.md).
 
     Args:
-        labels: of each pseudo label the ``structures`` in its info.
+        labels: ``structures`` of the info of each pseudo label.
         targets: of ``Ablations``.
     """
     if targets != "auto":
@@ -110,12 +110,12 @@ def teach_probabilities(labels: Iterable[Mapping[str, Mapping[str, Any]]], targe
 def absence_prior(present: NDArray[Any], annotated: NDArray[Any] | None = None) -> NDArray[Any]:
     """Absence prior: probability float32 (S,) in (0, 1) that a structure which a student does not find is absent.
 
-    What every labelled case shows is most likely overlooked, not absent. Taught as background, it would be found even
-    less often by the next student, and die out. Laplace's rule keeps few labelled cases from being sure.
+    A structure that every labelled case shows was probably missed, and is not absent. Taught as background, it would be
+    missed more often by each further student. Laplace's rule limits the certainty from few labelled cases.
 
     Args:
-        present: bool (cases, S), whether a human's label of a case shows the structure; at least no case.
-        annotated: bool (cases, S), whether it says anything of the structure; None: always.
+        present: bool (cases, S), whether the human label of a case shows the structure.
+        annotated: bool (cases, S), whether the label annotates the structure; None: always.
     """
     annotated = np.ones_like(present, dtype=bool) if annotated is None else annotated
     cases, shown = annotated.sum(axis=0), (present & annotated).sum(axis=0)
@@ -125,13 +125,13 @@ def absence_prior(present: NDArray[Any], annotated: NDArray[Any] | None = None) 
 def training_weights(structures: Mapping[str, Mapping[str, Any]], task: Task, by_quality: bool = True) -> NDArray[Any]:
     """Weights float32 (S,) for the loss, from the ``structures`` in a pseudo label's info.
 
-    Accepted structures weigh their quality, absent ones how sure their absence is; rejected ones, and those that the
-    info does not have, 0: nothing is known of them.
+    The weight of accepted structures is their quality, that of absent ones the certainty of the absence; that of
+    rejected ones, and of those missing in the info, is 0: nothing is known of them.
 
     Args:
         structures: by name.
-        task: names their order.
-        by_quality: False: accepted and absent structures weigh 1.
+        task: gives their order.
+        by_quality: False: the weight of accepted and absent structures is 1.
     """
     weights = np.zeros(len(task.names), dtype=np.float32)
     for index, name in enumerate(task.names):

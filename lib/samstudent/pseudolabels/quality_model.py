@@ -1,13 +1,13 @@
-"""The quality model: an estimate of a refined mask's Dice, fitted to the few cases whose truth is known.
+"""Quality model: estimate of a refined mask's Dice, fitted to the labelled cases.
 
 A fractional logistic regression (Papke and Wooldridge 1996, doi 10.1002/(SICI)1099-1255(199611)11:6): the expected Dice
-is the logistic function of a weighted sum of the quality features plus an offset for each structure. With a handful of
-cases it is kept from overfitting by three things:
+is the logistic function of a weighted sum of the quality features plus an offset for each structure. Three
+constraints prevent overfitting with few cases:
 
-- a weight has the sign that makes sense: more agreement never means a lower Dice;
-- ridge penalties draw the weights to one small common weight, and the offsets to 0 (random effects): a sum of features
-  with equal weights is hard to beat (Dawes 1979, doi 10.1037/0003-066X.34.7.571);
-- the one strength of these penalties is chosen by cross-validation that never splits a case.
+- the sign of each weight is fixed: more agreement never means a lower Dice;
+- ridge penalties shrink the weights to one small common weight, and the offsets to 0 (random effects): a sum of
+  features with equal weights is a strong baseline (Dawes 1979, doi 10.1037/0003-066X.34.7.571);
+- the strength of these penalties is chosen by cross-validation grouped by case.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from samstudent.pseudolabels.reliability import reliability
 
 Float = NDArray[np.float64]
 
-#: From fewer labelled cases nothing is fitted.
+#: Smallest number of labelled cases for a fit.
 MIN_CASES = 3
-#: Each feature with its sign: +1 where more of it means a better mask, -1 where worse.
+#: Sign of each feature: +1 where a higher value means a better mask, -1 where it means a worse one.
 SIGNS = {
     "predicted_iou": 1,
     "agreement": 1,
@@ -39,17 +39,17 @@ SIGNS = {
     "size": -1,
     "position": -1,
 }
-#: Strengths of the ridge that are compared; of equal ones the first, strongest, is taken.
+#: Candidate strengths of the ridge; among equally good ones the first, strongest, is chosen.
 STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0)
-#: What the weights are drawn to, in logits per standard deviation of a feature. With 5 and 10 labelled cases, and a
-#: poor student, better than 0 (correlation 0.55 for 0.48 on ultrasound).
-_USUAL_WEIGHT = 0.2
-#: Keeps the intercept finite when every Dice is 1 (or 0).
+#: Common weight towards which the weights are shrunk, in logits per standard deviation of a feature. With 5 and 10
+#: labelled cases and a poor student better than 0 (correlation 0.55 against 0.48 on ultrasound).
+_COMMON_WEIGHT = 0.2
+#: Ridge of the intercept; keeps it finite when every Dice is 1 (or 0).
 _INTERCEPT_PENALTY = 0.01
 _FOLDS = 10
-#: A feature's spread is never taken to be smaller: one that hardly varied may vary in new cases.
+#: Smallest scale of a feature: one that hardly varies in the labelled cases may vary in new ones.
 _SMALLEST_SCALE = 0.2
-#: New cases count as at most this many standard deviations from the labelled ones.
+#: Largest distance of new cases from the labelled ones, in standard deviations.
 _FURTHEST = 4.0
 
 
@@ -59,8 +59,8 @@ class Row:
 
     Attributes:
         structure: its name.
-        case: its id. Rows of one case are never split by cross-validation.
-        features: with statistics that do not hold the case (``ShapeStatistics.without``).
+        case: its id. Rows of one case are in one fold of the cross-validation.
+        features: with statistics without the case (``ShapeStatistics.without``).
         dice: of the refined mask and the truth; 0 where the truth has no such structure (a false positive).
     """
 
@@ -72,15 +72,15 @@ class Row:
 
 @dataclass(frozen=True)
 class QualityModel:
-    """Estimates Dice from quality features. Made by ``fit``; plain numbers, to be kept as JSON.
+    """Estimator of Dice from quality features, made by ``fit``; plain numbers, stored as JSON.
 
     Attributes:
         centre, scale, weights: float, one per feature in the order of ``SIGNS``, on the scale of ``transformed``.
         intercept: on the logit scale.
-        offsets: of the structures that rows were there for; others have 0.
-        statistics: what the labelled cases show, for the features of new cases.
-        report: what cross-validation says of the estimates: ``reliability`` of those out of fold, with ``rows``,
-            ``cases``, ``error`` (mean absolute) and ``strength`` of the ridge.
+        offsets: by name of the structures with rows; others have 0.
+        statistics: of the labelled cases, for the features of new cases.
+        report: ``reliability`` of the out-of-fold estimates, with ``rows``, ``cases``, ``error`` (mean absolute) and
+            ``strength`` of the ridge.
     """
 
     centre: tuple[float, ...]
@@ -97,8 +97,8 @@ class QualityModel:
 
         Args:
             rows: of labelled cases, in any order. Those whose Dice is nan are left out.
-            statistics: of all labelled cases; only kept.
-            seed: shuffles the cases before they are dealt into folds.
+            statistics: of all labelled cases; only stored.
+            seed: of the folds.
 
         Returns:
             None where the rows are of fewer than ``MIN_CASES`` cases.
@@ -109,7 +109,7 @@ class QualityModel:
         rows = [row for row in rows if not math.isnan(row.dice)]
         if wrong := [row for row in rows if not 0 <= row.dice <= 1]:
             raise UserError(f"Dice of {wrong[0].structure!r} in {wrong[0].case!r} is {wrong[0].dice}, not in 0 to 1")
-        # In one order whatever order they come in, so that the result depends on the rows alone.
+        # Sorted, so that the result does not depend on the order of the rows.
         rows = sorted(rows, key=lambda row: (row.case, row.structure))
         cases = [row.case for row in rows]
         if len(set(cases)) < MIN_CASES:
@@ -136,21 +136,21 @@ class QualityModel:
         return cls(*numbers, float(fitted.intercept), offsets, statistics, report)
 
     def predict(self, structure: str, features: QualityFeatures) -> float:
-        """The expected Dice, 0 to 1, of a mask of this structure with these features."""
+        """Expected Dice, 0 to 1, of a mask of a structure with these features."""
         z = _standardised(transformed(features), np.array(self.centre), np.array(self.scale))
         return float(expit(self.intercept + float(z @ np.array(self.weights)) + self.offsets.get(structure, 0.0)))
 
     def shifted(self, offset: float) -> QualityModel:
-        """The same with estimates whose logits are higher by ``offset``."""
+        """The model with ``offset`` added to the logits of its estimates."""
         return replace(self, intercept=self.intercept + offset)
 
     def estimates(self, names: Sequence[str], features: Sequence[QualityFeatures | None]) -> dict[str, float]:
-        """``predict`` for all present structures of a case, as ``quality_filter.filter_structures`` takes them."""
+        """``predict`` of all present structures of a case, for ``quality_filter.filter_structures``."""
         pairs = zip(names, features, strict=True)
         return {name: self.predict(name, found) for name, found in pairs if found is not None}
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; floats keep all their digits, so that estimates stay the same."""
+        """Plain values; floats with all their digits, so that estimates stay the same."""
         return {
             "features": list(SIGNS),
             "centre": list(self.centre),
@@ -167,10 +167,10 @@ class QualityModel:
         """The reverse of ``as_json``.
 
         Raises:
-            UserError: it is of other features.
+            UserError: it has other features.
         """
         if content["features"] != list(SIGNS):
-            raise UserError(f"a quality model of the features {content['features']}, not {list(SIGNS)}")
+            raise UserError(f"a quality model with the features {content['features']}, not {list(SIGNS)}")
         return cls(
             tuple(content["centre"]),
             tuple(content["scale"]),
@@ -183,8 +183,8 @@ class QualityModel:
 
 
 def transformed(features: QualityFeatures) -> Float:
-    """The features on scales where a straight line makes sense, float (F,), nan where unknown: logits of those between
-    0 and 1, distances as they are."""
+    """Features on scales for a linear model, float (F,), nan where unknown: logits of those between 0 and 1, and
+    unchanged distances."""
     values = []
     for name, sign in SIGNS.items():
         value = float(getattr(features, name))
@@ -217,7 +217,14 @@ class _Fitted:
 
 @dataclass(frozen=True)
 class _Data:
-    """features: float (rows, F), nan where unknown; structure: number of each row's; dice: float (rows,)."""
+    """Rows as arrays.
+
+    Attributes:
+        features: float (rows, F), nan where unknown.
+        structure: int (rows,), number of each row's structure.
+        dice: float (rows,).
+        structures: number of all structures.
+    """
 
     features: Float
     structure: NDArray[np.intp]
@@ -228,11 +235,11 @@ class _Data:
         return _Data(self.features[rows], self.structure[rows], self.dice[rows], self.structures)
 
     def fit(self, strength: float) -> _Fitted:
-        """The coefficients of highest penalised quasi-likelihood; the problem is convex."""
+        """Coefficients of the highest penalised quasi-likelihood; the problem is convex."""
         centre, scale = _centre_and_scale(self.features)
         z = _standardised(self.features, centre, scale)
         signs = np.array(list(SIGNS.values()), dtype=float)
-        # A feature that no labelled case has gets no weight: nothing is known of its usual value either.
+        # A feature that no labelled case has gets no weight: its centre is not known either.
         used = np.flatnonzero(np.isfinite(self.features).any(axis=0))
         first = 1 + len(used)
         design = np.zeros((len(z), first + self.structures))
@@ -241,33 +248,33 @@ class _Data:
         design[np.arange(len(z)), first + self.structure] = 1
         penalty = np.full(design.shape[1], strength)
         penalty[0] = _INTERCEPT_PENALTY
-        usual = np.zeros(design.shape[1])
-        usual[1:first] = _USUAL_WEIGHT
+        target = np.zeros(design.shape[1])
+        target[1:first] = _COMMON_WEIGHT
         lowest = np.full(design.shape[1], -np.inf)
         lowest[1:first] = 0.0
-        found = _maximise(design, self.dice, penalty, usual, lowest)
+        found = _maximise(design, self.dice, penalty, target, lowest)
         weights = np.zeros(z.shape[1])
         weights[used] = found[1:first] * signs[used]
         return _Fitted(centre, scale, weights, float(found[0]), found[first:])
 
 
-def _maximise(design: Float, dice: Float, penalty: Float, usual: Float, lowest: Float) -> Float:
-    """Coefficients, none below ``lowest``, of a fractional logistic regression with a ridge towards ``usual``."""
+def _maximise(design: Float, dice: Float, penalty: Float, target: Float, lowest: Float) -> Float:
+    """Coefficients, none below ``lowest``, of a fractional logistic regression with a ridge towards ``target``."""
 
     def loss(coefficients: Float) -> tuple[float, Float]:
         value = design @ coefficients
-        pull = penalty * (coefficients - usual)
+        pull = penalty * (coefficients - target)
         # -(y log p + (1 - y) log(1 - p)) with p = expit(value), written so that it cannot overflow.
-        total = np.logaddexp(0, value).sum() - dice @ value + 0.5 * (coefficients - usual) @ pull
+        total = np.logaddexp(0, value).sum() - dice @ value + 0.5 * (coefficients - target) @ pull
         return float(total), design.T @ (expit(value) - dice) + pull
 
     bounds = [(None if math.isinf(low) else low, None) for low in lowest]
-    found = minimize(loss, usual, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500})
+    found = minimize(loss, target, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500})
     return np.asarray(found.x)
 
 
 def _out_of_fold(data: _Data, folds: NDArray[np.intp], strength: float) -> Float:
-    """Estimates float (rows,) by models that saw no row of the same case."""
+    """Estimates float (rows,) by models fitted without the rows of the same case."""
     estimates = np.empty(len(folds))
     for fold in np.unique(folds):
         rows = folds == fold
@@ -284,7 +291,7 @@ def _centre_and_scale(values: Float) -> tuple[Float, Float]:
 
 
 def _standardised(values: Float, centre: Float, scale: Float) -> Float:
-    """Unknown features count as average ones."""
+    """Standardised features; unknown ones are 0, the mean."""
     z = np.clip((values - centre) / scale, -_FURTHEST, _FURTHEST)
     return np.asarray(np.where(np.isfinite(z), z, 0.0))
 

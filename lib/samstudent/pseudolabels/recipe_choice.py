@@ -1,12 +1,13 @@
-"""The recipe of each structure: one of four candidates, chosen on paired out-of-fold Dice of the labelled cases.
+"""Choice of the recipe of each structure among four candidates, by paired out-of-fold Dice of the labelled cases.
 
-From the simplest: the student's own mask, the mask of the published SAM, that of the adapted SAM, and the adapted SAM
-fused with the student. The student's mask is the null choice. The rules:
+The candidates, from the simplest: the student's own mask, the mask of the published SAM, that of the adapted SAM, and
+the adapted SAM fused with the student. The student's mask is the default. The rules:
 
-- a candidate is only taken where it beats the student's mask by more than one standard error of the paired difference;
-- of those within one standard error of the best one the simplest is taken (Breiman et al. 1984);
-- a structure's own difference is drawn towards that of all structures, the more, the less its cases tell (random
-  effects, DerSimonian and Laird 1986): a structure that few cases show is judged by all structures together.
+- a candidate is eligible where it is better than the student's mask by more than one standard error of the paired
+  difference;
+- among those within one standard error of the best one the simplest is chosen (Breiman et al. 1984);
+- a structure's own difference is shrunk towards that of all structures, the more, the larger its variance (random
+  effects, DerSimonian and Laird 1986); with few cases it is the difference of all structures.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from samstudent.task import Recipe
 
 Float = NDArray[np.float64]
 
-#: A structure that fewer cases show is judged by all structures together.
+#: Smallest number of cases for a structure's own difference.
 MIN_CASES = 3
-#: The common variance counts as much as this many cases of a structure's own.
+#: Weight of the common variance, in cases.
 _PRIOR_CASES = 4
 
 
@@ -34,11 +35,11 @@ class StructureChoice:
     """The recipe of one structure.
 
     Attributes:
-        recipe: the chosen one.
+        recipe: the chosen recipe.
         dice: mean out-of-fold Dice by candidate (``Recipe.source``), over cases where truth or mask show the structure.
-        gain: estimated difference of the chosen to the student's mask, in Dice, drawn towards that of all structures.
+        gain: estimated difference in Dice of the chosen and the student's mask, shrunk towards that of all structures.
         standard_error: of ``gain``; None where the student's mask was chosen.
-        cases: whose truth or masks show it.
+        cases: number of cases whose truth or masks show it.
     """
 
     recipe: Recipe
@@ -50,13 +51,13 @@ class StructureChoice:
 
 @dataclass(frozen=True)
 class RecipeChoice:
-    """The recipe of each structure, and how it came about.
+    """Recipe of each structure, with the figures of the choice.
 
     Attributes:
         structures: by name.
-        cross_validated_gain: mean Dice that choosing adds to the student's masks on folds that were left out of
-            choosing; None where nothing was chosen or compared.
-        fallback: why all structures keep the student's mask whatever they chose; None: they take what they chose.
+        cross_validated_gain: mean gain in Dice of the choice over the student's masks on folds left out of the choice;
+            None where nothing was compared.
+        fallback: reason for the student's mask for all structures, whatever the choice; None: the choice is used.
     """
 
     structures: dict[str, StructureChoice]
@@ -65,7 +66,7 @@ class RecipeChoice:
 
     @property
     def recipes(self) -> dict[str, Recipe]:
-        """Structure -> recipe, as ``refine`` takes them."""
+        """Structure -> recipe, for ``Refiner``."""
         return {name: structure.recipe for name, structure in self.structures.items()}
 
     def as_json(self) -> dict[str, Any]:
@@ -97,29 +98,29 @@ class RecipeChoice:
 
 
 def candidates_of(recipe: Recipe, *, adapted: bool, fusion: bool = True) -> list[Recipe]:
-    """The recipes among which is chosen, the simplest first; their ``source`` names them.
+    """Candidate recipes, the simplest first; their ``source`` is their name.
 
     Args:
         recipe: the task's.
-        adapted: whether SAM was adapted; else ``sam`` is the published one.
-        fusion: whether SAM may be fused with the student.
+        adapted: whether SAM was adapted; otherwise ``sam`` is the published one.
+        fusion: whether SAM fused with the student is a candidate.
     """
     sources = [*(("plain_sam",) if adapted else ()), "sam", *(("fused",) if fusion else ())]
-    # The student's mask as it is: components are only dropped where SAM is prompted.
+    # All components of the student's mask: they are only dropped where SAM is prompted.
     student = recipe.model_copy(update={"source": "student", "component": "all"})
     return [student, *(recipe.model_copy(update={"source": source}) for source in sources)]
 
 
 def choose(dice: Float) -> tuple[NDArray[np.intp], Float, Float]:
-    """The candidate of each structure.
+    """Chosen candidate of each structure.
 
     Args:
         dice: out-of-fold Dice, float (cases, S, C), candidates from the simplest, the student's mask first; nan where
-            neither truth nor mask show the structure, or the truth is not known.
+            neither truth nor mask shows the structure, or the truth is not known.
 
     Returns:
-        int (S,), the candidate's number; its estimated gain over the student's mask, float (S,), and the standard error
-        of that, float (S,).
+        int (S,), number of the candidate; float (S,), its estimated gain over the student's mask; float (S,), standard
+        error of the gain.
     """
     structures, candidates = dice.shape[1:]
     lead = {
@@ -136,12 +137,12 @@ def choose(dice: Float) -> tuple[NDArray[np.intp], Float, Float]:
 
 
 def cross_validated_gain(dice: Float, folds: Sequence[int]) -> float:
-    """Mean Dice that choosing adds to the student's masks: one fold after the other is left out, the choice is made on
-    the others and measured on it. nan where no difference is known.
+    """Mean gain in Dice of the choice over the student's masks by cross-validation: for each fold the choice is made on
+    the others. nan where no difference is known.
 
     Args:
         dice: as of ``choose``.
-        folds: of the cases. All the same: each case is a fold.
+        folds: fold of each case. If all are equal, each case is a fold.
     """
     groups = np.asarray(folds)
     if len(np.unique(groups)) < 2:
@@ -157,7 +158,7 @@ def cross_validated_gain(dice: Float, folds: Sequence[int]) -> float:
 
 
 def paired_difference(differences: Float) -> tuple[Float, Float]:
-    """Mean difference of each structure and its standard error, both drawn towards those of all structures together.
+    """Mean difference of each structure and its standard error, both shrunk towards those of all structures together.
 
     Args:
         differences: float (cases, S), nan where unknown.
@@ -184,10 +185,10 @@ def paired_difference(differences: Float) -> tuple[Float, Float]:
 
 
 def _clustered_mean(values: Float, known: NDArray[np.bool_]) -> tuple[float, float]:
-    """Mean over all cases and structures, and its variance: structures of one case are not independent.
+    """Mean over all cases and structures, and its variance clustered by case.
 
-    The variance is widened so that one standard error covers as much as one of many cases does (Student's t); it is
-    infinite with a single case.
+    The variance is increased so that one standard error has the coverage of the normal distribution (Student's t); it
+    is infinite with a single case.
     """
     total, cases = int(known.sum()), int(known.any(axis=1).sum())
     mean = float(values[known].sum() / max(total, 1))

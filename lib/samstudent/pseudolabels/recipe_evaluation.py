@@ -1,4 +1,4 @@
-"""Refinement of labelled cases as unlabelled ones will be refined, for the choice of recipes and the quality model."""
+"""Out-of-fold refinement of labelled cases, for the choice of recipes and the quality model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.metrics import dice_where_known
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import mix
 from samstudent.pseudolabels.labelling import refine_case
 from samstudent.pseudolabels.out_of_fold import OutOfFoldCase, spread_out
@@ -23,6 +22,7 @@ from samstudent.pseudolabels.recipe_choice import (
     choose,
     cross_validated_gain,
 )
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.model import SamBackend
 from samstudent.sam.results import Refinement
 from samstudent.task import Recipe, Task
@@ -30,7 +30,7 @@ from samstudent.util.device import on_all_cores
 
 Float = NDArray[np.float64]
 
-#: Labelled volumes on which recipes are compared, at most: each takes minutes, and the next ones tell little more.
+#: Largest number of labelled volumes for the comparison of recipes: each takes minutes, and more change it little.
 _MOST_VOLUMES = 10
 
 
@@ -43,7 +43,7 @@ class RecipeEvaluator:
         task: with the axis of slices.
         head_weight: weight of the embedding heads, 0 to 1.
         sam: the plain SAM.
-        adapted: for each fold the SAM that was adapted on the other folds; none for a fold that had nothing to compare;
+        adapted: by fold, the SAM that was adapted on the other folds; folds without comparable structures are missing;
             None: the plain one is used.
     """
 
@@ -54,7 +54,7 @@ class RecipeEvaluator:
     adapted: Mapping[int, SamBackend] | None = None
 
     def dice(self, recipes: Mapping[str, Recipe]) -> Float:
-        """Dice float (cases, S) of the masks by these recipes; nan where nothing is, or nothing known."""
+        """Dice float (cases, S) of the masks of these recipes; nan where truth and mask are empty, or unknown."""
 
         def of(case: OutOfFoldCase) -> NDArray[np.float64]:
             members = case.members.astype(np.float32)
@@ -69,7 +69,7 @@ class RecipeEvaluator:
         Args:
             recipes: of each structure.
             statistics: of all the cases.
-            uses_sam: whether SAM is run on unlabelled cases: of a labelled one no more may be known.
+            uses_sam: whether SAM is run on unlabelled cases; otherwise labelled ones must not have SAM's features.
         """
 
         def of(item: tuple[int, OutOfFoldCase]) -> list[Row]:
@@ -101,9 +101,9 @@ def choose_recipes(
     """Choose the recipe of each structure (``recipe_choice``).
 
     Args:
-        evaluator: of all labelled cases; of volumes some are used.
-        fusion: whether SAM may be fused with the student.
-        progress: called with the candidates compared and their number.
+        evaluator: of all labelled cases; of volumes, some of them are used.
+        fusion: whether SAM fused with the student is a candidate.
+        progress: called with the number of candidates done and of all.
     """
     task = evaluator.task
     if task.dimension == 3:
@@ -121,9 +121,9 @@ def choose_recipes(
     validated = cross_validated_gain(dice, [case.fold for case in evaluator.cases])
     fallback = None
     if validated < 0:
-        fallback = "on folds left out of choosing, the chosen recipes are worse than the student's masks"
+        fallback = "on folds left out of the choice, the chosen recipes are worse than the student's masks"
     elif not task.overlap and len(set(chosen.tolist())) > 1:
-        # Where structures compete for pixels, what is chosen for one changes the others.
+        # Where structures compete for pixels, the recipe of one changes the others.
         mixed = evaluator.dice({name: candidates[c] for name, c in zip(task.names, chosen, strict=True)})
         if np.nanmean(mixed) < np.nanmean(dice[..., 0]):
             fallback = "where structures share no pixel, the chosen recipes together are worse than the student's masks"
@@ -148,5 +148,5 @@ def choose_recipes(
 
 
 def _number(value: float) -> float | None:
-    """For JSON, which knows neither nan nor infinity."""
+    """A number for JSON, which has neither nan nor infinity."""
     return round(float(value), 6) if np.isfinite(value) else None

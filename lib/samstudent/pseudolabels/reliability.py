@@ -1,4 +1,4 @@
-"""How good estimates of Dice are: calibration curve, correlation, and Dice over the share of masks kept."""
+"""Reliability of estimates of Dice: calibration curve, correlation, and Dice over coverage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COVERAGES = (0.25, 0.5, 0.75, 1.0)
 
 
 def reliability(estimated: Sequence[float] | Float, true: Sequence[float] | Float) -> dict[str, Any]:
-    """How good estimates of Dice are.
+    """Reliability of estimates of Dice.
 
     Args:
         estimated: N estimates.
@@ -30,11 +30,11 @@ def reliability(estimated: Sequence[float] | Float, true: Sequence[float] | Floa
         ``correlation`` (Pearson's; None where one side is constant);
         ``calibration_error``: rows are sorted by estimate and cut into bins of equal count (ten; fewer where a bin
         would have below twenty rows); the mean over the bins, weighted by their rows, of |mean estimate - mean truth|;
-        ``noise``: what this error would be on average for perfect estimates, because the truth of a bin's few rows
-        spreads; a calibration error of about this size shows no fault;
+        ``noise``: expected calibration error of perfect estimates, from the spread of the truth within a bin; a
+        calibration error of about this size is no fault;
         ``curve``: ``estimated``, ``true`` and ``rows`` of each bin;
-        ``coverage``: for each share of rows kept, best estimates first: ``share``, ``dice`` (their mean true Dice),
-        ``estimated`` and ``error`` (mean absolute).
+        ``coverage``: for each fraction of the rows, best estimates first: ``share`` (the fraction), ``dice`` (mean true
+        Dice), ``estimated`` and ``error`` (mean absolute).
 
     Raises:
         UserError: no rows, or not as many estimates as values.

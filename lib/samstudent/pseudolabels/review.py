@@ -1,5 +1,4 @@
-"""What people decide about pseudo labels: which to look at first, what was rejected or sent to the annotators, and the
-label that accepting one makes."""
+"""Reviews of pseudo labels: order of the queue, decisions of reviewers, and the label of an accepted one."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from samstudent.task import Task
 from samstudent.util.database import connection, make_tables
 
 Verdict = Literal["rejected", "sent"]
-#: Where a structure of an accepted label comes from: the refined mask, the student's own, or it is not there.
+#: Origin of a structure of an accepted label: the refined mask, the student's own, or the structure is absent.
 MaskOrigin = Literal["refined", "student", "absent"]
 SOURCES: tuple[MaskOrigin, ...] = ("refined", "student", "absent")
 
@@ -35,11 +34,11 @@ _FIELDS = [field for field in Provenance.__dataclass_fields__ if field != "time"
 
 @dataclass(frozen=True)
 class ReviewDecision:
-    """A person's decision about a pseudo label.
+    """Decision of a reviewer about a pseudo label.
 
     Attributes:
-        decision: what is to become of the case.
-        made_with: provenance of the label that it was about.
+        decision: rejected, or sent to the annotators.
+        made_with: provenance of that label.
         who: user name.
         time: seconds since 1970.
     """
@@ -50,29 +49,29 @@ class ReviewDecision:
     time: float
 
     def holds_for(self, info: Mapping[str, Any]) -> bool:
-        """Whether it is (still) about the label with this info.
+        """Whether the decision applies to the label with this info.
 
-        A case that was sent waits for a person, whatever label it gets meanwhile. What was rejected stays so until
-        another student, SAM or recipe made the label; the student's own masks are as bad as what was made of them.
+        A case that was sent waits for an annotator, whatever pseudo label it has. A rejected label stays rejected until
+        it is made with another student, SAM or recipe; the rejection applies to the student's own masks, too.
         """
         if self.decision == "sent":
             return True
         found = info.get("provenance")
         if not isinstance(found, Mapping):
             return False
-        # Masks that no SAM has seen are told by their student; their other digests are of less than the refined ones'.
+        # The student's own masks have no digests of SAM and recipe.
         fields = _FIELDS if found.get("sam_backend") else ["student"]
         return all(found.get(field) == self.made_with.get(field) for field in fields)
 
 
 class Reviews:
-    """The decisions of one study, in SQLite. Any number of processes at once: the trainer reads what the server wrote.
+    """Decisions of one study, in SQLite, shared by any number of processes.
 
-    Accepting is not among them: what was accepted is a human's label, and the datastore has it.
+    An accepted pseudo label is a human label in the datastore and has no decision here.
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
-        """Open or make the table in this SQLite file; ``now``: the present time, for tests.
+        """Open or create the table in an SQLite file; ``now``: the current time, for tests.
 
         Raises:
             UserError: the file is no SQLite database.
@@ -89,28 +88,28 @@ class Reviews:
             database.execute("INSERT OR REPLACE INTO reviews VALUES (?, ?, ?, ?, ?)", row)
 
     def undo(self, case: str) -> bool:
-        """Forget the decision about a case; False where there was none."""
+        """Remove the decision about a case; False where there was none."""
         with connection(self.path) as database:
             return database.execute("DELETE FROM reviews WHERE case_id = ?", (case,)).rowcount == 1
 
     def forget(self, cases: Iterable[str]) -> None:
-        """Forget what was decided about cases that a human has labelled since."""
+        """Remove the decisions about cases that have a human label now."""
         if done := sorted(self.decisions().keys() & set(cases)):
             with connection(self.path) as database:
                 database.executemany("DELETE FROM reviews WHERE case_id = ?", [(case,) for case in done])
 
     def decisions(self) -> dict[str, ReviewDecision]:
-        """Case -> decision, in the order in which they were made."""
+        """Case -> decision, oldest first."""
         with connection(self.path) as database:
             rows = database.execute("SELECT case_id, decision, made_with, who, time FROM reviews ORDER BY time, rowid")
             return {case: ReviewDecision(what, json.loads(made), who, at) for case, what, made, who, at in rows}
 
     def sent(self) -> list[str]:
-        """Cases that wait for an annotator, the first that was sent first."""
+        """Cases that were sent to the annotators, in the order of the decisions."""
         return [case for case, found in self.decisions().items() if found.decision == "sent"]
 
     def withheld(self) -> Callable[[str, Mapping[str, Any]], bool]:
-        """A test by case and label info, of the decisions as they are now: True for what must not train."""
+        """Function of case and label info with the current decisions: True for a label that must not train."""
         decisions = self.decisions()
         return lambda case, info: case in decisions and decisions[case].holds_for(info)
 
@@ -120,9 +119,9 @@ class QualitySummary:
     """Estimated quality of a pseudo label, over the structures that it shows.
 
     Attributes:
-        worst: the lowest quality; None where nothing was found.
-        mean: of all that were found.
-        rejected: how many of them the quality filter rejected.
+        worst: the lowest quality; None where no structure was found.
+        mean: mean quality.
+        rejected: number of structures that the quality filter rejected.
     """
 
     worst: float | None
@@ -131,7 +130,7 @@ class QualitySummary:
 
     @classmethod
     def of(cls, structures: Mapping[str, Mapping[str, Any]], only: str | None = None) -> QualitySummary:
-        """From a label's ``structures``; of one structure alone where ``only`` names it."""
+        """Summary of a label's ``structures``, or of the one named ``only``."""
         found = [s for name, s in structures.items() if s.get("status") != "absent" and only in (None, name)]
         qualities = [float(s.get("quality") or 0.0) for s in found]
         rejected = sum(s.get("status") == "rejected" for s in found)
@@ -141,9 +140,9 @@ class QualitySummary:
 
 
 def worst_first(summaries: Mapping[str, QualitySummary]) -> list[str]:
-    """The cases in the order in which to look at them: lowest worst quality first, then lowest mean.
+    """Cases in the order of the review: lowest worst quality first, then lowest mean.
 
-    A case in which nothing was found comes before all others: more likely everything was overlooked.
+    Cases without a found structure come first: their structures were probably missed.
     """
 
     def key(case: str) -> tuple[float, float, str]:
@@ -155,13 +154,18 @@ def worst_first(summaries: Mapping[str, QualitySummary]) -> list[str]:
 
 
 def check_sources(chosen: Mapping[str, str], structures: Mapping[str, Mapping[str, Any]], task: Task) -> dict[str, str]:
-    """The source of each structure of a label that is to be accepted.
+    """Source of each structure of a label to be accepted.
 
-    What the quality filter accepted is taken as it was refined, what was not found is absent, unless ``chosen`` says
-    otherwise. Of a rejected structure ``chosen`` must say it: the label would else teach that it is not there.
+    The default of an accepted structure is its refined mask, that of one that was not found is absent. Rejected
+    structures must be in ``chosen``: without a mask the label would teach that they are absent.
+
+    Args:
+        chosen: the reviewer's source by name of a structure.
+        structures: of the label's info.
+        task: the task.
 
     Raises:
-        UserError: a structure that the task does not have, a source that there is none of, a rejected one left open.
+        UserError: unknown structure or source, or a rejected structure without a source.
     """
     if unknown := sorted(set(chosen) - set(task.names)):
         raise UserError(f"structures: {', '.join(unknown)} is not in the task, which has {', '.join(task.names)}")
@@ -179,7 +183,7 @@ def check_sources(chosen: Mapping[str, str], structures: Mapping[str, Mapping[st
 
 
 def compose(sources: Mapping[str, str], refined: NDArray[Any], student: NDArray[Any], task: Task) -> NDArray[np.bool_]:
-    """The label that accepting makes.
+    """Label of an accepted pseudo label.
 
     Args:
         sources: of ``check_sources``.
@@ -187,11 +191,11 @@ def compose(sources: Mapping[str, str], refined: NDArray[Any], student: NDArray[
         student: bool (S, *spatial), the student's own.
 
     Returns:
-        bool (S, *spatial). Where structures of different sources meet although the task lets none overlap, the smaller
-        one has the pixels.
+        bool (S, *spatial). Where structures of different sources share pixels although the task forbids it, the smaller
+        one gets them.
 
     Raises:
-        UserError: a mask that was chosen is empty.
+        UserError: a chosen mask is empty.
     """
     masks = np.zeros_like(refined, dtype=bool)
     for index, name in enumerate(task.names):
@@ -200,13 +204,13 @@ def compose(sources: Mapping[str, str], refined: NDArray[Any], student: NDArray[
             masks[index] = (refined if source == "refined" else student)[index]
             if not masks[index].any():
                 raise UserError(f"structures: {name}: its {source} mask is empty; choose another, or absent")
-    if task.overlap or not _meet(masks):
+    if task.overlap or not _share_pixels(masks):
         return masks
     values = label_map(masks)
     return np.stack([values == value for value in range(1, len(masks) + 1)])
 
 
-def _meet(masks: NDArray[Any]) -> bool:
+def _share_pixels(masks: NDArray[Any]) -> bool:
     taken = np.zeros(masks[0].shape, dtype=bool)
     for mask in masks:
         if (taken & mask).any():

@@ -1,12 +1,12 @@
-"""The teacher of a round: an ensemble of students and embedding heads, cross-fitted on the labelled cases.
+"""Teacher of a round: an ensemble of students and embedding heads, cross-fitted on the labelled cases.
 
-Of a labelled case it gives out-of-fold predictions, those of the members that did not train on it; of any other case
-the predictions of all members. Students and embedding heads see images through very different encoders, so where the
-two agree they are mostly right: the means of both kinds are kept apart.
+Its predictions of a labelled case are out of fold, those of the members that did not train on it; of any other case
+they are those of all members. Students and embedding heads have different encoders, and their agreement is a feature of
+quality, so the means of both kinds are separate.
 
-A student that learned from an earlier teacher's pseudo labels has mostly overtaken it, and errs elsewhere: in a second
-round it joins the students, and a head that learned from all of them joins the heads (see
-docs/explanation/pseudo-labels.md).
+A student trained on an earlier teacher's pseudo labels is mostly better than that teacher, and has other errors: in a
+second round it is a member beside the students, with a head trained on the predictions of all of them beside the heads
+(docs/explanation/pseudo-labels.md).
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ from numpy.typing import NDArray
 
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import Predictor, binarize, mix
-from samstudent.pseudolabels.cross_fitting import CrossFit, StepsOfAll, is_made, keep_inputs
-from samstudent.pseudolabels.embedding_head import (
+from samstudent.pseudolabels.cross_fitting import CrossFit, StepsOfAll, is_made, write_inputs
+from samstudent.pseudolabels.embedding_head import EmbeddingHead
+from samstudent.pseudolabels.ensemble import Ensemble
+from samstudent.pseudolabels.head_training import (
     DEFAULT_TRAINING,
-    EmbeddingHead,
     HeadCase,
     HeadTraining,
     head_cases,
     head_steps,
     train_head,
 )
-from samstudent.pseudolabels.ensemble import Ensemble
 from samstudent.pseudolabels.out_of_fold import LearningCases, Read, Size, read_each, size_of
-from samstudent.student.data import HUMAN_SHARE
+from samstudent.sam.cached_sam import CachedSam
+from samstudent.student.data import HUMAN_FRACTION
 from samstudent.student.predict import Student
 from samstudent.task import Task
 
-#: Weight of the student of all labels among those on folds: each of these misses a part of the labels, and with few of
-#: them that is much (docs/decisions/0013-a-student-of-all-labels.md).
+#: Weight of the student of all labels among those of the folds, each of which lacks a part of the labels
+#: (docs/decisions/0013-a-student-of-all-labels.md).
 FULL_STUDENT_WEIGHT = 0.75
-#: Weight of the previous champion, unless hold-out cases decide: as much as all other members together.
+#: Default weight of the previous champion: that of all other members together.
 CHAMPION_WEIGHT = 0.5
-#: Images with predictions of the teacher that the champion's head learns from, at most: each takes 2 MB and more of
+#: Largest number of images with predictions of the teacher that train the champion's head: each takes at least 2 MB of
 #: memory.
 MAX_TEACHER_LABELLED = 200
-#: Training steps of the champion's head, as a multiple of another head's: so many more images are learnt more slowly.
+#: Training steps of the champion's head, as a multiple of another head's, for its many more images.
 _CHAMPION_HEAD_STEPS = 3
 
 
 @dataclass
 class Teacher:
-    """Students and embedding heads, one of each a fold; a ``Predictor`` for cases without a label.
+    """Students and embedding heads, one of each for a fold; a ``Predictor`` for cases without a label.
 
     Attributes:
         folds: fold of each labelled case, by id.
-        students: one a fold.
-        heads: one a fold; empty: none.
+        students: one for each fold.
+        heads: one for each fold; empty: none.
         head_weight: weight of the heads in the mean of both kinds, 0 to 1.
-        full_student: a student that trained on all labelled cases; has ``FULL_STUDENT_WEIGHT`` among the students.
-        previous_champion: a student that may have trained on all labelled cases and on pseudo labels of others; takes
-            part in predictions of cases without a label only.
-        champion_weight: its weight among students and heads, 0 to 1; 1: it is the only model asked.
+        full_student: student trained on all labelled cases, with ``FULL_STUDENT_WEIGHT`` among the students.
+        previous_champion: student that may have trained on all labelled cases and on pseudo labels of others; used for
+            cases without a label only.
+        champion_weight: its weight among students and heads, 0 to 1; 1: it is the only model.
         champion_head: its counterpart among the heads.
     """
 
@@ -93,12 +93,12 @@ class Teacher:
 
     @property
     def uses_champion(self) -> bool:
-        """Whether the previous champion takes part in predictions."""
+        """Whether the previous champion is a member with a weight above 0."""
         return self.previous_champion is not None and self.champion_weight > 0
 
     @property
     def is_single_model(self) -> bool:
-        """Whether the previous champion is the only model asked."""
+        """Whether the previous champion is the only model."""
         return self.uses_champion and self.champion_weight == 1
 
     def predict(self, image: CaseImage, size: Size = None) -> NDArray[Any]:
@@ -106,12 +106,12 @@ class Teacher:
         return mix(self.predict_members(image, size, heads=self.head_weight > 0), self.head_weight)
 
     def predict_members(self, image: CaseImage, size: Size = None, *, heads: bool = True) -> NDArray[Any]:
-        """Mean probabilities of the students and, where there are heads, of these.
+        """Mean probabilities of the students and, where there are any, of the heads.
 
         Args:
             image: of a case without a label.
-            size: of a 2D image, another (y, x) to cover it with.
-            heads: False: of the students alone; SAM's encoder is then not run.
+            size: (y, x) of another grid that covers a 2D image; None: the image's own.
+            heads: False: without the heads and SAM's encoder.
 
         Returns:
             float32 (1 or 2, S, *spatial).
@@ -127,7 +127,7 @@ class Teacher:
         return members + np.float32(self.champion_weight) * (champion - members)
 
     def _predict_cross_fitted(self, image: CaseImage, size: Size, heads: bool) -> NDArray[Any]:
-        """``predict_members`` of those that learned from labels alone."""
+        """``predict_members`` without the previous champion."""
         members = _means(self.students, self.heads if heads else [], image, size)
         if self.full_student is not None:
             members[0] += np.float32(FULL_STUDENT_WEIGHT) * (self.full_student.predict(image, size) - members[0])
@@ -153,12 +153,12 @@ def fit_teacher(
     sam: CachedSam | None,
     training: HeadTraining = DEFAULT_TRAINING,
 ) -> Teacher:
-    """Teacher of cross-fitted students, with an embedding head beside each.
+    """Teacher of cross-fitted students, with an embedding head for each.
 
     Args:
-        fitted: the students; heads are written beside their models, and kept where one for the same inputs is there.
-        read: gives each labelled case.
-        sam: whose embeddings the heads see; None: no heads.
+        fitted: the students; heads are written beside their models, and reused where the inputs are the same.
+        read: returns image and human label of a case.
+        sam: computes the embeddings for the heads; None: no heads.
         training: seed, device and progress of the heads; ``on_step`` is called with the steps of all of them.
     """
     students = [p for p in fitted.ensemble.predictors if isinstance(p, Student)]
@@ -178,7 +178,7 @@ def fit_teacher(
             for case, image, label in read_each([case for case in train if case not in slices], read):
                 slices[case] = head_cases(image, label, fitted.task, sam)
             version = train_head([s for case in train for s in slices.get(case, [])], fitted.task, path, own)
-            keep_inputs(path, inputs, version)
+            write_inputs(path, inputs, version)
         heads.append(EmbeddingHead.load(path, fitted.task, sam, training.device))
     return Teacher(fitted.folds, students, heads, full_student=full)
 
@@ -191,25 +191,26 @@ def fit_champion_head(
     path: Path,
     training: HeadTraining = DEFAULT_TRAINING,
 ) -> None:
-    """Give the teacher a ``champion_head``, which learns from the labelled cases and from the predictions that the
-    teacher and its champion make of others. Nothing is done where it would take no part: without a champion beside
-    others, where heads have no weight, and of volumes, whose slices would all have to be embedded.
+    """Train the teacher's ``champion_head`` on the labelled cases and on predictions of teacher and champion of others.
+
+    Nothing is done where it would not be used: without a champion beside other members, where heads have no weight, and
+    for volumes, whose slices would all have to be embedded.
 
     Args:
         teacher: changed.
-        cases: each of ``teacher.folds``, and images of cases without a label, of which the first
+        cases: those of ``teacher.folds``, and images of cases without a label, of which the first
             ``MAX_TEACHER_LABELLED`` are used.
         task: the task.
-        sam: whose embeddings the head sees.
-        path: for the model.
+        sam: computes the embeddings.
+        path: model file of the head.
         training: seed, device and progress.
     """
-    joins = teacher.uses_champion and not teacher.is_single_model
-    if not (joins and teacher.heads and teacher.head_weight > 0) or task.dimension == 3:
+    is_member = teacher.uses_champion and not teacher.is_single_model
+    if not (is_member and teacher.heads and teacher.head_weight > 0) or task.dimension == 3:
         return
     predicted = []
     for image in islice(cases.unlabelled, MAX_TEACHER_LABELLED):
-        # On the working grid a radiograph takes megabytes, not hundreds of them.
+        # On the working grid, where a radiograph takes much less memory.
         masks = binarize(teacher.predict(image, size_of(image, task)), task)
         predicted += head_cases(image, LabelledMasks(masks), task, sam)
     if not predicted:
@@ -218,14 +219,14 @@ def fit_champion_head(
     human = [part for _, image, label in labelled for part in head_cases(image, label, task, sam)]
     if not human:
         return
-    # So often that they have the share that human labels have in a student's batches.
-    human *= max(1, math.ceil(HUMAN_SHARE / (1 - HUMAN_SHARE) * len(predicted) / len(human)))
+    # Repeated until their fraction equals that of human labels in a student's batches.
+    human *= max(1, math.ceil(HUMAN_FRACTION / (1 - HUMAN_FRACTION) * len(predicted) / len(human)))
     train_head([*human, *predicted], task, path, replace(training, steps=_CHAMPION_HEAD_STEPS * head_steps(task)))
     teacher.champion_head = EmbeddingHead.load(path, task, sam, training.device)
 
 
 def _inputs(train: Iterable[str], model: Path, task: Task, sam: CachedSam, training: HeadTraining) -> str:
-    """Digest of what a head depends on; the cases' content counts through the student that trained on the same."""
+    """Digest of the inputs of a head; the content of the cases is part of the digest of the student's inputs."""
     student = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))["inputs"]
     parts = [student, list(train), task.recipe.axis, sam.backend.embedding_digest, sam.backend.preprocessing]
     parts += [training.steps or head_steps(task), training.seed]

@@ -12,7 +12,7 @@ from samstudent.imaging.case import CaseImage
 from samstudent.research.folder import FolderCase
 from samstudent.rounds.case_store import CaseStore, PreparedCase
 from samstudent.rounds.pseudo_store import PseudoLabelStore
-from samstudent.student.data import TrainingCase
+from samstudent.student.training_case import TrainingCase
 from samstudent.task import Task
 from samstudent.util.progress import Progress, Report
 
@@ -60,7 +60,7 @@ class FolderCases:
         return self.store.training_case(self.prepared(id))
 
     def unlabelled_case(self, id: str) -> TrainingCase:
-        """The case without its label, as ``student.data.without_label``."""
+        """The case without its label, as ``student.training_case.without_label``."""
         return self.store.training_case(self.prepared(id, hidden=True))
 
     def pseudo_labels(self, folder: Path) -> PseudoLabelStore:

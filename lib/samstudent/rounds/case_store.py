@@ -24,7 +24,7 @@ from samstudent import __version__
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.imaging.grid_json import grid_from_json, grid_to_json
-from samstudent.student.data import TrainingCase, prepare_case
+from samstudent.student.training_case import CaseLabel, TrainingCase, prepare_case
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
 
@@ -198,7 +198,7 @@ def _packed(image: CaseImage, label: LabelledMasks | None, task: Task) -> bytes:
     """The file of a case: pixels and, as bits, masks on the image's grid; what the student sees as float16."""
     masks = np.zeros((len(task.names), *image.grid.spatial_shape), dtype=bool) if label is None else label.masks
     ignore, weights = (None, None) if label is None else (label.ignore, label.annotated)
-    prepared = prepare_case("", image, masks, task, ignore=ignore, weights=weights)
+    prepared = prepare_case("", image, CaseLabel(masks, ignore, weights), task)
     tensors: dict[str, NDArray[Any]] = {"pixels": compact(image.pixels), "shown": prepared.image.astype(np.float16)}
     if image.padding is not None:
         tensors["padding"] = np.packbits(image.padding)

@@ -18,7 +18,7 @@ from samstudent.imaging.case import CaseImage
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.provenance import Provenance, is_current
 from samstudent.rounds.case_store import CaseStore, PreparedCase
-from samstudent.student.data import TrainingCase, prepare_case
+from samstudent.student.training_case import CaseLabel, TrainingCase, prepare_case
 from samstudent.util.files import atomic_write
 
 #: ``refined``: as SAM and policy left them; ``raw``: a student's own masks.
@@ -39,14 +39,13 @@ class PseudoLabelStore:
 
     def save(self, case: PreparedCase, image: CaseImage, label: PseudoLabel) -> None:
         """Write the refined label of a case, in place of an earlier one."""
-        targets = prepare_case(
-            case.id, image, label.masks, self.cases.task, ignore=label.ignore, human=False, soft=label.soft
-        )
+        arrays = CaseLabel(label.masks, label.ignore, soft=label.soft, human=False)
+        targets = prepare_case(case.id, image, arrays, self.cases.task)
         self._write(case, "refined", targets, label.info())
 
     def save_raw(self, case: PreparedCase, image: CaseImage, masks: NDArray[Any], info: Mapping[str, Any]) -> None:
         """Write a student's own masks bool (S, *spatial) with their info (``produce``)."""
-        self._write(case, "raw", prepare_case(case.id, image, masks, self.cases.task, human=False), info)
+        self._write(case, "raw", prepare_case(case.id, image, CaseLabel(masks, human=False), self.cases.task), info)
 
     def info(self, case: PreparedCase, kind: Kind) -> dict[str, Any] | None:
         """``PseudoLabel.info`` of the label that is there; None: there is none, or it is broken."""

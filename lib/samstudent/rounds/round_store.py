@@ -13,13 +13,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from samstudent.imaging.case import CaseImage
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.rounds.case_store import CaseStore
 from samstudent.rounds.pseudo_store import Kind, PseudoLabelStore
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.registry import load_backend
 from samstudent.task import Task
 from samstudent.util.files import atomic_write

@@ -1,7 +1,7 @@
-"""When a round starts by itself.
+"""Schedule of rounds that start automatically.
 
-Whether a trigger is pending is computed anew each time, from what is on disk: when labels were saved, and when the last
-concluded round started. So a trigger survives a restart, is not lost while a training runs, and cannot be doubled.
+A pending trigger is computed at each check from files: the times of the labels and the start of the last concluded
+round. So it survives a restart, is not lost while a training runs, and cannot be doubled.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from datetime import time as datetime_time
 from pathlib import Path
@@ -26,14 +27,15 @@ from samstudent.util.files import atomic_write
 from samstudent.util.timer import Timer
 
 logger = logging.getLogger(__name__)
-#: The longest wait between two starts that came to nothing, in seconds.
+#: Longest wait between two starts without a finished round, in seconds.
 LONGEST_WAIT = 3600.0
 
 
 def new_labels(label_times: Iterable[float], last_concluded: float | None, now: float) -> list[float]:
-    """Times of labels that no concluded round has used: saved, or saved again, since the last one started.
+    """Times of labels that no concluded round has used: saved since the last one started.
 
-    Times to come (a file server's clock is ahead) wait for their time; else such a label were new after every round.
+    Times in the future (a file server's clock is ahead) do not count yet; otherwise such a label would be new after
+    every round.
     """
     since = float("-inf") if last_concluded is None else last_concluded
     return sorted(t for t in label_times if since < t <= now)
@@ -47,20 +49,17 @@ def due(
     created: float,
     zone: tzinfo | None = None,
 ) -> str | None:
-    """Why a round is due, or None.
+    """Reason for a round that is due, or None.
 
     Args:
         section: the task's schedule.
         now: seconds since 1970, as all times here.
-        label_times: when each case's human label was last saved.
-        last_concluded: start of the last round that was done or failed. A failed one counts, else a broken data set
-            would be tried for ever; an interrupted one does not, its trigger stays pending.
-        created: when the schedule was first set up; times of day before it are not made up for. Unknown if it is to
-            come: the clock was set back.
+        label_times: times at which the human labels were last saved.
+        last_concluded: start of the last round that is done or failed. A failed round counts, otherwise a broken data
+            set would be tried endlessly; an interrupted one does not, its trigger stays pending.
+        created: time at which the schedule was set up; times of day before it do not count. A time in the future (the
+            clock was set back) is ignored.
         zone: of ``section.at``; None: the server's own.
-
-    Returns:
-        The reason, for people.
     """
     new = new_labels(label_times, last_concluded, now)
     if section.every_labels is not None and len(new) >= section.every_labels:
@@ -74,23 +73,23 @@ def due(
 
 
 def next_time(section: ScheduleSection, now: float, zone: tzinfo | None = None) -> datetime | None:
-    """The next time of day at which a round may start; None where the schedule has none."""
+    """The next moment at the scheduled time of day; None: the schedule has no time of day."""
     if section.at is None:
         return None
     return next(at for at in _times(section.at, now, zone) if at.timestamp() > now)
 
 
 def _last_time(at: str, now: float, zone: tzinfo | None) -> float:
-    """The latest moment, not after ``now``, when the clock came to ``at``."""
+    """The latest moment at the time of day ``at``, not after ``now``."""
     return max(stamp for moment in _times(at, now, zone) if (stamp := moment.timestamp()) <= now)
 
 
 def _times(at: str, now: float, zone: tzinfo | None) -> list[datetime]:
     """The time of day on each day from two before to two after ``now``.
 
-    Where the clocks go forward over ``at``, 02:30 means 03:30; where they go back and it comes twice, the first.
+    Where the clocks go forward over ``at``, 02:30 means 03:30; where they go back and it occurs twice, the first.
     """
-    # Not APScheduler's CronTrigger: that of 3.11.3 leaves out the midnight after the spring change, and fires twice in
+    # Not APScheduler's CronTrigger: version 3.11.3 skips the midnight after the spring change, and fires twice in
     # autumn.
     zone = zone or tzlocal.get_localzone()
     wall = datetime_time.fromisoformat(at)
@@ -98,94 +97,111 @@ def _times(at: str, now: float, zone: tzinfo | None) -> list[datetime]:
     return [datetime.combine(today + timedelta(days=days), wall, tzinfo=zone) for days in range(-2, 3)]
 
 
-class _Kept(BaseModel):
-    """schedule.json"""
+class _ScheduleFile(BaseModel):
+    """Content of schedule.json."""
 
     created: float
     paused: bool = False
 
 
+@dataclass(frozen=True)
+class ScheduledJobs:
+    """Functions of the server that the scheduler calls.
+
+    Attributes:
+        label_times: returns the times at which the human labels were last saved, seconds since 1970.
+        busy: returns whether a training runs or waits.
+        start: starts a round for a reason and returns at once; the round opens its record in the ledger.
+    """
+
+    label_times: Callable[[], list[float]]
+    busy: Callable[[], bool]
+    start: Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class ScheduleClock:
+    """Time of the scheduler.
+
+    Attributes:
+        poll_seconds: pause between two checks; also the shortest wait after a start without a finished round.
+        now: returns the current time, seconds since 1970.
+        zone: time zone of the time of day; None: the server's own.
+    """
+
+    poll_seconds: float = 30.0
+    now: Callable[[], float] = time.time
+    zone: tzinfo | None = None
+
+
 class Scheduler:
-    """Looks every ``poll_seconds`` whether a round is due and starts it when nothing else runs."""
+    """Periodic check whether a round is due; starts it when nothing else runs.
+
+    Args:
+        section: the task's schedule.
+        ledger: the study's rounds; ``schedule.json`` lies in its folder.
+        jobs: functions of the server.
+        clock: time and pauses.
+    """
 
     def __init__(
-        self,
-        section: ScheduleSection,
-        ledger: Ledger,
-        label_times: Callable[[], list[float]],
-        busy: Callable[[], bool],
-        start: Callable[[str], object],
-        poll_seconds: float = 30.0,
-        clock: Callable[[], float] = time.time,
-        zone: tzinfo | None = None,
+        self, section: ScheduleSection, ledger: Ledger, jobs: ScheduledJobs, clock: ScheduleClock = ScheduleClock()
     ) -> None:
-        """Set up; ``run`` begins the polling.
-
-        Args:
-            section: the task's schedule.
-            ledger: the study's rounds; its folder keeps ``schedule.json``.
-            label_times: when each case's human label was last saved, seconds since 1970.
-            busy: whether a training runs or waits in the host.
-            start: begins a round for the given reason and returns soon; the round opens its record in the ledger.
-            poll_seconds: pause between two looks; also the shortest wait after a start that came to nothing.
-            clock: the present time; for tests.
-            zone: time zone of the time of day; None: the server's own.
-        """
         self.section = section
         self.ledger = ledger
-        self._label_times, self._busy, self._start = label_times, busy, start
-        self._poll_seconds = poll_seconds
-        self._clock, self._zone = clock, zone
+        self._jobs = jobs
+        self._poll_seconds, self._clock, self._zone = clock.poll_seconds, clock.now, clock.zone
         self._path: Path = ledger.folder / "schedule.json"
         self._lock = threading.RLock()
         self._timer: Timer | None = None
         self.last_error: str | None = None
-        # Starts since the last concluded round, the time of the last of them, and that round's own start.
+        # Starts since the last concluded round, time of the latest of them, and start of that round.
         self._starts = 0
         self._started_at = 0.0
         self._concluded: float | None = None
 
     def run(self) -> None:
-        """Begin polling in a thread. After an error in one look, kept for ``status``, the next happens all the same."""
+        """Start the periodic check in a thread. An error in one check is part of ``status`` and does not stop it."""
         if self.section.every_labels is None and self.section.at is None:
             return
-        self._timer = Timer(self._poll_seconds, self.look, "schedule")
+        self._timer = Timer(self._poll_seconds, self.check, "schedule")
 
     def stop(self) -> None:
-        """End the polling; rounds that run go on."""
+        """Stop the periodic check; running rounds continue."""
         if self._timer is not None:
             self._timer.stop()
             self._timer = None
 
     def pause(self, paused: bool) -> None:
-        """Hold (True) or release (False) the schedule, also over restarts. Triggers are kept meanwhile."""
+        """Pause (True) or resume (False) the schedule, also across restarts. Triggers stay pending."""
         with self._lock:
-            self._write(self._kept().model_copy(update={"paused": paused}))
+            self._write(self._file().model_copy(update={"paused": paused}))
 
-    def look(self) -> None:
-        """Start a round if one is due and nothing stands against it. Raises nothing."""
+    def check(self) -> None:
+        """Start a round if one is due and nothing prevents it. Raises nothing."""
         with self._lock:
             try:
-                self._look()
+                self._check()
             except Exception as error:
-                logger.exception("The schedule could not look whether a round is due")
+                logger.exception("the check whether a round is due failed")
                 self.last_error = f"{type(error).__name__}: {error}"
 
     def status(self) -> dict[str, Any]:
-        """What is going on, as JSON values.
+        """State of the schedule, as JSON values.
 
         Returns:
-            ``pending``: why a round is due, or None; ``waiting``: why it does not start yet, or None; ``running``,
-            ``last_round``: id, status, reason, times and decision, or None; ``next_time``: ISO 8601 with offset, of the
-            time of day; ``new_labels``: since the last round; ``every_labels``, ``at``: the task's; ``paused``;
-            ``last_error``: of a look or start that failed, until a start succeeds or a round is concluded.
+            ``pending``: reason of a due round, or None; ``waiting``: reason why it does not start yet, or None;
+            ``running``, ``last_round``: id, status, reason, times and decision, or None; ``next_time``: ISO 8601 with
+            offset, of the time of day; ``new_labels``: their number since the last round; ``every_labels``, ``at``: the
+            task's; ``paused``; ``last_error``: of a check or start that failed, until a start succeeds or a round is
+            concluded.
         """
         now = self._clock()
         records = self.ledger.rounds()
         running = next((r for r in reversed(records) if r.status == "running"), None)
         since = running.started if running else _concluded(records, now)
-        label_times = self._label_times()
-        pending = due(self.section, now, label_times, since, self._kept().created, self._zone)
+        label_times = self._jobs.label_times()
+        pending = due(self.section, now, label_times, since, self._file().created, self._zone)
         at = next_time(self.section, now, self._zone)
         finished = [r for r in records if r.status != "running"]
         return {
@@ -197,14 +213,14 @@ class Scheduler:
             "new_labels": len(new_labels(label_times, since, now)),
             "every_labels": self.section.every_labels,
             "at": self.section.at,
-            "paused": self._kept().paused,
+            "paused": self._file().paused,
             "last_error": self.last_error,
         }
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._clock()
         if not self._path.exists():
-            self._write(self._kept())
+            self._write(self._file())
         records = self.ledger.rounds()
         self._started_at = min(self._started_at, now)  # the clock may have been set back
         concluded = _concluded(records, now)
@@ -212,51 +228,54 @@ class Scheduler:
             self._starts, self._concluded, self.last_error = 0, concluded, None
         running = next((r for r in reversed(records) if r.status == "running"), None)
         obstacle = self._obstacle(now, running)
-        self._notice_vanished(records, busy=obstacle == "a training runs")
-        reason = due(self.section, now, self._label_times(), concluded, self._kept().created, self._zone)
+        self._record_lost_start(records, busy=obstacle == "a training runs")
+        reason = due(self.section, now, self._jobs.label_times(), concluded, self._file().created, self._zone)
         if reason is None or obstacle is not None:
             return
         self._starts, self._started_at = self._starts + 1, now
-        logger.info("The schedule starts a round: %s", reason)
-        self._start(reason)
+        logger.info("the schedule starts a round: %s", reason)
+        self._jobs.start(reason)
         self.last_error = None
 
-    def _notice_vanished(self, records: list[RoundRecord], busy: bool) -> None:
-        """Say so when the last start left nothing behind: its process died before it opened a round."""
+    def _record_lost_start(self, records: list[RoundRecord], busy: bool) -> None:
+        """Set ``last_error`` after a start whose process ended before it opened a round."""
         if self._starts and not busy and not any(r.started >= self._started_at for r in records):
-            self.last_error = self.last_error or "a start came to nothing: no round was opened; see the server's log"
+            self.last_error = self.last_error or "a start opened no round; see the server's log"
 
     def _obstacle(self, now: float, running: RoundRecord | None) -> str | None:
-        """Why a pending round may not start now."""
-        if self._kept().paused:
-            return "the schedule is held"
-        if running is not None or self._busy():
+        """Reason why a pending round may not start now, or None."""
+        if self._file().paused:
+            return "the schedule is paused"
+        if running is not None or self._jobs.busy():
             return "a training runs"
         if self._starts:
-            # Doubled each time: a child that dies at once (out of memory, broken installation) must not be hammered.
+            # Doubled each time: a process may end at once each time (out of memory, broken installation).
             wait = min(self._poll_seconds * 2 ** (self._starts - 1), LONGEST_WAIT) - (now - self._started_at)
             if wait > 0:
                 return f"the last {self._starts} start(s) led to no finished round; next try in {wait:.0f} s"
         return None
 
-    def _kept(self) -> _Kept:
-        """schedule.json, or what it would hold if it were made now."""
+    def _file(self) -> _ScheduleFile:
+        """Content of schedule.json, or of a new one."""
         try:
-            return _Kept.model_validate_json(self._path.read_bytes())
+            return _ScheduleFile.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
-            return _Kept(created=self._clock())
+            return _ScheduleFile(created=self._clock())
         except ValidationError as error:
             raise UserError(
-                f"{self._path}: unreadable; restore it from a backup, or rename it: the schedule begins anew"
+                f"{self._path}: unreadable; restore it from a backup, or rename it: a new schedule begins"
             ) from error
 
-    def _write(self, kept: _Kept) -> None:
-        atomic_write(self._path, kept.model_dump_json())
+    def _write(self, content: _ScheduleFile) -> None:
+        atomic_write(self._path, content.model_dump_json())
 
 
 def _concluded(records: list[RoundRecord], now: float) -> float | None:
-    """Start of the last one. One that is to come does not count: the clock was set back since, and labels saved now
-    were never new to it. Better a round too many than none for days."""
+    """Start of the last concluded round; None: there is none.
+
+    A start in the future does not count: the clock was set back since, and one round too many is better than none for
+    days.
+    """
     return max((r.started for r in records if r.status in ("done", "failed") and r.started <= now), default=None)
 
 

@@ -12,7 +12,7 @@ from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.imaging.label_tags import FINAL
 from samstudent.pseudolabels.cross_fitting import CrossFit, CrossFitOptions, cross_fit, same_images
-from samstudent.pseudolabels.embedding_head import HeadTraining
+from samstudent.pseudolabels.head_training import HeadTraining
 from samstudent.pseudolabels.out_of_fold import LearningCases
 from samstudent.pseudolabels.policy import MIN_LABELS, LabelingPolicy
 from samstudent.pseudolabels.policy_fit import FitOptions, cases_for_offset, fit_policy, policy_inputs, reuse_policy

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from samstudent.pseudolabels.ablations import FULL, Ablations
 from samstudent.pseudolabels.provenance import Provenance
-from samstudent.pseudolabels.quality_filter import absence_prior, teach_probabilities, training_weights
+from samstudent.pseudolabels.quality_filter import absence_prior, training_weights, uses_probabilities
 from samstudent.rounds.case_store import PreparedCase
 from samstudent.rounds.pseudo_store import Kind
 from samstudent.rounds.round_store import RoundStore
-from samstudent.student.data import TrainingCase
+from samstudent.student.training_case import TrainingCase
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def choose_pseudo_labels(
         info = store.labels.info(case, kind)
         if info is not None and store.labels.is_current(case, kind, made_with) and store.may_train(case.id, info):
             infos[case] = info.get("structures", {})
-    soft = kind == "refined" and teach_probabilities(infos.values(), ablations.targets)
+    soft = kind == "refined" and uses_probabilities(infos.values(), ablations.targets)
     weights: dict[PreparedCase, NDArray[np.float32] | None] = {}
     for case, structures in infos.items():
         # Nothing but absences is what a bad student says of every case; probabilities tell how sure it is.

@@ -1,4 +1,4 @@
-"""Segment Anything: models, prompts, and the refinement of a student's masks."""
+"""Segment Anything: models, prompts, and refinement of a student's masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Refiner", "SamRefine", "SamRefined", "load_backend"]
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported at first use: MONAI takes seconds, and every module of this package comes here."""
+    """Public names, imported at first use: the import of MONAI takes seconds, and every module runs this file."""
     if name in ("SamRefine", "SamRefined"):
         from samstudent.sam import transform
 

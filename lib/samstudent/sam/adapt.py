@@ -1,8 +1,8 @@
-"""Adaptation of SAM's mask decoder to the borders that a site draws: training on human labels, from cached embeddings.
+"""Adaptation of SAM's mask decoder to the borders in a site's labels: training on human labels, from cached embeddings.
 
 Prompts are those of refinement: the recipe's, from coarse masks of students that did not train on the case, with
-jittered boxes, through all stages. Labelled cases that are left out, fold by fold, decide after how many steps to stop,
-and whether the result is used at all (docs/explanation/pseudo-labels.md).
+jittered boxes, through all stages. Cross-validation on the labelled cases determines the number of steps, and whether
+the result is used (docs/explanation/pseudo-labels.md).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from samstudent.task import Recipe
 
 logger = logging.getLogger(__name__)
 
-#: Fewer labelled cases cannot tell whether it helps.
+#: Smallest number of labelled cases for the comparison with the plain SAM.
 MIN_CASES = 3
-#: Checkpoints of a run, at which cases left out are scored.
+#: Checkpoints of a run, at which the left-out fold is scored.
 _CHECKPOINTS = 6
-#: Checkpoints without a better result after which the runs end.
+#: Number of checkpoints without improvement after which the runs stop.
 _PATIENCE = 3
-#: Structures of cases left out that are compared, over all folds: more would take longer than training.
+#: Largest number of structures that are scored at a checkpoint, over all folds: more would take longer than training.
 _COMPARED = 120
 
 #: (example, structure) -> Dice
@@ -48,21 +48,21 @@ def adapt(
     options: AdaptationOptions,
     progress: Callable[[int, int], None] | None = None,
 ) -> Adaptation:
-    """Train SAM's mask decoder on human labels, and find whether that improves it on labelled cases left out.
+    """Train SAM's mask decoder on human labels, and compare it with the plain one on left-out labelled cases.
 
-    For each fold one run on the other folds, scored on the fold itself every sixth of the steps, until there is no
-    more gain; then one run on all examples, for the number of steps that did best. ``backend`` stays as it is.
+    For each fold there is one run on the other folds, scored on the fold itself every sixth of the steps, until there
+    is no further gain; then one run on all examples, for the best number of steps. ``backend`` is not changed.
 
     Args:
         backend: the plain SAM.
         examples: with the folds of the students that made the coarse masks.
-        recipe: how coarse masks become prompts; morphology, margin and stages are used.
+        recipe: prompts from coarse masks; morphology, margin and stages are used.
         seed: of order and jitter.
         options: of the training.
-        progress: called with steps done and steps in all; what a run leaves out counts as done.
+        progress: called with the steps done and the number of all steps; skipped steps count as done.
 
     Raises:
-        UserError: shapes that do not fit each other, a loss that is not finite.
+        UserError: inconsistent shapes, or a loss that is not finite.
     """
     _check(examples)
     begun = time.monotonic()
@@ -73,20 +73,20 @@ def adapt(
 
     done, total = 0, (len(folds) + 1) * options.steps
 
-    def outcome(reason: str, **found: Any) -> Adaptation:
-        nothing: dict[str, Any] = {"weights": {}, "folds": {}, "steps": 0, "used": False, "curve": []}
-        nothing |= dict.fromkeys(("plain", "adapted", "gain", "error"), math.nan)
+    def result(reason: str, **found: Any) -> Adaptation:
+        empty: dict[str, Any] = {"weights": {}, "folds": {}, "steps": 0, "used": False, "curve": []}
+        empty |= dict.fromkeys(("plain", "adapted", "gain", "error"), math.nan)
         seconds = round(time.monotonic() - begun, 1)
         if progress:
             progress(total, total)
-        return Adaptation(**(nothing | found), reason=reason, labels=labels, settings=settings, seconds=seconds)
+        return Adaptation(**(empty | found), reason=reason, labels=labels, settings=settings, seconds=seconds)
 
     if len(labels) < MIN_CASES or len(folds) < 2:
-        return outcome(f"{len(labels)} labelled cases in {len(folds)} folds: {MIN_CASES} in 2 are needed")
+        return result(f"{len(labels)} labelled cases in {len(folds)} folds: {MIN_CASES} in 2 are needed")
     compared = _compared(examples, np.random.default_rng(seed))
     cases = len({examples[i].id for i, _ in compared})
     if cases < MIN_CASES:
-        return outcome(f"students found labelled structures in {cases} cases: {MIN_CASES} are needed to compare")
+        return result(f"students found labelled structures in {cases} cases: {MIN_CASES} are needed for the comparison")
     samples = [s for i, example in enumerate(examples) for s in prompt_samples(i, example, recipe, backend.name)]
 
     def score(sam: SamModel, structures_of: Sequence[tuple[int, int]]) -> Scores:
@@ -115,13 +115,13 @@ def adapt(
     for number, fold in enumerate(folds, 1):
         training = [s for s in samples if examples[s.example].fold != fold]
         if not any(s.is_positive for s in training):
-            return outcome(f"without fold {fold} there is no labelled structure to learn from")
+            return result(f"without fold {fold} there is no labelled structure to train on")
         runs[fold] = Run(backend, examples, training, stages, options, [seed, number])
     checkpoints = sorted({math.ceil(options.steps * k / _CHECKPOINTS) for k in range(1, _CHECKPOINTS + 1)})
     scores: dict[int, Scores] = {0: score(backend, compared)}
     best, stale, best_weights = 0, 0, dict[int, Weights]()
     for step in checkpoints:
-        # All folds side by side, so that none goes on for long after the best.
+        # All folds in parallel, so that none trains long past the best checkpoint.
         scores[step] = {}
         for fold, run in runs.items():
             run.train(step, on_step)
@@ -140,18 +140,18 @@ def adapt(
     figures: dict[str, Any] = {"steps": best, "gain": gain, "error": error, "curve": curve}
     figures |= {"plain": _mean(scores[0], examples), "adapted": _mean(scores[best], examples)}
     if best == 0:
-        return outcome(f"no step did better than the plain SAM on {cases} cases left out", **figures)
-    reason = f"a gain of {gain:.4f} with a standard error of {error:.4f} on {cases} cases left out"
+        return result(f"no checkpoint was better than the plain SAM on {cases} left-out cases", **figures)
+    reason = f"a gain of {gain:.4f} with a standard error of {error:.4f} on {cases} left-out cases"
     if not gain > error:
-        return outcome(reason, **figures)
+        return result(reason, **figures)
     run = Run(backend, examples, samples, stages, options, [seed, 0])
     run.train(best, on_step)
     logger.info("SAM adapted to %d cases in %d steps: %s", len(labels), best, reason)
-    return outcome(reason, weights=run.weights(), folds=best_weights, used=True, **figures)
+    return result(reason, weights=run.weights(), folds=best_weights, used=True, **figures)
 
 
 def _compared(examples: Sequence[Example], rng: np.random.Generator) -> list[tuple[int, int]]:
-    """(example, structure) of labelled structures that the students found, at most so many; from all cases in turn."""
+    """(example, structure) of up to ``_COMPARED`` labelled structures that students found, from all cases in turn."""
     of_case: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for i, example in enumerate(examples):
         both = example.truth.any(axis=(1, 2)) & example.coarse.any(axis=(1, 2))
@@ -172,19 +172,19 @@ def _by_case(scores: Scores, examples: Sequence[Example]) -> dict[str, float]:
 
 
 def _mean(scores: Scores, examples: Sequence[Example]) -> float:
-    """Over cases; a case of many slices counts as one."""
+    """Mean Dice over cases; a case of many slices counts as one."""
     return float(np.mean(list(_by_case(scores, examples).values())))
 
 
 def _paired(before: Scores, after: Scores, examples: Sequence[Example]) -> tuple[float, float]:
-    """Mean difference over cases, and its standard error."""
+    """Mean paired difference over cases, and its standard error."""
     plain, adapted = _by_case(before, examples), _by_case(after, examples)
     differences = np.array([adapted[case] - plain[case] for case in plain])
     return float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5)
 
 
 def _point(step: int, scores: Scores, examples: Sequence[Example]) -> dict[str, Any]:
-    """A checkpoint for the record."""
+    """Record of a checkpoint."""
     folds = sorted({examples[i].fold for i, _ in scores})
     means = {f: _mean({k: v for k, v in scores.items() if examples[k[0]].fold == f}, examples) for f in folds}
     return {"step": step, "dice": _mean(scores, examples), "folds": means}

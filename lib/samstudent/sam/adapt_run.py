@@ -1,4 +1,4 @@
-"""One training run of SAM's mask decoder: its options, loss and steps. ``adapt`` makes several."""
+"""One training run of SAM's mask decoder: options, loss and steps. ``adapt`` makes several."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from samstudent.errors import UserError
 from samstudent.sam.adapt_samples import Example, PromptSample, batches, decodable_together
 from samstudent.sam.adapted import Weights, over_model, private_copy
-from samstudent.sam.embedding import Embedding, low_res_share
+from samstudent.sam.embedding import Embedding, low_res_fraction
 from samstudent.sam.model import SamModel
 from samstudent.sam.prompts import Box
 from samstudent.task import Stage
 from samstudent.util.device import autocast, half_precision
 
-#: Shifts of a box's sides end at so many standard deviations.
+#: Largest shift of a box's side, in standard deviations.
 _LARGEST_SHIFT = 2.5
-#: Share of the steps over which the learning rate rises.
+#: Fraction of the steps over which the learning rate rises.
 _WARM_UP = 0.1
 _WEIGHT_DECAY = 1e-4
 #: Largest norm of a gradient.
@@ -30,13 +30,13 @@ _CLIP = 1.0
 
 @dataclass(frozen=True)
 class AdaptationOptions:
-    """Settings of the training of SAM's mask decoder.
+    """Options of the training of SAM's mask decoder.
 
     Attributes:
-        steps: most steps of each run; the labelled cases left out decide how many are taken.
+        steps: largest number of steps of each run; cross-validation selects the best.
         batch_size: prompts in each step.
-        learning_rate: the highest; it rises over the first tenth of the steps and falls like half a cosine.
-        jitter: standard deviation of the shift of each side of a box, as a share of the box's width or height.
+        learning_rate: the highest; it rises over the first tenth of the steps and falls by half a cosine.
+        jitter: standard deviation of the shift of each side of a box, relative to the box's width or height.
     """
 
     steps: int = 100
@@ -46,7 +46,7 @@ class AdaptationOptions:
 
     @classmethod
     def for_training(cls, steps: int) -> AdaptationOptions:
-        """Options beside students that train for so many steps: where these are few, adaptation is short, too."""
+        """Options for students that train for ``steps`` steps: a sixth of these, at most the default."""
         return cls(steps=min(cls.steps, math.ceil(steps / 6)))
 
 
@@ -54,15 +54,15 @@ class Run:
     """One training of a private copy of a backend's mask decoder.
 
     Args:
-        plain: the backend; loaded, and left as it is.
-        examples: samples point into them.
+        plain: the backend; loaded, not changed.
+        examples: labelled images, to which the samples refer by index.
         samples: at least one of them positive.
         stages: of prompts.
         options: of the training.
-        seed: a few numbers.
+        seed: numbers that seed order and jitter.
 
     Attributes:
-        backend: over the copy; may decode at any time.
+        backend: backend with the copy; may decode at any time.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Run:
         self._step = 0
 
     def train(self, until: int, on_step: Callable[[], None]) -> None:
-        """Go on until ``until`` steps are done.
+        """Train until ``until`` steps are done.
 
         Raises:
             UserError: the loss is not finite.
@@ -114,16 +114,15 @@ class Run:
             on_step()
 
     def weights(self) -> Weights:
-        """A copy of the trained weights as they are now."""
+        """Copy of the current weights."""
         return {name: parameter.detach().clone().cpu() for name, parameter in self._parameters.items()}
 
     def _loss(self, samples: Sequence[PromptSample]) -> torch.Tensor:
-        """Sum over samples of one example; the mean over the stages, for each stage's mask is shown or prompted with
-        again."""
+        """Loss summed over samples of one example, and averaged over the stages, as each stage's mask is used."""
         example = self._examples[samples[0].example]
         embedding, device = example.embedding, self.backend.device
         sources = [replace(s.source, box=self._jittered(s.source.box, embedding)) for s in samples]
-        truth = np.stack([low_res_share(example.truth[s.structure], embedding) for s in samples])
+        truth = np.stack([low_res_fraction(example.truth[s.structure], embedding) for s in samples])
         target = torch.from_numpy(truth).to(device)
         positive = torch.tensor([float(s.is_positive) for s in samples], device=device)
         total = torch.zeros((), device=device)
@@ -138,7 +137,7 @@ class Run:
         return total / len(self._stages)
 
     def _jittered(self, box: Box, embedding: Embedding) -> Box:
-        """A box with each side shifted by itself, inside the image."""
+        """A box whose sides are shifted independently, inside the image."""
         height, width = embedding.image_size
         x0, y0, x1, y1 = box
         sides = np.array([x1 - x0 + 1, y1 - y0 + 1] * 2)
@@ -153,20 +152,20 @@ def sample_loss(
 ) -> torch.Tensor:
     """Dice loss and cross-entropy of the mask, and the squared error of the predicted IoU; summed over samples.
 
-    Padding does not count.
+    Padding is ignored.
 
     Args:
         low_res: logits (N, L, L).
         iou: predicted (N,).
-        target: share of each pixel in the truth (N, L, L).
-        positive: (N,) 1 where the mask counts, 0 where only the predicted IoU does.
-        embedding: says where the padding begins.
+        target: fraction of each pixel that the truth covers (N, L, L).
+        positive: (N,) 1 where mask and predicted IoU count, 0 where only the predicted IoU does.
+        embedding: its sizes locate the padding.
     """
     per_pixel = low_res.shape[-1] / embedding.side
     height, width = (math.ceil(size * per_pixel) for size in embedding.input_size)
     logits, truth = low_res[:, :height, :width].flatten(1), target[:, :height, :width].flatten(1)
-    share = logits.sigmoid()
-    common, size = (share * truth).sum(1), share.sum(1) + truth.sum(1)
+    probability = logits.sigmoid()
+    common, size = (probability * truth).sum(1), probability.sum(1) + truth.sum(1)
     dice_loss = 1 - (2 * common + 1) / (size + 1)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
     with torch.no_grad():
@@ -176,7 +175,7 @@ def sample_loss(
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Learning rate of a step (from 0) as a share of the highest: a rise, then half a cosine down to nearly 0."""
+    """Learning rate of a step (from 0) relative to the highest: a rise, then half a cosine down to nearly 0."""
     rise = max(1, round(_WARM_UP * steps))
     if step < rise:
         return (step + 1) / rise

@@ -1,4 +1,4 @@
-"""Prompt samples that adaptation trains on: drawn from labelled examples, and put into balanced batches."""
+"""Prompt samples for adaptation: made from labelled examples, and drawn in balanced batches."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from samstudent.sam.embedding import Embedding
 from samstudent.sam.prompts import Box, Mask, box_of
 from samstudent.task import Recipe
 
-#: IoU of the boxes of coarse mask and truth from which a prompt points at its structure; below it is a negative.
+#: IoU of the boxes of coarse mask and truth above which a prompt is a positive.
 _POSITIVE_IOU = 0.3
-#: Share of negatives in a batch, where there are any.
+#: Fraction of negatives in a batch, where there are any.
 _NEGATIVES = 1 / 6
 
 
@@ -26,12 +26,12 @@ class Example:
     """A labelled image, or a slice of a labelled volume. An embedding takes 4 MB of memory.
 
     Attributes:
-        id: of the case; all slices of a volume have the same.
-        fold: of the case; its students and decoder are trained without the case.
+        id: of the case; the same for all slices of a volume.
+        fold: of the case; students and decoder of the fold are trained without the case.
         embedding: of the image; ``image_size`` is the grid of the masks.
-        truth: bool (S, y, x), a human's masks.
-        coarse: bool (S, y, x), the coarse masks of the student that did not train on this case; may be empty or wrong.
-        known: bool (S,), structures that the label annotates everywhere; others give no samples. None: all.
+        truth: bool (S, y, x), human masks.
+        coarse: bool (S, y, x), out-of-fold coarse masks; may be empty or wrong.
+        known: bool (S,), structures that the label annotates everywhere; others have no samples. None: all.
     """
 
     id: str
@@ -53,9 +53,9 @@ class PromptSample:
     Attributes:
         example, structure: indices.
         source: of the prompt; its box is not jittered yet.
-        is_positive: whether the prompt points at the structure. A negative comes from a coarse mask of a structure that
-            the truth lacks or has somewhere else. Its mask is not taught: the box is on something, and may be right
-            for another structure. Only the predicted IoU is, which should be low.
+        is_positive: whether the prompt is on the structure. A negative comes from a coarse mask of a structure that
+            the truth lacks or has elsewhere. Its mask is no target, because it may be right for another structure;
+            only the predicted IoU is, which should be low.
     """
 
     example: int
@@ -65,12 +65,12 @@ class PromptSample:
 
 
 def prompt_samples(index: int, example: Example, recipe: Recipe, backend: str) -> list[PromptSample]:
-    """All prompt samples of an example: from its coarse masks, and from the truth where those do not point at it.
+    """All prompt samples of an example: from its coarse masks, and from the truth of structures that these miss.
 
     Args:
         index: of the example.
         example: the example itself.
-        recipe: how a mask becomes a prompt.
+        recipe: prompts from a mask.
         backend: name of the SAM.
     """
     coarse, labelled = (list(map(int, np.flatnonzero(m.any(axis=(1, 2))))) for m in (example.coarse, example.truth))
@@ -92,10 +92,10 @@ def prompt_samples(index: int, example: Example, recipe: Recipe, backend: str) -
 def batches(
     examples: Sequence[Example], samples: Sequence[PromptSample], size: int, rng: np.random.Generator
 ) -> Iterator[list[PromptSample]]:
-    """Batches of ``size`` samples without end.
+    """Endless batches of ``size`` samples.
 
-    All structures come equally often, each in its cases in turn; a sixth of the samples are negatives, where there are
-    any.
+    All structures are equally frequent, each with its cases in turn; a sixth of the samples are negatives, where there
+    are any.
     """
     positives: dict[int, dict[str, list[PromptSample]]] = defaultdict(lambda: defaultdict(list))
     for found in samples:
@@ -116,7 +116,7 @@ def batches(
 
 
 def decodable_together(batch: Sequence[PromptSample]) -> list[list[PromptSample]]:
-    """A batch in groups that one call of the decoder can take: of one example, with as many points."""
+    """Groups of a batch that one call of the decoder can process: of one example, with equal numbers of points."""
     groups: dict[tuple[int, int], list[PromptSample]] = defaultdict(list)
     for sample in batch:
         groups[sample.example, len(sample.source.negative)].append(sample)
@@ -124,7 +124,7 @@ def decodable_together(batch: Sequence[PromptSample]) -> list[list[PromptSample]
 
 
 def _shuffled_cycle(items: Sequence[Any], rng: np.random.Generator) -> Iterator[Any]:
-    """The items in random order, again and again; ends at once where there are none."""
+    """The items in random order, endlessly; without items it ends at once."""
     while items:
         for index in rng.permutation(len(items)):
             yield items[index]

@@ -1,7 +1,7 @@
-"""Adapted SAMs: a SAM with other weights in its mask decoder, in memory and on disk.
+"""Adapted SAM: a SAM with other weights in its mask decoder, in memory and on disk.
 
-``adapt.adapt`` makes the weights. A backend with them is a backend like any other; it shares the memory of all that was
-not adapted with the SAM that it comes from.
+``adapt.adapt`` trains the weights. An adapted SAM is a backend like any other; it shares all other weights with the SAM
+that was adapted.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from samstudent.util.files import atomic_write
 #: Name of a weight in the model's state dict -> its tensor on the CPU.
 Weights = dict[str, torch.Tensor]
 
-#: Of the file's layout.
+#: Version of the file's layout.
 _VERSION = "1"
 
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """Result of ``adapt.adapt``: weights, and the figures by which they are used or not.
+    """Result of ``adapt.adapt``: weights, and figures of the cross-validation.
 
     Attributes:
         weights: of the mask decoder, trained on all examples; empty where ``used`` is False.
-        folds: for each fold the weights trained on the others for as many steps; empty where ``used`` is False.
-        steps: after which the cases left out did best; 0: never better than the plain SAM.
-        plain: mean Dice of the plain SAM on the cases left out; nan where nothing could be compared.
+        folds: weights by left-out fold, trained on the others for as many steps; empty where ``used`` is False.
+        steps: best number of steps on the left-out cases; 0: never better than the plain SAM.
+        plain: mean Dice of the plain SAM on the left-out cases; nan where nothing could be compared.
         adapted: mean Dice of the adapted SAM on them, after ``steps`` steps.
-        gain: mean paired difference of the two over cases, and
-        error: its standard error.
+        gain: mean paired difference of the two over cases.
+        error: standard error of ``gain``.
         used: whether the adapted SAM is better: the gain exceeds its standard error.
-        reason: why, or why not.
+        reason: one line for people about ``used``.
         curve: per checkpoint "step", "dice" and "folds" (fold -> Dice).
         labels: ids of the cases.
-        settings: of the training: ``AdaptationOptions``, seed, stages of prompts.
-        seconds: that it took.
+        settings: ``AdaptationOptions``, seed and stages of the prompts.
+        seconds: wall time.
     """
 
     weights: Weights = field(repr=False)
@@ -67,13 +67,13 @@ class Adaptation:
     seconds: float
 
     def record(self) -> dict[str, Any]:
-        """All but the weights, for JSON; None instead of nan."""
+        """Everything but the weights, for JSON; None instead of nan."""
         content = {key: value for key, value in vars(self).items() if key not in ("weights", "folds")}
         return {key: None if isinstance(value, float) and value != value else value for key, value in content.items()}
 
 
 def with_weights(backend: SamModel, weights: Mapping[str, torch.Tensor], digest: str | None = None) -> SamModel:
-    """A backend with other weights in its mask decoder. Loads ``backend``, and leaves it as it is.
+    """A backend with other weights in its mask decoder. ``backend`` is loaded and not changed.
 
     Args:
         backend: the plain SAM.
@@ -81,7 +81,7 @@ def with_weights(backend: SamModel, weights: Mapping[str, torch.Tensor], digest:
         digest: of the result; None: ``digest_of``.
 
     Raises:
-        UserError: a weight that this SAM does not have, or of another shape.
+        UserError: this SAM has no such weight, or one of another shape.
     """
     plain = backend.load()
     _check(plain, weights)
@@ -106,9 +106,9 @@ def digest_of(backend: SamModel, weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def private_copy(model: Any, own: Iterable[str]) -> Any:
-    """A copy of a model that owns the parameters of these names and shares the memory of all other tensors.
+    """A copy of a model with its own parameters of these names; it shares the memory of all other tensors.
 
-    The shared parameters take no gradients, so that training the copy leaves no trace in the model.
+    The shared parameters have no gradients, so that training of the copy does not change the model.
     """
     mine = set(own)
     shared: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
@@ -119,7 +119,7 @@ def private_copy(model: Any, own: Iterable[str]) -> Any:
 
 
 def over_model(backend: SamModel, model: Any) -> SamModel:
-    """The same backend over another model, which is in evaluation mode on its device; ``backend`` must be loaded."""
+    """The backend with another model, which is in evaluation mode on its device; ``backend`` must be loaded."""
     result = copy.copy(backend)
     result._model = model
     result._lock = threading.RLock()
@@ -127,21 +127,21 @@ def over_model(backend: SamModel, model: Any) -> SamModel:
 
 
 def save_adapted(path: Path, adaptation: Adaptation, base: SamModel) -> str:
-    """Write an adaptation that is used to a safetensors file with its record.
+    """Write an adaptation to a safetensors file with its record.
 
     Args:
-        path: the file, replaced at once.
-        adaptation: its ``weights`` and record are kept, not those of the folds.
-        base: the plain SAM that was adapted.
+        path: the file, replaced atomically.
+        adaptation: its ``weights`` and record are written, not those of the folds.
+        base: the plain SAM.
 
     Returns:
-        The digest of the backend that ``load_adapted`` gives.
+        The digest of the backend that ``load_adapted`` returns.
 
     Raises:
-        UserError: there are no weights, because the plain SAM did better.
+        UserError: there are no weights, because the plain SAM was better.
     """
     if not adaptation.weights:
-        raise UserError(f"{path}: nothing to save, the plain SAM stays: {adaptation.reason}")
+        raise UserError(f"{path}: nothing to save, the plain SAM is used: {adaptation.reason}")
     digest = digest_of(base, adaptation.weights)
     meta = {
         "format": _VERSION,
@@ -156,15 +156,15 @@ def save_adapted(path: Path, adaptation: Adaptation, base: SamModel) -> str:
 
 
 def load_adapted(path: Path, base: SamModel) -> SamModel:
-    """The backend that ``save_adapted`` kept.
+    """The adapted SAM in a file of ``save_adapted``.
 
     Args:
         path: the file.
-        base: the plain SAM that it was made from.
+        base: the plain SAM that was adapted.
 
     Raises:
         NotFound: there is no such file.
-        UserError: it is damaged, no adapted SAM, or made from another SAM than ``base``. Names the file.
+        UserError: it is damaged, no adapted SAM, or adapted from another SAM than ``base``. Names the file.
     """
     meta, weights = _read(path)
     if meta.get("base") != base.digest:
@@ -186,16 +186,16 @@ def _read(path: Path) -> tuple[dict[str, str], Weights]:
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it has no __iter__
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a file of an adapted SAM: {error}") from error
     if meta.get("format") != _VERSION:
-        raise UserError(f"{path}: not an adapted SAM that this version reads (format {meta.get('format')})")
+        raise UserError(f"{path}: not an adapted SAM of a known format (format {meta.get('format')}, not {_VERSION})")
     return meta, weights
 
 
 def _check(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Refuse weights that are none of the mask decoder's: embeddings would no longer be shared with the plain SAM."""
+    """Raise UserError for weights outside the mask decoder: embeddings must be the same as those of the plain SAM."""
     parameters = dict(model.named_parameters())
     for name, tensor in weights.items():
         fits = name.startswith("mask_decoder.") and name in parameters and parameters[name].shape == tensor.shape

@@ -1,7 +1,8 @@
-"""Embeddings on disk: the slow half of SAM, computed once for each image.
+"""Cache of SAM embeddings on disk.
 
-One safetensors file per entry, named by what it depends on, so there is no index that could disagree with the files,
-and no lock: files appear whole (``util.files.atomic_path``) and any process may remove any of them at any time.
+One safetensors file per entry, named by a digest of everything that it depends on. There is no index that could
+disagree with the files, and no lock: files are written atomically (``util.files.atomic_path``), and any process may
+remove any of them at any time.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ from samstudent.util.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-#: A temporary file this old (seconds) was left by a process that died.
+#: Age in seconds from which a temporary file was left by a process that was killed.
 _ABANDONED = 3600.0
+
+
+def cached_embedding(backend: SamBackend, cache: EmbeddingCache | None, image: NDArray[np.uint8]) -> Embedding:
+    """Embedding of an image, uint8 (y, x, 3), through a cache; without one it is computed."""
+    return backend.embed(image) if cache is None else cache.embed(backend, image)
 
 
 class _EntryLock:
@@ -36,34 +42,34 @@ class _EntryLock:
 
 
 class EmbeddingCache:
-    """Keeps embeddings in a folder, the least recently used out first.
+    """Embeddings in a folder; the least recently used are removed first.
 
-    Features are stored as float16 (half the size, no visible change of a mask), and ``embed`` returns them rounded at
-    the first call, too: a result must not depend on what the cache held.
+    Features are stored as float16 (half the size, no visible change of a mask). ``embed`` returns them rounded at the
+    first call, too: a result must not depend on the content of the cache.
 
     Args:
-        folder: made when missing; nothing else may live in it.
+        folder: created when missing; only for this cache.
         max_bytes: upper bound of the folder's size. An entry of SAM or LiteMedSAM takes 2 MB.
     """
 
     def __init__(self, folder: Path, max_bytes: int = 4 << 30) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
-        #: Entry -> lock of the threads that compute or wait for it; dropped with the last of them.
+        #: Entry -> lock of the threads that compute it or wait for it; removed with the last of them.
         self._pending: WeakValueDictionary[Path, _EntryLock] = WeakValueDictionary()
         self._pending_lock = threading.Lock()
 
     def embed(self, backend: SamBackend, image: NDArray[np.uint8]) -> Embedding:
-        """The image's embedding, from disk or computed and kept.
+        """Embedding of an image, from disk or computed and stored.
 
         Args:
-            backend: that it is for.
+            backend: the SAM.
             image: uint8 (y, x, 3).
         """
         path = self._path(backend, image)
         embedding = self._read(path)
         if embedding is None:
-            # Threads that ask for one image at once must not compute it twice.
+            # Concurrent threads must not compute one image twice.
             with self._pending_lock:
                 entry = self._pending.setdefault(path, _EntryLock())
             with entry.lock:
@@ -71,11 +77,11 @@ class EmbeddingCache:
         return embedding
 
     def get(self, backend: SamBackend, image: NDArray[np.uint8]) -> Embedding | None:
-        """The image's embedding if it is kept, else None."""
+        """Embedding of an image if it is stored, else None."""
         return self._read(self._path(backend, image))
 
     def pooled(self, backend: SamBackend, image: NDArray[np.uint8]) -> Float | None:
-        """The mean feature vector float32 (256,) of an image that is kept, else None. Padding is left out."""
+        """Mean feature vector float32 (256,) of an image whose embedding is stored, else None; without the padding."""
         embedding = self.get(backend, image)
         return None if embedding is None else embedding.pooled()
 
@@ -87,12 +93,12 @@ class EmbeddingCache:
         return self.folder / f"{key.hexdigest()}.safetensors"
 
     def _read(self, path: Path) -> Embedding | None:
-        """An entry, or None; one that is broken is removed."""
+        """An entry, or None; a damaged one is removed."""
         try:
             with safe_open(path, framework="np") as file:
                 meta, features = file.metadata() or {}, file.get_tensor("features")
             if meta["sha256"] != hashlib.sha256(features.tobytes()).hexdigest():
-                raise ValueError("its content does not match its digest")
+                raise ValueError("the content does not match its digest")
             embedding = Embedding(
                 features.astype(np.float32),
                 image_size=(int(meta["image_y"]), int(meta["image_x"])),
@@ -102,16 +108,16 @@ class EmbeddingCache:
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            logger.warning("%s is broken and will be made again: %s", path, error)
+            logger.warning("%s: damaged, will be computed again: %s", path, error)
             with suppress(OSError):
                 path.unlink()
             return None
-        with suppress(OSError):  # another process may have removed it meanwhile
+        with suppress(OSError):  # may have been removed by another process
             os.utime(path)
         return embedding
 
     def _write(self, path: Path, embedding: Embedding) -> Embedding:
-        """Keep an entry; returns it as a later read will."""
+        """Store an entry; returns it as a later read does."""
         limit = np.finfo(np.float16).max
         features = np.clip(embedding.features, -limit, limit).astype(np.float16, order="C")
         meta = {
@@ -126,12 +132,12 @@ class EmbeddingCache:
             atomic_write(path, save({"features": features}, metadata=meta))
             self._shrink()
         except OSError as error:
-            # A full disk makes SAM slower, not wrong.
+            # Without the entry SAM is slower, not wrong.
             logger.warning("%s: the embedding could not be stored: %s", path, error)
         return Embedding(features.astype(np.float32), embedding.image_size, embedding.input_size, embedding.side)
 
     def _shrink(self) -> None:
-        """Remove what dead processes left, then the least recently used entries until the folder fits its bound."""
+        """Remove abandoned temporary files, then the least recently used entries until the folder fits its bound."""
         entries = []
         for file in self.folder.iterdir():
             try:

@@ -1,4 +1,4 @@
-"""Reading the weights of a SAM: from a file that is what it should be, never running code from it."""
+"""Checkpoints of SAM: reading of weights with a check of the digest, and without running code from the file."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def checked_digest(path: Path, expected: str | None = None) -> str:
     return digest
 
 
-def load_weights(model: torch.nn.Module, path: Path, what: str) -> None:
-    """Fill a model with a checkpoint's weights; every weight of the model must be there, and no other.
+def load_weights(model: torch.nn.Module, path: Path, name: str) -> None:
+    """Load a checkpoint into a model; its weights must be exactly those of the model.
 
     Args:
         model: changed in place.
-        path: a ``torch.save``d state dict, bare or under the key "model" (as training scripts save it).
-        what: the model's name, for the message.
+        path: a state dict written by ``torch.save``, bare or under the key "model".
+        name: the model's name, for the message.
 
     Raises:
         UserError: no such checkpoint, or weights of another model. Names the file.
@@ -46,17 +46,17 @@ def load_weights(model: torch.nn.Module, path: Path, what: str) -> None:
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__}, not the weights of {what}")
+        raise UserError(f"{path}: holds a {type(state).__name__}, not the weights of {name}")
     own = model.state_dict()
-    missing, foreign = sorted(own.keys() - state.keys()), sorted(map(str, state.keys() - own.keys()))
-    if missing or foreign:
-        examples = ", ".join((missing or foreign)[:3])
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(map(str, state.keys() - own.keys()))
+    if missing or unknown:
+        examples = ", ".join((missing or unknown)[:3])
         raise UserError(
-            f"{path}: not the weights of {what}: {len(missing)} missing, {len(foreign)} unknown "
+            f"{path}: not the weights of {name}: {len(missing)} missing, {len(unknown)} unknown "
             f"({'missing' if missing else 'unknown'}: {examples})"
         )
     for key, value in own.items():
         if not isinstance(state[key], torch.Tensor) or state[key].shape != value.shape:
             found = tuple(getattr(state[key], "shape", ()))
-            raise UserError(f"{path}: not the weights of {what}: {key} is {found}, should be {tuple(value.shape)}")
+            raise UserError(f"{path}: not the weights of {name}: {key} is {found}, should be {tuple(value.shape)}")
     model.load_state_dict(state)

@@ -9,14 +9,14 @@ drawn shapes:
 - of square boxes of seven sizes around the click the mask of the highest predicted IoU: 0.64, 0.85; the same with the
   click as a point: 0.54, 0.71
 
-So for these models clicks choose between boxes and cut the mask, and never become point prompts. Sizes and rank were
-chosen on 28 of those structures, 9 shapes and 24 phantom bones, so their own numbers flatter: 0.66, 0.79, 0.64.
+So for these models clicks select a box and cut the mask, and are not used as point prompts. Sizes and rank were
+chosen on 28 of those structures, 9 shapes and 24 phantom bones, so their own numbers are optimistic: 0.66, 0.79, 0.64.
 Predicted IoU alone: 0.66, 0.78, 0.64; stability alone: 0.64, 0.76, 0.57; with one larger box (0.55 of the image):
 0.57, 0.79, 0.59; with oblong boxes: 0.62, 0.79, 0.65.
 
-Further clicks, each where the answer is most wrong, 23 of those structures and 9 shapes: one 0.66, 0.79; two 0.67,
-0.75; three 0.73, 0.89; a box with every side off by up to 8 %: 0.85, 0.96. So a box is worth more than three clicks,
-and a structure larger than 0.4 of the image needs a box, or clicks near its ends.
+Further clicks, each at the largest error, 23 of those structures and 9 shapes: one 0.66, 0.79; two 0.67, 0.75; three
+0.73, 0.89; a box with every side off by up to 8 %: 0.85, 0.96. So a box is better than three clicks, and a structure
+larger than 0.4 of the image needs a box, or clicks near its ends.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from samstudent.sam.prompts import Box, Mask, Point, Prompt
 BOX_ONLY = ("lite_medsam", "medsam")
 #: Sides of the boxes around a click, as shares of the image's longer side.
 SCALES = (0.1, 0.14, 0.2, 0.28, 0.4)
-#: Boxes around several clicks reach this much further than the outermost, as a share of their extent.
+#: Margin of boxes around several clicks, relative to the extent of the clicks.
 _BEYOND = 0.1
 
 
@@ -46,8 +46,8 @@ class ClickedMask:
 
     Attributes:
         mask: bool (y, x) at the image's size; may be empty.
-        prompt: that the decoder was run with; has the user's points only where the model was trained with points.
-        predicted_iou: SAM's own estimate of the overlap with the truth.
+        prompt: prompt of the decoder; has the user's points only where the model was trained with points.
+        predicted_iou: SAM's own estimate of the IoU with the truth.
     """
 
     mask: Mask
@@ -63,15 +63,15 @@ class ClickedMask:
 
 
 def mask_of_clicks(backend: SamBackend, embedding: Embedding, prompt: Prompt) -> ClickedMask:
-    """The mask of one structure.
+    """Mask of one structure.
 
-    A model that was trained with points gets the prompt as it is. One that was not gets the box, or boxes of several
-    sizes around the positive points (``boxes_around``): the mask is taken that holds most positive and fewest negative
-    points, of equal ones the one that ranks highest by SAM's own figures (``_rank``). Then what lies nearer to a
-    negative than to every positive point is cut off (``cut_by_points``).
+    A model that was trained with points is run with the prompt itself; another one with the box, or with boxes of
+    several sizes around the positive points (``boxes_around``). The mask with most positive and fewest negative points
+    is selected, among equal ones the one that ranks highest by SAM's own figures (``_rank``). Pixels nearer to a
+    negative than to every positive point are removed (``cut_by_points``).
 
     Args:
-        backend: which SAM.
+        backend: the SAM.
         embedding: of the image.
         prompt: a box or at least one positive point; any negative points.
     """
@@ -87,7 +87,7 @@ def mask_of_clicks(backend: SamBackend, embedding: Embedding, prompt: Prompt) ->
 
 
 def boxes_around(points: Sequence[Point], image_size: tuple[int, int]) -> list[Box]:
-    """Boxes of several sizes that hold all points, smallest first, cut to the image; at least one.
+    """Boxes of several sizes around all points, smallest first, clipped to the image; at least one.
 
     Args:
         points: (x, y), at least one, inside the image.
@@ -106,11 +106,10 @@ def boxes_around(points: Sequence[Point], image_size: tuple[int, int]) -> list[B
 
 
 def cut_by_points(mask: Mask, positive: Sequence[Point], negative: Sequence[Point]) -> Mask:
-    """The part of a mask that a user's points leave.
+    """A mask without the parts that a user's points exclude.
 
-    Pixels nearer to a negative than to every positive point go, if any negative point lies on the mask; without
-    positive points, the component that it lies on goes. Then the components stay that hold a positive point; all of
-    them if none does.
+    If a negative point lies on the mask, pixels nearer to it than to every positive point are removed; without positive
+    points its component is. Then the components with a positive point remain; all of them if there is none.
     """
     result = mask.copy()
     hit = [point for point in negative if mask[_pixel(point)]]
@@ -126,8 +125,8 @@ def cut_by_points(mask: Mask, positive: Sequence[Point], negative: Sequence[Poin
 
 
 def _rank(decoded: DecodedMask, user: Prompt) -> tuple[float, float]:
-    """Agreement of a mask with the user's points, then predicted IoU and half the stability score: the share of a
-    generous mask (logits above -1) that a strict one (above 1) has.
+    """Rank of a mask: agreement with the user's points, then predicted IoU plus half the stability score (pixels with
+    logits above 1, relative to those above -1).
     """
     logits = decoded.logits
     right = sum(float(logits[_pixel(p)] > 0) for p in user.positive)

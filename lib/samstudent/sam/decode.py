@@ -1,10 +1,10 @@
-"""SAM's masks for the prompts that coarse masks give, through the stages of each structure's recipe."""
+"""Decoding of SAM's masks from coarse masks, through the stages of each structure's recipe."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,38 +14,21 @@ from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Box, Mask, Point, Prompt, apply_morphology, box_of, inner_point, negative_points
 from samstudent.task import Recipe, Stage
 
-#: SAM was trained with boxes of which each side was shifted by noise with a standard deviation of 10 % of the box's
-#: width or height, at most 20 pixels of 1024 (Segment Anything, arXiv 2304.02643, appendix A, "Training algorithm").
-_JITTER = 0.1
-_JITTER_LIMIT = 20 / 1024
 #: Offset of SAM's stability score, in logits (segment-anything, ``SamAutomaticMaskGenerator``).
 _STABILITY_OFFSET = 1.0
 
 
 @dataclass(frozen=True)
 class DecodePlan:
-    """How one structure is decoded.
+    """Recipe and decoder of one structure.
 
     Attributes:
-        recipe: how its coarse mask becomes prompts, through which stages.
-        decoder: the backend whose mask decoder is run; of one image encoder for all structures.
+        recipe: prompts from the coarse mask, and stages.
+        decoder: backend with the mask decoder; all structures have the same image encoder.
     """
 
     recipe: Recipe
     decoder: SamBackend
-
-
-@dataclass(frozen=True)
-class Jitter:
-    """Repetitions with jittered boxes, as in SAM's own training, for the figure ``jitter``.
-
-    Attributes:
-        count: how many; each costs as much as the mask itself. 0: none.
-        seed: what a structure's boxes become does not depend on the other structures.
-    """
-
-    count: int = 0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,14 +37,12 @@ class DecodedStructure:
 
     Attributes:
         prompts: one per stage: ``Prompt.as_json`` with ``stage`` from 1, and ``mask_input`` "logits" or "mask" where
-            there was one; pixels of the coarse mask's grid.
+            the stage has one; pixels of the coarse mask's grid.
         mask: of the last stage.
-        jitter: mean Dice of the mask with those of jittered boxes; None where none were, or the stages have no box.
     """
 
     prompts: list[dict[str, Any]]
     mask: DecodedMask
-    jitter: float | None = None
 
     @property
     def logits(self) -> Float:
@@ -79,16 +60,15 @@ def decode_structures(
     embedding: Embedding,
     plans: Sequence[DecodePlan | None],
     owners: Sequence[int] | None = None,
-    jitter: Jitter = Jitter(),
 ) -> list[DecodedStructure | None]:
-    """SAM's masks of the present structures of one image. Those of equal decoder and stages are decoded together.
+    """SAM's masks of the present structures of one image; those with equal decoder and stages are decoded together.
 
     Args:
         coarse: bool (S, y, x) on the grid of ``embedding.image_size``. Negative points come from all of them.
         embedding: of the image.
         plans: S; None for a structure that is not decoded.
-        owners: S numbers, equal for parts of one structure: no part is a negative point of another; None: all differ.
-        jitter: repetitions with jittered boxes.
+        owners: S numbers, equal for parts of one structure, which give no negative points for each other; None: all
+            differ.
 
     Returns:
         S results, None for structures that are absent or have no plan.
@@ -104,22 +84,9 @@ def decode_structures(
     decoded: list[DecodedStructure | None] = [None] * len(coarse)
     for (_, stages), members in groups.items():
         decoder = chosen[members[0]].decoder
-        own = [sources[i] for i in members]
-        masks, log = _decode_stages(own, stages, embedding, decoder)
-        figures: list[float | None] = [None] * len(members)
-        if jitter.count and any("box" in stage.prompts for stage in stages):
-            rngs = [np.random.default_rng([jitter.seed, i]) for i in members]
-            shifted = [
-                replace(source, box=_jittered(source.box, embedding, rng))
-                for source, rng in zip(own, rngs, strict=True)
-                for _ in range(jitter.count)
-            ]
-            again, _ = _decode_stages(shifted, stages, embedding, decoder)
-            figures = [
-                _mean_dice(mask, again[k * jitter.count : (k + 1) * jitter.count]) for k, mask in enumerate(masks)
-            ]
-        for i, mask, entries, figure in zip(members, masks, log, figures, strict=True):
-            decoded[i] = DecodedStructure(entries, mask, figure)
+        masks, prompts = _decode_stages([sources[i] for i in members], stages, embedding, decoder)
+        for i, mask, entries in zip(members, masks, prompts, strict=True):
+            decoded[i] = DecodedStructure(entries, mask)
     return decoded
 
 
@@ -136,7 +103,7 @@ def dice(a: Mask, b: Mask) -> float:
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Geometry that one structure's prompts are drawn from; points only where a stage of the recipes uses them.
+    """Geometry of one structure's prompts; points only where a stage of the recipes uses them.
 
     Attributes:
         shaped: bool (y, x), the coarse mask after morphology.
@@ -151,7 +118,7 @@ class PromptSource:
     negative: tuple[Point, ...]
 
     def prompt(self, stage: Stage, embedding: Embedding, low_res: Float | None) -> Prompt:
-        """The prompt of a stage; ``low_res`` are the logits of the stage before."""
+        """Prompt of a stage; ``low_res``: logits of the previous stage."""
         mask = None
         if "logits" in stage.prompts:
             mask = low_res
@@ -176,7 +143,7 @@ def sources_of(
 
     Args:
         coarse: bool (S, y, x).
-        present: indices of those that are not empty; each may be a negative point of the others.
+        present: indices of those that are not empty; each may give a negative point of the others.
         recipes: of the structures that are decoded, by index.
         backend: name of the SAM.
         owners: as of ``decode_structures``.
@@ -214,22 +181,3 @@ def _decode_stages(
             entries.append(entry)
         masks = decoder.decode_many(embedding, prompts)
     return masks, log
-
-
-def _mean_dice(mask: DecodedMask, others: Sequence[DecodedMask]) -> float:
-    own = mask.logits > 0
-    return float(np.mean([dice(own, other.logits > 0) for other in others]))
-
-
-def _jittered(box: Box, embedding: Embedding, rng: np.random.Generator) -> Box:
-    """A box with noise as in SAM's training, inside the image; its corners never change places."""
-    (height, width), (new_height, new_width) = embedding.image_size, embedding.input_size
-    x0, y0, x1, y1 = box
-    side = np.array([x1 - x0 + 1, y1 - y0 + 1] * 2)
-    # 20 of 1024 pixels in the frame that the model sees, in pixels of the image.
-    limit = _JITTER_LIMIT * embedding.side * np.array([width / new_width, height / new_height] * 2)
-    shift = np.clip(rng.normal(0, _JITTER * side), -limit, limit)
-    moved = np.clip(np.array(box) + shift, 0, np.array([width - 1, height - 1] * 2))
-    # At 5 standard deviations the sides would cross.
-    x0, y0, x1, y1 = (float(v) for v in (*np.minimum(moved[:2], moved[2:]), *np.maximum(moved[:2], moved[2:])))
-    return x0, y0, x1, y1

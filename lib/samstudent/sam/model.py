@@ -1,7 +1,7 @@
-"""Segment Anything models behind one interface: embed an image once, decode any number of prompts.
+"""Segment Anything models with one interface: embed an image once, decode any number of prompts.
 
-numpy outside, torch inside. What differs between the models is how an image is prepared; the prompt encoder and the
-mask decoder are the same architecture in all of them, so both are used here.
+numpy outside, torch inside. The models differ in the preparation of images; prompt encoder and mask decoder have the
+same architecture in all of them.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from samstudent.sam.embedding import DecodedMask, Embedding, Size
 from samstudent.sam.prompts import Prompt
 from samstudent.util.device import on_all_cores
 
-#: Prompts decoded at once on a GPU; bounds the memory (about 60 MB each in float32).
+#: Prompts in one batch on a GPU; limits the memory (about 60 MB each in float32).
 _BATCH = 16
 
 
 class SamBackend(Protocol):
-    """What refinement, cache and the interactive tasks need of a SAM.
+    """SAM backend, as used by refinement, cache and interactive tasks.
 
     Attributes:
-        name: the task file's word for it, e.g. "lite_medsam".
+        name: its name in the task file, e.g. "lite_medsam".
         digest: SHA-256 of the weights, hex.
-        embedding_digest: ``digest`` of the SAM whose image encoder this is: backends of equal ones, such as a SAM and
-            the same with an adapted decoder, share embeddings.
-        preprocessing: name and version of the image's preparation; changes when embeddings would.
+        embedding_digest: ``digest`` of the SAM with this image encoder: backends with equal ones, such as a SAM and
+            an adapted one, share embeddings.
+        preprocessing: name and version of the preparation of images; changes whenever embeddings would change.
     """
 
     name: str
@@ -51,22 +51,23 @@ class SamBackend(Protocol):
         """Mask of one prompt."""
 
     def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
-        """Masks of several prompts on one image, in their order."""
+        """Masks of several prompts on one image, in the same order."""
 
 
 class SamModel(ABC):
-    """The part that all SAMs share; a ``SamBackend``.
+    """Base class of all SAMs; a ``SamBackend``.
 
-    The model is built at first use, under a lock, and never changed by embedding or decoding: one object serves all
-    threads of a server at once.
+    The model is built at first use, under a lock, and not changed by embedding or decoding: several threads may use one
+    object at the same time.
 
-    One mask is decoded for each prompt, except for a single positive point with nothing else, which may mean a part or
-    the whole: then the best by predicted IoU of the three masks that SAM offers for this case, if it was trained so.
+    One mask is decoded for each prompt. A single positive point without a box or mask is ambiguous (part or whole): the
+    result is the best, by predicted IoU, of the three masks that SAM predicts for it, if it was trained so.
 
     Args:
         name: see ``SamBackend``.
         digest: SHA-256 of the weights, hex.
-        build: makes the model in evaluation mode, with ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``.
+        build: function that builds the model in evaluation mode, with ``image_encoder``, ``prompt_encoder`` and
+            ``mask_decoder``.
         device: a torch device; None: cuda where there is one, else cpu.
     """
 
@@ -87,10 +88,10 @@ class SamModel(ABC):
         self._lock = threading.RLock()
 
     def load(self) -> Any:
-        """Build the model now rather than at first use, e.g. to see at start that its file is right."""
+        """Build the model, if that was not done yet, e.g. to check its file at the start."""
         with self._lock:
             if self._model is None:
-                # Callers may be in inference mode; what is made there could not be trained on later (sam/adapt.py).
+                # Tensors made in a caller's inference mode could not be trained later (sam/adapt.py).
                 with torch.inference_mode(False), torch.no_grad():
                     # A CPU is a quarter faster with channels last, and the numbers are the same (to 1e-5).
                     model = self._build().eval().to(self.device, memory_format=torch.channels_last)
@@ -120,9 +121,9 @@ class SamModel(ABC):
         return self.decode_many(embedding, [prompt])[0]
 
     def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
-        """Masks of several prompts on one image, in their order.
+        """Masks of several prompts on one image, in the same order.
 
-        One by one where ``one_by_one`` is set, on all cores of the calling thread; else all of one layout at once.
+        One at a time where ``one_by_one`` is set, on all cores of the calling thread; else all of one layout together.
 
         Raises:
             UserError: a prompt with neither box nor point.
@@ -151,7 +152,7 @@ class SamModel(ABC):
         return [by_index[i] for i in range(len(prompts))]
 
     def _maskless_tokens(self, features: torch.Tensor, prompts: Sequence[Prompt]) -> fast_decoder.ImageTokens | None:
-        """Image tokens that prompts without a mask share; None where there are no such prompts."""
+        """Image tokens shared by prompts without a mask; None where there are no such prompts."""
         if all(p.mask_input is not None or self.has_three_masks(p) for p in prompts):
             return None
         _, dense = self._model.prompt_encoder(None, None, None)
@@ -203,7 +204,7 @@ class SamModel(ABC):
         return self.trained_multimask and _layout(prompt) == (1, 0, False, False)
 
     def encode_prompts(self, embedding: Embedding, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (N, T, C) and masks (N, C, h, w) of N prompts of one layout, as the mask decoder takes them."""
+        """Tokens (N, T, C) and masks (N, C, h, w) of N prompts of one layout, for the mask decoder."""
         first = prompts[0]
         points = boxes = masks = None
         if first.positive or first.negative:
@@ -216,7 +217,7 @@ class SamModel(ABC):
         if first.mask_input is not None:
             stack = np.stack([np.asarray(p.mask_input, dtype=np.float32)[None] for p in prompts])
             masks = torch.from_numpy(stack).to(self.device)
-        # Positions do not bear reduced precision: bfloat16 tells 256 pixels apart, no finer.
+        # Positions need full precision: bfloat16 distinguishes only 256 of them.
         with torch.autocast(self.device.type, enabled=False):
             encoded: tuple[torch.Tensor, torch.Tensor] = self._model.prompt_encoder(points, boxes, masks)
         return encoded
@@ -233,9 +234,9 @@ class SamModel(ABC):
 
     @abstractmethod
     def _prepare(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Size]:
-        """The encoder's input float32 (1, 3, side, side), and the (y, x) of the image in its upper left corner."""
+        """Input of the encoder, float32 (1, 3, side, side), and (y, x) of the image in its upper left corner."""
 
 
 def _layout(prompt: Prompt) -> tuple[int, int, bool, bool]:
-    """Numbers of points, and whether there is a box and a mask: prompts of one layout can be decoded in one batch."""
+    """Layout of a prompt: numbers of points, whether it has a box and a mask. A batch has prompts of one layout."""
     return len(prompt.positive), len(prompt.negative), prompt.box is not None, prompt.mask_input is not None

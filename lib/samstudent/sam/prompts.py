@@ -1,4 +1,4 @@
-"""From a student's probabilities to coarse masks, and from coarse masks to SAM's prompts.
+"""Coarse masks from a student's probabilities, and SAM's prompts from coarse masks.
 
 Pure functions on arrays. Masks are bool ``(y, x)`` (``(z, y, x)`` where noted); points and boxes are ``x, y`` in
 pixels, pixel centres at integers, boxes inclusive.
@@ -29,9 +29,9 @@ class Prompt:
     Attributes:
         box: x0, y0, x1, y1, inclusive pixels.
         positive: points (x, y) on the structure.
-        negative: points (x, y) that are not on it.
-        mask_input: float32 (L, L) low-resolution logits in the model's own frame: an earlier ``Decoded.low_res``, or a
-            mask through ``embedding.mask_input``.
+        negative: points (x, y) outside of it.
+        mask_input: float32 (L, L) low-resolution logits in the model's own frame: a ``DecodedMask.low_res``, or the
+            result of ``embedding.mask_input``.
     """
 
     box: Box | None = None
@@ -40,7 +40,7 @@ class Prompt:
     mask_input: NDArray[np.float32] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Box and points, rounded to a hundredth of a pixel; parts that are not used are left out."""
+        """Box and points, rounded to a hundredth of a pixel; without unused parts."""
         content: dict[str, Any] = {}
         if self.box is not None:
             content["box"] = [round(v, 2) for v in self.box]
@@ -52,10 +52,10 @@ class Prompt:
 
 
 def coarse_mask(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
-    """Threshold one structure's probabilities and keep the components that the recipe asks for.
+    """Threshold one structure's probabilities and keep the components that the recipe selects.
 
-    Pixels that touch at a corner belong together (8 neighbours in 2D, 26 in 3D), so that thin oblique structures stay
-    whole. Of equally probable components the larger wins.
+    Pixels that touch at a corner are connected (8 neighbours in 2D, 26 in 3D), so that thin oblique structures are not
+    split. Among equally probable components the larger is kept.
 
     Args:
         probability: (y, x) or (z, y, x), values 0 to 1. NaN counts as below the threshold.
@@ -87,13 +87,18 @@ def coarse_mask(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
 
 
 def one_vs_rival(probabilities: NDArray[np.floating[Any]], overlap: bool) -> NDArray[np.floating[Any]]:
-    """Probabilities as recipes read them. Structures that may share pixels keep theirs. Of others, each probability is
-    set against its strongest rival, another structure or background: p / (p + rival), float32. From 0.5 on it is the
-    likeliest, so that a structure is not lost where an unsure student spreads its probability over many: of 32 teeth
-    the right one may have 0.4, background 0.3.
+    """Probabilities for the thresholds of recipes: p / (p + rival) of each structure against its strongest rival.
+
+    The rival is another structure or background. At 0.5 or more the structure is the most probable, so that it is not
+    lost where an uncertain student distributes its probability: of 32 teeth the right one may have 0.4, background 0.3.
+    Probabilities of structures that may share pixels are unchanged.
 
     Args:
-        probabilities: (S, *spatial), 0 to 1; where structures do not overlap, background has what they leave of 1.
+        probabilities: (S, *spatial), 0 to 1; where structures do not overlap, background is 1 minus their sum.
+        overlap: whether structures may share pixels.
+
+    Returns:
+        (S, *spatial), float32 where structures do not overlap.
     """
     if overlap:
         return probabilities
@@ -111,7 +116,7 @@ def one_vs_rival(probabilities: NDArray[np.floating[Any]], overlap: bool) -> NDA
 
 
 def coarse_masks(probabilities: NDArray[np.floating[Any]], recipe: Recipe | Sequence[Recipe]) -> Mask:
-    """``coarse_mask`` of every structure: float (S, *spatial) -> bool (S, *spatial), by one recipe or one of each."""
+    """``coarse_mask`` of every structure: float (S, *spatial) -> bool (S, *spatial), by one recipe or one for each."""
     recipes = [recipe] * len(probabilities) if isinstance(recipe, Recipe) else recipe
     masks = np.zeros(probabilities.shape, dtype=np.bool_)
     for mask, probability, own in zip(masks, probabilities, recipes, strict=True):
@@ -122,14 +127,14 @@ def coarse_masks(probabilities: NDArray[np.floating[Any]], recipe: Recipe | Sequ
 def apply_morphology(mask: Mask, recipe: Recipe) -> Mask:
     """Apply the recipe's morphology with a square footprint of ``morphology_size`` pixels.
 
-    It shapes the mask that box and mask prompt are drawn from, e.g. a more generous box by dilation. A mask that
-    erosion or opening would wipe out is returned unchanged: the structure is there, only thin.
+    Box and mask prompt come from the result, e.g. a larger box by dilation. A mask that erosion or opening would remove
+    is returned unchanged: the structure is present, only thin.
     """
     window = window_of(mask)
     if recipe.morphology == "none" or window is None:
         return mask
     size = recipe.morphology_size
-    # Room for the growth, inside the image and beyond it: closing at the image's edge must not eat the mask.
+    # Padding beyond the image, too: closing at the image's edge must not erode the mask.
     padded = np.pad(mask[window], size)
     change = {
         "dilate": ndimage.binary_dilation,
@@ -149,11 +154,11 @@ def apply_morphology(mask: Mask, recipe: Recipe) -> Mask:
 
 
 def box_of(mask: Mask, margin: float = 0.0) -> Box:
-    """The box around a mask, clipped to the image.
+    """Box around a mask, clipped to the image.
 
     Args:
         mask: bool (y, x), not empty.
-        margin: widens each side by this share of the box's own width or height.
+        margin: widening at each side, relative to the box's own width or height.
 
     Returns:
         x0, y0, x1, y1 of the outermost pixels, both inclusive.
@@ -173,19 +178,18 @@ def box_of(mask: Mask, margin: float = 0.0) -> Box:
 
 
 def inner_point(mask: Mask) -> Point:
-    """The pixel of a mask that lies deepest inside it: the maximum of its distance transform, as x, y.
+    """Deepest pixel of a mask: the maximum of its distance transform, as x, y.
 
-    Not the centroid of the paper: that of a concave mask (a hook, a ring) may lie outside, and one that barely lies
-    inside sits on an edge, where a click is ambiguous. The deepest point is always inside, and as far from every
-    edge as can be; SAM's own evaluation clicks there too (Segment Anything, arXiv 2304.02643, section 7.1). Of equally
-    deep pixels the one nearest to the centroid is taken, then the topmost, then the leftmost: on a disk or a rectangle
-    the two rules agree.
+    Not the centroid, as in the paper: that of a concave mask (a hook, a ring) may lie outside or close to an edge,
+    where a click is ambiguous. SAM's own evaluation uses the deepest point, too (Segment Anything, arXiv 2304.02643,
+    section 7.1). Among equally deep pixels it is the one nearest to the centroid, then the topmost, then the leftmost:
+    for a disk or a rectangle the two rules agree.
     """
     window = window_of(mask)
     if window is None:
         raise UserError("an empty mask has no inner point")
     rows, columns = window
-    # One pixel of background around: the image's edge bounds the mask too.
+    # One pixel of background around it: the image's edge is an edge of the mask, too.
     depth = ndimage.distance_transform_edt(np.pad(mask[window], 1))[1:-1, 1:-1]
     deepest = np.argwhere(depth >= depth.max() - 1e-9)
     off_centre = ((deepest - np.argwhere(mask[window]).mean(axis=0)) ** 2).sum(axis=1)
@@ -196,15 +200,15 @@ def inner_point(mask: Mask) -> Point:
 def negative_points(
     masks: Sequence[Mask], inner: Sequence[Point], owners: Sequence[int] | None = None
 ) -> list[tuple[Point, ...]]:
-    """For every structure the inner points of all others.
+    """Negative points of every structure: the inner points of all others.
 
-    Where structures overlap, another's inner point may lie on this structure. Then the deepest pixel of the other
-    outside this one is taken instead, and none where the other lies wholly within this one.
+    Where structures overlap, another's inner point may lie on this structure. Then it is replaced by the deepest pixel
+    of the other outside this one, and left out where the other lies wholly within this one.
 
     Args:
         masks: the masks of the present structures, bool (y, x), none empty.
         inner: their inner points.
-        owners: equal numbers for masks that are parts of one structure; None: each is one of its own.
+        owners: equal numbers for masks that are parts of one structure; None: each is a structure.
 
     Returns:
         One tuple of points (x, y) per structure, in the order of ``masks``.
@@ -225,7 +229,7 @@ def negative_points(
 
 
 def window_of(mask: Mask) -> tuple[slice, ...] | None:
-    """The slices around a mask's True pixels, in any number of dimensions; None if there are none."""
+    """Slices around a mask's True pixels, in any number of dimensions; None if there are none."""
     slices = []
     for axis in range(mask.ndim):
         hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))

@@ -20,30 +20,33 @@ from samstudent.task import Recipe, Task
 
 @dataclass(frozen=True)
 class RefinerOptions:
-    """Work of a refinement beside its masks, and how volumes are cut.
+    """Options of a refinement.
 
     Attributes:
-        prompt_all: also run SAM on structures whose mask the student keeps, for their figures.
-        jitters: repetitions with jittered boxes, for the figure ``jitter``; each costs as much as the mask itself.
-        slices: how volumes are cut.
+        prompt_all: run SAM also on structures whose result is the student's mask, for their figures.
+        slices: slicing of volumes.
     """
 
     prompt_all: bool = True
-    jitters: int = 0
     slices: SliceOptions = field(default_factory=SliceOptions)
 
 
+def adapted_decoders(recipes: Mapping[str, Recipe], adapted: SamBackend | None) -> dict[str, SamBackend]:
+    """``Refiner.adapted``: the adapted SAM for each structure whose recipe uses its decoder."""
+    return {} if adapted is None else {name: adapted for name, r in recipes.items() if r.source != "plain_sam"}
+
+
 class Refiner:
-    """SAM with recipes, as it refines the masks of any number of images.
+    """Refiner of the masks of images and volumes: SAM with the recipe of each structure.
 
     Args:
-        backend: embeds, and decodes structures that ``adapted`` does not name.
-        cache: keeps the embeddings; None: computed and dropped.
+        backend: encoder, and decoder of structures without one in ``adapted``.
+        cache: stores the embeddings; None: they are computed at every call.
         recipes: of each structure by name, in the order of the first axis of probabilities and masks.
         overlap: whether structures may share pixels. If not, a pixel goes to the structure of the highest soft mask.
-        adapted: by structure, the SAM whose decoder it is decoded with, of the same image encoder; None: ``backend``
-            decodes all.
-        options: work beside the masks.
+        adapted: SAM for the decoding of a structure, by name, with the same image encoder; None: ``backend`` decodes
+            all.
+        options: further options.
     """
 
     def __init__(
@@ -58,9 +61,7 @@ class Refiner:
         self.backend = backend
         self.adapted = dict(adapted or {})
         self._slice_options = options.slices
-        self._slices = SliceRefiner(
-            backend, cache, dict(recipes), overlap, self.adapted, options.prompt_all, options.jitters
-        )
+        self._slices = SliceRefiner(backend, cache, dict(recipes), overlap, self.adapted, options.prompt_all)
 
     @classmethod
     def for_task(
@@ -72,13 +73,13 @@ class Refiner:
         adapted: Mapping[str, SamBackend] | None = None,
         options: RefinerOptions | None = None,
     ) -> Refiner:
-        """A refiner of a task's structures.
+        """Refiner of a task's structures.
 
         Args:
             task: its structures, recipe, and whether they may overlap.
             backend, cache, adapted: as of ``Refiner``.
-            recipes: of structures by name; the others take the task's.
-            options: as of ``Refiner``; None: volumes are cut as the task's recipe says.
+            recipes: of structures by name; the others have the task's.
+            options: as of ``Refiner``; None: with the slicing of the task's recipe.
 
         Raises:
             UserError: ``recipes`` names unknown structures.
@@ -94,7 +95,6 @@ class Refiner:
         probabilities: Probabilities,
         image: NDArray[np.uint8],
         spacing: Sequence[float] | None = None,
-        seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> Refinement:
         """Refine an image or a volume.
@@ -102,11 +102,10 @@ class Refiner:
         Args:
             probabilities: (S, *spatial), 0 to 1, on the image's grid; of a 2D image also on its working grid
                 (``working_grid.working_size``).
-            image: uint8 (*spatial, 3), as ``imaging.case.for_sam`` makes it.
+            image: uint8 (*spatial, 3), as of ``imaging.case.for_sam``.
             spacing: of a volume, mm along z, y, x, as ``Grid.spacing``; None: taken as equal. Decides the axis of
                 slices.
-            seed: of jittered boxes.
-            progress: called with slices done and slices in all.
+            progress: called with the number of slices done and the number of all slices.
 
         Returns:
             Masks on the grid of ``probabilities``.
@@ -116,8 +115,8 @@ class Refiner:
         """
         if image.ndim != 3:
             options = replace(self._slice_options, spacing=spacing)
-            return refine_volume(probabilities, image, self._slices, options, seed, progress)
-        result = self._slices.refine(probabilities, image, seed)
+            return refine_volume(probabilities, image, self._slices, options, progress)
+        result = self._slices.refine(probabilities, image)
         if progress:
             progress(1, 1)
         return result

@@ -18,8 +18,8 @@ Soft = NDArray[np.float16]
 class StructureResult:
     """Prompts, figures and source of one structure.
 
-    Figures are None where the structure is absent or SAM was not run on it. In volumes predicted IoU, stability and
-    jitter are means over the slices, weighted by the coarse mask's area.
+    Figures are None where the structure is absent or SAM was not run on it. In volumes predicted IoU and stability are
+    means over the slices, weighted by the coarse mask's area.
 
     Attributes:
         name: of the structure.
@@ -30,9 +30,8 @@ class StructureResult:
         agreement: Dice of the coarse mask and SAM's mask, also where the coarse mask is the result; 0 where SAM's is
             empty or lost all its pixels to other structures.
         refined: whether the mask is at least partly SAM's, in at least one slice.
-        source: whose the mask is: the recipe's ``source``, or "student" where ``refined`` is False.
+        source: source of the mask: the recipe's ``source``, or "student" where ``refined`` is False.
         stability: SAM's stability score, the IoU of its masks at logits above +1 and above -1.
-        jitter: mean Dice of SAM's mask with those from jittered boxes; None where no box was jittered.
     """
 
     name: str
@@ -43,7 +42,6 @@ class StructureResult:
     refined: bool = False
     source: str | None = None
     stability: float | None = None
-    jitter: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -65,11 +63,11 @@ class Refinement:
 
     Attributes:
         masks: bool (S, *spatial).
-        coarse: bool (S, *spatial), what SAM was prompted with.
+        coarse: bool (S, *spatial), the masks from which SAM was prompted.
         structures: one result per structure in the same order.
         soft: float16 (S, *spatial), the probability of each structure after refinement; ``masks`` is where it is at
             least 0.5. 0 where absent.
-        tallies: of a 2D image, on the working grid: what ``merge_slices`` needs; None where SAM was not run.
+        tallies: of a 2D image, pixel counts on the working grid for ``merge_slices``; None where SAM was not run.
     """
 
     masks: Mask
@@ -86,7 +84,7 @@ class Refinement:
 def merge_slices(
     names: Sequence[str], slices: Sequence[tuple[int, Sequence[StructureResult], Sequence[Tally | None]]]
 ) -> list[StructureResult]:
-    """One result per structure of a volume, out of (z, ``structures``, ``tallies``) of its slices."""
+    """One result per structure of a volume, from (z, ``structures``, ``tallies``) of its slices."""
     merged = []
     for i, name in enumerate(names):
         parts = [(z, structures[i], tallies[i]) for z, structures, tallies in slices if structures[i].present]
@@ -106,13 +104,12 @@ def merge_slices(
                 any(result.refined for _, result, _ in parts),
                 next((result.source for _, result, _ in parts if result.refined), "student"),
                 _mean([result.stability for result, _ in run], areas),
-                _mean([result.jitter for result, _ in run], areas),
             )
         )
     return merged
 
 
 def _mean(values: Sequence[float | None], weights: Sequence[int]) -> float | None:
-    """Weighted mean of those that are known; None without any."""
+    """Weighted mean of the known values; None without any."""
     known = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None]
     return sum(v * w for v, w in known) / sum(w for _, w in known) if known else None

@@ -1,4 +1,4 @@
-"""Segment Anything (vit_b, vit_l, vit_h) and MedSAM (a vit_b) from a checkpoint that the user has."""
+"""Segment Anything (vit_b, vit_l, vit_h) and MedSAM (a vit_b) from a user's checkpoint."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MedSam(SamModel):
     trained_multimask = False
 
     def _prepare(self, image: NDArray[np.uint8]) -> tuple[torch.Tensor, Size]:
-        """Squeezed into 1024x1024 without regard to the aspect, then minimum to maximum of this image to [0, 1]."""
+        """Resized to 1024x1024 without keeping the aspect, then minimum to maximum of this image to [0, 1]."""
         side = int(self.load().image_encoder.img_size)
         # Cubic and smoothed when shrinking, like the authors' skimage.transform.resize(order=3, anti_aliasing=True).
         resized = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)

@@ -1,12 +1,12 @@
-"""Refinement of one 2D image or slice: coarse masks, SAM's masks, fusion, overlaps resolved.
+"""Refinement of one 2D image or slice: coarse masks, SAM's masks, fusion, resolution of overlaps.
 
 The result of a structure (docs/reference/recipe.md):
 
-- absent in the coarse masks: absent in the refined ones, and never decoded;
-- SAM's mask is empty, or the structure loses every pixel to others: the coarse mask is shown instead (where overlap is
-  forbidden less the pixels that others have), marked ``refined=False`` and with agreement 0, so that no one takes it
-  for SAM's work: the quality filter's formula rejects it, a quality model judges it by that and all else;
-- its recipe says ``student``: the coarse mask is the result, ``refined=False``, with SAM's figures all the same.
+- absent in the coarse masks: absent in the refined ones, and not decoded;
+- SAM's mask is empty, or the structure loses every pixel to others: the coarse mask is the result (where overlap is
+  forbidden without the pixels that others have), with ``refined=False`` and agreement 0: the quality filter's formula
+  rejects it, a quality model has the agreement as one of its features;
+- its recipe has the source ``student``: the coarse mask is the result, ``refined=False``, with SAM's figures.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.sam.cache import EmbeddingCache
-from samstudent.sam.decode import DecodedStructure, DecodePlan, Jitter, decode_structures, stability
+from samstudent.sam.cache import EmbeddingCache, cached_embedding
+from samstudent.sam.decode import DecodedStructure, DecodePlan, decode_structures, stability
 from samstudent.sam.embedding import Embedding, Size
 from samstudent.sam.fusion import fuse, student_soft
 from samstudent.sam.model import SamBackend
@@ -39,13 +39,12 @@ class SliceRefiner:
     """Refinement of images and slices with one SAM and one set of recipes.
 
     Attributes:
-        backend: embeds; decodes where ``adapted`` has no other.
-        cache: keeps the embeddings; None: computed and dropped.
+        backend: encoder, and decoder of structures without one in ``adapted``.
+        cache: stores the embeddings; None: they are computed at every call.
         recipes: of each structure by name, in the order of the first axis of all masks.
         overlap: whether structures may share pixels. If not, a pixel goes to the structure of the highest soft mask.
-        adapted: by structure, the backend whose decoder it is decoded with: one of the same image encoder.
-        prompt_all: also run SAM on structures whose mask the student keeps, for the figures.
-        jitters: repetitions with jittered boxes, for the figure ``jitter``.
+        adapted: backend for the decoding of a structure, by name: one with the same image encoder.
+        prompt_all: run SAM also on structures whose result is the student's mask, for the figures.
     """
 
     backend: SamBackend
@@ -54,20 +53,19 @@ class SliceRefiner:
     overlap: bool
     adapted: Mapping[str, SamBackend]
     prompt_all: bool = True
-    jitters: int = 0
 
     @property
     def names(self) -> list[str]:
-        """Of the S structures."""
+        """Names of the S structures."""
         return list(self.recipes)
 
     @property
     def recipe_list(self) -> list[Recipe]:
-        """Of the S structures."""
+        """Recipes of the S structures."""
         return list(self.recipes.values())
 
     def plans(self) -> list[DecodePlan | None]:
-        """How each structure is decoded; None for those on which SAM is not run."""
+        """Decoder and recipe of each structure; None for those on which SAM is not run."""
         return [
             DecodePlan(recipe, self.adapted.get(name, self.backend))
             if self.prompt_all or recipe.source != "student"
@@ -76,16 +74,15 @@ class SliceRefiner:
         ]
 
     def embed(self, image: NDArray[np.uint8]) -> Embedding:
-        """The embedding of an image or slice, uint8 (y, x, 3), from the cache where it is there."""
-        return self.backend.embed(image) if self.cache is None else self.cache.embed(self.backend, image)
+        """Embedding of an image or slice, uint8 (y, x, 3), from the cache where it is stored there."""
+        return cached_embedding(self.backend, self.cache, image)
 
-    def refine(self, probabilities: Probabilities, image: NDArray[np.uint8], seed: int = 0) -> Refinement:
+    def refine(self, probabilities: Probabilities, image: NDArray[np.uint8]) -> Refinement:
         """Refine one 2D image.
 
         Args:
             probabilities: the student's (S, y, x), 0 to 1, on the image's grid or on its working grid.
             image: uint8 (y, x, 3).
-            seed: of jittered boxes.
 
         Returns:
             Masks on the grid of ``probabilities``.
@@ -96,7 +93,7 @@ class SliceRefiner:
         rivals = one_vs_rival(probabilities if size == small else reduced(probabilities, small), self.overlap)
         coarse = coarse_masks(rivals, self.recipe_list)
         embedding = self.embed(image).on_grid(small)
-        decoded = decode_structures(coarse, embedding, self.plans(), jitter=Jitter(self.jitters, seed))
+        decoded = decode_structures(coarse, embedding, self.plans())
         work = self.fuse(rivals, coarse, decoded)
         if size == small:
             return work
@@ -126,7 +123,7 @@ class SliceRefiner:
                 tallies.append(None)
                 results.append(StructureResult(name, present, [], None, None, source=source))
                 continue
-            # Pixels that other structures have in the end do not count as SAM's.
+            # Pixels that belong to other structures in the result do not count as SAM's.
             mine = values > 0 if self.overlap else (values > 0) & (owners == masks[i])
             tally = Tally(*(int(np.count_nonzero(m)) for m in (coarse[i], mine, coarse[i] & mine)))
             tallies.append(tally)
@@ -140,7 +137,6 @@ class SliceRefiner:
                     refined=refined[i],
                     source=source,
                     stability=stability(values),
-                    jitter=structure.jitter,
                 )
             )
         return Refinement(masks, coarse, results, as_half(soft, masks), tallies)

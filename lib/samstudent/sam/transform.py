@@ -17,7 +17,7 @@ from samstudent.sam.results import Refinement
 
 
 class SamRefine(Transform):
-    """Redraw a network's segmentation with SAM.
+    """Refinement of a network's segmentation by SAM, as a transform.
 
     Args:
         refiner: SAM, recipes, and whether structures may share pixels.
@@ -36,14 +36,14 @@ class SamRefine(Transform):
         """Refined masks uint8 (S, *spatial), of the type of ``probabilities`` (array, tensor, MetaTensor).
 
         Args:
-            probabilities: array or tensor (S, *spatial), 0 to 1; coarse masks of 0 and 1 will do.
+            probabilities: array or tensor (S, *spatial), 0 to 1; coarse masks of 0 and 1 are allowed.
             image: array or tensor uint8 on the same grid, (*spatial, 3) or as ``channel_dim`` says.
             spacing: of a volume, the voxel size along its axes; None: that of a MetaTensor, else taken as equal.
         """
         return masks_like(self.refine(probabilities, image, spacing), probabilities)
 
     def refine(self, probabilities: Any, image: Any, spacing: Sequence[float] | None = None) -> Refinement:
-        """Masks, soft masks and each structure's figures; arguments as of a call."""
+        """Masks, soft masks and figures of each structure; arguments as of a call."""
         if spacing is None and isinstance(probabilities, MetaTensor):
             spacing = [float(size) for size in probabilities.pixdim[: probabilities.ndim - 1]]
         pixels = np.moveaxis(np.asarray(convert_to_numpy(image)), self.channel_dim, -1)
@@ -52,9 +52,9 @@ class SamRefine(Transform):
 
 
 class SamRefined(MapTransform):
-    """Dictionary twin of ``SamRefine``.
+    """Dictionary version of ``SamRefine``.
 
-    Replaces the probabilities under each key by the refined masks, and writes the ``Refinement`` beside them, under
+    Replaces the probabilities under each key by the refined masks, and adds the ``Refinement`` under
     ``<key>_<postfix>``: its structures have SAM's figures and prompts, its soft masks are probabilities.
 
     Args:
@@ -69,6 +69,7 @@ class SamRefined(MapTransform):
 
     backend = SamRefine.backend
 
+    # Seven arguments, as MONAI's dictionary transforms have one for each key and option.
     def __init__(
         self,
         keys: KeysCollection,
@@ -97,6 +98,6 @@ class SamRefined(MapTransform):
 
 
 def masks_like(refinement: Refinement, probabilities: Any) -> Any:
-    """A refinement's masks uint8, of the type and with the meta data of ``probabilities``."""
+    """Masks uint8 of a refinement, with the type and the meta data of ``probabilities``."""
     masks, *_ = convert_to_dst_type(refinement.masks.astype(np.uint8), probabilities, dtype=np.uint8)
     return masks

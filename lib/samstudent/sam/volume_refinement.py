@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.sam.decode import DecodedStructure, Jitter, decode_structures
+from samstudent.sam.decode import DecodedStructure, decode_structures
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Mask, coarse_masks, one_vs_rival
 from samstudent.sam.results import Refinement, merge_slices
@@ -32,12 +32,12 @@ from samstudent.task import Recipe
 
 @dataclass(frozen=True)
 class SliceOptions:
-    """How a volume is cut into slices.
+    """Slicing of a volume.
 
     Attributes:
-        axis: along which; ``auto``: see ``volumes.slice_axis``.
-        step: SAM is run on every n-th slice of a structure; logits between are interpolated.
-        compare: drop masks that no neighbouring slice bears out, and smooth the others across slices.
+        axis: axis of the slices; ``auto``: see ``volumes.slice_axis``.
+        step: SAM is run on every n-th slice of a structure; logits in between are interpolated.
+        compare: drop masks that disagree with neighbouring slices and the student, and smooth the others across slices.
         spacing: voxel size in mm along z, y, x; None: taken as equal.
     """
 
@@ -48,7 +48,7 @@ class SliceOptions:
 
     @classmethod
     def of(cls, recipe: Recipe) -> SliceOptions:
-        """As a recipe says."""
+        """Slicing of a recipe."""
         return cls(recipe.axis, recipe.slice_step)
 
 
@@ -57,7 +57,6 @@ def refine_volume(
     image: NDArray[np.uint8],
     refiner: SliceRefiner,
     options: SliceOptions,
-    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Refinement:
     """Refine a volume.
@@ -65,14 +64,13 @@ def refine_volume(
     Args:
         probabilities: the student's (S, z, y, x), 0 to 1.
         image: uint8 (z, y, x, 3).
-        refiner: embeds, decodes and fuses slices.
-        options: how the volume is cut.
-        seed: of jittered boxes.
-        progress: called with slices embedded and to be embedded in all.
+        refiner: of the slices.
+        options: slicing.
+        progress: called with the number of embedded slices and the number of all slices to embed.
 
     Returns:
-        Masks on the volume's own axes. ``coarse`` includes the slices that were bridged. Prompts have their ``slice``,
-        and the ``axis`` along which it counts where that is not z.
+        Masks on the volume's own axes. ``coarse`` includes the bridged slices. Prompts have their ``slice``, and its
+        ``axis`` where that is not z.
     """
     check_shapes(probabilities, refiner.names, image.shape[:-1])
     recipes = refiner.recipe_list
@@ -87,7 +85,7 @@ def refine_volume(
     work = coarse
     if small != size:
         work = np.stack([reduced(coarse[:, z], small) >= 0.5 for z in range(coarse.shape[1])], axis=1)
-    by_slice = _decode_slices(work, slices, refiner, options, seed, progress)
+    by_slice = _decode_slices(work, slices, refiner, options, progress)
     weight = neighbour_weight(options.spacing, axis)
     compared = {i: _compared(by_slice[i], work[i], options, weight) for i in by_slice}
 
@@ -113,7 +111,6 @@ def _decode_slices(
     slices: NDArray[np.uint8],
     refiner: SliceRefiner,
     options: SliceOptions,
-    seed: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[int, dict[int, DecodedStructure]]:
     """SAM's masks: structure -> slice -> mask, for coarse masks (S, n, y, x) on the working grid.
@@ -125,17 +122,15 @@ def _decode_slices(
     decoded: dict[int, dict[int, DecodedStructure]] = defaultdict(dict)
     for done, z in enumerate(chosen, 1):
         embedding = refiner.embed(np.ascontiguousarray(slices[z])).on_grid((coarse.shape[2], coarse.shape[3]))
-        for i, structure in _decode_parts(coarse[:, z], embedding, refiner, Jitter(refiner.jitters, seed + z)).items():
+        for i, structure in _decode_parts(coarse[:, z], embedding, refiner).items():
             decoded[i][z] = structure
         if progress:
             progress(done, len(chosen))
     return decoded
 
 
-def _decode_parts(
-    coarse: Mask, embedding: Embedding, refiner: SliceRefiner, jitter: Jitter
-) -> dict[int, DecodedStructure]:
-    """SAM's masks on one slice: structure -> mask. Each connected part of a structure is decoded on its own."""
+def _decode_parts(coarse: Mask, embedding: Embedding, refiner: SliceRefiner) -> dict[int, DecodedStructure]:
+    """SAM's masks on one slice: structure -> mask. Each connected part of a structure is decoded separately."""
     plans = refiner.plans()
     owners, parts = [], []
     for i in map(int, np.flatnonzero(coarse.any(axis=(1, 2)))):
@@ -144,7 +139,7 @@ def _decode_parts(
             parts.append(part)
     if not parts:
         return {}
-    decoded = decode_structures(np.stack(parts), embedding, [plans[i] for i in owners], owners, jitter)
+    decoded = decode_structures(np.stack(parts), embedding, [plans[i] for i in owners], owners)
     together: dict[int, list[tuple[DecodedStructure, int]]] = defaultdict(list)
     for i, structure, part in zip(owners, decoded, parts, strict=True):
         if structure is not None:
@@ -153,27 +148,25 @@ def _decode_parts(
 
 
 def _merged(parts: Sequence[tuple[DecodedStructure, int]]) -> DecodedStructure:
-    """One structure out of its parts and their areas: the highest logits; figures are means by area."""
+    """One structure from its parts and their areas: the highest logits; figures are means weighted by area."""
     areas = [area for _, area in parts]
     low_res = np.max([part.mask.low_res for part, _ in parts], axis=0)
-    jitters = [part.jitter for part, _ in parts if part.jitter is not None]
     iou = float(np.average([part.predicted_iou for part, _ in parts], weights=areas))
     return DecodedStructure(
         [entry for part, _ in parts for entry in part.prompts],
         DecodedMask(low_res, iou, parts[0][0].mask.frame),
-        float(np.average(jitters, weights=areas)) if len(jitters) == len(parts) else None,
     )
 
 
 def _compared(
     decoded: Mapping[int, DecodedStructure], coarse: Mask, options: SliceOptions, weight: float
 ) -> dict[int, DecodedStructure]:
-    """One structure's masks after its slices were compared, for every slice between the first and last decoded.
+    """Masks of one structure after the comparison of its slices, for every slice between the first and last decoded.
 
     Args:
         decoded: slice -> mask.
         coarse: bool (n, y, x) on the working grid.
-        options: how the volume is cut.
+        options: slicing.
         weight: of a neighbour in smoothing.
     """
     low_res = {z: structure.mask.low_res for z, structure in decoded.items()}
@@ -193,17 +186,17 @@ def _compared(
         own = decoded.get(z, replace(nearest, prompts=[]))
         compared[z] = replace(own, mask=replace(own.mask, low_res=values))
     for z in dropped:
-        # Nothing above 0: the coarse mask is shown, and does not count as SAM's.
+        # Nothing above 0: the coarse mask is the result, and does not count as SAM's.
         nothing = np.minimum(low_res[z], -1)
         compared[z] = replace(decoded[z], mask=replace(decoded[z].mask, low_res=nothing))
     return compared
 
 
 def _occupied(mask: Mask) -> list[int]:
-    """Slices of (n, y, x) with anything in them."""
+    """Slices of (n, y, x) that are not empty."""
     return [int(z) for z in np.flatnonzero(mask.any(axis=(1, 2)))]
 
 
 def _back(stack: NDArray[Any], axis: int) -> NDArray[Any]:
-    """(S, n, ...) with the slices back on their axis."""
+    """(S, n, ...) with the slices on their own axis."""
     return np.ascontiguousarray(np.moveaxis(stack, 1, axis + 1))

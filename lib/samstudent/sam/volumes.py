@@ -1,17 +1,18 @@
-"""Volumes, refined a slice at a time but not each slice on its own.
+"""Slices of a volume: choice of the axis, coarse masks in 3D, and comparison of neighbouring slices.
 
-SAM sees slices. What makes a volume of them (docs/reference/recipe.md):
+SAM segments slices. A volume is refined from them as follows (docs/reference/recipe.md):
 
-- slices are taken across the axis on which SAM sees most (``slice_axis``);
-- coarse masks are cleaned once in 3D, and slices that the student overlooked get a mask between their neighbours', from
-  which prompts are drawn as from any (``coarse_volume``);
-- a structure that falls into parts within a slice is decoded part by part (``parts_of``);
-- with ``slice_step`` above 1 only every n-th slice is embedded, and logits between are interpolated (``interpolated``);
-- a mask that agrees neither with those of neighbouring slices nor with the student's is dropped, the coarse mask stays
+- slices are cut along the axis with the finest or the largest cross-sections (``slice_axis``);
+- coarse masks are cleaned once in 3D, and slices that the student missed get a mask between their neighbours', from
+  which prompts are made, too (``coarse_volume``);
+- the parts of a structure within a slice are decoded separately (``parts_of``);
+- with ``slice_step`` above 1 only every n-th slice is embedded, and logits in between are interpolated
+  (``interpolated``);
+- a mask that agrees neither with those of neighbouring slices nor with the student's is replaced by the coarse mask
   (``outliers``), and the others are smoothed across slices (``smoothed``).
 
 Masks are compared, averaged and interpolated as SAM's own low-resolution logits, which have one frame in all slices.
-Functions here take volumes with the slices first, whatever axis that was: (n, y, x).
+Functions here expect volumes with the slices first, whatever the axis: (n, y, x).
 """
 
 from __future__ import annotations
@@ -30,18 +31,19 @@ from samstudent.task import Recipe
 Float = NDArray[np.float32]
 Axis = Literal["auto", "z", "y", "x"]
 
-#: Slices whose spacing exceeds that within them by this factor are what the scanner acquired; other planes would be
-#: staircases.
+#: Ratio of the longest to the second longest voxel side above which slices are cut across the longest side, as
+#: acquired.
 _ANISOTROPIC = 1.5
-#: Another axis than z must need this share of z's slices or less: a near tie must not turn from case to case.
+#: Largest number of slices along another axis than z, relative to that along z: near ties must not change the axis from
+#: case to case.
 _CLEARLY_FEWER = 0.8
-#: So many slices without the structure between two with it are taken for slices that the student overlooked.
+#: Largest gap, in slices, that is filled between two slices with the structure.
 _GAP = 2
-#: Dice from which the slices on both sides of a gap are of one thing.
+#: Smallest Dice of the slices on both sides of a gap that is filled.
 _ALIKE = 0.5
-#: Components looked at for gaps, the largest first: noise may have thousands.
+#: Largest number of components that are compared for gaps, the largest first: noise may have thousands.
 _COMPONENTS = 50
-#: Parts of a structure within one slice that are decoded, the largest first.
+#: Largest number of parts of a structure within one slice that are decoded, the largest first.
 _PARTS = 8
 #: A neighbouring slice's weight in smoothing, the slice's own being 0.5, where slices are no thicker than pixels.
 _NEIGHBOUR = 0.25
@@ -52,17 +54,17 @@ _TOLERANCE = 0.2
 
 
 def slice_axis(coarse: Mask, spacing: Sequence[float] | None = None, axis: Axis = "auto") -> int:
-    """The axis along which a volume is cut into slices.
+    """Axis along which a volume is cut into slices.
 
-    Where voxels are clearly longer along one axis (CT, most MR), it is that one: the slices that were acquired have the
-    finest pixels. Where they are not, it is the axis with the fewest slices that hold a structure: for the same volume,
-    fewer slices are larger cross-sections, on which SAM is better (its view is 256 pixels whatever the image), and
-    fewer of them need to be embedded. z is kept unless another needs a fifth less.
+    Where voxels are clearly longer along one axis (CT, most MR), it is that one: the acquired slices have the finest
+    pixels. Otherwise it is the axis with the fewest slices that contain a structure: fewer slices of the same volume
+    are larger cross-sections, on which SAM is better (its input has a fixed size), and fewer embeddings. It is z unless
+    another axis needs a fifth less.
 
     Args:
-        coarse: bool (S, z, y, x), what the student sees.
+        coarse: bool (S, z, y, x), the coarse masks.
         spacing: mm along z, y, x; None: taken as equal.
-        axis: ``Recipe.axis``; anything but "auto" decides.
+        axis: ``Recipe.axis``; anything but "auto" is the result.
 
     Returns:
         0, 1 or 2 for z, y or x.
@@ -80,16 +82,15 @@ def slice_axis(coarse: Mask, spacing: Sequence[float] | None = None, axis: Axis 
 
 
 def coarse_volume(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mask:
-    """``coarse_mask`` in 3D, with slices filled that the student overlooked.
+    """``coarse_mask`` in 3D, with missed slices filled.
 
-    Two components that are at most two slices apart, and whose facing slices look alike (Dice at least 0.5), are one:
-    a missed slice must not lose the half beyond it to the component rule. Between them the mask is where the distance
-    to the border, interpolated between the facing slices, is inside (Raya and Udupa, IEEE TMI 1990); prompts are drawn
-    from it as from any other.
+    Two components that are at most two slices apart, and whose facing slices are similar (Dice at least 0.5), count as
+    one: a missed slice must not lose the part beyond it to the component rule. The mask between them is where the
+    signed distance to the border, interpolated between the facing slices, is positive (Raya and Udupa, IEEE TMI 1990).
 
     Args:
         probability: (n, y, x), 0 to 1.
-        recipe: see ``coarse_mask``; of its pixels here read voxels.
+        recipe: as of ``coarse_mask``, with voxels instead of pixels.
     """
     above = np.asarray(probability >= recipe.threshold)
     bridge = _bridge(above, recipe.min_size) & ~above
@@ -97,7 +98,7 @@ def coarse_volume(probability: NDArray[np.floating[Any]], recipe: Recipe) -> Mas
 
 
 def _bridge(mask: Mask, min_size: int) -> Mask:
-    """The voxels of (n, y, x) between components that face each other across a short gap."""
+    """Voxels of (n, y, x) between components on both sides of a short gap."""
     bridge = np.zeros_like(mask)
     labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=np.bool_))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -118,9 +119,9 @@ def _bridge(mask: Mask, min_size: int) -> Mask:
 
 
 def parts_of(mask: Mask, recipe: Recipe) -> list[Mask]:
-    """The connected parts of a structure in one slice, the largest first, at most eight.
+    """Connected parts of a structure in one slice, the largest first, at most eight.
 
-    One box around two parts would also hold what lies between them.
+    One box around two parts would also contain everything between them.
 
     Args:
         mask: bool (y, x), not empty.
@@ -134,12 +135,12 @@ def parts_of(mask: Mask, recipe: Recipe) -> list[Mask]:
 
 
 def outliers(masks: Mapping[int, Mask], coarse: Mask, step: int = 1) -> set[int]:
-    """Slices whose mask agrees neither with those beside it nor with the student's.
+    """Slices whose mask agrees neither with its neighbours nor with the student's.
 
     A mask disagrees with the student where their Dice is below 0.5. It disagrees with its neighbours where its Dice
-    with each of them falls short, by more than 0.2, of the Dice of the student's masks in the same two slices, which
-    tells how fast the structure changes there. A mask without neighbours, or on a slice where the student has
-    none, is judged by what is left.
+    with each of them is, by more than 0.2, below the Dice of the student's masks in the same two slices, a measure of
+    the change of the structure there. For a mask without neighbours, or on a slice without a student's mask, only the
+    other criterion counts.
 
     Args:
         masks: slice -> bool (y, x), SAM's.
@@ -154,7 +155,7 @@ def outliers(masks: Mapping[int, Mask], coarse: Mask, step: int = 1) -> set[int]
         present = bool(coarse[z].any())
         if not beside or (present and _dice(mask, coarse[z]) >= _DISAGREES):
             continue
-        # Where the student has none, neighbouring masks should look alike.
+        # Without a student's mask, neighbouring masks should be similar.
         expected = [
             _dice(coarse[z], coarse[other]) if present and coarse[other].any() else _DISAGREES for other in beside
         ]
@@ -168,8 +169,8 @@ def outliers(masks: Mapping[int, Mask], coarse: Mask, step: int = 1) -> set[int]
 
 
 def neighbour_weight(spacing: Sequence[float] | None, axis: int) -> float:
-    """A neighbouring slice's weight in ``smoothed``: 0.25 where slices lie as close as pixels, less where they are
-    thicker, in proportion: the farther away, the less a slice says about this one."""
+    """Weight of a neighbouring slice in ``smoothed``: 0.25 where slices are as thick as pixels are wide, proportionally
+    less where they are thicker."""
     if spacing is None:
         return _NEIGHBOUR
     within = float(np.mean([spacing[a] for a in range(3) if a != axis]))
@@ -177,11 +178,11 @@ def neighbour_weight(spacing: Sequence[float] | None, axis: int) -> float:
 
 
 def smoothed(logits: Mapping[int, Float], weight: float = _NEIGHBOUR) -> dict[int, Float]:
-    """Logits averaged with those of the slices beside them, if these have the structure too.
+    """Logits averaged with those of the neighbouring slices, where these have the structure, too.
 
     Args:
         logits: slice -> float32 (y, x).
-        weight: of each neighbour; the slice itself weighs 0.5, and the sum is made 1.
+        weight: of each neighbour; the slice itself has 0.5, and the sum is normalised to 1.
     """
     result = {}
     for z, own in logits.items():
@@ -194,7 +195,7 @@ def smoothed(logits: Mapping[int, Float], weight: float = _NEIGHBOUR) -> dict[in
 
 
 def steps_of(occupied: Sequence[int], step: int) -> list[int]:
-    """Every n-th of a structure's slices, and always the first and the last of each unbroken run."""
+    """Every n-th of a structure's slices, and the first and last of each contiguous run."""
     chosen = []
     for i, z in enumerate(occupied):
         starts = i == 0 or occupied[i - 1] != z - 1
@@ -205,14 +206,14 @@ def steps_of(occupied: Sequence[int], step: int) -> list[int]:
 
 
 def interpolated(logits: Mapping[int, Float], slices: Sequence[int]) -> dict[int, Float]:
-    """Logits for further slices, linear between the nearest slices that have some.
+    """Logits for further slices, linear between the nearest slices with logits.
 
     Args:
         logits: slice -> float32 (y, x).
-        slices: those outside the known ones are left out.
+        slices: those outside the range of ``logits`` are left out.
 
     Returns:
-        The known and the further ones.
+        slice -> float32 (y, x), of the given and the further slices.
     """
     known = sorted(logits)
     result = dict(logits)

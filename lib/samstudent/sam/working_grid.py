@@ -1,7 +1,7 @@
-"""Working grid: the pixels, at most 512 a side, on which masks are refined, chosen and judged; and the way back.
+"""Working grid of refinement, at most 512 pixels a side, and the way back to the image's grid.
 
-SAM decodes 256x256 pixels whatever the image, and the student sees a few hundred. On a radiograph of 3000 pixels more
-would cost time and memory, and a recipe's pixel counts would mean another thing in every image.
+SAM decodes 256x256 pixels whatever the image, and the input of the student has a few hundred. On a radiograph of 3000
+pixels a finer grid would cost time and memory, and a recipe's pixel counts would depend on the image.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _BELOW_HALF = np.nextafter(np.float16(0.5), np.float16(0))
 
 
 def working_size(image_size: Sequence[int]) -> Size:
-    """(y, x) of the working grid for an image of (y, x); smaller images are worked on as they are."""
+    """(y, x) of the working grid of an image of (y, x); of a small image it is the image's own grid."""
     height, width = image_size
     scale = min(1.0, WORKING_SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def reduced(stack: NDArray[Any], size: Size) -> Float:
-    """Means over the pixels that fall together: probabilities or masks (S, y, x) -> float32 (S, *size).
+    """Area means: probabilities or masks (S, y, x) -> float32 (S, *size).
 
     A mask on the working grid is where the mean is at least 0.5.
     """
@@ -40,15 +40,15 @@ def reduced(stack: NDArray[Any], size: Size) -> Float:
         return np.asarray(stack, dtype=np.float32)
     result = np.empty((len(stack), *size), dtype=np.float32)
     for target, plane in zip(result, stack, strict=True):
-        # One at a time: a radiograph's 32 structures in float32 are half a gigabyte.
+        # One at a time: 32 structures of a radiograph in float32 are half a gigabyte.
         target[...] = F.adaptive_avg_pool2d(torch.from_numpy(plane.astype(np.float32))[None], size)[0].numpy()
     return result
 
 
 def enlarged(soft: NDArray[Any], size: Size) -> tuple[Float, Mask]:
-    """A soft mask (y, x) on a larger grid, float32, linear between pixel centres; and where it is at least 0.5.
+    """Soft mask (y, x) on a larger grid, float32, by linear interpolation; and the mask where it is at least 0.5.
 
-    What is thinner than a pixel of the working grid would be lost that way; it is enlarged in blocks.
+    Structures thinner than a pixel of the working grid would be lost; they are enlarged by nearest neighbour.
     """
     values = torch.from_numpy(np.asarray(soft, dtype=np.float32))[None, None]
     result = F.interpolate(values, size, mode="bilinear", align_corners=False)[0, 0].numpy()
@@ -61,7 +61,7 @@ def enlarged_masks(stack: NDArray[Any], size: Size, overlap: bool) -> Mask:
     """Masks on the image's grid, bool (S, *size), from masks or soft masks (S, y, x) on the working grid.
 
     Without ``overlap`` no pixel belongs to two structures: it goes to the one of the highest value there, of equal ones
-    to the first. Two may reach 0.5 at one pixel, because thin ones are enlarged in blocks (``enlarged``).
+    to the first. Two may reach 0.5 at one pixel, because thin ones are enlarged by nearest neighbour (``enlarged``).
     """
     return _enlarge(stack, size, overlap, None)
 
@@ -73,9 +73,9 @@ def enlarged_soft(soft: NDArray[Any], size: Size, overlap: bool) -> tuple[Soft, 
 
 
 def as_half(soft: NDArray[np.floating[Any]], masks: Mask) -> Soft:
-    """Soft masks in half the memory, at least 0.5 just where ``masks`` are: rounding must not move a border."""
+    """Soft masks as float16, at least 0.5 exactly where ``masks`` are: rounding must not move a border."""
     clipped = np.where(masks, np.maximum(soft, np.float32(0.5)), np.minimum(soft, np.float32(_BELOW_HALF)))
-    # torch: numpy converts to float16 six times slower.
+    # By torch: numpy's conversion to float16 is six times slower.
     return np.asarray(torch.from_numpy(np.asarray(clipped, dtype=np.float32)).half().numpy())
 
 
@@ -90,7 +90,7 @@ def prompts_on_image(entries: Sequence[dict[str, Any]], working: Size, image: Si
     for entry in entries:
         changes: dict[str, Any] = {k: [point(v) for v in entry[k]] for k in ("positive", "negative") if k in entry}
         if "box" in entry:
-            # The outermost pixels' outer edges, for the box is inclusive.
+            # Outer edges of the outermost pixels, as the box is inclusive.
             x0, y0, x1, y1 = entry["box"]
             changes["box"] = [round(v, 2) for v in (x0 * x, y0 * y, (x1 + 1) * x - 1, (y1 + 1) * y - 1)]
         moved.append(entry | changes)
@@ -98,7 +98,7 @@ def prompts_on_image(entries: Sequence[dict[str, Any]], working: Size, image: Si
 
 
 def _enlarge(stack: NDArray[Any], size: Size, overlap: bool, soft: Soft | None) -> Mask:
-    """``enlarged_masks``; fills ``soft`` (zeros (S, *size)) where it is given."""
+    """``enlarged_masks``; also fills ``soft``, zeros (S, *size), unless it is None."""
     masks = np.zeros((len(stack), *size), dtype=np.bool_)
     highest = np.zeros(size, dtype=np.float32)
     for index, small in enumerate(stack):

@@ -15,7 +15,7 @@ from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import device_map
 
-from samstudent.rounds.schedule import Scheduler
+from samstudent.rounds.schedule import ScheduleClock, ScheduledJobs, Scheduler
 from samstudent.server import bootstrap, http, log_files
 from samstudent.server.app import SamstudentApp, ends_host
 from samstudent.server.auth import audit, download_grants, logins
@@ -54,10 +54,8 @@ def _context(app: SamstudentApp) -> ServerContext:
     scheduler = Scheduler(
         app.task.schedule,
         study.ledger,
-        functools.partial(label_times, datastore),
-        busy=lambda: jobs.is_busy("train"),
-        start=start_round,
-        poll_seconds=POLL_SECONDS,
+        ScheduledJobs(functools.partial(label_times, datastore), lambda: jobs.is_busy("train"), start_round),
+        ScheduleClock(POLL_SECONDS),
     )
     return ServerContext(
         name=app.name,

@@ -1,9 +1,8 @@
-"""Training cases in the student's grid, their augmentation, and how batches are drawn from them."""
+"""Batches of training cases: sampling and augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import radians
 from typing import Any, NamedTuple
 
@@ -23,81 +22,17 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from samstudent.errors import UserError
-from samstudent.imaging.case import CaseImage, for_student
-from samstudent.student.grid import Placement, masks_to_student_grid, place, resize, to_student_grid
+from samstudent.student.training_case import TrainingCase
 from samstudent.task import Task
 
-#: Share of every batch that is human-labelled while pseudo labels are used.
-HUMAN_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class TrainingCase:
-    """One case as the student sees it. Human labels: weights 1, nothing ignored, except what is not annotated.
-
-    A weight of 0 means that nothing is known of that structure in this case (see ``student.loss``). Where ``soft`` is
-    given, it is what is taught; ``masks`` then only say where the structures are.
-    """
-
-    id: str
-    image: NDArray[Any]  # float32 (C, *grid)
-    masks: NDArray[Any]  # bool (S, *grid)
-    ignore: NDArray[Any]  # bool (S, *grid)
-    weights: NDArray[Any]  # float32 (S,)
-    human: bool
-    soft: NDArray[Any] | None = None  # float16 (S, *grid) in [0, 1]
-
-
-def prepare_case(
-    id: str,
-    image: CaseImage,
-    masks: NDArray[Any],
-    task: Task,
-    *,
-    ignore: NDArray[Any] | None = None,
-    weights: Sequence[float] | NDArray[Any] | None = None,
-    human: bool = True,
-    soft: NDArray[Any] | None = None,
-) -> TrainingCase:
-    """Bring one case to the student's grid.
-
-    Args:
-        masks, ignore: bool (S, *spatial) on the image's canonical grid.
-        soft: probabilities (S, *spatial) to teach instead of the masks. Where structures may not overlap and their sum
-            exceeds 1, they are scaled down to it.
-    """
-    placement = place(image.grid.spatial_shape, image.grid.spacing, task)
-    shown = to_student_grid(for_student(image, task.image), placement)
-    if ignore is None or not ignore.any():
-        ignored = np.zeros((len(masks), *placement.outer), dtype=bool)
-    else:
-        # Ignore regions of several structures may share pixels whatever the task says of the structures.
-        ignored = masks_to_student_grid(ignore, placement, overlap=True)
-    hard = masks_to_student_grid(masks, placement, task.overlap)
-    given = np.ones(len(masks), dtype=np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
-    taught = None if soft is None else _soft_to_student_grid(soft, placement, task.overlap)
-    return TrainingCase(id, shown, hard, ignored, given, human, taught)
-
-
-def without_label(id: str, image: CaseImage, task: Task) -> TrainingCase:
-    """A case of which nothing is known: every structure weighs 0."""
-    masks = np.zeros((len(task.names), *image.grid.spatial_shape), dtype=bool)
-    return prepare_case(id, image, masks, task, weights=np.zeros(len(masks)), human=False)
-
-
-def _soft_to_student_grid(soft: NDArray[Any], placement: Placement, overlap: bool) -> NDArray[Any]:
-    inner = np.clip(resize(soft, placement.inner), 0, 1)
-    if not overlap:
-        inner /= np.maximum(inner.sum(axis=0, keepdims=True), 1)
-    result = np.zeros((len(soft), *placement.outer), dtype=np.float16)
-    result[(slice(None), *placement.window)] = inner
-    return result
+#: Fraction of every batch that is human-labelled while pseudo labels are used.
+HUMAN_FRACTION = 0.25
 
 
 class Draw(NamedTuple):
-    """One place in a batch: which case, and the seed of its augmentation.
+    """One item of a batch: number of the case and seed of its augmentation.
 
-    The seed travels with the index, so that a run is the same with any number of loading threads.
+    The seed is part of the item, so that a run is the same with any number of loading threads.
     """
 
     case: int
@@ -105,26 +40,31 @@ class Draw(NamedTuple):
 
 
 class MixedBatchSampler(Sampler[list[Draw]]):
-    """Batches that hold a set share of human-labelled cases, whatever the numbers of both kinds.
+    """Batches with a fixed fraction of human-labelled cases, whatever the numbers of both kinds.
 
-    Every case of a kind is drawn once before any is drawn again. Each ``iter`` gives the next ``steps`` batches of one
+    Every case of a kind is drawn once before any is drawn again. Each ``iter`` yields the next ``steps`` batches of one
     endless seeded sequence.
+
+    Args:
+        human: numbers of the human-labelled cases.
+        pseudo: numbers of the others.
+        batch_size: cases in a batch.
+        human_fraction: fraction of human-labelled cases in a batch, 0 to 1.
+        steps: batches of an epoch.
+        seed: of the sequence.
+
+    Raises:
+        UserError: there is no human-labelled case.
     """
 
     def __init__(
-        self, human: Sequence[int], pseudo: Sequence[int], batch_size: int, human_share: float, steps: int, seed: int
+        self, human: Sequence[int], pseudo: Sequence[int], batch_size: int, human_fraction: float, steps: int, seed: int
     ) -> None:
-        """Args: indices of human- and pseudo-labelled cases, cases a batch, share of human ones, batches an epoch.
-
-        Raises:
-            UserError: there is no human-labelled case.
-        """
         if not human:
             raise UserError("there is no human-labelled case to train on")
         self.steps = steps
         self.batch_size = batch_size
-        # Without pseudo labels all are human.
-        self.human_share = human_share if pseudo else 1.0
+        self.human_fraction = human_fraction if pseudo else 1.0
         self._rng = np.random.default_rng(seed)
         self._human = _endless(human, self._rng)
         self._pseudo = _endless(pseudo, self._rng)
@@ -134,17 +74,17 @@ class MixedBatchSampler(Sampler[list[Draw]]):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for _ in range(self.steps):
-            humans = self._humans()
-            cases = [next(self._human) for _ in range(humans)]
-            cases += [next(self._pseudo) for _ in range(self.batch_size - humans)]
+            count = self._human_count()
+            cases = [next(self._human) for _ in range(count)]
+            cases += [next(self._pseudo) for _ in range(self.batch_size - count)]
             yield [Draw(case, int(self._rng.integers(2**32))) for case in cases]
 
-    def _humans(self) -> int:
-        """How many of the next batch are human-labelled: the share of it, at least one; where that leaves no place for
-        the others, which a large volume's batch of one never does, chance decides."""
-        count = max(1, round(self.human_share * self.batch_size))
-        if count >= self.batch_size and self.human_share < 1:
-            return int(self._rng.binomial(self.batch_size, self.human_share))
+    def _human_count(self) -> int:
+        """Number of human-labelled cases in the next batch: the fraction of it, at least one. Where that leaves no
+        place for the others, as in the batches of one of large volumes, the number is drawn."""
+        count = max(1, round(self.human_fraction * self.batch_size))
+        if count >= self.batch_size and self.human_fraction < 1:
+            return int(self._rng.binomial(self.batch_size, self.human_fraction))
         return count
 
 
@@ -154,17 +94,21 @@ def _endless(indices: Sequence[int], rng: np.random.Generator) -> Iterator[int]:
 
 
 class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
-    """Cases by number; ``[Draw]`` gives one augmented item of tensors, as ``StudentLoss`` takes them in batches.
+    """Augmented cases: ``[Draw]`` is one item of tensors, as ``StudentLoss`` expects them in batches.
 
-    ``image`` and ``weights``; ``label`` where structures do not overlap and the case's targets are hard, else
-    ``masks``; ``ignore``. With ``plain`` also ``plain``: the image after the same changes of geometry, but with its
-    intensities as they were.
+    An item has ``image``, ``weights``, ``ignore``, and ``label`` where structures do not overlap and the case's targets
+    are hard, else ``masks``.
+
+    Args:
+        cases: the cases.
+        task: structures and augmentation.
+        plain: add ``plain`` to each item: the image after the same changes of geometry, with unchanged intensities.
+        absent: bool (S,), structures that human-labelled cases teach as absent, see ``never_known``; None: none.
     """
 
     def __init__(
         self, cases: Sequence[TrainingCase], task: Task, plain: bool = False, absent: NDArray[Any] | None = None
     ) -> None:
-        """Args: absent: bool (S,), structures that human-labelled cases teach as absent, see ``never_known``."""
         self.cases = cases
         self.absent = np.zeros(len(task.names), dtype=bool) if absent is None else absent
         self.overlap, self.plain = task.overlap, plain
@@ -177,17 +121,17 @@ class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
         if soft is not None:
             item["soft"] = torch.from_numpy(soft.astype(np.float32))
         else:
-            # As few channels as say it all: 32 structures that do not overlap are one.
+            # As few channels as possible: structures that do not overlap need one.
             item["hard"] = _channels(case.masks if self.overlap else label_of(case.masks))
         if case.ignore.any():
-            # Where they do not overlap, the loss ignores pixels for all structures alike.
+            # Where they do not overlap, the loss ignores a pixel for all structures.
             item["ignore"] = _channels(case.ignore if self.overlap else case.ignore.any(axis=0, keepdims=True))
         if case.image.ndim == 4:
             item["foreground"] = _channels(case.masks.any(axis=0, keepdims=True))
         self.geometry.set_random_state(seed=draw.seed)
         self.intensity.set_random_state(seed=draw.seed)
         moved = self.geometry(item)
-        # The cropping transform of volumes answers with a list of crops.
+        # The cropping transform of volumes returns a list of crops.
         moved = {key: torch.as_tensor(value) for key, value in (moved[0] if isinstance(moved, list) else moved).items()}
         image = moved["image"].float()
         result = {"image": torch.as_tensor(self.intensity({"image": image})["image"]).float()}
@@ -231,13 +175,13 @@ def _with_masks(item: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def augmentation(task: Task) -> tuple[Compose, Compose]:
-    """MONAI transforms by ``task.training``: those of geometry, for image and targets, and those of intensity.
+    """MONAI transforms of ``task.training``: of geometry, for image and targets, and of intensity, for the image.
 
-    3D cases are padded and cropped to ``student.size`` first. Crops are centred on a structure every second time: most
-    of a volume is background.
+    3D cases are padded and cropped to ``student.size`` first. Half of the crops are centred on a structure: most of a
+    volume is background.
     """
     training, size, dimension = task.training, task.student.size, task.dimension
-    # Which kinds of target an item has differs from case to case.
+    # The keys of an item differ from case to case.
     every: list[str] = ["image", "hard", "ignore", "soft"]
     geometry: list[Any] = []
     if dimension == 3:
@@ -287,9 +231,9 @@ def augmentation(task: Task) -> tuple[Compose, Compose]:
 
 
 def never_known(weights: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Structures bool (S,) of which no case says anything, from the weights (S,) of each case; at least one case.
+    """Structures bool (S,) that no case annotates, from the weights (S,) of each case; at least one case.
 
-    They are taught as absent: nobody could learn them, and an output that is never taught draws anything anywhere.
+    They are taught as absent: an output that is never trained predicts anything anywhere.
     """
     return ~(np.stack(weights) > 0).any(axis=0)
 
@@ -297,12 +241,12 @@ def never_known(weights: Sequence[NDArray[Any]]) -> NDArray[Any]:
 def make_loader(
     cases: Sequence[TrainingCase], task: Task, steps: int, seed: int, plain: bool = False
 ) -> DataLoader[dict[str, torch.Tensor]]:
-    """Batches for one epoch of ``steps``; iterating again goes on with fresh ones. For ``plain`` see the data set."""
-    # One look at each: an experiment's are read from disk.
+    """Batches of one epoch of ``steps``; the next iteration continues. ``plain``: as of ``AugmentedCases``."""
+    # Read once: an experiment's cases lie on disk.
     kinds = [(case.human, case.weights) for case in cases]
     human = [i for i, (is_human, _) in enumerate(kinds) if is_human]
     pseudo = [i for i, (is_human, _) in enumerate(kinds) if not is_human]
     training = task.training
-    sampler = MixedBatchSampler(human, pseudo, training.batch_size, HUMAN_SHARE, steps, seed)
+    sampler = MixedBatchSampler(human, pseudo, training.batch_size, HUMAN_FRACTION, steps, seed)
     data = AugmentedCases(cases, task, plain, never_known([weights for _, weights in kinds]))
     return DataLoader(data, batch_sampler=sampler, collate_fn=collate)

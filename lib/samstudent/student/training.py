@@ -1,14 +1,14 @@
-"""Training a student with MONAI's engine: the parts, and ``train_student``, which puts them together.
+"""Training of a student with MONAI's engine.
 
-Where unlabelled cases are given, a running average of the weights (``new_average``) is kept beside the network: the
-mean teacher (Tarvainen and Valpola, NeurIPS 2017, arXiv:1703.01780), the usual baseline of learning from unlabelled
-images.
+A mean teacher (Tarvainen and Valpola, NeurIPS 2017, arXiv:1703.01780), the usual baseline of learning from unlabelled
+images, is a running average of the weights (``new_average``) beside the network.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,24 @@ from monai.engines.trainer import SupervisedTrainer
 from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel
 
-from samstudent.student.data import TrainingCase, make_loader
+from samstudent.student.data import make_loader
 from samstudent.student.loss import StudentLoss
 from samstudent.student.network import build_network
 from samstudent.student.predict import load_weights, save_model
+from samstudent.student.training_case import TrainingCase
 from samstudent.task import Task
 from samstudent.util.device import autocast, half_precision, pick_device
 
-#: Steps of one of the host's epochs: a client that offers epochs only gets something to count.
+#: Steps of one epoch of the host, for clients that count in epochs.
 EPOCH_STEPS = 50
-#: Share of the steps over which the learning rate rises.
+#: Fraction of the steps over which the learning rate rises.
 WARM_UP = 0.05
-#: Largest norm of a gradient; keeps one odd pseudo label from spoiling the weights.
+#: Largest norm of a gradient; limits the effect of a wrong pseudo label.
 CLIP = 5.0
 
 #: Decay of the mean teacher's running average.
 DECAY = 0.99
-#: Highest weight of the mean teacher's consistency, reached at the last step, as in the collection SSL4MIS.
+#: Highest weight of the mean teacher's part of the loss, reached at the last step, as in the collection SSL4MIS.
 CONSISTENCY = 0.1
 
 #: Called after every step with its number from 1, the number of all steps, and the loss.
@@ -43,7 +44,7 @@ OnStep = Callable[[int, int, float], None]
 
 
 def split_steps(steps: int) -> tuple[int, int]:
-    """(epochs, steps of each) that make at least ``steps`` steps and fewer than one epoch's count more."""
+    """(epochs, steps of each) with at least ``steps`` steps in all, and less than one epoch more."""
     epochs = math.ceil(steps / EPOCH_STEPS)
     return epochs, math.ceil(steps / epochs)
 
@@ -63,7 +64,7 @@ def new_optimizer(network: torch.nn.Module, task: Task) -> torch.optim.Optimizer
 
 
 def rate_factor(step: int, steps: int) -> float:
-    """Learning rate of a step (from 0) as a share of the highest: a short rise, then half a cosine down to nearly 0."""
+    """Learning rate of a step (from 0) relative to the highest: a short rise, then half a cosine down to nearly 0."""
     rise = max(1, round(WARM_UP * steps))
     if step < rise:
         return (step + 1) / rise
@@ -73,11 +74,11 @@ def rate_factor(step: int, steps: int) -> float:
 def new_average(network: torch.nn.Module, decay: float = DECAY) -> AveragedModel:
     """Running average of a network's weights.
 
-    Its decay is low in the first steps, ``1 - 1 / step``: their weights are soon forgotten.
+    Its decay is low in the first steps, ``1 - 1 / step``, so that their weights count little later.
 
     Args:
         network: whose weights are averaged.
-        decay: weight of the average so far, later on.
+        decay: weight of the previous average in later steps.
     """
 
     def mix(average: torch.Tensor, current: torch.Tensor, steps: torch.Tensor | int) -> torch.Tensor:
@@ -86,30 +87,43 @@ def new_average(network: torch.nn.Module, decay: float = DECAY) -> AveragedModel
     return AveragedModel(network, avg_fn=mix).eval()
 
 
+@dataclass(frozen=True)
+class TrainingState:
+    """Network in training.
+
+    Attributes:
+        network: on ``device``.
+        optimizer: of its parameters.
+        device: of network and batches.
+        average: running average of the weights (``new_average``), the mean teacher; None: there is none.
+        consistency: highest weight of the mean teacher's part of the loss: the mean square of the difference between
+            the probabilities of the network for an augmented image, and of ``average`` for the same image with
+            unchanged intensities, over the cases of a batch without a label. The batches must have ``plain`` images
+            then. 0: none.
+    """
+
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    average: AveragedModel | None = None
+    consistency: float = 0.0
+
+
 class TrainStep:
     """One step of a SupervisedTrainer (its ``iteration_update``): forward in reduced precision, loss in float32.
 
     Args:
-        average: updated after the step.
-        consistency: highest weight of the mean teacher's part of the loss: the mean square of the difference between
-            the probabilities of the network, which sees an augmented image, and of ``average``, which sees the same
-            image with its intensities as they were, over the cases of the batch of which nothing is known. 0: none.
+        state: the network in training; a mean teacher is updated after the step.
+        task: whether structures may overlap.
+        steps: number of all steps, for the learning rate.
     """
 
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        task: Task,
-        steps: int,
-        device: torch.device,
-        average: AveragedModel | None = None,
-        consistency: float = 0.0,
-    ) -> None:
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, steps))
-        self.task, self.steps, self.device = task, steps, device
-        self.average, self.consistency = average, consistency
+    def __init__(self, state: TrainingState, task: Task, steps: int) -> None:
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: rate_factor(step, steps))
+        self.task, self.steps, self.device = task, steps, state.device
+        self.average, self.consistency = state.average, state.consistency
         # Only float16 loses small gradients; bfloat16 has float32's range.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=half_precision(device) == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half_precision(self.device) == torch.float16)
 
     def __call__(self, engine: Any, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
@@ -145,38 +159,37 @@ class TrainStep:
         return mse_loss(self._probabilities(logits[unknown]), self._probabilities(taught))
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Background, too, where there is one."""
+        """Probabilities of all channels, background included."""
         return logits.float().sigmoid() if self.task.overlap else logits.float().softmax(dim=1)
 
 
 def make_trainer(
-    network: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
     loader: Iterable[dict[str, torch.Tensor]],
     task: Task,
-    epochs: int,
-    epoch_steps: int,
-    device: torch.device,
+    epochs: tuple[int, int],
     on_step: OnStep | None = None,
-    average: AveragedModel | None = None,
-    consistency: float = 0.0,
 ) -> SupervisedTrainer:
-    """MONAI's trainer over the parts; network, optimizer and average are on ``device`` already.
+    """MONAI's trainer of a network.
 
     Args:
-        average: what ``new_average`` gave for this network.
-        consistency: see ``TrainStep``; the loader must give ``plain`` images then.
+        state: the network in training.
+        loader: batches of one epoch.
+        task: whether structures may overlap.
+        epochs: their number, and the steps of each (``split_steps``).
+        on_step: called after every step.
     """
-    steps = epochs * epoch_steps
+    count, epoch_steps = epochs
+    steps = count * epoch_steps
     trainer = SupervisedTrainer(
-        device=device,
-        max_epochs=epochs,
+        device=state.device,
+        max_epochs=count,
         train_data_loader=loader,
         epoch_length=epoch_steps,
-        network=network,
-        optimizer=optimizer,
+        network=state.network,
+        optimizer=state.optimizer,
         loss_function=StudentLoss(task.overlap),
-        iteration_update=TrainStep(optimizer, task, steps, device, average, consistency),
+        iteration_update=TrainStep(state, task, steps),
     )
     if on_step is not None:
 
@@ -187,30 +200,51 @@ def make_trainer(
     return trainer
 
 
+@dataclass(frozen=True)
+class MeanTeacher:
+    """Training with a mean teacher, whose weights are saved instead of the network's.
+
+    Attributes:
+        unlabelled: cases without a label (``training_case.without_label``); batches contain them like pseudo-labelled
+            ones, beside ``data.HUMAN_FRACTION``.
+        consistency: as of ``TrainingState``.
+    """
+
+    unlabelled: Sequence[TrainingCase]
+    consistency: float = CONSISTENCY
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of one training of a student.
+
+    Attributes:
+        steps: optimisation steps; None: the task's.
+        seed: of weights, batches and augmentation; None: the task's.
+        start: model file with the initial weights; None: random ones.
+        device: "cpu", "cuda", "cuda:1"; None: the best available.
+        on_step: called after every step.
+        teacher: trains a mean teacher; None: none.
+    """
+
+    steps: int | None = None
+    seed: int | None = None
+    start: Path | None = None
+    device: str | None = None
+    on_step: OnStep | None = None
+    teacher: MeanTeacher | None = None
+
+
 def train_student(
-    cases: Sequence[TrainingCase],
-    task: Task,
-    out_path: Path,
-    *,
-    steps: int | None = None,
-    seed: int | None = None,
-    start: Path | None = None,
-    device: str | None = None,
-    on_step: OnStep | None = None,
-    unlabelled: Sequence[TrainingCase] | None = None,
-    consistency: float = CONSISTENCY,
+    cases: Sequence[TrainingCase], task: Task, out_path: Path, options: TrainingOptions = TrainingOptions()
 ) -> str:
-    """Train on prepared cases and write the last weights, or those of a mean teacher.
+    """Train a student and write its last weights, or those of a mean teacher.
 
     Args:
         cases: human- and pseudo-labelled cases in any order; at least one human-labelled.
-        task: network, augmentation and so on; ``steps`` and ``seed`` replace those of ``task.training``.
-        out_path: the model file; written at the end, at once.
-        start: a model file to go on from; None: fresh weights.
-        device: "cpu", "cuda", "cuda:1"; None: the best there is.
-        unlabelled: cases of which nothing is known (``data.without_label``): trains a mean teacher, whose weights are
-            saved. They fill batches as pseudo labels do, beside ``data.HUMAN_SHARE``.
-        consistency: the highest weight of the mean teacher's part of the loss.
+        task: network, augmentation, learning rate and batch size.
+        out_path: the model file; written at the end, atomically.
+        options: steps, seed, initial weights, device.
 
     Returns:
         The model's version (SHA-256 of the file). On one kind of CPU with the same number of threads it depends on the
@@ -218,18 +252,19 @@ def train_student(
 
     Raises:
         UserError: no human-labelled case; the task's network is not possible; ``start`` does not fit.
-        ValueError: something is known of an ``unlabelled`` case.
+        ValueError: an unlabelled case of the mean teacher has a label.
     """
-    if any(case.human or case.weights.any() for case in unlabelled or ()):
-        raise ValueError("unlabelled cases are those of data.without_label")
-    teacher = bool(unlabelled)
-    target = pick_device(device)
-    seed = task.training.seed if seed is None else seed
-    epochs, epoch_steps = split_steps(steps or task.training.steps)
-    loader = make_loader([*cases, *unlabelled] if unlabelled else cases, task, epoch_steps, seed, plain=teacher)
-    network = new_network(task, seed, start).to(target)
-    optimizer = new_optimizer(network, task)
-    average = new_average(network) if teacher else None
-    weight = consistency if teacher else 0.0
-    make_trainer(network, optimizer, loader, task, epochs, epoch_steps, target, on_step, average, weight).run()
+    teacher = options.teacher
+    unlabelled = [] if teacher is None else list(teacher.unlabelled)
+    if any(case.human or case.weights.any() for case in unlabelled):
+        raise ValueError("unlabelled cases are those of training_case.without_label")
+    device = pick_device(options.device)
+    seed = task.training.seed if options.seed is None else options.seed
+    epochs = split_steps(options.steps or task.training.steps)
+    loader = make_loader([*cases, *unlabelled] if unlabelled else cases, task, epochs[1], seed, plain=bool(unlabelled))
+    network = new_network(task, seed, options.start).to(device)
+    average = new_average(network) if unlabelled else None
+    consistency = teacher.consistency if teacher is not None and unlabelled else 0.0
+    state = TrainingState(network, new_optimizer(network, task), device, average, consistency)
+    make_trainer(state, loader, task, epochs, options.on_step).run()
     return save_model(out_path, network if average is None else average.module, task)

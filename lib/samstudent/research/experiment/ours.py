@@ -10,7 +10,6 @@ import torch
 
 from samstudent.imaging.case import CaseImage
 from samstudent.pseudolabels.ablations import Ablations
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.out_of_fold import on_working_grid
 from samstudent.pseudolabels.teacher import CHAMPION_WEIGHT
@@ -19,6 +18,7 @@ from samstudent.research.setting import Setting
 from samstudent.rounds.pseudo_store import PseudoLabelStore
 from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.run_round import Champion, RoundCases, RoundOptions, RoundResult, run_round
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.model import SamModel
 from samstudent.util.progress import Report
 

@@ -25,7 +25,7 @@ from samstudent.rounds.scoring import MAX_TRAIN_DICE_CASES, train_dice
 from samstudent.sam.model import SamModel
 from samstudent.sam.registry import load_backend
 from samstudent.student.predict import Student
-from samstudent.student.training import train_student
+from samstudent.student.training import MeanTeacher, TrainingOptions, train_student
 from samstudent.task import SamSection
 from samstudent.util.files import atomic_write
 from samstudent.util.progress import Progress, Report, StepReport
@@ -128,16 +128,15 @@ def train(run: JobRun) -> None:
             for id in json.loads((pseudo / ROWS).read_text())["trains"]
         ]
     start = run.needed("start")
-    train_student(
-        LazyCases(readers),
-        task,
-        run.folder / MODEL,
-        steps=params["steps"],
-        seed=params["seed"],
+    unlabelled = [cases.unlabelled_case(id) for id in params.get("unlabelled", [])]
+    options = TrainingOptions(
+        params["steps"],
+        params["seed"],
         start=None if start is None else start / MODEL,
         on_step=StepReport(run.report, "training"),
-        unlabelled=[cases.unlabelled_case(id) for id in params.get("unlabelled", [])] or None,
+        teacher=MeanTeacher(unlabelled) if unlabelled else None,
     )
+    train_student(LazyCases(readers), task, run.folder / MODEL, options)
     student = Student.load(run.folder / MODEL, task)
     known = map(cases.labelled, spread_out(params["labelled"], MAX_TRAIN_DICE_CASES))
     atomic_write(run.folder / TRAIN_DICE, json.dumps(number(train_dice(student, known, task))))

@@ -10,11 +10,11 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.utils.others.generic import name_to_device
 
 from samstudent.errors import Conflict, UserError
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case_labeller import CaseLabeller, OnCase
 from samstudent.rounds.labeling import label_cases
 from samstudent.rounds.prepare import prepare
 from samstudent.rounds.study import Study
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.server.tasks.study_round import StudyRound, sources
 from samstudent.student.predict import Student
 from samstudent.util.progress import Report, log_progress

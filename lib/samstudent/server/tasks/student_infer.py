@@ -17,11 +17,10 @@ from monailabel.utils.others.generic import strtobool
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import CaseImage, for_sam, read_image
 from samstudent.imaging.label_writing import write_masks
-from samstudent.pseudolabels.cached_sam import adapted_decoders
 from samstudent.pseudolabels.case import binarize
 from samstudent.pseudolabels.quality_filter import structure_quality
 from samstudent.rounds.study import Study
-from samstudent.sam.refiner import Refiner, RefinerOptions
+from samstudent.sam.refiner import Refiner, RefinerOptions, adapted_decoders
 from samstudent.sam.results import Refinement
 from samstudent.sam.transform import SamRefined
 from samstudent.sam.volume_refinement import SliceOptions
@@ -183,7 +182,7 @@ class StudentSamInferTask(StudentInferTask):
         if policy:
             recipes, options = (
                 policy.choice.recipes,
-                RefinerOptions(policy.uses_sam, 0, SliceOptions.of(policy.task.recipe)),
+                RefinerOptions(policy.uses_sam, SliceOptions.of(policy.task.recipe)),
             )
             adapted = adapted_decoders(recipes, policy.adapted)
             refiner = Refiner.for_task(policy.task, sam, self.study.embeddings, recipes, adapted, options)

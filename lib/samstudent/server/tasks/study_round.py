@@ -19,7 +19,6 @@ from samstudent.imaging.label_tags import FINAL, PSEUDO, PSEUDO_RAW
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.structure_names import IGNORE, REJECTED
 from samstudent.imaging.value_lookup import names_for_reading
-from samstudent.pseudolabels.cached_sam import CachedSam
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.case_labeller import OnCase
 from samstudent.pseudolabels.on_image import on_image
@@ -32,6 +31,7 @@ from samstudent.rounds.round_options import Champion, RoundCases
 from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.study import Study
 from samstudent.rounds.trained import ImageContents, content_of, images_of, trained_of, under_ids
+from samstudent.sam.cached_sam import CachedSam
 from samstudent.task import Task
 from samstudent.util.files import sha256_file
 
