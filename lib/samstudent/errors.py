@@ -1,6 +1,6 @@
-"""Errors that are a user's to mend. The command line prints them, the server answers them as 4xx.
+"""Errors that users can correct. The command line prints them, the server responds with a status 4xx or 5xx.
 
-Each message names the file, key or value that is wrong and says what would be right.
+Each message names the wrong file, key or value and what would be right.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Of a full disk.
+#: Error numbers of a full disk.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-#: What a user can do about an error of the operating system.
+#: Remedy for an error of the operating system.
 _REMEDIES = {
-    **dict.fromkeys(NO_ROOM, "make room there and try again; what was kept before is whole"),
+    **dict.fromkeys(NO_ROOM, "make room there and try again; earlier files are complete"),
     errno.EROFS: "mount it writable, or copy the folder to a place that can be written",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "give user {user} the permission (chmod, chown)"),
     errno.ELOOP: "a symbolic link leads back to itself; let it point to the file that is meant",
@@ -29,7 +29,7 @@ _REMEDIES = {
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong (HTTP 400)."""
+    """Wrong input of a user (HTTP 400)."""
 
     status = 400
 
@@ -41,15 +41,15 @@ class NotFound(UserError):
 
 
 class Conflict(UserError):
-    """Right in itself, but not now: a job is running, nothing to train on (HTTP 409)."""
+    """Valid, but not possible now: a job is running, there is nothing to train on (HTTP 409)."""
 
     status = 409
 
 
 class Unavailable(UserError):
-    """Another server that this needs (the PACS) does not answer, or answers what cannot be used (HTTP 503).
+    """Another server (the PACS) does not respond, or its response cannot be used (HTTP 503).
 
-    It may be right a minute later: what is asked for was not done, and can be asked for again.
+    The request was not carried out and may be repeated later.
     """
 
     status = 503
@@ -71,8 +71,7 @@ class Unusable(UserError):
 
 @contextmanager
 def named(path: Path, name: str) -> Iterator[None]:
-    """Errors of the block say ``name`` instead of ``path``: the server's own name for an upload means nothing to its
-    sender."""
+    """Errors of the block contain ``name`` instead of ``path``, for uploads, whose path is the server's own."""
     try:
         yield
     except UserError as error:
@@ -81,26 +80,26 @@ def named(path: Path, name: str) -> Iterator[None]:
 
 
 def put_name(error: UserError, path: Path, name: str) -> None:
-    """Have an error say ``name`` instead of ``path``."""
+    """Replace ``path`` by ``name`` in an error's message."""
     both = "|".join(re.escape(text) for text in (str(path), path.name))
     error.args = (re.sub(both, lambda found: name, str(error)), *error.args[1:])
 
 
 def explain(error: UserError | OSError, place: str | os.PathLike[str] | None = None) -> str:
-    """One line for people: which place, what is wrong with it, what to do.
+    """Message of an error in one line: file, fault, remedy.
 
     Args:
-        error: of the operating system, or one of the above, which explain themselves.
-        place: which file, where the error may not name one.
+        error: of the operating system, or a ``UserError``, whose message is returned.
+        place: file, for errors without one.
     """
     if isinstance(error, UserError):
         return str(error)
     place = error.filename2 or error.filename or place
     if error.errno is None or error.strerror is None:
         return str(error) or type(error).__name__
-    told = error.strerror if place is None or isinstance(place, int) else f"{os.fsdecode(place)}: {error.strerror}"
+    message = error.strerror if place is None or isinstance(place, int) else f"{os.fsdecode(place)}: {error.strerror}"
     remedy = _REMEDIES.get(error.errno)
-    return told if remedy is None else f"{told}; {remedy.format(user=_user())}"
+    return message if remedy is None else f"{message}; {remedy.format(user=_user())}"
 
 
 def status_of(error: OSError) -> int:

@@ -1,8 +1,8 @@
-"""How well masks agree: Dice and surface distance per structure, and their table over cases.
+"""Metrics of masks: Dice and surface distance per structure, and their table over cases.
 
-numpy in, numpy out; MONAI's metrics inside. What is absent needs care. The paper (arXiv 2411.12602) leaves out what the
-truth does not have, which forgives a model that draws it anyway. Here such a false alarm scores 0 in ``dice`` and is
-counted on its own, so that both means can be given.
+numpy in, numpy out; MONAI's metrics inside. The paper (arXiv 2411.12602) leaves out structures that are absent in the
+truth, so that false positives do not count. Here a false positive has a Dice of 0 and is counted separately, so that
+both means can be reported.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class StructureScore:
     Attributes:
         name: of the structure.
         mean: over the cases whose truth has it, as in the paper; nan if none has.
-        dice_with_false_positives: over these and the false alarms, which count 0; nan if there are neither.
-        cases: whose truth has it.
-        missed: of these, how many predictions have none of it.
-        false_alarms: cases whose truth lacks it and whose prediction has it.
+        dice_with_false_positives: over these and the false positives, which count 0; nan if there are neither.
+        cases: number of cases whose truth has it.
+        missed: number of these whose prediction lacks it.
+        false_alarms: number of cases whose truth lacks it and whose prediction has it.
     """
 
     name: str
@@ -63,7 +63,7 @@ def dice_per_structure(truth: Masks, prediction: Masks) -> NDArray[np.float64]:
     """
     true, predicted = _tensors(truth, prediction)
     scores = compute_dice(predicted, true, include_background=True, ignore_empty=False)[0].double().numpy()
-    scores[~_present(truth) & ~_present(prediction)] = np.nan  # MONAI says 1: a structure that nobody saw is no success
+    scores[~_present(truth) & ~_present(prediction)] = np.nan  # MONAI's value is 1; an absent structure must not count
     return np.asarray(scores)
 
 
@@ -73,9 +73,9 @@ def dice_where_known(truth: LabelledMasks, prediction: Masks) -> NDArray[np.floa
 
 
 def surface_distances(truth: Masks, prediction: Masks, spacing: Sequence[float]) -> NDArray[np.float64]:
-    """How far the borders of each structure lie apart: the mean distance of border points, both ways.
+    """Mean surface distance of each structure, symmetric.
 
-    Only the window of both masks is looked at: 32 teeth on 80 films, for every student, shall be a matter of seconds.
+    Computed in the window around both masks, which takes seconds for 32 teeth on 80 radiographs.
 
     Args:
         truth: bool (S, *spatial), 2D or 3D.
@@ -85,13 +85,13 @@ def surface_distances(truth: Masks, prediction: Masks, spacing: Sequence[float])
     Returns:
         mm, float (S,); nan where either mask is empty.
     """
-    _refuse_unlike(truth, prediction)
+    _check_shapes(truth, prediction)
     if len(spacing) != truth.ndim - 1:
         raise UserError(f"spacing needs {truth.ndim - 1} numbers, one for each axis, not {list(spacing)}")
     mm = [float(s) for s in spacing]
     found = np.full(len(truth), np.nan)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MONAI's, of an argument that it gives itself
+        warnings.simplefilter("ignore")  # a warning of MONAI about its own argument
         for number in np.flatnonzero(_present(truth) & _present(prediction)):
             both = np.stack([truth[number], prediction[number]]).astype(bool)
             window = ndimage.find_objects(both.any(0).astype(np.uint8))[0]
@@ -132,13 +132,13 @@ def dice_table(truths: Iterable[Masks], predictions: Iterable[Masks], names: Seq
 
 
 def mean_of(values: Iterable[float]) -> float:
-    """The mean without nan; nan if nothing is left."""
+    """Mean without nan; nan without a value."""
     kept = [value for value in values if not np.isnan(value)]
     return float(np.mean(kept)) if kept else float("nan")
 
 
 def _score(name: str, dice_of_cases: NDArray[np.float64], found: NDArray[Any]) -> StructureScore:
-    """``found`` is bool (cases, 2): truth has it, prediction has it."""
+    """Score of one structure; ``found``: bool (cases, 2), whether truth and prediction have it."""
     true, predicted = found[:, 0], found[:, 1]
     return StructureScore(
         name,
@@ -155,12 +155,12 @@ def _present(masks: Masks) -> NDArray[Any]:
 
 
 def _tensors(truth: Masks, prediction: Masks) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both as float (1, S, *spatial), as MONAI takes them."""
-    _refuse_unlike(truth, prediction)
+    """Both as float (1, S, *spatial), for MONAI."""
+    _check_shapes(truth, prediction)
     true, predicted = (torch.from_numpy(np.ascontiguousarray(m, bool)[None]).float() for m in (truth, prediction))
     return true, predicted
 
 
-def _refuse_unlike(truth: Masks, prediction: Masks) -> None:
+def _check_shapes(truth: Masks, prediction: Masks) -> None:
     if truth.shape != prediction.shape:
         raise UserError(f"truth has the shape {truth.shape}, prediction {prediction.shape}; they must be equal")

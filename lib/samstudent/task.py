@@ -1,7 +1,7 @@
-"""The task file: which structures, in what kind of image, learned and refined how.
+"""Task file: structures, images, training and refinement.
 
-A task is one YAML file. Everything but ``name``, ``dimension`` and ``structures`` has a default, so a new anatomy takes
-about ten lines. Unknown keys are refused: a misspelt key must not silently mean its default.
+A task is one YAML file. All keys but ``name``, ``dimension`` and ``structures`` have a default. Unknown keys are
+refused: a misspelt key must not silently have its default. The module is one table of keys, and therefore long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from samstudent.util.dicom_codes import Code, own_code
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Unmentioned = Literal["absent", "unknown"]
-#: Whose mask a recipe gives, from the simplest.
+#: Sources of a recipe's mask, from the simplest.
 MaskSource = Literal["student", "plain_sam", "sam", "fused"]
 PromptKind = Literal["box", "positive", "negative", "logits", "mask"]
 
@@ -30,7 +30,7 @@ class _Section(BaseModel):
 
 
 class ImageSection(_Section):
-    """How stored values become the intensities that student and SAM see."""
+    """Intensities of student and SAM from stored values."""
 
     intensity: Literal["auto", "window", "percentile"] = Field(
         default="auto",
@@ -85,7 +85,7 @@ class StudentSection(_Section):
 
 
 class SamSection(_Section):
-    """The Segment Anything Model that redraws the structures."""
+    """The Segment Anything Model of the refinement."""
 
     backend: Literal["lite_medsam", "vit_b", "vit_l", "vit_h", "medsam"] = Field(
         default="lite_medsam",
@@ -137,7 +137,7 @@ BOX_STAGES = (Stage(prompts=("box",)),)
 
 
 class Recipe(_Section):
-    """From the student's probabilities to a coarse mask, from there to SAM's prompts, and whose mask is the result.
+    """Coarse mask from the student's probabilities, SAM's prompts from the coarse mask, and source of the result.
 
     Pixels are those of the working grid, at most 512 a side.
     """
@@ -167,9 +167,9 @@ class Recipe(_Section):
     )
     source: MaskSource = Field(
         default="sam",
-        description="The refined mask: `sam`: SAM's, by the adapted decoder where there is one; `plain_sam`: by the "
-        "published one; `student`: the student's coarse mask; `fused`: mean of the logits of `sam` and student. With "
-        "`pseudo_labels.policy: learned` it is chosen for each structure.",
+        description="Source of the refined mask. `sam`: SAM, with the adapted decoder where there is one; `plain_sam`: "
+        "SAM with the published one; `student`: the student's coarse mask; `fused`: mean of the logits of `sam` and "
+        "student. With `pseudo_labels.policy: learned` it is chosen for each structure.",
     )
     axis: Literal["auto", "z", "y", "x"] = Field(
         default="auto",
@@ -199,14 +199,14 @@ class Recipe(_Section):
         return self
 
     def stages_for(self, backend: str) -> tuple[Stage, ...]:
-        """The stages to run: the task's own, else the paper's two, or the box alone where only boxes were trained."""
+        """Stages of a backend: the task's, else the paper's two, or the box for models trained with boxes only."""
         if self.stages:
             return self.stages
         return BOX_STAGES if backend in ("lite_medsam", "medsam") else PAPER_STAGES
 
 
 class TrainingSection(_Section):
-    """How a student is trained. Steps, not epochs: equal work whatever the number of cases."""
+    """Training of a student, in steps: equal work whatever the number of cases."""
 
     steps: int = Field(default=600, ge=1, description="Optimisation steps of a training.")
     batch_size: int = Field(default=6, ge=1, description="Cases, or windows of volumes, in a batch.")
@@ -229,7 +229,7 @@ class TrainingSection(_Section):
 
 
 class PseudoLabelSection(_Section):
-    """How pseudo labels are made, and which of them are good enough to train on."""
+    """Pseudo labels and their quality filter."""
 
     threshold: Share | dict[str, Share] = Field(
         default=0.6,
@@ -252,7 +252,7 @@ class PseudoLabelSection(_Section):
 
 
 class HoldOutSection(_Section):
-    """The cases that compare models and never train."""
+    """Cases for the comparison of models, which never train."""
 
     fraction: float = Field(
         default=0.2,
@@ -264,11 +264,11 @@ class HoldOutSection(_Section):
 
 
 class ActiveLearningSection(_Section):
-    """Which case an annotator gets next."""
+    """Selection of the next case for an annotator."""
 
     strategy: Literal["uniform", "entropy", "disagreement", "diversity", "mixed"] = Field(
         default="mixed",
-        description="The strategy that also answers to `random`, the only one that OHIF asks for.",
+        description="The strategy that also has the name `random`, the only one that OHIF requests.",
     )
     reserve_minutes: float = Field(
         default=30.0,
@@ -278,7 +278,7 @@ class ActiveLearningSection(_Section):
 
 
 class ScheduleSection(_Section):
-    """When a round starts by itself. Both keys may be set; without any, rounds are started manually."""
+    """Automatic start of rounds. Both keys may be set; without any, rounds are started manually."""
 
     every_labels: int | None = Field(
         default=None, ge=1, description="A round starts after this many new or changed human labels."
@@ -314,7 +314,7 @@ class Task(_Section):
     structures: dict[Name, int] = Field(
         min_length=1,
         max_length=250,
-        description="What to segment: names with label values 1, 2, 3, ... without a gap. A list is short for that: "
+        description="Structures: names with label values 1, 2, 3, ... without a gap. A list is short for that: "
         "`[nerve, vessel]`. `background` and `ignore` are refused.",
     )
     codes: dict[Name, Code] = Field(
@@ -330,23 +330,23 @@ class Task(_Section):
     )
     unmentioned: Unmentioned | dict[Name, Unmentioned] = Field(
         default="absent",
-        description="What a human's label says of a structure that it does not mention: that it is absent, or nothing "
-        "(`unknown`). One word for all structures, or one for each; others are `absent`. What counts as mentioned: "
+        description="Meaning of a human label for a structure that it does not mention: it is absent, or not known "
+        "(`unknown`). One value for all structures, or one for each; others are `absent`. Definition of mentioned: "
         "[own data](../how-to/own-data.md#structures-that-a-label-leaves-open).",
     )
-    image: ImageSection = Field(default=ImageSection(), description="How stored values become intensities.")
+    image: ImageSection = Field(default=ImageSection(), description="Intensities from stored values.")
     student: StudentSection = Field(default=StudentSection(), description="The network that is trained and served.")
     sam: SamSection = Field(default=SamSection(), description="The Segment Anything Model.")
-    recipe: Recipe = Field(default=Recipe(), description="From a coarse mask to prompts.")
-    training: TrainingSection = Field(default=TrainingSection(), description="How the student is trained.")
+    recipe: Recipe = Field(default=Recipe(), description="Coarse mask, prompts and source of the result.")
+    training: TrainingSection = Field(default=TrainingSection(), description="Training of the student.")
     pseudo_labels: PseudoLabelSection = Field(
-        default=PseudoLabelSection(), description="How pseudo labels are made, and which of them train."
+        default=PseudoLabelSection(), description="Pseudo labels and their quality filter."
     )
-    holdout: HoldOutSection = Field(default=HoldOutSection(), description="The cases that compare models.")
+    holdout: HoldOutSection = Field(default=HoldOutSection(), description="Cases for the comparison of models.")
     active_learning: ActiveLearningSection = Field(
-        default=ActiveLearningSection(), description="Which case an annotator gets next."
+        default=ActiveLearningSection(), description="Selection of the next case."
     )
-    schedule: ScheduleSection = Field(default=ScheduleSection(), description="When a round starts by itself.")
+    schedule: ScheduleSection = Field(default=ScheduleSection(), description="Automatic start of rounds.")
 
     @model_validator(mode="before")
     @classmethod
@@ -406,11 +406,11 @@ class Task(_Section):
         return list(self.structures)
 
     def code_of(self, structure: str) -> Code:
-        """What a structure is called in DICOM segmentations."""
+        """Code of a structure in DICOM segmentations."""
         return self.codes.get(structure) or own_code(structure)
 
     def unmentioned_of(self, structure: str) -> Unmentioned:
-        """What a human's label says of this structure where it does not mention it."""
+        """Meaning of a human label for a structure that it does not mention."""
         return self.unmentioned.get(structure, "absent") if isinstance(self.unmentioned, dict) else self.unmentioned
 
     def threshold_of(self, structure: str) -> float:
@@ -448,7 +448,7 @@ def load_task(name_or_path: str | Path) -> Task:
     if not isinstance(content, dict):
         raise UserError(f"{path}: a task file is a mapping with name, dimension and structures")
     if isinstance(sam := content.get("sam"), dict) and isinstance(checkpoint := sam.get("checkpoint"), str):
-        # A relative checkpoint is meant relative to the task file, wherever the server was started.
+        # A relative checkpoint is relative to the task file, not to the working directory.
         sam["checkpoint"] = str((path.parent / Path(checkpoint).expanduser()).resolve())
     try:
         return Task.model_validate(content)
@@ -465,7 +465,7 @@ def _shipped() -> Path:
 
 
 def _fault(error: object) -> str:
-    """One pydantic error as "key: what is wrong, what is allowed"."""
+    """Message of one pydantic error: "key: fault, allowed values"."""
     assert isinstance(error, dict)
     key = ".".join(str(part) for part in error["loc"]) or "task"
     if error["type"] == "extra_forbidden":
@@ -476,12 +476,12 @@ def _fault(error: object) -> str:
         return f"{key}: unknown key; allowed here: {', '.join(section.model_fields)}"
     if error["type"] == "missing":
         return f"{key}: missing"
-    # What pydantic puts before a message of ours.
+    # Without pydantic's prefix of our own messages.
     return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {error.get('input')!r})"
 
 
 def _section_in(annotation: object) -> type[BaseModel] | None:
-    """The section that a key's type is or holds: of ``tuple[Stage, ...] | None`` it is Stage."""
+    """Section in a key's type: of ``tuple[Stage, ...] | None`` it is Stage."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_section_in, get_args(annotation))), None)

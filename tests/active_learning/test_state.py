@@ -116,7 +116,7 @@ def test_what_is_shared_stays_its_holders(tmp_path: Path):
     state = SelectionState(tmp_path / "s", clock)
     assert state.reserve("a", "anna", 30) and state.reserve("b", "bob", 30)
     clock.now = 60
-    state.share("a", "bob")
+    state.record_offer("a", "bob")
     assert state.reserved() == {"a": "anna", "b": "bob"}
     assert state.reservations()["a"] == Reservation("anna", 0, 1800, offered=60)
     assert state.shown("bob", 30) == ["b", "a"] and state.shown("anna", 30) == ["a"]

@@ -21,7 +21,7 @@ def test_rounds_say_what_trained_and_what_was_left_out(
     task = tmp_path / "task.yaml"
     task.write_text(yaml.safe_dump(TASK))
     ledger = Ledger(tmp_path / ".samstudent" / "drawn")
-    first = ledger.new_round("by hand", holdout_ids=["g", "h"])
+    first = ledger.new_round("manual", holdout_ids=["g", "h"])
     ledger.update(
         first,
         status="done",

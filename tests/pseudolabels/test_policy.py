@@ -312,4 +312,4 @@ def test_of_large_volumes_some_slices_are_learnt_from(tmp_path: Path, monkeypatc
 def test_teachers_below_the_lowest_dice_are_skipped(tmp_path: Path) -> None:
     policy = fit(tmp_path)
     assert policy.record["oof_dice"] > 0.3 and policy.skip_reason is None
-    assert "labels alone" in (replace(policy, record={"oof_dice": 0.04}).skip_reason or "")
+    assert "labels only" in (replace(policy, record={"oof_dice": 0.04}).skip_reason or "")

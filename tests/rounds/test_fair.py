@@ -161,5 +161,5 @@ def test_a_challenger_that_cannot_be_compared_is_not_served():
     assert decide(None, champion=True).promote, "a small study without a labelled hold-out case"
     decision = decide(None, champion=True, accumulated_loss=0.002, trained_on=3)
     assert not decision.promote and decision.accumulated_loss == 0.002
-    assert "cannot be compared" in decision.why and "promote it by hand" in decision.why
+    assert "cannot be compared" in decision.why and "promote it manually" in decision.why
     assert decide(None, champion=False, trained_on=3).promote, "the first student is served in any case"

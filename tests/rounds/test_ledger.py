@@ -40,14 +40,14 @@ def test_an_empty_study(tmp_path: Path):
 
 def test_a_record_comes_back_whole(tmp_path: Path):
     ledger = Ledger(tmp_path)
-    id = ledger.new_round("by hand", seed=3)
+    id = ledger.new_round("manual", seed=3)
     assert id == "r0001" and ledger.running().pid == os.getpid()
     record = ledger.get(id).model_copy(update={"status": "done", "labels_used": ["a"], "task_digest": "t"})
     ledger.record(id, record)
     dice = {"challenger": {"ulna": math.nan, "mean": 0.5}, "champion": None}
     ledger.update(id, dice=dice, pseudo_used={"n": 4, "tag": "pseudo"}, holdout_ids=["h"])
     read = Ledger(tmp_path).get(id)
-    assert (read.reason, read.seed, read.labels_used, read.pseudo_used.n) == ("by hand", 3, ["a"], 4)
+    assert (read.reason, read.seed, read.labels_used, read.pseudo_used.n) == ("manual", 3, ["a"], 4)
     assert read.dice == {"challenger": {"ulna": None, "mean": 0.5}, "champion": None}
     assert ledger.new_round() == "r0002"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from samstudent.errors import UserError
-from samstudent.student.network import Placed, build_network, output_channels
+from samstudent.student.network import SpatialPrior, build_network, output_channels
 from samstudent.task import load_task, shipped_tasks
 from support.drawn import small_task
 
@@ -41,7 +41,7 @@ def test_gradients_of_volumes_are_those_of_the_images(network: str) -> None:
 def test_a_prior_of_place_tells_equal_structures_apart() -> None:
     """Two structures on an image without any contrast: no convolution of one pixel can say which is where."""
     torch.manual_seed(0)
-    network = Placed(torch.nn.Conv2d(1, 2, 1), 2)
+    network = SpatialPrior(torch.nn.Conv2d(1, 2, 1), 2)
     image, masks = torch.ones(1, 1, 20, 30), torch.zeros(1, 2, 20, 30)
     masks[:, 0, 5:15, 4:11], masks[:, 1, 5:15, 19:26] = 1, 1
     torch.testing.assert_close(network(image), network.network(image))  # at first it says nothing
@@ -60,7 +60,7 @@ def test_many_structures_of_whole_images_have_places(dimension: int, structures:
     student = {"size": [32] * dimension, "channels": [8, 8]}
     names = [f"bone_{number}" for number in range(structures)]
     task = small_task(dimension=dimension, student=student, structures=names)
-    assert isinstance(build_network(task), Placed) is placed
+    assert isinstance(build_network(task), SpatialPrior) is placed
 
 
 def test_one_channel_each_where_structures_overlap() -> None:

@@ -32,9 +32,7 @@ def test_a_class_was_added(study: TinyStudy, tmp_path: Path) -> None:
     server = RunningServer(study, tmp_path)
     try:
         server.wait_until_up()
-        told = (
-            "this student knows radius, ulna, lunate; task 'tiny' has radius, ulna, lunate, scaphoid now. Run a round"
-        )
+        told = "this student segments radius, ulna, lunate; task 'tiny' has radius, ulna, lunate, scaphoid now."
         for model in ("student", "student+sam"):
             answer = requests.post(f"{server.url}/infer/{model}?image=case00&output=json", timeout=60)
             assert answer.status_code == 409 and told in detail(answer), answer.text

@@ -1,4 +1,4 @@
-"""Which images of a study can be read: those that cannot are never offered, and are shown as problems."""
+"""Check whether the images of a study can be read: unreadable ones are not offered, and are listed as problems."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CREATE TABLE IF NOT EXISTS images (case_id TEXT PRIMARY KEY, stamp TEXT NOT NULL
 
 
 class ImageCheck:
-    """Results of reading each image, in the study's ``state.sqlite``. Any number of processes at once.
+    """Results of the check of each image, in the study's ``state.sqlite``, shared by any number of processes.
 
-    A result holds for one state of the file, one dimension of the task and one version of this package: an image that
-    was mended is read again.
+    A result is valid for one state of the file, one dimension of the task and one version of this package: a repaired
+    image is read again.
     """
 
     def __init__(self, path: Path, dimension: int) -> None:
-        """Open or make the file.
+        """Open or create the file.
 
         Args:
             path: the SQLite file.
@@ -38,7 +38,7 @@ class ImageCheck:
         make_tables(path, _SCHEMA, "restore it from a backup")
 
     def problem(self, case: str, file: Path) -> str | None:
-        """Why an image cannot be used; None where it can. Reads it, pixels included, unless the result is known."""
+        """Reason why an image cannot be used; None where it can. It is decoded unless the result is known."""
         stamp = self._stamp(file)
         with connection(self.path) as database:
             row = database.execute("SELECT stamp, problem FROM images WHERE case_id = ?", (case,)).fetchone()
@@ -53,16 +53,16 @@ class ImageCheck:
         return problem
 
     def record(self, case: str, file: Path, problem: str | None = None) -> None:
-        """Keep a result; without ``problem``: the image was read."""
+        """Store a result; ``problem`` None: the image can be read."""
         row = (case, self._stamp(file), None if problem is None else printable(problem))
         with connection(self.path) as database:
             database.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", row)
 
     def problems(self, file_of: Callable[[str], Path | None]) -> dict[str, str]:
-        """Case id -> why its image cannot be used, as far as it was read; reads nothing.
+        """Case id -> reason why its image cannot be used, of stored results; no image is read.
 
         Args:
-            file_of: the image file of a case id; None where there is no such case (any more).
+            file_of: returns the image file of a case id; None where there is no such case.
         """
         with connection(self.path) as database:
             rows = database.execute("SELECT case_id, stamp, problem FROM images WHERE problem IS NOT NULL").fetchall()

@@ -1,4 +1,4 @@
-"""How little sure a student is of a case. Pure functions; higher: a human's label would teach more."""
+"""Uncertainty scores of a case, as pure functions; higher: less certain, so that a human label is more useful."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 def entropy_score(probabilities: NDArray[np.float32], overlap: bool) -> float:
     """Entropy of the student's pixels, averaged with the probability of foreground as weight.
 
-    Without the weight, the sure background that fills most of an image hides everything else, and images score by the
-    size of their structures. A blank prediction is therefore no sign of uncertainty: it scores low, and diversity has
-    to find such a case.
+    Without the weight, the certain background of most pixels dominates, and the score depends on the size of the
+    structures. An empty prediction therefore has a low score; such cases are selected by diversity only.
 
     Args:
         probabilities: float32 (S, *spatial) in [0, 1].
-        overlap: True: each structure is a yes-or-no of its own (sigmoid); False: structures exclude each other
-            (softmax) and what is missing to 1 is the background.
+        overlap: True: structures are independent (sigmoid); False: structures exclude each other (softmax), and
+            background is 1 minus their sum.
 
     Returns:
-        Share of the largest possible entropy, in [0, 1].
+        Entropy relative to the largest possible, in [0, 1].
     """
     p = np.clip(probabilities.reshape(len(probabilities), -1).astype(np.float64), 0, 1)
     if overlap:
@@ -40,12 +39,11 @@ def disagreement_score(agreements: Iterable[float | None]) -> float | None:
     """1 - mean agreement of the student's masks and SAM's.
 
     Args:
-        agreements: of each structure the Dice of the student's cleaned mask and what SAM drew, 0 where it drew nothing
-            (``StructureResult.agreement``, not what came out: there the student's mask stands in for SAM's); None where
-            SAM was not asked.
+        agreements: of each structure the Dice of the student's coarse mask and SAM's mask, 0 where that is empty
+            (``StructureResult.agreement``); None where SAM was not run.
 
     Returns:
-        In [0, 1]; None when SAM was asked nothing, so that there is nothing to disagree about.
+        In [0, 1]; None where SAM was not run on any structure.
     """
     known = [value for value in agreements if value is not None]
     return 1 - fmean(known) if known else None

@@ -1,4 +1,4 @@
-"""What active learning remembers, in SQLite: reservations, scores and vectors. Any number of processes at once."""
+"""State of active learning in SQLite: reservations, scores and vectors, shared by any number of processes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CREATE TABLE IF NOT EXISTS scores (
 CREATE TABLE IF NOT EXISTS vectors (case_id TEXT PRIMARY KEY, vector BLOB NOT NULL, version TEXT NOT NULL);
 """
 _SHOW = "INSERT OR REPLACE INTO shown VALUES (:client, :case, :now)"
-#: Seconds by which a clock may be put right without a word. A reservation from further ahead was made before the clock
-#: was set back, and would hold for as long: it counts as run out.
+#: Tolerance for clock corrections, in seconds. A reservation from further in the future was made before the clock was
+#: set back, and counts as expired.
 _SLACK = 60.0
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What the strategies choose by. A case may be missing in any of them.
+    """Scores and vectors for the strategies. A case may be missing in any of them.
 
     Attributes:
         entropy, disagreement: case -> score in [0, 1]; higher: less certain.
@@ -46,13 +46,13 @@ class Tables:
 
 @dataclass(frozen=True)
 class Reservation:
-    """A case that is kept for one client.
+    """Reservation of a case for one client.
 
     Attributes:
-        client: for whom.
+        client: its name.
         since, until: seconds since 1970.
         worked: whether the client has begun to work on it.
-        offered: when the case was last shown to anybody.
+        offered: time at which the case was last offered to any client.
     """
 
     client: str
@@ -63,14 +63,14 @@ class Reservation:
 
 
 class SelectionState:
-    """The tables of one study, in its ``state.sqlite``."""
+    """Tables of one study, in its ``state.sqlite``."""
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
-        """Open or make the file.
+        """Open or create the file.
 
         Args:
             path: the SQLite file.
-            now: the present time in seconds; for tests.
+            now: returns the current time in seconds; for tests.
 
         Raises:
             UserError: the file is no SQLite database.
@@ -80,17 +80,17 @@ class SelectionState:
         make_tables(path, _SCHEMA, "rename it: a new one is made, without reservations, and scores are computed again")
 
     def reserve(self, case: str, client: str, minutes: float) -> bool:
-        """Keep a case for one client, or prolong that client's reservation; one step for all processes.
+        """Reserve a case for one client, or extend that client's reservation; atomic among processes.
 
-        It is remembered that the client was shown the case.
+        The case is recorded as offered to the client.
 
         Returns:
-            False when another client holds it.
+            False when it is reserved for another client.
         """
         now = self._now()
         values = {"case": case, "client": client, "now": now, "until": now + 60 * minutes, "to_come": now + _SLACK}
         with connection(self.path) as database:
-            database.execute(  # what was done on it in an earlier reservation does not count
+            database.execute(  # work of an earlier reservation does not count
                 "DELETE FROM worked WHERE case_id = :case AND client = :client AND NOT EXISTS "
                 "(SELECT 1 FROM reserved WHERE case_id = :case AND client = :client AND until > :now)",
                 values,
@@ -105,13 +105,13 @@ class SelectionState:
                 database.execute(_SHOW, values)
             return cursor.rowcount == 1
 
-    def share(self, case: str, client: str) -> None:
-        """Remember that a client was shown a case that another holds, and goes on to hold."""
+    def record_offer(self, case: str, client: str) -> None:
+        """Record that a case reserved for another client was offered to this one."""
         with connection(self.path) as database:
             database.execute(_SHOW, {"case": case, "client": client, "now": self._now()})
 
     def release(self, client: str) -> None:
-        """Give up a client's reservations of cases that it has not worked on (``note_work``)."""
+        """Remove a client's reservations of cases on which it has not worked (``note_work``)."""
         with connection(self.path) as database:
             database.execute(
                 "DELETE FROM reserved WHERE client = :client "
@@ -120,7 +120,7 @@ class SelectionState:
             )
 
     def note_work(self, case: str, client: str) -> None:
-        """A client has begun to work on a case: it keeps the reservation, if it has one, when it asks for another."""
+        """Record that a client works on a case: its reservation, if any, remains when it requests another case."""
         with connection(self.path) as database:
             database.execute(
                 "INSERT OR IGNORE INTO worked SELECT case_id, client FROM reserved WHERE case_id = ? AND client = ?",
@@ -128,7 +128,7 @@ class SelectionState:
             )
 
     def reservations(self) -> dict[str, Reservation]:
-        """Case -> reservation, for every one that has not run out."""
+        """Case -> reservation, of all that have not expired."""
         now = self._now()
         with connection(self.path) as database:
             rows = database.execute(
@@ -144,11 +144,11 @@ class SelectionState:
             }
 
     def reserved(self) -> dict[str, str]:
-        """Case -> client, for every reservation that has not run out."""
+        """Case -> client, of all reservations that have not expired."""
         return {case: reservation.client for case, reservation in self.reservations().items()}
 
     def shown(self, client: str, minutes: float) -> list[str]:
-        """What was shown to this client in the last so many minutes, the latest last."""
+        """Cases offered to a client in the last ``minutes``, the latest last."""
         now = self._now()
         with connection(self.path) as database:
             rows = database.execute(
@@ -162,8 +162,8 @@ class SelectionState:
 
         Args:
             method: ``entropy`` or ``disagreement``.
-            scores: case -> score; None: looked at, but it has none.
-            version: what they were computed with; a score of another version is out of date.
+            scores: case -> score; None: computed, but the case has none.
+            version: of the model; a score of another version is outdated.
         """
         with connection(self.path) as database:
             database.executemany(
@@ -172,7 +172,7 @@ class SelectionState:
             )
 
     def scores(self, method: str) -> dict[str, float]:
-        """Case -> latest score, of whatever version: one of the last student is better than none."""
+        """Case -> latest score, of any version: a score of an earlier student is better than none."""
         with connection(self.path) as database:
             rows = database.execute(
                 "SELECT case_id, score FROM scores WHERE method = ? AND score IS NOT NULL", (method,)
@@ -180,7 +180,7 @@ class SelectionState:
             return dict(rows)
 
     def scored(self, method: str, version: str) -> set[str]:
-        """Cases whose score, or lack of one, is of this version."""
+        """Cases with a result of this version."""
         with connection(self.path) as database:
             rows = database.execute("SELECT case_id FROM scores WHERE method = ? AND version = ?", (method, version))
             return {case for (case,) in rows}
@@ -201,7 +201,7 @@ class SelectionState:
             )
 
     def vectors(self) -> dict[str, NDArray[np.float32]]:
-        """Case -> vector, float32 (D,); only of the version written last: vectors of two backends do not compare."""
+        """Case -> vector, float32 (D,), of the version written last: vectors of two backends cannot be compared."""
         with connection(self.path) as database:
             rows = database.execute(
                 "SELECT case_id, vector FROM vectors "
@@ -215,5 +215,5 @@ class SelectionState:
             return {case for (case,) in database.execute("SELECT case_id FROM vectors WHERE version = ?", (version,))}
 
     def tables(self) -> Tables:
-        """Everything the strategies choose by."""
+        """Scores and vectors for the strategies."""
         return Tables(self.scores("entropy"), self.scores("disagreement"), self.vectors())

@@ -23,11 +23,11 @@ class CasePool:
     """Cases of a study from which one is selected.
 
     Attributes:
-        candidates: cases without a label that this client may be given.
+        candidates: cases without a label that may be offered to the client.
         labelled: cases with a label, or being labelled now.
         holdout: reserved cases.
-        fraction: share of the labelled cases that the hold-out should be.
-        first: cases that a reviewer sent; those among the candidates come before all others, in this order.
+        fraction: fraction of the labelled cases that should be of the hold-out.
+        first: cases sent by a reviewer; candidates among them come first, in this order.
     """
 
     candidates: Collection[str]
@@ -43,9 +43,8 @@ class SelectedCase:
 
     Attributes:
         case: its id.
-        by: what selected it: the strategy, the one it fell back to, ``hold-out``, or ``review``: a reviewer sent it to
-            the annotators.
-        score: the strategy's own figure for it, higher is better; None where it was drawn.
+        by: the strategy that selected it (after fallbacks), ``hold-out``, or ``review`` for a case sent by a reviewer.
+        score: score of the strategy, higher is better; None where the case was drawn at random.
     """
 
     case: str
@@ -57,7 +56,7 @@ def select_case(strategy: str, pool: CasePool, tables: Tables, rng: np.random.Ge
     """The case to label next.
 
     Strategies:
-        - ``uniform``: drawn, each as likely.
+        - ``uniform``: at random.
         - ``entropy``: the highest entropy of the student's pixels.
         - ``disagreement``: the lowest agreement of student and SAM.
         - ``diversity``: the farthest, in SAM's embedding space, from everything labelled (farthest first, a greedy
@@ -66,18 +65,18 @@ def select_case(strategy: str, pool: CasePool, tables: Tables, rng: np.random.Ge
           that of diversity, so that neither scale outweighs the other.
 
     Entropy and disagreement fall back to diversity while no candidate has a score (no student yet), diversity to
-    uniform while none has a vector. A candidate without a score while others have one counts as a middling one in
-    ``mixed``, and is passed over by the rest. Ties are drawn.
+    uniform while none has a vector. A candidate without a score while others have one has the middle rank in ``mixed``,
+    and is not selected by the other strategies. Ties are resolved at random.
 
-    The strategy does not select cases of the hold-out: selected by it they would be an unfair sample, for instance the
-    hardest ones. One is drawn, each as likely, while fewer than ``fraction`` of the labelled cases are of the
-    hold-out, and when nothing else is left.
+    A strategy does not select cases of the hold-out: they would be a biased sample, for instance the hardest ones. They
+    are drawn at random while fewer than ``fraction`` of the labelled cases are of the hold-out, and when no other
+    candidate is left.
 
     Args:
         strategy: one of ``STRATEGIES``.
         pool: candidates, labelled and reserved cases.
         tables: scores and vectors.
-        rng: for all that is drawn.
+        rng: random generator.
 
     Returns:
         None when there is no candidate.
@@ -88,7 +87,7 @@ def select_case(strategy: str, pool: CasePool, tables: Tables, rng: np.random.Ge
     if strategy not in STRATEGIES:
         raise UserError(f"strategy {strategy!r}: there are {', '.join(STRATEGIES)}")
     labelled, holdout = set(pool.labelled), pool.holdout
-    # Sorted, so that the same state and seed select the same case whatever order the datastore lists them in.
+    # Sorted, so that the selection does not depend on the order in the datastore.
     candidates = sorted(set(pool.candidates) - labelled)
     if sent := next((case for case in pool.first if case in candidates), None):
         return SelectedCase(sent, "review")
@@ -98,7 +97,7 @@ def select_case(strategy: str, pool: CasePool, tables: Tables, rng: np.random.Ge
         return SelectedCase(str(rng.choice(reserved)), "hold-out")
     if not free:
         return None
-    # Cases of the hold-out do not train: to be like one is no reason to be passed over.
+    # Cases of the hold-out do not train, so similarity to them does not count.
     ranked = _figures(strategy, free, labelled - holdout, tables)
     if ranked is None:
         return SelectedCase(str(rng.choice(free)), "uniform")
@@ -109,7 +108,7 @@ def select_case(strategy: str, pool: CasePool, tables: Tables, rng: np.random.Ge
 
 
 def _figures(strategy: str, pool: list[str], labelled: set[str], tables: Tables) -> tuple[str, dict[str, float]] | None:
-    """What was applied, and each case's figure by it; None: nothing to go by."""
+    """Strategy after fallbacks, and score of each case; None: uniform."""
     entropy, disagreement = _known(tables.entropy, pool), _known(tables.disagreement, pool)
     if strategy == "entropy" and entropy:
         return "entropy", entropy
@@ -130,7 +129,7 @@ def _known(scores: Mapping[str, float], pool: list[str]) -> dict[str, float]:
 
 
 def _diversity(pool: list[str], labelled: set[str], vectors: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
-    """Each case's distance to the nearest labelled one; with none, minus its distance to the mean of the pool."""
+    """Distance of each case to the nearest labelled one; without any, minus its distance to the mean of the pool."""
     known = [case for case in pool if case in vectors]
     if not known:
         return {}
@@ -144,7 +143,7 @@ def _diversity(pool: list[str], labelled: set[str], vectors: Mapping[str, NDArra
 
 
 def _ranks(scores: Mapping[str, float], pool: list[str]) -> NDArray[np.float64]:
-    """Ranks of the pool's cases, scaled to [0, 1], equal for equals; 0.5 for those without a score."""
+    """Ranks of the pool's cases, scaled to [0, 1], equal for equal scores; 0.5 for those without a score."""
     known = [case for case in pool if case in scores]
     ranks = (stats.rankdata([scores[case] for case in known]) - 0.5) / max(len(known), 1)
     place = dict(zip(known, ranks.tolist(), strict=True))

@@ -27,7 +27,7 @@ from samstudent.util.torch_device import pick_device
 
 #: Slices in a batch.
 BATCH = 6
-#: More steps fit the few cases too closely (docs/decisions/0007-readers-and-probabilities.md).
+#: More steps fit the few cases too closely (docs/decisions/0007-embedding-heads-and-probabilities.md).
 _STEPS = 150
 _RATE = 1e-3
 #: Standard deviation of the noise on features, relative to their own.

@@ -1,7 +1,6 @@
-"""Prepared cases on disk: each image and label is read from its file once, then from here.
+"""Store of prepared cases on disk: each image and label is decoded once.
 
-A process never holds all cases: training reads each as it is drawn (some milliseconds), so memory does not grow with
-the number of cases.
+Training reads each case when it is drawn (a few milliseconds), so that memory does not grow with the number of cases.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from samstudent.student.training_case import CaseLabel, TrainingCase, prepare_ca
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
 
-#: Sections and keys of the task that reading and preparing a case depend on.
+#: Keys of the task that a prepared case depends on.
 _TASK_KEYS = {"dimension", "structures", "overlap", "unmentioned", "image", "student"}
 
 
 @dataclass(frozen=True)
 class CaseContent:
-    """What tells a case from any other.
+    """Digests that identify the content of a case.
 
     Attributes:
         image: SHA-256, hex, of the content of the image file (``rounds.trained.content_of``).
         label: SHA-256, hex, of the human label's file; None: there is no human label.
-        names: ``names[v - 1]`` is the structure that value v of the label means; None: the task's values, or the file
-            names them.
+        names: ``names[v - 1]`` is the structure of value v of the label; None: the task's values, or the file names
+            them.
     """
 
     image: str
@@ -49,23 +48,23 @@ class CaseContent:
 
 
 class CaseSource(Protocol):
-    """A case where it comes from: files, a datastore, an experiment's folder. Other processes get it pickled."""
+    """Source of a case: files, a datastore, an experiment's folder. It is pickled for worker processes."""
 
     @property
     def id(self) -> str: ...
 
     def content(self) -> CaseContent:
-        """The digests; files that lie elsewhere are fetched for it.
+        """Digests of the files, which are fetched first where they are remote.
 
         Raises:
-            UserError, OSError: the files cannot be had.
+            UserError, OSError: the files are not available.
         """
 
     def read(self, task: Task) -> tuple[CaseImage, LabelledMasks | None]:
         """Decode the image and, where there is one, the human label.
 
         Raises:
-            UserError, OSError: one of them cannot be read, or the label has none of the task's structures annotated.
+            UserError, OSError: one of them cannot be read, or the label annotates none of the task's structures.
         """
 
 
@@ -75,8 +74,8 @@ class PreparedCase:
 
     Attributes:
         id: of the case.
-        content: its digests.
-        key: name of its file.
+        content: digests of image and label.
+        key: name of its file in the store, without ending.
     """
 
     id: str
@@ -86,24 +85,24 @@ class PreparedCase:
 
 @dataclass(frozen=True)
 class CaseStore:
-    """Prepared cases of one task, a safetensors file each, named by a digest of all that their content depends on.
+    """Prepared cases of one task, a safetensors file each, named by a digest of everything that its content depends on.
 
     Attributes:
-        folder: made when missing.
-        task: the student's grid and the meaning of labels are part of the key.
+        folder: created when missing.
+        task: its keys in ``_TASK_KEYS`` are part of the digest.
     """
 
     folder: Path
     task: Task
 
     def key_of(self, content: CaseContent) -> str:
-        """SHA-256, hex, of the case's digests and of what of the task shapes a prepared case."""
+        """SHA-256, hex, of the case's digests and the relevant keys of the task."""
         task = self.task.model_dump(mode="json", include=_TASK_KEYS)
         parts = [__version__, content.image, content.label, content.names, task]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def add(self, source: CaseSource) -> PreparedCase:
-        """Decode and prepare a case, unless that was done before.
+        """Decode, prepare and store a case, unless it is stored already.
 
         Raises: as ``CaseSource.content`` and ``read``.
         """
@@ -119,7 +118,7 @@ class CaseStore:
         return case
 
     def image(self, case: PreparedCase) -> CaseImage:
-        """The image as it was decoded; its ``notes`` are not kept."""
+        """The decoded image, without its ``notes``."""
         with safe_open(self._path(case), framework="np") as file:
             meta = _meta(file)
             pixels = file.get_tensor("pixels").astype(np.float32)
@@ -150,19 +149,19 @@ class CaseStore:
         return self.image(case), truth
 
     def training_case(self, case: PreparedCase) -> TrainingCase:
-        """The case on the student's grid with its human label; without one nothing is known of it (weights 0)."""
+        """The case on the student's grid with its human label; weights are 0 without one."""
         with safe_open(self._path(case), framework="np") as file:
             found = {name: file.get_tensor(name) for name in _STUDENT_TENSORS if name in file.keys()}  # noqa: SIM118
-        shown = found["shown"].astype(np.float32)
-        shape = (len(self.task.names), *shown.shape[1:])
-        nothing = np.broadcast_to(np.False_, shape)
+        pixels = found["shown"].astype(np.float32)
+        shape = (len(self.task.names), *pixels.shape[1:])
+        empty = np.broadcast_to(np.False_, shape)
         if "taught" not in found:
-            return TrainingCase(case.id, shown, nothing, nothing, np.zeros(len(nothing), dtype=np.float32), False)
-        ignore = _unpack(found["ignore"], shape) if "ignore" in found else nothing
-        return TrainingCase(case.id, shown, _unpack(found["taught"], shape), ignore, found["weights"], True)
+            return TrainingCase(case.id, pixels, empty, empty, np.zeros(len(empty), dtype=np.float32), False)
+        ignore = _unpack(found["ignore"], shape) if "ignore" in found else empty
+        return TrainingCase(case.id, pixels, _unpack(found["taught"], shape), ignore, found["weights"], True)
 
     def presence(self, cases: Sequence[PreparedCase]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which structures the human labels show, and which they speak of: bool (cases, S) each."""
+        """Structures that the human labels show, and structures that they annotate: bool (cases, S) each."""
         shown = np.zeros((len(cases), len(self.task.names)), dtype=bool)
         annotated = np.zeros_like(shown)
         for row, case in enumerate(cases):
@@ -172,7 +171,7 @@ class CaseStore:
         return shown, annotated
 
     def prune(self, before: float) -> None:
-        """Remove the cases that nobody has added since, of earlier rounds, tasks or versions.
+        """Remove the cases that were last added before a time, of earlier rounds, tasks or versions.
 
         Args:
             before: seconds since 1970.
@@ -183,7 +182,7 @@ class CaseStore:
                     path.unlink()
 
     def keys(self) -> set[str]:
-        """Keys of the cases that are there."""
+        """Keys of all stored cases."""
         return {path.stem for path in self.folder.glob("*.safetensors")}
 
     def _path(self, case: PreparedCase) -> Path:
@@ -195,7 +194,7 @@ _STUDENT_TENSORS = ("shown", "taught", "weights", "ignore")
 
 
 def _packed(image: CaseImage, label: LabelledMasks | None, task: Task) -> bytes:
-    """The file of a case: pixels and, as bits, masks on the image's grid; what the student sees as float16."""
+    """File content of a case: pixels and, as bits, masks on the image's grid; the student's input as float16."""
     masks = np.zeros((len(task.names), *image.grid.spatial_shape), dtype=bool) if label is None else label.masks
     ignore, weights = (None, None) if label is None else (label.ignore, label.annotated)
     prepared = prepare_case("", image, CaseLabel(masks, ignore, weights), task)
@@ -213,7 +212,7 @@ def _packed(image: CaseImage, label: LabelledMasks | None, task: Task) -> bytes:
 
 
 def compact(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Pixels in as few bytes as lose nothing: uint8, uint16, int16 or float32."""
+    """Pixels in the smallest of uint8, uint16, int16 and float32 without loss."""
     low, high = float(pixels.min()), float(pixels.max())
     for kind in (np.uint8, np.uint16, np.int16):
         limits = np.iinfo(kind)

@@ -1,4 +1,4 @@
-"""Cases that lie in files, as sources of a round; and how an image is read together with its human label."""
+"""Case in files as a source of a round, and reading of an image with its human label."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from samstudent.util.files import sha256_file
 
 @dataclass(frozen=True)
 class FileCase:
-    """A case in files of the disk, as ``rounds.run_round`` takes it.
+    """A case in files, a ``CaseSource`` for ``run_round``.
 
     Attributes:
         id: of the case.
-        image: its file, or the folder of a DICOM series.
-        label: file of its human label; None: there is none.
-        names: ``names[v - 1]`` is the structure that value v of the label file means; None: the task's values, or the
-            file names them.
+        image: file of the image, or folder of a DICOM series.
+        label: file of the human label; None: there is none.
+        names: ``names[v - 1]`` is the structure of value v of the label file; None: the task's values, or the file
+            names them.
     """
 
     id: str
@@ -44,16 +44,16 @@ class FileCase:
 def read_labelled(
     image: Path, label: Path, task: Task, names: tuple[str, ...] | None = None
 ) -> tuple[CaseImage, LabelledMasks]:
-    """The image and what its human label says.
+    """Image and human label of a case.
 
     Args:
-        image: its file, or the folder of a DICOM series.
-        label: the label's file.
+        image: file of the image, or folder of a DICOM series.
+        label: file of the label.
         task: the checked task.
-        names: what the values of the label mean, as of ``FileCase``.
+        names: as of ``FileCase``.
 
     Raises:
-        UserError: one cannot be read; none of the task's structures is annotated.
+        UserError: one of them cannot be read, or the label annotates none of the task's structures.
     """
     found = read_image(image, task.dimension)
     masks = read_label(label, task, found.grid, names=names)

@@ -1,4 +1,4 @@
-"""Step of a round: the new student and the champion on the held-out cases, and whether it should be served."""
+"""Step of a round: comparison of the new student with the champion on the hold-out, and the decision to serve it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from samstudent.rounds.fair import CaseScores, Comparison, Decision, FoldScores,
 from samstudent.rounds.scoring import CaseDice, Predictor, compare
 from samstudent.rounds.trained import Trained
 
-#: Cases that a decision names, at most.
+#: Largest number of cases that a decision names.
 _NAMED = 10
 
 
@@ -19,9 +19,9 @@ class Candidate:
     """One of the two students.
 
     Attributes:
-        name: for people.
-        student: predicts.
-        trained: cases that it trained on.
+        name: its name in messages.
+        student: the student.
+        trained: its training cases.
         fold_dice: out-of-fold Dice of its round.
         accumulated_loss: of mean Dice, over the promotions that led to it (``fair.Decision``).
     """
@@ -35,13 +35,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What the hold-out says.
+    """Result of the comparison on the hold-out.
 
     Attributes:
         dice: by case, of the new student and of the champion (empty without one).
-        comparison: None: there was nothing to compare on.
-        decision: whether the new student should be served, and why.
-        not_compared: id -> reason, of held-out cases that took no part.
+        comparison: of the two; None: there was nothing to compare.
+        decision: whether to serve the new student, with the reason.
+        not_compared: id -> reason, of held-out cases left out of the comparison.
     """
 
     dice: tuple[CaseDice, CaseDice]
@@ -50,7 +50,7 @@ class ComparisonResult:
     not_compared: dict[str, str] = field(default_factory=dict)
 
     def with_notes(self, notes: Sequence[str], not_read: Mapping[str, str]) -> ComparisonResult:
-        """With further sentences in the reason of the decision, the last about the cases that took no part.
+        """The result with further sentences in the reason of the decision, the last about left-out cases.
 
         Args:
             notes: sentences without a full stop.
@@ -65,13 +65,13 @@ class ComparisonResult:
 def compare_on_holdout(
     challenger: Candidate, champion: Candidate | None, held: Sequence[PreparedCase], store: CaseStore, *, seed: int
 ) -> ComparisonResult:
-    """Compare on the held-out cases on which neither of the two trained, and decide.
+    """Compare two students on the held-out cases on which neither of them trained, and decide.
 
     Args:
         challenger: the new student.
         champion: the served one; None: there is none.
         held: cases with human labels that never train.
-        store: has them.
+        store: of these cases.
         seed: of the resampling (``fair.compare_fairly``).
     """
     candidates = [challenger] if champion is None else [challenger, champion]
@@ -90,7 +90,7 @@ def compare_on_holdout(
 
 
 def _trained_on(held: Sequence[PreparedCase], candidates: Sequence[Candidate]) -> dict[str, str]:
-    """Held-out cases that cannot tell which student is better, as one trained on them: id -> who, for people."""
+    """Held-out cases on which a student trained: id -> reason."""
     found = {}
     for case in held:
         who = []
@@ -103,7 +103,7 @@ def _trained_on(held: Sequence[PreparedCase], candidates: Sequence[Candidate]) -
 
 
 def _named(cases: Mapping[str, str], why: str) -> list[str]:
-    """Which held-out cases took no part, for the decision; the record has the reason of each."""
+    """Sentence about left-out held-out cases for the decision; the record has the reason of each."""
     if not cases:
         return []
     more = f" and {len(cases) - _NAMED} more" if len(cases) > _NAMED else ""

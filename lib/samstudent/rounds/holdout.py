@@ -1,7 +1,7 @@
-"""Which cases are kept to compare models and never train.
+"""Hold-out of a study: cases that compare models and never train.
 
-A case's fate is decided when it is first seen, before anybody labels it. Were it decided later, when its label arrives,
-a pseudo label of it might already have trained a model, and the comparison would flatter that model.
+A case is assigned when it is first registered, before it has a label. If it were assigned later, when its label
+arrives, a pseudo label of it might already have trained a model, and the comparison would be biased.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from samstudent.imaging.case import image_extensions
 from samstudent.imaging.file_names import row_id
 from samstudent.util.files import atomic_write
 
-#: From this many labels at first sight on, at least one of them is reserved: without it, a study that comes fully
-#: labelled and small would never compare anything.
+#: Number of labelled cases at the first registration from which at least one is reserved; otherwise a small, fully
+#: labelled study would have no hold-out.
 MIN_LABELLED = 5
 SPLITS = ("train", "val", "test")
-#: A row may name a file ("0001.png") where the datastore's id is "0001". Known endings only: ids of DICOM series
-#: contain dots too.
+#: Endings of file names in rows ("0001.png" for the id "0001"). Known endings only: ids of DICOM series contain dots,
+#: too.
 _ENDING = re.compile(f"({'|'.join(map(re.escape, image_extensions()))})$", re.IGNORECASE)
 
 
 class _Group(BaseModel):
-    """Cases that were alike (labelled or not) when first seen."""
+    """Cases that were labelled, or unlabelled, when first registered."""
 
     model_config = ConfigDict(extra="forbid")
     seen: list[str] = []
     reserved: list[str] = []
-    #: Sum over the cases seen of the fraction then in force; ``round(quota)`` of them are reserved. Kept, because a
-    #: fraction that is changed later holds for later cases only.
+    #: Sum over the cases of the fraction at their registration; ``round(quota)`` of them are reserved. Stored, because
+    #: a later change of the fraction applies to later cases only.
     quota: float = 0.0
 
 
@@ -52,27 +52,27 @@ class _State(BaseModel):
 
 
 class HoldOut:
-    """The reserved cases of one study, in ``holdout.json``. Any number of processes may use the same file at once.
+    """Reserved cases of one study, in ``holdout.json``. Any number of processes may use the same file at once.
 
     Rules:
         - Cases are ranked by the SHA-256 of their id; the first ``round(fraction * n)`` are reserved, but never all of
-          them. Cases that have a human's label at first sight and cases that do not are counted apart; of five or more
+          them. Cases with and without a human label at their registration are counted separately; of five or more
           labelled ones at least one is reserved.
-        - Cases that come later extend the hold-out by the same share. Nothing is ever un-reserved, and nothing that
-          was once free to train is ever reserved.
-        - With a ``split.csv`` (columns ``id``, ``split`` and maybe ``train_order``) its ``val`` rows are the hold-out
-          and everything else trains, also cases that it does not list; without any ``val`` row the share above is
-          reserved all the same. Its ``test`` rows are ``excluded`` from training, pseudo labels and selection. It
-          should be there before the first round; a row that becomes ``val`` after it has trained is reserved from
-          then on, but models have seen it, and are not compared on it (``rounds.trained``).
+        - Later cases extend the hold-out by the same fraction. A reserved case stays reserved, and a case that may
+          train is never reserved later.
+        - With a ``split.csv`` (columns ``id``, ``split`` and optionally ``train_order``) its ``val`` rows are the
+          hold-out and all other cases train, also those that it does not list; without a ``val`` row the fraction above
+          is reserved. Its ``test`` rows are ``excluded`` from training, pseudo labels and selection. The file should
+          exist before the first round; a row that becomes ``val`` after it has trained is reserved from then on, but
+          models that trained on it are not compared on it (``rounds.trained``).
     """
 
     def __init__(self, path: Path, fraction: float, split_file: Path | None = None) -> None:
-        """Open or begin a hold-out.
+        """Open a hold-out.
 
         Args:
-            path: the study's ``holdout.json``; made by the first ``extend``.
-            fraction: share of the cases to reserve, 0 <= fraction < 1; 0 reserves none.
+            path: the study's ``holdout.json``; created by the first ``extend``.
+            fraction: fraction of the cases to reserve, 0 <= fraction < 1; 0 reserves none.
             split_file: the study's ``split.csv``; need not exist.
         """
         if not 0 <= fraction < 1:
@@ -91,18 +91,18 @@ class HoldOut:
 
     @property
     def excluded(self) -> frozenset[str]:
-        """Test rows of split.csv: no training, no pseudo labels, no selection. As written there, and without ending."""
+        """Test rows of split.csv (no training, pseudo labels or selection), with and without the ending of a file."""
         return self._listed("test")
 
     def extend(self, all_ids: Iterable[str], labelled_ids: Iterable[str]) -> None:
-        """Decide about every case that was not seen before. Cheap when there is none.
+        """Register new cases: assign each to the hold-out or the training. Cheap without new cases.
 
         Args:
             all_ids: every case of the datastore.
-            labelled_ids: those with a human's label.
+            labelled_ids: those with a human label.
 
         Raises:
-            UserError: holdout.json or split.csv cannot be understood; the text names file and line.
+            UserError: holdout.json or split.csv is not valid; the message names file and line.
         """
         labelled = set(labelled_ids)
         every = (set(all_ids) | labelled) - self.excluded
@@ -114,16 +114,16 @@ class HoldOut:
             state = self._load().model_copy(deep=True)
             state.listed = sorted({*state.listed, *listed})
             new = every - self._seen(state) - listed
-            # A split.csv that names a hold-out means that all others train.
+            # With a hold-out in split.csv all other cases train.
             fraction = 0.0 if "val" in self._rows().values() else self.fraction
             _extend(state.labelled, new & labelled, fraction, at_least_one=True)
             _extend(state.unlabelled, new - labelled, fraction, at_least_one=False)
             atomic_write(self.path, state.model_dump_json(indent=1))
 
     def split(self, labelled_ids: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Part human-labelled cases into (those that train, those of the hold-out), each sorted.
+        """Split human-labelled cases into (training cases, hold-out cases), each sorted.
 
-        Excluded cases are in neither. Cases never seen before are decided here, so that none trains undecided.
+        Excluded cases are in neither. New cases are registered first.
         """
         labelled = sorted(set(labelled_ids))
         self.extend(labelled, labelled)
@@ -132,9 +132,9 @@ class HoldOut:
         return train, [case for case in labelled if case in reserved]
 
     def trainable(self, ids: Iterable[str]) -> list[str]:
-        """The cases, sorted, that may train, with a human's label or a pseudo label: neither reserved nor excluded.
+        """Cases, sorted, that may train with a human label or a pseudo label: neither reserved nor excluded.
 
-        Cases never seen before are left out: ``extend`` with the whole datastore first.
+        Cases that are not registered are left out: call ``extend`` with the whole datastore first.
         """
         allowed = self._seen(self._load()) - self.ids - self.excluded
         return sorted(set(ids) & allowed)
@@ -155,8 +155,8 @@ class HoldOut:
                 state = _State.model_validate_json(self.path.read_bytes())
             except ValidationError as error:
                 raise UserError(
-                    f"{self.path}: not a hold-out file ({error.errors()[0]['msg']}). Restore it from a backup: without "
-                    "it nobody knows which cases must not train"
+                    f"{self.path}: not a hold-out file ({error.errors()[0]['msg']}). Restore it from a backup: it "
+                    "lists the cases that must not train"
                 ) from error
             for group in (state.labelled, state.unlabelled):
                 group.seen, group.reserved = _composed(group.seen), _composed(group.reserved)
@@ -174,16 +174,16 @@ class HoldOut:
     def _listed(self, split: str) -> frozenset[str]:
         rows = self._rows()
         exact = {case for case, value in rows.items() if value == split}
-        # An id that is a row of its own is that row, whatever a row with an ending says.
+        # A row with the id itself takes precedence over a row with an ending.
         return frozenset(exact | {_ENDING.sub("", case) for case in exact} - (set(rows) - exact))
 
 
 def _extend(group: _Group, new: set[str], fraction: float, at_least_one: bool) -> None:
-    """Reserve the due share of the new cases, those of lowest hash."""
+    """Reserve the fraction of the new cases with the lowest hashes."""
     if not new:
         return
     group.seen = sorted({*group.seen, *new})
-    # Rounded, because 0.1 added ten times is not 1.
+    # Rounded, because the sum of ten times 0.1 is not 1 in floating point.
     group.quota = round(group.quota + fraction * len(new), 9)
     target = round(group.quota)
     if at_least_one and fraction > 0 and len(group.seen) >= MIN_LABELLED:
@@ -194,12 +194,12 @@ def _extend(group: _Group, new: set[str], fraction: float, at_least_one: bool) -
 
 
 def _composed(ids: Iterable[str]) -> list[str]:
-    """Ids as the datastore has them: earlier versions took a Mac's decomposed file names as they were."""
+    """Ids in the datastore's Unicode form (NFC): file names of macOS are decomposed."""
     return sorted({unicodedata.normalize("NFC", case) for case in ids})
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None when it is not there."""
+    """Modification time, size and inode of a file; None: it does not exist."""
     try:
         stat = path.stat() if path else None
     except FileNotFoundError:
@@ -213,23 +213,23 @@ def read_split(path: Path) -> dict[str, str]:
     Raises:
         UserError: naming the line (the header is line 1) and what would be right.
     """
-    wanted = "expected the columns id,split and optionally train_order, separated by commas"
+    expected = "expected the columns id,split and optionally train_order, separated by commas"
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte-order mark in front
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte-order mark
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text; {wanted}") from error
+        raise UserError(f"{path}: not UTF-8 text; {expected}") from error
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     if not {"id", "split"} <= set(reader.fieldnames or ()):
-        raise UserError(f"{path}, line 1: {wanted}, not {reader.fieldnames}")
+        raise UserError(f"{path}, line 1: {expected}, not {reader.fieldnames}")
     rows: dict[str, str] = {}
     for row in reader:
         where = f"{path}, line {reader.line_num}"
         case, split = _checked_row(row, where)
         if rows.setdefault(case, split) != split:
-            raise UserError(f"{where}: {case!r} is listed as {rows[case]} before and as {split} here; keep one row")
+            raise UserError(f"{where}: {case!r} is listed as {rows[case]} before and as {split} here; leave one row")
     for case, split in rows.items():
         if (other := rows.get(_ENDING.sub("", case), split)) != split:
-            raise UserError(f"{path}: {case!r} is {split}, but {_ENDING.sub('', case)!r} is {other}; keep one row")
+            raise UserError(f"{path}: {case!r} is {split}, but {_ENDING.sub('', case)!r} is {other}; leave one row")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Step of a round: pseudo labels of the unlabelled cases. Batch inference of the server is this step alone."""
+"""Step of a round: pseudo labels of the unlabelled cases. The server's batch inference is this step."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Counts:
-    """What ``label_cases`` did, in cases.
+    """Counts of ``label_cases``, in cases.
 
     Attributes:
         made: labelled now.
-        current: had a label that was made with just the same.
+        current: with a label of the same provenance.
         failed: id -> reason.
     """
 
@@ -44,13 +44,13 @@ class Counts:
 def label_cases(
     cases: Sequence[PreparedCase], labeller: CaseLabeller, store: RoundStore, report: Report = no_report
 ) -> Counts:
-    """Make the pseudo labels that are missing or stale. A case that fails does not stop the others.
+    """Make missing and stale pseudo labels. A case that fails does not stop the others.
 
     Args:
         cases: without human labels.
-        labeller: makes them; without SAM the model's own masks.
-        store: for the labels.
-        report: is called with the progress.
+        labeller: without SAM it makes the student's own masks.
+        store: of the labels.
+        report: called with the progress.
     """
     counts, progress = Counts(), StepReport(report, "making pseudo labels")
     kind, made_with = kind_of(labeller), labeller.made_with
@@ -61,7 +61,7 @@ def label_cases(
             else:
                 _label(case, labeller, store)
                 counts.made += 1
-        except Exception as error:  # one case must not cost the others; it is counted and logged
+        except Exception as error:  # a failed case is counted and logged
             logger.warning("no pseudo label for %s: %s", case.id, error, exc_info=not isinstance(error, UserError))
             counts.failed[case.id] = f"{type(error).__name__}: {error}"
         progress(number, len(cases), message=case.id)
@@ -70,12 +70,12 @@ def label_cases(
 
 
 def kind_of(labeller: CaseLabeller) -> Kind:
-    """Of the labels that it makes."""
+    """Kind of the labels of a labeller."""
     return "raw" if labeller.sam is None else "refined"
 
 
 def _label(case: PreparedCase, labeller: CaseLabeller, store: RoundStore) -> None:
-    # Stale ones go first: should this case fail now, no label of an old student is left to train on.
+    # A stale label is removed first: if this case fails, no label of an old student remains for training.
     store.drop_labels(case.id, kind_of(labeller))
     image, raw_made_with = store.cases.image(case), replace(labeller, sam=None).made_with
     if labeller.sam is None:
@@ -90,6 +90,6 @@ def _label(case: PreparedCase, labeller: CaseLabeller, store: RoundStore) -> Non
 
 
 def raw_info(masks: NDArray[Any], made_with: Provenance, task: Task) -> dict[str, Any]:
-    """Label info of a student's own masks, bool (S, *spatial), in the form of ``PseudoLabel.info``."""
+    """Label info of a student's own masks bool (S, *spatial), as of ``PseudoLabel.info``."""
     status = {name: "accepted" if mask.any() else "absent" for name, mask in zip(task.names, masks, strict=True)}
     return {"provenance": made_with.as_json(), "structures": {n: {"status": s} for n, s in status.items()}}

@@ -16,39 +16,39 @@ CHOICES: tuple[PseudoLabels, ...] = ("renew", "use", "raw", "off")
 
 
 class TrainOptions(BaseModel):
-    """The keys of a train request that are ours; clients send others along, which mean nothing here."""
+    """Options in a train request; other keys that clients send are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    #: Optimisation steps; wins over ``max_epochs``.
+    #: Optimisation steps; takes precedence over ``max_epochs``.
     steps: int | None = Field(default=None, ge=1, le=1_000_000)
-    #: For clients that count in epochs: one is ``EPOCH_STEPS`` steps.
+    #: Epochs of ``EPOCH_STEPS`` steps, for clients that count in epochs.
     max_epochs: int | None = Field(default=None, ge=1, le=20_000)
-    #: ``renew``: make those of the served student that are missing, then use them. ``use``: only those that are there
-    #: already. ``raw``: the student's own masks, not refined. ``off``: human labels alone.
+    #: ``renew``: make missing pseudo labels and use all. ``use``: use existing ones only. ``raw``: the student's own
+    #: masks, not refined. ``off``: human labels only.
     pseudo_labels: PseudoLabels = "renew"
-    #: False: the round is kept, but not served even if it is better.
+    #: False: the new student is stored, but not served even if it is better.
     promote: bool = True
     seed: int = Field(default=0, ge=0, lt=2**31)
-    #: Why the round was started, for its record.
+    #: Reason of the start, for the round's record.
     reason: str = Field(default="manual", max_length=200)
 
     @field_validator("pseudo_labels", mode="before")
     @classmethod
     def _first_of_combo(cls, value: Any) -> Any:
-        """A client that did not touch a combo box may send all its items; the first is the default."""
+        """First item of a list: clients may send all items of an unchanged combo box, the default first."""
         return value[0] if isinstance(value, list) and value else value
 
     @classmethod
     def of(cls, request: Mapping[str, Any], task: Task) -> TrainOptions:
-        """Read a request; what it does not say is the task's.
+        """Options of a request; missing ones are the task's.
 
         Raises:
-            UserError: a value that is not allowed, naming the key.
+            UserError: a value is not allowed; the message names the key.
         """
-        given = {key: value for key, value in request.items() if value is not None}
+        values = {key: value for key, value in request.items() if value is not None}
         try:
-            return cls.model_validate({"seed": task.training.seed} | given)
+            return cls.model_validate({"seed": task.training.seed} | values)
         except ValidationError as error:
             faults = "; ".join(
                 f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (got {fault['input']!r})"
@@ -57,11 +57,11 @@ class TrainOptions(BaseModel):
             raise UserError(f"train request: {faults}") from error
 
     def round_options(self, task: Task, device: str) -> RoundOptions:
-        """How the round runs, complete.
+        """Options of the round, complete.
 
         Args:
             task: the checked task.
-            device: as PyTorch names it.
+            device: name of the PyTorch device.
         """
         epochs, each = self.epochs(task)
         return RoundOptions(self.pseudo_labels, epochs * each, self.seed, device)
@@ -69,7 +69,7 @@ class TrainOptions(BaseModel):
     def epochs(self, task: Task) -> tuple[int, int]:
         """(epochs, steps of each)."""
         default = split_steps(task.training.steps)
-        # Clients send the default back: then the task's steps count, which need not be a multiple of EPOCH_STEPS.
+        # Clients send the default number of epochs; it means the task's steps, which need not be a multiple.
         if self.steps is None and self.max_epochs in (None, default[0]):
             return default
         return split_steps(self.steps or (self.max_epochs or 1) * EPOCH_STEPS)

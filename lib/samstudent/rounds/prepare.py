@@ -1,4 +1,4 @@
-"""Step of a round: read cases from where they come from into the store, each once."""
+"""Step of a round: decode and prepare cases into the store, each once."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ logger = logging.getLogger(__name__)
 def prepare(
     sources: Iterable[CaseSource], store: CaseStore, report: Report = no_report, step: str = "reading cases"
 ) -> tuple[list[PreparedCase], dict[str, str]]:
-    """Add cases to the store. One that cannot be had or read costs only itself: it is logged and left out.
+    """Add cases to the store. A case that is not available or cannot be read is logged and left out.
 
     Args:
         sources: cases, each id once.
-        store: for the prepared cases; those that are there are not read again.
-        report: is called with the progress.
-        step: name of this step for people.
+        store: of the prepared cases; stored ones are not read again.
+        report: called with the progress.
+        step: name of this step in the progress.
 
     Returns:
-        The cases in the order of their ids, and id -> reason of those that were left out.
+        The cases in the order of their ids, and id -> reason of the left-out ones.
     """
     ordered = sorted(sources, key=lambda source: source.id)
     progress = StepReport(report, step)
@@ -33,7 +33,7 @@ def prepare(
     for number, source in enumerate(ordered, 1):
         try:
             cases.append(store.add(source))
-        except Exception as error:  # whatever a PACS, a disk or a decoder comes up with
+        except Exception as error:  # any error of a PACS, a disk or a decoder
             leave_out(source.id, error, left_out)
         progress(number, len(ordered), message=source.id)
     return cases, left_out
@@ -41,17 +41,17 @@ def prepare(
 
 def leave_out(case_id: str, reason: Exception, left_out: dict[str, str] | None) -> None:
     """Log that a case is left out, and add the reason to ``left_out``."""
-    # A user's broken file needs no stack trace in the log; a bug does.
+    # No stack trace for a user's damaged file.
     logger.warning("case %s is left out: %s", case_id, reason, exc_info=not isinstance(reason, (UserError, OSError)))
     if left_out is not None:
         left_out[case_id] = str(reason)
 
 
 def none_left(reasons: Mapping[str, str]) -> UserError:
-    """Error for a round whose human labels can all not be read, with what is wrong with each."""
+    """Error of a round without a readable human label, with the reason for each."""
     return UserError("no human label can be read: " + "; ".join(f"{case}: {why}" for case, why in reasons.items()))
 
 
 def ids_of(cases: Sequence[PreparedCase]) -> list[str]:
-    """The ids of prepared cases."""
+    """Ids of prepared cases."""
     return [case.id for case in cases]

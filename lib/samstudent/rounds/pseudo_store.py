@@ -1,4 +1,4 @@
-"""Pseudo labels on disk as the next student learns them: on its grid, masks as bits and probabilities in 255 steps."""
+"""Store of pseudo labels on the student's grid, for training: masks as bits, probabilities in 255 steps."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from samstudent.rounds.case_store import CaseStore, PreparedCase
 from samstudent.student.training_case import CaseLabel, TrainingCase, prepare_case
 from samstudent.util.files import atomic_write
 
-#: ``refined``: as SAM and policy left them; ``raw``: a student's own masks.
+#: ``refined``: refined by SAM; ``raw``: a student's own masks.
 Kind = Literal["refined", "raw"]
 
 
 @dataclass(frozen=True)
 class PseudoLabelStore:
-    """Pseudo labels of prepared cases; of each case and kind the latest.
+    """Pseudo labels of prepared cases, the latest of each case and kind.
 
     Attributes:
-        folder: made when missing.
-        cases: the prepared cases, whose images go with the labels.
+        folder: created when missing.
+        cases: the prepared cases, with the images.
     """
 
     folder: Path
     cases: CaseStore
 
     def save(self, case: PreparedCase, image: CaseImage, label: PseudoLabel) -> None:
-        """Write the refined label of a case, in place of an earlier one."""
+        """Write the refined label of a case, replacing an earlier one."""
         arrays = CaseLabel(label.masks, label.ignore, soft=label.soft, human=False)
         targets = prepare_case(case.id, image, arrays, self.cases.task)
         self._write(case, "refined", targets, label.info())
 
     def save_raw(self, case: PreparedCase, image: CaseImage, masks: NDArray[Any], info: Mapping[str, Any]) -> None:
-        """Write a student's own masks bool (S, *spatial) with their info (``produce``)."""
+        """Write a student's own masks bool (S, *spatial) with their info (``labeling.raw_info``)."""
         self._write(case, "raw", prepare_case(case.id, image, CaseLabel(masks, human=False), self.cases.task), info)
 
     def info(self, case: PreparedCase, kind: Kind) -> dict[str, Any] | None:
-        """``PseudoLabel.info`` of the label that is there; None: there is none, or it is broken."""
+        """``PseudoLabel.info`` of the stored label; None: there is none, or it is damaged."""
         try:
             with safe_open(self._path(case, kind), framework="np") as file:
                 content: dict[str, Any] = json.loads(file.metadata()["info"])
@@ -57,38 +57,40 @@ class PseudoLabelStore:
             return None
 
     def is_current(self, case: PreparedCase, kind: Kind, expected: Provenance) -> bool:
-        """Whether the label that is there was made with just this."""
+        """Whether the stored label has the expected provenance."""
         info = self.info(case, kind)
         return info is not None and is_current(info, expected)
 
     def training_case(
         self, case: PreparedCase, kind: Kind, weights: Sequence[float] | NDArray[Any] | None = None
     ) -> TrainingCase:
-        """The case as it trains.
+        """Training case of a pseudo-labelled case.
 
         Args:
-            weights: (S,) of the masks; None: probabilities are taught, with weight 1 and nothing ignored.
+            case: the prepared case.
+            kind: of the label.
+            weights: (S,) of the masks; None: probabilities are the targets, with weight 1 and without ignored pixels.
         """
-        shown = self.cases.training_case(case).image
-        shape = (len(self.cases.task.names), *shown.shape[1:])
+        image = self.cases.training_case(case).image
+        shape = (len(self.cases.task.names), *image.shape[1:])
         with safe_open(self._path(case, kind), framework="np") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         masks = _unpack(found["masks"], shape)
-        nothing = np.broadcast_to(np.False_, shape)
+        empty = np.broadcast_to(np.False_, shape)
         if weights is None:
             soft = np.frombuffer(zlib.decompress(found["soft"].tobytes()), np.uint8).reshape(shape)
             probabilities = (soft.astype(np.float32) / 255).astype(np.float16)
-            return TrainingCase(case.id, shown, masks, nothing, np.ones(shape[0], np.float32), False, probabilities)
-        ignore = _unpack(found["ignore"], shape) if "ignore" in found else nothing
-        return TrainingCase(case.id, shown, masks, ignore, np.asarray(weights, dtype=np.float32), False)
+            return TrainingCase(case.id, image, masks, empty, np.ones(shape[0], np.float32), False, probabilities)
+        ignore = _unpack(found["ignore"], shape) if "ignore" in found else empty
+        return TrainingCase(case.id, image, masks, ignore, np.asarray(weights, dtype=np.float32), False)
 
     def shown(self, case: PreparedCase, kind: Kind) -> NDArray[np.bool_]:
-        """bool (S,): the structures that the label's masks show."""
+        """bool (S,), structures that the label's masks show."""
         with safe_open(self._path(case, kind), framework="np") as file:
             return np.asarray(file.get_tensor("shown").astype(bool))
 
     def prune(self) -> None:
-        """Remove the labels of cases that are no longer prepared."""
+        """Remove the labels of cases that are not in the case store any more."""
         keys = self.cases.keys()
         for path in self.folder.glob("*.safetensors"):
             if path.name.split(".")[0] not in keys:
@@ -100,7 +102,7 @@ class PseudoLabelStore:
         if targets.ignore.any():
             tensors["ignore"] = np.packbits(targets.ignore)
         if targets.soft is not None:
-            # Most of it is 0: compressed a label of 32 teeth takes 100 kB, else 4 MB. A 255th is finer than any use.
+            # Mostly 0: a label of 32 teeth takes 100 kB compressed, 4 MB otherwise.
             steps = (targets.soft.astype(np.float32) * 255).round().astype(np.uint8)
             tensors["soft"] = np.frombuffer(zlib.compress(steps.tobytes(), 1), np.uint8)
         atomic_write(self._path(case, kind), save(tensors, metadata={"info": json.dumps(info)}))

@@ -1,4 +1,4 @@
-"""Input of a round beside the task: its cases, the champion, and how it runs."""
+"""Input of a round beside the task: cases, champion and options."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from samstudent.rounds.trained import Trained
 from samstudent.student.training import split_steps
 from samstudent.task import Task
 
-#: ``renew``: make those that are missing or stale. ``use``: only those that are there. ``raw``: the champion's own
-#: masks, not refined. ``off``: human labels alone.
+#: ``renew``: make missing and stale pseudo labels. ``use``: use existing ones only. ``raw``: the champion's own masks,
+#: not refined. ``off``: human labels only.
 PseudoLabels = Literal["renew", "use", "raw", "off"]
 
 
@@ -26,15 +26,15 @@ def _no_policy() -> LabelingPolicy | None:
 
 @dataclass(frozen=True)
 class Champion:
-    """The student that the new one is compared with, and that takes part in making pseudo labels.
+    """The served student: the reference of the comparison, and a member of the teacher.
 
     Attributes:
         name: of the round that trained it.
         model: its model file.
-        trained: cases that it trained on; on these nobody is compared.
-        fold_dice: its round's out-of-fold Dice, under the ids that the cases have now.
+        trained: its training cases, which are left out of the comparison.
+        fold_dice: its round's out-of-fold Dice, by the current ids of the cases; None: not known.
         accumulated_loss: of mean Dice, over the promotions that were equal within noise (``fair.Decision``).
-        load_policy: what its round learnt of its labels: with too few labels it still makes the pseudo labels.
+        load_policy: returns the labeling policy of its round, for rounds with too few labels for their own.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Champion:
 
 @dataclass(frozen=True)
 class RoundCases:
-    """What a round works on. A case is in one list only.
+    """Cases of a round. A case is in one list only.
 
     Attributes:
-        labelled: cases with a human label that train.
-        unlabelled: cases that get pseudo labels.
-        held: cases with a human label that never train: students are compared on them.
+        labelled: training cases with a human label.
+        unlabelled: cases for pseudo labels.
+        held: hold-out cases with a human label, for the comparison of students.
         champion: the served student; None: there is none.
     """
 
@@ -64,18 +64,18 @@ class RoundCases:
 
 @dataclass(frozen=True)
 class RoundOptions:
-    """How a round runs; the defaults are those of the server.
+    """Options of a round; the defaults are those of the server.
 
     Attributes:
         pseudo_labels: which pseudo labels train.
         steps: optimisation steps of the student; None: the task's.
-        seed: of all that is drawn at random; None: the task's.
-        device: as PyTorch names it; None: the best there is.
-        fold_steps: steps of each cross-fitted student; None: as many as of the student.
-        champion_weight: weight of the champion in the teacher, 0 to 1. None: the best on ``held``, and 0 where fewer
-            than ``fair.MIN_HELD`` cases are there on which nobody trained.
-        start: ``full_student``: the student goes on from the cross-fitted student of all labels where pseudo labels
-            train; ``scratch``: from random weights.
+        seed: of everything random; None: the task's.
+        device: name of the PyTorch device; None: the best available.
+        fold_steps: steps of each cross-fitted student; None: those of the student.
+        champion_weight: weight of the champion in the teacher, 0 to 1. None: the best on the hold-out, and 0 with fewer
+            than ``fair.MIN_HELD`` hold-out cases on which no student trained.
+        start: initial weights where pseudo labels train: ``full_student``: those of the student of all labels;
+            ``scratch``: random ones.
         ablations: parts that are left out.
     """
 
@@ -89,7 +89,7 @@ class RoundOptions:
     ablations: Ablations = FULL
 
     def complete(self, task: Task) -> RoundOptions:
-        """These options with the task's values where they name none; steps as the training counts them."""
+        """The options with the task's values for missing ones, and steps rounded to whole epochs."""
         epochs, each = split_steps(self.steps or task.training.steps)
         return replace(self, steps=epochs * each, seed=task.training.seed if self.seed is None else self.seed)
 

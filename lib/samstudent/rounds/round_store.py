@@ -1,4 +1,4 @@
-"""Where a round finds and leaves what it works on: prepared cases, models, pseudo labels, records, and SAM.
+"""Store of a round: prepared cases, models, pseudo labels, records, and SAM.
 
 The server's trainer extends it by the study's datastore and ledger (``server/tasks/study_round.py``).
 """
@@ -31,10 +31,10 @@ class RoundStore:
     Args:
         folder: of this round: ``model.pt``, ``policy/``, ``scores.json``, ``inputs.json``.
         task: the checked task.
-        shared: of all rounds: prepared cases, cross-fitted students, pseudo labels; None: ``folder``.
-        sam: the plain SAM; None: the task's, loaded when it is first needed, with a cache in ``shared``.
-        earlier_policies: policy folders of earlier rounds, the best to look at first; what was learnt from the same
-            labels is used again.
+        shared: folder for all rounds: prepared cases, cross-fitted students, pseudo labels; None: ``folder``.
+        sam: the plain SAM; None: the task's, loaded at the first use, with a cache in ``shared``.
+        earlier_policies: policy folders of earlier rounds, in the order of the search; a policy fitted to the same
+            labels is reused.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class RoundStore:
 
     @property
     def policy_folder(self) -> Path:
-        """For what is learnt from the labels."""
+        """Folder of the labeling policy."""
         return self.folder / "policy"
 
     @property
     def name(self) -> str:
-        """Of the round, for people: its folder's."""
+        """Name of the round in messages: that of its folder."""
         return self.folder.name
 
     def plain_sam(self) -> CachedSam:
@@ -75,7 +75,7 @@ class RoundStore:
         return self._sam
 
     def active_sam(self) -> CachedSam:
-        """The SAM that refines masks where no policy is fitted: an adapted one, where there is one."""
+        """The SAM for refinement without a policy: the active one, adapted or plain."""
         return self.plain_sam()
 
     def write_record(self, name: str, content: Mapping[str, Any]) -> None:
@@ -83,7 +83,7 @@ class RoundStore:
         atomic_write(self.folder / f"{name}.json", json.dumps(content, indent=1, allow_nan=False))
 
     def prune(self, before: float) -> None:
-        """Remove prepared cases that no round has used since, and their pseudo labels.
+        """Remove prepared cases that were last used before a time, and their pseudo labels.
 
         Args:
             before: seconds since 1970.
@@ -92,12 +92,12 @@ class RoundStore:
         self.labels.prune()
 
     def add_scores(self, **scores: Any) -> None:
-        """Add to ``scores.json``, which is written at once: a round that fails later keeps it."""
+        """Add entries to ``scores.json``, which is written immediately, for rounds that fail later."""
         self._scores |= scores
         self.write_record("scores", self._scores)
 
     def policy_fitted(self, policy: LabelingPolicy, labels: Mapping[str, Any]) -> LabelingPolicy:
-        """Called when this round has a policy; returns the one to label by.
+        """Called with the fitted policy; returns the policy for the labeling.
 
         Args:
             policy: of this round.
@@ -106,28 +106,28 @@ class RoundStore:
         return policy
 
     def last_made_with(self) -> Provenance | None:
-        """What the pseudo labels of the latest earlier round were made with; None: not known."""
+        """Provenance of the pseudo labels of the latest earlier round; None: not known."""
         return None
 
     def has_label(self, case_id: str, kind: Kind, made_with: Provenance) -> bool:
-        """Whether the pseudo label of a case that people see is there, and was made with just this."""
+        """Whether the datastore has a pseudo label of a case with this provenance."""
         return True
 
     def drop_labels(self, case_id: str, kind: Kind) -> None:
-        """Called before the pseudo label of a case is made anew; with a refined one also that of the student alone."""
+        """Called before a new pseudo label of a case; with a refined one the student's own masks are replaced, too."""
 
     def label_made(self, case_id: str, image: CaseImage, label: PseudoLabel, raw_info: Mapping[str, Any]) -> None:
-        """Called with each refined pseudo label that was made; ``raw_info``: label info of ``label.raw``."""
+        """Called with each new refined pseudo label; ``raw_info``: label info of ``label.raw``."""
 
     def raw_label_made(self, case_id: str, image: CaseImage, masks: NDArray[Any], info: Mapping[str, Any]) -> None:
-        """Called with the masks bool (S, *spatial) of a student alone, and their label info."""
+        """Called with a student's own masks bool (S, *spatial) and their label info."""
 
     def may_train(self, case_id: str, info: Mapping[str, Any]) -> bool:
-        """Whether people let this pseudo label train; ``info`` as of ``PseudoLabel.info``."""
+        """Whether reviewers allow training on a pseudo label; ``info`` as of ``PseudoLabel.info``."""
         return True
 
     def training_set(self, labels: Sequence[str], pseudo: Mapping[str, Any], left_out: Mapping[str, str]) -> None:
-        """Called when it is known what trains.
+        """Called with the training set.
 
         Args:
             labels: ids of human labels.
@@ -136,4 +136,4 @@ class RoundStore:
         """
 
     def student_trained(self, digest: str) -> None:
-        """Called when ``model.pt`` is whole, with its SHA-256."""
+        """Called when ``model.pt`` is complete, with its SHA-256."""

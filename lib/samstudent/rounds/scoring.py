@@ -1,4 +1,4 @@
-"""Dice of students on prepared cases: what decides which of them is served, and what weight the champion has."""
+"""Dice of students on prepared cases, for the comparison and for the weight of the champion."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from samstudent.task import Task
 
 #: Case id -> Dice of each structure in the order of the task; None where neither truth nor prediction shows it.
 CaseDice = dict[str, list[float | None]]
-#: Weights of the champion that are compared; of equal ones the first is taken.
+#: Candidate weights of the champion; among equally good ones the first is chosen.
 CHAMPION_WEIGHTS = (CHAMPION_WEIGHT, 0.25, 0.75, 0.0, 1.0)
-#: Hold-out cases that this is decided on, at most.
+#: Largest number of hold-out cases for this choice.
 MAX_WEIGHT_CASES = 20
-#: Labels that a student trained on and that are predicted again, at most; and the Dice below which it has not learnt
-#: them. Of drawn teeth, 8 labels: 53 % there went with 33 on new films, 92 with 75. No other figure distinguishes a
-#: student that has not converged, which pseudo labels ruin, from one that has too few labels.
+#: Largest number of training labels that are predicted again, and the Dice on them below which a student has not
+#: converged. Drawn teeth, 8 labels: 53 % there with 33 on new images, 92 with 75. No other figure distinguishes a
+#: student that has not converged, for which pseudo labels are harmful, from one with too few labels.
 MAX_TRAIN_DICE_CASES = 5
 CONVERGED = 0.7
 
@@ -43,7 +43,7 @@ def compare(students: Sequence[Predictor], cases: Sequence[PreparedCase], store:
     Args:
         students: to compare.
         cases: with human labels.
-        store: has them.
+        store: of the cases.
     """
     scores: list[CaseDice] = [{} for _ in students]
     for case in cases:
@@ -54,7 +54,7 @@ def compare(students: Sequence[Predictor], cases: Sequence[PreparedCase], store:
 
 
 def out_of_fold_dice(cross: CrossFit, cases: Sequence[PreparedCase], store: CaseStore) -> CaseDice:
-    """Dice on the labelled cases that were cross-fitted, each of the student that did not train on it."""
+    """Out-of-fold Dice of the cross-fitted labelled cases, each of the student that did not train on it."""
     scores: CaseDice = {}
     for case in cases:
         if case.id in cross.folds:
@@ -70,12 +70,12 @@ def without_nan(dice: NDArray[np.float64]) -> list[float | None]:
 def weigh_champion(
     teacher: Predictor, champion: Predictor, cases: Sequence[PreparedCase], store: CaseStore
 ) -> dict[float, float]:
-    """Mean Dice of teacher and champion together by the champion's weight, on the working grid.
+    """Mean Dice of the weighted mean of teacher and champion by the champion's weight, on the working grid.
 
     Args:
-        teacher, champion: whose probabilities are averaged.
-        cases: human-labelled ones on which nobody trained; up to ``MAX_WEIGHT_CASES`` are used.
-        store: has them.
+        teacher, champion: the two models.
+        cases: human-labelled cases on which neither trained; up to ``MAX_WEIGHT_CASES`` are used.
+        store: of the cases.
 
     Returns:
         Weight -> mean Dice, in the order of ``CHAMPION_WEIGHTS``; empty without a case.
@@ -85,8 +85,8 @@ def weigh_champion(
         image, truth = store.labelled(case)
         size = size_of(image, store.task)
         truth = on_working_grid(truth, size)
-        own, known = teacher.predict(image, size), champion.predict(image, size)
-        mixed = (own + weight * (known - own) for weight in CHAMPION_WEIGHTS)
+        first, second = teacher.predict(image, size), champion.predict(image, size)
+        mixed = (first + weight * (second - first) for weight in CHAMPION_WEIGHTS)
         dice.append([dice_where_known(truth, binarize(probabilities, store.task)) for probabilities in mixed])
     if not dice:
         return {}
@@ -95,11 +95,11 @@ def weigh_champion(
 
 
 def train_dice(student: Predictor, known: Iterable[tuple[CaseImage, LabelledMasks]], task: Task) -> float:
-    """Mean Dice of a student on human-labelled cases that it trained on; nan: nothing could be measured.
+    """Mean Dice of a student on human-labelled training cases; nan: nothing could be measured.
 
     Args:
-        student: that trained on them.
-        known: images and labels.
+        student: trained on the cases.
+        known: images and labels of the cases.
         task: the checked task.
     """
     dice = [dice_where_known(truth, binarize(student.predict(image), task)) for image, truth in known]
@@ -107,7 +107,7 @@ def train_dice(student: Predictor, known: Iterable[tuple[CaseImage, LabelledMask
 
 
 def not_converged(dice: float) -> str | None:
-    """Message about a student with such a ``train_dice``; None: there is nothing to say."""
+    """Warning about a student with this ``train_dice``; None: it has converged."""
     if not dice < CONVERGED:
         return None
-    return f"Dice on labels that it trained on is only {dice:.2f}: it has not converged; raise training.steps"
+    return f"Dice on training labels is only {dice:.2f}: the student has not converged; raise training.steps"

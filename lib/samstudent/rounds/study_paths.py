@@ -1,4 +1,4 @@
-"""Where one study's state lies on disk; nothing is opened."""
+"""Paths of one study's state on disk; nothing is opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StudyPaths:
 
     Attributes:
         root: folder of all state.
-        split_csv: file that says which cases are held out, if there is one.
+        split_csv: file with the hold-out cases; need not exist.
     """
 
     root: Path
@@ -27,7 +27,7 @@ class StudyPaths:
 
         Args:
             studies: path of the study folder, or the URL of a DICOMweb server.
-            app_dir: the app folder; holds the state of studies that are no folder.
+            app_dir: the app folder, with the state of studies that are no folder.
 
         Raises:
             Conflict: the state of a study folder lies elsewhere, behind a link or a mount.

@@ -1,4 +1,4 @@
-"""Steps of a round before labels are made: cross-fitting, embedding heads, labeling policy, and the champion's part."""
+"""Steps of a round before the labeling: cross-fitting, embedding heads, labeling policy, champion in the teacher."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Labelled cases of a round and the store that they lie in.
+    """Labelled cases of a round and their store.
 
     Attributes:
         cases: in the order of their ids.
-        store: has their images and labels.
+        store: of their images and labels.
     """
 
     cases: Sequence[PreparedCase]
@@ -48,12 +48,12 @@ class LabelledSet:
         return self.store.cases.labelled(self.by_id[case_id])
 
     def digests(self, ids: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """What tells each of these labels from any other, as JSON: tag, SHA-256 of the file, meaning of its values."""
+        """Digests of the labels of some cases, as JSON: tag, SHA-256 of the file, names of its values."""
         return {case.id: label_record(case) for case in self.cases if case.id in ids}
 
 
 def label_record(case: PreparedCase) -> dict[str, Any]:
-    """The human label of a case for records: tag, SHA-256 of its file, and what its values mean where that is told."""
+    """Record of the human label of a case: tag, SHA-256 of its file, and names of its values where they are known."""
     record: dict[str, Any] = {"tag": FINAL, "sha256": case.content.label}
     return record if case.content.names is None else record | {"names": list(case.content.names)}
 
@@ -61,13 +61,13 @@ def label_record(case: PreparedCase) -> dict[str, Any]:
 def cross_fit_labels(
     labels: LabelledSet, options: RoundOptions, report: Report = no_report, *, full_student: bool = True
 ) -> CrossFit | None:
-    """Train students on folds of the labelled cases, or take those that are there for the same labels.
+    """Cross-fit students on the labelled cases; existing ones for the same labels are reused.
 
     Args:
-        labels: what to learn.
+        labels: the labelled cases.
         options: of the round, complete (``RoundOptions.complete``).
-        report: is called with the progress.
-        full_student: also train one on all labels, which a teacher needs and a comparison does not.
+        report: called with the progress.
+        full_student: also train a student on all labels, as a member of the teacher.
 
     Returns:
         None where the task's policy is fixed, or there are too few labels of different images.
@@ -80,7 +80,7 @@ def cross_fit_labels(
     if len(set(same.values())) < 2:
         return None
     logger.info("training %d students on folds of %d labels", section.folds, len(cases))
-    how = CrossFitOptions(
+    cross_options = CrossFitOptions(
         section.folds,
         options.fold_steps or options.steps,
         options.seed or 0,
@@ -89,7 +89,7 @@ def cross_fit_labels(
         same,
         StepReport(report, "training students on folds"),
     )
-    return cross_fit(cases, store.task, store.shared / "folds", how)
+    return cross_fit(cases, store.task, store.shared / "folds", cross_options)
 
 
 def fit_heads(cross: CrossFit, labels: LabelledSet, options: RoundOptions, report: Report = no_report) -> Teacher:
@@ -97,9 +97,9 @@ def fit_heads(cross: CrossFit, labels: LabelledSet, options: RoundOptions, repor
 
     Args:
         cross: the students.
-        labels: that they were cross-fitted on.
+        labels: their training cases.
         options: of the round, complete.
-        report: is called with the progress.
+        report: called with the progress.
     """
     sam = labels.store.plain_sam() if options.ablations.embedding_head else None
     if sam is not None:
@@ -116,15 +116,16 @@ def fit_labeling(
     options: RoundOptions,
     report: Report = no_report,
 ) -> LabelingPolicy:
-    """Fit the labeling policy (adapt SAM, choose recipes, fit the quality model), or take one that an earlier round
-    fitted to the same labels. The teacher gets the weight of its heads.
+    """Fit the labeling policy (adapt SAM, choose recipes, fit the quality model), or reuse one of the same labels.
+
+    Sets the weight of the teacher's heads.
 
     Args:
         teacher: of these labels; changed.
-        labels: with out-of-fold predictions by the teacher.
-        unlabelled: cases of which some show how much better the whole teacher is than one fold of it.
+        labels: the labelled cases.
+        unlabelled: cases, some of which are used for the ensemble offset.
         options: of the round, complete.
-        report: is called with the progress.
+        report: called with the progress.
     """
     store, task, steps = labels.store, labels.store.task, dict[str, StepReport]()
 
@@ -132,16 +133,16 @@ def fit_labeling(
         steps.setdefault(part, StepReport(report, part))(done, total)
 
     sam, compared = store.plain_sam(), cases_for_offset([case.id for case in unlabelled], task)
-    how = FitOptions(options.seed or 0, options.ablations, progress=progress)
-    inputs = policy_inputs(teacher, labels.digests(teacher.folds), task, sam.backend, how, len(compared))
+    fit_options = FitOptions(options.seed or 0, options.ablations, progress=progress)
+    inputs = policy_inputs(teacher, labels.digests(teacher.folds), task, sam.backend, fit_options, len(compared))
     policy = reuse_policy(store.earlier_policies, inputs, store.policy_folder, task, sam.backend)
     if policy is None:
         report(Progress("predicting labelled cases out of fold"))
         images = _Images([case for case in unlabelled if case.id in set(compared)], store)
-        how = replace(how, inputs=inputs)
-        policy = fit_policy(teacher, LearningCases(labels.read, images), task, sam, store.policy_folder, how)
+        fit_options = replace(fit_options, inputs=inputs)
+        policy = fit_policy(teacher, LearningCases(labels.read, images), task, sam, store.policy_folder, fit_options)
     else:
-        logger.info("nothing that the labeling policy depends on has changed: reused from an earlier round")
+        logger.info("the labeling policy of an earlier round is reused: its inputs have not changed")
     teacher.head_weight = policy.head_weight
     return policy
 
@@ -153,17 +154,17 @@ def add_champion(
     options: RoundOptions,
     report: Report = no_report,
 ) -> dict[str, Any]:
-    """Let the champion join the teacher, and an embedding head that learns from the predictions of both.
+    """Add the champion to the teacher, and an embedding head trained on the predictions of both.
 
     Args:
         teacher: changed.
         champion: the served student.
         data: labelled cases; unlabelled ones; and held-out ones on which neither champion nor teacher trained.
         options: of the round, complete.
-        report: is called with the progress.
+        report: called with the progress.
 
     Returns:
-        For the round's record: the ``weight``, and hold-out ``dice`` by weight where that decided.
+        Record: the ``weight``, and hold-out ``dice`` by weight where the weight was chosen by it.
     """
     report(Progress("adding the champion to the teacher"))
     labels, unlabelled, held = data

@@ -1,12 +1,11 @@
-"""On which images a round's student trained, so that it is never measured on them.
+"""Training cases of a round's student, on which it must not be measured.
 
-A case's id is not enough: files are renamed, and the same image may be there twice. What counts is the content of the
-image file. By its id a case counts as well: the image may have been exported anew under it.
+They are identified by the content of the image file, because files are renamed and may exist twice; and by their id,
+because an image may be exported again under it.
 
-Trained on are the cases whose human or pseudo label the student saw. Not those of its teachers:
-what a teacher knows reaches a student through pseudo labels of other images, so the student does not know the teacher's
-images by heart, which is what flatters a student on the images that it trained on. And were they counted, no hold-out
-case that any earlier student trained on would ever tell anything again.
+Training cases are those whose human or pseudo label trained the student, not those of its teachers: a teacher affects
+the student only by pseudo labels of other images, so the student is not overfitted to the teacher's images. If these
+counted, a hold-out case on which any earlier student trained would be useless for all later ones.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Trained:
-    """Cases that a student trained on.
+    """Training cases of a student.
 
     Attributes:
         ids: of all of them.
-        images: digest of an image's content -> id of the case that it was; not known of rounds of earlier versions.
+        images: digest of an image's content -> id of its case; not known of rounds of earlier versions.
     """
 
     ids: frozenset[str] = frozenset()
@@ -44,7 +43,7 @@ class Trained:
         return Trained(self.ids | other.ids, {**self.images, **other.images})
 
     def case_of(self, id: str, digest: str | None) -> str | None:
-        """The id under which the student trained on a case; None: it did not."""
+        """Id under which the student trained on a case; None: it did not."""
         return self.images.get(digest or "") or (id if id in self.ids else None)
 
     def as_json(self) -> dict[str, Any]:
@@ -56,7 +55,7 @@ class Trained:
 
 
 def trained_of(ledger: Ledger, round_id: str) -> Trained:
-    """What is recorded of a round that gathered its cases; of rounds of earlier versions only ids are known.
+    """Training cases in the record of a round; of rounds of earlier versions only ids are known.
 
     Raises:
         NotFound, UserError: there is no such round, or its record cannot be read.
@@ -67,7 +66,7 @@ def trained_of(ledger: Ledger, round_id: str) -> Trained:
     found = Trained(frozenset(ids), {digest: case for case, digest in images.items()})
     if inherited := inputs.get("inherited"):
         return found | Trained.from_json(inherited)
-    # Earlier versions recorded the file that a student went on from, not what that had trained on.
+    # Earlier versions recorded the file of the initial weights, not its training cases.
     start = None if "inherited" in inputs else inputs.get("start")
     for other in ledger.rounds():
         if start is not None and other.id < round_id and other.model_digest == start:
@@ -76,16 +75,16 @@ def trained_of(ledger: Ledger, round_id: str) -> Trained:
 
 
 def images_of(inputs: Mapping[str, Any]) -> dict[str, str]:
-    """Case id -> digest of its image, from what is kept of a round as ``inputs``."""
+    """Case id -> digest of its image, from a round's ``inputs.json``."""
     return {case: entry["image"] for case, entry in inputs.get("cases", {}).items() if entry.get("image")}
 
 
 def under_ids(scores: Mapping[str, Any], theirs: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, Any]:
-    """Scores of another round's cases under the ids that the same images have now.
+    """Scores of another round by the current ids of the same images.
 
     Args:
-        scores: by case id.
-        theirs, ours: case id -> digest of its image, then and now. Where either is not known the id tells.
+        scores: by case id of that round.
+        theirs, ours: case id -> digest of its image, in that round and now. Without a digest the id counts.
     """
     now = {digest: case for case, digest in ours.items()}
     found = {}
@@ -98,19 +97,19 @@ def under_ids(scores: Mapping[str, Any], theirs: Mapping[str, str], ours: Mappin
 
 
 class ImageContents:
-    """Digests of images' content; each file is read once and remembered by its path, size and time of change."""
+    """Digests of the content of images; each file is hashed once for its path, size and modification time."""
 
     def __init__(self, path: Path) -> None:
-        """Args: path: an SQLite file of its own; made here.
+        """Args: path: SQLite file, created when missing.
 
         Raises:
             UserError: the file is no SQLite database.
         """
         self.path = path
-        make_tables(path, _SCHEMA, "rename it: images are read once more")
+        make_tables(path, _SCHEMA, "rename it: images are hashed again")
 
     def of(self, image: str | Path) -> str | None:
-        """SHA-256, hex, of what an image file holds (``content_of``); None where it cannot be read."""
+        """SHA-256, hex, of the content of an image file (``content_of``); None where it cannot be read."""
         path = Path(image)
         try:
             stamp = "".join(f"{file.name} {(s := file.stat()).st_size} {s.st_mtime_ns}\n" for file in _files(path))
@@ -118,7 +117,7 @@ class ImageContents:
             known = self._known(path)
             if known is None or known[0] != stamp:
                 known = stamp, content_of(path)
-                self._keep(path, *known)
+                self._store(path, *known)
         except OSError:
             return None
         return known[1]
@@ -129,16 +128,16 @@ class ImageContents:
             return rows and (str(rows[0]), str(rows[1]))
         return None
 
-    def _keep(self, path: Path, stamp: str, digest: str) -> None:
-        # A file of state that cannot be written makes the next round slower, not wrong.
+    def _store(self, path: Path, stamp: str, digest: str) -> None:
+        # Without the entry the file is hashed again, no more.
         with suppress(sqlite3.Error), connection(self.path) as database:
             database.execute("INSERT OR REPLACE INTO contents VALUES (?, ?, ?)", (str(path), stamp, digest))
 
 
 def content_of(path: Path) -> str:
-    """SHA-256, hex, of a file's bytes; of a gzip file of what was compressed, since gzip also writes name and time.
+    """SHA-256, hex, of a file's bytes; of a gzip file of its uncompressed content, since gzip stores name and time.
 
-    Of a folder (a DICOM series) that of its files, whatever their names.
+    Of a folder (a DICOM series) it is that of its files, whatever their names.
 
     Raises:
         OSError: cannot be read.

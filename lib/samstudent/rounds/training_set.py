@@ -1,4 +1,4 @@
-"""Step of a round: which labels train the new student, and how much each counts."""
+"""Step of a round: the training set of the new student, with the weights of its labels."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PseudoLabelled:
-    """Pseudo-labelled cases that train.
+    """Pseudo-labelled training cases.
 
     Attributes:
         kind: of their labels.
-        made_with: all of them.
-        weights: case -> weights float32 (S,) of its masks; None: its probabilities are taught.
+        made_with: provenance of all labels.
+        weights: case -> weights float32 (S,) of its masks; None: its probabilities are the targets.
     """
 
     kind: Kind
@@ -37,7 +37,7 @@ class PseudoLabelled:
 
     @property
     def targets(self) -> Literal["masks", "probabilities"]:
-        """What of them is taught."""
+        """Training targets of the cases."""
         return "probabilities" if any(w is None for w in self.weights.values()) else "masks"
 
 
@@ -47,13 +47,13 @@ def choose_pseudo_labels(
     store: RoundStore,
     ablations: Ablations = FULL,
 ) -> PseudoLabelled:
-    """Those of the cases whose pseudo label is there, was made with just this, and was not rejected by people.
+    """Cases whose pseudo label exists, has the expected provenance, and was not rejected by a reviewer.
 
     Args:
         cases: without human labels.
-        labels: their kind, and what they must have been made with.
-        store: has the labels.
-        ablations: whether masks or probabilities are taught, and whether masks weigh as much as their quality.
+        labels: kind and expected provenance.
+        store: of the labels.
+        ablations: targets, and whether masks are weighted by their quality.
     """
     kind, made_with = labels
     infos = {}
@@ -64,7 +64,7 @@ def choose_pseudo_labels(
     soft = kind == "refined" and uses_probabilities(infos.values(), ablations.targets)
     weights: dict[PreparedCase, NDArray[np.float32] | None] = {}
     for case, structures in infos.items():
-        # Nothing but absences is what a bad student says of every case; probabilities tell how sure it is.
+        # A poor student predicts only absences; its masks must not train, its probabilities contain its certainty.
         if soft:
             weights[case] = None
         elif any(record.get("status") == "accepted" for record in structures.values()):
@@ -73,15 +73,15 @@ def choose_pseudo_labels(
 
 
 class TrainingSet(Sequence[TrainingCase]):
-    """Cases of both kinds, read from the store whenever they are asked for: human-labelled ones first."""
+    """Training cases, human-labelled ones first, read from the store at each access."""
 
     def __init__(self, human: Sequence[PreparedCase], pseudo: PseudoLabelled | None, store: RoundStore) -> None:
-        """Structures that masks of pseudo labels do not show weigh as much as the human labels let one believe that.
+        """Weights of structures that masks of pseudo labels do not show are multiplied by the absence prior.
 
         Args:
             human: labelled cases.
-            pseudo: None: there are none.
-            store: has them all.
+            pseudo: pseudo-labelled cases; None: there are none.
+            store: of all cases.
         """
         self.store, self.human, self.pseudo = store, list(human), pseudo
         self._entries = [] if pseudo is None else list(pseudo.weights.items())

@@ -1,8 +1,8 @@
-"""Between an image's canonical grid and the grid that the student sees.
+"""Resampling between an image's canonical grid and the student's grid.
 
-2D images are fitted into ``student.size`` keeping their aspect and centred; volumes are resampled to
-``student.spacing`` and keep the size that results. Both ways pixel centres are kept in place (a pixel is an area, its
-centre at the half), and shrinking averages over the area that a new pixel covers.
+2D images are fitted into ``student.size`` with their aspect, and centred; volumes are resampled to ``student.spacing``
+with the resulting size. Pixel centres are at half pixels in both directions, and downsampling averages over the area of
+a new pixel.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from samstudent.task import Task
 
 @dataclass(frozen=True)
 class Placement:
-    """How one image lies in the student's grid; all in canonical array order, in pixels."""
+    """Position of one image in the student's grid; all in canonical array order, in pixels."""
 
     source: tuple[int, ...]
     #: Shape after resampling.
     inner: tuple[int, ...]
     #: First pixel of the resampled image within ``outer``.
     offset: tuple[int, ...]
-    #: Shape that the student sees (2D: ``student.size``; 3D: ``inner``, which the sliding window walks over).
+    #: Shape of the student's grid (2D: ``student.size``; 3D: ``inner``, covered by the sliding window).
     outer: tuple[int, ...]
 
     @property
     def window(self) -> tuple[slice, ...]:
-        """Where the resampled image lies within ``outer``."""
+        """Slices of the resampled image within ``outer``."""
         return tuple(slice(o, o + n) for o, n in zip(self.offset, self.inner, strict=True))
 
 
 def place(shape: Sequence[int], spacing: Sequence[float], task: Task) -> Placement:
-    """Where an image of this canonical shape and spacing (mm, array order) lies in the student's grid."""
+    """Placement of an image of a canonical shape and spacing (mm, array order) in the student's grid."""
     source = tuple(int(n) for n in shape)
     if task.dimension == 3:
         ratios = [s / t for s, t in zip(spacing, task.student.spacing, strict=True)]
@@ -61,8 +61,8 @@ def to_student_grid(array: NDArray[Any], placement: Placement) -> NDArray[Any]:
 def masks_to_student_grid(masks: NDArray[Any], placement: Placement, overlap: bool) -> NDArray[Any]:
     """Resample masks bool (S, *source) to (S, *outer).
 
-    A pixel gets the structure that covers most of it: at least half where structures may overlap, else more than each
-    other structure and the background.
+    A pixel belongs to a structure that covers at least half of it where structures may overlap, else to the one that
+    covers more than each other structure and the background.
     """
     covered = resize(masks.astype(np.float32), placement.inner)
     if overlap:
@@ -90,7 +90,7 @@ def resize(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     if tuple(tensor.shape[1:]) == tuple(shape):
         return tensor.numpy().copy()
     if tensor.ndim == 4:
-        # torch averages over areas in 2D only; linear resampling is separable, so z follows after (y, x).
+        # torch has antialiasing in 2D only; linear resampling is separable, so z follows after (y, x).
         channels, depth = tensor.shape[:2]
         tensor = _resize_2d(tensor.reshape(channels * depth, *tensor.shape[2:]), shape[1], shape[2])
         tensor = _resize_2d(tensor.reshape(channels, depth, -1), shape[0], shape[1] * shape[2])

@@ -1,19 +1,17 @@
-"""Dice plus cross entropy, weighted by how well each structure of each case is known.
+"""Dice plus cross entropy, weighted by structure and case.
 
-Every case comes with one weight for each structure (human labels: 1; pseudo labels: their quality) and an ignore mask.
-A weight of 0 says that nothing is known of the structure in this case, because its pseudo label failed the gate:
+Every case has one weight for each structure (human labels: 1; pseudo labels: their quality) and an ignore mask. A
+weight of 0 means that the structure is unknown in this case, because the quality filter rejected its pseudo label:
 
-- Sigmoid (structures may overlap): that channel of that case takes no part. The other channels do not see it.
-- Softmax: the pixels of its ignore region take no part. Everywhere else a pixel that is labelled background may as well
-  be the unknown structure (the region is only where student or SAM looked for it), so "background" is taught as
-  "background or any unknown structure": their probabilities are summed. This is the marginal loss for partially
-  labelled data (Shi et al., Medical Image Analysis 70, 2021, doi:10.1016/j.media.2021.101979). Pixels labelled as
-  another structure still teach.
+- Sigmoid (structures may overlap): the channel of that case is left out.
+- Softmax: the pixels of its ignore region are left out. Elsewhere a pixel labelled as background may be the unknown
+  structure, too, so the target "background" is "background or any unknown structure": their probabilities are summed.
+  This is the marginal loss for partially labelled data (Shi et al., Medical Image Analysis 70, 2021,
+  doi:10.1016/j.media.2021.101979). Pixels labelled as another structure are used.
 
-Targets may be soft, i.e. probabilities. Cross entropy takes them as they are; where structures may not overlap,
-background has what they leave of 1. The Dice of probabilities is not largest at the target itself when that is soft, so
-the product in it is replaced by the smaller of both, which is the same for hard targets (the Dice semimetric loss of
-Wang et al., MICCAI 2023, arXiv:2303.16296).
+Targets may be soft, i.e. probabilities, in both parts; where structures may not overlap, background is 1 minus their
+sum. The Dice of probabilities is not largest at a soft target itself, so its product is replaced by the smaller of
+both, which is the same for hard targets (the Dice semimetric loss of Wang et al., MICCAI 2023, arXiv:2303.16296).
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ Targets = dict[str, torch.Tensor]
 
 
 class StudentLoss(nn.Module):
-    """Mean of both parts' sum. Dice is taken over the whole batch, so that a structure absent from one case is no 0/0.
+    """Sum of both parts. Dice is computed over the whole batch, so that a structure absent from one case is no 0/0.
 
     Args of a call:
         logits: (B, S, *size) where structures may overlap, else (B, 1 + S, *size) with background first.
@@ -42,8 +40,8 @@ class StudentLoss(nn.Module):
     def forward(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
         keys = [key for key in ("masks", "label", "ignore", "weights") if key in targets]
         split = [targets[key].to(logits.device).split(1) for key in keys]
-        # One case after the other: on a CPU the arrays of a whole batch of many structures are so large that the time
-        # goes into their allocation (32 structures at 256 x 512: 0.64 s a step, and 0.26 s so).
+        # One case at a time: on a CPU the allocation of arrays of a whole batch takes most of the time (32 structures
+        # at 256 x 512: 0.64 s for a step, 0.26 s with one case at a time).
         parts = [
             self._of_case(case, dict(zip(keys, its, strict=True)))
             for case, *its in zip(logits.split(1), *split, strict=True)
@@ -53,7 +51,7 @@ class StudentLoss(nn.Module):
         return entropy.sum() / weight.sum().clamp(min=1e-6) + dice
 
     def _of_case(self, logits: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, ...]:
-        """Of one case: its weighted sum of cross entropies and the sum of their weights (1,), and the three sums of
+        """Parts of one case: weighted sum of cross entropies and sum of their weights (1,), and the three sums of
         ``_dice`` (1, S)."""
         # float32: half precision cannot sum the pixels of an image.
         logits = logits.float().flatten(2)
@@ -75,12 +73,12 @@ class StudentLoss(nn.Module):
 
 #: Weighted cross entropy and the sum of its weights, (1,) each.
 Weighted = tuple[torch.Tensor, torch.Tensor]
-#: Sums over the valid pixels, (1, S) each: of what answer and target share, of both; and whether the target shows it.
+#: (1, S) each: sums over the valid pixels of intersection and of prediction plus target; whether the target is there.
 Sums = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def _binary_entropy(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> Weighted:
-    """Each channel's mean over its valid pixels, by the channel's weight."""
+    """Mean over the valid pixels of each channel, weighted by the channel."""
     entropy = binary_cross_entropy_with_logits(logits, masks, reduction="none")
     channel = (entropy * valid).sum(dim=2) / valid.sum(dim=2).clamp(min=1)
     return (channel * weights).sum(dim=1), weights.sum(dim=1)
@@ -89,7 +87,7 @@ def _binary_entropy(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tens
 def _marginal_entropy(
     log_p: torch.Tensor, masks: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor
 ) -> Weighted:
-    """Over pixels. A structure's share of a pixel weighs as the structure; background as the mean of the known ones."""
+    """Sum over pixels. The weight of background is the mean of the known structures'."""
     outside = (1 - masks.sum(dim=1)).clamp(min=0) * _background_weight(weights) * pixels
     inside = masks * weights[:, :, None] * pixels[:, None]
     entropy = (log_p[:, 1:] * inside).sum(dim=(1, 2)) + (_log_background(log_p, weights) * outside).sum(dim=1)
@@ -97,7 +95,7 @@ def _marginal_entropy(
 
 
 def _label_entropy(log_p: torch.Tensor, label: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor) -> Weighted:
-    """``_marginal_entropy`` of hard labels, without a pass over every structure's pixels."""
+    """``_marginal_entropy`` of hard labels, by gather instead of a sum over structures."""
     taught = log_p.gather(1, label[:, None])[:, 0]
     taught = torch.where(label == 0, _log_background(log_p, weights), taught)
     weight = torch.cat([_background_weight(weights), weights], dim=1).gather(1, label) * pixels
@@ -105,7 +103,7 @@ def _label_entropy(log_p: torch.Tensor, label: torch.Tensor, pixels: torch.Tenso
 
 
 def _log_background(log_p: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Log probability (1, N) of background, and with it of every unknown structure."""
+    """Log probability (1, N) of background or any unknown structure."""
     unknown = weights[0] == 0
     if not unknown.any():
         return log_p[:, 0]
@@ -114,7 +112,7 @@ def _log_background(log_p: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def _background_weight(weights: torch.Tensor) -> torch.Tensor:
-    """(1, 1): the mean over the known structures."""
+    """Weight of background (1, 1): the mean over the known structures."""
     return weights.sum(dim=1, keepdim=True) / (weights > 0).sum(dim=1, keepdim=True).clamp(min=1)
 
 
@@ -135,7 +133,7 @@ def _label_sums(probabilities: torch.Tensor, label: torch.Tensor, pixels: torch.
 
 
 def _dice(common: torch.Tensor, both: torch.Tensor, shown: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """1 - Dice over the batch, averaged over the structures that it shows; cross entropy alone teaches absence.
+    """1 - Dice over the batch, averaged over the structures in it; absence is a target of the cross entropy only.
 
     Args: sums of each case, (B, S).
     """

@@ -15,8 +15,11 @@ from samstudent.task import Task
 
 
 class SteadyConv3d(torch.nn.Conv3d):
-    """In bfloat16 on a CPU with AVX-512, oneDNN (PyTorch 2.14) leaves part of the weights' gradient uninitialised where
-    the maps are two slices deep: trainings differed from run to run, or ended in nan. There it works in float32."""
+    """Conv3d with a workaround for bfloat16 on a CPU: maps of two slices are computed in float32.
+
+    On a CPU with AVX-512, oneDNN (PyTorch 2.14) leaves part of the weights' gradient uninitialised for such maps:
+    trainings were not repeatable, or ended in nan.
+    """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if input.device.type != "cpu" or input.shape[2] != 2:
@@ -34,35 +37,36 @@ class SteadyConv3d(torch.nn.Conv3d):
         return found
 
 
-#: The prior's weights are so many times what is learnt, since an optimizer's steps are as long for them as for others'.
+#: Factor of the prior's parameters, whose optimiser steps have the same size as those of other parameters.
 PRIOR_SCALE = 32.0
 
-#: From so many structures on a prior distinguishes them.
-MANY = 8
+#: Smallest number of structures for a spatial prior.
+MIN_STRUCTURES = 8
 
-#: Activation of ``unet``: name and arguments for MONAI. PReLU, MONAI's default, takes a quarter of a training step on a
-#: CPU for the gradient of its slopes, which begin at 0.25 and hardly move. With ReLU or a slope of 0.1 trainings
-#: of 80 steps on drawn shapes did not always converge (two and one of three seeds failed).
+#: Activation of ``unet``: name and arguments for MONAI. The gradient of the slopes of PReLU, MONAI's default, takes a
+#: quarter of a training step on a CPU, and the slopes hardly change from 0.25. With ReLU or a slope of 0.1 trainings of
+#: 80 steps on drawn shapes did not always converge (two and one of three seeds failed).
 _ACTIVATION = ("leakyrelu", {"negative_slope": 0.25, "inplace": True})
 
 
-class Placed(torch.nn.Module):
-    """A network with a prior: what a pixel's place in the image alone says of each structure.
+class SpatialPrior(torch.nn.Module):
+    """A network with a spatial prior of each structure.
 
-    Convolutions answer alike wherever a thing lies, so which of 32 teeth one is they learn late. To each logit comes a
-    quadratic of the coordinates, the log of a Gaussian, learnt with the rest and zero at first. As input channels the
-    coordinates did harm where structures may lie anywhere (docs/decisions/0017-spatial-prior.md).
+    Convolutions are translation-equivariant, so that they learn late which of 32 similar teeth one is. A quadratic of
+    the coordinates, the log of a Gaussian, is added to each logit; it is trained with the network and 0 at first.
+    Coordinates as input channels were harmful where structures may lie anywhere
+    (docs/decisions/0017-spatial-prior.md).
     """
 
     def __init__(self, network: torch.nn.Module, outputs: int) -> None:
         super().__init__()
         self.network = network
-        #: By output: of 1, y, x, y * y, x * x, y * x, with y and x from -1 to 1 across the image.
+        #: (outputs, 6): coefficients of 1, y, x, y * y, x * x, y * x, with y and x from -1 to 1 across the image.
         self.prior = torch.nn.Parameter(torch.zeros(outputs, 6))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(images)
-        with torch.autocast(images.device.type, enabled=False):  # half precision does not tell pixels apart
+        with torch.autocast(images.device.type, enabled=False):  # half precision does not distinguish pixels
             sides = (torch.linspace(-1, 1, side, device=images.device) for side in images.shape[2:])
             y, x = torch.meshgrid(*sides, indexing="ij")
             terms = torch.stack([torch.ones_like(x), y, x, y * y, x * x, y * x])
@@ -78,25 +82,25 @@ def build_network(task: Task) -> torch.nn.Module:
     """A network with fresh weights, drawn from torch's global generator (fork and seed it for repeatable ones).
 
     Input float32 (B, task.image.channels, *task.student.size); output logits (B, ``output_channels``, *size).
-    ``unet`` and ``basicunet`` take ``student.channels`` level by level; ``segresnet`` doubles ``channels[0]`` at each
-    of as many levels.
+    ``student.channels`` are the channels of each level of ``unet`` and ``basicunet``; ``segresnet`` doubles
+    ``channels[0]`` at each of as many levels.
 
     Raises:
         UserError: channels or size do not suit the network.
     """
     _check(task)
     network = _convolutions(task)
-    for parent in list(network.modules()):  # MONAI's networks cannot be asked for another kind
+    for parent in list(network.modules()):  # MONAI's networks have no option for it
         for name, child in parent.named_children():
             if type(child) is torch.nn.Conv3d:
                 setattr(parent, name, SteadyConv3d.like(child))
-    return Placed(network, output_channels(task)) if _has_prior(task) else network
+    return SpatialPrior(network, output_channels(task)) if _has_prior(task) else network
 
 
 def _has_prior(task: Task) -> bool:
-    if task.dimension != 2:  # a volume is seen through windows, which do not know where in it they lie
+    if task.dimension != 2:  # the windows of a volume have no position in it
         return False
-    return len(task.names) >= MANY
+    return len(task.names) >= MIN_STRUCTURES
 
 
 def _convolutions(task: Task) -> torch.nn.Module:
@@ -104,8 +108,8 @@ def _convolutions(task: Task) -> torch.nn.Module:
     channels = section.channels
     dimension, inputs, outputs = task.dimension, task.image.channels, output_channels(task)
     if section.network == "unet":
-        # A head of its own: MONAI's UNet normalises each image's last maps, of which there would be one a structure, so
-        # that a structure which is not in the image would be blown up from noise.
+        # A separate head: MONAI's UNet normalises the last maps of each image. With one map for each structure, the
+        # noise of an absent structure would be amplified.
         strides = (2,) * (len(channels) - 1)
         body = UNet(dimension, inputs, channels[0], channels, strides, num_res_units=2, act=_ACTIVATION)
         head = Conv[Conv.CONV, dimension](channels[0], outputs, kernel_size=1)
@@ -132,7 +136,7 @@ def _check(task: Task) -> None:
     if section.network == "segresnet" and section.channels[0] % 8:
         raise UserError(f"student.channels: segresnet needs a first number divisible by 8, not {section.channels[0]}")
     reduction = 2 ** (levels - 1)
-    # Instance norm cannot normalise a single pixel, so the deepest level keeps at least two along each axis.
+    # Instance norm needs more than one pixel, so the deepest level has at least two along each axis.
     if any(side % reduction or side < 2 * reduction for side in section.size):
         raise UserError(
             f"student.size {list(section.size)}: with {levels} levels in student.channels every side must be a "

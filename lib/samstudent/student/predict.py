@@ -1,4 +1,4 @@
-"""A trained student on one image."""
+"""Prediction of a trained student, and its model file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from samstudent.task import Task
 from samstudent.util.device import autocast, pick_device
 from samstudent.util.files import atomic_write
 
-#: What a model depends on; a task that differs here needs another model.
-_FIXED = ("dimension", "structures", "overlap", "image", "student")
+#: Keys of the task that a model depends on.
+_MODEL_KEYS = ("dimension", "structures", "overlap", "image", "student")
 
 
 class Student:
-    """A network with its weights, ready to predict; several threads may use it at once."""
+    """A trained network for prediction; several threads may use it at the same time."""
 
-    #: It is no ensemble (``pseudolabels.out_of_fold.MemberPredictor``).
+    #: No ensemble (``pseudolabels.out_of_fold.MemberPredictor``).
     is_single_model = True
 
     def __init__(self, network: torch.nn.Module, task: Task, version: str, device: torch.device) -> None:
@@ -44,7 +44,7 @@ class Student:
 
         Raises:
             NotFound: no such file.
-            UserError: no model file, or made for a task that differs in what a model depends on.
+            UserError: no model file, or one of a task with other ``_MODEL_KEYS``.
         """
         target = pick_device(device)
         network = build_network(task)
@@ -60,11 +60,11 @@ class Student:
     def predict_members(
         self, image: CaseImage, size: tuple[int, ...] | None = None, *, heads: bool = True
     ) -> NDArray[Any]:
-        """``predict`` as of an ensemble of one, float32 (1, S, *spatial)."""
+        """``predict`` as an ensemble of one, float32 (1, S, *spatial)."""
         return self.predict(image, size)[None]
 
     def on_grid(self, shown: NDArray[Any]) -> NDArray[Any]:
-        """Probabilities float32 (S, *grid) of what the student sees, float32 (C, *grid)."""
+        """Probabilities float32 (S, *grid) of an image on the student's grid, float32 (C, *grid)."""
         with torch.inference_mode():
             tensor = torch.from_numpy(shown)[None].to(self.device)
             if self.task.dimension == 2:
@@ -72,8 +72,8 @@ class Student:
             else:
                 window = SlidingWindowInferer(self.task.student.size, sw_batch_size=2, overlap=0.5, mode="gaussian")
                 probabilities = torch.as_tensor(window(tensor, self._probabilities))
-        answer: NDArray[Any] = probabilities[0].float().cpu().numpy()
-        return answer
+        result: NDArray[Any] = probabilities[0].float().cpu().numpy()
+        return result
 
     def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
         with autocast(self.device):
@@ -83,7 +83,7 @@ class Student:
 
 
 def save_model(path: Path, network: torch.nn.Module, task: Task) -> str:
-    """Write weights and task to one file, at once or not at all. Returns its SHA-256, the model's version."""
+    """Write weights and task to one file, atomically. Returns its SHA-256, the model's version."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     buffer = io.BytesIO()
     torch.save({"model": state, "task": task.model_dump_json()}, buffer)
@@ -92,7 +92,7 @@ def save_model(path: Path, network: torch.nn.Module, task: Task) -> str:
 
 
 def load_weights(network: torch.nn.Module, path: Path, task: Task) -> str:
-    """Fill a network from a model file, on the CPU. Returns the file's SHA-256. Raises as ``Student.load``."""
+    """Load a model file into a network on the CPU. Returns the file's SHA-256. Raises as ``Student.load``."""
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError as error:
@@ -111,15 +111,15 @@ def load_weights(network: torch.nn.Module, path: Path, task: Task) -> str:
 
 
 def _check_fit(path: Path, made_for: dict[str, Any], task: Task) -> None:
-    wanted = task.model_dump(mode="json")
-    knows, now = made_for.get("structures"), wanted["structures"]
-    if isinstance(knows, dict) and knows != now and set(knows) != set(now):
+    current = task.model_dump(mode="json")
+    trained, now = made_for.get("structures"), current["structures"]
+    if isinstance(trained, dict) and trained != now and set(trained) != set(now):
         raise Conflict(
-            f"{path}: this student knows {', '.join(knows)}; task {task.name!r} has"
+            f"{path}: this student segments {', '.join(trained)}; task {task.name!r} has"
             f" {', '.join(now)} now. Run a round, which trains one for these (samstudent train, or POST"
             " /train/student), or restore the task file"
         )
-    if differing := [key for key in _FIXED if made_for.get(key) != wanted[key]]:
+    if differing := [key for key in _MODEL_KEYS if made_for.get(key) != current[key]]:
         raise UserError(
             f"{path}: this model was trained for a task with other {', '.join(differing)} than task {task.name!r} has; "
             "train a new one, or restore the task file"

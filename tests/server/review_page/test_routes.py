@@ -299,7 +299,7 @@ def test_the_overview_counts(bench: Bench) -> None:
 def test_the_overview_tells_of_rounds(bench: Bench) -> None:
     ledger = bench.study.ledger
     for dice in (0.7, 0.8):
-        id = ledger.new_round("by hand", labels_used=["low"])
+        id = ledger.new_round("manual", labels_used=["low"])
         ledger.model_path(id).write_bytes(id.encode())
         ledger.update(id, status="done", dice={"challenger": {"disk": dice, "mean": dice}, "champion": None})
         ledger.promote(id, who="training")

@@ -153,12 +153,12 @@ def test_teachers_that_know_nothing_teach_nothing(bench: Any, monkeypatch: pytes
     bench.label(*free[:3], *held)
     monkeypatch.setattr("samstudent.pseudolabels.policy.MIN_OOF_DICE", 1.1)
     stats = train(bench, steps=2)
-    assert "trained on labels alone" in stats["decision"]
+    assert "trained on labels only" in stats["decision"]
     assert bench.study.ledger.get("r0001").pseudo_used.n == 0
     # The served student was compared on the hold-out, and is heard.
     monkeypatch.setattr("samstudent.rounds.scoring.CHAMPION_WEIGHTS", (0.5,))
     monkeypatch.setattr(fair, "MIN_HELD", 1)
-    assert "labels alone" not in train(bench, steps=2)["decision"]
+    assert "labels only" not in train(bench, steps=2)["decision"]
     assert bench.study.ledger.get("r0002").pseudo_used.n > 0
 
 

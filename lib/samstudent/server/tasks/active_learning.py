@@ -109,7 +109,7 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
             if other is None or other.client == client:
                 reserved = self.state.reserve(selected.case, client, minutes)
             else:
-                self.state.share(selected.case, client)
+                self.state.record_offer(selected.case, client)
                 answer |= _shared(other)
                 reserved = True
             if reserved:
