@@ -23,7 +23,7 @@ from samstudent.student.network import output_channels
 from samstudent.student.predict import save_model
 from samstudent.student.training import OnStep, TrainingState, make_trainer
 from samstudent.task import Task
-from samstudent.util.torch_device import pick_device
+from samstudent.util.device import pick_device
 
 #: Slices in a batch.
 BATCH = 6
