@@ -43,7 +43,7 @@ def test_a_failing_item_is_reported_and_stops_no_other(make: MakeEngine, tmp_pat
         "a": "done", "fail1": "failed", "b": "done", "empty1": "failed", "c": "done",
     }  # fmt: skip
     assert outcomes["fail1"].reason == "ValueError: fail1 cannot be done"
-    assert outcomes["empty1"].reason == "it wrote no result"
+    assert outcomes["empty1"].reason == "no result was written"
 
 
 def test_a_rerun_computes_only_what_is_missing(make: MakeEngine, tmp_path: Path) -> None:
