@@ -219,7 +219,7 @@ def test_what_changed_meanwhile_is_not_decided_on(bench: Bench, verb: str) -> No
     assert late.status_code == 409 and "sent by anonymous" in late.json()["detail"]
     bench.datastore.save_label("low", bench.datastore.get_label_uri("low", "pseudo"), "final", {})
     labelled = decide(client, "low", verb, digest="x")
-    assert labelled.status_code == 409 and "labelled by a person" in labelled.json()["detail"]
+    assert labelled.status_code == 409 and "has a human label" in labelled.json()["detail"]
 
 
 def test_a_kept_case_is_never_accepted(bench: Bench) -> None:
@@ -326,7 +326,7 @@ def test_decisions_are_put_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     lines = [json.loads(line) for line in bench.study.audit.path.read_text().splitlines()]
     assert [(line["action"], line["user"], line.get("case")) for line in lines] == [
         ("accept", "anonymous", "good"), ("send", "anonymous", "low"), ("undo", "anonymous", "low"),
-        ("schedule held", "anonymous", None),
+        ("schedule paused", "anonymous", None),
     ]  # fmt: skip
     assert lines[0]["structures"] == dict.fromkeys(QUALITIES["good"], "refined")
 
