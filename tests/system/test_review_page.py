@@ -215,7 +215,7 @@ def test_what_was_made_anew_meanwhile_is_told_and_shown(
     qualities = {"radius": 0.9, "ulna": 0.9, "lunate": 0.65}
     write_pseudo_label(datastore, prepared.task, CASES[6], prepared.truth[CASES[6]], qualities)
     browser.press("a")
-    browser.until(lambda: "made anew" in browser.text("#notices"), "the conflict")
+    browser.until(lambda: "has changed in the meantime" in browser.text("#notices"), "the conflict")
     assert final(prepared, CASES[6]) is None
     browser.until(lambda: "65 %" in browser.text(".structures"), "the new one")
     refused = browser.driver.get_log("browser")  # a browser writes every 409 into its console

@@ -213,7 +213,7 @@ def test_what_changed_meanwhile_is_not_decided_on(bench: Bench, verb: str) -> No
     digest = client.get("/samstudent/review/good").json()["digest"]
     bench.pseudo_label("good", qualities={"disk": 0.95, "square": None})
     stale = decide(client, "good", verb, digest=digest)
-    assert stale.status_code == 409 and "made anew" in stale.json()["detail"]
+    assert stale.status_code == 409 and "has changed in the meantime" in stale.json()["detail"]
     assert decide(client, "middle", "send").status_code == 200
     late = decide(client, "middle", verb)
     assert late.status_code == 409 and "sent by anonymous" in late.json()["detail"]
@@ -225,7 +225,7 @@ def test_what_changed_meanwhile_is_not_decided_on(bench: Bench, verb: str) -> No
 def test_a_kept_case_is_never_accepted(bench: Bench) -> None:
     bench.pseudo_label("held")
     answer = bench.client.post("/samstudent/review/held/accept", json={"digest": "x"})
-    assert answer.status_code == 409 and "compare models" in answer.json()["detail"]
+    assert answer.status_code == 409 and "hold-out" in answer.json()["detail"]
     assert not bench.datastore.get_labeled_images()
 
 

@@ -77,8 +77,8 @@ function route() {
 }
 
 const KEYS = [
-  ['a', 'accept: the pseudo label becomes your label'], ['Shift a', 'accept, taking SAM’s mask for every structure left open'],
-  ['r', 'reject: it is not trained on until it is made anew'], ['s', 'send: the case is offered to annotators first'],
+  ['a', 'accept: the pseudo label becomes your label'], ['Shift a', 'accept, with SAM’s mask for each structure without a source'],
+  ['r', 'reject: not used for training until it is generated again'], ['s', 'send: annotators get the case first'],
   ['u', 'undo the last decision'], ['j  →', 'next case'], ['k  ←', 'previous case'],
   ['↑ ↓  PgUp PgDn', 'slices of a volume (PgUp and PgDn: ten)'], ['x y z', 'slices across that axis'],
   ['1 … 9', 'show or hide a structure'], ['0', 'show all, or none'], ['m', 'SAM’s masks'], ['c', 'the student’s coarse masks'],
