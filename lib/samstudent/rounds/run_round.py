@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from samstudent.pseudolabels.out_of_fold import spread_out
 from samstudent.pseudolabels.policy import LabelingPolicy
@@ -80,7 +80,6 @@ def run_round(
     options: RoundOptions,
     *,
     store: RoundStore,
-    engine: Any = None,
     report: Report = no_report,
 ) -> RoundResult:
     """Run one round.
@@ -100,7 +99,6 @@ def run_round(
         task: the checked task.
         options: of the round.
         store: of prepared cases, models, pseudo labels and SAM.
-        engine: where preparing and labelling run (``samstudent.engine``); None: in this process.
         report: called with the progress of each step.
 
     Raises:
