@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samstudent.pseudolabels.ablations import Ablations
+from samstudent.rounds.round_options import RoundOptions
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 
 
@@ -24,3 +27,25 @@ def test_refine_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     refined = np.asarray(Image.open(tmp_path / "out.png")) > 0
     assert 2 * (refined & truth).sum() / (refined.sum() + truth.sum()) > 0.95
     assert capsys.readouterr().out.startswith("disk True 0.")
+
+
+def test_run_round(tmp_path: Path) -> None:
+    """Without the two parts of a round that take minutes."""
+    y, x = np.mgrid[:64, :64]
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for case, (row, column) in enumerate([(24, 24), (24, 40), (40, 24), (40, 40), (32, 32)]):
+        truth = (y - row) ** 2 + (x - column) ** 2 < 12**2
+        Image.fromarray((60 + 120 * truth).astype(np.uint8)).save(tmp_path / "images" / f"{case}.png")
+        if case < 3:
+            Image.fromarray(truth.astype(np.uint8)).save(tmp_path / "labels" / f"{case}.png")
+    (tmp_path / "task.yaml").write_text(
+        "{name: disk, dimension: 2, structures: [disk], student: {size: [64, 64], channels: [8, 16, 32]},"
+        " training: {batch_size: 4, learning_rate: 0.01}}"
+    )
+    example = runpy.run_path(str(EXAMPLES / "run_round.py"))
+    options = RoundOptions(steps=40, ablations=Ablations(adapt_sam=False, embedding_head=False))
+    folders = tmp_path / "images", tmp_path / "labels"
+    result = example["round_of_folders"](*folders, str(tmp_path / "task.yaml"), tmp_path / "round", options)
+    assert result.model == tmp_path / "round" / "model.pt" and result.model.is_file()
+    assert (result.labels, result.pseudo_labels) == (("0", "1", "2"), ("3", "4"))
