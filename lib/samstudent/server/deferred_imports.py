@@ -3,7 +3,7 @@ half for its first requests.
 
 This module replaces two names of MONAI: ``monai.utils.module.load_submodules`` (which imports all 500 modules of MONAI)
 and ``monai.utils.module.optional_import`` (by which MONAI imports optional libraries). See
-docs/decisions/0023-imports-wait.md. Nothing else of another package is assigned.
+docs/decisions/0023-deferred-imports.md. Nothing else of another package is assigned.
 
 ``install`` inserts a finder before Python's own. A module of ``MODULES`` is added to ``sys.modules`` unexecuted, and is
 executed at the first access to an attribute that it does not have yet. Objects of the libraries in ``OPTIONAL`` are
