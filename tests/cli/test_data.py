@@ -120,7 +120,7 @@ def test_doctor_tells_which_structures_the_labels_have(disk: Path) -> None:
     (disk / "images" / "datastore_v2.json").write_text(json.dumps({"objects": objects}))
     done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "of 1 have disk 1" in done.stdout
+    assert "of 1 labels: disk 1" in done.stdout
     assert "left out: ruler (1)" in done.stdout
     # Marked as not annotated: neither absent nor left out.
     Image.fromarray(np.ones_like(stored)).save(labels / "a.png")
@@ -140,7 +140,7 @@ def test_doctor_notes_what_readers_warn_of(tmp_path: Path) -> None:
     done = run("doctor", "--studies", tmp_path, "--task", tmp_path / "task.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "a.nrrd: its NRRD header has no `space` field: read voxel by voxel" in done.stdout
-    assert "of 1 have ball 1" in done.stdout
+    assert "of 1 labels: ball 1" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_doctor_says_where_the_meaning_is_assumed(nerves: Path) -> None:
     (nerves / "bones.yaml").write_text("{name: bones, dimension: 2, structures: [bone], student: {size: [32, 32]}}")
     assert run("confirm-labels", "--studies", nerves, "--task", nerves / "nerves.yaml").returncode == 0
     done = run("doctor", "--studies", nerves, "--task", nerves / "nerves.yaml")
-    assert "assumed" not in done.stdout and "of 2 have nerve 2, vessel 2" in done.stdout
+    assert "assumed" not in done.stdout and "of 2 labels: nerve 2, vessel 2" in done.stdout
     done = run("doctor", "--studies", nerves, "--task", nerves / "bones.yaml")
     assert (
         "labels/ has labels of task nerves (nerve, vessel); task bones has its labels in labels-bones/" in done.stdout
