@@ -472,7 +472,7 @@ def test_who_comes_first_with_a_label(tmp_path: Path) -> None:
         second.save_label("c0", str(draw(tmp_path / "other.png", nerve=1, vessel=1)), FINAL, {})
     second.refresh()
     assert second.get_labeled_images() == []
-    assert any("of task nerves" in problem for problem in second.problems)
+    assert any("belong to task nerves" in problem for problem in second.problems)
     assert_right(open_study(tmp_path / "study"), 1)
     assert label_folder(tmp_path / "study", BONE).labels == "labels-bones"
 
