@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -94,7 +95,7 @@ class TestDue:
 
 
 class World:
-    """A study with a clock in hand, and a host that runs one training at a time."""
+    """A study with a clock of its own, and a host that runs one training at a time."""
 
     def __init__(self, folder: Path, section: ScheduleSection = EVERY_3) -> None:
         self.now, self.times, self.busy = 1000.0, [], False
@@ -175,7 +176,7 @@ def test_a_clock_that_is_set_back_does_not_stop_the_schedule(world: World):
     world.now -= 50
     world.label(3)
     assert world.check() == 2 and world.scheduler.status()["waiting"].endswith("next try in 10 s")
-    assert world.look(after=11) == 3
+    assert world.check(after=11) == 3
 
 
 def test_a_restart_keeps_a_pending_trigger_and_does_not_double_it(world: World):
@@ -210,53 +211,55 @@ def test_an_interrupted_round_leaves_its_trigger_a_failed_one_does_not(world: Wo
     world.label(3)
     assert world.check() == 1
     world.end("interrupted")
-    assert world.look(after=10) == 2
+    assert world.check(after=10) == 2
     world.end("interrupted")
-    assert world.look(after=10) == 2  # the wait has doubled
+    assert world.check(after=10) == 2  # the wait has doubled
     assert "2 start(s) led to no finished round" in world.scheduler.status()["waiting"]
-    assert world.look(after=10) == 3
+    assert world.check(after=10) == 3
     world.end("failed")
-    assert world.look(after=1000) == 3
+    assert world.check(after=1000) == 3
     world.label(3)
     assert world.check() == 4
 
 
-def test_a_failing_start_is_told_and_does_not_stop_the_next(world: World):
+def test_a_failing_start_is_reported_and_does_not_stop_the_next(world: World):
     def broken(reason: str) -> None:
         raise OSError("no memory")
 
-    world.scheduler._start = broken
+    healthy = world.scheduler._jobs
+    world.scheduler._jobs = replace(healthy, start=broken)
     world.label(3)
     assert world.check() == 0
     assert world.scheduler.status()["last_error"] == "OSError: no memory"
-    world.scheduler._start = world.start
-    assert world.look(after=9) == 0  # not hammered
-    assert world.look(after=1) == 1
+    world.scheduler._jobs = healthy
+    assert world.check(after=9) == 0  # not hammered
+    assert world.check(after=1) == 1
     assert world.scheduler.status()["last_error"] is None
 
 
-def test_a_start_that_opens_no_round_is_told_and_waits_longer_each_time(world: World):
+def test_a_start_that_opens_no_round_is_reported_and_waits_longer_each_time(world: World):
     attempts: list[float] = []
-    world.scheduler._start = lambda reason: attempts.append(world.now)
+    world.scheduler._jobs = replace(world.scheduler._jobs, start=lambda reason: attempts.append(world.now))
     world.label(3)
     for _ in range(200):
-        world.look(after=1)
+        world.check(after=1)
     assert [b - a for a, b in pairwise(attempts)] == [10, 20, 40, 80]
-    assert "no round was opened" in world.scheduler.status()["last_error"]
+    assert "a start opened no round" in world.scheduler.status()["last_error"]
 
 
-def test_an_error_in_a_look_does_not_stop_the_next(world: World):
+def test_an_error_in_a_check_does_not_stop_the_next(world: World):
     def broken() -> list[float]:
         raise ValueError("datastore is away")
 
-    world.scheduler._label_times, healthy = broken, world.scheduler._label_times
+    healthy = world.scheduler._jobs
+    world.scheduler._jobs = replace(healthy, label_times=broken)
     world.label(3)
     assert world.check() == 0 and world.scheduler.last_error == "ValueError: datastore is away"
-    world.scheduler._label_times = healthy
+    world.scheduler._jobs = healthy
     assert world.check() == 1
 
 
-def test_held_schedules_keep_their_trigger_over_a_restart(world: World):
+def test_paused_schedules_keep_their_trigger_over_a_restart(world: World):
     world.scheduler.pause(True)
     world.label(3)
     assert world.check() == 0

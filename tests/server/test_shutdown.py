@@ -167,7 +167,7 @@ def test_an_upload_goes_when_its_time_is_over(server: RunningServer, many: TinyS
 
     for wrong in (-1, 10**6):
         answer = upload(wrong)
-        assert answer.status_code == 400 and f"expiry={wrong}: seconds from 1 to 3600" in answer.json()["detail"]
+        assert answer.status_code == 400 and f"expiry={wrong}: must be 1 to 3600 seconds" in answer.json()["detail"]
     session = upload(1).json()
     assert session["session_info"]["expiry"] == 1
     url = f"{server.url}/session/{session['session_id']}"

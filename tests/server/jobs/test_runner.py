@@ -130,7 +130,7 @@ def test_progress_is_kept_by_step_and_as_lines(jobs: JobRunner) -> None:
     [
         ("mistake", "samstudent: task.yaml: no such key"),
         ("fault", "ZeroDivisionError: no good"),
-        ("killed", "the job's process was ended by signal 9 (SIGKILL); the system does this where memory runs out"),
+        ("killed", "the job's process was ended by signal 9 (SIGKILL); a likely reason is a lack of memory"),
     ],
 )
 def test_the_last_line_of_a_failed_job_says_why(jobs: JobRunner, how: str, line: str) -> None:

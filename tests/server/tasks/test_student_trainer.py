@@ -20,9 +20,10 @@ from samstudent.pseudolabels.case_labeller import made_with
 from samstudent.pseudolabels.policy import ADAPTED_FILE, LabelingPolicy
 from samstudent.pseudolabels.policy_fit import fit_policy
 from samstudent.pseudolabels.provenance import Provenance
-from samstudent.rounds import fair, run_round, teaching
+from samstudent.rounds import fair, pseudo_labeling, run_round, teaching
 from samstudent.rounds.fair import FoldScores, compare_fairly, decide
 from samstudent.rounds.options import TrainOptions
+from samstudent.rounds.served_round import ServedRound
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.review_page.overview import _brief
 from samstudent.server.tasks.student_trainer import StudentTrainTask
@@ -253,7 +254,7 @@ def test_student_and_recipes_are_of_one_round_whatever_is_promoted_meanwhile(
         def looked() -> Any:
             found = look()
             if not looks:
-                looks.append(ledger._champion().round)
+                looks.append(ServedRound.load(ledger.folder).round)
                 ledger.promote("r0002")
             return found
 
@@ -286,7 +287,7 @@ def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
         (labels.store.policy_folder / ADAPTED_FILE).write_text(reason)
         return replace(policy, adapted=Decoder(), record={**policy.record, "adaptation": found})
 
-    monkeypatch.setattr(run_round, "fit_labeling", adapted_too)
+    monkeypatch.setattr(pseudo_labeling, "fit_labeling", adapted_too)
     free, held = split(bench)
     bench.label(*free[:3], *held)
 
@@ -581,6 +582,6 @@ def test_a_label_that_goes_away_in_the_middle_of_a_round_was_read_before(
         (bench.folder / "labels" / "final" / f"{free[3]}.png").unlink()
         return found
 
-    monkeypatch.setattr(run_round, "cross_fit_labels", cross_fit)
+    monkeypatch.setattr(pseudo_labeling, "cross_fit_labels", cross_fit)
     record = bench.study.ledger.get(train(bench, steps=2)["round"])
     assert record.status == "done" and record.labels_used == free[:4] and record.unreadable == {}

@@ -53,6 +53,13 @@ class Result:
     value: Any
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Reason of a job that failed, one line."""
+
+    reason: str
+
+
 class ProgressSender:
     """Report of a job process: sends each event to the server. Thread-safe."""
 
@@ -73,7 +80,7 @@ def run_job(connection: Connection, output: Connection) -> None:
     """Main function of a job process.
 
     Args:
-        connection: source of the ``Assignment``, and destination of ``Progress`` and ``Result``.
+        connection: source of the ``Assignment``, and destination of ``Progress``, and ``Result`` or ``Failure``.
         output: destination of standard output and error.
     """
     global _is_job
@@ -93,8 +100,11 @@ def run_job(connection: Connection, output: Connection) -> None:
     try:
         result = assignment.work(assignment.kind, assignment.request, report)
     except (UserError, OSError) as error:
-        print(f"samstudent: {explain(error)}", file=sys.stderr, flush=True)
+        connection.send(Failure(f"samstudent: {explain(error)}"))
         sys.exit(USER_ERROR_EXIT)
+    except Exception as error:
+        connection.send(Failure(f"{type(error).__name__}: {error}"))
+        raise  # its traceback is part of the output
     connection.send(Result(result))
 
 

@@ -18,7 +18,7 @@ import psutil
 
 from samstudent.errors import Conflict, NotFound
 from samstudent.server.jobs.job import KINDS, Job, JobRunning, Status
-from samstudent.server.jobs.job_process import Assignment, Result, Work
+from samstudent.server.jobs.job_process import Assignment, Failure, Result, Work
 from samstudent.util.processes import process_family
 from samstudent.util.progress import Progress
 
@@ -209,8 +209,8 @@ class JobRunner:
                 with contextlib.suppress(BrokenPipeError):  # the process has ended
                     messages.send(Assignment(self._work, job.kind, job.request))
                 if job.is_active:  # otherwise it was stopped during the start of its process
-                    _follow(job, messages, output, process)
-                    _conclude(job, process.exitcode)
+                    failure = _follow(job, messages, output, process)
+                    _conclude(job, process.exitcode, failure)
             finally:
                 if process.exitcode is None and process.pid is not None:
                     _kill(process_family(process.pid))
@@ -218,17 +218,26 @@ class JobRunner:
                 process.close()
 
 
-def _follow(job: Job, messages: Connection, output: Connection, process: JobProcess) -> None:
-    """Receive messages and output of a job until its process has ended and all is read."""
+def _follow(job: Job, messages: Connection, output: Connection, process: JobProcess) -> Failure | None:
+    """Receive messages and output of a job until its process has ended and all is read.
+
+    Returns:
+        The reason of a failure, if the process sent one. It is not a line of output, because the order of lines and
+        events, which come over two connections, is not exact.
+    """
     log = logging.getLogger(f"task_{job.kind}")
+    failure: Failure | None = None
     sources: list[Any] = [messages, output, process.sentinel]
     rest = b""
     while (ready := wait(sources)) != [process.sentinel]:
         if messages in ready:
             try:
-                _receive(job, messages.recv(), log)
+                message = messages.recv()
             except (EOFError, OSError):
                 sources.remove(messages)
+            else:
+                failure = message if isinstance(message, Failure) else failure
+                _receive(job, message, log)
         if output in ready:
             if not (read := os.read(output.fileno(), 1 << 16)):
                 sources.remove(output)
@@ -236,12 +245,15 @@ def _follow(job: Job, messages: Connection, output: Connection, process: JobProc
             for line in lines:
                 _receive(job, line.decode(errors="replace").rstrip(), log)
     _receive(job, rest.decode(errors="replace").rstrip(), log)
+    return failure
 
 
-def _receive(job: Job, message: Progress | Result | str, log: logging.Logger) -> None:
+def _receive(job: Job, message: Progress | Result | Failure | str, log: logging.Logger) -> None:
     """Store an event, the result or a line of output; events and lines after a stop are dropped."""
     if isinstance(message, Result):
         job.result = message.value
+    elif isinstance(message, Failure):
+        log.error("%s", message.reason)
     elif message and job.is_active:
         log.info("%s", message)
         if isinstance(message, Progress):
@@ -250,7 +262,7 @@ def _receive(job: Job, message: Progress | Result | str, log: logging.Logger) ->
             job.add_line(message)
 
 
-def _conclude(job: Job, exitcode: int | None) -> None:
+def _conclude(job: Job, exitcode: int | None, failure: Failure | None) -> None:
     if exitcode == 0:
         job.end(Status.DONE)
     elif exitcode is not None and exitcode < 0:
@@ -258,7 +270,7 @@ def _conclude(job: Job, exitcode: int | None) -> None:
         memory = "; a likely reason is a lack of memory" if -exitcode == signal.SIGKILL else ""
         job.end(Status.ERROR, f"the job's process was ended by signal {-exitcode} ({name}){memory}")
     else:
-        job.end(Status.ERROR)
+        job.end(Status.ERROR, None if failure is None else failure.reason)
 
 
 def _kill(processes: list[psutil.Process]) -> None:
