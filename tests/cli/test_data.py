@@ -132,7 +132,7 @@ def test_doctor_tells_which_structures_the_labels_have(disk: Path) -> None:
 
 
 def test_doctor_notes_what_readers_warn_of(tmp_path: Path) -> None:
-    """pynrrd's default has no ``space``: the label is taken, and people are told."""
+    """pynrrd's default has no ``space``: the label is read, with a warning."""
     (tmp_path / "task.yaml").write_text("name: ball\ndimension: 3\nstructures: [ball]\nstudent: {size: [16, 16, 16]}\n")
     nibabel.save(nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.eye(4)), tmp_path / "a.nii.gz")
     (tmp_path / "labels" / "final").mkdir(parents=True)

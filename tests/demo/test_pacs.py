@@ -1,4 +1,4 @@
-"""The demo on a PACS: the films it stores, what it tells the server, and what is missing without Orthanc."""
+"""The demo on a PACS: the films it stores, what it gives to the server, and what is missing without Orthanc."""
 
 from __future__ import annotations
 

@@ -118,9 +118,9 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_what_is_no_image_says_what_it_is(tmp_path: Path, kind: str) -> None:
     path = of_kind(tmp_path / "a.dcm", kind)
-    with pytest.raises(UserError, match=rf"a\.dcm: {KINDS[kind]}") as told:
+    with pytest.raises(UserError, match=rf"a\.dcm: {KINDS[kind]}") as error:
         read_image(path)
-    assert "corrupt" not in str(told.value) and "truncated" not in str(told.value)
+    assert "corrupt" not in str(error.value) and "truncated" not in str(error.value)
     if kind != uid.SegmentationStorage:
         grid = Grid.of(PLANE.shape, np.eye(4))
         with pytest.raises(UserError, match=rf"a\.dcm: {KINDS[kind]}"):

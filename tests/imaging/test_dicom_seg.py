@@ -273,8 +273,8 @@ def test_slices_between_drawn_ones_stay_empty(tmp_path: Path, thickness: int | N
     assert back[0].any(axis=(1, 2)).tolist() == [True, False, False, False]
 
 
-@pytest.mark.parametrize("told", ["SpacingBetweenSlices", "SliceThickness", None])
-def test_slices_of_a_part_of_the_plane_keep_their_thickness(tmp_path: Path, told: str | None) -> None:
+@pytest.mark.parametrize("spacing", ["SpacingBetweenSlices", "SliceThickness", None])
+def test_slices_of_a_part_of_the_plane_keep_their_thickness(tmp_path: Path, spacing: str | None) -> None:
     """Drawn on slices 4 and 12 of an image of 1 mm, on a grid that was cropped in plane."""
     fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 1, "PixelSpacing": [1.0, 1.0]}
     heights, task = list(map(float, range(20))), make_task(3, structures=["heart"])
@@ -296,8 +296,8 @@ def test_slices_of_a_part_of_the_plane_keep_their_thickness(tmp_path: Path, told
         for keyword in ("SpacingBetweenSlices", "SliceThickness"):
             if keyword in measures:
                 delattr(measures, keyword)
-        if told:
-            setattr(measures, told, 1)
+        if spacing:
+            setattr(measures, spacing, 1)
 
     back = read_masks(edited(tmp_path / "seg.dcm", tell), task, grids[10])
     assert np.flatnonzero(back[0].any(axis=(1, 2))).tolist() == [4, 12]

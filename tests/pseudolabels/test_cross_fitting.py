@@ -74,8 +74,8 @@ def test_one_more_student_may_train_on_all_cases(tmp_path: Path) -> None:
     fit = cross_fit(CASES, TASK, tmp_path, replace(options, full_student=True))
     assert steps == [(3, 3)]  # the others are there already
     assert fit.models == without.models and without.full_student is None and fit.full_student == tmp_path / "full.pt"
-    told = json.loads((tmp_path / "full.json").read_text())
-    assert told["trained_on"] == sorted(case.id for case in CASES)
+    written = json.loads((tmp_path / "full.json").read_text())
+    assert written["trained_on"] == sorted(case.id for case in CASES)
 
 
 def test_an_interrupted_cross_fit_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

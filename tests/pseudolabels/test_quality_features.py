@@ -102,7 +102,7 @@ def test_position_forgives_a_shifted_image_but_not_a_swap() -> None:
     assert (statistics.compare(case((10, 10), spots))[1] < 0.5).all()
     swapped = statistics.compare(case((0, 0), [spots[1], spots[0], *spots[2:]]))[1]
     assert (swapped[:2] > 4).all() and (swapped[2:] < 4).all()
-    # Of two structures no common shift can be told.
+    # Two structures determine no common shift.
     two = ShapeStatistics.of([case(tuple(rng.integers(-2, 3, 2)), spots[:2]) for _ in range(10)])
     assert (two.compare(case((10, 10), spots[:2]))[1] > 2.5).all()
 

@@ -49,7 +49,7 @@ def test_a_gain_within_one_standard_error_keeps_the_student() -> None:
 
 
 def test_a_candidate_that_does_not_beat_the_student_is_not_taken_for_being_near_the_best() -> None:
-    """The second is near the third, which beats the student; itself it may be luck."""
+    """The second is near the third, which beats the student; its own lead may be chance."""
     rng = np.random.default_rng(0)
     student = rng.normal(0.7, 0.05, (12, 1))
     common = rng.normal(0, 0.08, (12, 1))

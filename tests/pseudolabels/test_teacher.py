@@ -1,4 +1,4 @@
-"""A teacher is honest: no case is predicted by a model that trained on it."""
+"""Teacher: no case is predicted by a model that trained on it."""
 
 import json
 from dataclasses import replace

@@ -21,6 +21,8 @@ from samstudent.util.progress import Progress
 from support.case_sources import DrawnSource
 from support.drawn import FakeSam, small_task
 
+pytestmark = pytest.mark.training
+
 #: ``FakeSam`` has nothing to train.
 FAST = Ablations(adapt_sam=False, embedding_head=False)
 TASK = small_task(training={"steps": 20, "batch_size": 4, "learning_rate": 0.01})

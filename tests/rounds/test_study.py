@@ -140,7 +140,7 @@ def policy(study: Study, monkeypatch: pytest.MonkeyPatch) -> LabelingPolicy:
 
 def test_the_adapted_decoder_goes_with_what_was_learnt(study: Study, policy: LabelingPolicy):
     assert study.refiner_of("r0001") == (PLAIN, policy)
-    # Whichever adapted SAM is in force: recipes were chosen with this one.
+    # Whichever adapted SAM is active: recipes were chosen with this one.
     activate(study, "first")
     assert study.refiner_of("r0001") == (PLAIN, policy)
 

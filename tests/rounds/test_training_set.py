@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Round:
 def labelled(
     store: RoundStore, id: str, kind: Kind = "refined", has_disk: bool = True, **structures: Any
 ) -> PreparedCase:
-    """A case with a pseudo label: its truth, without the disk if told so."""
+    """A case with a pseudo label: its truth, without the disk where requested."""
     case = store.cases.add(DrawnSource(id, labelled=False))
     image, truth = DrawnSource(id).read(TASK)
     assert truth is not None

@@ -1,4 +1,4 @@
-"""Clicks on drawn shapes, with the real LiteMedSAM and with stand-ins that answer as told."""
+"""Clicks on drawn shapes, with the real LiteMedSAM and with stand-ins of fixed answers."""
 
 from __future__ import annotations
 
@@ -116,10 +116,10 @@ def test_a_background_click_prefers_the_box_that_leaves_it_out() -> None:
     backend = Answering(lambda p: (in_box(p), (p.box[2] - p.box[0]) / SIDE))  # the larger the better
     embedding = backend.embed(film(disc(0, 0, 1)))
     alone = mask_of_clicks(backend, embedding, Prompt(positive=((128.0, 128.0),)))
-    told = mask_of_clicks(backend, embedding, Prompt(positive=((128.0, 128.0),), negative=((150.0, 128.0),)))
+    decoded = mask_of_clicks(backend, embedding, Prompt(positive=((128.0, 128.0),), negative=((150.0, 128.0),)))
     assert alone.mask[128, 150]
-    assert told.mask[128, 128] and not told.mask[128, 150]
-    assert told.mask.sum() == in_box(told.prompt).sum()
+    assert decoded.mask[128, 128] and not decoded.mask[128, 150]
+    assert decoded.mask.sum() == in_box(decoded.prompt).sum()
 
 
 @given(

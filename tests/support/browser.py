@@ -129,14 +129,14 @@ class Browser:
         return self.driver.execute_script(script)
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
-        """Wait until a condition holds; ``what`` is told where it never does."""
+        """Wait until a condition holds; ``what`` names it in the failure."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if value := condition():
                 return value
             time.sleep(0.1)
-        told = f"not answered: {self.waiting()}; console: {self.console()}; page: {self.text('body')[:3000]}"
-        pytest.fail(f"waited in vain for {what}; {told}")
+        reported = f"not answered: {self.waiting()}; console: {self.console()}; page: {self.text('body')[:3000]}"
+        pytest.fail(f"waited in vain for {what}; {reported}")
 
     def shows(self, case: str) -> None:
         """Wait until the picture of a case (with axis and index of a volume: ``v0 z 5``) is drawn."""

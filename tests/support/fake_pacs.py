@@ -1,4 +1,4 @@
-"""A PACS that answers what it is told to: nonsense, nothing, too late."""
+"""A PACS that answers as it is set: nonsense, nothing, too late."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ NAMES = (
 
 
 @dataclass
-class Told:
-    """What the module told its user, by the kind of message; ``errors`` with the traceback that it shows on demand."""
+class Messages:
+    """Messages of the module to its user by kind; ``errors`` with the traceback that it shows on demand."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Panel:
 
     widget: Any
     scene: Scene
-    told: Told
+    messages: Messages
     folder: Path
     slicer: Any
 
@@ -85,16 +85,16 @@ class Panel:
 
     def quiet(self) -> None:
         """Nothing went wrong so far."""
-        assert not self.told.errors and not self.told.warnings, self.told
+        assert not self.messages.errors and not self.messages.warnings, self.messages
 
 
 @contextmanager
 def open_module(folder: Path) -> Iterator[Panel]:
     """Open the module in an empty scene; files that it writes go under ``folder``."""
-    told, scene = Told(), Scene()
+    messages, scene = Messages(), Scene()
     SETTINGS.clear()
     before = {name: sys.modules.get(name) for name in NAMES}
-    stand_ins = _modules(scene, told, folder)
+    stand_ins = _modules(scene, messages, folder)
     sys.modules.update(stand_ins)
     sys.path.insert(0, str(FOLDER))  # as Slicer does; the module's own library is imported from there
     try:
@@ -104,7 +104,7 @@ def open_module(folder: Path) -> Iterator[Panel]:
         spec.loader.exec_module(module)
         widget = module.MONAILabelWidget(None)
         widget.setup()
-        yield Panel(widget, scene, told, folder, stand_ins["slicer"])
+        yield Panel(widget, scene, messages, folder, stand_ins["slicer"])
     finally:
         sys.path.remove(str(FOLDER))
         for name, known in before.items():
@@ -156,7 +156,7 @@ class _ModuleWidget:
         return str(FOLDER / "Resources" / name)
 
 
-def _modules(scene: Scene, told: Told, folder: Path) -> dict[str, ModuleType]:
+def _modules(scene: Scene, messages: Messages, folder: Path) -> dict[str, ModuleType]:
     parameters = ParameterNode()
 
     class Logic:
@@ -202,9 +202,9 @@ def _modules(scene: Scene, told: Told, folder: Path) -> dict[str, ModuleType]:
         loadUI=lambda path: load_ui(path, {"qMRMLSegmentEditorWidget": SegmentEditor}),
         childWidgetVariables=lambda widget: widget.children, createProgressDialog=lambda **_: Widget(),
         getNodesByClass=lambda name: scene.of(name), confirmOkCancelDisplay=lambda *args, **_: True,
-        errorDisplay=lambda text, detailedText="": told.errors.append(f"{text}\n{detailedText}"),
-        warningDisplay=told.warnings.append,
-        infoDisplay=lambda text, detailedText="": told.infos.append(f"{text}\n{detailedText}"),
+        errorDisplay=lambda text, detailedText="": messages.errors.append(f"{text}\n{detailedText}"),
+        warningDisplay=messages.warnings.append,
+        infoDisplay=lambda text, detailedText="": messages.infos.append(f"{text}\n{detailedText}"),
     )  # fmt: skip
     layout = SimpleNamespace(sliceWidget=lambda name: SimpleNamespace(sliceLogic=lambda: slice_logic))
     slice_logic = SimpleNamespace(offset=0.0, GetSliceOffset=lambda: slice_logic.offset)

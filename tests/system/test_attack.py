@@ -279,7 +279,7 @@ def test_json_that_cannot_be_followed(server: RunningServer, endpoints: list[End
 
 
 def test_too_long(server: RunningServer) -> None:
-    """Bodies, with and without their length told, addresses, many fields."""
+    """Bodies, with and without a declared length, addresses, many fields."""
     kind = {"content-type": "application/json"}
     text = '{"a": "' + "x" * (2 << 20) + '"}'
     assert requests.post(f"{server.url}/train/student", data=text, headers=kind, timeout=60).status_code == 413

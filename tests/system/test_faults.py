@@ -1,6 +1,6 @@
 """What may befall a server: killed, twice on one folder, an image that is still being copied, no room left.
 
-Nothing that a client was told is saved may be lost, nothing half-written may be served, and no restart needs a hand.
+No acknowledged label may be lost, nothing half-written may be served, and no restart needs a hand.
 """
 
 from __future__ import annotations

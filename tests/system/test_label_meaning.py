@@ -1,6 +1,6 @@
 """What a label map's values mean stays known: after copying, renaming, losing the list, another order, another task.
 
-Nerve and vessel are told apart by where they are; the values are read back with Pillow.
+Nerve and vessel differ by their place; the values are read back with Pillow.
 """
 
 from __future__ import annotations
@@ -464,7 +464,7 @@ def test_tasks_stay_apart_when_it_is_lost_whose_labels_are(study: Path, tmp_path
 
 
 def test_who_comes_first_with_a_label(tmp_path: Path) -> None:
-    """Both start on a study without labels; the second is told to start again, and loses nothing of the first's."""
+    """Both start on a study without labels; the second is asked for a restart, and loses nothing of the first's."""
     add_images(tmp_path / "study", "c0")
     first, second = open_study(tmp_path / "study"), open_study(tmp_path / "study", BONE)
     first.save_label("c0", str(draw(tmp_path / "upload.png")), FINAL, dict(INFO))

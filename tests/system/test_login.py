@@ -253,11 +253,11 @@ def test_each_role_may_do_what_those_below_may(server: RunningServer, tokens: di
             continue  # would end the token, or start jobs; below and elsewhere
         for name, token in tokens.items():
             answer = call(server, method, at(path), token, headers={"X-Samstudent": "test"})
-            told = "" if method == "HEAD" else answer.text
+            reported = "" if method == "HEAD" else answer.text
             if ranks.index(ROLES[name]) < ranks.index(needed):
-                assert answer.status_code == 403 and "is required" in told, (name, method, path, told)
+                assert answer.status_code == 403 and "is required" in reported, (name, method, path, reported)
             else:
-                assert answer.status_code != 401 and "is required" not in told, (name, method, path, told)
+                assert answer.status_code != 401 and "is required" not in reported, (name, method, path, reported)
     for method, path in (("DELETE", "/train/"), ("POST", "/train/"), ("POST", "/scoring/"), ("DELETE", "/scoring/")):
         for name in ("anna", "rita"):
             assert call(server, method, path, tokens[name]).status_code == 403

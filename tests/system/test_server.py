@@ -287,9 +287,9 @@ def test_a_training_is_stopped(client: MONAILabelClient, server: RunningServer) 
 
 
 def test_the_active_sam_is_reported(server: RunningServer) -> None:
-    told = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
-    assert (told["backend"], told["active"], told["adapted"]) == ("lite_medsam", None, [])
-    assert len(told["digest"]) == 64
+    reported = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
+    assert (reported["backend"], reported["active"], reported["adapted"]) == ("lite_medsam", None, [])
+    assert len(reported["digest"]) == 64
     assert post(server, "samstudent/sam/plain").json() == {"active": None}
 
 
@@ -297,15 +297,15 @@ def test_sam_is_adapted_and_what_came_of_it_is_told(client: MONAILabelClient, se
     """Whether two steps make it better is not the point: the running server answers with the active one."""
     client.train_start("sam", {})
     assert server.wait_for("train", 400)["status"] == "DONE", server.tail()
-    told = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
-    (adapted,) = told["adapted"]
+    reported = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
+    (adapted,) = reported["adapted"]
     found = adapted["adaptation"]
     assert found["settings"]["steps"] == 2 and len(adapted["labels"]) == len(found["labels"]) >= 3
-    assert told["active"] == ("s0001" if found["used"] else None)
+    assert reported["active"] == ("s0001" if found["used"] else None)
     answer = infer(server, "json", CLICK).json()
-    assert answer["structures"][0]["sam"] == told["digest"]
+    assert answer["structures"][0]["sam"] == reported["digest"]
     plain = infer(server, "json", CLICK | {"label": "fracture"}).json()["structures"][0]["sam"]
-    assert (plain != told["digest"]) == found["used"]
+    assert (plain != reported["digest"]) == found["used"]
     post(server, "samstudent/sam/plain")
     assert infer(server, "json", CLICK).json()["structures"][0]["sam"] == plain
 

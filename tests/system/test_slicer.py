@@ -75,10 +75,10 @@ def next_sample(panel: Panel) -> str:
 
 
 def submit(panel: Panel) -> None:
-    before = len(panel.told.infos)
+    before = len(panel.messages.infos)
     panel.ui.saveLabelButton.click()
     panel.quiet()
-    assert len(panel.told.infos) == before + 1
+    assert len(panel.messages.infos) == before + 1
 
 
 def trained_on(study: TinyStudy, case: str) -> NDArray[np.bool_]:

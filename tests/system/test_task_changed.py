@@ -32,14 +32,14 @@ def test_a_class_was_added(study: TinyStudy, tmp_path: Path) -> None:
     server = RunningServer(study, tmp_path)
     try:
         server.wait_until_up()
-        told = "this student segments radius, ulna, lunate; task 'tiny' has radius, ulna, lunate, scaphoid now."
+        reported = "this student segments radius, ulna, lunate; task 'tiny' has radius, ulna, lunate, scaphoid now."
         for model in ("student", "student+sam"):
             answer = requests.post(f"{server.url}/infer/{model}?image=case00&output=json", timeout=60)
-            assert answer.status_code == 409 and told in detail(answer), answer.text
+            assert answer.status_code == 409 and reported in detail(answer), answer.text
             answer = requests.post(f"{server.url}/batch/infer/{model}?images=unlabeled", json={}, timeout=60)
-            assert answer.status_code == 409 and told in detail(answer), answer.text
+            assert answer.status_code == 409 and reported in detail(answer), answer.text
         overview = requests.get(f"{server.url}/samstudent/overview", timeout=60).json()
-        assert told in overview["served_fault"] and overview["served"]["id"] == "r0001"
+        assert reported in overview["served_fault"] and overview["served"]["id"] == "r0001"
         assert "student" not in requests.get(f"{server.url}/info/", timeout=60).json()["models"]
         # Scores of a student that cannot answer are not tried for each case.
         wait_until(lambda: server.wait_for("scoring"))

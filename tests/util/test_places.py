@@ -66,7 +66,7 @@ def as_nobody() -> Iterator[None]:
 
 
 def test_each_fault_says_the_place_and_what_to_do() -> None:
-    for number, told, status in (
+    for number, reported, status in (
         (errno.ENOSPC, "make room there", 507),
         (errno.EDQUOT, "make room there", 507),
         (errno.EROFS, "mount it writable", 503),
@@ -76,7 +76,7 @@ def test_each_fault_says_the_place_and_what_to_do() -> None:
         (errno.EIO, "have it checked", 503),
     ):
         error = OSError(number, os.strerror(number), "/study/x.png")
-        assert explain(error).startswith(f"/study/x.png: {os.strerror(number)}; ") and told in explain(error)
+        assert explain(error).startswith(f"/study/x.png: {os.strerror(number)}; ") and reported in explain(error)
         assert "\n" not in explain(error) and status_of(error) == status
     assert explain(OSError(errno.EXDEV, "Invalid cross-device link")) == "Invalid cross-device link"
     assert explain(OSError("odd")) == "odd" and status_of(OSError("odd")) == 500

@@ -142,7 +142,7 @@ def _follow(annotator: Annotator, path: str, earlier: str | None, console: Conso
 
     Args:
         annotator: client of the server.
-        path: endpoint that tells the last job of the kind.
+        path: endpoint of the last job of the kind.
         earlier: id of the job before; None: there was none.
         console: where to draw the bars.
 

@@ -41,7 +41,7 @@ class ProgressBars:
         self._tasks: dict[str, TaskID] = {}
         self._last: dict[str, Progress] = {}
         self._printed: dict[str, float] = {}
-        #: Step without a known total that runs: only the next step tells that it has ended.
+        #: Step without a known total that runs: it ends where the next one begins.
         self._open: str | None = None
 
     def __enter__(self) -> ProgressBars:

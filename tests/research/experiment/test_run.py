@@ -26,6 +26,8 @@ from samstudent.sam.prompts import Prompt
 from support.drawn import FakeSam
 from support.drawn_folder import labelled_folder, task_file
 
+pytestmark = pytest.mark.training
+
 
 class PointSam(FakeSam):
     """Answers points with the logits that come along: the paper's second stage."""
@@ -175,7 +177,6 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").is_file()
 
 
-@pytest.mark.training
 def test_a_killed_experiment_goes_on(tmp_path: Path) -> None:
     options = options_of(tmp_path).folder
     command = [

@@ -20,6 +20,8 @@ from samstudent.research.simulation.options import Simulation
 from samstudent.research.simulation.run import simulate
 from support.drawn import FakeSam, shapes, small_task
 
+pytestmark = pytest.mark.training
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -60,9 +60,9 @@ def test_forms_with_files_may_be_long(client: TestClient, path: str) -> None:
     ["/train/student", "/infer/wsi/sam", "/batch/infer/sam", "/datastore/label/info", "/samstudent/review/a/accept"],
 )
 def test_other_bodies_are_short_whatever_they_call_themselves(client: TestClient, path: str) -> None:
-    for told in (True, False):
+    for declared in (True, False):
         for kind in (UPLOAD, STORED):
-            content = b"".join(pieces(5)) if told else pieces(5)
+            content = b"".join(pieces(5)) if declared else pieces(5)
             response = client.post(path, content=content, headers=kind)
             assert response.status_code == 413 and f"than {MAX_BODY} bytes" in response.json()["detail"]
 
@@ -80,9 +80,9 @@ def test_what_a_viewer_stores_in_the_pacs_has_a_bound_of_its_own(
 
 
 @pytest.mark.parametrize("headers", [JSON, UPLOAD, {"content-type": "application/x-www-form-urlencoded"}, {}])
-@pytest.mark.parametrize("told", [True, False], ids=["length told", "length not told"])
-def test_what_is_too_long_ends_with_413(client: TestClient, headers: dict[str, str], told: bool) -> None:
-    content = b"".join(pieces(9)) if told else pieces(9)
+@pytest.mark.parametrize("declared", [True, False], ids=["length declared", "length not declared"])
+def test_what_is_too_long_ends_with_413(client: TestClient, headers: dict[str, str], declared: bool) -> None:
+    content = b"".join(pieces(9)) if declared else pieces(9)
     response = client.post("/infer/sam", content=content, headers=headers)
     assert response.status_code == 413
     assert "longer than" in response.json()["detail"]

@@ -277,8 +277,8 @@ def test_the_providers_tokens(server: RunningServer, real_provider: RunningProvi
     assert get(server, "/info/", real_provider.id_token("eve", "monailabel-app")).status_code == 403
     assert get(server, "/info/", real_provider.id_token("anna", "another-app")).status_code == 401
     assert get(server, "/info/", token[:-4] + "AAAA").status_code == 401
-    told = requests.get(f"{server.url}/auth/", timeout=30).json()
-    assert told["enabled"] and told["realm"] == real_provider.url
+    reported = requests.get(f"{server.url}/auth/", timeout=30).json()
+    assert reported["enabled"] and reported["realm"] == real_provider.url
     # This provider has no password grant; its refusal is the user's, not a fault of the server's.
     form = {"grant_type": "password", "username": "anna", "password": "guessed wrong"}
     assert requests.post(f"{server.url}/auth/token", data=form, timeout=30).status_code == 401
@@ -307,8 +307,8 @@ def test_a_browser_is_sent_there_and_comes_back(server: RunningServer, study: Ti
         session, page = log_in_by_browser(server, stranger)
         assert page.status_code == 401 and "no role" in page.text and COOKIE not in session.cookies
     lines = (study.folder / ".samstudent" / "tiny" / "audit.jsonl").read_text().splitlines()
-    told = [(line["action"], line["user"]) for line in map(json.loads, lines)]
-    assert ("login", "anna") in told and ("login failed", "eve") in told
+    reported = [(line["action"], line["user"]) for line in map(json.loads, lines)]
+    assert ("login", "anna") in reported and ("login failed", "eve") in reported
 
 
 @pytest.mark.server

@@ -211,7 +211,7 @@ def test_killed_while_writing(study: Path, tag: str) -> None:
         process.join()
         lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
         log.unlink(missing_ok=True)
-        known = dict(line for line in lines if len(line) == 2)  # what the client was told is saved
+        known = dict(line for line in lines if len(line) == 2)  # acknowledged to the client
         objects = on_disk(study)  # whole, before anything mends it
         assert set(objects) == set(CASES)
         store = StudyFolderDatastore(study)
@@ -337,8 +337,8 @@ def test_a_full_disk_gives_no_label_anothers_info(study: Path, tmp_path: Path, m
         store.save_label(CASES[0], label(tmp_path, "bob's"), "final", {"user": "bob"})
     assert calls
     for server in (store, StudyFolderDatastore(study)):
-        told, file = server.get_label_info(CASES[0], "final"), Path(server.get_label_uri(CASES[0], "final"))
-        assert told["user"] == "anna" == file.read_text().removesuffix("'s")
+        info, file = server.get_label_info(CASES[0], "final"), Path(server.get_label_uri(CASES[0], "final"))
+        assert info["user"] == "anna" == file.read_text().removesuffix("'s")
 
 
 def test_the_history_keeps_what_equal_files_meant(study: Path, tmp_path: Path) -> None:

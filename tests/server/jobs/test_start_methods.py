@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="process names are read from /proc"),
 ]
 
-#: A server in small: does the jobs that it is told to on its standard input.
+#: A server in small: runs the jobs named on its standard input.
 SERVER = """
 import os, sys, time
 from samstudent.server.jobs import fork_server, start_methods

@@ -209,7 +209,7 @@ def test_an_instance_that_is_there_already_is_stored(fake: FakePacs) -> None:
 
 
 def test_a_label_is_safe_whatever_the_pacs_says(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
-    """Saved while the PACS is silent; refused once; then taken: at each time the truth is told."""
+    """Saved while the PACS is silent; refused once; then taken: at each time the status is right."""
     task, film = store.task, save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
     masks = np.zeros((3, 8, 8), bool)
     masks[0, 2:5, 2:5] = True
@@ -332,8 +332,8 @@ def test_an_old_segmentation_replaces_no_newer_label(
         incoming.take(store, found, {"1.2.3": replace(reference, image=None)})
         assert store.get_label_info("1.2.3", "final")["user"] == user
     (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
-    told = json.loads(line)
-    assert (told["action"], told["user"], told["case"]) == ("label saved", "anna", "1.2.3")
+    entry = json.loads(line)
+    assert (entry["action"], entry["user"], entry["case"]) == ("label saved", "anna", "1.2.3")
 
 
 def test_a_segmentation_that_nobody_can_read_is_left_out(store: PacsDatastore, tmp_path: Path) -> None:

@@ -214,8 +214,8 @@ def test_the_newest_of_many_is_in_force(orthanc: Orthanc, make: Make, tmp_path: 
     orthanc.store([unnamed])
     store.exchange.poll()
     assert (in_force(store, case) == drawn[1]).all()
-    told = {item["SOPInstanceUID"]: item["reason"] for item in store.exchange.status()["left_out"]}
-    assert told[unnamed.SOPInstanceUID] == "none of its segments is a structure of the task"
+    reported = {item["SOPInstanceUID"]: item["reason"] for item in store.exchange.status()["left_out"]}
+    assert reported[unnamed.SOPInstanceUID] == "none of its segments is a structure of the task"
     assert len(store.label_history(case)) == 2
 
 

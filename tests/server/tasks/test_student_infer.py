@@ -161,10 +161,10 @@ def test_sam_sees_no_slice_of_a_volume_in_which_it_has_no_say(
     facts = infer(task, str(tmp_path / "ct.nrrd"))[1]
     assert (sam.embedded == 0) == (source == "student")
     assert facts["label_names"] == {"disk": 1, "square": 2} and facts["sam"]["recipes"] == "r0001"
-    told = facts["structures"]["disk"]
-    assert told["present"] and told["source"] == source
+    reported = facts["structures"]["disk"]
+    assert reported["present"] and reported["source"] == source
     # Nobody judged it: that is not a quality of 0.
-    figures = [told[key] for key in ("quality", "predicted_iou", "agreement", "stability")]
+    figures = [reported[key] for key in ("quality", "predicted_iou", "agreement", "stability")]
     assert all((figure is None) == (source == "student") for figure in figures)
     assert facts["structures"]["square"]["quality"] is None
 
@@ -195,8 +195,8 @@ def test_without_a_record_that_counts_the_tasks_recipe_refines(
         _, facts = infer(task, bench.datastore.get_image_uri("c0"))
         assert facts["sam"]["recipes"] == "task" and facts["structures"]["disk"]["source"] == "sam"
     # Once, not with every image.
-    told = [record.getMessage() for record in caplog.records if "round r0001: the task's recipe" in record.getMessage()]
-    assert len(told) == 1 and says in told[0]
+    lines = [line for record in caplog.records if "round r0001: the task's recipe" in (line := record.getMessage())]
+    assert len(lines) == 1 and says in lines[0]
 
 
 @pytest.mark.parametrize(

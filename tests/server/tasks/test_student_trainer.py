@@ -32,6 +32,8 @@ from samstudent.task import Task
 from samstudent.util.files import sha256_file
 from support.drawn import FakeSam, learn_recipes
 
+pytestmark = pytest.mark.training
+
 
 def train(bench: Any, **request: Any) -> dict[str, Any]:
     return StudentTrainTask(bench.study)({"model": "student", "device": "cpu"} | request, bench.datastore)
@@ -211,8 +213,8 @@ def test_with_too_few_labels_the_champion_labels_as_its_round_learnt(bench: Any)
     train(bench, steps=2)
     made, policy = ledger.read_json("r0002", "inputs")["pseudo_labels_made_with"], study.policy_of("r0001")
     assert Provenance(**made) == made_with(ledger.get("r0001").model_digest, study.plain_sam(), study.task, policy)
-    told = ledger.folder_of("r0002") / ledger.read_json("r0002", "inputs")["policy"]
-    assert told.samefile(study.policy_folder("r0001") / "policy.json")
+    reported = ledger.folder_of("r0002") / ledger.read_json("r0002", "inputs")["policy"]
+    assert reported.samefile(study.policy_folder("r0001") / "policy.json")
     assert ledger.read_json("r0001", "inputs")["policy"] is None
     # These are found by a round that takes those that are there, also after one that took none of SAM's.
     train(bench, steps=1, pseudo_labels="raw", promote=False)
@@ -546,11 +548,11 @@ def test_a_copy_of_a_hold_out_case_that_trains_takes_it_out_of_the_comparison(be
     bench.truths["copy"] = bench.truths[held[0]]
     bench.label("copy", free[0], *held)
     train(bench, pseudo_labels="off", steps=2)
-    told = bench.study.ledger.get("r0001").not_compared
+    reported = bench.study.ledger.get("r0001").not_compared
     if "copy" in bench.study.holdout.ids:  # by the hash of its name
-        assert told == {}
+        assert reported == {}
     else:
-        assert told == {held[0]: "trained on by this round (r0001) as copy"}
+        assert reported == {held[0]: "trained on by this round (r0001) as copy"}
 
 
 def test_figures_say_what_trained_and_why_others_did_not(bench: Any) -> None:
