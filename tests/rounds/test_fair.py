@@ -108,7 +108,7 @@ def test_without_champion_or_cases_the_challenger_is_served():
         (0.03, 0.02, True, "promoted: mean Dice"),
         (-0.003, 0.03, True, "equal within noise"),
         (-0.003, 0.0, False, "not promoted, worse:"),
-        (-0.02, 0.1, False, "worse or unlucky"),
+        (-0.02, 0.1, False, "worse or within noise"),
         (-0.2, 0.02, False, "not promoted"),
     ],
 )

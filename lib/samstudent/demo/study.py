@@ -14,8 +14,9 @@ from samstudent.imaging.folder import list_folder
 from samstudent.task import Task
 from samstudent.util.progress import Report, no_report
 
-#: Phantoms of the hold-out; few enough to draw in seconds, enough that one film does not decide.
-PHANTOM_HOLDOUT = 8
+#: Phantoms of the hold-out. Fewer than ``fair.MIN_HELD``: with as many, the champion would join the teacher, and its
+#: embedding head alone takes minutes.
+PHANTOM_HOLDOUT = 4
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def _pictures(annotator: Annotator, holdout: list[str], progress: ProgressReport
         png = case_panels(shown, panels, annotator.task.names)
         alone = _percent(_mean_dice(student, annotator.truth(case)))
         caption = (
-            "Student: masks of the student that is served at the end. Prompts: what SAM is asked with, boxes around these "
+            "Student: masks of the student that is served at the end. Prompts: the input of SAM, boxes around these "
             f"masks. Student + SAM: what the server answers with. Mean Dice: {alone} and {_percent(dice[case])}."
         )
         pictures.append(Picture(f"{rank}: {case}", png, caption))

@@ -208,7 +208,7 @@ def decide(
         return Decision(False, f"not promoted, worse: {figures}", accumulated_loss)
     if loss <= TOLERANCE:
         return Decision(True, f"promoted, equal within noise: {figures}", loss)
-    return Decision(False, f"not promoted, worse or unlucky: {figures}", accumulated_loss)
+    return Decision(False, f"not promoted, worse or within noise: {figures}", accumulated_loss)
 
 
 def table_of(scores: CaseScores, names: Sequence[str]) -> dict[str, float | None]:
