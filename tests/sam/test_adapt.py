@@ -49,6 +49,7 @@ def learned(small: Any, examples: list[Example], monkeypatch: pytest.MonkeyPatch
     return Learned
 
 
+@pytest.mark.training
 def test_it_learns_and_leaves_the_plain_sam_alone(small: Any, examples: list[Example]) -> None:
     before = {name: value.clone() for name, value in small.load().state_dict().items()}
     seen: list[tuple[int, int]] = []
