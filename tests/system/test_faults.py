@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
 from samstudent.util.files import sha256_file
 from support.live_server import CASES, RunningServer, TinyStudy, detail, wait_until
+from support.small_disk import small_disk
 
 pytestmark = pytest.mark.server
 
@@ -211,21 +211,15 @@ def test_ten_thousand_cases(study: TinyStudy, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MB; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=False).returncode:
-        pytest.skip("no disk can be mounted here")
-    try:
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB."""
+    with small_disk(tmp_path / "disk", "24m") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_no_room_left(study: TinyStudy, small_disk: Path, tmp_path: Path) -> None:
+def test_no_room_left(study: TinyStudy, disk: Path, tmp_path: Path) -> None:
     """A full disk refuses what cannot be kept, keeps what is there, and works again when there is room."""
-    films = small_disk / "films"
+    films = disk / "films"
     films.mkdir()
     for case in CASES[:3]:
         shutil.copyfile(study.image(case), films / f"{case}.png")
@@ -238,7 +232,7 @@ def test_no_room_left(study: TinyStudy, small_disk: Path, tmp_path: Path) -> Non
         client = server.client()
         client.save_label(CASES[0], str(here.label(CASES[0], home)), params={})
         kept = all_labels(here, CASES[0])
-        filler = small_disk / "filler"
+        filler = disk / "filler"
         with contextlib.suppress(OSError), filler.open("wb") as file:
             while True:
                 file.write(bytes(1 << 16))

@@ -70,7 +70,7 @@ def masks_of(films: FilmStudy, seg: Any, case: str) -> np.ndarray:
 
 
 def stored_seg(server: RunningServer, films: FilmStudy, case: str) -> Any:
-    """The SEG of the label in force, once the PACS has it."""
+    """The SEG of the active label, once the PACS has it."""
 
     def there() -> Any:
         pacs = label_info(server, case)["pacs"]

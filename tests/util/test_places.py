@@ -18,6 +18,7 @@ from samstudent.imaging.case import read_image
 from samstudent.util.database import connection, make_tables
 from samstudent.util.files import atomic_write
 from samstudent.util.places import require_free, require_readable, require_temporary_folder, require_writable
+from support.small_disk import small_disk
 
 NOBODY = 65534
 SCHEMA = "CREATE TABLE IF NOT EXISTS t (x TEXT)"
@@ -25,15 +26,9 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS t (x TEXT)"
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 64 KiB; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
-        pytest.skip("no disk can be mounted here")
-    try:
+    """A disk of its own, of 64 KiB."""
+    with small_disk(tmp_path / "disk", "64k") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.fixture

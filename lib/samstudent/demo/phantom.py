@@ -279,7 +279,7 @@ def make_study(
     Returns:
         The cases' ids.
     """
-    # Here, not above: whoever only draws films needs no label writer.
+    # Here, not above: drawing films needs no label writer.
     from samstudent.imaging.case import read_image
     from samstudent.imaging.label_writing import write_masks
     from samstudent.task import load_task

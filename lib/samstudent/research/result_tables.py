@@ -78,9 +78,7 @@ def _experiment(content: Content) -> list[str]:
             "all" if line["labels"] is None else str(line["labels"]),
             _with_spread(line["dice"]),
             _with_spread(line.get("paper_dice")),
-            DASH
-            if line.get("gap_closed") is None or line["method"] == "labels"
-            else f"{100 * line['gap_closed']:.0f} %",
+            _gap(line),
             DASH if line.get("distance") is None else f"{line['distance']:.2f}",
         ]
         for line in lines
@@ -105,13 +103,8 @@ def _simulation(content: Content) -> list[str]:
     rows = []
     for row in content["table"]:
         gains = [row.get(f"over_{baseline}") for baseline in ("random", "foreground")]
-        texts = [
-            ""
-            if gain is None
-            else f"{_with_spread([gain['mean'], gain['spread']])}, {gain['ahead']} of {gain['seeds']}"
-            for gain in gains
-        ]
-        rows.append([row["strategy"], _with_spread([row["mean"], row["spread"]]), _percent(row["last"]), *texts])
+        mean = _with_spread([row["mean"], row["spread"]])
+        rows.append([row["strategy"], mean, _percent(row["last"]), *map(_gain, gains)])
     return [markdown_table(columns, rows)]
 
 

@@ -670,7 +670,7 @@ def test_the_next_start_exports_what_a_killed_one_did_not(study: Path, tmp_path:
     first = StudyFolderDatastore(study)
     first.close()
     first.save_label(CASES[0], label(tmp_path), "final", {})
-    first._list._sync.cancel_export()  # as after kill -9
+    first._list._sync._export_call.cancel()  # as after kill -9
     assert "final" not in in_host_list(study)[CASES[0]]["labels"]
     StudyFolderDatastore(study)
     wait_for_host_list(study, lambda listed: "final" in listed[CASES[0]]["labels"])

@@ -49,10 +49,6 @@ class HostListSync:
         """Export soon, in a thread."""
         self._export_call.trigger()
 
-    def cancel_export(self) -> None:
-        """Cancel a scheduled export; wait for one that runs."""
-        self._export_call.cancel()
-
     def export_now(self) -> None:
         """Export the changes that the host's list lacks; no thread exports afterwards. Not within a transaction."""
         self._export_call.cancel()
