@@ -1,11 +1,11 @@
-// OHIF's configuration on this server, in place of the one that MONAI Label ships. Its MONAI Label mode there cannot save
-// what was drawn, nor correct it by hand; here it has OHIF's own segmentation panel, too.
+// Configuration of OHIF, in place of MONAI Label's. There, the MONAI Label mode can neither save segmentations nor edit
+// them manually; here, OHIF's own segmentation panel is added to it.
 
-// MONAI Label's panel reads its server's address from this cookie, else takes port 8000. Cookies do not know ports: what
-// another server on this machine has left must not be believed either.
+// MONAI Label's panel reads the address of its server from this cookie; the default is port 8000. Cookies are shared by
+// all ports of a host, so the cookie of another server on this machine is overwritten.
 document.cookie = `MONAILABEL_SERVER_URL=${encodeURIComponent(`${window.location.origin}/`)}`;
 
-/** A button of the segmentation panel: one of the mode's brushes, in a circle or a sphere, with its radius. */
+/** Button of the segmentation panel: a brush or eraser, circle or sphere, with its radius. */
 const brush = (id, icon) => {
   const toolNames = [`Circular${id}`, `Sphere${id}`];
   return {
@@ -52,51 +52,51 @@ const shapes = {
 };
 
 /**
- * Let "Export DICOM SEG" store what was drawn. OHIF has two commands of this name, and the one that the panel reaches is
- * not told where to store, and fails without a word.
+ * Repair "Export DICOM SEG". OHIF has two commands with this name; the panel calls the one that gets no destination, which
+ * fails without a message.
  */
-const mendExport = ({ servicesManager, extensionManager, commandsManager }) => {
-  const shipped = commandsManager.getCommand('storeSegmentation');
-  if (!shipped || shipped.mended) {
+const repairExport = ({ servicesManager, extensionManager, commandsManager }) => {
+  const original = commandsManager.getCommand('storeSegmentation');
+  if (!original || original.repaired) {
     return;
   }
   const { uiNotificationService } = servicesManager.services;
-  const tell = (type, message) => uiNotificationService.show({ title: 'Export DICOM SEG', type, message });
-  const store = shipped.commandFn;
-  shipped.mended = true;
-  shipped.commandFn = async (options) => {
+  const showMessage = (type, message) => uiNotificationService.show({ title: 'Export DICOM SEG', type, message });
+  const store = original.commandFn;
+  original.repaired = true;
+  original.commandFn = async (options) => {
     const [active] = extensionManager.getActiveDataSource();
     try {
       const stored = await store({ ...options, dataSource: options.dataSource ?? active });
       if (stored) {
-        tell('success', 'Stored in the PACS.');
+        showMessage('success', 'Stored in the PACS.');
       }
       return stored;
     } catch (error) {
-      tell('error', `Not stored: ${error?.message || error?.response || 'the PACS did not take it'}`);
+      showMessage('error', `Not stored: ${error?.message || error?.response || 'the PACS refused it'}`);
       return undefined;
     }
   };
 };
 
-/** The shipped mode under its own id, so that OHIF leaves out the other. */
+/** MONAI Label's mode, extended, under the same id, so that it replaces the original. */
 const monaiLabel = {
   id: '@ohif/mode-monai-label',
   async modeFactory({ modeConfiguration, loadModules }) {
-    const [shipped] = await loadModules(['@ohif/mode-monai-label']);
-    const mode = shipped.modeFactory({ modeConfiguration });
+    const [original] = await loadModules(['@ohif/mode-monai-label']);
+    const mode = original.modeFactory({ modeConfiguration });
     const [route] = mode.routes;
     return {
       ...mode,
       onModeEnter(services) {
-        // The shipped mode names these two for the panel's toolbox, and does not have them.
+        // The original mode lists these two in the toolbox of the panel, but does not define them.
         services.servicesManager.services.toolbarService.addButtons([brushes, shapes]);
         mode.onModeEnter(services);
-        mendExport(services);
+        repairExport(services);
       },
       isValidMode: (study) => ({
         ...mode.isValidMode(study),
-        description: 'Volumes only (CT, MR). Radiographs are reviewed and accepted on the page at /samstudent/',
+        description: 'Volumes only (CT, MR). Radiographs are reviewed on the page at /samstudent/',
       }),
       routes: [
         {
@@ -104,7 +104,7 @@ const monaiLabel = {
           layoutTemplate(context) {
             const layout = route.layoutTemplate(context);
             const panel = '@ohif/extension-cornerstone.panelModule.panelSegmentationWithTools';
-            // Not beside MONAI Label's, which forgets its connection and clicks when another tab is looked at.
+            // On the left: as a tab beside MONAI Label's panel, it would make that panel lose its connection and clicks.
             layout.props.leftPanels = [...layout.props.leftPanels, panel];
             return layout;
           },

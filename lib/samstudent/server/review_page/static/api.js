@@ -1,6 +1,6 @@
-// Calls of the server. Errors carry the server's own sentence.
+// Requests to the server. The message of an error is the server's.
 
-const BASE = new URL('../../', import.meta.url); // the server's root, also behind a proxy that puts a folder before it
+const BASE = new URL('../../', import.meta.url); // root of the server, also behind a proxy with a path prefix
 
 export class ServerError extends Error {
   constructor(status, message) {
@@ -9,10 +9,10 @@ export class ServerError extends Error {
   }
 }
 
-async function call(method, path, body) {
+async function request(method, path, body) {
   const options = { method, credentials: 'same-origin', headers: { Accept: 'application/json' } };
   if (method !== 'GET') {
-    options.headers['X-Samstudent'] = 'page'; // pages of other sites cannot set it
+    options.headers['X-Samstudent'] = 'page'; // pages of other sites cannot set this header
     options.headers['Content-Type'] = 'application/json';
     options.body = JSON.stringify(body ?? {});
   }
@@ -20,7 +20,7 @@ async function call(method, path, body) {
   try {
     response = await fetch(new URL(path, BASE), options);
   } catch {
-    throw new ServerError(0, 'The server does not answer.');
+    throw new ServerError(0, 'No response from the server.');
   }
   if (!response.ok) {
     const detail = await response.json().then((content) => content.detail, () => null);
@@ -30,14 +30,15 @@ async function call(method, path, body) {
   return response;
 }
 
-export const get = (path) => call('GET', path).then((response) => response.json());
-export const getBlob = (path) => call('GET', path).then((response) => response.blob());
-export const post = (path, body) => call('POST', path, body).then((response) => response.json());
-export const put = (path, body) => call('PUT', path, body).then((response) => response.json());
-export const remove = (path) => call('DELETE', path).then((response) => response.json());
+export const get = (path) => request('GET', path).then((response) => response.json());
+export const getBlob = (path) => request('GET', path).then((response) => response.blob());
+export const post = (path, body) => request('POST', path, body).then((response) => response.json());
+export const put = (path, body) => request('PUT', path, body).then((response) => response.json());
+export const remove = (path) => request('DELETE', path).then((response) => response.json());
 
+/** Path of a case below `/samstudent/review`; empty values of `query` are left out. */
 export const reviewPath = (name, rest = '', query = {}) => {
-  const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== '');
-  const search = new URLSearchParams(given).toString();
+  const parameters = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== '');
+  const search = new URLSearchParams(parameters).toString();
   return `samstudent/review/${encodeURIComponent(name)}${rest}${search ? `?${search}` : ''}`;
 };

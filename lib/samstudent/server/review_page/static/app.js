@@ -1,13 +1,14 @@
-// Which part of the page is shown, who is looking, and what is looked up again from time to time.
+// Entry point of the page: current view, user, periodic requests for the overview, and keyboard.
 
 import { get, post } from './api.js';
 import { button, dialogOpen, h, notice } from './dom.js';
 import { Overview } from './overview.js';
 import { Review } from './review.js';
 
+// Milliseconds between requests for the overview, with and without a running job.
 const POLL_BUSY = 3000, POLL_IDLE = 15000;
 
-const state = { me: null, overview: null, part: null, timer: null };
+const state = { me: null, overview: null, view: null, timer: null };
 const main = document.getElementById('main');
 
 async function refresh() {
@@ -16,7 +17,7 @@ async function refresh() {
     if (!document.hidden) {
       state.overview = await get('samstudent/overview');
       showHeader();
-      state.part?.update?.(state.overview);
+      state.view?.update?.(state.overview);
     }
   } catch (error) {
     if (error.status === 401) return;
@@ -34,7 +35,7 @@ function showHeader() {
   const waiting = document.getElementById('waiting');
   waiting.hidden = counts.waiting === 0;
   waiting.textContent = counts.waiting;
-  waiting.setAttribute('aria-label', `${counts.waiting} waiting`);
+  waiting.setAttribute('aria-label', `${counts.waiting} waiting for review`);
   const job = document.getElementById('job');
   job.hidden = jobs.length === 0;
   const percent = jobs[0]?.steps.find((step) => step.step === jobs[0].step)?.percent ?? null;
@@ -43,8 +44,8 @@ function showHeader() {
 
 function showUser() {
   const { user, name, login, may } = state.me;
-  const can = may.administer ? 'administrator' : may.review ? 'reviewer' : may.annotate ? 'annotator' : 'reader';
-  document.getElementById('user').textContent = login ? `${name || user} (${can})` : `${user} (no login)`;
+  const role = may.administer ? 'administrator' : may.review ? 'reviewer' : may.annotate ? 'annotator' : 'user';
+  document.getElementById('user').textContent = login ? `${name || user} (${role})` : `${user} (no login)`;
   document.getElementById('logout').hidden = !login;
 }
 
@@ -58,57 +59,57 @@ async function logout() {
 }
 
 function route() {
-  const [part, ...rest] = location.hash.slice(1).split('/');
-  const wanted = part === 'review' ? 'review' : 'overview';
+  const [viewName, ...rest] = location.hash.slice(1).split('/');
+  const requested = viewName === 'review' ? 'review' : 'overview';
   for (const name of ['overview', 'review']) {
     const link = document.getElementById(`to-${name}`);
-    if (name === wanted) link.setAttribute('aria-current', 'page');
+    if (name === requested) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
-  const name = rest.length ? decodeURIComponent(rest.join('/')) : null;
-  if (state.part?.name !== wanted) {
-    state.part?.leave?.();
+  const caseName = rest.length ? decodeURIComponent(rest.join('/')) : null;
+  if (state.view?.name !== requested) {
+    state.view?.close?.();
     main.replaceChildren();
-    main.className = wanted;
-    const Part = wanted === 'review' ? Review : Overview;
-    state.part = new Part(main, state.me, state.overview, refresh);
+    main.className = requested;
+    const View = requested === 'review' ? Review : Overview;
+    state.view = new View(main, state.me, state.overview, refresh);
   }
-  state.part.open?.(name);
+  state.view.open?.(caseName);
 }
 
-const KEYS = [
-  ['a', 'accept: the pseudo label becomes your label'], ['Shift a', 'accept, with SAM’s mask for each structure without a source'],
+const SHORTCUTS = [
+  ['a', 'accept: the pseudo label becomes a human label'], ['Shift a', 'accept, with SAM’s mask for each structure without a source'],
   ['r', 'reject: not used for training until it is generated again'], ['s', 'send: annotators get the case first'],
   ['u', 'undo the last decision'], ['j  →', 'next case'], ['k  ←', 'previous case'],
-  ['↑ ↓  PgUp PgDn', 'slices of a volume (PgUp and PgDn: ten)'], ['x y z', 'slices across that axis'],
-  ['1 … 9', 'show or hide a structure'], ['0', 'show all, or none'], ['m', 'SAM’s masks'], ['c', 'the student’s coarse masks'],
-  ['f', 'filled, or outlines only'], ['Space', 'hide all masks while held'], ['+ −', 'zoom; drag to move'], ['Home', 'fit to the window'],
+  ['↑ ↓  PgUp PgDn', 'slices of a volume (PgUp and PgDn: ten)'], ['x y z', 'slices perpendicular to that axis'],
+  ['1 … 9', 'show or hide a structure'], ['0', 'show or hide all structures'], ['m', 'SAM’s masks'], ['c', 'the student’s coarse masks'],
+  ['f', 'filled masks, or outlines only'], ['Space', 'hide all masks while pressed'], ['+ −', 'zoom; drag to move'], ['Home', 'fit to the window'],
   ['?', 'this list'],
 ];
 
-function help() {
+function showHelp() {
   if (dialogOpen()) return;
   const dialog = h('dialog', { class: 'help', 'aria-labelledby': 'help-title', onclose: () => dialog.remove() },
     h('h2', { id: 'help-title' }, 'Keyboard'),
-    h('dl', {}, KEYS.map(([key, what]) => [h('dt', {}, key.split('  ').map((one) => h('kbd', {}, one))), h('dd', {}, what)])),
+    h('dl', {}, SHORTCUTS.map(([key, description]) => [h('dt', {}, key.split('  ').map((name) => h('kbd', {}, name))), h('dd', {}, description)])),
     h('div', { class: 'buttons' }, button('Close', () => dialog.close(), { class: 'primary' })));
   document.body.append(dialog);
   dialog.showModal();
 }
 
 document.getElementById('logout').addEventListener('click', logout);
-document.getElementById('help-button').addEventListener('click', help);
+document.getElementById('help-button').addEventListener('click', showHelp);
 document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || dialogOpen()) return;
-  if (event.key === '?') help();
-  else state.part?.key?.(event);
+  if (event.key === '?') showHelp();
+  else state.view?.key?.(event);
 });
-document.addEventListener('keyup', (event) => state.part?.keyUp?.(event));
+document.addEventListener('keyup', (event) => state.view?.keyUp?.(event));
 document.addEventListener('visibilitychange', () => { if (!document.hidden) refresh(); });
 document.addEventListener('login-needed', () => {
   clearTimeout(state.timer);
-  main.replaceChildren(h('section', { class: 'card' }, h('h2', {}, 'Please log in'),
-    h('p', {}, 'The server asks for a login; this browser has none, or it has expired.'),
+  main.replaceChildren(h('section', { class: 'card' }, h('h2', {}, 'Login required'),
+    h('p', {}, 'This browser is not logged in, or the login has expired.'),
     h('p', {}, h('a', { href: 'samstudent/login?next=/samstudent' }, 'Log in'))));
 });
 

@@ -1,4 +1,4 @@
-// Elements from plain values. Texts become text nodes, never HTML, so nothing of a study can act as markup.
+// DOM elements from plain values. Texts become text nodes, never HTML, so names from a study are not interpreted as markup.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -22,7 +22,8 @@ export const button = (text, onclick, attributes) => h('button', { type: 'button
 
 export const percent = (value, digits = 1) => (value === null || value === undefined ? '–' : `${(100 * value).toFixed(digits)} %`);
 
-export function when(seconds) {
+/** Local date and time of a Unix time in seconds. */
+export function dateTime(seconds) {
   if (!seconds) return '–';
   const date = new Date(seconds * 1000);
   const time = date.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
@@ -37,7 +38,7 @@ export function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-/** A short message at the foot of the page; `action`: { text, run } for a button in it. */
+/** Show a short message at the bottom of the page; `action`: { text, run } of a button in it. */
 export function notice(text, { error = false, action = null } = {}) {
   const box = h('div', { class: error ? 'notice error' : 'notice' }, h('span', {}, text));
   const close = () => box.remove();
@@ -49,13 +50,13 @@ export function notice(text, { error = false, action = null } = {}) {
   setTimeout(close, error ? 12000 : 6000);
 }
 
-/** Asks before something is changed for everybody; resolves to whether it was confirmed. */
-export function confirmed(title, text, verb) {
+/** Confirmation dialog for an action that affects all users; resolves to true if it was confirmed. */
+export function confirmAction(title, text, action) {
   return new Promise((resolve) => {
-    const done = (answer) => { dialog.close(); dialog.remove(); resolve(answer); };
-    const dialog = h('dialog', { 'aria-labelledby': 'dialog-title', oncancel: (event) => { event.preventDefault(); done(false); } },
+    const finish = (result) => { dialog.close(); dialog.remove(); resolve(result); };
+    const dialog = h('dialog', { 'aria-labelledby': 'dialog-title', oncancel: (event) => { event.preventDefault(); finish(false); } },
       h('h2', { id: 'dialog-title' }, title), h('p', {}, text),
-      h('div', { class: 'buttons' }, button('Cancel', () => done(false)), button(verb, () => done(true), { class: 'primary', id: 'confirm' })));
+      h('div', { class: 'buttons' }, button('Cancel', () => finish(false)), button(action, () => finish(true), { class: 'primary', id: 'confirm' })));
     document.body.append(dialog);
     dialog.showModal();
     dialog.querySelector('#confirm').focus();

@@ -1,8 +1,8 @@
-// Overview: counts, served student, running jobs, schedule, rounds.
+// Overview: counts, served student, running jobs, schedule and rounds.
 
 import { post, put, remove } from './api.js';
-import { chart } from './chart.js';
-import { button, confirmed, duration, h, notice, percent, when } from './dom.js';
+import { diceChart } from './chart.js';
+import { button, confirmAction, dateTime, duration, h, notice, percent } from './dom.js';
 
 const bar = (value, name) => h('progress', { max: '100', value: value === null ? null : String(value), 'aria-label': name });
 
@@ -13,13 +13,13 @@ export class Overview {
     this.me = me;
     this.refresh = refresh;
     this.key = 'mean';
-    this.shown = {};
+    this.drawnData = {};
     this.parts = Object.fromEntries(['counts', 'problems', 'served', 'jobs', 'schedule', 'curve', 'rounds'].map((name) => [name, h('section', { class: `card ${name}` })]));
     main.append(this.parts.counts, this.parts.problems, h('div', { class: 'columns' }, this.parts.served, this.parts.jobs, this.parts.schedule), this.parts.curve, this.parts.rounds);
     this.update(overview);
   }
 
-  /** Draws changed parts only, so that focus and selections are preserved. */
+  /** Redraw changed parts only, so that focus and selections are preserved. */
   update(overview) {
     this.overview = overview;
     this.draw('counts', overview.counts, () => this.counts());
@@ -33,8 +33,8 @@ export class Overview {
 
   draw(name, data, content) {
     const text = JSON.stringify(data);
-    if (this.shown[name] === text) return;
-    this.shown[name] = text;
+    if (this.drawnData[name] === text) return;
+    this.drawnData[name] = text;
     const focused = this.parts[name].contains(document.activeElement) ? document.activeElement.id : null;
     this.parts[name].replaceChildren(...content().flat(Infinity).filter(Boolean));
     if (focused) document.getElementById(focused)?.focus();
@@ -42,13 +42,13 @@ export class Overview {
 
   counts() {
     const n = this.overview.counts;
-    const figure = (value, what, more, href) => h(href ? 'a' : 'div', { class: 'figure', href },
-      h('strong', {}, String(value)), h('span', {}, what), more && h('small', {}, more));
-    const share = (value) => `${n.images ? (100 * value) / n.images : 0}`;
-    const bar = h('div', { class: 'share', role: 'img', 'aria-label': `${n.labelled} labelled, ${n.pseudo_labelled} pseudo-labelled, ${n.unlabelled} without a label, of ${n.images} images` });
+    const figure = (value, name, note, href) => h(href ? 'a' : 'div', { class: 'figure', href },
+      h('strong', {}, String(value)), h('span', {}, name), note && h('small', {}, note));
+    const percentage = (value) => `${n.images ? (100 * value) / n.images : 0}`;
+    const bar = h('div', { class: 'proportions', role: 'img', 'aria-label': `${n.labelled} labelled, ${n.pseudo_labelled} pseudo-labelled, ${n.unlabelled} without a label, of ${n.images} images` });
     for (const [kind, value] of [['labelled', n.labelled], ['pseudo', n.pseudo_labelled]]) {
       const part = h('span', { class: kind });
-      part.style.width = `${share(value)}%`;
+      part.style.width = `${percentage(value)}%`;
       bar.append(part);
     }
     const drawn = n.labelled - n.accepted;
@@ -56,8 +56,8 @@ export class Overview {
       figure(n.images, 'images', n.excluded ? `${n.excluded} test cases` : null),
       figure(n.labelled, 'labelled', `${drawn} drawn, ${n.accepted} accepted`),
       figure(n.held_out, 'held out', `${n.held_out_labelled} of them labelled`),
-      figure(n.pseudo_labelled, 'pseudo-labelled', `${n.structures_accepted} structures, ${n.structures_rejected} doubtful`),
-      figure(n.waiting, 'waiting for review', n.rejected ? `${n.rejected} rejected` : 'worst first', '#review'),
+      figure(n.pseudo_labelled, 'pseudo-labelled', `${n.structures_accepted} structures, ${n.structures_rejected} below threshold`),
+      figure(n.waiting, 'waiting for review', n.rejected ? `${n.rejected} rejected` : 'lowest quality first', '#review'),
       figure(n.sent, 'sent to annotators', 'offered first')), bar];
   }
 
@@ -74,11 +74,11 @@ export class Overview {
     const dice = round.dice?.challenger?.mean;
     const title = h('h2', {}, 'Served student');
     const facts = h('p', { class: 'lead' }, h('strong', {}, round.id), typeof dice === 'number' ? ` · Dice ${percent(dice)} on ${round.held_out} held-out cases` : ' · not measured');
-    const how = round.how === 'rollback' ? 'rolled back to' : 'promoted';
-    const more = h('p', {}, `${round.labels} labels and ${round.pseudo} pseudo labels. ${how[0].toUpperCase()}${how.slice(1)} ${when(round.since)}${round.by ? ` by ${round.by}` : ''}.`);
-    const back = this.me.may.administer && round.before && button(`Roll back to ${round.before}`, () => this.rollBack(round.before), { id: 'roll-back' });
-    const fault = this.overview.served_fault && h('p', { class: 'error-text' }, `It is unusable: ${this.overview.served_fault}.`);
-    return [title, fault, facts, more, back];
+    const action = round.how === 'rollback' ? 'rolled back to' : 'promoted';
+    const details = h('p', {}, `${round.labels} labels and ${round.pseudo} pseudo labels. ${action[0].toUpperCase()}${action.slice(1)} ${dateTime(round.since)}${round.by ? ` by ${round.by}` : ''}.`);
+    const rollBack = this.me.may.administer && round.before && button(`Roll back to ${round.before}`, () => this.rollBack(round.before), { id: 'roll-back' });
+    const fault = this.overview.served_fault && h('p', { class: 'error-text' }, `Unusable: ${this.overview.served_fault}.`);
+    return [title, fault, facts, details, rollBack];
   }
 
   jobs() {
@@ -87,35 +87,35 @@ export class Overview {
     const training = jobs.some((job) => job.kind === 'train' || job.kind === 'round');
     const start = this.me.may.administer && !training && button('Start a round now', () => this.start(), { id: 'start-round' });
     if (!jobs.length) return [title, h('p', { class: 'empty' }, 'No job is running.'), start];
-    const scoring = jobs.some((job) => job.kind === 'scoring') && h('p', { class: 'small' }, 'The scores of active learning are being computed.');
+    const scoring = jobs.some((job) => job.kind === 'scoring') && h('p', { class: 'small' }, 'Active-learning scores are being computed.');
     return [title, jobs.filter((job) => job.kind !== 'scoring').map((job) => h('div', { class: 'job' },
       h('p', {}, h('strong', {}, job.round ? `Round ${job.round}` : job.name[0].toUpperCase() + job.name.slice(1)), job.reason ? ` · ${job.reason}` : ''),
       this.steps(job),
       job.kind === 'train' && this.me.may.administer && button('Stop', () => this.stop(), { id: 'stop-job' }))), scoring, start];
   }
 
-  /** A bar for each started step of a job; the running one also as text. */
+  /** Progress bars of the started steps of a job; the current step also as text. */
   steps(job) {
     if (!job.steps.some((step) => step.step === job.step)) return [bar(null, job.step), h('p', { class: 'small' }, job.step)];
     return h('ol', { class: 'steps' }, job.steps.map((step) => {
       if (step.step !== job.step) return h('li', {}, h('span', { class: 'small' }, step.step), bar(step.percent ?? 100, step.step));
-      const known = step.percent !== null;
+      const hasTotal = step.percent !== null;
       const left = step.seconds_left >= 1 ? `, about ${duration(step.seconds_left)} left in this step` : '';
-      const text = `${step.step}${known ? `: ${step.done} of ${step.total} (${Math.round(step.percent)} %)` : ''}${left}`;
+      const text = `${step.step}${hasTotal ? `: ${step.done} of ${step.total} (${Math.round(step.percent)} %)` : ''}${left}`;
       return h('li', { 'aria-current': 'step' }, h('span', {}, text), bar(step.percent, step.step));
     }));
   }
 
   schedule() {
     const s = this.overview.schedule;
-    const rules = [s.every_labels && `after every ${s.every_labels} new labels`, s.at && `at ${s.at} o’clock`].filter(Boolean).join(' and ');
+    const triggers = [s.every_labels && `after every ${s.every_labels} new labels`, s.at && `at ${s.at} o’clock`].filter(Boolean).join(' and ');
     const title = h('h2', {}, 'Schedule');
-    if (!rules) return [title, h('p', { class: 'empty' }, 'The task file has none: rounds are started manually.')];
-    const facts = [`A round starts ${rules}.`, `${s.new_labels} new since the last one.`];
-    if (s.next_time) facts.push(`Next time of day: ${when(Date.parse(s.next_time) / 1000)}.`);
+    if (!triggers) return [title, h('p', { class: 'empty' }, 'No schedule in the task file: rounds are started manually.')];
+    const facts = [`A round starts ${triggers}.`, `${s.new_labels} new labels since the last round.`];
+    if (s.next_time) facts.push(`Next start: ${dateTime(Date.parse(s.next_time) / 1000)}.`);
     if (s.pending) facts.push(`Due: ${s.pending}${s.waiting ? `; waiting: ${s.waiting}` : ''}.`);
     const toggle = this.me.may.administer && button(s.paused ? 'Resume' : 'Pause', () => this.pause(!s.paused), { id: 'pause' });
-    return [title, h('p', { class: 'lead' }, h('strong', {}, s.paused ? 'Paused' : 'On')), h('p', {}, facts.join(' ')),
+    return [title, h('p', { class: 'lead' }, h('strong', {}, s.paused ? 'Paused' : 'Active')), h('p', {}, facts.join(' ')),
       s.last_error && h('p', { class: 'error-text' }, s.last_error), toggle];
   }
 
@@ -123,46 +123,46 @@ export class Overview {
     const select = h('select', { id: 'curve-key', onchange: () => { this.key = select.value; this.update(this.overview); } },
       h('option', { value: 'mean' }, 'mean of all structures'), this.overview.study.structures.map((name) => h('option', { value: name }, name)));
     select.value = this.key;
-    return [h('div', { class: 'head' }, h('h2', {}, 'Dice on the hold-out, by round'), h('label', {}, 'of ', select)), chart(this.overview.rounds, this.key)];
+    return [h('div', { class: 'head' }, h('h2', {}, 'Dice on the hold-out, by round'), h('label', {}, 'structure ', select)), diceChart(this.overview.rounds, this.key)];
   }
 
   rounds() {
     const rounds = [...this.overview.rounds].reverse();
     const title = h('h2', {}, 'Rounds');
     if (!rounds.length) return [title, h('p', { class: 'empty' }, 'None yet. Label a few cases, then start a round.')];
-    const columns = ['round', 'started', 'reason', 'labels', 'pseudo', 'Dice', 'before', 'decision', ''];
+    const columns = ['round', 'started', 'reason', 'labels', 'pseudo', 'Dice', 'champion', 'decision', ''];
     return [title, h('div', { class: 'scroll' }, h('table', {},
-      h('thead', {}, h('tr', {}, columns.map((name) => h('th', { scope: 'col', class: ['labels', 'pseudo', 'Dice', 'before'].includes(name) ? 'number' : null }, name)))),
+      h('thead', {}, h('tr', {}, columns.map((name) => h('th', { scope: 'col', class: ['labels', 'pseudo', 'Dice', 'champion'].includes(name) ? 'number' : null }, name)))),
       h('tbody', {}, rounds.map((round) => this.row(round)))))];
   }
 
   row(round) {
     const served = round.id === this.overview.served?.id;
-    const took = round.finished ? ` (${duration(round.finished - round.started)})` : '';
+    const time = round.finished ? ` (${duration(round.finished - round.started)})` : '';
     const outcome = round.error ? h('span', { class: 'error-text' }, round.error) : round.decision || round.status;
     const action = served ? h('span', { class: 'tag' }, 'served')
       : this.me.may.administer && round.servable && button('Promote', () => this.promote(round), { id: `promote-${round.id}`, 'aria-label': `Promote ${round.id}` });
-    const number = (value) => h('td', { class: 'number' }, value);
-    return h('tr', { class: served ? 'served' : null }, h('th', { scope: 'row' }, round.id), h('td', { class: 'nowrap' }, when(round.started), h('small', {}, took)),
-      h('td', {}, round.reason), number(String(round.labels)), number(String(round.pseudo)), number(percent(round.dice?.challenger?.mean)),
-      number(percent(round.dice?.champion?.mean)), h('td', { class: 'decision' }, outcome, this.leftOut(round)), h('td', {}, action));
+    const numberCell = (value) => h('td', { class: 'number' }, value);
+    return h('tr', { class: served ? 'served' : null }, h('th', { scope: 'row' }, round.id), h('td', { class: 'nowrap' }, dateTime(round.started), h('small', {}, time)),
+      h('td', {}, round.reason), numberCell(String(round.labels)), numberCell(String(round.pseudo)), numberCell(percent(round.dice?.challenger?.mean)),
+      numberCell(percent(round.dice?.champion?.mean)), h('td', { class: 'decision' }, outcome, this.leftOut(round)), h('td', {}, action));
   }
 
-  /** Collapsed list of the cases that a round could not use, with reasons; null if there are none. */
+  /** Collapsed list of cases that a round did not use, with reasons; null if there are none. */
   leftOut(round) {
-    const cases = [...Object.entries(round.left_out).map(([id, why]) => [`${id}: not used for training`, why]),
-      ...Object.entries(round.not_compared).map(([id, why]) => [`${id}: not used for the comparison`, why])];
+    const cases = [...Object.entries(round.left_out).map(([id, reason]) => [`${id}: not used for training`, reason]),
+      ...Object.entries(round.not_compared).map(([id, reason]) => [`${id}: not used for the comparison`, reason])];
     if (!cases.length) return null;
     return h('details', { class: 'left-out' }, h('summary', {}, `${cases.length} case${cases.length > 1 ? 's' : ''} left out`),
-      h('ul', {}, cases.map(([what, why]) => h('li', {}, `${what}: ${why}`))));
+      h('ul', {}, cases.map(([text, reason]) => h('li', {}, `${text}: ${reason}`))));
   }
 
   // ---- actions of administrators ----
 
-  async act(call, done) {
+  async act(request, message) {
     try {
-      await call();
-      notice(done);
+      await request();
+      notice(message);
     } catch (error) {
       notice(error.message, { error: true });
     }
@@ -170,14 +170,14 @@ export class Overview {
   }
 
   async promote(round) {
-    const dice = percent(round.dice?.challenger?.mean), now = percent(this.overview.served?.dice?.challenger?.mean);
-    const text = `All clients will use ${round.id} (Dice ${dice}; served now: ${now}). You can roll back.`;
-    if (await confirmed(`Serve ${round.id}?`, text, 'Promote')) this.act(() => post(`samstudent/rounds/${round.id}/promote`), `${round.id} is served now.`);
+    const dice = percent(round.dice?.challenger?.mean), current = percent(this.overview.served?.dice?.challenger?.mean);
+    const text = `All clients will use ${round.id} (Dice ${dice}; served now: ${current}). You can roll back.`;
+    if (await confirmAction(`Serve ${round.id}?`, text, 'Promote')) this.act(() => post(`samstudent/rounds/${round.id}/promote`), `${round.id} is served now.`);
   }
 
   async rollBack(before) {
     const text = `All clients will use ${before} again.`;
-    if (await confirmed(`Go back to ${before}?`, text, 'Roll back')) this.act(() => post('samstudent/rollback'), `${before} is served again.`);
+    if (await confirmAction(`Roll back to ${before}?`, text, 'Roll back')) this.act(() => post('samstudent/rollback'), `${before} is served again.`);
   }
 
   pause(paused) {
@@ -185,12 +185,12 @@ export class Overview {
   }
 
   async start() {
-    const text = 'A round generates pseudo labels, trains a student on them and on all labels, and serves it if it is not worse.';
-    if (await confirmed('Start a round?', text, 'Start')) this.act(() => post('train/student'), 'A round has been started.');
+    const text = 'A round generates pseudo labels, trains a student on them and on all human labels, and serves it if it is not worse than the champion.';
+    if (await confirmAction('Start a round?', text, 'Start')) this.act(() => post('train/student'), 'A round has been started.');
   }
 
   async stop() {
-    const text = 'Its progress is lost; the served student does not change.';
-    if (await confirmed('Stop the training?', text, 'Stop it')) this.act(() => remove('train/'), 'The training has been stopped.');
+    const text = 'The progress of the training is lost; the served student does not change.';
+    if (await confirmAction('Stop the training?', text, 'Stop')) this.act(() => remove('train/'), 'The training has been stopped.');
   }
 }

@@ -1,82 +1,85 @@
-// The picture of a case: image, masks over it, zoom, slices. Pictures come in the size of the screen, not of the file.
+// Viewer of a case: image with mask overlay, zoom, slices. Images are requested in the size of the screen, not of the file.
 
 import { get, getBlob, reviewPath } from './api.js';
 import { button, h } from './dom.js';
-import { layer } from './masks.js';
+import { maskOverlay } from './masks.js';
 
+// Requested sizes of an image (longest side, pixels).
 const SIZES = [512, 768, 1024, 1536, 2048, 3072, 4096];
-const KEPT = 48;
+const MAX_PLANES = 48;
+const RELOAD_DELAY = 250; // milliseconds from the last change of the size to the request for another resolution
 const AXIS_NAMES = { z: 'axial', y: 'coronal', x: 'sagittal' };
 
-/** Planes that were fetched last: { bitmap, masks } by what was asked for. */
-class Planes {
-  kept = new Map();
+/** Cache of the last planes, { bitmap, masks }, by case, image, label, axis, index and size. */
+class PlaneCache {
+  planes = new Map();
 
   get(data, axis, index, size) {
     const key = [data.case, data.image, data.digest, axis, index, size].join(' ');
-    const known = this.kept.get(key);
-    if (known) {
-      this.kept.delete(key);
-      this.kept.set(key, known);
-      return known;
+    const cached = this.planes.get(key);
+    if (cached) {
+      this.planes.delete(key);
+      this.planes.set(key, cached);
+      return cached;
     }
     const query = { axis, index, size };
     const plane = Promise.all([
       getBlob(reviewPath(data.case, '/image', query)).then((blob) => createImageBitmap(blob)),
       get(reviewPath(data.case, '/masks', query)),
     ]).then(([bitmap, masks]) => ({ bitmap, masks }));
-    plane.catch(() => this.kept.delete(key));
-    this.kept.set(key, plane);
-    while (this.kept.size > KEPT) this.kept.delete(this.kept.keys().next().value);
+    plane.catch(() => this.planes.delete(key));
+    this.planes.set(key, plane);
+    while (this.planes.size > MAX_PLANES) this.planes.delete(this.planes.keys().next().value);
     return plane;
   }
 }
 
 export class Viewer {
-  constructor(failed) {
-    this.failed = failed;
-    this.planes = new Planes();
-    this.look = { refined: true, student: false, filled: true, opacity: 0.3, hidden: new Set(), marked: null, all: true };
+  /** onError: receiver of errors of requests. */
+  constructor(onError) {
+    this.onError = onError;
+    this.planes = new PlaneCache();
+    this.display = { refined: true, student: false, filled: true, opacity: 0.3, hidden: new Set(), highlighted: null, masks: true };
     this.data = null;
     this.plane = null;
     this.canvas = h('canvas', { tabindex: '0', role: 'img', 'aria-label': 'No case' });
     this.sides = [...'left right top bottom'.split(' ')].map((side) => h('span', { class: `side ${side}`, 'aria-hidden': 'true' }));
-    this.where = h('span', { class: 'where' });
-    this.stage = h('div', { class: 'stage' }, this.canvas, this.sides, this.where);
+    this.position = h('span', { class: 'position' });
+    this.stage = h('div', { class: 'stage' }, this.canvas, this.sides, this.position);
     this.slider = h('input', { type: 'range', min: '0', 'aria-label': 'Slice', oninput: () => this.goTo(Number(this.slider.value)) });
     this.axes = h('div', { class: 'segments', role: 'group', 'aria-label': 'Direction of slices' },
       Object.entries(AXIS_NAMES).map(([axis, name]) => button(name, () => this.setAxis(axis), { 'data-axis': axis })));
     this.volume = h('div', { class: 'slices' }, this.axes, this.slider);
     this.element = h('div', { class: 'viewer' }, this.stage, this.volume, this.toolbar());
-    this.fit();
-    this.listen();
+    this.resetZoom();
+    this.addListeners();
     this.observer = new ResizeObserver(() => this.resized());
     this.observer.observe(this.stage);
   }
 
-  leave() {
+  close() {
     this.observer.disconnect();
   }
 
   toolbar() {
-    const toggle = (text, key, title) => button(text, () => this.toggle(key), { 'data-look': key, title, class: 'toggle' });
-    const opacity = h('input', { type: 'range', min: '0', max: '1', step: '0.05', value: String(this.look.opacity), 'aria-label': 'Opacity of filled masks',
-      oninput: () => { this.look.opacity = Number(opacity.value); this.redraw(); } });
-    this.toggles = h('div', { class: 'toolbar', role: 'toolbar', 'aria-label': 'How masks are shown' },
+    const toggle = (text, key, title) => button(text, () => this.toggle(key), { 'data-display': key, title, class: 'toggle' });
+    const opacity = h('input', { type: 'range', min: '0', max: '1', step: '0.05', value: String(this.display.opacity), 'aria-label': 'Opacity of filled masks',
+      oninput: () => { this.display.opacity = Number(opacity.value); this.redraw(); } });
+    this.toggles = h('div', { class: 'toolbar', role: 'toolbar', 'aria-label': 'Display of masks' },
       toggle('SAM’s', 'refined', 'm'), toggle('Student’s', 'student', 'c'), toggle('Filled', 'filled', 'f'),
-      h('label', { class: 'opacity' }, 'opacity ', opacity), h('span', { class: 'spring' }),
-      button('−', () => this.zoomBy(1 / 1.4), { 'aria-label': 'Zoom out' }), button('Fit', () => this.reset(), { title: 'Home' }),
+      h('label', { class: 'opacity' }, 'opacity ', opacity), h('span', { class: 'spacer' }),
+      button('−', () => this.zoomBy(1 / 1.4), { 'aria-label': 'Zoom out' }), button('Fit', () => this.fitToWindow(), { title: 'Home' }),
       button('+', () => this.zoomBy(1.4), { 'aria-label': 'Zoom in' }));
     return this.toggles;
   }
 
-  // ---- which plane ----
+  // ---- plane ----
 
-  /** Shows a case, a volume at the slice where its first doubtful structure is seen best. */
+  /** Show a case; a volume at the slice with the largest area of its structure of the lowest quality. */
   show(data) {
     this.data = data;
     this.plane = null;
-    this.fit();
+    this.resetZoom();
     this.axis = data.axes ? this.axis ?? 'z' : null;
     if (data.axes && !data.axes[this.axis]) this.axis = 'z';
     this.index = data.axes ? startIndex(data, this.axis) : null;
@@ -99,7 +102,7 @@ export class Viewer {
     if (!this.data?.axes || axis === this.axis) return;
     this.axis = axis;
     this.index = startIndex(this.data, axis);
-    this.fit();
+    this.resetZoom();
     this.load();
   }
 
@@ -109,29 +112,29 @@ export class Viewer {
 
   goTo(index) {
     const last = this.data.axes[this.axis] - 1;
-    const wanted = Math.max(0, Math.min(last, index));
-    if (wanted === this.index) return;
-    this.index = wanted;
+    const target = Math.max(0, Math.min(last, index));
+    if (target === this.index) return;
+    this.index = target;
     this.load();
   }
 
-  seek(structure) {
+  goToStructure(structure) {
     if (structure.slices && this.axis) this.goTo(structure.slices[this.axis]);
   }
 
-  /** Longest side to ask for: what the screen shows at this zoom, and no more than the file has. */
+  /** Requested size (longest side, pixels): the screen's at this zoom, at most the file's. */
   size(data, axis) {
     const spacing = data.spacing.filter((_, i) => !axis || i !== 'zyx'.indexOf(axis));
     const size = data.size.filter((_, i) => !axis || i !== 'zyx'.indexOf(axis));
     const native = Math.max(...size.map((n, i) => (n * spacing[i]) / Math.min(...spacing)));
-    const wanted = Math.min(native, Math.max(this.canvas.width, this.canvas.height, 256) * this.zoom);
-    return SIZES.find((step) => step >= wanted) ?? SIZES.at(-1);
+    const needed = Math.min(native, Math.max(this.canvas.width, this.canvas.height, 256) * this.zoom);
+    return SIZES.find((step) => step >= needed) ?? SIZES.at(-1);
   }
 
   async load() {
     const { data, axis, index } = this;
     if (!data) return;
-    this.label();
+    this.showPosition();
     try {
       const plane = await this.planes.get(data, axis, index, this.size(data, axis));
       if (this.data !== data || this.axis !== axis || this.index !== index) return;
@@ -142,47 +145,47 @@ export class Viewer {
         if (next >= 0 && next < data.axes[axis]) this.planes.get(data, axis, next, this.size(data, axis)).catch(() => {});
       }
     } catch (error) {
-      if (this.data === data) this.failed(error);
+      if (this.data === data) this.onError(error);
     }
   }
 
-  label() {
+  showPosition() {
     const { data, axis, index } = this;
     this.volume.hidden = !axis;
-    const where = axis ? `${AXIS_NAMES[axis]} ${index + 1} / ${data.axes[axis]}` : '';
-    this.where.textContent = where;
-    this.canvas.setAttribute('aria-label', `${data.case} ${where}`.trim());
+    const position = axis ? `${AXIS_NAMES[axis]} ${index + 1} / ${data.axes[axis]}` : '';
+    this.position.textContent = position;
+    this.canvas.setAttribute('aria-label', `${data.case} ${position}`.trim());
     this.sides.forEach((side, i) => { side.textContent = axis ? data.sides[axis][i] : ''; });
     if (!axis) return;
     this.slider.max = String(data.axes[axis] - 1);
     this.slider.value = String(index);
-    this.slider.setAttribute('aria-valuetext', where);
+    this.slider.setAttribute('aria-valuetext', position);
     for (const item of this.axes.children) item.setAttribute('aria-pressed', String(item.dataset.axis === axis));
   }
 
-  // ---- how it looks ----
+  // ---- display of masks ----
 
   toggle(key) {
-    this.look[key] = !this.look[key];
+    this.display[key] = !this.display[key];
     this.redraw();
   }
 
-  hide(name) {
-    if (!this.look.hidden.delete(name)) this.look.hidden.add(name);
+  toggleStructure(name) {
+    if (!this.display.hidden.delete(name)) this.display.hidden.add(name);
     this.redraw();
   }
 
-  mark(name) {
-    if (this.look.marked === name) return;
-    this.look.marked = name;
+  highlight(name) {
+    if (this.display.highlighted === name) return;
+    this.display.highlighted = name;
     this.redraw();
   }
 
   redraw() {
-    for (const item of this.toggles.querySelectorAll('[data-look]')) item.setAttribute('aria-pressed', String(this.look[item.dataset.look]));
+    for (const item of this.toggles.querySelectorAll('[data-display]')) item.setAttribute('aria-pressed', String(this.display[item.dataset.display]));
     if (this.plane) {
       const [height, width] = this.plane.masks.size;
-      this.overlay = layer(this.plane.masks, this.data.structures, this.look, this.scale(width, height), 1.3 * devicePixelRatio);
+      this.overlay = maskOverlay(this.plane.masks, this.data.structures, this.display, this.scale(width, height), 1.3 * devicePixelRatio);
     }
     this.draw();
   }
@@ -201,18 +204,18 @@ export class Viewer {
     const x = (this.canvas.width - width) / 2 + this.panX, y = (this.canvas.height - height) / 2 + this.panY;
     context.imageSmoothingQuality = 'high';
     context.drawImage(bitmap, x, y, width, height);
-    if (this.look.all) context.drawImage(this.overlay, x, y, width, height);
+    if (this.display.masks) context.drawImage(this.overlay, x, y, width, height);
   }
 
   // ---- zoom ----
 
-  fit() {
+  resetZoom() {
     this.zoom = 1;
     this.panX = this.panY = 0;
   }
 
-  reset() {
-    this.fit();
+  fitToWindow() {
+    this.resetZoom();
     this.redraw();
   }
 
@@ -223,8 +226,8 @@ export class Viewer {
     this.zoom = zoom;
     if (zoom === 1) this.panX = this.panY = 0;
     this.redraw();
-    clearTimeout(this.finer);
-    this.finer = setTimeout(() => this.load(), 250);
+    clearTimeout(this.reloadTimer);
+    this.reloadTimer = setTimeout(() => this.load(), RELOAD_DELAY);
   }
 
   resized() {
@@ -232,21 +235,21 @@ export class Viewer {
     this.canvas.width = Math.max(1, Math.round(width * devicePixelRatio));
     this.canvas.height = Math.max(1, Math.round(height * devicePixelRatio));
     this.redraw();
-    clearTimeout(this.finer);
-    this.finer = setTimeout(() => this.load(), 250);
+    clearTimeout(this.reloadTimer);
+    this.reloadTimer = setTimeout(() => this.load(), RELOAD_DELAY);
   }
 
-  listen() {
-    let from = null;
-    this.canvas.addEventListener('pointerdown', (event) => { from = event; this.canvas.setPointerCapture(event.pointerId); });
+  addListeners() {
+    let last = null;
+    this.canvas.addEventListener('pointerdown', (event) => { last = event; this.canvas.setPointerCapture(event.pointerId); });
     this.canvas.addEventListener('pointermove', (event) => {
-      if (!from || this.zoom === 1) return;
-      this.panX += (event.clientX - from.clientX) * devicePixelRatio;
-      this.panY += (event.clientY - from.clientY) * devicePixelRatio;
-      from = event;
+      if (!last || this.zoom === 1) return;
+      this.panX += (event.clientX - last.clientX) * devicePixelRatio;
+      this.panY += (event.clientY - last.clientY) * devicePixelRatio;
+      last = event;
       this.draw();
     });
-    this.canvas.addEventListener('pointerup', () => { from = null; });
+    this.canvas.addEventListener('pointerup', () => { last = null; });
     this.canvas.addEventListener('wheel', (event) => {
       event.preventDefault();
       if (this.axis && !event.ctrlKey) this.step(Math.sign(event.deltaY));
@@ -256,7 +259,7 @@ export class Viewer {
 }
 
 function startIndex(data, axis) {
-  const seen = data.structures.filter((structure) => structure.slices);
-  const worst = seen.sort((a, b) => (a.quality ?? 1) - (b.quality ?? 1))[0];
+  const visible = data.structures.filter((structure) => structure.slices);
+  const worst = visible.sort((a, b) => (a.quality ?? 1) - (b.quality ?? 1))[0];
   return worst ? worst.slices[axis] : Math.floor(data.axes[axis] / 2);
 }
