@@ -41,13 +41,13 @@ def test_all_48_orientations_come_to_ras_and_back(order: tuple[int, ...], signs:
     for ijk in product(range(2), range(3), range(4)):
         index = grid.index_from_file(ijk)
         assert canonical[tuple(int(v) for v in index)] == file[ijk[::-1]]
-        assert grid.index_to_file(index) == ijk
     # One step along each canonical axis is one step to the right, front, top of the patient.
-    origin = np.array([*grid.index_to_file((1, 1, 1)), 1.0])
+    ijk_of = np.stack([grid.from_file(values) for values in np.indices((4, 3, 2))[::-1]], axis=-1)
+    origin = ijk_of[0, 0, 0]
     for axis, patient in ((2, 0), (1, 1), (0, 2)):
-        step = [1.0, 1.0, 1.0]
-        step[axis] += 1
-        moved = affine @ ([*grid.index_to_file(step), 1.0] - origin)
+        step = [0, 0, 0]
+        step[axis] = 1
+        moved = affine[:3, :3] @ (ijk_of[tuple(step)] - origin)
         assert moved[patient] == pytest.approx(grid.spacing[axis])
 
 
@@ -81,8 +81,6 @@ def test_2d_is_never_flipped_whatever_its_axes(
     assert (grid.from_file(file) == file.reshape(spatial)).all()
     assert (grid.to_file(grid.from_file(file)) == file).all()
     assert grid.index_from_file(ijk) == index
-    assert grid.index_from_file(grid.index_to_file(index)) == index
-    assert len(grid.index_to_file(index)) == len(shape)
 
 
 @settings(max_examples=50)
@@ -93,8 +91,8 @@ def test_oblique_and_sheared_axes_take_their_nearest_direction(shear: list[float
     grid = Grid.of((4, 3, 2), affine)
     file = np.arange(24).reshape(4, 3, 2)
     assert (grid.to_file(grid.from_file(file)) == file).all()
-    ijk = (1.0, 2.0, 3.0)
-    assert grid.index_to_file(grid.index_from_file(ijk)) == ijk
+    index = grid.index_from_file((1, 2, 3))
+    assert grid.from_file(file)[tuple(int(v) for v in index)] == file[3, 2, 1]
 
 
 def test_canonical_axes_are_those_of_nibabel() -> None:
@@ -123,7 +121,5 @@ def test_wrong_arrays_and_points_are_refused() -> None:
         grid.from_file(np.zeros((3, 2)))
     with pytest.raises(UserError, match="expected i, j, k"):
         grid.index_from_file((1, 2))
-    with pytest.raises(UserError, match="expected 3 numbers"):
-        grid.index_to_file((1, 2))
     with pytest.raises(UserError, match="i, j or i, j, k"):
         Grid.of((4, 3), np.eye(4)).index_from_file((1,))

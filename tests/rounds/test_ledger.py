@@ -16,6 +16,8 @@ import pytest
 from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.rounds.ledger import Ledger
 from samstudent.rounds.round_record import RoundRecord
+from samstudent.rounds.round_store import RoundStore
+from samstudent.task import load_task
 from samstudent.util.files import sha256_file
 
 
@@ -56,13 +58,11 @@ def test_what_is_too_long_for_the_record_is_kept_beside_it(tmp_path: Path):
     ledger = Ledger(tmp_path)
     id = ledger.new_round()
     assert ledger.read_json(id, "scores") is None
-    ledger.write_json(id, "scores", {"challenger": {"a": [0.5, None]}})
+    RoundStore(ledger.folder_of(id), load_task("wrist")).write_record("scores", {"challenger": {"a": [0.5, None]}})
     assert Ledger(tmp_path).read_json(id, "scores") == {"challenger": {"a": [0.5, None]}}
     (ledger.folder_of(id) / "scores.json").write_text("{")
     with pytest.raises(UserError, match="unreadable"):
         ledger.read_json(id, "scores")
-    with pytest.raises(NotFound):
-        ledger.write_json("r0009", "scores", {})
 
 
 def test_what_is_wrong_with_a_record_is_said(tmp_path: Path):

@@ -12,7 +12,9 @@ import pytest
 
 from samstudent.rounds import trained
 from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.trained import ImageContents, Trained, content_of, trained_of, under_ids
+from samstudent.task import load_task
 
 
 def test_content_is_what_a_file_holds_whatever_its_name(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def a_round(ledger: Ledger, cases: dict[str, str | None], **inputs: Any) -> str:
     id = ledger.new_round(labels_used=list(cases))
     entries = {case: {"tag": "final"} | ({"image": digest} if digest else {}) for case, digest in cases.items()}
-    ledger.write_json(id, "inputs", {"cases": entries, **inputs})
+    RoundStore(ledger.folder_of(id), load_task("wrist")).write_record("inputs", {"cases": entries, **inputs})
     return id
 
 

@@ -43,7 +43,7 @@ def test_a_copy_elsewhere_is_the_study(study: TinyStudy, tmp_path: Path) -> None
     assert sorted(datastore.list_images()) == CASES
     assert sorted(datastore.get_labeled_images()) == CASES[:2]
     assert datastore.get_label_info(CASES[0], FINAL)["user"] == "ada"
-    assert len(datastore.label_history(CASES[0])) == 1
+    assert len(datastore.labels.history.versions("final", CASES[0])) == 1
     assert Path(datastore.get_label_uri(CASES[0], FINAL)).is_relative_to(elsewhere)
     after = Study(str(elsewhere), str(tmp_path), study.task)
     assert after.ledger.champion_path() == elsewhere / ".samstudent" / "tiny" / "rounds" / "r0001" / "model.pt"

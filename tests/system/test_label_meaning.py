@@ -291,7 +291,7 @@ def test_a_label_dropped_in_a_moment_ago_is_kept(study: Path, tmp_path: Path) ->
     store = open_study(study)
     mine = draw(study / "labels" / "final" / "c3.png", 5, nerve=1, vessel=2).read_bytes()
     store.save_label("c3", str(draw(tmp_path / "upload.png", 6)), FINAL, dict(INFO))
-    assert [path.read_bytes() for path in store.label_history("c3")] == [mine]
+    assert [path.read_bytes() for path in store.labels.history.versions("final", "c3")] == [mine]
     dropped = draw(study / "labels" / "final" / "c4.png", 7)
     bones = ValueNames(("bone",), "client", TaskIdentity.of(BONE))
     write_sidecar(dropped, sha256_file(dropped), bones)

@@ -184,15 +184,6 @@ class Grid:
             for axis, flipped in zip(self._axes, self._flipped, strict=True)
         )
 
-    def index_to_file(self, index: Sequence[float]) -> tuple[float, ...]:
-        """Canonical array index, (y, x) or (z, y, x), as the file's i, j[, k]; one number per axis of the file."""
-        if len(index) != self.dimension:
-            raise UserError(f"index {list(index)}: expected {self.dimension} numbers")
-        by_axis = [0.0] * len(self.shape)
-        for value, axis, flipped in zip(index, self._axes, self._flipped, strict=True):
-            by_axis[axis] = float(self.shape[axis] - 1 - value if flipped else value)
-        return tuple(by_axis[::-1])
-
     def _flip(self, array: NDArray[Any]) -> NDArray[Any]:
         axes = [axis for axis, flipped in enumerate(self._flipped, -self.dimension) if flipped]
         return np.flip(array, axes)

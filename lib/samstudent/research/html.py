@@ -132,9 +132,9 @@ def reproduction(command: str, versions: Mapping[str, str], *more: Table) -> Sec
     return Section("Reproduction", [Code(command), Columns([*more, software])])
 
 
-def percent(value: float) -> str:
-    """0.8312 as "83.1", nan as a dash."""
-    return DASH if math.isnan(value) else f"{100 * value:.1f}"
+def percent(value: float | None) -> str:
+    """0.8312 as "83.1"; None and nan as a dash."""
+    return DASH if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def points(value: float) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.errors import UserError
-from samstudent.research.html import DASH
+from samstudent.research.html import DASH, percent, points
 from samstudent.util.files import atomic_write
 
 PAGE = "README.md"
@@ -87,14 +87,14 @@ def _experiment(content: Content) -> list[str]:
     if pairs := content.get("pairs"):
         columns = [f"{pairs[0]['method']} less", "labels", "difference of Dice", "95 % interval"]
         rows = [
-            [p["other"], str(p["labels"]), _points(p["difference"]), " to ".join(map(_points, p["interval"]))]
+            [p["other"], str(p["labels"]), points(p["difference"]), " to ".join(map(points, p["interval"]))]
             for p in pairs
         ]
         tables.append(markdown_table(columns, rows))
     if qualities := content.get("quality"):
         columns = ["pseudo labels of", "labels", "teacher", "pseudo label", "accepted ones", "accepted", "correlation",
                    "calibration error"]  # fmt: skip
-        tables.append(markdown_table(columns, [_quality(quality) for quality in qualities]))
+        tables.append(markdown_table(columns, [quality_texts(quality) for quality in qualities]))
     return tables
 
 
@@ -104,7 +104,7 @@ def _simulation(content: Content) -> list[str]:
     for row in content["table"]:
         gains = [row.get(f"over_{baseline}") for baseline in ("random", "foreground")]
         mean = _with_spread([row["mean"], row["spread"]])
-        rows.append([row["strategy"], mean, _percent(row["last"]), *map(_gain, gains)])
+        rows.append([row["strategy"], mean, percent(row["last"]), *map(_gain, gains)])
     return [markdown_table(columns, rows)]
 
 
@@ -115,20 +115,26 @@ def _table(content: Content) -> list[str]:
 _TABLES = {"experiment": _experiment, "simulation": _simulation, "table": _table}
 
 
+def quality_texts(quality: Content) -> list[str]:
+    """Texts of a row about pseudo labels, from ``quality`` of results.json.
+
+    Returns:
+        Method, number of labels; Dice in percent of the teacher's masks, all masks and accepted masks; accepted share;
+        correlation and calibration error of the estimated Dice.
+    """
+    reliability = quality.get("reliability") or {}
+    correlation, error = reliability.get("correlation"), reliability.get("calibration_error")
+    figures = [percent(quality[key]) for key in ("raw", "refined", "accepted")]
+    return [
+        quality["method"], str(quality["labels"]), *figures, f"{percent(quality['acceptance'])} %",
+        DASH if correlation is None else f"{correlation:.2f}", DASH if error is None else f"{error:.3f}",
+    ]  # fmt: skip
+
+
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines) + "\n"
-
-
-def _quality(quality: Content) -> list[str]:
-    found = quality.get("reliability") or {}
-    correlation, error = found.get("correlation"), found.get("calibration_error")
-    figures = [_percent(quality[key]) for key in ("raw", "refined", "accepted")]
-    return [
-        quality["method"], str(quality["labels"]), *figures, f"{_percent(quality['acceptance'])} %",
-        DASH if correlation is None else f"{correlation:.2f}", DASH if error is None else f"{error:.3f}",
-    ]  # fmt: skip
 
 
 def _gap(line: Content) -> str:
@@ -145,15 +151,7 @@ def _gain(gain: Content | None) -> str:
 def _with_spread(value: Sequence[float | None] | None) -> str:
     if value is None or value[0] is None:
         return DASH
-    return _percent(value[0]) if value[1] is None else f"{_percent(value[0])} ± {_percent(value[1])}"
-
-
-def _percent(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.1f}"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return percent(value[0]) if value[1] is None else f"{percent(value[0])} ± {percent(value[1])}"
 
 
 def _counted(value: Any) -> Any:

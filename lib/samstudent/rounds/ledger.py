@@ -1,6 +1,6 @@
 """Ledger of a study: the record of every round, and which round is served.
 
-Rounds lie in ``rounds/<id>/`` with ``model.pt``, ``round.json`` and the files of ``Ledger.write_json``.
+Rounds lie in ``rounds/<id>/`` with ``model.pt``, ``round.json`` and the files of ``RoundStore.write_record``.
 ``champion.json`` alone names the served round: a promotion or a roll-back, with its line in the history, is one atomic
 write of that file, so a kill leaves the old champion or the new one.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,15 +83,6 @@ class Ledger:
             record = RoundRecord.model_validate(self._read(id).model_dump() | changes)
             self._write(record)
         return record
-
-    def write_json(self, id: str, name: str, content: Mapping[str, Any]) -> None:
-        """Write ``<name>.json`` into a round's folder, for content that is too long for the record.
-
-        Raises:
-            NotFound: no such round.
-        """
-        self._read(id)
-        atomic_write(self.folder_of(id) / f"{name}.json", json.dumps(content, indent=1, allow_nan=False))
 
     def read_json(self, id: str, name: str) -> dict[str, Any] | None:
         """Content of ``<name>.json`` in a round's folder; None: there is no such file.

@@ -18,7 +18,14 @@ from samstudent.rounds.prepare import prepare
 from samstudent.rounds.round_context import RoundContext
 from samstudent.rounds.round_options import RoundCases
 from samstudent.rounds.scoring import CaseDice, out_of_fold_dice
-from samstudent.rounds.teaching import LabelledSet, add_champion, cross_fit_labels, fit_heads, fit_labeling
+from samstudent.rounds.teaching import (
+    ChampionCases,
+    LabelledSet,
+    add_champion,
+    cross_fit_labels,
+    fit_heads,
+    fit_labeling,
+)
 from samstudent.rounds.training_set import PseudoLabelled, choose_pseudo_labels
 
 logger = logging.getLogger(__name__)
@@ -91,7 +98,7 @@ def make_pseudo_labels(
     with context.clock("fit policy"):
         fitted = fit_labeling(teacher, labels, unlabelled, options, report)
         policy = store.policy_fitted(fitted, labels.digests(cross.folds))
-        _add_champion(teacher, champion, (labels, unlabelled, unseen), context)
+        _add_champion(teacher, champion, ChampionCases(labels, unlabelled, unseen), context)
     # A champion with a weight chosen on the hold-out is good enough for pseudo labels.
     skip_reason = None if teacher.uses_champion else policy.skip_reason
     if skip_reason is not None:
@@ -106,13 +113,13 @@ def make_pseudo_labels(
 def _add_champion(
     teacher: Teacher,
     champion: LoadedChampion | None,
-    data: tuple[LabelledSet, Sequence[PreparedCase], Sequence[PreparedCase]],
+    cases: ChampionCases,
     context: RoundContext,
 ) -> None:
     """Add the champion to the teacher with the best weight on the hold-out, unless the hold-out is too small."""
-    enough = context.options.champion_weight is not None or len(data[2]) >= fair.MIN_HELD
+    enough = context.options.champion_weight is not None or len(cases.held_out) >= fair.MIN_HELD
     if champion is not None and enough:
-        record = add_champion(teacher, champion.student, data, context.options, context.report)
+        record = add_champion(teacher, champion.student, cases, context.options, context.report)
         context.store.add_scores(champion_weight={"round": champion.champion.name, **record})
 
 

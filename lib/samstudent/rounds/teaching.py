@@ -147,10 +147,25 @@ def fit_labeling(
     return policy
 
 
+@dataclass(frozen=True)
+class ChampionCases:
+    """Cases for the addition of the champion to the teacher.
+
+    Attributes:
+        labels: labelled cases.
+        unlabelled: prepared cases without a human label.
+        held_out: prepared held-out cases on which neither champion nor teacher trained.
+    """
+
+    labels: LabelledSet
+    unlabelled: Sequence[PreparedCase]
+    held_out: Sequence[PreparedCase]
+
+
 def add_champion(
     teacher: Teacher,
     champion: Student,
-    data: tuple[LabelledSet, Sequence[PreparedCase], Sequence[PreparedCase]],
+    cases: ChampionCases,
     options: RoundOptions,
     report: Report = no_report,
 ) -> dict[str, Any]:
@@ -159,7 +174,7 @@ def add_champion(
     Args:
         teacher: changed.
         champion: the served student.
-        data: labelled cases; unlabelled ones; and held-out ones on which neither champion nor teacher trained.
+        cases: for the head, and for the choice of the weight.
         options: of the round, complete.
         report: called with the progress.
 
@@ -167,19 +182,18 @@ def add_champion(
         Record: the ``weight``, and hold-out ``dice`` by weight where the weight was chosen by it.
     """
     report(Progress("adding the champion to the teacher"))
-    labels, unlabelled, held = data
-    store, weight, record = labels.store, options.champion_weight, dict[str, Any]()
+    store, weight, record = cases.labels.store, options.champion_weight, dict[str, Any]()
     if weight is None:
-        dice = weigh_champion(teacher, champion, held, store.cases)
+        dice = weigh_champion(teacher, champion, cases.held_out, store.cases)
         weight = max(dice, key=lambda candidate: dice[candidate])
         record["dice"] = {f"{candidate:g}": round(value, 4) for candidate, value in sorted(dice.items())}
     teacher.previous_champion, teacher.champion_weight = champion, weight
     logger.info("weight of the champion in the teacher: %g; hold-out Dice by weight: %s", weight, record.get("dice"))
-    cases = LearningCases(labels.read, _Images(unlabelled, store))
+    learning = LearningCases(cases.labels.read, _Images(cases.unlabelled, store))
     progress = StepReport(report, "training the champion's embedding head")
     training = HeadTraining(options.seed or 0, options.device, on_step=progress)
     path = store.policy_folder / "champion_head.pt"
-    fit_champion_head(teacher, cases, store.task, store.plain_sam(), path, training)
+    fit_champion_head(teacher, learning, store.task, store.plain_sam(), path, training)
     return {"weight": weight, **record}
 
 

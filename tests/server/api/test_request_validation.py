@@ -395,7 +395,7 @@ def test_other_names_for_a_labels_values_are_audited(
     data = {"info": json.dumps({"label_info": [{"name": "ulna", "idx": 1}]})}
     assert client.put("/datastore/label/info?label=a&tag=final", data=data).is_success
     assert lines()[1:] == [("label changed", "a", "final", None)]
-    assert len(context.datastore.label_history("a")) == 1
+    assert len(context.datastore.labels.history.versions("final", "a")) == 1
 
 
 def test_an_answer_that_is_kept_is_told(client: TestClient, study: Path, lines: Callable[[], Any]) -> None:

@@ -51,6 +51,11 @@ def label(tmp_path: Path, content: str = "label", name: str = "upload.nii.gz") -
     return str(file)
 
 
+def earlier_labels(store: StudyFolderDatastore, case: str, tag: str = "final") -> list[Path]:
+    """Label files of a case in the history, oldest first."""
+    return store.labels.history.versions(tag, case)
+
+
 def on_disk(study: Path) -> dict[str, Any]:
     """Case id -> entry, as the index has it."""
     entries = LabelIndex(study / INDEX).read(None).entries
@@ -346,7 +351,7 @@ def test_the_history_keeps_what_equal_files_meant(study: Path, tmp_path: Path) -
     for meant in ("wrong", "right", "right"):
         store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": meant, "idx": 1}]})
     store.remove_label(CASES[0], "final")
-    assert len(store.label_history(CASES[0])) == 2
+    assert len(earlier_labels(store, CASES[0])) == 2
     (study / "labels" / "final").mkdir(parents=True, exist_ok=True)
     label(study / "labels" / "final", name=f"{CASES[0]}.nii.gz")
     again = StudyFolderDatastore(study)
@@ -370,12 +375,12 @@ def test_label_saved_again_keeps_the_earlier(study: Path, tmp_path: Path) -> Non
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path, "first"), "final", {"label_info": "a"})
     store.save_label(CASES[0], label(tmp_path, "second", "x.seg.nrrd"), "final", {"label_info": "b"})
-    assert [p.read_text() for p in store.label_history(CASES[0])] == ["first"]
+    assert [p.read_text() for p in earlier_labels(store, CASES[0])] == ["first"]
     assert [p.name for p in (study / "labels" / "final").iterdir()] == [f"{CASES[0]}.seg.nrrd"]
     store.remove_label(CASES[0], "final")
-    assert {p.read_text() for p in store.label_history(CASES[0])} == {"first", "second"}
+    assert {p.read_text() for p in earlier_labels(store, CASES[0])} == {"first", "second"}
     assert store.get_labeled_images() == []
-    assert store.label_history(CASES[1]) == []
+    assert earlier_labels(store, CASES[1]) == []
 
 
 def test_removed_image_keeps_its_labels_in_history(study: Path, tmp_path: Path) -> None:
@@ -383,7 +388,7 @@ def test_removed_image_keeps_its_labels_in_history(study: Path, tmp_path: Path) 
     store.save_label(CASES[0], label(tmp_path, "mine"), "final", {})
     store.remove_image(CASES[0])
     assert CASES[0] not in store.list_images() and not (study / f"{CASES[0]}.png").exists()
-    assert [p.read_text() for p in store.label_history(CASES[0])] == ["mine"]
+    assert [p.read_text() for p in earlier_labels(store, CASES[0])] == ["mine"]
 
 
 def test_pseudo_labels_leave_no_history_and_are_not_shown(study: Path, tmp_path: Path) -> None:
@@ -391,7 +396,7 @@ def test_pseudo_labels_leave_no_history_and_are_not_shown(study: Path, tmp_path:
     for content in ("one", "two"):
         store.save_label(CASES[0], label(tmp_path, content), "pseudo", {"quality": 1})
     store.save_label(CASES[1], label(tmp_path), "final", {})
-    assert store.label_history(CASES[0], "pseudo") == []
+    assert earlier_labels(store, CASES[0], "pseudo") == []
     assert store.status() == {"total": 12, "completed": 1, "label_tags": {"final": 1}}
     assert store.json()["objects"][CASES[0]]["labels"] == {}
     assert store.get_label_info(CASES[0], "pseudo")["quality"] == 1  # the trainer sees it
@@ -437,21 +442,21 @@ def test_label_whose_values_mean_something_else_is_another_label(study: Path, tm
     checked.clear()
     store.update_label_info(CASES[0], "final", {"note": "x"})
     store.update_label_info(CASES[0], "final", {"label_info": first})
-    assert not checked and store.label_history(CASES[0]) == [] and store.label_times() == [(CASES[0], saved)]
+    assert not checked and earlier_labels(store, CASES[0]) == [] and store.label_times() == [(CASES[0], saved)]
     with pytest.raises(UserError, match="no such structure"):
         store.update_label_info(CASES[0], "final", {"label_info": "wrong"})
-    assert store.get_label_info(CASES[0], "final")["label_info"] == first and store.label_history(CASES[0]) == []
+    assert store.get_label_info(CASES[0], "final")["label_info"] == first and earlier_labels(store, CASES[0]) == []
 
     checked.clear()
     store.update_label_info(CASES[0], "final", {"label_info": SWAPPED})
     assert checked == [(CASES[0], "label", "final", SWAPPED, "anna")]
-    (kept,) = store.label_history(CASES[0])
+    (kept,) = earlier_labels(store, CASES[0])
     assert kept.read_text() == "label" and kept.name.endswith(".nii.gz")
     before = json.loads(kept.with_name(f"{kept.name}.json").read_text())
     assert (before["label_info"], before["user"], before["note"]) == (first, "anna", "x")
     assert store.label_times()[0][1] > saved
     store.save_label(CASES[0], label(tmp_path, "another"), "final", {})
-    infos = [json.loads(p.with_name(f"{p.name}.json").read_text()) for p in store.label_history(CASES[0])]
+    infos = [json.loads(p.with_name(f"{p.name}.json").read_text()) for p in earlier_labels(store, CASES[0])]
     assert [info["label_info"] for info in infos] == [first, SWAPPED]
 
 
@@ -638,7 +643,7 @@ def test_list_of_the_host_is_taken_over_and_back(study: Path, tmp_path: Path) ->
     store = StudyFolderDatastore(study)
     assert store.get_label_info(CASES[0], "final")["user"] == "me"
     store.save_label(CASES[0], label(tmp_path, "new"), "final", {"user": "you"})
-    assert len(store.label_history(CASES[0])) == 1
+    assert len(earlier_labels(store, CASES[0])) == 1
     store.close()
     assert LocalDatastore(str(study), extensions=["*.png"]).get_label_info(CASES[0], "final")["user"] == "you"
 
@@ -876,8 +881,8 @@ def test_what_a_link_leads_to_is_never_changed(tmp_path: Path, kind: str, layout
     store.save_label("a", label(tmp_path, "second", "x.png"), "final", {})  # under the link's own name
     store.save_label("a", label(tmp_path, "third", "x.nii.gz"), "final", {})  # under another
     store.save_label("a", label(tmp_path, "pseudo", "x.png"), "pseudo", {})
-    assert [kept.read_bytes() for kept in store.label_history("a")] == [drawn.read_bytes(), b"second"]
-    assert not any(kept.is_symlink() or kept.stat().st_nlink > 1 for kept in store.label_history("a"))
+    assert [kept.read_bytes() for kept in earlier_labels(store, "a")] == [drawn.read_bytes(), b"second"]
+    assert not any(kept.is_symlink() or kept.stat().st_nlink > 1 for kept in earlier_labels(store, "a"))
     store.remove_label("a", "final")
     store.remove_image("a")
     assert store.list_images() == [] and not (folder / layout / "a.png").exists()

@@ -137,7 +137,15 @@ def test_the_last_line_of_a_failed_job_says_why(jobs: JobRunner, how: str, line:
     with pytest.raises(Conflict, match=r"^train ended with ERROR: ") as error:
         jobs.run("train", {"how": how})
     assert str(error.value).endswith(line)
-    assert jobs.jobs("train")[-1]["details"][-1] == line
+    details = jobs.jobs("train")[-1]["details"]
+    assert details[-1] == line and details.count(line) == 1
+
+
+def test_an_unexpected_error_of_a_job_has_a_traceback_in_the_details(jobs: JobRunner) -> None:
+    with pytest.raises(Conflict):
+        jobs.run("train", {"how": "fault"})
+    details = jobs.jobs("train")[-1]["details"]
+    assert "Traceback (most recent call last):" in details and any("in work" in line for line in details)
 
 
 def test_one_job_of_a_kind_at_a_time(jobs: JobRunner, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_the_newest_of_many_is_in_force(orthanc: Orthanc, make: Make, tmp_path: 
     assert (in_force(store, case) == drawn[1]).all()
     reported = {item["SOPInstanceUID"]: item["reason"] for item in store.exchange.status()["left_out"]}
     assert reported[unnamed.SOPInstanceUID] == "none of its segments is a structure of the task"
-    assert len(store.label_history(case)) == 2
+    assert len(store.labels.history.versions("final", case)) == 2
 
 
 def test_a_label_that_fits_no_image_holds_up_no_other(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_every_decision_can_be_undone(bench: Bench) -> None:
         assert client.delete(f"/samstudent/review/{case}/decision").status_code == 200
     assert queue(client) == before and trains(bench) == {"good", "low", "middle"}
     assert not bench.datastore.get_labeled_images()
-    assert len(bench.datastore.label_history("good")) == 1  # nothing that was a label is lost
+    assert len(bench.datastore.labels.history.versions("final", "good")) == 1  # nothing that was a label is lost
     again = client.delete("/samstudent/review/good/decision")
     assert again.status_code == 409 and "no decision" in again.json()["detail"]
 
@@ -196,7 +196,7 @@ def test_a_drawn_label_stays_whatever_a_client_says_of_it(bench: Bench) -> None:
     assert bench.client.put(url, data={"info": info}).is_success
     assert bench.client.delete("/samstudent/review/good/decision").status_code == 409
     kept = store.get_label_info("good", "final")
-    assert (kept["user"], kept["note"]) == ("bob", "x") and store.label_history("good") == []
+    assert (kept["user"], kept["note"]) == ("bob", "x") and store.labels.history.versions("final", "good") == []
 
 
 def test_a_label_that_a_person_has_drawn_since_is_not_undone(bench: Bench) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from samstudent.research.html import (
     write_page,
 )
 from samstudent.research.pictures import reliability_picture
+from samstudent.research.result_tables import quality_texts
 
 Content = Mapping[str, Any]
 #: A line of ``summary.table`` as in the JSON.
@@ -154,7 +154,7 @@ class _Page:
                 [
                     Cell(name),
                     *(
-                        Cell(percent(_number(line["structures"][name])) if line else DASH, _mark(method))
+                        Cell(percent(line["structures"][name]) if line else DASH, _mark(method))
                         for method, line in zip(self.methods, columns, strict=True)
                     ),
                 ]
@@ -169,14 +169,14 @@ class _Page:
         qualities = self.content["quality"]
         if not qualities:
             return Section("", [])
-        columns = ["method", "labels", "teacher's mask", "pseudo label", "accepted masks", "accepted", "targets"]
-        rows = [_quality_cells(quality) for quality in qualities]
+        columns = ["method", "labels", "teacher's mask", "pseudo label", "accepted masks", "accepted"]
+        rows = [cells([*quality_texts(quality), quality["targets"] or DASH]) for quality in qualities]
         note = (
             "Dice in percent against the hidden truth of the unlabelled cases, all seeds: the teacher's own masks, "
-            "all masks of the pseudo labels, the accepted ones; the accepted share; the targets of the student's "
-            "training. Correlation and calibration error: estimated against true Dice of a mask."
+            "all masks of the pseudo labels, the accepted ones; the accepted share. Correlation and calibration error: "
+            "estimated against true Dice of a mask. Targets: of the student's training."
         )
-        table = Table(cells([*columns, "correlation", "calibration error"]), rows)
+        table = Table(cells([*columns, "correlation", "calibration error", "targets"]), rows)
         blocks: list[Block] = [table, Text(note, "soft")]
         reliable = {
             f"{q['labels']} labels": q["reliability"] for q in qualities if q["reliability"] and q["method"] == "ours"
@@ -205,7 +205,7 @@ class _Page:
         mean, spread = line["dice"]
         closed = line["gap_closed"]
         known = closed is not None and (method == "labels" or ("labels", n) in self.lines)
-        texts = [percent(_number(mean)), DASH if spread is None else f"± {percent(spread)}"]
+        texts = [percent(mean), DASH if spread is None else f"± {percent(spread)}"]
         return cells([*texts, f"{100 * closed:.0f} %" if known else DASH])
 
     def _line(self, method: str, n: int) -> Line | None:
@@ -236,7 +236,7 @@ def findings(pairs: Sequence[Content], lines: Sequence[Line]) -> list[str]:
 def _measure_cells(method: str, line: Line, n: int) -> list[Cell]:
     distance = DASH if line["distance"] is None else f"{line['distance']:.2f}"
     counts = [f"{line[key]:.1f}" for key in ("missed", "false_positives")]
-    return cells([percent(_number(line["paper_dice"][0])), distance, *counts])
+    return cells([percent(line["paper_dice"][0]), distance, *counts])
 
 
 def _pair_cells(pair: Content | None) -> list[Cell]:
@@ -247,18 +247,5 @@ def _pair_cells(pair: Content | None) -> list[Cell]:
     return [Cell(points(pair["difference"]), f"first {style}"), Cell(f"{points(low)} to {points(high)}")]
 
 
-def _quality_cells(quality: Content) -> list[Cell]:
-    figures = [percent(_number(quality[key])) for key in ("raw", "refined", "accepted")]
-    found = quality["reliability"] or {}
-    correlation, error = found.get("correlation"), found.get("calibration_error")
-    texts = [DASH if correlation is None else f"{correlation:.2f}", DASH if error is None else f"{error:.3f}"]
-    share = f"{percent(_number(quality['acceptance']))} %"
-    return cells([quality["method"], str(quality["labels"]), *figures, share, quality["targets"] or DASH, *texts])
-
-
 def _mark(method: str) -> str:
     return "mark" if method == "ours" else ""
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -214,10 +214,6 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         ids = objects if image_id is None else objects.keys() & {case_id(image_id)}
         return {case: {tag: label.info for tag, label in objects[case].labels.items()} for case in ids}
 
-    def label_history(self, image_id: str, tag: str = FINAL) -> list[Path]:
-        """Earlier versions of a human label, oldest first."""
-        return self.labels.history.versions(tag, case_id(image_id))
-
     # ---- the study ----
 
     def set_name(self, name: str) -> None:

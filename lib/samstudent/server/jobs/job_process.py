@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -103,9 +104,16 @@ def run_job(connection: Connection, output: Connection) -> None:
         connection.send(Failure(f"samstudent: {explain(error)}"))
         sys.exit(USER_ERROR_EXIT)
     except Exception as error:
+        _print_stack(error)
         connection.send(Failure(f"{type(error).__name__}: {error}"))
-        raise  # its traceback is part of the output
+        sys.exit(1)
     connection.send(Result(result))
+
+
+def _print_stack(error: Exception) -> None:
+    """Print the traceback of an error without its last lines, type and message, which the ``Failure`` contains."""
+    lines = traceback.format_exception(error)[: -len(traceback.format_exception_only(error))]
+    print(*lines, sep="", end="", file=sys.stderr, flush=True)
 
 
 def name_process(name: str) -> None:
