@@ -37,7 +37,7 @@ def test_each_process_has_its_environment_and_none_is_this_one(tmp_path: Path) -
     assert "WORKER_NAME" not in os.environ
 
 
-def test_a_killed_process_fails_the_item_it_ran_and_the_rest_of_its_shard_is_done(tmp_path: Path) -> None:
+def test_killed_process_fails_its_item_and_the_rest_of_the_shard_is_completed(tmp_path: Path) -> None:
     work = Noted(tmp_path)
     with LocalProcesses([{}], log_folder=tmp_path / "logs") as engine:
         outcomes = {o.key: o for o in run_shards(engine, work, [["a", "kill1", "b"], ["c"]])}
@@ -49,7 +49,7 @@ def test_a_killed_process_fails_the_item_it_ran_and_the_rest_of_its_shard_is_don
     assert work.calls() == ["a", "kill1", "b", "c"]
 
 
-def test_kill_9_from_outside_in_the_middle_of_an_item(tmp_path: Path) -> None:
+def test_process_killed_by_sigkill_fails_its_item(tmp_path: Path) -> None:
     work = Noted(tmp_path)
     with LocalProcesses([{}]) as engine:
         engine.submit(work, ["child1", "a"])
@@ -62,7 +62,7 @@ def test_kill_9_from_outside_in_the_middle_of_an_item(tmp_path: Path) -> None:
     assert [(o.key, o.state) for o in outcomes if o] == [("child1", "failed"), ("a", "done")]
 
 
-def test_cancel_kills_what_an_item_has_started(tmp_path: Path) -> None:
+def test_cancel_kills_child_processes_of_an_item(tmp_path: Path) -> None:
     work = Noted(tmp_path)
     with LocalProcesses([{}]) as engine:
         engine.submit(work, ["child1", "a"])
@@ -110,7 +110,7 @@ def test_work_that_a_process_cannot_import_fails_with_the_reason(tmp_path: Path)
     assert "a module that workers lack" in (tmp_path / "worker0.log").read_text()
 
 
-def test_a_script_without_its_main_guard_ends_with_one_error(tmp_path: Path) -> None:
+def test_script_without_a_main_guard_ends_with_one_error(tmp_path: Path) -> None:
     """Each spawned process runs such a script again."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -131,7 +131,7 @@ def test_a_script_without_its_main_guard_ends_with_one_error(tmp_path: Path) -> 
     assert Noted(tmp_path).calls() == []
 
 
-def test_collect_gives_up_after_its_time(tmp_path: Path) -> None:
+def test_collect_ends_after_its_timeout(tmp_path: Path) -> None:
     with LocalProcesses([{}]) as engine:
         engine.submit(Noted(tmp_path), ["sleep1"])
         started = time.monotonic()
@@ -139,7 +139,7 @@ def test_collect_gives_up_after_its_time(tmp_path: Path) -> None:
         assert 0.25 < time.monotonic() - started < 5
 
 
-def test_no_process_is_no_engine() -> None:
+def test_engine_without_processes_is_refused() -> None:
     with pytest.raises(ValueError, match="one process or more"):
         LocalProcesses([])
 

@@ -36,7 +36,7 @@ def test_items_of_one_worker_run_in_the_order_of_submission(make: MakeEngine, tm
     assert all(key in work.store for key in keys)
 
 
-def test_a_failing_item_is_reported_and_stops_no_other(make: MakeEngine, tmp_path: Path) -> None:
+def test_failed_item_is_reported_and_others_continue(make: MakeEngine, tmp_path: Path) -> None:
     with make() as engine:
         outcomes = by_key(run_shards(engine, Noted(tmp_path), [["a", "fail1", "b"], ["empty1", "c"]]))
     assert {key: outcome.state for key, outcome in outcomes.items()} == {
@@ -46,7 +46,7 @@ def test_a_failing_item_is_reported_and_stops_no_other(make: MakeEngine, tmp_pat
     assert outcomes["empty1"].reason == "no result was written"
 
 
-def test_a_rerun_computes_only_what_is_missing(make: MakeEngine, tmp_path: Path) -> None:
+def test_rerun_computes_missing_items_only(make: MakeEngine, tmp_path: Path) -> None:
     work = Noted(tmp_path)
     work.store.write("b", "of an earlier run")
     for expected in ({"a": "done", "b": "skipped", "c": "done"}, dict.fromkeys("abc", "skipped")):
@@ -102,7 +102,7 @@ def test_progress_of_an_item_arrives_where_outcomes_are_collected(make: MakeEngi
     assert seen[-1] == ("a", Progress("writing", 1, 1))
 
 
-def test_nothing_in_flight_means_nothing_to_collect(make: MakeEngine, tmp_path: Path) -> None:
+def test_collect_without_submitted_work_is_empty(make: MakeEngine, tmp_path: Path) -> None:
     with make() as engine:
         assert engine.collect() is None
         assert list(run_shards(engine, Noted(tmp_path), [[], []])) == []

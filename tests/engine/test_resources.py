@@ -14,7 +14,7 @@ from samstudent.engine.resources import default_processes, engine_for, worker_en
 
 
 @pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(1, 64, 1), (4, 64, 4), (4, 9, 2), (64, 1, 1)])
-def test_without_a_gpu_a_process_a_core_as_far_as_memory_goes(
+def test_without_a_gpu_processes_are_limited_by_cores_and_memory(
     cores: int, gigabytes: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -27,7 +27,7 @@ def test_without_a_gpu_a_process_a_core_as_far_as_memory_goes(
     assert all(int(environment["OMP_NUM_THREADS"]) == max(1, cores // expected) for environment in environments)
 
 
-def test_a_limit_on_threads_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_on_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert worker_environments(2)[0]["OMP_NUM_THREADS"] == "3"
@@ -40,7 +40,7 @@ def test_each_process_has_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in worker_environments(3)] == ["4", "7", "4"]
 
 
-def test_no_processes_is_this_process() -> None:
+def test_zero_processes_selects_the_serial_engine() -> None:
     assert isinstance(engine_for(0), InProcess)
     with engine_for(2) as engine:
         assert engine.workers == 2

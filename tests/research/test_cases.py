@@ -18,7 +18,7 @@ from support.experiment_setting import setting_of
 
 
 @pytest.mark.parametrize("kind", ["labels", "labels_overlap"])
-def test_prepared_cases_are_as_read(tmp_path: Path, kind: str) -> None:
+def test_prepared_cases_equal_the_files(tmp_path: Path, kind: str) -> None:
     setting = setting_of(labelled_folder(tmp_path / "data", kind=kind), tmp_path / "out")
     cases, task = setting.cases, setting.task
     image, label = setting.folder.case("case0").read(task)
@@ -31,7 +31,7 @@ def test_prepared_cases_are_as_read(tmp_path: Path, kind: str) -> None:
     assert np.abs(found.image - expected.image).max() < 1e-3
 
 
-def test_nothing_is_known_of_a_hidden_case(tmp_path: Path) -> None:
+def test_hidden_case_has_no_label(tmp_path: Path) -> None:
     cases = setting_of(labelled_folder(tmp_path / "data"), tmp_path / "out").cases
     hidden = cases.unlabelled_case("case0")
     assert not hidden.human and not hidden.weights.any()

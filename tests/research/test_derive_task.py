@@ -55,7 +55,7 @@ def test_names_beside_label_maps_that_number_them_differently(tmp_path: Path) ->
     assert folder.digest(folder.order) != digest
 
 
-def test_bits_are_structures_that_overlap(tmp_path: Path) -> None:
+def test_bit_masks_become_overlapping_structures(tmp_path: Path) -> None:
     folder = open_folder(labelled_folder(tmp_path, kind="labels_overlap"))
     (tmp_path / "structures.txt").write_text("disk\nsquare\n")
     task, folder = derive_task(folder, folder.labelled("train")[:2])
@@ -74,7 +74,7 @@ def test_volumes_give_a_task_of_three_dimensions(tmp_path: Path) -> None:
     assert task.student.size == (32, 64, 64)
 
 
-def test_student_sees_the_aspect_of_the_images_and_more_of_small_structures() -> None:
+def test_student_size_follows_aspect_ratio_and_small_structures() -> None:
     large = np.full((5, 3), 0.1)
     assert student_size(np.array([1000.0, 1000.0]), large) == (256, 256)
     assert student_size(np.array([500.0, 1000.0]), large) == (176, 368)
@@ -85,7 +85,7 @@ def test_student_sees_the_aspect_of_the_images_and_more_of_small_structures() ->
     assert student_size(np.array([1000.0, 1000.0]), np.zeros((5, 3))) == (256, 256)
 
 
-def test_student_of_volumes_holds_them_or_what_fits() -> None:
+def test_student_window_holds_the_volume_or_its_largest_part() -> None:
     spacing, window = student_window(np.full((4, 3), 40.0), np.ones((4, 3)))
     assert spacing == (1.0, 1.0, 1.0)
     assert window == (48, 48, 48)

@@ -14,14 +14,14 @@ from support.drawn import case_image, small_task
 from support.drawn_folder import labelled_folder
 
 
-def test_train_cases_come_in_their_order_and_the_split_is_kept(tmp_path: Path) -> None:
+def test_train_cases_are_in_order_of_the_split(tmp_path: Path) -> None:
     folder = open_folder(labelled_folder(tmp_path, train=3, test=2))
     assert folder.order == ["case2", "case1", "case0"]
     assert folder.labelled("test") == ["case3", "case4"]
     assert not folder.bits
 
 
-def test_without_train_order_the_order_is_drawn_once_for_all(tmp_path: Path) -> None:
+def test_without_train_order_the_order_is_random_and_fixed(tmp_path: Path) -> None:
     labelled_folder(tmp_path, train=8)
     rows = [f"case{n}.png,train" for n in range(8)]
     (tmp_path / "split.csv").write_text("id,split\n" + "\n".join(rows) + "\n")
@@ -31,7 +31,7 @@ def test_without_train_order_the_order_is_drawn_once_for_all(tmp_path: Path) -> 
     assert first != sorted(first)
 
 
-def test_a_train_case_without_label_is_never_a_labelled_one(tmp_path: Path) -> None:
+def test_train_case_without_a_label_is_not_labelled(tmp_path: Path) -> None:
     labelled_folder(tmp_path, train=3)
     (tmp_path / "labels" / "case2.png").unlink()
     folder = open_folder(tmp_path)
@@ -39,7 +39,7 @@ def test_a_train_case_without_label_is_never_a_labelled_one(tmp_path: Path) -> N
     assert "case2" in folder.order
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     labelled_folder(tmp_path)
     (tmp_path / "split.csv").rename(tmp_path / "other.csv")
     with pytest.raises(NotFound, match=r"split\.csv"):
@@ -49,7 +49,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
-def test_a_folder_that_was_copied_is_still_the_same_experiment(tmp_path: Path) -> None:
+def test_copied_folder_is_the_same_experiment(tmp_path: Path) -> None:
     folder = open_folder(labelled_folder(tmp_path / "here", train=2))
     digest = folder.digest(folder.order)
     copy = open_folder(Path(shutil.copytree(tmp_path / "here", tmp_path / "there")))
@@ -62,7 +62,7 @@ def test_a_folder_that_was_copied_is_still_the_same_experiment(tmp_path: Path) -
     assert copy.digest(copy.order) != digest
 
 
-def test_large_films_are_reduced_by_areas() -> None:
+def test_large_radiographs_are_reduced_by_area() -> None:
     pixels = np.zeros((2 * LARGEST_SIDE, LARGEST_SIDE), np.float32)
     pixels[::2] = 100
     masks = np.zeros((1, *pixels.shape), bool)

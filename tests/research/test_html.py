@@ -33,11 +33,11 @@ def test_figures_as_text() -> None:
     ]  # fmt: skip
 
 
-def test_pictures_are_in_the_file() -> None:
+def test_pictures_are_embedded_in_the_page() -> None:
     assert data_uri(b"abc") == "data:image/png;base64,YWJj"
 
 
-def test_versions_name_what_decides_the_figures() -> None:
+def test_versions_of_relevant_packages_are_listed() -> None:
     assert {"Python", "monai", "torch", "monailabel"} <= set(installed_versions())
 
 
@@ -60,7 +60,7 @@ def test_every_kind_of_block_is_on_the_page_and_escaped(tmp_path: Path) -> None:
     assert "Empty" not in html
 
 
-def test_how_a_page_was_made_is_on_it() -> None:
+def test_page_has_its_command_and_versions() -> None:
     section = reproduction("make it", {"torch": "2.1"}, Table(cells(["step"]), []))
     assert section.blocks[0] == Code("make it")
     columns = section.blocks[1]

@@ -52,7 +52,7 @@ def test_colours_differ() -> None:
     assert np.abs(np.diff(palette, axis=0)).max(1).min() > 0.3
 
 
-def test_outline_runs_between_pixels_and_closes_at_the_edge() -> None:
+def test_outline_is_between_pixels_and_closed_at_the_edge() -> None:
     axes = Figure().subplots()
     mask = np.zeros((1, 10, 12), bool)
     mask[0, 2:5, 0:4] = True
@@ -73,7 +73,7 @@ def test_prompts_are_drawn_in_x_y() -> None:
     assert negative == [[1, 2], [8, 9]]
 
 
-def test_of_a_volume_the_fullest_slice_and_its_prompts_are_shown() -> None:
+def test_picture_of_a_volume_is_its_fullest_slice_with_prompts() -> None:
     stack = masks((6, 40, 40))
     stack[:, :4] = False
     stack[:, 5, 12:] = False
@@ -88,7 +88,7 @@ def test_of_a_volume_the_fullest_slice_and_its_prompts_are_shown() -> None:
 @pytest.mark.parametrize(
     "image", [np.zeros((30, 40, 3), np.uint8), np.zeros((5, 30, 40), np.float32), np.zeros((5, 30, 40, 3), np.uint8)]
 )
-def test_colour_images_and_volumes_make_a_picture(image: np.ndarray) -> None:
+def test_pictures_of_colour_images_and_volumes_are_valid(image: np.ndarray) -> None:
     shape = (30, 40) if image.shape[0] == 30 else (5, 30, 40)
     png = pictures.case_panels(image, [Panel("truth", masks(shape))], NAMES)
     assert coloured(pixels(png), pictures.colours(2)[0]).any()
@@ -104,7 +104,7 @@ def test_prompts_of_an_unknown_structure_are_refused() -> None:
         pictures.case_panels(np.zeros((40, 40)), [Panel("prompts", prompts={"bone": [{"box": [0, 0, 1, 1]}]})], NAMES)
 
 
-def test_a_reliability_picture_shows_each_estimate_in_its_colour() -> None:
+def test_reliability_picture_has_a_colour_for_each_estimate() -> None:
     true = np.linspace(0, 1, 100)
     results = {"calibrated": reliability(true, true), "formula": reliability(true * 0.5, true)}
     both = pixels(pictures.reliability_picture(results))
@@ -116,7 +116,7 @@ def test_a_reliability_picture_shows_each_estimate_in_its_colour() -> None:
         pictures.reliability_picture({})
 
 
-def test_best_median_worst() -> None:
+def test_best_median_and_worst_cases_are_selected() -> None:
     scores = {"a": 0.1, "b": 0.9, "c": 0.5, "d": math.nan}
     assert best_median_worst(scores) == {"best": "b", "median": "c", "worst": "a"}
     assert best_median_worst({"a": 0.1, "b": 0.9}) == {"best": "b", "worst": "a"}

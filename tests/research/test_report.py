@@ -65,7 +65,7 @@ class Outline(HTMLParser):
 
 
 @pytest.mark.parametrize("count", [2, 17], ids=["structures across", "structures down"])
-def test_page_is_whole_and_asks_for_nothing_else(tmp_path: Path, count: int) -> None:
+def test_page_is_complete_and_has_no_external_resources(tmp_path: Path, count: int) -> None:
     path = write_report(tmp_path / "out" / "report.html", report([f"s{i}" for i in range(count)]))
     html = path.read_text(encoding="utf-8")
     page = Outline(html)
@@ -88,17 +88,17 @@ def test_empty_parts_leave_no_headings(tmp_path: Path) -> None:
     assert "<h2>Cases" not in html
 
 
-def test_best_is_judged_as_printed() -> None:
+def test_best_method_is_chosen_by_rounded_figures() -> None:
     methods = [Method("a", {"x": 0.70001}), Method("b", {"x": 0.70004}), Method("c", {"x": math.nan})]
     cells = [row[0] for row in dice_cells(methods, ["x"])]
     assert [(cell.text, cell.style) for cell in cells] == [("70.0", "best"), ("70.0", "best"), ("–", "")]
 
 
-def test_one_method_has_no_winner() -> None:
+def test_single_method_is_not_marked_as_best() -> None:
     assert [cell.style for cell in dice_cells([Method("a", {"x": 0.7})], ["x", "mean"])[0]] == ["", ""]
 
 
-def test_mean_is_given_or_counted() -> None:
+def test_mean_is_given_or_computed() -> None:
     assert Method("a", {"x": 0.5, "y": 0.7, "z": math.nan}).mean == pytest.approx(0.6)
     assert Method("a", {"x": 0.5, "mean": 0.4}).mean == 0.4
 

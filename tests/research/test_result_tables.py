@@ -24,7 +24,7 @@ def experiment() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_result_is_kept_without_its_cases_and_shown_as_tables(tmp_path: Path) -> None:
+def test_result_is_published_without_cases_as_tables(tmp_path: Path) -> None:
     kept = trimmed(experiment(), "Wrists", "Two cores.")
     assert "results" not in kept and kept["cases"] == {"labelled": {"5": 2}, "unlabelled": {"5": 3}, "test": 1}
     assert kept["versions"] == {"torch": "2"} and kept["kind"] == "experiment"
@@ -38,7 +38,7 @@ def test_a_result_is_kept_without_its_cases_and_shown_as_tables(tmp_path: Path) 
         assert text in page
 
 
-def test_a_simulation_is_shown_with_its_gains(tmp_path: Path) -> None:
+def test_simulation_table_has_gains(tmp_path: Path) -> None:
     gain = {"mean": 0.05, "spread": 0.01, "ahead": 2, "seeds": 2}
     rows = [
         {"strategy": "mixed", "mean": 0.3, "spread": 0.02, "last": 0.4, "over_random": gain},
@@ -52,13 +52,13 @@ def test_a_simulation_is_shown_with_its_gains(tmp_path: Path) -> None:
     assert "| random | 25.0 | 30.0 |  |  |" in page
 
 
-def test_a_file_that_is_no_result_is_named(tmp_path: Path) -> None:
+def test_invalid_result_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(UserError, match=r"other\.json: no result"):
         write_tables(tmp_path)
 
 
-def test_every_published_result_can_be_shown(tmp_path: Path) -> None:
+def test_every_published_result_has_tables(tmp_path: Path) -> None:
     published = Path(__file__).resolve().parents[2] / "docs" / "results"
     for path in published.glob("*.json"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -30,7 +30,7 @@ def test_host_imports_with_current_pydicom() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_e1_host_is_still_broken_without_the_shim() -> None:
+def test_e1_pydicom_seg_cannot_be_imported_without_the_finder() -> None:
     done = python(
         "import samstudent.server.bootstrap as s\n"
         "sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, s._MovedUids)]\n"
@@ -41,7 +41,7 @@ def test_e1_host_is_still_broken_without_the_shim() -> None:
     )
 
 
-def test_shim_gives_the_uids_of_pydicom() -> None:
+def test_finder_supplies_the_uids_of_pydicom() -> None:
     from pydicom import _storage_sopclass_uids as uids  # type: ignore[attr-defined]
 
     assert uids.SegmentationStorage == "1.2.840.10008.5.1.4.1.1.66.4"
@@ -49,7 +49,7 @@ def test_shim_gives_the_uids_of_pydicom() -> None:
         _ = uids.NoSuchStorage
 
 
-def test_shim_supplies_nothing_else() -> None:
+def test_finder_supplies_no_other_module() -> None:
     assert importlib.util.find_spec("pydicom._no_such_module") is None
 
 
@@ -75,7 +75,7 @@ def test_our_app_listens_on_loopback(our_app: Path, given: list[str]) -> None:
 
 
 @pytest.mark.parametrize("given", [["--host", "0.0.0.0"], ["-i", "10.0.0.1"], ["--host=::1"]])
-def test_a_named_host_is_kept(our_app: Path, given: list[str]) -> None:
+def test_explicit_host_is_kept(our_app: Path, given: list[str]) -> None:
     arguments = ["start_server", "--app", str(our_app), *given]
     assert bootstrap.with_defaults(arguments) == [*arguments, *OURS]
     assert bootstrap.with_defaults([*arguments, "--uvicorn_app", "x:y"]) == [*arguments, "--uvicorn_app", "x:y"]
@@ -93,7 +93,7 @@ def test_other_apps_and_commands_are_left_alone(tmp_path: Path) -> None:
         assert bootstrap.with_defaults(arguments) == arguments
 
 
-def test_the_command_of_the_host_gets_it(our_app: Path, tmp_path: Path) -> None:
+def test_command_of_the_host_has_the_defaults(our_app: Path, tmp_path: Path) -> None:
     code = (
         "import samstudent.server.bootstrap, runpy\n"
         f"sys.argv[1:] = ['start_server', '--app', {str(our_app)!r}, '--studies', {str(tmp_path)!r}, '--dryrun']\n"
@@ -125,7 +125,7 @@ def test_e3_tracking_is_off_unless_a_store_is_named(
     assert done.stdout.splitlines()[-1:] == [enabled], done.stderr
 
 
-def test_e3_host_is_still_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_e3_mlflow_rejects_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)

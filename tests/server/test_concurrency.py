@@ -21,7 +21,7 @@ from samstudent.server.auth.current_user import Caller, caller, enter, leave
 from samstudent.server.concurrency import INFERENCE_NICENESS, LIMITS, THREADS, Busy, InferencePool, Turns, takes_turn
 
 
-def test_turns_are_limited_and_refused() -> None:
+def test_requests_beyond_the_limit_wait_or_are_refused() -> None:
     turns, seen, most = Turns(2, waiting=1, what="things"), [0], [0]
 
     async def work(refused: list[str]) -> None:
@@ -46,7 +46,7 @@ def test_turns_are_limited_and_refused() -> None:
     assert most[0] == 2 and len(refused) == 2 and refused[0].startswith("3 things are running or waiting")
 
 
-def test_a_failure_gives_the_turn_back() -> None:
+def test_failed_request_releases_its_turn() -> None:
     turns = Turns(1, waiting=0)
 
     async def fail_twice() -> None:
@@ -74,7 +74,7 @@ def client() -> Iterator[TestClient]:
         yield client
 
 
-def test_an_endpoint_waits_for_its_turn(client: TestClient) -> None:
+def test_endpoint_waits_for_its_turn(client: TestClient) -> None:
     go = client.app.state.go  # type: ignore[attr-defined]
     with ThreadPoolExecutor(2) as people:
         asked = [people.submit(client.get, "/slow") for _ in range(2)]
@@ -88,7 +88,7 @@ def test_an_endpoint_waits_for_its_turn(client: TestClient) -> None:
     assert client.get("/slow").json() == "done"
 
 
-def test_inferences_share_the_cores_and_know_their_caller() -> None:
+def test_inferences_share_the_cores_and_have_the_current_user() -> None:
     pool, both = InferencePool(2), threading.Barrier(2)
     cores = torch.get_num_threads()
 
@@ -116,6 +116,6 @@ def test_inferences_share_the_cores_and_know_their_caller() -> None:
         pool.run(lambda: 1 // 0)
 
 
-def test_reading_keeps_threads_of_its_own() -> None:
+def test_read_requests_have_threads_left() -> None:
     """All that may take long together leaves as many threads to requests that only read."""
     assert sum(LIMITS.values()) + 4 <= THREADS // 2

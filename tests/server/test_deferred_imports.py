@@ -41,7 +41,7 @@ def executed() -> list[str]:
     return names
 
 
-def test_a_module_waits_for_its_first_use(package: Path) -> None:
+def test_module_is_executed_at_its_first_use(package: Path) -> None:
     heavy = importlib.import_module("heavy")
     assert isinstance(heavy, DeferredModule) and executed() == []
     assert heavy.value == 7
@@ -51,7 +51,7 @@ def test_a_module_waits_for_its_first_use(package: Path) -> None:
         _ = heavy.absent
 
 
-def test_names_that_others_import_do_not_execute_it(package: Path) -> None:
+def test_imported_names_do_not_execute_the_module(package: Path) -> None:
     heavy = importlib.import_module("heavy")
     thing = heavy.Thing
     assert heavy.double(4) == 8 and executed() == ["alone"]
@@ -66,7 +66,7 @@ def test_names_that_others_import_do_not_execute_it(package: Path) -> None:
     assert issubclass(Special, type(made)) and issubclass(Special, thing)
 
 
-def test_a_part_is_executed_after_its_package_and_once(package: Path) -> None:
+def test_submodule_is_executed_once_after_its_package(package: Path) -> None:
     importlib.import_module("heavy")
     part = importlib.import_module("heavy.part")
     assert executed() == ["heavy", "part"]
@@ -74,7 +74,7 @@ def test_a_part_is_executed_after_its_package_and_once(package: Path) -> None:
     assert part.__spec__ is not None and part.__spec__.origin == str(package / "heavy" / "part.py")
 
 
-def test_threads_execute_it_once(package: Path) -> None:
+def test_concurrent_first_uses_execute_a_module_once(package: Path) -> None:
     heavy = importlib.import_module("heavy")
     found: list[int] = []
     threads = [threading.Thread(target=lambda: found.append(heavy.value)) for _ in range(8)]
@@ -93,13 +93,13 @@ def test_a_failed_import_is_tried_again(package: Path) -> None:
             _ = heavy.value
 
 
-def test_load_executes_what_waits(package: Path) -> None:
+def test_load_executes_deferred_modules(package: Path) -> None:
     importlib.import_module("heavy")
     deferred_imports.load("heavy", "not.imported")
     assert executed() == ["heavy", "part"]
 
 
-def test_the_host_starts_without_what_it_does_not_use() -> None:
+def test_host_starts_without_unused_modules() -> None:
     """In an interpreter of its own; MONAI's optional libraries still work when they are used."""
     code = """
 import sys
@@ -122,7 +122,7 @@ print(isinstance(3, ZeroRedundancyOptimizer))
     assert lines == ["[]", "[]", "2", "CrossValidation", "False"]
 
 
-def test_any_part_of_monai_may_be_imported_first() -> None:
+def test_any_submodule_of_monai_can_be_imported_first() -> None:
     code = (
         "from samstudent.server import deferred_imports\n"
         "deferred_imports.install()\n"

@@ -31,14 +31,14 @@ def log_file(logger: logging.Logger) -> log_files.LogFile:
     return found
 
 
-def test_lines_are_written_as_before(logger: logging.Logger, tmp_path: Path) -> None:
+def test_records_are_written(logger: logging.Logger, tmp_path: Path) -> None:
     handler = log_file(logger)
     assert (handler.maxBytes, handler.backupCount) == (1000, 3)
     logger.warning("one")
     assert (tmp_path / "app.log").read_text() == "WARNING one\n"
 
 
-def test_a_full_disk_is_one_line(
+def test_full_disk_is_one_message(
     logger: logging.Logger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:

@@ -77,7 +77,7 @@ def half_an_upload(server: RunningServer) -> socket.socket:
     [(signal.SIGINT, True, False), (signal.SIGTERM, False, False), (signal.SIGHUP, False, True)],
     ids=["Ctrl-C", "SIGTERM", "SIGHUP-twice"],
 )
-def test_a_signal_ends_everything(
+def test_signal_ends_server_and_jobs(
     server: RunningServer, many: TinyStudy, tmp_path: Path, number: int, whole_group: bool, twice: bool
 ) -> None:
     if server.process.poll() is not None:
@@ -136,7 +136,7 @@ def test_a_signal_ends_everything(
         assert sha256_file(many.folder / "labels" / "final" / f"{case}.seg.nrrd") == sha256_file(file)
 
 
-def test_two_annotators_over_http(server: RunningServer, many: TinyStudy) -> None:
+def test_two_annotators_get_cases_and_shared_cases_are_reported(server: RunningServer, many: TinyStudy) -> None:
     """One pages through the whole study; the other gets cases all the same, and hears it when one is shared."""
     if server.process.poll() is not None:
         server.start_again()
@@ -156,7 +156,7 @@ def test_two_annotators_over_http(server: RunningServer, many: TinyStudy) -> Non
     assert case not in [answer["id"] for answer in everything if "shared_with" not in answer]
 
 
-def test_an_upload_goes_when_its_time_is_over(server: RunningServer, many: TinyStudy) -> None:
+def test_expired_upload_is_removed(server: RunningServer, many: TinyStudy) -> None:
     if server.process.poll() is not None:
         server.start_again()
     server.wait_until_up()
@@ -188,7 +188,7 @@ def ended(process: subprocess.Popen[str], number: int) -> tuple[str, float]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_round_on_the_command_line_is_stopped(many: TinyStudy, tmp_path: Path, number: int) -> None:
+def test_round_of_the_command_line_is_stopped(many: TinyStudy, tmp_path: Path, number: int) -> None:
     from samstudent.rounds.ledger import Ledger
 
     folder = tmp_path / "films"
@@ -222,7 +222,7 @@ def python(code: str) -> subprocess.Popen[str]:
     )
 
 
-def test_what_does_not_let_go_is_ended_all_the_same(tmp_path: Path) -> None:
+def test_unresponsive_threads_and_children_are_ended(tmp_path: Path) -> None:
     """A thread pool that works on, a library that swallows the interruption, a child that ignores it."""
     code = """
 import signal, subprocess, sys, time
@@ -268,7 +268,7 @@ with stop.handled():
     assert process.communicate(timeout=LONGEST)[0] == "samstudent: stopped\n" and process.returncode == 130
 
 
-def test_nohup_goes_on() -> None:
+def test_server_with_nohup_survives_a_hangup() -> None:
     code = """
 import signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -30,7 +30,7 @@ def film(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_file_is_kept_and_found(sessions: SafeSessions, film: str, tmp_path: Path) -> None:
+def test_stored_file_is_found(sessions: SafeSessions, film: str, tmp_path: Path) -> None:
     name, info = sessions.add_session(film)
     assert Path(info.image).read_bytes() == b"film" and Path(info.image).is_relative_to(tmp_path / "store")
     again = SafeSessions(str(tmp_path / "store")).get_session(name)  # after a restart
@@ -40,13 +40,13 @@ def test_a_file_is_kept_and_found(sessions: SafeSessions, film: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["..", "", "../x", "/tmp", "x", f"{{{uuid.UUID(int=7)}}}", "A" * 8, None])
-def test_only_ids_of_sessions(sessions: SafeSessions, name: str) -> None:
+def test_invalid_session_ids_are_not_found(sessions: SafeSessions, name: str) -> None:
     for call in (sessions.get_session, sessions.remove_session, check_session_id):
         with pytest.raises(NotFound, match="no such session"):
             call(name)
 
 
-def test_ids_of_the_host_are_taken(sessions: SafeSessions, film: str) -> None:
+def test_ids_of_the_host_are_accepted(sessions: SafeSessions, film: str) -> None:
     name, _ = Sessions(sessions.store_path).add_session(film)
     assert sessions.get_session(name) is not None
 
@@ -57,7 +57,7 @@ def test_unreadable_session_is_none(sessions: SafeSessions, film: str) -> None:
     assert SafeSessions(sessions.store_path).get_session(name) is None
 
 
-def test_expired_go_and_others_stay(sessions: SafeSessions, film: str, tmp_path: Path) -> None:
+def test_only_expired_sessions_are_removed(sessions: SafeSessions, film: str, tmp_path: Path) -> None:
     old, info = sessions.add_session(film)
     info.last_access_ts = int(time.time()) - info.expiry - 10
     sessions._write_meta_info(old, info)
@@ -73,7 +73,7 @@ def test_expired_go_and_others_stay(sessions: SafeSessions, film: str, tmp_path:
     assert {p.name for p in Path(sessions.store_path).iterdir()} == {new, being_made.name, "notes"}
 
 
-def test_nothing_there_yet(sessions: SafeSessions) -> None:
+def test_missing_folder_has_no_expired_sessions(sessions: SafeSessions) -> None:
     assert sessions.remove_expired() == 0
 
 
@@ -103,14 +103,14 @@ def special(kind: bytes, name: str = "x", link: str = "/etc/passwd") -> tarfile.
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_only_files_and_folders_are_unpacked(tmp_path: Path, kind: bytes) -> None:
+def test_only_files_and_folders_are_extracted(tmp_path: Path, kind: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(tar((special(kind), b"")))
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="neither file nor folder"):
         unpack(tmp_path / "a.tar", tmp_path / "out")
 
 
-def test_link_in_a_zip(tmp_path: Path) -> None:
+def test_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     link = zipfile.ZipInfo("x")
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as content:
@@ -119,7 +119,7 @@ def test_link_in_a_zip(tmp_path: Path) -> None:
         unpack(tmp_path / "a.zip", tmp_path)
 
 
-def test_unpacking_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extracted_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 100)
     monkeypatch.setattr(module, "MAX_UNPACKED_FILES", 3)
     for count, size in ((1, 101), (4, 1)):
@@ -133,7 +133,7 @@ def test_unpacking_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 unpack(tmp_path / name, tmp_path / f"{name}-{count}")
 
 
-def test_zip_that_lies_about_its_size(tmp_path: Path) -> None:
+def test_zip_with_a_false_size_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as content:
         content.writestr("x", b"0" * 100_000)
     data = bytearray((tmp_path / "a.zip").read_bytes())
@@ -147,7 +147,7 @@ def test_zip_that_lies_about_its_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"film", b"PK\x05\x06" + b"\0" * 3])
-def test_no_archive(sessions: SafeSessions, tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_an_archive_is_named(sessions: SafeSessions, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.zip").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.zip"):
         sessions.add_session(str(tmp_path / "x.zip"), uncompress=True)

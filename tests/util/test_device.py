@@ -18,7 +18,7 @@ def three_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_parts_share_the_threads_and_keep_their_order() -> None:
+def test_parallel_parts_share_the_threads_and_keep_their_order() -> None:
     meeting = threading.Barrier(3, timeout=30)  # passed only if three work at once
 
     def work(part: int) -> tuple[int, int]:
@@ -35,7 +35,7 @@ def test_parts_share_the_threads_and_keep_their_order() -> None:
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_an_error_comes_through() -> None:
+def test_error_in_a_part_is_raised() -> None:
     def work(part: int) -> float:
         return 1 / part
 

@@ -22,7 +22,7 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
-def test_a_link_in_the_way_leads_outside(study: Path, tmp_path: Path) -> None:
+def test_link_in_the_path_is_outside(study: Path, tmp_path: Path) -> None:
     assert outside(study / "labels" / "final" / "a.png", study) is None
     (study / "a.png").symlink_to(tmp_path / "elsewhere")  # an entry that can be replaced
     assert outside(study / "a.png", study) is None
@@ -36,7 +36,7 @@ def test_a_link_in_the_way_leads_outside(study: Path, tmp_path: Path) -> None:
     assert outside(tmp_path / "link" / "labels" / "a.png", tmp_path / "link") is None
 
 
-def test_a_mount_below_the_study_is_outside(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mount_in_the_path_is_outside(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = study / "labels" / "final" / "a.png"
     for mount in (study / "labels", study / "labels" / "final", file):
         monkeypatch.setattr(files, "_mounts", lambda mount=mount: {mount.resolve()})
@@ -46,7 +46,7 @@ def test_a_mount_below_the_study_is_outside(study: Path, monkeypatch: pytest.Mon
         assert outside(file, study) is None
 
 
-def test_the_table_of_mounts_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_of_mounts_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("/") in files._mounts() or not Path("/proc/self/mountinfo").exists()
     line = "36 35 98:0 /mnt1 /mnt/with\\040space rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
     monkeypatch.setattr(Path, "read_text", lambda self, **options: line)
@@ -54,7 +54,7 @@ def test_the_table_of_mounts_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["hard", "symbolic"])
-def test_what_is_written_in_place_is_the_studys_own(study: Path, tmp_path: Path, kind: str) -> None:
+def test_hard_linked_file_is_copied_before_a_write_in_place(study: Path, tmp_path: Path, kind: str) -> None:
     """A study copied with ``cp -al`` shares its files with the first one."""
     first, path = tmp_path / "elsewhere" / "state.sqlite", study / "state.sqlite"
     make_tables(first, "CREATE TABLE t (a)", "")
@@ -76,7 +76,7 @@ def test_what_is_written_in_place_is_the_studys_own(study: Path, tmp_path: Path,
     assert len((study / "audit.jsonl").read_text().splitlines()) == 2
 
 
-def test_an_own_file_is_left_alone(study: Path) -> None:
+def test_own_file_is_not_copied(study: Path) -> None:
     file = study / "a.json"
     file.write_text("{}")
     file.chmod(0o640)

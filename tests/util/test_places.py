@@ -60,7 +60,7 @@ def as_nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_each_fault_says_the_place_and_what_to_do() -> None:
+def test_each_error_names_the_place_and_a_remedy() -> None:
     for number, reported, status in (
         (errno.ENOSPC, "make room there", 507),
         (errno.EDQUOT, "make room there", 507),
@@ -79,7 +79,7 @@ def test_each_fault_says_the_place_and_what_to_do() -> None:
     assert "/there: No space" in explain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "/there")
 
 
-def test_a_read_only_disk(read_only: Path) -> None:
+def test_read_only_disk_is_reported(read_only: Path) -> None:
     for call in (
         lambda: require_writable(read_only / "study", "labels are kept"),
         lambda: require_writable(read_only, "labels are kept"),
@@ -99,7 +99,7 @@ def test_a_read_only_disk(read_only: Path) -> None:
         database.execute("INSERT INTO t VALUES (1)")
 
 
-def test_a_full_disk(full: Path) -> None:
+def test_full_disk_is_reported(full: Path) -> None:
     with pytest.raises(Unusable, match="No space left on device; make room there") as error:
         require_writable(full, "labels are kept")
     assert error.value.status == 507
@@ -114,7 +114,7 @@ def test_a_full_disk(full: Path) -> None:
         database.executemany("INSERT INTO t VALUES (?)", [["x" * 1000]] * 50)
 
 
-def test_folders_and_files_of_somebody_else(tmp_path: Path) -> None:
+def test_folders_and_files_of_other_users_are_reported(tmp_path: Path) -> None:
     image, folder = tmp_path / "x.png", tmp_path / "own"
     image.write_bytes(b"\x89PNG")
     make_tables(folder / "there.sqlite", SCHEMA, "")
@@ -141,7 +141,7 @@ def test_folders_and_files_of_somebody_else(tmp_path: Path) -> None:
     folder.chmod(0o755)
 
 
-def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+def test_broken_links_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to("a.png")
     with pytest.raises(Unusable, match=r"a\.png: Too many levels of symbolic links; a symbolic link leads back"):
         require_readable(tmp_path / "a.png")
@@ -150,13 +150,13 @@ def test_links_that_lead_nowhere(tmp_path: Path) -> None:
     require_readable(tmp_path / "missing.png")  # others say more about that
 
 
-def test_a_damaged_database_is_not_to_be_removed(tmp_path: Path) -> None:
+def test_damaged_database_message_does_not_suggest_removal(tmp_path: Path) -> None:
     (tmp_path / "d.sqlite").write_text("no database, but long enough to look like one. " * 100)
     with pytest.raises(UserError, match=r"d\.sqlite: file is not a database; restore it"):
         make_tables(tmp_path / "d.sqlite", SCHEMA, "restore it")
 
 
-def test_a_locked_database_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_database_is_not_reported_as_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sqlite3
 
     path = tmp_path / "d.sqlite"
@@ -171,7 +171,7 @@ def test_a_locked_database_is_not_damaged(tmp_path: Path, monkeypatch: pytest.Mo
     holder.close()
 
 
-def test_no_message_of_ours_tells_to_delete_state() -> None:
+def test_no_message_suggests_to_delete_state() -> None:
     import samstudent
 
     for file in Path(samstudent.__file__).parent.rglob("*.py"):
@@ -180,7 +180,7 @@ def test_no_message_of_ours_tells_to_delete_state() -> None:
             assert words not in text, f"{file}: {words}"
 
 
-def test_ports() -> None:
+def test_used_and_forbidden_ports_are_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -197,7 +197,7 @@ def test_ports() -> None:
         require_free("no.such.host.invalid", port)
 
 
-def test_no_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_temporary_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     import tempfile
 
     def none() -> str:
@@ -209,7 +209,7 @@ def test_no_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("words", [["serve", "--port", "0"], ["train"], ["pseudo-label"]])
-def test_commands_say_it_in_one_line(read_only: Path, tmp_path: Path, words: list[str]) -> None:
+def test_commands_report_errors_in_one_line(read_only: Path, tmp_path: Path, words: list[str]) -> None:
     words = [word if word != "0" else str(free_port()) for word in words]
     command = [sys.executable, "-m", "samstudent.cli.main", *words, "-s", str(read_only), "-t", "phantom"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -218,7 +218,7 @@ def test_commands_say_it_in_one_line(read_only: Path, tmp_path: Path, words: lis
     assert line.startswith(f"samstudent: {read_only}: Read-only file system; ") and "labels, students" in line
 
 
-def test_a_port_in_use_is_the_last_line(tmp_path: Path) -> None:
+def test_port_in_use_is_the_last_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

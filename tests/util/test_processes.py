@@ -7,7 +7,7 @@ import sys
 from samstudent.util.processes import process_family
 
 
-def test_a_family_is_the_process_and_what_it_started() -> None:
+def test_family_is_a_process_with_its_descendants() -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         family = [process.pid for process in process_family(os.getpid())]

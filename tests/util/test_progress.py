@@ -20,7 +20,7 @@ from samstudent.util.progress import Progress, StepReport, log_progress
         (Progress("pseudo labels", 0, 0), "pseudo labels: 0 of 0", None),
     ],
 )
-def test_text_and_percent(event: Progress, text: str, percent: float | None) -> None:
+def test_progress_has_text_and_percentage(event: Progress, text: str, percent: float | None) -> None:
     assert (str(event), event.percent) == (text, percent)
 
 
@@ -41,7 +41,7 @@ def test_the_log_has_a_line_for_each_event(caplog: pytest.LogCaptureFixture) -> 
     assert [record.getMessage() for record in caplog.records] == ["training: 1 of 2"]
 
 
-def test_json_keeps_an_event() -> None:
+def test_json_round_trip_is_lossless() -> None:
     event = Progress("training", 30, 60, 0.5, 9.4, "case07")
     assert event.as_json()["percent"] == 50.0
     assert Progress.from_json(event.as_json()) == event

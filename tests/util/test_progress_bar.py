@@ -42,7 +42,7 @@ def test_a_step_without_a_total_has_ended_when_the_next_one_begins() -> None:
     assert [task.finished for task in report._bars.tasks] == [True, False, True]
 
 
-def test_where_there_is_no_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_lines_are_printed_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 101.0, 111.0, 112.0, 113.0])
     monkeypatch.setattr(progress_bar.time, "monotonic", lambda: next(clock))
     text = io.StringIO()

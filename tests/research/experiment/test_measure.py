@@ -9,7 +9,7 @@ from samstudent.research.experiment.measure import measure, quality_rows
 from support.drawn import shapes, small_task
 
 
-def test_what_is_measured_tells_missed_from_absent() -> None:
+def test_measures_distinguish_missed_from_absent_structures() -> None:
     truth, masks = np.zeros((3, 8, 8), bool), np.zeros((3, 8, 8), bool)
     truth[0, 2:4, 2:4] = masks[0, 2:4, 2:4] = masks[1, 0, 0] = True
     found = measure(LabelledMasks(truth), masks, (1.0, 1.0))
@@ -24,7 +24,7 @@ def test_what_is_measured_tells_missed_from_absent() -> None:
     assert found["found"] == [True, False, False], "no false alarm where nothing is known"
 
 
-def test_rows_of_quality_tell_of_rejected_structures_too() -> None:
+def test_quality_rows_include_rejected_structures() -> None:
     _, masks = shapes(0)
     task = small_task()
     half = masks.copy()

@@ -20,7 +20,7 @@ def setting(tmp_path: Path) -> Setting:
     return setting_of(labelled_folder(tmp_path / "data"), tmp_path / "out", prepared=False)
 
 
-def test_methods_share_what_they_have_in_common(setting: Setting) -> None:
+def test_methods_share_common_jobs(setting: Setting) -> None:
     planner = Planner(setting)
     students = {name: METHODS[name].build(planner, 2, 0) for name in ("teacher", "raw", "paper", "largest")}
     assert students["raw"].needs["pseudo"].needs["teacher"].key == students["teacher"].key
@@ -39,7 +39,7 @@ def steps_of(job: Job) -> int:
     return int(job.params["steps"]) + (steps_of(job.needs["start"]) if "start" in job.needs else 0)
 
 
-def test_all_students_of_a_comparison_train_for_as_many_steps(setting: Setting) -> None:
+def test_all_students_of_a_comparison_train_for_equally_many_steps(setting: Setting) -> None:
     methods = [name for name in METHODS if name not in ("nnunet", "teacher", "ours-scratch")]
     found = {name: steps_of(METHODS[name].build(Planner(setting), 3, 0)) for name in methods}
     assert set(found.values()) == {2 * setting.steps}
@@ -70,7 +70,7 @@ def test_another_content_of_a_case_is_another_job_for_those_that_read_it(setting
     assert keys[0][0] == keys[1][0] and keys[0][1] != keys[1][1]
 
 
-def test_measurements_come_seed_by_seed_and_the_ceiling_once(setting: Setting) -> None:
+def test_measurements_are_ordered_by_seed_with_one_upper_bound(setting: Setting) -> None:
     jobs = planned(setting, ["labels", "all"], [3, 2, 3], [0, 1])
     assert [(job.params["method"], job.params["labels"], job.params["seed"]) for job in jobs] == [
         ("labels", 2, 0), ("labels", 3, 0), ("all", None, 0), ("labels", 2, 1), ("labels", 3, 1), ("all", None, 1),

@@ -19,7 +19,7 @@ from support.experiment_setting import setting_of
 
 
 @pytest.mark.parametrize("kind", ["labels", "labels_overlap"])
-def test_nnunet_gets_its_raw_folder(tmp_path: Path, kind: str) -> None:
+def test_raw_folder_for_nnunet_is_complete(tmp_path: Path, kind: str) -> None:
     setting = setting_of(labelled_folder(tmp_path / "data", train=2, test=1, kind=kind), tmp_path / "out")
     folder = nnunet.export(setting.cases, ["case0", "case1"], ["case2"], tmp_path / "raw")
     content = (folder / "dataset.json").read_text()
@@ -35,7 +35,7 @@ def test_nnunet_gets_its_raw_folder(tmp_path: Path, kind: str) -> None:
     assert ("regions_class_order" in content) == (kind == "labels_overlap")
 
 
-def test_nnunet_gets_volumes_with_their_spacing(tmp_path: Path) -> None:
+def test_volumes_for_nnunet_have_their_spacing(tmp_path: Path) -> None:
     data = labelled_folder(tmp_path / "data", train=2, test=1, depth=4)
     setting = setting_of(data, tmp_path / "out", dimension=3, student={"size": [32, 32, 32], "channels": [8, 16]})
     folder = nnunet.export(setting.cases, ["case0"], [], tmp_path / "raw")
@@ -58,7 +58,7 @@ def test_predictions_of_nnunet_become_masks(tmp_path: Path, regions: bool) -> No
     assert (nnunet.prediction(tmp_path / "kept", "a", masks.shape) == masks).all()
 
 
-def test_nnunet_that_is_missing_is_named_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_nnunet_is_reported_before_the_first_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="nnunetv2"):
         nnunet.require()

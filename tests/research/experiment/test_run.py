@@ -93,7 +93,7 @@ def test_an_experiment_from_folder_to_report(tmp_path: Path, sam: FakeSam) -> No
     assert "http" not in html.replace("http://www.w3.org", "")
 
 
-def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completed_jobs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = options_of(tmp_path, steps=5)
     first = run_experiment(options)
     done: list[str] = []
@@ -123,7 +123,7 @@ def test_another_number_of_steps_is_another_student(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["labels_overlap", "volumes"])
-def test_without_a_task_one_is_made(tmp_path: Path, kind: str) -> None:
+def test_without_a_task_file_a_task_is_derived(tmp_path: Path, kind: str) -> None:
     depth = 20 if kind == "volumes" else 0
     labelled_folder(tmp_path / "data", train=4, test=1, kind="labels" if depth else kind, depth=depth)
     size = (32, 32, 32) if depth else (64, 64)
@@ -139,7 +139,7 @@ def test_without_a_task_one_is_made(tmp_path: Path, kind: str) -> None:
     assert again.task.model_dump(mode="json") == results["task"]
 
 
-def test_only_so_many_unlabelled_cases_are_used(tmp_path: Path) -> None:
+def test_number_of_unlabelled_cases_is_limited(tmp_path: Path) -> None:
     setting = make_setting(options_of(tmp_path, unlabelled=2, test_cases=1).folder, (1, 3))
     assert setting.labelled(1) == ["case6"]
     assert setting.labelled(3) == ["case6", "case5", "case4"]
@@ -149,7 +149,7 @@ def test_only_so_many_unlabelled_cases_are_used(tmp_path: Path) -> None:
     assert setting.test == ("case7",)
 
 
-def test_options_that_do_not_fit_are_told(tmp_path: Path) -> None:
+def test_invalid_options_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--labels"):
         run_experiment(options_of(tmp_path, labels=(7,)))
     with pytest.raises(UserError, match="no val case"):
@@ -158,13 +158,13 @@ def test_options_that_do_not_fit_are_told(tmp_path: Path) -> None:
         run_experiment(options_of(tmp_path, size=(60, 64)))
 
 
-def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+def test_folder_in_use_by_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / "experiment.lock"), pytest.raises(Conflict, match="another experiment"):
         run_experiment(options_of(tmp_path))
 
 
-def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
+def test_failed_job_stops_only_its_dependents(tmp_path: Path) -> None:
     """In processes: what fails there must not take the others along."""
     options = options_of(tmp_path, methods=("labels", "raw", "all"), steps=2, jobs=1)
     # The label of a case that is neither labelled nor measured cannot be read.
@@ -177,7 +177,7 @@ def test_a_failure_stops_only_what_needs_it(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").is_file()
 
 
-def test_a_killed_experiment_goes_on(tmp_path: Path) -> None:
+def test_killed_experiment_can_be_continued(tmp_path: Path) -> None:
     options = options_of(tmp_path).folder
     command = [
         sys.executable, "-m", "samstudent.cli.main", "experiment", str(options.folder), "--output", str(options.output),

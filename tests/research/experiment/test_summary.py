@@ -42,7 +42,7 @@ def test_share_of_the_gap_and_spread() -> None:
     assert by["ours"].structures == pytest.approx({"a": 0.7, "b": 0.8})
 
 
-def test_dice_counts_false_positives_and_the_papers_does_not() -> None:
+def test_dice_counts_false_positives_but_paper_dice_does_not() -> None:
     cases = [[1.0, 0.9], [0.0, 0.9]]
     given = result("labels", 5, 0, cases)
     given["cases"]["c1"]["truth"][0] = False
@@ -53,7 +53,7 @@ def test_dice_counts_false_positives_and_the_papers_does_not() -> None:
     assert (line.missed, line.false_positives) == (0, 1)
 
 
-def test_no_share_of_a_gap_that_is_too_small() -> None:
+def test_small_gap_has_no_closed_share() -> None:
     lines = summary.table([result("labels", 5, 0, [[0.8, 0.8]]), result("raw", 5, 0, [[0.9, 0.9]]),
                            result("all", None, 0, [[0.801, 0.801]])])  # fmt: skip
     assert math.isnan(lines[1].gap_closed)
@@ -77,7 +77,7 @@ def test_pairs_are_of_the_same_cases_and_seeds() -> None:
     assert found["all"].interval[1] < 0
 
 
-def test_a_difference_is_that_of_the_table() -> None:
+def test_difference_of_pairs_matches_the_table() -> None:
     """Also where one of them draws what is not there."""
     silent = [result("ours", 5, seed, [[0.9, None], [0.9, 0.8 + seed / 10]]) for seed in range(2)]
     alarms = [result("labels", 5, seed, [[0.9, 0.0], [0.7, 0.8]]) for seed in range(2)]
@@ -89,7 +89,7 @@ def test_a_difference_is_that_of_the_table() -> None:
     assert pair.interval[0] <= pair.difference <= pair.interval[1]
 
 
-def test_only_cases_that_both_have_are_compared() -> None:
+def test_only_common_cases_are_compared() -> None:
     ours, labels = result("ours", 5, 0, [[0.9, 0.9], [0.1, 0.1]]), result("labels", 5, 0, [[0.8, 0.8]])
     assert summary.pairs([ours, labels], "ours")[0].difference == pytest.approx(0.1)
 

@@ -33,7 +33,7 @@ def do(setting: Setting, job: Job) -> list[Progress]:
     return seen
 
 
-def test_a_student_of_raw_pseudo_labels_goes_on_from_its_teacher(setting: Setting) -> None:
+def test_student_on_raw_pseudo_labels_starts_from_its_teacher(setting: Setting) -> None:
     job = METHODS["raw"].build(Planner(setting), 3, 0)
     seen = do(setting, job)
     assert seen[-1].step == "training" and seen[-1].done == seen[-1].total == setting.steps
@@ -58,7 +58,7 @@ def test_a_measurement_has_a_row_of_figures_for_each_case(setting: Setting) -> N
     assert (result["method"], result["labels"], result["seed"], result["split"]) == ("labels", 2, 0, "test")
 
 
-def test_a_job_that_fails_is_not_done(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_job_is_not_completed(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     job = METHODS["labels"].build(Planner(setting), 2, 0)
 
     def fail(run: work.JobRun) -> None:

@@ -19,7 +19,7 @@ def scores(**tables: Any) -> Scores:
     return Scores(Tables(**tables), predicted)
 
 
-def test_the_products_strategies_choose_one_after_the_other() -> None:
+def test_strategies_of_the_server_select_cases_in_sequence() -> None:
     rng = np.random.default_rng(0)
     entropy = {case: i / 10 for i, case in enumerate(POOL)}
     assert pick("entropy", POOL, ["x"], scores(entropy=entropy), 3, rng) == ["f", "e", "d"]
@@ -29,7 +29,7 @@ def test_the_products_strategies_choose_one_after_the_other() -> None:
     assert sorted(pick("random", POOL, [], scores(), 9, rng)) == POOL
 
 
-def test_foreground_draws_two_of_three_where_the_student_sees_something_rare_structures_first() -> None:
+def test_foreground_strategy_prefers_cases_with_rare_predicted_structures() -> None:
     pool = [f"case{i}" for i in range(100)]
     # One structure in 20 cases, another in one of them alone.
     predicted = {case: [0, 1] if i == 0 else [0] if i < 20 else [] for i, case in enumerate(pool)}

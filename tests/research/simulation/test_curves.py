@@ -14,7 +14,7 @@ def test_area_is_the_mean_dice_between_the_first_and_the_last_number_of_labels()
     assert area([5], [0.4]) == 0.4
 
 
-def test_strategies_are_compared_with_the_baselines_in_equal_seeds() -> None:
+def test_strategies_are_compared_with_baselines_of_the_same_seed() -> None:
     rounds = [
         {"strategy": strategy, "seed": seed, "round": r, "labelled": ["x"] * (2 + 2 * r), "dice": dice}
         for strategy, by_seed in {"random": [0.5, 0.7], "entropy": [0.6, 0.78], "mixed": [0.9]}.items()

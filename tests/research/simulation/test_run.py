@@ -54,7 +54,7 @@ def options(
     return Simulation(given, **({"seeds": (0,), "start": 2, "batch": 2, "rounds": 2, "pool": pool} | more))
 
 
-def test_from_the_folder_to_the_report_and_on_after_a_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulation_writes_a_report_and_continues_after_a_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sam = FakeSam()
     monkeypatch.setattr(module, "sam_of", lambda section: sam)
     trained = []
@@ -84,7 +84,7 @@ def test_from_the_folder_to_the_report_and_on_after_a_stop(folder: Path, monkeyp
     assert len(trained) == before + 2 and other["rounds"][0]["key"] != content["rounds"][0]["key"]
 
 
-def test_what_another_process_holds_is_left_to_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_locked_by_another_process_are_skipped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = options(folder, strategies=("random", "uniform"), rounds=1)
     (given.folder.output / "work").mkdir(parents=True)
     with module.FileLock(given.folder.output / "work" / "random-s0.lock"):
@@ -94,7 +94,7 @@ def test_what_another_process_holds_is_left_to_it(folder: Path, capsys: pytest.C
     assert "1 runs are not finished" in (given.folder.output / "report.html").read_text()
 
 
-def test_mistakes_are_named(folder: Path) -> None:
+def test_invalid_options_are_named(folder: Path) -> None:
     with pytest.raises(UserError, match="--strategies: luck unknown"):
         simulate(options(folder, strategies=("luck",)))
     with pytest.raises(UserError, match="label 12 cases, but there are 10"):
@@ -103,7 +103,7 @@ def test_mistakes_are_named(folder: Path) -> None:
         simulate(options(folder, pool=5))
 
 
-def test_the_command(folder: Path) -> None:
+def test_simulate_command_writes_results(folder: Path) -> None:
     words = ["simulate", str(folder), "--task", str(folder / "task.yaml"), "--output", str(folder.parent / "cli")]
     words += ["--strategies", "random,entropy", "--seeds", "3", "--start", "2", "--batch", "1", "--rounds", "1"]
     result = CliRunner().invoke(app, words)

@@ -37,7 +37,7 @@ def client() -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/vnd.api+json"])
-def test_json_is_read_strictly(client: TestClient, kind: str) -> None:
+def test_json_is_parsed_strictly(client: TestClient, kind: str) -> None:
     def post(text: str) -> Any:
         return client.post("/json", content=text, headers={"content-type": kind})
 
@@ -48,7 +48,7 @@ def test_json_is_read_strictly(client: TestClient, kind: str) -> None:
     assert post("7").status_code == 422
 
 
-def test_json_is_not_read_on_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_is_not_parsed_on_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long body would keep all other requests waiting."""
     threads: list[int] = []
     monkeypatch.setattr(bounded_route, "strict_json", lambda body: threads.append(threading.get_ident()) or {})

@@ -25,7 +25,7 @@ from samstudent.server.api.json_text import MAX_DEPTH, strict_json
         ("", "EOF"),
     ],
 )
-def test_what_is_refused(text: str | bytes, reason: str) -> None:
+def test_invalid_json_is_refused(text: str | bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         strict_json(text)
 
@@ -39,9 +39,9 @@ def test_what_is_refused(text: str | bytes, reason: str) -> None:
         ('{"a": [1, 2.5, {"b": null}]}', {"a": [1, 2.5, {"b": None}]}),
     ],
 )
-def test_what_is_taken(text: str, value: object) -> None:
+def test_valid_json_is_parsed(text: str, value: object) -> None:
     assert strict_json(text) == value
 
 
-def test_the_deepest() -> None:
+def test_nesting_up_to_the_limit_is_parsed() -> None:
     strict_json("[" * MAX_DEPTH + "]" * MAX_DEPTH)

@@ -39,7 +39,7 @@ def pieces(count: int) -> Iterator[bytes]:
         yield b" " * (MAX_BODY // 4)
 
 
-def test_what_fits_arrives_whole(client: TestClient) -> None:
+def test_bodies_within_the_limit_arrive_complete(client: TestClient) -> None:
     assert client.get("/length").json() == 0
     assert client.post("/length", content=b"[1, 2]", headers=JSON).json() == 6
     assert client.post("/length", content=pieces(4), headers={"content-type": "text/plain"}).json() == MAX_BODY
@@ -49,7 +49,7 @@ def test_what_fits_arrives_whole(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "path", ["/infer/student+sam", "/datastore/", "/datastore/image", "/datastore/label", "/session/"]
 )
-def test_forms_with_files_may_be_long(client: TestClient, path: str) -> None:
+def test_forms_with_files_have_the_upload_limit(client: TestClient, path: str) -> None:
     assert client.post(path, content=pieces(8), headers=UPLOAD).json() == 2 * MAX_BODY
     for kind in ("multipart/related", "multipart/x", "multipart/form-data2"):
         assert client.post(path, content=pieces(5), headers={"content-type": kind}).status_code == 413
@@ -59,7 +59,7 @@ def test_forms_with_files_may_be_long(client: TestClient, path: str) -> None:
     "path",
     ["/train/student", "/infer/wsi/sam", "/batch/infer/sam", "/datastore/label/info", "/samstudent/review/a/accept"],
 )
-def test_other_bodies_are_short_whatever_they_call_themselves(client: TestClient, path: str) -> None:
+def test_other_endpoints_have_the_small_limit_for_any_content_type(client: TestClient, path: str) -> None:
     for declared in (True, False):
         for kind in (UPLOAD, STORED):
             content = b"".join(pieces(5)) if declared else pieces(5)
@@ -67,9 +67,7 @@ def test_other_bodies_are_short_whatever_they_call_themselves(client: TestClient
             assert response.status_code == 413 and f"than {MAX_BODY} bytes" in response.json()["detail"]
 
 
-def test_what_a_viewer_stores_in_the_pacs_has_a_bound_of_its_own(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stow_requests_have_a_limit_of_their_own(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_STORED", 3 * MAX_BODY // 2)
     for path in ("/proxy/dicom/stow/studies", "/proxy/dicom/wado/studies/1.2.3", "/proxy/dicom/studies"):
         assert client.post(path, content=pieces(6), headers=STORED).json() == 3 * MAX_BODY // 2
@@ -81,18 +79,18 @@ def test_what_a_viewer_stores_in_the_pacs_has_a_bound_of_its_own(
 
 @pytest.mark.parametrize("headers", [JSON, UPLOAD, {"content-type": "application/x-www-form-urlencoded"}, {}])
 @pytest.mark.parametrize("declared", [True, False], ids=["length declared", "length not declared"])
-def test_what_is_too_long_ends_with_413(client: TestClient, headers: dict[str, str], declared: bool) -> None:
+def test_longer_bodies_are_refused_with_413(client: TestClient, headers: dict[str, str], declared: bool) -> None:
     content = b"".join(pieces(9)) if declared else pieces(9)
     response = client.post("/infer/sam", content=content, headers=headers)
     assert response.status_code == 413
     assert "longer than" in response.json()["detail"]
 
 
-def test_a_long_address(client: TestClient) -> None:
+def test_long_address_is_refused_with_414(client: TestClient) -> None:
     assert client.get("/length", params={"a": "x" * 20_000}).status_code == 414
 
 
-def test_the_limit_of_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_limit_is_configurable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max_upload() == 2 << 30
     monkeypatch.setenv("SAMSTUDENT_MAX_UPLOAD", "1000")
     assert max_upload() == 1000

@@ -141,11 +141,11 @@ def tree(folder: Path) -> set[str]:
         ("GET", "/no/such/page", 404, ""),
     ],
 )
-def test_wrong_requests(client: TestClient, method: str, url: str, status: int, word: str) -> None:
+def test_invalid_requests_are_refused(client: TestClient, method: str, url: str, status: int, word: str) -> None:
     refused(client.request(method, url), status, word)
 
 
-def test_missing_things_by_head(client: TestClient) -> None:
+def test_head_requests_report_missing_files(client: TestClient) -> None:
     assert client.head("/datastore/image?image=nobody").status_code == 404
     assert client.head("/datastore/label?image=a&tag=final").status_code == 404
     assert client.head("/datastore/image?image=a").status_code == 200
@@ -189,7 +189,7 @@ def test_params_must_be_a_json_object(client: TestClient, params: str) -> None:
         ("model", "untrained"),
     ],
 )
-def test_params_that_reach_elsewhere(context: ServerContext, key: str, value: Any) -> None:
+def test_params_with_paths_or_reserved_keys_are_refused(context: ServerContext, key: str, value: Any) -> None:
     others = {"echo": object()}
     tasks = replace(context.tasks, trainers=others, scoring=others)  # type: ignore[arg-type]
     client = client_of(replace(context, tasks=tasks))
@@ -201,12 +201,12 @@ def test_params_that_reach_elsewhere(context: ServerContext, key: str, value: An
     refused(client.post("/train/", json={"echo": body}), 400)
 
 
-def test_batch_of_unknown_images(client: TestClient) -> None:
+def test_batch_inference_on_unknown_images_is_refused(client: TestClient) -> None:
     refused(client.post("/batch/infer/echo", json={"images": ["a", "nobody"]}), 404, "nobody")
     refused(client.post("/batch/infer/echo", json={"images": ["../x"]}), 400)
 
 
-def test_what_slicer_sends_passes(client: TestClient, study: Path) -> None:
+def test_params_of_slicer_are_accepted(client: TestClient, study: Path) -> None:
     params = {"device": "cpu", "name": "", "tracking_uri": "", "client_id": "me/desk", "label": "bone", "gpus": "all"}
     params |= {"result_extension": ".nrrd", "result_dtype": "uint8", "foreground": [[1, 2, 0]], "train_ds": ""}
     answer = client.post("/infer/echo?image=a&output=json", data={"params": json.dumps(params)})
@@ -214,13 +214,13 @@ def test_what_slicer_sends_passes(client: TestClient, study: Path) -> None:
     assert client.post("/activelearning/first", json={"client_id": "me/desk"}).json()["id"] == "a"
 
 
-def test_a_body_must_be_json(client: TestClient) -> None:
+def test_body_must_be_json(client: TestClient) -> None:
     refused(
         client.post("/activelearning/first", content="{", headers={"Content-Type": "application/json"}), 400, "JSON"
     )
 
 
-def test_errors_of_the_app(client: TestClient) -> None:
+def test_errors_have_the_status_of_their_class(client: TestClient) -> None:
     refused(client.post("/infer/echo?image=a", data={"params": '{"fail": "conflict"}'}), 409, "not now")
     answer = client.post("/infer/echo?image=a", data={"params": '{"fail": "bug"}'})
     refused(answer, 500, "RuntimeError")
@@ -231,7 +231,7 @@ def test_errors_of_the_app(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("case", ["../x", "/tmp/x", "x/y", "..", ".x", "x\\y", "x\n"])
-def test_image_upload_stays_inside(client: TestClient, tmp_path: Path, case: str) -> None:
+def test_image_upload_stays_in_the_study(client: TestClient, tmp_path: Path, case: str) -> None:
     before = tree(tmp_path)
     refused(client.put("/datastore/image", params={"image": case}, files={"file": ("x.png", PNG)}), 400, "image id")
     refused(client.put("/datastore/", params={"image": case}, files={"file": ("x.png", PNG)}), 400, "image id")
@@ -246,14 +246,14 @@ def test_code_cannot_be_uploaded(client: TestClient, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tag", ["../x", "/tmp/x", ".history", "pseudo", "pseudo_raw", "a b"])
-def test_label_upload_stays_inside(client: TestClient, tmp_path: Path, tag: str) -> None:
+def test_label_upload_stays_in_the_study(client: TestClient, tmp_path: Path, tag: str) -> None:
     before = tree(tmp_path)
     answer = client.put("/datastore/label", params={"image": "a", "tag": tag}, files={"label": ("a.png", PNG)})
     refused(answer, 400, "tag")
     assert tree(tmp_path) == before
 
 
-def test_names_with_dots_are_kept(client: TestClient, study: Path) -> None:
+def test_names_with_dots_are_preserved(client: TestClient, study: Path) -> None:
     assert client.put("/datastore/image", files={"file": ("1.2.840.55.png", PNG)}).json() == {"image": "1.2.840.55"}
     assert (study / "1.2.840.55.png").read_bytes() == PNG
     upload = {"label": ("my.final label v1.2.nii.gz", b"label")}
@@ -271,7 +271,7 @@ def test_image_is_only_an_id(client: TestClient, tmp_path: Path) -> None:
         refused(client.get("/datastore/image", params={"image": image}), 400, "image id")
 
 
-def test_checksum(client: TestClient) -> None:
+def test_checksum_is_compared(client: TestClient) -> None:
     import hashlib
 
     digest = hashlib.sha256(PNG).hexdigest()
@@ -307,14 +307,14 @@ def archive(kind: str, name: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 @pytest.mark.parametrize("name", ["../escaped.png", "/tmp/escaped.png", "a/../../escaped.png"])
-def test_archive_stays_inside(client: TestClient, tmp_path: Path, kind: str, name: str) -> None:
+def test_archive_members_stay_in_the_session(client: TestClient, tmp_path: Path, kind: str, name: str) -> None:
     before = tree(tmp_path)
     upload = {"files": (f"x.{kind}", archive(kind, name))}
     refused(client.put("/session/?uncompress=true", files=upload), 400, "outside")
     assert tree(tmp_path) == before and not Path("/tmp/escaped.png").exists()
 
 
-def test_sessions_work(client: TestClient, tmp_path: Path) -> None:
+def test_session_is_stored_used_and_removed(client: TestClient, tmp_path: Path) -> None:
     upload = {"files": ("x.zip", archive("zip", "deep/film.png"))}
     made = client.put("/session/?uncompress=true", files=upload).json()
     inferred = client.post(f"/infer/echo?session_id={made['session_id']}&output=json").json()
@@ -326,7 +326,7 @@ def test_sessions_work(client: TestClient, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [["..", "b"], ["meta.info"], ["a", "a"], ["a\\b"]])
-def test_session_file_names(client: TestClient, names: list[str]) -> None:
+def test_invalid_session_file_names_are_refused(client: TestClient, names: list[str]) -> None:
     refused(client.put("/session/", files=[("files", (name, PNG)) for name in names]), 400)
 
 
@@ -357,7 +357,7 @@ def info_of(context: ServerContext) -> InfoOf:
 FORGED = {"accepted_from": {"x": 1}, "source": "pacs", "content_time": 1, "assisted_by": ["sam"]}
 
 
-def test_a_drawn_label_cannot_be_made_an_accepted_one(client: TestClient, info_of: InfoOf) -> None:
+def test_client_cannot_mark_a_human_label_as_accepted(client: TestClient, info_of: InfoOf) -> None:
     """What was accepted in review, any annotator may undo; what somebody drew, only an administrator may remove."""
     params = json.dumps({**FORGED, "user": "anna"})
     assert client.put("/datastore/label?image=a", data={"params": params}, files={"label": ("a.png", PNG)}).is_success
@@ -371,7 +371,7 @@ def test_a_drawn_label_cannot_be_made_an_accepted_one(client: TestClient, info_o
 
 @pytest.mark.parametrize("info", [{"structures": {"a": {"status": "accepted"}}}, {"structures": "x"}])
 @pytest.mark.parametrize("tag", ["pseudo", "pseudo_raw"])
-def test_info_of_pseudo_labels_is_not_a_clients(
+def test_client_cannot_change_metadata_of_pseudo_labels(
     client: TestClient, context: ServerContext, study: Path, info_of: InfoOf, tag: str, info: dict[str, Any]
 ) -> None:
     context.datastore.save_label("a", str(study / "b.png"), tag, {"structures": {}})
@@ -379,7 +379,7 @@ def test_info_of_pseudo_labels_is_not_a_clients(
     assert info_of("a", tag)["structures"] == {}
 
 
-def test_slicers_reviewer_may_add_its_verdict(client: TestClient, lines: Callable[[], Any], info_of: InfoOf) -> None:
+def test_slicer_review_metadata_is_accepted(client: TestClient, lines: Callable[[], Any], info_of: InfoOf) -> None:
     assert client.put("/datastore/label?image=a", files={"label": ("a.png", PNG)}).is_success
     verdict = {"segmentationMeta": {"status": "approved", "approvedBy": "rita", "level": "easy"}}
     url = "/datastore/updatelabelinfo?label=a&tag=final"
@@ -388,9 +388,7 @@ def test_slicers_reviewer_may_add_its_verdict(client: TestClient, lines: Callabl
     assert lines() == [("label saved", "a", "final", None)]
 
 
-def test_other_names_for_a_labels_values_are_audited(
-    client: TestClient, context: ServerContext, lines: Callable[[], Any]
-) -> None:
+def test_changed_label_info_is_audited(client: TestClient, context: ServerContext, lines: Callable[[], Any]) -> None:
     assert client.put("/datastore/label?image=a", files={"label": ("a.png", PNG)}).is_success
     data = {"info": json.dumps({"label_info": [{"name": "ulna", "idx": 1}]})}
     assert client.put("/datastore/label/info?label=a&tag=final", data=data).is_success
@@ -398,7 +396,7 @@ def test_other_names_for_a_labels_values_are_audited(
     assert len(context.datastore.labels.history.versions("final", "a")) == 1
 
 
-def test_an_answer_that_is_kept_is_told(client: TestClient, study: Path, lines: Callable[[], Any]) -> None:
+def test_saved_inference_result_is_audited(client: TestClient, study: Path, lines: Callable[[], Any]) -> None:
     answer = client.post("/infer/echo?image=a&output=json", data={"params": '{"draws": true}'})
     assert answer.is_success and lines() == []
     kept = {"params": '{"draws": true, "save_label": true, "label_tag": "original"}'}
@@ -409,7 +407,7 @@ def test_an_answer_that_is_kept_is_told(client: TestClient, study: Path, lines: 
     assert len(lines()) == 1
 
 
-def test_whoever_only_reads_keeps_no_answer(context: ServerContext) -> None:
+def test_saving_an_inference_result_requires_the_role_annotator(context: ServerContext) -> None:
     """Inferring is everybody's; whoever has the answer kept as a label needs the role that saves labels."""
     names = role_names()
     client = client_of(replace(context, login=RolesByToken({"eve": [names[0]], "anna": [*names[:2]]})))
@@ -426,7 +424,7 @@ def test_whoever_only_reads_keeps_no_answer(context: ServerContext) -> None:
 # ---- what is closed ----
 
 
-def test_nothing_is_read_for_a_pacs_that_is_not_there(context: ServerContext) -> None:
+def test_body_is_not_read_without_a_pacs(context: ServerContext) -> None:
     """A viewer's upload may be of gigabytes."""
     read: list[bool] = []
 
@@ -444,22 +442,22 @@ def test_nothing_is_read_for_a_pacs_that_is_not_there(context: ServerContext) ->
     assert sent[0]["status"] == 404 and b"not a DICOMweb server" in sent[1]["body"] and read == []
 
 
-def test_weights_are_not_replaced(client: TestClient) -> None:
+def test_weights_cannot_be_replaced(client: TestClient) -> None:
     refused(client.put("/model/echo", files={"file": ("x.pt", b"pickle")}), 403, "promot")
     refused(client.delete("/model/echo"), 403, "promot")
 
 
-def test_reload_is_closed(client: TestClient) -> None:
+def test_reload_is_disabled(client: TestClient) -> None:
     refused(client.post("/reload"), 403, "restart")
     assert client.get("/info/").status_code == 200
 
 
-def test_gpu_log_without_gpu(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_log_without_nvidia_smi_is_404(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs.shutil, "which", lambda name: None)
     refused(client.get("/logs/gpu"), 404, "nvidia-smi")
 
 
-def test_the_end_of_the_log(client: TestClient, context: ServerContext) -> None:
+def test_log_returns_its_last_lines(client: TestClient, context: ServerContext) -> None:
     refused(client.get("/logs/"), 404, "app.log")
     context.log_file.write_text("first\nsecond\nthird\n")
     assert client.get("/logs/?lines=2").text == "second\nthird\n"
@@ -467,7 +465,7 @@ def test_the_end_of_the_log(client: TestClient, context: ServerContext) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:3000", "null"])
-def test_other_sites_read_and_change_nothing(client: TestClient, origin: str) -> None:
+def test_other_origins_can_read_and_change_nothing(client: TestClient, origin: str) -> None:
     """Without a login, too: a page that somebody visits could use his browser to reach a server on his machine."""
     asks = {"Origin": origin}
     assert "access-control-allow-origin" not in client.get("/info/", headers=asks).headers
@@ -479,7 +477,7 @@ def test_other_sites_read_and_change_nothing(client: TestClient, origin: str) ->
     assert client.post("/infer/echo?image=a&output=json", headers=own).status_code == 200
 
 
-def test_named_origins(context: ServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configured_origins_are_allowed(context: ServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_CORS_ORIGINS", ["https://ohif.example/"])
     client = client_of(context)
     for origin, allowed in (("https://ohif.example", True), ("http://localhost:3000", False)):
@@ -489,7 +487,7 @@ def test_named_origins(context: ServerContext, monkeypatch: pytest.MonkeyPatch) 
         assert sent.status_code == (200 if allowed else 403)
 
 
-def test_no_answer_from_pacs_or_login(context: ServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_pacs_or_login_provider_is_503(context: ServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise requests.ConnectionError("inner-host:8042")
 

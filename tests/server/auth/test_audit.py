@@ -49,13 +49,13 @@ def lines(log: AuditLog) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.path.read_text().splitlines()] if log.path.is_file() else []
 
 
-def test_a_line_says_who_did_what(log: AuditLog, put: Client) -> None:
+def test_line_names_user_and_action(log: AuditLog, put: Client) -> None:
     assert put(lambda: None).json() == "saved"
     (line,) = lines(log)
     assert (line["action"], line["user"], line["case"]) == ("label saved", "anna", "a")
 
 
-def test_what_fails_has_no_line(log: AuditLog, put: Client) -> None:
+def test_failed_action_has_no_line(log: AuditLog, put: Client) -> None:
     def fail() -> None:
         raise Conflict("not now")
 
@@ -63,14 +63,14 @@ def test_what_fails_has_no_line(log: AuditLog, put: Client) -> None:
     assert lines(log) == []
 
 
-def test_nothing_is_done_where_no_line_can_be_written(log: AuditLog, put: Client) -> None:
+def test_action_is_refused_if_the_log_is_unwritable(log: AuditLog, put: Client) -> None:
     log.path.mkdir()
     done: list[bool] = []
     answer = put(lambda: done.append(True))
     assert answer.status_code == 503 and "nothing was changed" in answer.json()["detail"] and not done
 
 
-def test_the_client_hears_it_where_the_line_fails_afterwards(log: AuditLog, put: Client) -> None:
+def test_response_is_503_if_the_line_fails_after_the_action(log: AuditLog, put: Client) -> None:
     def work() -> None:
         log.path.unlink(missing_ok=True)
         log.path.mkdir()

@@ -22,7 +22,7 @@ def offer(offered: download_grants.DownloadGrants, image: str, who: Caller) -> N
     leave(entered)
 
 
-def test_it_is_off_unless_somebody_switches_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grants_are_disabled_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(download_grants.SWITCH, raising=False)
     assert download_grants.configured() is None
     monkeypatch.setenv(download_grants.SWITCH, "yes")
@@ -32,7 +32,7 @@ def test_it_is_off_unless_somebody_switches_it_on(monkeypatch: pytest.MonkeyPatc
         download_grants.configured()
 
 
-def test_only_what_was_offered_from_where_and_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grant_is_limited_to_image_address_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(download_grants.time, "monotonic", lambda: now[0])
     offered = download_grants.DownloadGrants()
@@ -46,7 +46,7 @@ def test_only_what_was_offered_from_where_and_for_a_while(monkeypatch: pytest.Mo
     assert offered.user_of(read("film7"), download_grants.PATH, "10.0.0.5") is None
 
 
-def test_who_is_not_logged_in_leaves_nothing_behind() -> None:
+def test_caller_without_a_login_gets_no_grant() -> None:
     offered = download_grants.DownloadGrants()
     offer(offered, "film7", Caller("10.0.0.5"))
     assert offered.user_of(read("film7"), download_grants.PATH, "10.0.0.5") is None

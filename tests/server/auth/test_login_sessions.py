@@ -18,7 +18,7 @@ def sessions(tmp_path: Path) -> LoginSessions:
     return LoginSessions(tmp_path / "sessions", life=100)
 
 
-def test_a_token_is_its_users(sessions: LoginSessions) -> None:
+def test_token_identifies_its_session(sessions: LoginSessions) -> None:
     token, session = sessions.open("anna", ("annotator",), "openid", email="a@b.c", full_name="Anna", version=3.5)
     assert sessions.read(token) == session
     assert (session.name, session.roles, session.email, session.version) == ("anna", ("annotator",), "a@b.c", 3.5)
@@ -28,7 +28,7 @@ def test_a_token_is_its_users(sessions: LoginSessions) -> None:
             sessions.read(other)
 
 
-def test_sessions_stay_over_a_restart_for_the_owner_only(sessions: LoginSessions, tmp_path: Path) -> None:
+def test_sessions_survive_a_restart_in_a_private_file(sessions: LoginSessions, tmp_path: Path) -> None:
     token, session = sessions.open("anna", ("annotator",), "users")
     sessions.path.chmod(0o644)
     assert LoginSessions(sessions.path).read(token) == session
@@ -39,7 +39,7 @@ def test_sessions_stay_over_a_restart_for_the_owner_only(sessions: LoginSessions
         LoginSessions(tmp_path / "another").read(token)
 
 
-def test_a_session_is_renewed_for_a_day(sessions: LoginSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_is_renewed_for_at_most_a_day(sessions: LoginSessions, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     token, session = sessions.open("anna", (), "users")
     assert sessions.renew(session) is None  # fresh
@@ -52,7 +52,7 @@ def test_a_session_is_renewed_for_a_day(sessions: LoginSessions, monkeypatch: py
         sessions.read(token)
 
 
-def test_ended_and_expired_sessions_leave_no_row(sessions: LoginSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_and_expired_sessions_are_deleted(sessions: LoginSessions, monkeypatch: pytest.MonkeyPatch) -> None:
     first, session = sessions.open("anna", (), "users")
     second, _ = sessions.open("anna", (), "users")
     sessions.end(session.id)
@@ -66,7 +66,7 @@ def test_ended_and_expired_sessions_leave_no_row(sessions: LoginSessions, monkey
         assert [row[0] for row in database.execute("SELECT name FROM sessions")] == ["rita"]
 
 
-def test_a_file_that_is_none(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "sessions").write_text("no database, though it is longer than the head of one: " + "x" * 200)
     with pytest.raises(UserError, match="everybody logs in again"):
         LoginSessions(tmp_path / "sessions")

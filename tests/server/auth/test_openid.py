@@ -85,7 +85,7 @@ def provider() -> Provider:
     return Provider(f"{ISSUER}/", "monailabel-app", KEYCLOAK)
 
 
-def test_a_keycloak_token(realm: Realm, provider: Provider) -> None:
+def test_valid_keycloak_token_has_user_and_roles(realm: Realm, provider: Provider) -> None:
     person = provider.person(realm.token())
     assert (person.name, person.email) == ("anna", "anna@hospital.example")
     assert person.roles == ("monailabel-annotator", "offline_access")
@@ -94,12 +94,12 @@ def test_a_keycloak_token(realm: Realm, provider: Provider) -> None:
     assert provider.person(realm.token(kid=None)).name == "anna"  # a provider of one key need not name it
 
 
-def test_elliptic_keys(realm: Realm, provider: Provider) -> None:
+def test_tokens_with_elliptic_curve_keys_are_accepted(realm: Realm, provider: Provider) -> None:
     realm.keys["e1"] = ec.generate_private_key(ec.SECP256R1())
     assert provider.person(realm.token("e1", "ES256")).name == "anna"
 
 
-def test_roles_under_a_plain_claim(realm: Realm) -> None:
+def test_roles_are_read_from_a_plain_claim(realm: Realm) -> None:
     provider = Provider(ISSUER, "monailabel-app", Claims("sub", "email", "name", "groups"))
     assert provider.person(realm.token(sub="u1", groups=["a", 3, "b"])).roles == ("a", "b")
     assert provider.person(realm.token(sub="u1", groups="a")).roles == ("a",)
@@ -118,12 +118,12 @@ def test_roles_under_a_plain_claim(realm: Realm) -> None:
         {"nbf": 4_000_000_000},
     ],
 )
-def test_tokens_that_are_not_taken(realm: Realm, provider: Provider, changes: dict[str, Any]) -> None:
+def test_invalid_tokens_are_rejected(realm: Realm, provider: Provider, changes: dict[str, Any]) -> None:
     with pytest.raises(jwt.InvalidTokenError):
         provider.person(realm.token(**changes))
 
 
-def test_forged_signatures(realm: Realm, provider: Provider) -> None:
+def test_forged_signatures_are_rejected(realm: Realm, provider: Provider) -> None:
     other = rsa.generate_private_key(65537, 2048)
     public = realm.keys["k1"].public_key()
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -148,7 +148,7 @@ def test_forged_signatures(realm: Realm, provider: Provider) -> None:
             provider.person(token)
 
 
-def test_changed_keys(realm: Realm, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_keys_are_fetched(realm: Realm, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(openid.time, "monotonic", lambda: now[0])
     old = realm.token()
@@ -169,7 +169,9 @@ def test_changed_keys(realm: Realm, provider: Provider, monkeypatch: pytest.Monk
     )  # known keys count while it is down
 
 
-def test_a_changed_key_without_an_id(realm: Realm, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_key_without_an_id_is_fetched(
+    realm: Realm, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [1000.0]
     monkeypatch.setattr(openid.time, "monotonic", lambda: now[0])
     provider.person(realm.token(kid=None))
@@ -180,7 +182,7 @@ def test_a_changed_key_without_an_id(realm: Realm, provider: Provider, monkeypat
     assert provider.person(realm.token(kid=None)).name == "anna"
 
 
-def test_a_provider_that_does_not_answer(realm: Realm, provider: Provider) -> None:
+def test_unreachable_provider_is_reported(realm: Realm, provider: Provider) -> None:
     realm.down = True
     with pytest.raises(requests.RequestException):
         provider.person(realm.token())
@@ -268,7 +270,7 @@ def get(server: RunningServer, path: str, token: str, method: str = "GET") -> re
 
 
 @pytest.mark.server
-def test_the_providers_tokens(server: RunningServer, real_provider: RunningProvider) -> None:
+def test_server_accepts_tokens_of_the_provider(server: RunningServer, real_provider: RunningProvider) -> None:
     token = real_provider.id_token("anna", "monailabel-app")
     assert get(server, "/info/", token).ok
     assert get(server, "/samstudent/me", token).json()["user"] == "anna"
@@ -295,7 +297,7 @@ def log_in_by_browser(server: RunningServer, name: str) -> tuple[requests.Sessio
 
 
 @pytest.mark.server
-def test_a_browser_is_sent_there_and_comes_back(server: RunningServer, study: TinyStudy) -> None:
+def test_browser_is_redirected_to_the_provider_and_back(server: RunningServer, study: TinyStudy) -> None:
     session, page = log_in_by_browser(server, "anna")
     assert page.ok and "url=/ohif/" in page.text and COOKIE in session.cookies
     assert session.get(f"{server.url}/ohif/", timeout=60).ok
@@ -312,7 +314,7 @@ def test_a_browser_is_sent_there_and_comes_back(server: RunningServer, study: Ti
 
 
 @pytest.mark.server
-def test_a_login_begun_elsewhere_is_none(server: RunningServer) -> None:
+def test_login_started_in_another_browser_is_rejected(server: RunningServer) -> None:
     """Whoever makes somebody's browser come back with his own code would log him in as himself."""
     started = requests.get(f"{server.url}/samstudent/login", timeout=60, allow_redirects=False)
     state = re.search(r"state=([^&]+)", started.headers["Location"])
@@ -322,7 +324,9 @@ def test_a_login_begun_elsewhere_is_none(server: RunningServer) -> None:
 
 
 @pytest.mark.server
-def test_the_provider_changes_its_keys(server: RunningServer, real_provider: RunningProvider) -> None:
+def test_server_accepts_tokens_after_a_key_change_of_the_provider(
+    server: RunningServer, real_provider: RunningProvider
+) -> None:
     real_provider.stop()
     real_provider.start()
     token = real_provider.id_token("ada", "monailabel-app")

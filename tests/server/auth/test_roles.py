@@ -25,7 +25,7 @@ from support.http_server import RolesByToken, make_context
         ("PUT", "/session/", False),
     ],
 )
-def test_a_reader_looks_at_the_pacs_and_stores_nothing(tmp_path: Path, method: str, path: str, allowed: bool) -> None:
+def test_role_user_may_read_the_pacs_but_not_store(tmp_path: Path, method: str, path: str, allowed: bool) -> None:
     """What is stored there becomes a label."""
     (tmp_path / "study").mkdir()
     login = RolesByToken({"eve": [roles.role_name("user")]})
@@ -41,7 +41,7 @@ def test_a_role_includes_those_below(given: list[str], kept: int) -> None:
     assert roles.with_lower(given) == list(roles.role_names()[:kept])
 
 
-def test_nobody_is_somebody_where_there_is_a_login(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_is_required_where_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert roles.current_user().roles == list(roles.role_names())
     monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
     with pytest.raises(roles.LoginRequired):

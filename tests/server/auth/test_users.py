@@ -23,7 +23,7 @@ def users(tmp_path: Path) -> Users:
     return Users(tmp_path / "deep" / "users.json")
 
 
-def test_a_users_life(users: Users) -> None:
+def test_user_is_added_changed_and_removed(users: Users) -> None:
     users.add("anna", "annotator", "a good password")
     content = users.path.read_text()
     assert "a good password" not in content and "$argon2id$" in content
@@ -52,7 +52,7 @@ def test_hashes_of_weaker_settings_are_renewed(users: Users) -> None:
     assert users.all()["anna"].changed == changed  # nobody is logged out by it
 
 
-def test_mistakes_with_users(users: Users) -> None:
+def test_invalid_names_roles_and_passwords_are_named(users: Users) -> None:
     with pytest.raises(NotFound, match=r"users\.json"):
         users.all()
     for name in ("", "a b", "../x", "-x", "x" * 65):
@@ -73,7 +73,7 @@ def test_mistakes_with_users(users: Users) -> None:
             users.all()
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_users_command_edits_the_file(tmp_path: Path) -> None:
     runner, file = CliRunner(), str(tmp_path / "users.json")
 
     def run(*arguments: str, stdin: str = "") -> str:
@@ -93,7 +93,7 @@ def test_the_command(tmp_path: Path) -> None:
         runner.invoke(app, ["users", "add", "x", "--users", file], catch_exceptions=False)
 
 
-def test_a_clock_that_is_set_back_locks_nobody_out(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_set_back_does_not_extend_the_throttle(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
     login = FileLogin(users, LoginSessions(users.path.parent / "sessions"))
     tomorrow = time.time() + 86400
     monkeypatch.setattr(users_module.time, "time", lambda: tomorrow)
@@ -106,7 +106,7 @@ def test_a_clock_that_is_set_back_locks_nobody_out(users: Users, monkeypatch: py
         login.user_of(answer["access_token"])
 
 
-def test_the_throttle() -> None:
+def test_failed_logins_are_throttled() -> None:
     now = [0.0]
     throttle = Throttle(lambda: now[0])
     for _ in range(MOST_OF_A_NAME):

@@ -8,7 +8,7 @@ import time
 from samstudent.server.datastore.coalesced_call import CoalescedCall
 
 
-def test_a_burst_is_one_call() -> None:
+def test_triggers_in_a_burst_cause_one_call() -> None:
     calls, called = [], threading.Event()
     call = CoalescedCall(lambda: (calls.append(time.monotonic()), called.set()), lambda: 0.1, "test")
     started = time.monotonic()
@@ -19,7 +19,7 @@ def test_a_burst_is_one_call() -> None:
     assert len(calls) == 1 and calls[0] - started >= 0.1
 
 
-def test_a_trigger_during_the_call_is_another_call() -> None:
+def test_trigger_during_the_call_causes_another_call() -> None:
     calls, done = [], threading.Event()
 
     def work() -> None:
@@ -34,7 +34,7 @@ def test_a_trigger_during_the_call_is_another_call() -> None:
     assert done.wait(10) and len(calls) == 2
 
 
-def test_a_call_that_is_due_can_be_dropped() -> None:
+def test_pending_call_can_be_dropped() -> None:
     calls: list[int] = []
     call = CoalescedCall(lambda: calls.append(1), lambda: 0.05, "test")
     call.trigger()

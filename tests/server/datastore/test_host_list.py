@@ -34,7 +34,7 @@ def record(by: str, mtime_ns: int | None) -> DataModel:
         (None, IN_PLACE, True, "theirs"),
     ],
 )
-def test_the_record_of_the_file_in_place_counts(
+def test_record_of_the_present_file_takes_precedence(
     tmp_path: Path, ours: int | None, theirs: int | None, is_ours_newer: bool, expected: str
 ) -> None:
     file = tmp_path / "a.nii"
@@ -48,7 +48,7 @@ def test_the_record_of_the_file_in_place_counts(
     assert mine.objects["a"].labels["final"].info["by"] == "ours"  # others may be reading it
 
 
-def test_what_it_does_not_list_stays(tmp_path: Path) -> None:
+def test_cases_missing_from_the_host_list_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "a.nii"
     file.touch()
     mine = listed("ours", final=record("ours", file.stat().st_mtime_ns))
@@ -58,13 +58,13 @@ def test_what_it_does_not_list_stays(tmp_path: Path) -> None:
     assert (merged.name, merged.description, merged.images_dir) == ("n", "d", "")
 
 
-def test_a_label_without_a_file_is_not_taken_over(tmp_path: Path) -> None:
+def test_label_without_a_file_is_not_imported(tmp_path: Path) -> None:
     other = listed("ours", final=record("theirs", None))
     merged = merge_host_list(listed("ours"), other, Unexported(), lambda case, tag, label: tmp_path / "missing.nii")
     assert merged.objects["a"].labels == {}
 
 
-def test_a_case_that_we_removed_does_not_come_back(tmp_path: Path) -> None:
+def test_removed_case_is_not_restored(tmp_path: Path) -> None:
     empty = LocalDatastoreModel(name="", description="")
     for removed, expected in (((), ["a"]), ({"a"}, [])):
         unexported = Unexported(removed=removed)

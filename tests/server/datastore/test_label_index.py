@@ -44,7 +44,7 @@ def test_changes_since_a_position(index: LabelIndex) -> None:
     assert list(index.read(None).entries) == ["a", "c", "b"]  # what comes back comes last
 
 
-def test_an_index_that_was_made_again_is_read_whole(index: LabelIndex) -> None:
+def test_rebuilt_index_is_read_completely(index: LabelIndex) -> None:
     position = index.read(None).position
     index.path.unlink()
     index.make(HEADER, {"x": entry("1")}, None)
@@ -52,7 +52,7 @@ def test_an_index_that_was_made_again_is_read_whole(index: LabelIndex) -> None:
     assert changes.is_whole and list(changes.entries) == ["x"]
 
 
-def test_a_second_change_within_the_clocks_rounding_is_seen(index: LabelIndex) -> None:
+def test_second_change_within_the_clock_resolution_is_detected(index: LabelIndex) -> None:
     """File systems note times in steps of some milliseconds; the size need not change either."""
     position = index.read(None).position
     before = index.path.stat()
@@ -62,7 +62,7 @@ def test_a_second_change_within_the_clocks_rounding_is_seen(index: LabelIndex) -
     assert index.is_changed() and index.read(position).entries.keys() == {"a"}
 
 
-def test_the_text_is_the_hosts_list(index: LabelIndex) -> None:
+def test_exported_text_is_a_valid_host_list(index: LabelIndex) -> None:
     revision, text = index.as_host_list()
     model = LocalDatastoreModel.model_validate(json.loads(text))
     assert model.objects == index.read(None).entries and model.name == "n" and model.images_dir == "."
@@ -72,7 +72,7 @@ def test_the_text_is_the_hosts_list(index: LabelIndex) -> None:
     assert index.changed_since(revision) == ({"a"}, {"b"})
 
 
-def test_an_empty_study_has_a_list_too(tmp_path: Path) -> None:
+def test_empty_study_has_a_list(tmp_path: Path) -> None:
     index = LabelIndex(tmp_path / "index.sqlite")
     index.make(HEADER, {}, None)
     assert json.loads(index.as_host_list()[1])["objects"] == {}

@@ -132,7 +132,7 @@ def two_processes_write(study: Path, kind: str, count: int = 40) -> int:
     return sum(f"{key}{i}" in info for info in infos for key in ("server", "child") for i in range(count))
 
 
-def test_two_processes_lose_nothing(study: Path) -> None:
+def test_two_processes_lose_no_change(study: Path) -> None:
     assert two_processes_write(study, "safe") == 80
 
 
@@ -141,7 +141,7 @@ def test_host_loses_updates(study: Path) -> None:
     assert kept < 80, "the host keeps all updates of two processes: StudyFolderDatastore.transaction is needless"
 
 
-def test_running_server_sees_what_a_child_saves(study: Path, tmp_path: Path) -> None:
+def test_running_server_lists_labels_saved_by_a_child_process(study: Path, tmp_path: Path) -> None:
     server, child = StudyFolderDatastore(study), StudyFolderDatastore(study)
     child.save_label(CASES[0], label(tmp_path), "final", {"user": "child"})
     assert server.get_labeled_images() == [CASES[0]]
@@ -152,7 +152,7 @@ def test_running_server_sees_what_a_child_saves(study: Path, tmp_path: Path) -> 
     assert server.get_image_info(CASES[2])["score"] == 0.5
 
 
-def test_host_forgets_labels_of_other_process(study: Path, tmp_path: Path) -> None:
+def test_host_loses_labels_saved_by_another_process(study: Path, tmp_path: Path) -> None:
     globs = ["*.nii.gz", "*.png"]
     server, child = LocalDatastore(str(study), extensions=globs), LocalDatastore(str(study), extensions=globs)
     server.save_label(CASES[0], label(tmp_path), "final", {"user": "me"})
@@ -257,7 +257,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_index_is_made_again_from_the_host_list(study: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_index_is_rebuilt_from_the_host_list(study: Path, tmp_path: Path, damage: str) -> None:
     first = StudyFolderDatastore(study)
     first.save_label(CASES[3], label(tmp_path), "final", {"user": "me"})
     first.update_image_info(CASES[4], {"score": 0.5})
@@ -273,7 +273,7 @@ def test_a_damaged_index_is_made_again_from_the_host_list(study: Path, tmp_path:
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_an_index_damaged_while_running_is_made_again_from_memory(study: Path, tmp_path: Path, damage: str) -> None:
+def test_index_damaged_at_run_time_is_rebuilt_from_memory(study: Path, tmp_path: Path, damage: str) -> None:
     store = StudyFolderDatastore(study)
     store.update_image_info(CASES[4], {"score": 0.5})
     DAMAGE[damage](study / INDEX)
@@ -284,7 +284,7 @@ def test_an_index_damaged_while_running_is_made_again_from_memory(study: Path, t
     assert again.get_label_info(CASES[3], "final")["user"] == "me"
 
 
-def test_a_list_that_is_lost_is_made_from_the_files(study: Path, tmp_path: Path) -> None:
+def test_lost_list_is_rebuilt_from_the_files(study: Path, tmp_path: Path) -> None:
     StudyFolderDatastore(study).save_label(CASES[3], label(tmp_path), "final", {})
     (study / INDEX).unlink()
     (study / "datastore_v2.json").write_text("{")
@@ -296,7 +296,7 @@ def test_a_list_that_is_lost_is_made_from_the_files(study: Path, tmp_path: Path)
     assert store.label_times() == [(CASES[3], pytest.approx(old, abs=0.01))]
 
 
-def test_torn_while_running(study: Path, tmp_path: Path) -> None:
+def test_list_torn_at_run_time_is_recovered(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     (study / "datastore_v2.json").write_text("{")
     assert store.list_images() == CASES
@@ -311,7 +311,7 @@ def test_host_does_not_start_on_a_torn_list(study: Path) -> None:
         LocalDatastore(str(study), extensions=["*.png"])
 
 
-def test_failed_change_changes_nothing(study: Path, tmp_path: Path) -> None:
+def test_failed_change_leaves_the_list_unchanged(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     before = on_disk(study)
 
@@ -325,7 +325,7 @@ def test_failed_change_changes_nothing(study: Path, tmp_path: Path) -> None:
     assert on_disk(study) == before and store.list_images() == CASES
 
 
-def test_a_full_disk_gives_no_label_anothers_info(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_mixes_no_metadata_of_labels(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The list is written before the file is put in place."""
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path, "anna's"), "final", {"user": "anna"})
@@ -346,7 +346,7 @@ def test_a_full_disk_gives_no_label_anothers_info(study: Path, tmp_path: Path, m
         assert info["user"] == "anna" == file.read_text().removesuffix("'s")
 
 
-def test_the_history_keeps_what_equal_files_meant(study: Path, tmp_path: Path) -> None:
+def test_history_has_a_version_for_each_label_info_of_equal_files(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     for meant in ("wrong", "right", "right"):
         store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": meant, "idx": 1}]})
@@ -358,7 +358,7 @@ def test_the_history_keeps_what_equal_files_meant(study: Path, tmp_path: Path) -
     assert again.get_label_info(CASES[0], "final")["label_info"][0]["name"] == "right"
 
 
-def test_many_changes_one_write(study: Path, tmp_path: Path) -> None:
+def test_transaction_writes_the_list_once(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     before = (study / INDEX).stat().st_mtime_ns
     with store.transaction():
@@ -371,7 +371,7 @@ def test_many_changes_one_write(study: Path, tmp_path: Path) -> None:
 # ---- a human's work ----
 
 
-def test_label_saved_again_keeps_the_earlier(study: Path, tmp_path: Path) -> None:
+def test_label_saved_again_moves_the_earlier_to_the_history(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path, "first"), "final", {"label_info": "a"})
     store.save_label(CASES[0], label(tmp_path, "second", "x.seg.nrrd"), "final", {"label_info": "b"})
@@ -406,7 +406,7 @@ def test_pseudo_labels_leave_no_history_and_are_not_shown(study: Path, tmp_path:
         assert b"pseudo" not in archive.read("metadata.json")
 
 
-def test_nothing_to_export(study: Path) -> None:
+def test_export_without_labels_is_refused(study: Path) -> None:
     with pytest.raises(Conflict, match="no case has a final label"):
         StudyFolderDatastore(study).get_dataset_archive(None)
 
@@ -426,7 +426,7 @@ def test_label_times_are_finer_than_seconds(study: Path, tmp_path: Path) -> None
 SWAPPED = [{"name": "ulna", "idx": 1}, {"name": "radius", "idx": 2}]
 
 
-def test_label_whose_values_mean_something_else_is_another_label(study: Path, tmp_path: Path) -> None:
+def test_changed_label_info_makes_another_label(study: Path, tmp_path: Path) -> None:
     """Checked like one that is saved, with the earlier meaning in the history, and newer than before."""
     checked: list[Any] = []
 
@@ -460,7 +460,7 @@ def test_label_whose_values_mean_something_else_is_another_label(study: Path, tm
     assert [info["label_info"] for info in infos] == [first, SWAPPED]
 
 
-def test_the_last_meaning_of_a_label_comes_back_with_its_image(study: Path, tmp_path: Path) -> None:
+def test_restored_image_has_the_last_label_info(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": "radius", "idx": 1}]})
     store.update_label_info(CASES[0], "final", {"label_info": SWAPPED})
@@ -472,7 +472,7 @@ def test_the_last_meaning_of_a_label_comes_back_with_its_image(study: Path, tmp_
     assert store.get_label_info(CASES[0], "final")["label_info"] == SWAPPED
 
 
-def test_label_saved_while_its_new_meaning_is_checked(study: Path, tmp_path: Path) -> None:
+def test_label_saved_during_the_check_of_new_label_info_is_preserved(study: Path, tmp_path: Path) -> None:
     def check(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
         if "label_info" in info:
             StudyFolderDatastore(study).save_label(case, label(tmp_path, "newer"), tag, {})
@@ -484,7 +484,7 @@ def test_label_saved_while_its_new_meaning_is_checked(study: Path, tmp_path: Pat
     assert "label_info" not in store.get_label_info(CASES[0], "final")
 
 
-def test_image_that_comes_back_gets_its_label_info_back(study: Path, tmp_path: Path) -> None:
+def test_restored_image_has_its_label_metadata(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": "radius", "idx": 3}]})
     image = study / f"{CASES[0]}.png"
@@ -496,7 +496,7 @@ def test_image_that_comes_back_gets_its_label_info_back(study: Path, tmp_path: P
     assert store.get_label_info(CASES[0], "final")["label_info"] == [{"name": "radius", "idx": 3}]
 
 
-def test_label_exchanged_by_hand_does_not_keep_the_others_info(study: Path, tmp_path: Path) -> None:
+def test_manually_replaced_label_loses_the_metadata_of_the_earlier(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": "of the first"})
     (study / "labels" / "final" / f"{CASES[0]}.nii.gz").write_text("drawn elsewhere")
@@ -504,14 +504,14 @@ def test_label_exchanged_by_hand_does_not_keep_the_others_info(study: Path, tmp_
     assert "label_info" not in store.get_label_info(CASES[0], "final")
 
 
-def test_copied_study_keeps_label_info(study: Path, tmp_path: Path) -> None:
+def test_copied_study_has_its_label_metadata(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {"label_info": "mine"})
     os.utime(study / "labels" / "final" / f"{CASES[0]}.nii.gz", (1, 1))  # as cp and git leave it
     assert StudyFolderDatastore(study).get_label_info(CASES[0], "final")["label_info"] == "mine"
 
 
-def test_check_may_refuse_a_label(study: Path, tmp_path: Path) -> None:
+def test_label_check_can_refuse_a_label(study: Path, tmp_path: Path) -> None:
     def refuse(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
         raise UserError(f"{file.read_text()} of {case} as {tag}: {info}")
 
@@ -545,13 +545,13 @@ def test_id_is_the_name_without_the_longest_extension(tmp_path: Path, file: str,
 
 
 @pytest.mark.parametrize("case", ["../x", "a/b", "a\\b", ".b", "", " a", "a.", "a\nb", "a\0", "x" * 201, "é" * 101])
-def test_ids_that_reach_elsewhere_are_refused(case: str) -> None:
+def test_ids_with_paths_are_refused(case: str) -> None:
     with pytest.raises(UserError, match="image id"):
         check_image_id(case)
 
 
 @pytest.mark.parametrize("tag", ["../x", "/etc", ".history", "", "a b", "x" * 65, "a\n"])
-def test_tags_that_reach_elsewhere_are_refused(study: Path, tmp_path: Path, tag: str) -> None:
+def test_tags_with_paths_are_refused(study: Path, tmp_path: Path, tag: str) -> None:
     with pytest.raises(UserError, match="tag"):
         StudyFolderDatastore(study).save_label(CASES[0], label(tmp_path), tag, {})
     with pytest.raises(UserError, match="run"):
@@ -581,7 +581,7 @@ def test_uploads_that_are_refused(study: Path, tmp_path: Path) -> None:
         store.update_label_info(CASES[0], "final", {})
 
 
-def test_what_is_wrong_with_the_folder_is_reported(study: Path) -> None:
+def test_problems_of_the_folder_are_reported(study: Path) -> None:
     (study / f"{CASES[0]}.nii.gz").touch()
     (study / f"{CASES[1]}.seg.nrrd").touch()  # a segmentation saved beside its image is no second image
     (study / "labels" / "final").mkdir(parents=True)
@@ -606,7 +606,7 @@ def test_images_may_lie_in_a_subfolder(shared_data: Path, tmp_path: Path) -> Non
     assert len(StudyFolderDatastore(tmp_path).list_images()) == 3
 
 
-def test_files_dropped_into_labels_are_taken_in(study: Path) -> None:
+def test_files_copied_into_labels_become_labels(study: Path) -> None:
     store = StudyFolderDatastore(study)
     (study / "labels" / "final" / f"{CASES[5]}.png").touch()
     (study / "labels" / "second_reader").mkdir()
@@ -637,7 +637,7 @@ def test_folder_is_watched(watched: StudyFolderDatastore, study: Path) -> None:
     assert len(watched.list_images()) == 63
 
 
-def test_list_of_the_host_is_taken_over_and_back(study: Path, tmp_path: Path) -> None:
+def test_list_of_the_host_is_imported_and_exported(study: Path, tmp_path: Path) -> None:
     host = LocalDatastore(str(study), extensions=["*.png", "*.nii.gz"])
     host.save_label(CASES[0], label(tmp_path), "final", {"user": "me"})
     store = StudyFolderDatastore(study)
@@ -661,7 +661,7 @@ def test_unchanged_folder_writes_nothing(study: Path) -> None:
 # ---- the host's own tools ----
 
 
-def test_the_host_list_follows_soon(study: Path, tmp_path: Path) -> None:
+def test_host_list_is_exported_after_a_change(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     for case in CASES[:3]:
         store.save_label(case, label(tmp_path, case), "final", {"user": "me"})
@@ -671,7 +671,7 @@ def test_the_host_list_follows_soon(study: Path, tmp_path: Path) -> None:
     wait_for_host_list(study, lambda listed: CASES[0] not in listed)
 
 
-def test_the_next_start_exports_what_a_killed_one_did_not(study: Path, tmp_path: Path) -> None:
+def test_start_after_a_kill_exports_pending_changes(study: Path, tmp_path: Path) -> None:
     first = StudyFolderDatastore(study)
     first.close()
     first.save_label(CASES[0], label(tmp_path), "final", {})
@@ -686,7 +686,7 @@ def host_tool(study: Path) -> LocalDatastore:
     return LocalDatastore(str(study), extensions=["*.png", "*.nii.gz"])
 
 
-def test_a_running_server_takes_in_what_the_host_saves(study: Path, tmp_path: Path) -> None:
+def test_running_server_imports_labels_saved_by_the_host(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     store.close()
     host = host_tool(study)
@@ -702,7 +702,7 @@ def test_a_running_server_takes_in_what_the_host_saves(study: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("is_exported", [True, False])
-def test_what_the_host_writes_back_undoes_no_label_of_ours(study: Path, tmp_path: Path, is_exported: bool) -> None:
+def test_stale_list_of_the_host_undoes_no_label(study: Path, tmp_path: Path, is_exported: bool) -> None:
     """It has read the list before; of what was saved since it knows nothing, or an older state."""
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path, "first"), "final", {"user": "anna"})
@@ -721,7 +721,7 @@ def test_what_the_host_writes_back_undoes_no_label_of_ours(study: Path, tmp_path
     assert [in_host_list(study)[case]["labels"]["final"]["info"]["user"] for case in CASES[:2]] == ["bob", "bob"]
 
 
-def test_an_image_that_we_removed_does_not_come_back_with_the_host_list(study: Path) -> None:
+def test_removed_image_is_not_restored_by_the_host_list(study: Path) -> None:
     store = StudyFolderDatastore(study)
     store.close()
     host = host_tool(study)
@@ -731,7 +731,7 @@ def test_an_image_that_we_removed_does_not_come_back_with_the_host_list(study: P
     assert store.get_image_info(CASES[2])["score"] == 0.5
 
 
-def test_what_the_host_changed_while_no_server_ran(study: Path, tmp_path: Path) -> None:
+def test_changes_of_the_host_between_two_runs_are_imported(study: Path, tmp_path: Path) -> None:
     StudyFolderDatastore(study).close()
     host = host_tool(study)
     host.save_label(CASES[0], label(tmp_path), "final", {"user": "anna"})
@@ -741,7 +741,7 @@ def test_what_the_host_changed_while_no_server_ran(study: Path, tmp_path: Path) 
     assert store.list_images() == [case for case in CASES if case != CASES[1]]
 
 
-def test_a_second_process_keeps_its_study_when_the_first_makes_the_index_again(study: Path, tmp_path: Path) -> None:
+def test_index_rebuilt_by_another_process_is_read_again(study: Path, tmp_path: Path) -> None:
     first, second = StudyFolderDatastore(study), StudyFolderDatastore(study)
     (study / INDEX).unlink()
     first.save_label(CASES[0], label(tmp_path), "final", {"user": "me"})
@@ -753,7 +753,7 @@ def test_a_second_process_keeps_its_study_when_the_first_makes_the_index_again(s
 # ---- names ----
 
 
-def test_an_id_is_found_in_either_form(tmp_path: Path) -> None:
+def test_id_is_found_in_either_unicode_form(tmp_path: Path) -> None:
     """A Mac's file names are decomposed; clients may send either form."""
     composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
     folder = tmp_path / "study"
@@ -775,7 +775,7 @@ def test_an_id_is_found_in_either_form(tmp_path: Path) -> None:
     assert not list(folder.glob("M*.png"))
 
 
-def test_a_list_of_decomposed_ids_is_taken_over(tmp_path: Path) -> None:
+def test_list_with_decomposed_ids_is_imported(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
     folder = tmp_path / "study"
     folder.mkdir()
@@ -789,7 +789,7 @@ def test_a_list_of_decomposed_ids_is_taken_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stem", ["a:b", "a?", " a", "a.", "a\nb", "x" * 220])
-def test_a_name_that_is_no_id_is_served_under_a_safe_one(tmp_path: Path, stem: str) -> None:
+def test_invalid_file_name_is_served_under_a_safe_id(tmp_path: Path, stem: str) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
     (folder / f"{stem}.png").write_bytes(b"image")
@@ -805,7 +805,7 @@ def test_a_name_that_is_no_id_is_served_under_a_safe_one(tmp_path: Path, stem: s
     assert not (folder / f"{stem}.png").exists()
 
 
-def test_of_images_with_one_id_the_listed_one_stays(study: Path) -> None:
+def test_listed_image_takes_precedence_among_equal_ids(study: Path) -> None:
     StudyFolderDatastore(study).close()
     (study / f"{CASES[0]}.nii.gz").touch()
     store = StudyFolderDatastore(study)
@@ -815,7 +815,7 @@ def test_of_images_with_one_id_the_listed_one_stays(study: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["f_mac", "f_same_id", "n_seg_beside_image", "f_nfd_label"])
-def test_the_server_lists_what_the_commands_list(shared_cases: Path, tmp_path: Path, name: str) -> None:
+def test_server_and_commands_list_the_same_cases(shared_cases: Path, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(shared_cases / name, tmp_path / name))
     store = StudyFolderDatastore(folder)
     assert {case: Path(store.get_image_uri(case)) for case in store.list_images()} == list_folder(folder).files
@@ -824,7 +824,7 @@ def test_the_server_lists_what_the_commands_list(shared_cases: Path, tmp_path: P
     assert len(labels) == len(store.list_images())
 
 
-def test_one_bad_file_stops_no_other(study: Path) -> None:
+def test_bad_file_does_not_affect_other_files(study: Path) -> None:
     (study / "labels" / "final").mkdir(parents=True)
     for folder in (study, study / "labels" / "final"):
         (folder / "loop.png").symlink_to("loop.png")
@@ -835,7 +835,7 @@ def test_one_bad_file_stops_no_other(study: Path) -> None:
     assert "loop.png: a circular link" in text and "labels/final/pipe.png: no regular file" in text
 
 
-def test_an_empty_study_is_said(tmp_path: Path) -> None:
+def test_empty_study_is_reported(tmp_path: Path) -> None:
     assert any("no image in" in problem for problem in StudyFolderDatastore(tmp_path).problems)
 
 
@@ -867,7 +867,7 @@ def put(link: Path, original: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["symbolic", "hard"])
 @pytest.mark.parametrize("layout", [".", "images"])
-def test_what_a_link_leads_to_is_never_changed(tmp_path: Path, kind: str, layout: str) -> None:
+def test_target_of_a_link_is_never_changed(tmp_path: Path, kind: str, layout: str) -> None:
     folder = tmp_path / "study"
     image, image_untouched = outside_file(tmp_path / "outside", "scan.png")
     drawn, label_untouched = outside_file(tmp_path / "outside", "drawn.png")
@@ -899,7 +899,7 @@ def test_what_a_link_leads_to_is_never_changed(tmp_path: Path, kind: str, layout
 
 
 @pytest.mark.parametrize("linked", ["labels/final", "labels/pseudo", "images"])
-def test_a_folder_that_leads_outside_is_only_read(tmp_path: Path, linked: str) -> None:
+def test_linked_folder_outside_the_study_is_read_only(tmp_path: Path, linked: str) -> None:
     folder, kind = tmp_path / "study", linked.split("/")[-1]
     original, untouched = outside_file(tmp_path / "outside", "a.png")
     (folder / linked).parent.mkdir(parents=True)
@@ -926,7 +926,7 @@ def test_a_folder_that_leads_outside_is_only_read(tmp_path: Path, linked: str) -
     untouched()
 
 
-def test_labels_of_another_place_are_refused_at_the_start(tmp_path: Path) -> None:
+def test_label_folder_outside_the_study_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "outside").mkdir()
     (tmp_path / "study" / "labels").symlink_to(tmp_path / "outside")
@@ -943,7 +943,7 @@ def test_a_study_that_is_itself_a_link_is_served(study: Path, tmp_path: Path) ->
     assert not (study / f"{CASES[1]}.png").exists() and store.problems == []
 
 
-def test_a_mount_in_the_study_is_only_read(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mount_in_the_study_is_read_only(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that is bound into the study is of the same file system, so only the table of mounts tells."""
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {})
@@ -957,7 +957,7 @@ def test_a_mount_in_the_study_is_only_read(study: Path, tmp_path: Path, monkeypa
     assert store.get_labeled_images() == [CASES[0]]
 
 
-def test_a_message_names_the_case_and_not_the_upload(study: Path, tmp_path: Path) -> None:
+def test_error_names_the_case_and_not_the_upload(study: Path, tmp_path: Path) -> None:
     def refuse(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
         raise UserError(f"{file}: value 7 is no structure ({file.name})")
 

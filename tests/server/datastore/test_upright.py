@@ -47,7 +47,7 @@ def photograph(path: Path, orientation: int, pixels: NDArray[Any] = GREY, **opti
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("orientation", [2, 6])
-def test_itk_reads_the_copy_as_we_read_the_image(tmp_path: Path, kind: str, orientation: int) -> None:
+def test_itk_reads_the_copy_like_our_reader_reads_the_image(tmp_path: Path, kind: str, orientation: int) -> None:
     path = tmp_path / "a.tif"
     resolution = {"resolution": (100, 50), "resolutionunit": 2}
     tag = [(274, "H", 1, orientation, False)]
@@ -70,7 +70,7 @@ def test_itk_reads_the_copy_as_we_read_the_image(tmp_path: Path, kind: str, orie
     assert np.argwhere(read_masks(tmp_path / "label.nrrd", TASK, ours.grid)).tolist() == [[1, 2, 3]]
 
 
-def test_images_without_orientation_are_given_as_they_are(tmp_path: Path) -> None:
+def test_images_without_orientation_have_no_copy(tmp_path: Path) -> None:
     copies = UprightCopies(tmp_path / "copies")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
@@ -82,7 +82,7 @@ def test_images_without_orientation_are_given_as_they_are(tmp_path: Path) -> Non
     assert not copies.folder.exists()
 
 
-def test_a_copy_is_made_once_and_again_for_another_image(tmp_path: Path) -> None:
+def test_copy_is_made_once_for_each_image_content(tmp_path: Path) -> None:
     copies = UprightCopies(tmp_path / "copies")
     path = photograph(tmp_path / "a.jpg", 6)
     copy = copies.of("a", path)
@@ -95,7 +95,7 @@ def test_a_copy_is_made_once_and_again_for_another_image(tmp_path: Path) -> None
     assert not list(copies.folder.iterdir())
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_folder_of_copies_is_named(tmp_path: Path) -> None:
     (tmp_path / "copies").write_text("a file in the way")
     path = photograph(tmp_path / "a.jpg", 6)
     with pytest.raises(Unavailable, match=r"a\.jpg: the upright copy for viewers could not be written to .*copies"):
@@ -113,7 +113,7 @@ def study(tmp_path: Path) -> Path:
     return folder
 
 
-def test_every_way_to_a_client_leads_to_the_copy(study: Path, tmp_path: Path) -> None:
+def test_all_client_paths_lead_to_the_copy(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
     copy = study / ".samstudent" / "upright" / "turned.png"
     info = store.get_image_info("turned")
@@ -133,7 +133,7 @@ def test_every_way_to_a_client_leads_to_the_copy(study: Path, tmp_path: Path) ->
     assert not copy.exists()
 
 
-def test_the_copy_is_made_again_where_it_is_lost(study: Path) -> None:
+def test_lost_copy_is_made_again(study: Path) -> None:
     store = StudyFolderDatastore(study)
     store.viewer_file("turned")
     shutil.rmtree(study / ".samstudent")

@@ -33,7 +33,7 @@ def server(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         running.stop()
 
 
-def test_a_training_makes_a_student(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_training_job_trains_a_student(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
     assert wait_until(lambda: requests.get(f"{server.url}/scoring/", timeout=30).ok)
     assert server.wait_for("scoring", 400)["status"] == "DONE", server.tail()
     assert not [process for process in server.members() if process.name() == FORK_SERVER_NAME]
@@ -47,9 +47,7 @@ def test_a_training_makes_a_student(server: RunningServer, study: TinyStudy, tmp
     assert job["status"] == "DONE" and job["result"]["promoted"], server.tail()
 
 
-def test_the_last_line_of_a_users_mistake_says_what_is_wrong(
-    server: RunningServer, study: TinyStudy, tmp_path: Path
-) -> None:
+def test_last_line_after_a_user_error_is_the_reason(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
     """Viewers show it."""
     for file in (study.folder / "labels" / "final").iterdir():
         file.write_bytes(b"no picture")  # without any file the server itself refuses, before there is a job

@@ -6,7 +6,7 @@ from samstudent.server.jobs.job import DETAILS, Job, Status
 from samstudent.util.progress import Progress
 
 
-def test_a_job_that_waits_has_a_last_line_and_no_end() -> None:
+def test_waiting_job_has_a_last_line_and_no_end_time() -> None:
     """3D Slicer reads the last line of a job that it stops."""
     job = Job("train", {"model": "student"})
     content = job.as_json()
@@ -30,7 +30,7 @@ def test_the_last_lines_and_the_last_event_of_each_step_are_kept() -> None:
     assert job.current == Progress("training", 1, 60)
 
 
-def test_the_first_end_counts() -> None:
+def test_first_final_state_is_kept() -> None:
     job = Job("train", {})
     assert job.begin() and job.is_active
     job.end(Status.STOPPED, "stopped on request")
@@ -41,7 +41,7 @@ def test_the_first_end_counts() -> None:
     assert content["end_ts"] >= content["start_ts"] and "result" not in content
 
 
-def test_only_a_job_that_is_done_has_a_result() -> None:
+def test_only_successful_jobs_have_a_result() -> None:
     job = Job("scoring", {}, result={"scored": 3})
     assert "result" not in job.as_json()
     job.end(Status.DONE)

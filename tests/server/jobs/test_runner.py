@@ -99,7 +99,7 @@ def has_ended(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_job_runs_in_a_process_of_low_priority_and_gives_its_result(jobs: JobRunner) -> None:
+def test_job_runs_in_a_process_of_low_priority_and_returns_its_result(jobs: JobRunner) -> None:
     result = jobs.run("train", {"model": "student"})
     assert (result["kind"], result["is_job"], result["nice"]) == ("train", True, min(19, os.nice(0) + 10))
     assert not is_job_process()
@@ -112,7 +112,7 @@ def test_jobs_draw_different_numbers(jobs: JobRunner) -> None:
     assert jobs.run("train", {})["random"] != jobs.run("train", {})["random"]
 
 
-def test_a_large_request_comes_whole(jobs: JobRunner) -> None:
+def test_large_request_arrives_complete(jobs: JobRunner) -> None:
     jobs.run("batch_infer", {"images": "x" * 500_000})
     assert jobs.jobs("batch_infer")[-1]["details"][1] == "größer 500014"
 
@@ -133,7 +133,7 @@ def test_progress_is_kept_by_step_and_as_lines(jobs: JobRunner) -> None:
         ("killed", "the job's process was ended by signal 9 (SIGKILL); a likely reason is a lack of memory"),
     ],
 )
-def test_the_last_line_of_a_failed_job_says_why(jobs: JobRunner, how: str, line: str) -> None:
+def test_last_line_of_a_failed_job_is_the_reason_once(jobs: JobRunner, how: str, line: str) -> None:
     with pytest.raises(Conflict, match=r"^train ended with ERROR: ") as error:
         jobs.run("train", {"how": how})
     assert str(error.value).endswith(line)
@@ -141,7 +141,7 @@ def test_the_last_line_of_a_failed_job_says_why(jobs: JobRunner, how: str, line:
     assert details[-1] == line and details.count(line) == 1
 
 
-def test_an_unexpected_error_of_a_job_has_a_traceback_in_the_details(jobs: JobRunner) -> None:
+def test_unexpected_error_has_a_traceback_in_the_details(jobs: JobRunner) -> None:
     with pytest.raises(Conflict):
         jobs.run("train", {"how": "fault"})
     details = jobs.jobs("train")[-1]["details"]
@@ -173,7 +173,7 @@ def test_a_stop_kills_the_job_and_what_it_started(jobs: JobRunner, tmp_path: Pat
     assert ended(jobs, "train")["status"] == "STOPPED"
 
 
-def test_a_job_that_waits_is_taken_back(jobs: JobRunner, tmp_path: Path) -> None:
+def test_waiting_job_can_be_cancelled(jobs: JobRunner, tmp_path: Path) -> None:
     sleeping(jobs, tmp_path / "first")
     jobs.start("train", {"how": "sleep", "file": str(tmp_path / "second")}, enqueue=True)
     jobs.stop("train")
@@ -183,7 +183,7 @@ def test_a_job_that_waits_is_taken_back(jobs: JobRunner, tmp_path: Path) -> None
     assert not (tmp_path / "second").exists() or (tmp_path / "second").read_text() == ""
 
 
-def test_what_is_asked_of_jobs_that_are_not_there(jobs: JobRunner) -> None:
+def test_requests_for_missing_jobs_are_not_found(jobs: JobRunner) -> None:
     with pytest.raises(NotFound, match="scoring"):
         jobs.jobs("scoring")
     jobs.run("scoring", {})
@@ -191,7 +191,7 @@ def test_what_is_asked_of_jobs_that_are_not_there(jobs: JobRunner) -> None:
         jobs.running("scoring")
 
 
-def test_the_end_lets_jobs_put_things_in_order(jobs: JobRunner, tmp_path: Path) -> None:
+def test_end_lets_jobs_clean_up(jobs: JobRunner, tmp_path: Path) -> None:
     family = sleeping(jobs, tmp_path / "first")
     jobs.start("train", {"how": "sleep", "file": str(tmp_path / "second")}, enqueue=True)
     answers: list[str] = []

@@ -89,7 +89,7 @@ def test_a_job_ends_when_its_server_is_killed(how: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not fork_server.is_possible(), reason="here jobs are no forks")
-def test_jobs_go_on_without_the_fork_server(tmp_path: Path) -> None:
+def test_jobs_continue_without_the_fork_server(tmp_path: Path) -> None:
     server = Server("best", tmp_path)
     try:
         parent = psutil.Process(server.ask("pid of the parent"))

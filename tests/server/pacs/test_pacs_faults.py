@@ -81,7 +81,9 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("answer", NONSENSE.values(), ids=NONSENSE.keys())
-def test_nonsense_is_told_and_changes_nothing(fake: FakePacs, store: PacsDatastore, answer: Answer) -> None:
+def test_invalid_responses_are_reported_and_change_nothing(
+    fake: FakePacs, store: PacsDatastore, answer: Answer
+) -> None:
     fake.answer = answer
     with pytest.raises(Unavailable, match=fake.url) as error:
         store.exchange.poll()
@@ -97,17 +99,17 @@ def test_nonsense_is_told_and_changes_nothing(fake: FakePacs, store: PacsDatasto
     assert store.exchange.status()["state"] == "connected" and store.exchange.status()["reason"] == ""
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_unreachable_pacs_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="no response"):
         Pacs(f"http://127.0.0.1:{free_port()}/dicom-web", QUICK).series()
 
 
-def test_one_odd_series_does_not_hide_the_others(fake: FakePacs) -> None:
+def test_invalid_series_does_not_hide_others(fake: FakePacs) -> None:
     fake.answer = say(200, json.dumps([{"00080060": {}}, *json.loads(listed())]).encode())
     assert [series.uid for series in Pacs(fake.url, QUICK).series()] == ["1.2.3"]
 
 
-def test_a_pacs_that_does_not_count(fake: FakePacs, store: PacsDatastore) -> None:
+def test_listing_works_without_counts_of_the_pacs(fake: FakePacs, store: PacsDatastore) -> None:
     """The number of a series' images is optional in QIDO-RS."""
     item = {**json.loads(listed())[0], "0020000E": {"vr": "UI", "Value": ["1.2.9"]}}
     del item["00201209"]
@@ -120,7 +122,7 @@ def test_a_pacs_that_does_not_count(fake: FakePacs, store: PacsDatastore) -> Non
     assert len(fake.asked) == asked + 1  # the list alone
 
 
-def test_a_large_pacs_comes_in_bit_by_bit(fake: FakePacs, store: PacsDatastore) -> None:
+def test_large_pacs_is_listed_in_several_polls(fake: FakePacs, store: PacsDatastore) -> None:
     item = {**json.loads(listed())[0], "0020000E": {"vr": "UI", "Value": ["1.2.9"]}}
     fake.answer = say(200, json.dumps([*json.loads(listed()), item]).encode())
     store.exchange.poll(seconds=-1)
@@ -131,7 +133,7 @@ def test_a_large_pacs_comes_in_bit_by_bit(fake: FakePacs, store: PacsDatastore) 
     assert store.list_images() == ["1.2.3", "1.2.9"]
 
 
-def test_a_series_that_is_only_listed_hides_no_other(fake: FakePacs, store: PacsDatastore) -> None:
+def test_inaccessible_series_does_not_hide_others(fake: FakePacs, store: PacsDatastore) -> None:
     item = {**json.loads(listed())[0], "0020000E": {"vr": "UI", "Value": ["1.2.9"]}}
     both = say(200, json.dumps([item, *json.loads(listed())]).encode())
     fake.answer = lambda handler: (say(404, b"gone", "text/plain") if "1.2.9" in handler.path else both)(handler)
@@ -140,14 +142,14 @@ def test_a_series_that_is_only_listed_hides_no_other(fake: FakePacs, store: Pacs
     assert store.exchange.status()["state"] == "connected"
 
 
-def test_another_image_than_asked_for(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
+def test_wrong_image_from_the_pacs_is_refused(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "other"), tmp_path).read_bytes()
     fake.answer = sends(film)
     with pytest.raises(Unavailable, match=r"requested SOPInstanceUID 1\.2\.3\.4"):
         store.get_image_uri("1.2.3")
 
 
-def test_two_who_fetch_one_image_at_once(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
+def test_concurrent_fetches_of_one_image_are_one_download(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
     """Who is second leaves what the first has, which may be read by now."""
     image = dx_image(np.zeros((8, 8), np.uint16), "film", SeriesInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4")
     film = save_film(image, tmp_path).read_bytes()
@@ -165,7 +167,7 @@ def test_two_who_fetch_one_image_at_once(fake: FakePacs, store: PacsDatastore, t
     assert firsts[0][0].stat().st_ino == firsts[0][1]
 
 
-def test_a_series_that_came_in_half(tmp_path: Path, fake: FakePacs) -> None:
+def test_incomplete_series_is_refused(tmp_path: Path, fake: FakePacs) -> None:
     (tmp_path / "t.yaml").write_text("name: t\ndimension: 3\nstructures: [a]\nstudent: {size: [32, 32, 32]}\n")
     store = PacsDatastore(tmp_path / "s", Pacs(fake.url, QUICK), load_task(tmp_path / "t.yaml"), tmp_path / "cache")
     image = dx_image(np.zeros((8, 8), np.uint16), "ct", SeriesInstanceUID="1.2.3")
@@ -196,19 +198,19 @@ STOW = {
 
 
 @pytest.mark.parametrize(("answer", "kind"), STOW.values(), ids=STOW.keys())
-def test_stored_is_what_the_pacs_says_it_has(fake: FakePacs, answer: Answer, kind: type[Exception]) -> None:
+def test_store_requires_the_confirmation_of_the_pacs(fake: FakePacs, answer: Answer, kind: type[Exception]) -> None:
     image = dx_image(np.zeros((8, 8), np.uint16), "a")
     fake.answer = answer
     with pytest.raises(kind):
         Pacs(fake.url, QUICK).store(image)
 
 
-def test_an_instance_that_is_there_already_is_stored(fake: FakePacs) -> None:
+def test_existing_instance_counts_as_stored(fake: FakePacs) -> None:
     fake.answer = say(200, b'{"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [273]}}]}}')
     Pacs(fake.url, QUICK).store(dx_image(np.zeros((8, 8), np.uint16), "a"))
 
 
-def test_a_label_is_safe_whatever_the_pacs_says(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
+def test_label_is_kept_after_any_response_of_the_pacs(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
     """Saved while the PACS is silent; refused once; then taken: at each time the status is right."""
     task, film = store.task, save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
     masks = np.zeros((3, 8, 8), bool)
@@ -250,7 +252,7 @@ def fetched_film(store: PacsDatastore, folder: Path) -> Path:
     return film
 
 
-def test_a_label_map_reaches_the_pacs_under_its_clients_names(
+def test_label_map_is_sent_with_the_names_of_its_label_info(
     store: PacsDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of another case and order than the task's, the second by idx; also after the list was lost."""
@@ -307,7 +309,7 @@ def test_doctor_lists_images_of_the_pacs_that_could_not_be_used(
     assert "case 1.2.3: slices are missing" in " ".join(capsys.readouterr().out.split())
 
 
-def test_an_old_segmentation_replaces_no_newer_label(
+def test_older_segmentation_does_not_replace_a_newer_label(
     store: PacsDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "_log", audit.AuditLog(tmp_path / "audit.jsonl"))
@@ -336,7 +338,7 @@ def test_an_old_segmentation_replaces_no_newer_label(
     assert (entry["action"], entry["user"], entry["case"]) == ("label saved", "anna", "1.2.3")
 
 
-def test_a_segmentation_that_nobody_can_read_is_left_out(store: PacsDatastore, tmp_path: Path) -> None:
+def test_unreadable_segmentation_is_ignored(store: PacsDatastore, tmp_path: Path) -> None:
     """It held up all that came after it, and the next start."""
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
     seg = write_seg(
@@ -375,7 +377,7 @@ def answer_with_what_is_stored(handler: BaseHTTPRequestHandler) -> None:
     say(200, json.dumps({"00081199": {"vr": "SQ", "Value": [item]}}).encode())(handler)
 
 
-def test_cases_that_vanish_keep_their_labels(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
+def test_removed_cases_keep_their_labels(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
     """An empty list may be a fault of the PACS: when they are listed again, all is as before."""
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
     masks = np.ones((3, 8, 8), bool)

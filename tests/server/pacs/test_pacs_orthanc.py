@@ -81,7 +81,7 @@ def in_force(store: PacsDatastore, case: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
-def test_a_series_there_and_back(modality: str, orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
+def test_series_and_label_round_trip(modality: str, orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
     """A label drawn on one server is the label on another that only has the PACS in common with it."""
     images = slices(modality, 6)
     case = str(images[0].SeriesInstanceUID)
@@ -111,7 +111,7 @@ def test_a_series_there_and_back(modality: str, orthanc: Orthanc, make: Make, tm
     assert case not in make(2, "of films").list_images()
 
 
-def test_one_file_for_slicer(orthanc: Orthanc, make: Make) -> None:
+def test_series_is_one_file_for_slicer(orthanc: Orthanc, make: Make) -> None:
     images = slices("CT", 4, seed=1)
     case = str(images[0].SeriesInstanceUID)
     orthanc.store(images)
@@ -142,7 +142,7 @@ def test_a_series_that_grows_is_offered_when_it_is_complete(orthanc: Orthanc, ma
     assert read_image(store.get_image_uri(case)).grid.shape[0] == 6
 
 
-def test_films_of_one_series_are_cases_of_their_own(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
+def test_radiographs_of_one_series_are_separate_cases(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
     images = slices("DX", 2, seed=3)
     for image in images:
         del image.ImagePositionPatient, image.ImageOrientationPatient, image.FrameOfReferenceUID
@@ -164,7 +164,7 @@ def test_films_of_one_series_are_cases_of_their_own(orthanc: Orthanc, make: Make
     assert (in_force(other, second) == masks).all()
 
 
-def test_a_series_that_no_filter_lists_can_be_asked_for(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
+def test_series_outside_of_the_filter_can_be_queried_by_uid(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
     (image,) = slices("DX", 1, seed=4)
     orthanc.store([image])
     store = make(2, modalities=("CR",))
@@ -182,7 +182,7 @@ def test_a_series_that_no_filter_lists_can_be_asked_for(orthanc: Orthanc, make: 
     assert not make(2, "knee", modalities=("DX",), filters={"BodyPartExamined": "KNEE"}).list_images()
 
 
-def test_the_newest_of_many_is_in_force(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
+def test_newest_segmentation_is_the_label(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
     """Whatever order the PACS lists them in; one that refers to nothing known is left out, and not asked for again."""
     (image,) = slices("DX", 1, seed=5)
     orthanc.store([image])
@@ -219,7 +219,7 @@ def test_the_newest_of_many_is_in_force(orthanc: Orthanc, make: Make, tmp_path: 
     assert len(store.labels.history.versions("final", case)) == 2
 
 
-def test_a_label_that_fits_no_image_holds_up_no_other(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
+def test_label_without_an_image_does_not_block_others(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
     """Taken unchecked while the PACS was away, say. The client's next try, with a label that fits, is sent."""
     images = [slices("DX", 1, seed=seed)[0] for seed in (20, 21)]
     orthanc.store(images)
@@ -241,7 +241,7 @@ def test_a_label_that_fits_no_image_holds_up_no_other(orthanc: Orthanc, make: Ma
     assert store.exchange.status()["waiting"] == []
 
 
-def test_images_come_from_the_pacs_and_stay_there(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
+def test_images_are_fetched_and_remain_in_the_pacs(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
     store = make(2)
     with pytest.raises(UserError, match=r"are in PACS .* store"):
         store.add_image("x", str(tmp_path / "x.png"), {})

@@ -13,7 +13,7 @@ from samstudent.server.pacs.settings import require_supported
 
 
 @pytest.mark.parametrize("kind", ["xnat", "XNAT", "dsa"])
-def test_a_server_for_xnat_or_dsa_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_xnat_and_dsa_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_DATASTORE", kind)
     (tmp_path / "study").mkdir()
     with pytest.raises(UserError, match=f"MONAI_LABEL_DATASTORE={kind}: .* is not supported"):

@@ -48,7 +48,7 @@ def pixels_at(where: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("turn", [False, True])
 @pytest.mark.parametrize("tilt", [1.1, -0.7, 0.0])
-def test_itk_sees_each_pixel_where_it_lies(tmp_path: Path, tilt: float, turn: bool) -> None:
+def test_copy_has_the_pixels_at_the_positions_of_itk(tmp_path: Path, tilt: float, turn: bool) -> None:
     stored = read_dicom(series(tmp_path / "s", tilt, turn))
     assert is_tilted(*geometry_of(tmp_path / "s")) == bool(tilt)
     save_for_viewer(stored, tmp_path / "v.nii.gz")
@@ -63,7 +63,7 @@ def test_itk_sees_each_pixel_where_it_lies(tmp_path: Path, tilt: float, turn: bo
     assert inside > 0.8 * stored.pixels.size
 
 
-def test_labels_drawn_on_it_come_back_where_they_were_drawn(tmp_path: Path) -> None:
+def test_labels_on_the_copy_are_mapped_to_the_image(tmp_path: Path) -> None:
     stored = read_dicom(series(tmp_path / "s", 1.1))
     shown = upright(stored)
     own, grid = Grid.of(stored.shape, stored.affine), Grid.of(shown.shape, shown.affine)
@@ -80,7 +80,7 @@ def test_labels_drawn_on_it_come_back_where_they_were_drawn(tmp_path: Path) -> N
         assert (read_masks(path, TASK, own) == expected).all()
 
 
-def test_a_straight_volume_is_left_as_it_is(tmp_path: Path) -> None:
+def test_straight_volume_has_no_copy(tmp_path: Path) -> None:
     stored = read_dicom(series(tmp_path / "s", 0.001))
     assert (upright(stored).pixels == stored.pixels).all()
     axes = upright(stored).affine[:3, :3]

@@ -34,12 +34,12 @@ def decoded(lengths: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
     return values.reshape(size)
 
 
-def test_a_film_is_shown_as_it_is() -> None:
+def test_radiograph_is_shown_unchanged() -> None:
     film = np.arange(200, dtype=np.float32).reshape(10, 20)
     assert np.array_equal(drawn(shown(film), Slice(None, None, 512)), film.astype(np.uint8))
 
 
-def test_a_large_film_is_reduced_to_the_screen() -> None:
+def test_large_radiograph_is_reduced_to_the_requested_size() -> None:
     film = np.zeros((900, 600), np.float32)
     film[300:600, 200:400] = 255
     small = drawn(shown(film), Slice(None, None, 90))
@@ -47,7 +47,7 @@ def test_a_large_film_is_reduced_to_the_screen() -> None:
     assert small[45, 30] == 255 and small[10, 10] == 0
 
 
-def test_a_volume_hangs_with_right_on_the_left_and_front_or_head_at_the_top() -> None:
+def test_volume_slices_have_radiological_orientation() -> None:
     volume = np.zeros((4, 5, 6), np.float32)
     volume[3, 4, 5] = 255  # head, front, right: canonical axes rise to these
     case = shown(volume)
@@ -64,7 +64,7 @@ def test_thick_slices_are_stretched_to_square_pixels() -> None:
     assert drawn(shown(volume, (1, 1, 3)), Slice("z", 0, 512)).shape == (5, 6)
 
 
-def test_masks_lie_on_the_pixels_of_their_picture() -> None:
+def test_masks_are_aligned_with_their_picture() -> None:
     rng = np.random.default_rng(0)
     volume = (rng.random((7, 9, 11)) > 0.6).astype(np.float32) * 255
     volume[:2] = 0
@@ -92,7 +92,7 @@ def test_a_mask_from_the_first_to_the_last_pixel() -> None:
     assert mask is not None and runs(mask, Slice(None, None, 64), (4, 5), (1.0, 1.0)) == [0, 20]
 
 
-def test_the_fullest_slices() -> None:
+def test_fullest_slice_is_found_for_each_axis() -> None:
     volume = np.zeros((6, 6, 6), bool)
     volume[1:4, 2, 2:5] = True
     volume[3, 2:5, 2:5] = True
@@ -112,14 +112,14 @@ def test_the_fullest_slices() -> None:
         ((5, 6), None, None, 100_000, "size"),
     ],
 )
-def test_what_is_no_plane_is_refused(
+def test_invalid_planes_are_refused(
     shape: tuple[int, ...], axis: str | None, index: int | None, size: int, text: str
 ) -> None:
     with pytest.raises(UserError, match=text):
         Slice.checked(shape, axis, index, size)
 
 
-def test_what_is_asked_for_at_once_is_read_once() -> None:
+def test_concurrent_requests_read_an_image_once() -> None:
     cache, reads = Cache(100), []
 
     def read() -> tuple[str, int]:
@@ -135,7 +135,7 @@ def test_what_is_asked_for_at_once_is_read_once() -> None:
     assert len(reads) == 1 and cache.get("key", read) == "value"
 
 
-def test_the_cache_keeps_what_was_used_last() -> None:
+def test_cache_keeps_recently_used_items() -> None:
     cache = Cache(100)
     for key in ("a", "b"):
         cache.get(key, lambda: (1, 40))

@@ -36,7 +36,7 @@ def start(runner: JobRunner, kind: str) -> Job:
     return job
 
 
-def test_the_steps_of_a_training_in_their_order(runner: JobRunner) -> None:
+def test_steps_of_a_training_are_in_order(runner: JobRunner) -> None:
     job = start(runner, "train")
     for event in (Progress("reading", 2, 2), Progress("training", 30, 120, 0.25, 9.4), Progress("reading", 1, 2)):
         job.add_progress(event)
@@ -55,7 +55,7 @@ def test_the_steps_of_a_training_in_their_order(runner: JobRunner) -> None:
     }
 
 
-def test_what_waits_and_what_starts(runner: JobRunner) -> None:
+def test_waiting_and_starting_jobs_are_listed(runner: JobRunner) -> None:
     start(runner, "train")
     start(runner, "train")
     start(runner, "scoring")
@@ -65,7 +65,7 @@ def test_what_waits_and_what_starts(runner: JobRunner) -> None:
     assert (scoring["kind"], scoring["step"], scoring["round"]) == ("scoring", "starting", None)
 
 
-def test_a_round_of_the_command_line_is_there_too(runner: JobRunner) -> None:
+def test_round_of_the_command_line_is_listed(runner: JobRunner) -> None:
     (found,) = progress_of_jobs(runner, RoundRecord(id="r0004", step=30, steps=60))
     assert (found["kind"], found["round"], found["step"]) == ("round", "r0004", "training the student")
     assert [step["percent"] for step in found["steps"]] == [50.0]

@@ -51,7 +51,7 @@ def trains(bench: Bench, tag: str = "pseudo") -> set[str]:
     return found
 
 
-def test_the_worst_come_first_and_kept_cases_never(bench: Bench) -> None:
+def test_queue_is_sorted_by_quality_without_hold_out_cases(bench: Bench) -> None:
     bench.pseudo_label("held")  # left from before it was reserved, say
     bench.pseudo_label("test")
     client = bench.client
@@ -65,7 +65,7 @@ def test_the_worst_come_first_and_kept_cases_never(bench: Bench) -> None:
     }  # fmt: skip
 
 
-def test_a_case_with_all_that_the_page_shows(bench: Bench) -> None:
+def test_details_of_a_case_are_complete(bench: Bench) -> None:
     case = bench.client.get("/samstudent/review/low").json()
     assert case["size"] == [64, 64] and case["axes"] is None
     disk, square = case["structures"]
@@ -74,7 +74,7 @@ def test_a_case_with_all_that_the_page_shows(bench: Bench) -> None:
     assert case["provenance"]["sam_backend"] == "lite_medsam"
 
 
-def test_image_and_masks_lie_on_each_other(bench: Bench) -> None:
+def test_image_and_masks_are_aligned(bench: Bench) -> None:
     client = bench.client
     image = client.get("/samstudent/review/low/image", params={"size": 32})
     assert image.headers["content-type"] == "image/png" and "private" in image.headers["cache-control"]
@@ -89,7 +89,7 @@ def test_image_and_masks_lie_on_each_other(bench: Bench) -> None:
             assert np.array_equal(values.reshape(64, 64), mask), (source, name)
 
 
-def test_a_picture_that_has_not_changed_is_not_sent_again(bench: Bench) -> None:
+def test_unchanged_picture_is_304(bench: Bench) -> None:
     client = bench.client
     first = client.get("/samstudent/review/low/image", params={"size": 64})
     again = client.get(
@@ -102,7 +102,7 @@ def test_a_picture_that_has_not_changed_is_not_sent_again(bench: Bench) -> None:
     assert other.status_code == 200
 
 
-def test_accepting_makes_a_label_of_that_user(bench: Bench) -> None:
+def test_acceptance_saves_a_label_of_the_user(bench: Bench) -> None:
     client = bench.client
     assert decide(client, "good", "accept").json() == {"case": "good", "state": "accepted"}
     info = bench.datastore.get_label_info("good", "final")
@@ -120,7 +120,7 @@ def test_accepting_makes_a_label_of_that_user(bench: Bench) -> None:
     assert set(client.get("/samstudent/review/good/masks").json()["refined"]) == {"disk", "square"}
 
 
-def test_a_rejected_structure_is_never_taught_as_absent_by_mistake(bench: Bench) -> None:
+def test_rejected_structure_requires_a_source(bench: Bench) -> None:
     client = bench.client
     refused = decide(client, "low", "accept")
     assert refused.status_code == 400 and "square" in refused.json()["detail"]
@@ -131,14 +131,14 @@ def test_a_rejected_structure_is_never_taught_as_absent_by_mistake(bench: Bench)
     assert not label[0].any() and np.array_equal(label[1], shifted(bench.truths["low"])[1])
 
 
-def test_sams_rejected_mask_can_be_taken(bench: Bench) -> None:
+def test_rejected_mask_of_sam_can_be_selected(bench: Bench) -> None:
     assert decide(bench.client, "low", "accept", structures={"square": "refined"}).status_code == 200
     grid = read_image(bench.datastore.get_image_uri("low")).grid
     label = read_masks(bench.datastore.get_label_uri("low", "final"), bench.study.task, grid)
     assert np.array_equal(label, bench.truths["low"])
 
 
-def test_rejecting_holds_until_another_student_makes_the_label(bench: Bench) -> None:
+def test_rejection_is_valid_until_another_student_makes_the_label(bench: Bench) -> None:
     client = bench.client
     assert trains(bench) == {"good", "low", "middle"}
     assert decide(client, "middle", "reject").json()["state"] == "rejected"
@@ -152,7 +152,7 @@ def test_rejecting_holds_until_another_student_makes_the_label(bench: Bench) -> 
     assert queue(client) == ["none", "low", "middle", "good"]
 
 
-def test_a_sent_case_is_offered_first_until_it_is_labelled(bench: Bench, tmp_path: Path) -> None:
+def test_sent_case_is_selected_first_until_it_is_labelled(bench: Bench, tmp_path: Path) -> None:
     client, study = bench.client, bench.study
     decide(client, "good", "send")
     decide(client, "low", "send")
@@ -187,7 +187,7 @@ def test_every_decision_can_be_undone(bench: Bench) -> None:
     assert again.status_code == 409 and "no decision" in again.json()["detail"]
 
 
-def test_a_drawn_label_stays_whatever_a_client_says_of_it(bench: Bench) -> None:
+def test_human_label_is_kept_whatever_its_metadata_claims(bench: Bench) -> None:
     """Undoing a review removes what was accepted in it; only administrators may remove what somebody drew."""
     store = bench.datastore
     store.save_label("good", store.get_label_uri("good", "pseudo"), "final", {"user": "bob"})
@@ -199,7 +199,7 @@ def test_a_drawn_label_stays_whatever_a_client_says_of_it(bench: Bench) -> None:
     assert (kept["user"], kept["note"]) == ("bob", "x") and store.labels.history.versions("final", "good") == []
 
 
-def test_a_label_that_a_person_has_drawn_since_is_not_undone(bench: Bench) -> None:
+def test_undo_keeps_a_human_label_saved_since(bench: Bench) -> None:
     client = bench.client
     decide(client, "good", "accept")
     bench.datastore.save_label("good", bench.datastore.get_label_uri("good", "pseudo"), "final", {"user": "bob"})
@@ -208,7 +208,7 @@ def test_a_label_that_a_person_has_drawn_since_is_not_undone(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("verb", ["accept", "reject", "send"])
-def test_what_changed_meanwhile_is_not_decided_on(bench: Bench, verb: str) -> None:
+def test_decision_about_a_changed_label_is_a_conflict(bench: Bench, verb: str) -> None:
     client = bench.client
     digest = client.get("/samstudent/review/good").json()["digest"]
     bench.pseudo_label("good", qualities={"disk": 0.95, "square": None})
@@ -222,7 +222,7 @@ def test_what_changed_meanwhile_is_not_decided_on(bench: Bench, verb: str) -> No
     assert labelled.status_code == 409 and "has a human label" in labelled.json()["detail"]
 
 
-def test_a_kept_case_is_never_accepted(bench: Bench) -> None:
+def test_hold_out_case_cannot_be_accepted(bench: Bench) -> None:
     bench.pseudo_label("held")
     answer = bench.client.post("/samstudent/review/held/accept", json={"digest": "x"})
     assert answer.status_code == 409 and "hold-out" in answer.json()["detail"]
@@ -249,14 +249,14 @@ def test_a_kept_case_is_never_accepted(bench: Bench) -> None:
         ("get", "page/..%2f..%2fapp.py", 404, ""),
     ],
 )
-def test_wrong_requests_are_told_why(bench: Bench, method: str, path: str, status: int, text: str) -> None:
+def test_refused_requests_name_the_reason(bench: Bench, method: str, path: str, status: int, text: str) -> None:
     more = {"json": {"digest": "x"}} if method == "post" else {}
     answer = getattr(bench.client, method)(f"/samstudent/{path}", **more)
     assert answer.status_code == status, answer.text
     assert text in answer.text
 
 
-def test_wrong_bodies_are_told_why(bench: Bench) -> None:
+def test_refused_bodies_name_the_reason(bench: Bench) -> None:
     client = bench.client
     wrong = client.post("/samstudent/review/good/accept", json={"digest": "x", "structure": {}})
     assert wrong.status_code == 422
@@ -264,7 +264,7 @@ def test_wrong_bodies_are_told_why(bench: Bench) -> None:
     assert decide(client, "good", "accept", structures={"hand": "absent"}).status_code == 400
 
 
-def test_pages_of_other_sites_cannot_decide(bench: Bench) -> None:
+def test_decisions_from_other_sites_are_refused(bench: Bench) -> None:
     foreign = TestClient(bench.app)
     for verb in ("accept", "reject", "send"):
         answer = foreign.post(f"/samstudent/review/good/{verb}", json={"digest": "x"})
@@ -273,7 +273,7 @@ def test_pages_of_other_sites_cannot_decide(bench: Bench) -> None:
     assert queue(TestClient(bench.app, headers=HEADER))[-1] == "good"
 
 
-def test_the_page_and_its_parts_take_nothing_from_elsewhere(bench: Bench) -> None:
+def test_page_loads_no_external_resources(bench: Bench) -> None:
     client = bench.client
     page = client.get("/samstudent")
     assert page.headers["content-type"].startswith("text/html")
@@ -283,7 +283,7 @@ def test_the_page_and_its_parts_take_nothing_from_elsewhere(bench: Bench) -> Non
     assert client.get("/samstudent/page/style.css").headers["content-type"].startswith("text/css")
 
 
-def test_the_overview_counts(bench: Bench) -> None:
+def test_overview_has_counts(bench: Bench) -> None:
     bench.datastore.save_label("held", bench.datastore.get_label_uri("good", "pseudo"), "final", {})
     overview = bench.client.get("/samstudent/overview").json()
     assert overview["counts"] == {
@@ -296,7 +296,7 @@ def test_the_overview_counts(bench: Bench) -> None:
     assert overview["study"]["structures"] == ["disk", "square"]
 
 
-def test_the_overview_tells_of_rounds(bench: Bench) -> None:
+def test_overview_has_rounds(bench: Bench) -> None:
     ledger = bench.study.ledger
     for dice in (0.7, 0.8):
         id = ledger.new_round("manual", labels_used=["low"])
@@ -311,13 +311,13 @@ def test_the_overview_tells_of_rounds(bench: Bench) -> None:
     assert bench.client.get("/samstudent/overview").json()["served"]["before"] is None
 
 
-def test_who_is_asking(bench: Bench) -> None:
+def test_current_user_is_reported(bench: Bench) -> None:
     me = bench.client.get("/samstudent/me").json()
     assert me["user"] == "anonymous" and me["login"] is False
     assert me["may"] == {"annotate": True, "review": True, "administer": True}
 
 
-def test_decisions_are_put_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decisions_are_audited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "_log", bench.study.audit)
     decide(bench.client, "good", "accept")
     decide(bench.client, "low", "send")
@@ -331,7 +331,7 @@ def test_decisions_are_put_down(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     assert lines[0]["structures"] == dict.fromkeys(QUALITIES["good"], "refined")
 
 
-def test_a_volume_by_slices(tmp_path: Path) -> None:
+def test_volume_is_returned_by_slices(tmp_path: Path) -> None:
     bench = volume_bench(tmp_path)
     client = bench.client
     case = client.get("/samstudent/review/v0").json()
@@ -350,7 +350,7 @@ def test_a_volume_by_slices(tmp_path: Path) -> None:
     assert np.array_equal(label, bench.truths["v0"])
 
 
-def test_names_with_all_that_a_file_name_may_hold(bench: Bench) -> None:
+def test_names_with_special_characters_are_valid(bench: Bench) -> None:
     name = "Ärztin's 50% #1 & co"
     source = Path(bench.datastore.get_image_uri("good"))
     bench.datastore.add_image(name, str(source), {})

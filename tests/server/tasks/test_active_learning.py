@@ -55,7 +55,7 @@ def value(path: str) -> int:
     return int(np.asarray(Image.open(path))[0, 0])
 
 
-def test_paging_gives_another_case_and_holds_only_the_last(study: Study):
+def test_each_request_selects_another_case_and_reserves_only_it(study: Study):
     seen = [study.ask("anna") for _ in range(4)]
     assert sorted(seen) == ["c0", "c1", "c2", "c3"]
     assert study.state.reserved() == {seen[-1]: "anna"}
@@ -65,7 +65,7 @@ def test_paging_gives_another_case_and_holds_only_the_last(study: Study):
     assert study.ask("bob") not in held and len(study.state.reserved()) == 2
 
 
-def test_who_pages_locks_nobody_out(study: Study):
+def test_repeated_requests_of_one_client_leave_cases_for_others(study: Study):
     """Once anna had all four cases to herself, and bob was answered nothing for half an hour."""
     for _ in range(9):
         study.ask("anna")
@@ -73,7 +73,7 @@ def test_who_pages_locks_nobody_out(study: Study):
     assert None not in others and len({*others, *study.state.reserved()}) == 4
 
 
-def test_what_a_client_works_on_stays_its_own(study: Study):
+def test_case_in_work_stays_reserved(study: Study):
     first = study.ask("anna")
     study.state.note_work(first, "anna")
     study.state.note_work("c0" if first != "c0" else "c1", "anna")  # not reserved: nothing to keep
@@ -90,7 +90,7 @@ def test_what_a_client_works_on_stays_its_own(study: Study):
     assert first not in study.state.reserved()
 
 
-def test_when_all_are_reserved_the_oldest_is_shared_and_that_is_said(study: Study):
+def test_oldest_reservation_is_shared_and_reported_if_all_cases_are_reserved(study: Study):
     got = {}
     for minute, client in enumerate(("anna", "bob", "carl", "dora")):
         study.now = 60.0 * minute
@@ -111,7 +111,7 @@ def test_when_all_are_reserved_the_oldest_is_shared_and_that_is_said(study: Stud
     assert strategy({"client_id": "gina"}, study.datastore)["shared_with"] == "anna"
 
 
-def test_one_case_left_is_shared(tmp_path: Path):
+def test_single_remaining_case_is_shared(tmp_path: Path):
     study = Study(tmp_path, 1)
     strategy = study.strategy()
     assert strategy({"client_id": "anna"}, study.datastore) == {"id": "c0", "selected_by": "uniform", "score": None}
@@ -119,7 +119,7 @@ def test_one_case_left_is_shared(tmp_path: Path):
     assert strategy({"client_id": "bob"}, study.datastore)["id"] == "c0"
 
 
-def test_why_there_is_no_case(tmp_path: Path):
+def test_reason_is_given_if_there_is_no_case(tmp_path: Path):
     (tmp_path / "split.csv").write_text("id,split\nc2,test\n")
     study = Study(tmp_path, 3)
     for case in ("c0", "c1"):
@@ -132,7 +132,7 @@ def test_why_there_is_no_case(tmp_path: Path):
     assert nothing.strategy().reason_for_none(nothing.datastore) == "there is no image in the study"
 
 
-def test_clients_without_a_name_keep_what_they_were_offered(study: Study):
+def test_clients_without_a_name_keep_their_reservations(study: Study):
     """Each of them may be somebody else."""
     assert len({study.ask() for _ in range(3)}) == 3
     assert len(study.state.reserved()) == 3
@@ -141,7 +141,7 @@ def test_clients_without_a_name_keep_what_they_were_offered(study: Study):
     assert strategy({"client_id": "bob"}, study.datastore)["shared_with"] == "a client without a name"
 
 
-def test_labelled_cases_are_never_given_pseudo_labelled_ones_are(study: Study):
+def test_labelled_cases_are_never_selected_but_pseudo_labelled_ones_are(study: Study):
     study.label("c0")
     study.label("c1", "pseudo")
     assert {study.ask("anna") for _ in range(3)} == {"c1", "c2", "c3"}
@@ -150,7 +150,7 @@ def test_labelled_cases_are_never_given_pseudo_labelled_ones_are(study: Study):
     assert study.ask("anna") is None
 
 
-def test_the_time_is_the_tasks_or_the_requests(study: Study):
+def test_duration_of_a_reservation_is_set_by_task_or_request(study: Study):
     assert study.strategy(minutes=5).info()["config"] == {"reserve_minutes": 5}
     for _ in range(4):
         study.ask("anna", reserve_minutes="1")
@@ -161,7 +161,7 @@ def test_the_time_is_the_tasks_or_the_requests(study: Study):
             study.ask("bob", reserve_minutes=wrong)
 
 
-def test_test_rows_are_never_given(tmp_path: Path):
+def test_test_rows_are_never_selected(tmp_path: Path):
     (tmp_path / "split.csv").write_text("id,split\nc0.png,test\nc1,val\nc2,train\n")
     study = Study(tmp_path, 4, fraction=0.2)
     strategy = study.strategy()
@@ -172,7 +172,7 @@ def test_test_rows_are_never_given(tmp_path: Path):
     assert {study.ask("dora") for _ in range(6)} == {"c1", "c2", "c3"}
 
 
-def test_another_process_is_faster(study: Study, monkeypatch: pytest.MonkeyPatch):
+def test_case_reserved_by_another_process_in_the_meantime_is_skipped(study: Study, monkeypatch: pytest.MonkeyPatch):
     """Between looking and reserving, somebody takes the case: the next best is given."""
     reserve, taken = study.state.reserve, []
 
@@ -186,7 +186,7 @@ def test_another_process_is_faster(study: Study, monkeypatch: pytest.MonkeyPatch
     assert study.ask("anna") not in (None, taken[0])
 
 
-def test_asking_at_once_never_gets_the_same_case(tmp_path: Path):
+def test_concurrent_requests_select_different_cases(tmp_path: Path):
     """Threads here; tests/active_learning/test_state.py reserves from several processes."""
     study = Study(tmp_path, 24)
 
@@ -200,7 +200,7 @@ def test_asking_at_once_never_gets_the_same_case(tmp_path: Path):
     assert study.state.reserved() == {cases[-1]: client for client, cases in zip("abcd", got, strict=True)}
 
 
-def test_random_is_the_tasks_own(study: Study):
+def test_strategy_random_is_that_of_the_task(study: Study):
     by_name = strategies(TASK, study.state, study.holdout)
     assert set(by_name) == {*STRATEGIES, "random"} and by_name["random"] is by_name["entropy"]
     for strategy in by_name.values():
@@ -220,13 +220,13 @@ class TestScoring:
 
         return UncertaintyScoring(study.state, study.holdout, lambda: version, predict, overlap=True)
 
-    def test_scores_steer_the_strategies(self, study: Study):
+    def test_strategies_select_by_scores(self, study: Study):
         answer = self.uncertainty(study)({}, study.datastore)
         assert answer["scored"] == 3 and list(answer["failed"]) == ["c3"] and "corrupt" in answer["failed"]["c3"]
         assert study.ask("anna", study.strategy("entropy")) == "c0"
         assert study.ask("anna", study.strategy("disagreement")) == "c2"
 
-    def test_only_what_is_out_of_date_is_scored(self, study: Study):
+    def test_only_outdated_cases_are_scored(self, study: Study):
         seen: list[int] = []
         study.label("c0")
         self.uncertainty(study, "v1", seen)({}, study.datastore)
@@ -235,7 +235,7 @@ class TestScoring:
         assert sorted(seen) == [1, 2, 3, 3]  # the one that failed is tried again
         assert self.uncertainty(study, "v2", seen)({}, study.datastore)["scored"] == 2
 
-    def test_without_a_student_nothing_is_done(self, study: Study):
+    def test_scoring_without_a_student_does_nothing(self, study: Study):
         seen: list[int] = []
         assert self.uncertainty(study, None, seen)({}, study.datastore)["scored"] == 0 == len(seen)
 

@@ -41,7 +41,7 @@ def test_unlabelled_cases_get_pseudo_labels(bench: Any) -> None:
     assert [entry["image"].rsplit("/", 1)[1] for entry in bench.datastore.datalist()] == ["c0.png"]
 
 
-def test_they_are_made_as_the_served_round_learnt(bench: Any, trained: Path) -> None:
+def test_pseudo_labels_use_the_policy_of_the_served_round(bench: Any, trained: Path) -> None:
     study = bench.study
     version = serve(bench, trained)
     kept = {"source": "student", "component": "all", "min_size": 1}
@@ -58,7 +58,7 @@ def test_they_are_made_as_the_served_round_learnt(bench: Any, trained: Path) -> 
     assert batch(bench)["made"] == len(free)
 
 
-def test_scores_come_of_what_the_task_says_only(bench: Any, trained: Path) -> None:
+def test_scores_are_stored_only_for_the_recipe_of_the_task(bench: Any, trained: Path) -> None:
     study = bench.study
     serve(bench, trained)
     learn_recipes(study.policy_folder("r0001"), study.task, disk={"box_margin": 0.1})
@@ -71,7 +71,7 @@ def test_scores_come_of_what_the_task_says_only(bench: Any, trained: Path) -> No
     assert len(study.selection.scores("entropy")) == len(study.selection.scores("disagreement")) == made > 0
 
 
-def test_the_student_alone_makes_raw_ones_only(bench: Any) -> None:
+def test_student_model_makes_raw_pseudo_labels_only(bench: Any) -> None:
     serve(bench)
     assert batch(bench, model="student", images=["c2", "c3", "c5"], max_batch_size=2)["failed"] == {}
     assert {tag for found in tags(bench).values() for tag in found} <= {"pseudo_raw"}

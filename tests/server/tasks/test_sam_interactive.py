@@ -85,7 +85,7 @@ def scan(tmp_path: Path) -> str:
     return volume(tmp_path / "scan.nii.gz", np.diag([-1.0, -1.0, 3.0, 1.0]))
 
 
-def test_info_is_what_both_panels_look_for(flat: SamInteractiveTask) -> None:
+def test_info_has_the_fields_that_both_panels_read(flat: SamInteractiveTask) -> None:
     info = flat.info()
     assert (info["type"], info["dimension"]) == ("deepgrow", 2)
     assert info["labels"] == {"radius": 1, "ulna": 2}
@@ -94,7 +94,7 @@ def test_info_is_what_both_panels_look_for(flat: SamInteractiveTask) -> None:
     json.dumps(info)
 
 
-def test_a_box_on_a_film(flat: SamInteractiveTask, film: str) -> None:
+def test_box_on_a_radiograph_decodes_the_structure(flat: SamInteractiveTask, film: str) -> None:
     file, result = flat({"model": "sam", "image": film, "label": "ulna", "roi": [10, 30, 20, 40, 0, 0]})
     try:
         assert file.endswith(".png")
@@ -114,7 +114,7 @@ def test_a_box_on_a_film(flat: SamInteractiveTask, film: str) -> None:
     json.dumps(result)
 
 
-def test_the_sam_in_force_draws_what_the_task_knows_and_the_plain_one_the_rest(film: str, tmp_path: Path) -> None:
+def test_active_sam_decodes_task_structures_and_plain_sam_others(film: str, tmp_path: Path) -> None:
     adapted, plain, later = BoxFiller(), BoxFiller(), BoxFiller()
     adapted.digest, later.digest = "a" * 64, "b" * 64
     in_force = [adapted]
@@ -144,7 +144,7 @@ def test_ohif_gets_a_raw_nrrd_of_the_volume(solid: SamInteractiveTask, scan: str
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SRA", "PIL"])
-def test_the_answer_lies_on_the_files_grid_in_every_orientation(
+def test_result_is_on_the_grid_of_the_file_in_every_orientation(
     solid: SamInteractiveTask, tmp_path: Path, axes: str
 ) -> None:
     orientation = nibabel.orientations.axcodes2ornt(tuple(axes))
@@ -170,7 +170,7 @@ def test_clicks_on_several_slices_change_those_slices_alone(solid: SamInteractiv
     assert values[1, 30, 40] == 1 and values[4, 20, 20] == 1
 
 
-def test_deepedit_form_draws_several_structures(flat: SamInteractiveTask, film: str) -> None:
+def test_deepedit_request_decodes_several_structures(flat: SamInteractiveTask, film: str) -> None:
     request = {"image": film, "radius": [[20, 20]], "ulna": [[60, 40]], "result_extension": ".seg.nrrd"}
     file, result = flat(request)
     masks = read_masks(file, FLAT, read_image(film).grid)
@@ -181,7 +181,7 @@ def test_deepedit_form_draws_several_structures(flat: SamInteractiveTask, film: 
 
 
 @pytest.mark.parametrize("extension", [".png", ".seg.nrrd"])
-def test_a_segment_that_the_task_does_not_know(flat: SamInteractiveTask, film: str, extension: str) -> None:
+def test_unknown_segment_is_decoded(flat: SamInteractiveTask, film: str, extension: str) -> None:
     request = {"image": film, "label": "Segment_1", "roi": [10, 30, 20, 40, 0, 0], "result_extension": extension}
     file, result = flat(request)
     values = sitk.GetArrayFromImage(sitk.ReadImage(file))
@@ -193,7 +193,7 @@ def test_a_segment_that_the_task_does_not_know(flat: SamInteractiveTask, film: s
         assert names.GetMetaData("Segment0_Name") == "Segment_1"
 
 
-def test_another_click_on_a_slice_takes_no_encoder(solid: SamInteractiveTask, scan: str, sam: BoxFiller) -> None:
+def test_second_click_on_a_slice_runs_no_encoder(solid: SamInteractiveTask, scan: str, sam: BoxFiller) -> None:
     for point in ([40, 30, 4], [41, 31, 4], [40, 30, 2]):
         file, _ = solid({"image": scan, "foreground": [point]})
         Path(file).unlink()
@@ -224,27 +224,27 @@ def test_an_image_that_changed_on_disk_is_read_again(flat: SamInteractiveTask, f
         ({"result_extension": 7}, "7"),
     ],
 )
-def test_what_is_wrong_is_told(flat: SamInteractiveTask, film: str, change: dict[str, Any], text: str) -> None:
+def test_invalid_requests_are_named(flat: SamInteractiveTask, film: str, change: dict[str, Any], text: str) -> None:
     request = {"model": "sam", "image": film, "label": "ulna", "foreground": [[40, 30, 0]], "background": []}
     with pytest.raises(UserError, match=text):
         flat(request | change)
 
 
-def test_parameters_of_the_host_do_no_harm(flat: SamInteractiveTask, film: str) -> None:
+def test_parameters_of_the_host_are_ignored(flat: SamInteractiveTask, film: str) -> None:
     odd = {"device": 7, "logging": 3, "roi_size": "x", "skip_writer": True, "result_write_to_file": False, "labels": 1}
     file, _ = flat({"image": film, "label": "ulna", "foreground": [[40, 30, 0]]} | odd)
     assert Image.open(file).size == (80, 64)
     Path(file).unlink()
 
 
-def test_a_missing_image_and_one_of_another_dimension(flat: SamInteractiveTask, scan: str, tmp_path: Path) -> None:
+def test_missing_image_and_wrong_dimension_are_named(flat: SamInteractiveTask, scan: str, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"nothing\.png"):
         flat({"image": str(tmp_path / "nothing.png"), "foreground": [[1, 1]]})
     with pytest.raises(UserError, match="dimension is 2"):
         flat({"image": scan, "foreground": [[1, 1, 1]]})
 
 
-def test_a_click_on_a_drawn_bone_with_the_real_model(tmp_path: Path) -> None:
+def test_click_on_a_synthetic_bone_with_the_real_model(tmp_path: Path) -> None:
     rows, columns = np.indices((200, 160))
     bone = ((columns - 70) / 22) ** 2 + ((rows - 110) / 30) ** 2 <= 1
     pixels = np.random.default_rng(1).normal(9000, 900, bone.shape) + 15000 * bone

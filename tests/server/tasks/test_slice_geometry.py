@@ -66,7 +66,7 @@ def test_the_least_recently_used_goes_first_and_a_large_one_is_cached_alone() ->
     assert len(reader.read) == 2 * (MAX_IMAGES + 1)
 
 
-def test_threads_that_want_one_image_read_it_once_and_others_do_not_wait() -> None:
+def test_concurrent_reads_of_one_image_are_one_read_and_do_not_block_others() -> None:
     reader = Reader()
     reader.wait.clear()
     stacks = RecentStacks(reader)

@@ -38,7 +38,7 @@ def film() -> SliceStack:
 
 
 @pytest.mark.parametrize("affine", [AXIAL, SAGITTAL, np.diag([1.0, 1.0, -2.0, 1.0])])
-def test_stacks_are_the_files_own_whatever_the_orientation(affine: np.ndarray) -> None:
+def test_slices_are_those_of_the_file_in_every_orientation(affine: np.ndarray) -> None:
     stack = stack_of((6, 20, 30), affine)
     assert stack.pixels.shape == (6, 20, 30, 3)
     i, j, k = 7, 3, 5
@@ -47,7 +47,7 @@ def test_stacks_are_the_files_own_whatever_the_orientation(affine: np.ndarray) -
 
 
 @pytest.mark.parametrize("affine", [AXIAL, SAGITTAL])
-def test_masks_drawn_on_stacks_come_back_on_the_files_grid(affine: np.ndarray) -> None:
+def test_masks_of_slices_are_returned_on_the_grid_of_the_file(affine: np.ndarray) -> None:
     stack = stack_of((6, 20, 30), affine)
     drawn = np.zeros((1, 6, 20, 30), dtype=bool)
     drawn[0, 4, 2, 11] = True
@@ -94,7 +94,7 @@ def test_no_label_means_the_only_structure_of_a_task(film: SliceStack) -> None:
     assert read_request({"foreground": [[1, 1]]}, ["femur"], film)[0].name == "femur"
 
 
-def test_clicks_on_several_slices_are_each_drawn(volume: SliceStack) -> None:
+def test_clicks_on_several_slices_are_all_decoded(volume: SliceStack) -> None:
     request = {"label": "ulna", "foreground": [[12, 7, 3], [13, 7, 1]], "background": [[1, 1, 3], [1, 1, 5]]}
     asks = read_request(request, NAMES, volume)
     assert [(a.slice, a.prompt.positive, a.prompt.negative) for a in asks] == [
@@ -103,7 +103,7 @@ def test_clicks_on_several_slices_are_each_drawn(volume: SliceStack) -> None:
     ]
 
 
-def test_deepedit_form_gives_others_points_as_negatives(volume: SliceStack) -> None:
+def test_deepedit_request_uses_points_of_other_structures_as_negatives(volume: SliceStack) -> None:
     request = {"label": "radius", "radius": [[4, 5, 2]], "ulna": [[9, 5, 2], [9, 5, 0]], "background": [[0, 0, 2]]}
     asks = {(a.name, a.slice): a.prompt for a in read_request(request, NAMES, volume)}
     assert asks.keys() == {("radius", 2), ("ulna", 2), ("ulna", 0)}
@@ -112,7 +112,7 @@ def test_deepedit_form_gives_others_points_as_negatives(volume: SliceStack) -> N
     assert asks["ulna", 0].negative == ()
 
 
-def test_slicers_box_has_its_ends_in_any_order(film: SliceStack) -> None:
+def test_slicer_box_accepts_its_corners_in_any_order(film: SliceStack) -> None:
     request = {"label": "ulna", "foreground": [], "background": [], "roi": [15, 5, 12, 4, -8, 9], "slice": 0}
     (ask,) = read_request(request, NAMES, film)
     assert ask.prompt.box == (5.0, 4.0, 15.0, 12.0)
@@ -123,7 +123,7 @@ def test_a_box_is_cut_to_the_image(film: SliceStack) -> None:
     assert ask.prompt.box == (0.0, 3.0, 29.0, 19.0)
 
 
-def test_box_and_click_belong_together(volume: SliceStack) -> None:
+def test_box_and_click_form_one_prompt(volume: SliceStack) -> None:
     request = {"label": "ulna", "foreground": [[9, 9, 4]], "roi": [5, 15, 4, 12, -9, 9], "slice": 4}
     (ask,) = read_request(request, NAMES, volume)
     assert (ask.slice, ask.prompt.box, ask.prompt.positive) == (4, (5.0, 4.0, 15.0, 12.0), ((9.0, 9.0),))
@@ -148,14 +148,14 @@ def test_slice_of_a_box_without_click(volume: SliceStack, roi: list[int], given:
     assert (ask.slice, ask.prompt.box) == (expected, (5.0, 4.0, 15.0, 12.0))
 
 
-def test_slicers_millimetres_are_unsigned() -> None:
+def test_slicer_millimetres_are_unsigned() -> None:
     affine = AXIAL.copy()
     affine[2, 3] = -30  # slices at -30, -27, ..., -15 mm
     request = {"label": "ulna", "roi": [5, 15, 4, 12, 0, 5], "slice": 24}
     assert read_request(request, NAMES, stack_of((6, 20, 30), affine))[0].slice == 2
 
 
-def test_a_sagittal_series_has_no_height_along_k() -> None:
+def test_sagittal_series_has_no_position_along_k() -> None:
     request = {"label": "ulna", "roi": [5, 15, 4, 12, 2, 4], "slice": 50}
     assert read_request(request, NAMES, stack_of((6, 20, 30), SAGITTAL))[0].slice == 3
 
@@ -191,6 +191,6 @@ def test_a_sagittal_series_has_no_height_along_k() -> None:
         ({"roi": [1, 5, 1, 5, 7, 9]}, "roi .* outside of the image"),
     ],
 )
-def test_what_cannot_be_drawn_is_told(volume: SliceStack, request_: dict[str, Any], text: str) -> None:
+def test_requests_that_cannot_be_decoded_are_refused(volume: SliceStack, request_: dict[str, Any], text: str) -> None:
     with pytest.raises(UserError, match=text):
         read_request(request_, NAMES, volume)

@@ -29,14 +29,14 @@ def infer(task: Any, image: str, **params: Any) -> tuple[Path, dict[str, Any]]:
     return Path(file), facts
 
 
-def test_nothing_is_offered_before_there_is_a_student(bench: Any) -> None:
+def test_models_are_not_listed_before_a_student_is_served(bench: Any) -> None:
     for task in (StudentInferTask(bench.study), StudentSamInferTask(bench.study)):
         assert not task.is_valid() and task.get_path() is None
         with pytest.raises(Conflict, match="no student yet"):
             infer(task, bench.datastore.get_image_uri("c0"))
 
 
-def test_both_answer_on_the_images_grid(bench: Any, trained: Path, tmp_path: Path) -> None:
+def test_both_models_return_masks_on_the_grid_of_the_image(bench: Any, trained: Path, tmp_path: Path) -> None:
     version = serve(bench, trained)
     pixels, truth = shapes(200, (100, 110))
     path = write_png(tmp_path / "film.png", pixels)
@@ -55,7 +55,7 @@ def test_both_answer_on_the_images_grid(bench: Any, trained: Path, tmp_path: Pat
     assert facts["sam"]["backend"] == "lite_medsam"
 
 
-def test_absent_structures_keep_their_place_among_the_names(bench: Any, trained: Path, tmp_path: Path) -> None:
+def test_label_names_include_absent_structures_in_order(bench: Any, trained: Path, tmp_path: Path) -> None:
     serve(bench, trained)
     pixels, truth = shapes(7)
     image = np.where(truth[1], 40, pixels).astype(np.uint8)
@@ -74,7 +74,7 @@ def test_ohif_gets_a_raw_nrrd(bench: Any) -> None:
     assert header["encoding"] == "raw" and list(header["sizes"]) == [64, 64, 1]
 
 
-def test_another_champion_is_loaded(bench: Any) -> None:
+def test_new_champion_is_loaded(bench: Any) -> None:
     task = StudentInferTask(bench.study)
     first = serve(bench)
     assert task.student().version == first and task.student() is task.student("cpu")
@@ -84,13 +84,13 @@ def test_another_champion_is_loaded(bench: Any) -> None:
     assert task.student().version == first
 
 
-def test_a_student_of_another_task_is_not_offered(bench: Any, tmp_path: Path) -> None:
+def test_student_of_another_task_is_not_listed(bench: Any, tmp_path: Path) -> None:
     serve(bench)
     bench.study.task = small_task(structures=["disk", "ring"])
     assert not StudentInferTask(bench.study).is_valid()
 
 
-def test_a_damaged_student_is_not_offered(bench: Any) -> None:
+def test_damaged_student_is_not_listed(bench: Any) -> None:
     serve(bench)
     path = bench.study.ledger.champion_path()
     path.write_bytes(path.read_bytes()[:-1])
@@ -98,7 +98,7 @@ def test_a_damaged_student_is_not_offered(bench: Any) -> None:
     assert StudentInferTask(bench.study).get_path() is None
 
 
-def test_each_structure_is_refined_as_the_served_round_learnt(bench: Any, trained: Path) -> None:
+def test_each_structure_is_refined_with_the_recipe_of_the_served_round(bench: Any, trained: Path) -> None:
     """Also after a roll-back: what was learnt goes with the student."""
     task, study = StudentSamInferTask(bench.study), bench.study
     image = bench.datastore.get_image_uri("c0")
@@ -118,7 +118,7 @@ def test_each_structure_is_refined_as_the_served_round_learnt(bench: Any, traine
     assert sources() == ["r0002", "sam", "student"]
 
 
-def test_a_structure_may_keep_the_students_mask(bench: Any, trained: Path) -> None:
+def test_recipe_can_select_the_students_mask(bench: Any, trained: Path) -> None:
     serve(bench, trained)
     kept = {"source": "student", "component": "all", "min_size": 1}
     learn_recipes(bench.study.policy_folder("r0001"), bench.study.task, disk=kept, square=kept)
@@ -142,7 +142,7 @@ class Painter:
 
 
 @pytest.mark.parametrize("source", ["student", "sam"])
-def test_sam_sees_no_slice_of_a_volume_in_which_it_has_no_say(
+def test_sam_is_not_run_on_volumes_if_no_recipe_uses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     volume = np.full((6, 64, 64), 40, np.uint8)
@@ -183,7 +183,7 @@ def another_sam(folder: Path) -> None:
         (another_sam, "another SAM"),
     ],
 )
-def test_without_a_record_that_counts_the_tasks_recipe_refines(
+def test_task_recipe_is_used_without_a_valid_policy(
     bench: Any, trained: Path, harm: Any, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     serve(bench, trained)
@@ -206,7 +206,7 @@ def test_without_a_record_that_counts_the_tasks_recipe_refines(
         ("dicom/folder", None, ".nrrd"), ("a.dcm", None, ".nrrd"), ("a.png", ".seg.nrrd", ".seg.nrrd"),
     ],
 )  # fmt: skip
-def test_the_answers_format(image: str, asked: str | None, expected: str) -> None:
+def test_format_of_the_result(image: str, asked: str | None, expected: str) -> None:
     assert result_extension({"image": image, "result_extension": asked}) == expected
 
 

@@ -96,7 +96,7 @@ def test_a_worse_challenger_is_kept_but_not_served(bench: Any) -> None:
     assert bench.study.ledger.model_path("r0002").exists()
 
 
-def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
+def test_decision_is_reproducible_from_the_record(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
     train(bench, pseudo_labels="off", steps=30)
@@ -130,7 +130,7 @@ def test_the_decision_can_be_checked_and_the_round_repeated(bench: Any) -> None:
     assert first["pseudo_labels_made_with"] is None and first["start"] is None
 
 
-def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_champion_has_the_teacher_weight_of_the_best_hold_out_dice(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
     ledger = bench.study.ledger
@@ -151,7 +151,7 @@ def test_the_champion_is_among_the_teachers_as_the_hold_out_says(bench: Any, mon
     assert policies[0] == policies[1]
 
 
-def test_teachers_that_know_nothing_teach_nothing(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teacher_below_minimum_dice_makes_no_pseudo_labels(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
     monkeypatch.setattr("samstudent.pseudolabels.policy.MIN_OOF_DICE", 1.1)
@@ -165,7 +165,7 @@ def test_teachers_that_know_nothing_teach_nothing(bench: Any, monkeypatch: pytes
     assert bench.study.ledger.get("r0002").pseudo_used.n > 0
 
 
-def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_is_reused_for_unchanged_labels(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     learnt = []
 
     def counted(*args: Any, **options: Any) -> LabelingPolicy:
@@ -189,7 +189,7 @@ def test_what_was_learnt_is_taken_again_while_the_labels_stay(bench: Any, monkey
     assert len(learnt) == 3
 
 
-def test_what_is_looked_at_is_neither_labelled_nor_held_out(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_uses_unlabelled_cases_outside_of_the_hold_out(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     free, held = split(bench)
     bench.label(*free[:3])
     seen: list[str] = []
@@ -204,7 +204,7 @@ def test_what_is_looked_at_is_neither_labelled_nor_held_out(bench: Any, monkeypa
     assert held and sorted(seen) == sorted(free[3:])
 
 
-def test_with_too_few_labels_the_champion_labels_as_its_round_learnt(bench: Any) -> None:
+def test_with_too_few_labels_the_champion_labels_with_its_policy(bench: Any) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)
     train(bench)
@@ -222,7 +222,7 @@ def test_with_too_few_labels_the_champion_labels_as_its_round_learnt(bench: Any)
     assert ledger.get("r0004").pseudo_used.n == ledger.get("r0002").pseudo_used.n > 0
 
 
-def test_what_reviewers_rejected_or_sent_does_not_train(bench: Any, trained: Path) -> None:
+def test_rejected_and_sent_pseudo_labels_do_not_train(bench: Any, trained: Path) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)
     ledger, reviews = bench.study.ledger, bench.study.reviews
@@ -238,9 +238,7 @@ def test_what_reviewers_rejected_or_sent_does_not_train(bench: Any, trained: Pat
     assert used("use") == set(others)
 
 
-def test_student_and_recipes_are_of_one_round_whatever_is_promoted_meanwhile(
-    bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_student_and_recipes_are_of_one_round_during_a_promotion(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)
     study, ledger = bench.study, bench.study.ledger
@@ -277,9 +275,7 @@ class Decoder(FakeSam):
     digest = "e" * 64
 
 
-def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
-    bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_round_does_not_use_a_deactivated_adapted_sam(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether policy is learnt or taken again; until an adapted one is better again."""
     study, ledger = bench.study, bench.study.ledger
 
@@ -309,7 +305,7 @@ def test_a_round_does_not_ask_the_adapted_sam_that_somebody_took_back(
     ("targets", "threshold", "taught"),
     [("probabilities", 0.0, True), ("masks", 0.0, False), ("auto", 0.0, False), ("auto", 1.0, True)],
 )
-def test_probabilities_are_taught_where_the_quality_filter_accepts_little(
+def test_soft_targets_are_used_if_the_quality_filter_accepts_few_masks(
     bench: Any, trained: Path, targets: Any, threshold: float, taught: bool
 ) -> None:
     task = bench.study.task
@@ -326,7 +322,7 @@ def test_probabilities_are_taught_where_the_quality_filter_accepts_little(
     assert sum(found is not None for found in weights) == (0 if taught else used.n)
 
 
-def test_with_a_small_hold_out_cross_validation_takes_part(bench: Any) -> None:
+def test_small_hold_out_is_supplemented_by_out_of_fold_scores(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
     train(bench, pseudo_labels="off")
@@ -353,7 +349,7 @@ def test_promotion_can_be_declined(bench: Any) -> None:
     assert not stats["promoted"] and bench.study.ledger.champion() is None
 
 
-def test_the_students_own_masks_may_be_used_instead(bench: Any) -> None:
+def test_option_raw_trains_on_the_students_own_masks(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:2], *held)
     train(bench, pseudo_labels="off")
@@ -363,7 +359,7 @@ def test_the_students_own_masks_may_be_used_instead(bench: Any) -> None:
     assert bench.study.ledger.get(train(bench, pseudo_labels="use", steps=2)["round"]).pseudo_used.n == 0
 
 
-def test_a_champion_that_no_longer_fits_the_task_is_left_out(bench: Any) -> None:
+def test_champion_of_another_task_is_ignored(bench: Any) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)
     train(bench, steps=1)
@@ -373,7 +369,7 @@ def test_a_champion_that_no_longer_fits_the_task_is_left_out(bench: Any) -> None
     assert (record.status, record.dice["champion"], record.pseudo_used.n) == ("done", None, 0)
 
 
-def test_nothing_labelled_is_a_conflict_and_no_round(bench: Any) -> None:
+def test_training_without_labels_is_a_conflict_and_opens_no_round(bench: Any) -> None:
     with pytest.raises(Conflict, match="no case is labelled"):
         train(bench)
     assert bench.study.ledger.rounds() == []
@@ -383,7 +379,7 @@ def test_nothing_labelled_is_a_conflict_and_no_round(bench: Any) -> None:
         train(bench)
 
 
-def test_a_failed_round_is_recorded_and_harms_nothing(bench: Any) -> None:
+def test_failed_round_is_recorded_and_changes_nothing(bench: Any) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)
     train(bench, steps=2)
@@ -396,7 +392,7 @@ def test_a_failed_round_is_recorded_and_harms_nothing(bench: Any) -> None:
     assert bench.study.ledger.champion_path() == served
 
 
-def test_a_round_that_fails_late_keeps_what_its_folds_scored(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_round_that_fails_late_has_its_out_of_fold_scores(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: Any, **options: Any) -> None:
         raise UserError("the disk is full")
 
@@ -409,7 +405,7 @@ def test_a_round_that_fails_late_keeps_what_its_folds_scored(bench: Any, monkeyp
     assert scores["structures"] == bench.study.task.names and set(scores["folds"]) == set(free[:3])
 
 
-def test_a_round_killed_on_the_way_leaves_the_served_model_whole(bench: Any) -> None:
+def test_killed_round_leaves_the_served_model_unchanged(bench: Any) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)
     train(bench, steps=2)
@@ -456,7 +452,7 @@ def test_the_same_seed_trains_the_same_model(bench: Any) -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_no_file_is_read_or_written_where_a_request_says(bench: Any, tmp_path: Any) -> None:
+def test_paths_in_a_request_are_not_read_or_written(bench: Any, tmp_path: Any) -> None:
     free, held = split(bench)
     bench.label(free[0], *held)
     before = {path.name for path in tmp_path.iterdir()}
@@ -469,7 +465,7 @@ def test_no_file_is_read_or_written_where_a_request_says(bench: Any, tmp_path: A
     }
 
 
-def test_clients_see_what_they_may_ask_for(bench: Any) -> None:
+def test_info_lists_the_options_for_clients(bench: Any) -> None:
     info = StudentTrainTask(bench.study).info()
     assert info["config"]["pseudo_labels"] == ["renew", "use", "raw", "off"]
     assert info["config"]["max_epochs"] == 2 and info["config"]["promote"] is True
@@ -529,7 +525,7 @@ def test_hold_out_cases_that_the_champion_trained_on_leave_the_comparison(bench:
     assert (record.comparison["held_out"], record.comparison["mean"]["cases"]) == (len(unknown), len(unknown) + 1)
 
 
-def test_a_challenger_is_not_served_where_all_that_could_tell_trained_the_champion(bench: Any) -> None:
+def test_challenger_is_not_served_if_the_champion_trained_on_the_whole_hold_out(bench: Any) -> None:
     free, _ = split(bench)
     bench.label(*free[:2])
     train(bench, pseudo_labels="off", steps=2)
@@ -541,7 +537,7 @@ def test_a_challenger_is_not_served_where_all_that_could_tell_trained_the_champi
     assert bench.study.ledger.champion().id == "r0001"
 
 
-def test_a_copy_of_a_hold_out_case_that_trains_takes_it_out_of_the_comparison(bench: Any) -> None:
+def test_hold_out_case_with_a_training_copy_is_excluded_from_the_comparison(bench: Any) -> None:
     free, held = split(bench)
     shutil.copy(bench.folder / f"{held[0]}.png", bench.folder / "copy.png")
     bench.datastore.refresh()
@@ -555,7 +551,7 @@ def test_a_copy_of_a_hold_out_case_that_trains_takes_it_out_of_the_comparison(be
         assert reported == {held[0]: "trained on by this round (r0001) as copy"}
 
 
-def test_figures_say_what_trained_and_why_others_did_not(bench: Any) -> None:
+def test_record_names_training_cases_and_reasons_for_others(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:5], *held)
     labels = bench.folder / "labels" / "final"
@@ -573,9 +569,7 @@ def test_figures_say_what_trained_and_why_others_did_not(bench: Any) -> None:
     assert (brief["labels"], brief["left_out"], brief["held_out"]) == (2, record.unreadable, len(held) - 1)
 
 
-def test_a_label_that_goes_away_in_the_middle_of_a_round_was_read_before(
-    bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_label_removed_during_a_round_is_already_prepared(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     free, held = split(bench)
     bench.label(*free[:4], *held)
 
