@@ -46,7 +46,7 @@ def test_dice_of_squares(truth: np.ndarray, prediction: np.ndarray, expected: fl
 
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1))
-def test_dice_is_the_formula_in_3d_and_symmetric(seed: int) -> None:
+def test_dice_in_3d_matches_the_formula_and_is_symmetric(seed: int) -> None:
     first, second = np.random.default_rng(seed).random((2, 5, 6, 7)) > 0.6
     expected = 2 * (first & second).sum() / (first.sum() + second.sum())
     assert metrics.dice(first, second) == pytest.approx(expected, abs=1e-6)
@@ -75,7 +75,7 @@ def test_surface_distance_is_that_of_the_whole_image(shape: tuple[int, ...]) -> 
     assert metrics.surface_distances(truth[None], masks[None], spacing) == pytest.approx([expected.item()], abs=1e-5)
 
 
-def test_table_tells_missed_from_false_alarms() -> None:
+def test_table_distinguishes_missed_structures_and_false_positives() -> None:
     truths = [np.stack([square(4, 4, 10), EMPTY]), np.stack([square(4, 4, 10), square(0, 0, 4)])]
     predictions = [np.stack([square(4, 9, 10), square(0, 0, 2)]), np.stack([EMPTY, square(0, 0, 4)])]
     bone, other, mean = metrics.dice_table(truths, predictions, ["bone", "other"])
@@ -84,7 +84,7 @@ def test_table_tells_missed_from_false_alarms() -> None:
     assert mean == metrics.StructureScore("mean", 0.625, 0.375, cases=2, missed=1, false_alarms=1)
 
 
-def test_structure_that_no_case_has_is_left_out_of_the_mean() -> None:
+def test_structure_absent_in_all_cases_is_excluded_from_the_mean() -> None:
     masks = [np.stack([square(4, 4, 10), EMPTY])]
     _, absent, mean = metrics.dice_table(masks, masks, ["bone", "absent"])
     assert math.isnan(absent.mean)
@@ -92,7 +92,7 @@ def test_structure_that_no_case_has_is_left_out_of_the_mean() -> None:
     assert mean.mean == 1.0
 
 
-def test_cases_may_differ_in_size() -> None:
+def test_cases_of_different_sizes_are_measured() -> None:
     masks = [square(2, 2, 5)[None], square(2, 2, 5, (48, 20))[None]]
     assert metrics.dice_table(masks, masks, ["bone"])[0].mean == 1.0
 
@@ -106,6 +106,6 @@ def test_cases_may_differ_in_size() -> None:
         (lambda: metrics.dice_table([], [], ["a"]), "no cases"),
     ],
 )
-def test_mistakes_are_named(call: Callable[[], object], wrong: str) -> None:
+def test_invalid_arguments_are_named(call: Callable[[], object], wrong: str) -> None:
     with pytest.raises(UserError, match=wrong):
         call()

@@ -21,7 +21,7 @@ def write(folder: Path, content: dict[str, Any] | str, name: str = "mine.yaml") 
     return path
 
 
-def test_the_promised_tasks_are_shipped() -> None:
+def test_documented_tasks_are_shipped() -> None:
     assert task.shipped_tasks() == ["chest", "hippocampus", "phantom", "teeth", "ultrasound", "wrist"]
 
 
@@ -36,7 +36,7 @@ def test_every_shipped_task_loads_by_its_own_name(name: str) -> None:
     assert shipped.sam.backend == "lite_medsam"
 
 
-def test_shipped_tasks_are_what_their_data_needs() -> None:
+def test_shipped_tasks_fit_their_data() -> None:
     wrist, teeth, chest = (task.load_task(name) for name in ("wrist", "teeth", "chest"))
     assert (len(wrist.names), wrist.student.size, wrist.overlap) == (17, (384, 224), True)
     assert wrist.names == sorted(wrist.names)  # the order of the paper's own labels
@@ -49,34 +49,34 @@ def test_shipped_tasks_are_what_their_data_needs() -> None:
 
 
 @pytest.mark.parametrize("name", ["teeth", "chest"])
-def test_where_sides_have_names_nothing_is_mirrored(name: str) -> None:
+def test_mirroring_is_disabled_for_structures_with_a_side(name: str) -> None:
     assert task.load_task(name).training.mirror == ()
 
 
-def test_a_new_anatomy_takes_about_ten_lines() -> None:
+def test_task_file_of_a_new_anatomy_is_short() -> None:
     text = (Path(str(task._shipped())) / "ultrasound.yaml").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 10
 
 
-def test_the_least_a_user_must_write(tmp_path: Path) -> None:
+def test_minimal_task_file_is_valid(tmp_path: Path) -> None:
     mine = task.load_task(write(tmp_path, MINIMAL))
     assert mine.structures == {"a": 1, "b": 2}
     assert mine.training == task.TrainingSection()
     assert mine.schedule.every_labels is None
 
 
-def test_a_path_wins_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_takes_precedence_over_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, MINIMAL, "wrist")
     monkeypatch.chdir(tmp_path)
     assert task.load_task("wrist").name == "mine"
 
 
-def test_structures_come_in_the_order_of_their_values(tmp_path: Path) -> None:
+def test_structures_are_in_the_order_of_their_values(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL | {"structures": {"last": 3, "first": 1, "middle": 2}})
     assert task.load_task(path).names == ["first", "middle", "last"]
 
 
-def test_a_checkpoint_is_found_beside_the_task_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_is_found_relative_to_the_task_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, MINIMAL | {"sam": {"backend": "vit_b", "checkpoint": "weights/sam.pth"}})
     monkeypatch.chdir("/")
     assert task.load_task(path).sam.checkpoint == tmp_path / "weights" / "sam.pth"
@@ -126,7 +126,7 @@ def test_a_checkpoint_is_found_beside_the_task_file(tmp_path: Path, monkeypatch:
         ({"training": None}, "training"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, changes: dict[str, Any], wrong: str) -> None:
+def test_errors_name_file_and_key(tmp_path: Path, changes: dict[str, Any], wrong: str) -> None:
     path = write(tmp_path, MINIMAL | changes)
     with pytest.raises(UserError, match=wrong) as caught:
         task.load_task(path)
@@ -134,7 +134,7 @@ def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, changes: dict[str,
     assert caught.value.status == 400
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_together(tmp_path: Path) -> None:
     path = write(tmp_path, {"dimension": 2, "structures": ["a"], "colour": 1, "training": {"step": 5}})
     with pytest.raises(UserError, match=r"(?s)name: missing.*training\.step: unknown key.*colour: unknown key"):
         task.load_task(path)
@@ -149,24 +149,24 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("a: !!python/object:x {}", "not valid YAML"),
     ],
 )
-def test_what_is_no_task_file_is_refused(tmp_path: Path, text: str, wrong: str) -> None:
+def test_invalid_task_files_are_refused(tmp_path: Path, text: str, wrong: str) -> None:
     with pytest.raises(UserError, match=wrong):
         task.load_task(write(tmp_path, text))
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_binary_task_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"name: \xff\xfe")
     with pytest.raises(UserError, match="not valid YAML"):
         task.load_task(path)
 
 
-def test_a_name_that_is_not_there_lists_those_that_are() -> None:
+def test_unknown_task_name_lists_the_shipped_ones() -> None:
     with pytest.raises(NotFound, match=r"'knee': no such file.*phantom.*wrist"):
         task.load_task("knee")
 
 
-def test_a_task_cannot_be_changed_in_place() -> None:
+def test_task_is_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         task.load_task("phantom").name = "other"
 
@@ -195,14 +195,14 @@ def test_installed_task_files_are_found(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("enabled", "policy"), [(True, "learned"), (False, "fixed")])
-def test_the_former_key_of_the_policy_is_understood(enabled: bool, policy: str) -> None:
+def test_renamed_policy_key_is_accepted(enabled: bool, policy: str) -> None:
     content = {"name": "t", "dimension": 2, "structures": ["a"], "trust": {"enabled": enabled}}
     assert task.Task.model_validate(content).pseudo_labels.policy == policy
     assert task.Task.model_validate(content | {"pseudo_labels": {"folds": 2}}).pseudo_labels.folds == 2
 
 
 @pytest.mark.parametrize("more", [{"trust": {"folds": 3}}, {"pseudo_labels": {"policy": "learned"}}])
-def test_former_keys_that_are_gone_or_contradict_are_refused(more: dict[str, object]) -> None:
+def test_removed_or_contradictory_keys_are_refused(more: dict[str, object]) -> None:
     content = {"name": "t", "dimension": 2, "structures": ["a"], "trust": {"enabled": False}}
     with pytest.raises(ValueError, match=r"pseudo_labels: \{policy"):
         task.Task.model_validate(content | more)

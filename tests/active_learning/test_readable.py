@@ -27,7 +27,7 @@ def film(folder: Path, name: str, keep: float = 1.0) -> Path:
     return path
 
 
-def test_a_truncated_image_is_a_problem_until_it_is_mended(check: ImageCheck, tmp_path: Path) -> None:
+def test_truncated_image_is_a_problem_until_it_is_replaced(check: ImageCheck, tmp_path: Path) -> None:
     files = {"a": film(tmp_path, "a.png"), "b": film(tmp_path, "b.png", keep=0.6)}
     assert check.problems(files.get) == {}  # nobody has looked yet
     assert check.problem("a", files["a"]) is None
@@ -58,5 +58,5 @@ def test_an_image_of_the_other_dimension_is_a_problem(tmp_path: Path) -> None:
     assert ImageCheck(tmp_path / "state.sqlite", 2).problem("a", tmp_path / "a.png") is None
 
 
-def test_a_file_that_is_gone_is_a_problem(check: ImageCheck, tmp_path: Path) -> None:
+def test_missing_file_is_a_problem(check: ImageCheck, tmp_path: Path) -> None:
     assert "no such file" in str(check.problem("a", tmp_path / "a.png"))

@@ -22,7 +22,7 @@ class Clock:
         return self.now
 
 
-def test_a_reservation_holds_until_its_time(tmp_path: Path):
+def test_reservation_is_valid_until_its_end(tmp_path: Path):
     clock = Clock()
     state = SelectionState(tmp_path / "deep" / "state.sqlite", clock)
     assert state.reserve("a", "anna", 30)
@@ -37,7 +37,7 @@ def test_a_reservation_holds_until_its_time(tmp_path: Path):
     assert state.reserved() == {"a": "bob"}
 
 
-def test_a_clock_set_back_does_not_keep_a_case_for_days(tmp_path: Path):
+def test_clock_set_back_does_not_extend_a_reservation(tmp_path: Path):
     clock = Clock()
     state = SelectionState(tmp_path / "s", clock)
     clock.now = 3 * 24 * 3600
@@ -49,7 +49,7 @@ def test_a_clock_set_back_does_not_keep_a_case_for_days(tmp_path: Path):
     assert state.reserved() == {"a": "bob"}
 
 
-def test_no_time_is_no_reservation(tmp_path: Path):
+def test_duration_0_makes_no_reservation(tmp_path: Path):
     state = SelectionState(tmp_path / "s", Clock())
     assert state.reserve("a", "anna", 0) and state.reserve("a", "bob", 0)
 
@@ -70,7 +70,7 @@ def test_processes_reserving_at_once_never_get_the_same_case(tmp_path: Path):
     assert Counter(case for cases in got for case in cases) == Counter(map(str, range(60)))
 
 
-def test_scores_keep_their_version(tmp_path: Path):
+def test_scores_are_stored_by_version(tmp_path: Path):
     state = SelectionState(tmp_path / "s")
     state.put_scores("entropy", {"a": 0.5, "b": None, "c": 0.1}, "v1")
     state.put_scores("entropy", {"c": 0.2}, "v2")
@@ -79,7 +79,7 @@ def test_scores_keep_their_version(tmp_path: Path):
     assert state.scores("disagreement") == {} == state.tables().disagreement
 
 
-def test_vectors_come_back_exactly_and_backends_do_not_mix(tmp_path: Path):
+def test_vectors_round_trip_by_backend(tmp_path: Path):
     state = SelectionState(tmp_path / "s")
     a = np.array([1.5, -2, 1e-20], dtype=np.float32)
     state.put_vectors({"a": a, "b": 2 * a}, "sam1")
@@ -90,13 +90,13 @@ def test_vectors_come_back_exactly_and_backends_do_not_mix(tmp_path: Path):
         state.put_vectors({"c": np.array([np.nan])}, "sam2")
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path: Path):
+def test_file_that_is_not_a_database_is_named(tmp_path: Path):
     (tmp_path / "state.sqlite").write_text("no database, but long enough to look like one. " * 100)
     with pytest.raises(UserError, match=r"state.sqlite: file is not a database; rename it"):
         SelectionState(tmp_path / "state.sqlite")
 
 
-def test_a_table_of_before_is_used_on(tmp_path: Path):
+def test_table_of_an_earlier_version_is_extended(tmp_path: Path):
     """Made by a version that knew neither what was shown nor what was worked on."""
     with sqlite3.connect(tmp_path / "state.sqlite") as old:
         old.execute(
@@ -111,7 +111,7 @@ def test_a_table_of_before_is_used_on(tmp_path: Path):
     assert state.reservations() == {"a": Reservation("anna", 0, 1800, worked=True)}
 
 
-def test_what_is_shared_stays_its_holders(tmp_path: Path):
+def test_shared_case_stays_reserved_for_its_client(tmp_path: Path):
     clock = Clock()
     state = SelectionState(tmp_path / "s", clock)
     assert state.reserve("a", "anna", 30) and state.reserve("b", "bob", 30)

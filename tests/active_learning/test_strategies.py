@@ -49,7 +49,7 @@ tables = st.builds(
     fraction=st.sampled_from([0.0, 0.2, 0.5]),
     seed=st.integers(0, 5),
 )
-def test_whatever_is_missing(strategy, candidates, labelled, tables, holdout, fraction, seed):
+def test_selection_is_valid_for_any_missing_data(strategy, candidates, labelled, tables, holdout, fraction, seed):
     """A choice exactly if there is a candidate, the same in whatever order, and the hold-out has its share."""
 
     def ask(order):
@@ -67,18 +67,18 @@ def test_whatever_is_missing(strategy, candidates, labelled, tables, holdout, fr
     assert (choice.case in holdout) == wants_holdout == (choice.by == "hold-out")
 
 
-def test_the_least_sure():
+def test_least_certain_case_is_selected():
     assert select("entropy", "abcd", [], FULL, rng()).case == "b"
     assert select("disagreement", "abcd", [], FULL, rng()).case == "a"
     assert select("entropy", "ac", [], FULL, rng()).score == 0.5
 
 
-def test_the_farthest_first():
+def test_farthest_case_is_selected():
     assert select("diversity", "bcd", "a", FULL, rng()).case == "d"
     assert select("diversity", "bc", "ad", FULL, rng()).case == "c"
 
 
-def test_the_first_of_all_is_the_most_typical():
+def test_first_case_is_the_most_typical():
     square = points(a=(0, 0), b=(0, 2), c=(2, 0), d=(2, 2), middle=(1, 1.1))
     choice = select("diversity", square, [], Tables(vectors=square), rng())
     assert (choice.case, choice.by) == ("middle", "diversity")
@@ -86,13 +86,13 @@ def test_the_first_of_all_is_the_most_typical():
     assert select("diversity", square, ["unknown"], Tables(vectors=square), rng()).case == "middle"
 
 
-def test_the_hold_out_covers_nothing():
+def test_hold_out_cases_do_not_count_as_covered():
     """A labelled case of the hold-out does not train, so the case that is like it is worth as much as any."""
     near = points(held=(10, 0), d=(10, 0.1), b=(1, 0), a=(0, 0))
     assert select("diversity", "bd", ["a", "held"], Tables(vectors=near), rng(), frozenset(["held"])).case == "d"
 
 
-def test_mixed_weighs_ranks():
+def test_mixed_strategy_weighs_ranks():
     vectors = points(x=(0, 0), near=(1, 0), middle=(5, 0), far=(1000, 0))
     scores = {"near": 0.9, "middle": 0.8, "far": 0.1}
     # near: ranks 3 and 1; middle: 2 and 2; far: 1 and 3 -> equal by entropy; disagreement decides.
@@ -114,17 +114,17 @@ def test_mixed_weighs_ranks():
         ("uniform", FULL, "uniform"),
     ],
 )
-def test_falling_back(strategy: str, tables: Tables, by: str):
+def test_strategies_fall_back_without_data(strategy: str, tables: Tables, by: str):
     assert select(strategy, "abc", [], tables, rng()).by == by
 
 
 @pytest.mark.parametrize("tables", [Tables(), Tables(dict.fromkeys("abcd", 0.5))])
-def test_ties_are_drawn_evenly(tables: Tables):
+def test_ties_are_broken_uniformly(tables: Tables):
     draws = Counter(select("entropy", "abcd", [], tables, rng(seed)).case for seed in range(400))
     assert set(draws) == set("abcd") and min(draws.values()) > 60
 
 
-def test_the_hold_out_is_drawn_whatever_the_scores():
+def test_hold_out_cases_are_selected_independently_of_scores():
     hard = Tables({"hard": 1.0, "easy": 0.0, "free": 0.5})
     drawn = Counter(
         select("entropy", ["hard", "easy", "free"], ["l"], hard, rng(seed), frozenset(["hard", "easy"]), 0.2).case
@@ -133,7 +133,7 @@ def test_the_hold_out_is_drawn_whatever_the_scores():
     assert set(drawn) == {"hard", "easy"} and min(drawn.values()) > 60
 
 
-def test_following_the_choices_keeps_the_hold_outs_share():
+def test_labelling_selected_cases_preserves_the_share_of_the_hold_out():
     cases = {f"{i:02}" for i in range(50)}
     holdout = frozenset(sorted(cases)[::5])
     labelled: set[str] = set()
@@ -148,7 +148,7 @@ def test_an_unknown_strategy_is_named():
         select("best", "a", [], Tables(), rng())
 
 
-def test_what_a_reviewer_sent_comes_first() -> None:
+def test_sent_cases_are_selected_first() -> None:
     """Before the hold-out's turn, in the order in which it was sent, and only if it may be given."""
 
     def ask(*candidates: str) -> tuple[str, str]:

@@ -89,13 +89,13 @@ def test_refine_names_the_image_without_a_mask(disk: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_doctor_is_content_with_a_right_folder(disk: Path) -> None:
+def test_doctor_reports_no_problem_in_a_valid_folder(disk: Path) -> None:
     done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 images" in done.stdout
 
 
-def test_doctor_finds_what_is_wrong(disk: Path) -> None:
+def test_doctor_reports_problems(disk: Path) -> None:
     (disk / "images" / "broken.png").write_bytes(b"no image")
     labels = disk / "images" / "labels" / "final"
     labels.mkdir(parents=True)
@@ -108,7 +108,7 @@ def test_doctor_finds_what_is_wrong(disk: Path) -> None:
     assert "nobody.png" in done.stdout
 
 
-def test_doctor_tells_which_structures_the_labels_have(disk: Path) -> None:
+def test_doctor_lists_structures_of_the_labels(disk: Path) -> None:
     """By the names that the host keeps: value 2 of this label map is the disk, value 1 something else."""
     labels = disk / "images" / "labels" / "final"
     labels.mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_doctor_tells_which_structures_the_labels_have(disk: Path) -> None:
     assert "left out: ruler (1)" in done.stdout
 
 
-def test_doctor_notes_what_readers_warn_of(tmp_path: Path) -> None:
+def test_doctor_reports_warnings_of_readers(tmp_path: Path) -> None:
     """pynrrd's default has no ``space``: the label is read, with a warning."""
     (tmp_path / "task.yaml").write_text("name: ball\ndimension: 3\nstructures: [ball]\nstudent: {size: [16, 16, 16]}\n")
     nibabel.save(nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(5, 4, 3), np.eye(4)), tmp_path / "a.nii.gz")
@@ -152,7 +152,7 @@ def test_doctor_notes_what_readers_warn_of(tmp_path: Path) -> None:
         (("demo", "--studies", "nowhere"), "nowhere"),
     ],
 )
-def test_a_users_mistake_is_one_line(
+def test_user_error_is_one_line(
     arguments: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -162,14 +162,14 @@ def test_a_users_mistake_is_one_line(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_process_ends_so_too(tmp_path: Path) -> None:
+def test_user_error_of_a_process_is_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "samstudent.cli.main", "serve", "--studies", "nowhere", "--task", "wrist"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "samstudent: --studies nowhere: no such folder\n"
 
 
-def test_rounds_of_a_fresh_study_are_none(disk: Path) -> None:
+def test_new_study_has_no_rounds(disk: Path) -> None:
     done = run("rounds", "list", "--studies", disk / "images", "--task", disk / "task.yaml")
     assert done.returncode == 0, done.stderr
     done = run("rounds", "rollback", "--studies", disk / "images", "--task", disk / "task.yaml")
@@ -177,7 +177,7 @@ def test_rounds_of_a_fresh_study_are_none(disk: Path) -> None:
     assert "no round was served" in done.stderr
 
 
-def test_doctor_knows_images_in_a_subfolder(disk: Path) -> None:
+def test_doctor_reads_images_in_a_subfolder(disk: Path) -> None:
     done = run("doctor", "--studies", disk, "--task", disk / "task.yaml")
     assert "1 images" in done.stdout
 
@@ -198,7 +198,7 @@ def study_of(folder: Path, shared_cases: Path, name: str) -> Path:
         ("f_nfd_label", "two.yaml", "1 images, 1 human labels"),
     ],
 )
-def test_doctor_and_refine_take_the_same_files(
+def test_doctor_and_refine_use_the_same_files(
     shared_cases: Path, tmp_path: Path, name: str, task: str, said: str
 ) -> None:
     folder = study_of(tmp_path, shared_cases, name)
@@ -230,7 +230,7 @@ def bad_entries(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
 
 
-def test_one_bad_file_stops_neither_doctor_nor_refine(disk: Path) -> None:
+def test_bad_file_does_not_stop_doctor_or_refine(disk: Path) -> None:
     bad_entries(disk / "images")
     bad_entries(disk / "masks")
     (disk / "images" / "b.png").write_bytes((disk / "images" / "a.png").read_bytes()[:300])
@@ -247,14 +247,14 @@ def test_one_bad_file_stops_neither_doctor_nor_refine(disk: Path) -> None:
     assert "2 images (1 of them cannot be used)" in done.stdout
 
 
-def test_refine_of_one_pair_that_cannot_be_read_is_an_error(disk: Path) -> None:
+def test_refine_of_an_unreadable_pair_is_an_error(disk: Path) -> None:
     (disk / "images" / "a.png").write_bytes(b"no image")
     arguments = ("--images", disk / "images", "--masks", disk / "masks", "--task", disk / "task.yaml")
     done = run("refine", *arguments, "--output", disk / "out")
     assert done.returncode == 2 and "a.png: not an image" in done.stderr
 
 
-def test_names_of_files_are_no_markup(disk: Path) -> None:
+def test_file_names_are_not_interpreted_as_markup(disk: Path) -> None:
     (disk / "images" / "a.png").rename(disk / "images" / "a[red]?.png")
     (disk / "images" / "b[bold].png").write_bytes(b"no image")
     done = run("doctor", "--studies", disk / "images", "--task", disk / "task.yaml")
@@ -275,7 +275,7 @@ def test_a_forbidden_file_is_one_line(disk: Path, monkeypatch: pytest.MonkeyPatc
     assert done.returncode == 1 and "b.png: Permission denied; give user" in done.stdout
 
 
-def test_doctor_finds_what_a_server_could_not_write(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_unwritable_places(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = disk / "images"
     (disk / "elsewhere").mkdir()
     (study / ".samstudent").mkdir()
@@ -291,7 +291,7 @@ def test_doctor_finds_what_a_server_could_not_write(disk: Path, monkeypatch: pyt
     assert "5 MB are free" in done.stdout
 
 
-def test_doctor_counts_what_is_passed_over(disk: Path) -> None:
+def test_doctor_counts_ignored_files(disk: Path) -> None:
     study = disk / "images"
     (study / "more").mkdir()
     for i in range(3):
@@ -331,7 +331,7 @@ def nerves(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_doctor_says_where_the_meaning_is_assumed(nerves: Path) -> None:
+def test_doctor_reports_assumed_value_names(nerves: Path) -> None:
     done = run("doctor", "--studies", nerves, "--task", nerves / "nerves.yaml")
     assert done.returncode == 0, done.stdout
     said = "1 label map has no names for its values; assumed from task nerves: 1 = nerve, 2 = vessel. Check one"
@@ -347,7 +347,7 @@ def test_doctor_says_where_the_meaning_is_assumed(nerves: Path) -> None:
     assert "2 images, 0 human labels" in done.stdout
 
 
-def test_refine_reads_the_names_beside_masks(nerves: Path) -> None:
+def test_refine_reads_value_names_of_masks(nerves: Path) -> None:
     """Also those of a mask that was renamed, by its content."""
     final = nerves / "labels" / "final"
     (nerves / "a.png").rename(nerves / "c.png")

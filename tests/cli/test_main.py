@@ -41,7 +41,7 @@ def study(tmp_path: Path) -> Path:
         "doctor",
     ],
 )
-def test_a_command_does_not_import_what_it_does_not_use(study: Path, command: str) -> None:
+def test_commands_do_not_import_unused_packages(study: Path, command: str) -> None:
     arguments = [sys.executable, "-c", CODE, *command.split()]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False, cwd=study)
     assert done.returncode == 0, done.stdout + done.stderr

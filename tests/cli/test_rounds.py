@@ -14,7 +14,7 @@ from samstudent.rounds.ledger import Ledger
 TASK = {"name": "drawn", "dimension": 2, "structures": ["disk"], "student": {"size": [64, 64]}}
 
 
-def test_rounds_say_what_trained_and_what_was_left_out(
+def test_rounds_list_training_cases_and_left_out_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -47,7 +47,7 @@ def test_rounds_say_what_trained_and_what_was_left_out(
     assert "not compared on: h: trained on by champion (r0000) as f" in lines
 
 
-def test_rounds_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rounds_are_printed_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = tmp_path / "task.yaml"
     task.write_text(yaml.safe_dump(TASK))
     ledger = Ledger(tmp_path / ".samstudent" / "drawn")

@@ -13,7 +13,7 @@ from samstudent.util.progress import Progress, log_progress
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_is_drawn_or_logged(
+def test_progress_is_a_bar_or_log_lines(
     terminal: bool,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -62,13 +62,13 @@ def test_phantoms_become_dx_images_with_their_truth(tmp_path: Path) -> None:
         }
 
 
-def test_without_orthanc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_orthanc_is_reported_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orthanc_module, "_PROGRAMS", ("no-such-program",))
     with pytest.raises(NotFound, match="apt-get install orthanc orthanc-dicomweb"):
         find_orthanc()
 
 
-def test_where_the_state_of_a_pacs_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_state_folder_of_a_pacs_follows_from_its_url(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert pacs_folder("https://pacs.example:8443/dicom-web/") == tmp_path / "samstudent" / "pacs-example-8443-dicom-web"
     monkeypatch.delenv("XDG_DATA_HOME")
@@ -78,7 +78,7 @@ def test_where_the_state_of_a_pacs_lies(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.server
-def test_the_whole_demo(tmp_path: Path) -> None:
+def test_demo_with_a_pacs_runs_completely(tmp_path: Path) -> None:
     require_orthanc()
     command = [sys.executable, "-m", "samstudent.cli.main", "demo", "--pacs", "--output", str(tmp_path / "out")]
     command += ["--steps", "10", "--limit", "4", "--labels", "2"]

@@ -19,7 +19,7 @@ def films(count: int, first: int = 0) -> list[phantom.Radiograph]:
     return [phantom.make_radiograph(np.random.default_rng(seed)) for seed in range(first, first + count)]
 
 
-def test_film_has_the_promised_form() -> None:
+def test_film_has_the_documented_form() -> None:
     film = films(1)[0]
     assert film.image.shape == (384, 224)
     assert film.image.dtype == np.uint16
@@ -72,7 +72,7 @@ def test_films_differ_in_exposure_and_noise() -> None:
 
 
 @pytest.mark.parametrize("shape", [(384, 224), (256, 160), (192, 112), (300, 300), (64, 64)])
-def test_any_shape_shows_the_whole_wrist(shape: tuple[int, int]) -> None:
+def test_film_of_any_shape_shows_the_whole_wrist(shape: tuple[int, int]) -> None:
     film = phantom.make_radiograph(np.random.default_rng(3), shape)
     assert film.image.shape == shape
     present = film.masks.any(axis=(1, 2))
@@ -85,7 +85,7 @@ def test_too_small_is_refused() -> None:
         phantom.make_radiograph(np.random.default_rng(0), (63, 224))
 
 
-def test_study_on_disk_is_what_was_drawn(tmp_path: Path) -> None:
+def test_study_on_disk_equals_the_phantoms(tmp_path: Path) -> None:
     ids = phantom.make_study(tmp_path, 4, seed=7, shape=(128, 96))
     assert len(set(ids)) == 4
     shipped = task.load_task("phantom")
@@ -97,7 +97,7 @@ def test_study_on_disk_is_what_was_drawn(tmp_path: Path) -> None:
         np.testing.assert_array_equal(masks, film.masks)
 
 
-def test_split_orders_the_training_cases_and_holds_others_out(tmp_path: Path) -> None:
+def test_split_has_the_order_of_training_cases_and_a_hold_out(tmp_path: Path) -> None:
     ids = phantom.make_study(tmp_path, 6, shape=(64, 64), holdout=2)
     with (tmp_path / "split.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -30,7 +30,7 @@ def test_images_are_copied_and_labels_are_not(source: Path, tmp_path: Path) -> N
     assert sorted(p.name for p in study.folder.iterdir()) == ["a.png", "b.png", "c.png", "split.csv"]
 
 
-def test_the_limit_takes_the_first_by_train_order(source: Path, tmp_path: Path) -> None:
+def test_limit_selects_the_first_cases_by_train_order(source: Path, tmp_path: Path) -> None:
     assert prepare_study(source, tmp_path / "out", limit=1).train == ["b"]
 
 

@@ -49,17 +49,17 @@ def test_the_steps_of_the_next_job_are_shown_until_it_has_ended() -> None:
     assert follow(server, "a") == ["starting", "training: 1 of 9", "training: 9 of 9", "comparing"]
 
 
-def test_the_first_job_is_the_next_where_there_was_none() -> None:
+def test_first_job_is_followed() -> None:
     assert follow(Answers({}, job("a", "DONE", Progress("training", 9, 9))), None) == ["starting", "training: 9 of 9"]
 
 
 @pytest.mark.parametrize("status", ["ERROR", "STOPPED"])
-def test_a_job_that_failed_is_an_error_with_its_last_lines(status: str) -> None:
+def test_failed_job_is_an_error_with_its_last_lines(status: str) -> None:
     with pytest.raises(DemoError, match="train failed: reading\nno disk"):
         follow(Answers(job("a", status)), None)
 
 
-def test_a_job_that_never_starts_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "_STARTS_WITHIN", 0)
     with pytest.raises(DemoError, match="no job started"):
         follow(Answers(job("a", "DONE")), "a")

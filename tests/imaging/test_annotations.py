@@ -67,7 +67,7 @@ def check(label: LabelledMasks, masks: list[np.ndarray], unknown: list[np.ndarra
 
 
 @pytest.mark.parametrize("name", ["ignore:vessel", "Ignore: Vessel ", "IGNORE:vessel"])
-def test_an_empty_ignore_segment_says_that_the_structure_is_not_annotated(tmp_path: Path, name: str) -> None:
+def test_empty_ignore_segment_marks_the_structure_as_unannotated(tmp_path: Path, name: str) -> None:
     path = segments(tmp_path / "a.seg.nrrd", {"nerve": NERVE, name: KNOWN})
     label = read_label(path, task(), GRID)
     check(label, [NERVE, KNOWN], [KNOWN, UNKNOWN])
@@ -75,12 +75,12 @@ def test_an_empty_ignore_segment_says_that_the_structure_is_not_annotated(tmp_pa
     assert other_names(path, task()) == set(), "it is not left out"
 
 
-def test_what_is_drawn_of_a_structure_that_is_not_annotated_does_not_count(tmp_path: Path) -> None:
+def test_mask_of_an_unannotated_structure_is_ignored(tmp_path: Path) -> None:
     path = segments(tmp_path / "a.seg.nrrd", {"nerve": NERVE, "vessel": VESSEL, "ignore:vessel": KNOWN})
     check(read_label(path, task(), GRID), [NERVE, KNOWN], [KNOWN, UNKNOWN])
 
 
-def test_a_drawn_ignore_segment_marks_a_region(tmp_path: Path) -> None:
+def test_ignore_segment_marks_a_region(tmp_path: Path) -> None:
     region = np.roll(VESSEL, 1, axis=1)
     path = segments(tmp_path / "a.seg.nrrd", {"nerve": NERVE, "vessel": VESSEL, "ignore:vessel": region})
     label = read_label(path, task(), GRID)
@@ -91,7 +91,7 @@ def test_a_drawn_ignore_segment_marks_a_region(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", [".png", ".nii.gz"])
-def test_label_info_marks_by_the_name(tmp_path: Path, extension: str) -> None:
+def test_label_info_marks_structures_by_name(tmp_path: Path, extension: str) -> None:
     path = label_map(tmp_path / f"a{extension}", NERVE, VESSEL)
     grid = GRID if extension == ".png" else Grid.of((1, 6, 8), np.diag([-1.0, -1, 1, 1]))
     # The value of the marked name has pixels: a region.
@@ -102,7 +102,7 @@ def test_label_info_marks_by_the_name(tmp_path: Path, extension: str) -> None:
     assert other_names(path, task(), ["nerve", "ignore:vessel", "ignore:bone"]) == {"ignore:bone"}
 
 
-def test_a_label_of_nothing_but_a_marked_region_is_read(tmp_path: Path) -> None:
+def test_label_with_an_ignored_region_only_is_read(tmp_path: Path) -> None:
     path = label_map(tmp_path / "a.png", VESSEL)
     check(read_label(path, task(), GRID, names=["ignore:vessel"]), [KNOWN, KNOWN], [KNOWN, VESSEL])
     path = segments(tmp_path / "a.seg.nrrd", {"ignore:vessel": VESSEL})
@@ -112,7 +112,7 @@ def test_a_label_of_nothing_but_a_marked_region_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["absent", "unknown"])
-def test_the_task_says_what_a_structure_means_that_is_not_mentioned(tmp_path: Path, word: str) -> None:
+def test_task_defines_unmentioned_structures(tmp_path: Path, word: str) -> None:
     other = UNKNOWN if word == "unknown" else KNOWN
     expected = [KNOWN, other] if word == "unknown" else None
     unsaid = task(unmentioned=word)
@@ -130,12 +130,12 @@ def test_the_task_says_what_a_structure_means_that_is_not_mentioned(tmp_path: Pa
     check(read_label(tmp_path / "c.seg.nrrd", unsaid, GRID), [NERVE, KNOWN], None)
 
 
-def test_the_word_may_differ_from_structure_to_structure(tmp_path: Path) -> None:
+def test_unmentioned_can_differ_by_structure(tmp_path: Path) -> None:
     path = label_map(tmp_path / "a.png")
     check(read_label(path, task(unmentioned={"vessel": "unknown"}), GRID), [KNOWN, KNOWN], [KNOWN, UNKNOWN])
     with pytest.raises(ValueError, match="unmentioned names unknown structures"):
         task(unmentioned={"bone": "unknown"})
 
 
-def test_the_prefix_is_the_one_that_is_written() -> None:
+def test_ignore_prefix_is_fixed() -> None:
     assert IGNORE == "ignore:"

@@ -39,7 +39,7 @@ def case(pixels: NDArray[Any], window: tuple[float, float] | None = None) -> Cas
 @pytest.mark.parametrize("extension", [".png", ".tif", ".tiff"])
 @pytest.mark.parametrize("factor", [1, 257], ids=["8 bit", "16 bit"])
 @pytest.mark.parametrize("array", [GREY, COLOR, np.dstack([COLOR, GREY])], ids=["grey", "RGB", "RGBA"])
-def test_raster_values_are_kept(tmp_path: Path, extension: str, factor: int, array: NDArray[Any]) -> None:
+def test_raster_values_are_preserved(tmp_path: Path, extension: str, factor: int, array: NDArray[Any]) -> None:
     stored = array if factor == 1 else array.astype(np.uint16) * factor
     image = read_image(save_itk(tmp_path / f"a{extension}", stored, vector=array.ndim == 3))
     expected = stored[None] if array.ndim == 2 else np.moveaxis(stored[..., :3], -1, 0)
@@ -49,7 +49,7 @@ def test_raster_values_are_kept(tmp_path: Path, extension: str, factor: int, arr
 
 @pytest.mark.parametrize(("array", "channels"), [(GREY, 1), (COLOR, 3)])
 @pytest.mark.parametrize("extension", [".jpg", ".jpeg"])
-def test_jpeg(tmp_path: Path, array: NDArray[Any], channels: int, extension: str) -> None:
+def test_jpeg_is_read(tmp_path: Path, array: NDArray[Any], channels: int, extension: str) -> None:
     smooth = np.full_like(array, 90)
     Image.fromarray(smooth).save(tmp_path / f"a{extension}")
     image = read_image(tmp_path / f"a{extension}")
@@ -73,7 +73,7 @@ def test_palette_becomes_its_colours(tmp_path: Path, extension: str) -> None:
     assert not pixels[1].any()
 
 
-def test_one_bit_and_grey_with_alpha(tmp_path: Path) -> None:
+def test_one_bit_and_grey_alpha_images_are_read(tmp_path: Path) -> None:
     Image.fromarray(GREY > 100).save(tmp_path / "bit.png")
     assert ((read_image(tmp_path / "bit.png").pixels[0] > 0) == (GREY > 100)).all()
     Image.fromarray(np.dstack([GREY, GREY]), mode="LA").save(tmp_path / "la.png")
@@ -81,7 +81,7 @@ def test_one_bit_and_grey_with_alpha(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(30, 20), (30, 20, 1), (30, 20, 1, 1), (1, 30, 20)])
-def test_2d_nifti_with_and_without_singletons(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_2d_nifti_with_and_without_singleton_axes_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
     data = GREY.T.reshape(shape)
     nibabel.save(nibabel.Nifti1Image(data, np.diag([-2.0, -3.0, 1.0, 1.0])), tmp_path / "a.nii.gz")
     image = read_image(tmp_path / "a.nii.gz", dimension=2)
@@ -89,7 +89,7 @@ def test_2d_nifti_with_and_without_singletons(tmp_path: Path, shape: tuple[int, 
     assert image.grid.dimension == 2
 
 
-def test_colour_nifti_both_ways(tmp_path: Path) -> None:
+def test_colour_nifti_is_read_in_both_forms(tmp_path: Path) -> None:
     rgb = np.zeros((30, 20, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     for i, name in enumerate("RGB"):
         rgb[name][..., 0] = COLOR[..., i].T
@@ -100,7 +100,7 @@ def test_colour_nifti_both_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", [".nii", ".nii.gz", ".nrrd"])
-def test_volumes_lie_where_itk_says(tmp_path: Path, extension: str) -> None:
+def test_volumes_have_the_position_of_itk(tmp_path: Path, extension: str) -> None:
     image = sitk.GetImageFromArray(np.arange(24, dtype=np.int16).reshape(4, 3, 2) - 5)
     image.SetDirection([0, 0, 1, -1, 0, 0, 0, 1, 0])
     image.SetSpacing((0.5, 1.5, 2.5))
@@ -115,26 +115,26 @@ def test_volumes_lie_where_itk_says(tmp_path: Path, extension: str) -> None:
         assert ours.pixels[(0, *index)] == image[ijk]
 
 
-def test_sheared_nifti_keeps_its_affine(tmp_path: Path) -> None:
+def test_sheared_nifti_has_its_affine(tmp_path: Path) -> None:
     affine = np.array([[1, 0.3, 0, 5], [0, 1.2, 0, 6], [0, 0.1, 2, 7], [0, 0, 0, 1.0]])
     nibabel.save(nibabel.Nifti1Image(np.zeros((2, 3, 4), np.int16), affine), tmp_path / "a.nii")
     assert read_image(tmp_path / "a.nii").grid.affine == pytest.approx(affine, abs=1e-6)
 
 
-def test_scaled_nifti_is_in_its_units(tmp_path: Path) -> None:
+def test_scaled_nifti_values_are_scaled(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
     image.header.set_slope_inter(2, -1000)
     nibabel.save(image, tmp_path / "a.nii")
     assert read_image(tmp_path / "a.nii").pixels.min() == -1000
 
 
-def test_content_counts_not_the_name(tmp_path: Path) -> None:
+def test_format_is_identified_by_content(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "really.png")
     (tmp_path / "really.png").rename(tmp_path / "claims.jpg")
     assert (read_image(tmp_path / "claims.jpg").pixels == GREY).all()
 
 
-def test_one_pixel_and_constant_images(tmp_path: Path) -> None:
+def test_one_pixel_and_constant_images_are_read(tmp_path: Path) -> None:
     for array in (np.full((1, 1), 9, np.uint8), np.full((7, 8), 9, np.uint8)):
         image = read_image(save_itk(tmp_path / "a.png", array), 2)
         assert (image.pixels == 9).all() and image.pixels.shape == (1, *array.shape)
@@ -145,7 +145,7 @@ def test_one_pixel_and_constant_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_tiff_that_counts_from_white(tmp_path: Path, dtype: Any) -> None:
+def test_white_is_zero_tiff_is_inverted(tmp_path: Path, dtype: Any) -> None:
     path = save_itk(tmp_path / "a.tif", GREY.astype(dtype))
     content = bytearray(path.read_bytes())
     entry = content.index(struct.pack("<HHI", 262, 3, 1))  # PhotometricInterpretation
@@ -154,7 +154,7 @@ def test_tiff_that_counts_from_white(tmp_path: Path, dtype: Any) -> None:
     assert (read_image(path).pixels == np.iinfo(dtype).max - GREY.astype(np.float32)).all()
 
 
-def test_tiff_pages_are_a_volume_and_no_2d_image(tmp_path: Path) -> None:
+def test_multi_page_tiff_is_a_volume(tmp_path: Path) -> None:
     pages = [Image.fromarray(GREY + i) for i in range(3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     assert read_image(tmp_path / "a.tif").pixels.shape == (1, 3, 20, 30)
@@ -162,14 +162,14 @@ def test_tiff_pages_are_a_volume_and_no_2d_image(tmp_path: Path) -> None:
         read_image(tmp_path / "a.tif", dimension=2)
 
 
-def test_extensions() -> None:
+def test_image_extensions_are_complete() -> None:
     assert set(image_extensions()) == {
         ".nii.gz", ".nii", ".nrrd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".tif", ".nii", ".nii.gz", ".nrrd", ".dcm"])
-def test_random_damage_is_a_user_error_or_harmless(tmp_path: Path, extension: str) -> None:
+def test_random_damage_is_a_user_error_or_has_no_effect(tmp_path: Path, extension: str) -> None:
     rng = np.random.default_rng(5)
     path = written(tmp_path, extension)
     whole = path.read_bytes()
@@ -187,7 +187,7 @@ def test_random_damage_is_a_user_error_or_harmless(tmp_path: Path, extension: st
 # Values that are not finite
 
 
-def test_nan_and_infinity_become_the_ends_of_the_range(tmp_path: Path) -> None:
+def test_nan_and_infinity_become_the_limits_of_the_range(tmp_path: Path) -> None:
     data = np.arange(24, dtype=np.float32).reshape(2, 3, 4) + 5
     data[0, 0] = [np.nan, np.inf, -np.inf, 7]
     nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii")
@@ -196,7 +196,7 @@ def test_nan_and_infinity_become_the_ends_of_the_range(tmp_path: Path) -> None:
     assert (pixels[1] == data[1]).all()
 
 
-def test_values_beyond_float32_are_its_largest(tmp_path: Path) -> None:
+def test_values_beyond_float32_are_clipped(tmp_path: Path) -> None:
     data = np.array([-1e300, 0, 1e300]).reshape(3, 1, 1) * np.ones((3, 3, 3))
     nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), tmp_path / "a.nii")
     image = read_image(tmp_path / "a.nii")
@@ -205,7 +205,7 @@ def test_values_beyond_float32_are_its_largest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nothing_finite_is_an_error(tmp_path: Path, value: float) -> None:
+def test_image_without_finite_values_is_refused(tmp_path: Path, value: float) -> None:
     nibabel.save(nibabel.Nifti1Image(np.full((2, 3, 4), value, np.float32), np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(UserError, match=r"a\.nii: no pixel has a finite value"):
         read_image(tmp_path / "a.nii")
@@ -225,7 +225,7 @@ ALL = [".png", ".jpg", ".tif", ".nii", ".nii.gz", ".nrrd", ".dcm"]
 
 
 @pytest.mark.parametrize("extension", ALL)
-def test_empty_files(tmp_path: Path, extension: str) -> None:
+def test_empty_files_are_refused(tmp_path: Path, extension: str) -> None:
     (tmp_path / f"a{extension}").touch()
     with pytest.raises(UserError, match=r"empty \(0 bytes\)"):
         read_image(tmp_path / f"a{extension}")
@@ -233,7 +233,7 @@ def test_empty_files(tmp_path: Path, extension: str) -> None:
 
 @pytest.mark.parametrize("extension", ALL)
 @pytest.mark.parametrize("share", [0.1, 0.6, 0.95])
-def test_truncated_files(tmp_path: Path, extension: str, share: float) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, extension: str, share: float) -> None:
     path = written(tmp_path, extension)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
@@ -242,14 +242,14 @@ def test_truncated_files(tmp_path: Path, extension: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("extension", ALL)
-def test_files_of_something_else(tmp_path: Path, extension: str) -> None:
+def test_files_of_other_formats_are_refused(tmp_path: Path, extension: str) -> None:
     (tmp_path / f"a{extension}").write_bytes(b"This is a letter, not an image. " * 40)
     with pytest.raises(UserError, match=f"a{extension}"):
         read_image(tmp_path / f"a{extension}")
 
 
 @pytest.mark.parametrize("extension", [e for e in ALL if e != ".nii"])
-def test_headers_followed_by_rubbish(tmp_path: Path, extension: str) -> None:
+def test_headers_with_invalid_content_are_refused(tmp_path: Path, extension: str) -> None:
     path = written(tmp_path, extension)
     whole = path.read_bytes()
     path.write_bytes(whole[: 8 if extension != ".dcm" else 140] + bytes(range(256)) * 8)
@@ -257,12 +257,12 @@ def test_headers_followed_by_rubbish(tmp_path: Path, extension: str) -> None:
         read_image(path)
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such file"):
         read_image(tmp_path / "none.png")
 
 
-def test_wrong_dimension(tmp_path: Path) -> None:
+def test_wrong_dimension_is_refused(tmp_path: Path) -> None:
     save_itk(tmp_path / "flat.png", GREY)
     save_itk(tmp_path / "thick.nii", np.zeros((4, 5, 6), np.uint8))
     with pytest.raises(UserError, match=r"flat\.png: a 2D image .* dimension is 3"):
@@ -334,12 +334,12 @@ def claims_huge(folder: Path, extension: str) -> Path:
 
 
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".nii.gz", ".nrrd", ".tif"])
-def test_huge_claims_are_refused_before_decoding(tmp_path: Path, extension: str) -> None:
+def test_false_sizes_are_refused_before_decoding(tmp_path: Path, extension: str) -> None:
     with pytest.raises(UserError, match="more than the limit"):
         read_image(claims_huge(tmp_path, extension))
 
 
-def test_the_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_limit_is_configurable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_itk(tmp_path / "a.png", GREY)
     monkeypatch.setenv("SAMSTUDENT_MAX_PIXELS", "600")
     assert read_image(path).pixels.size == 600
@@ -354,7 +354,7 @@ def test_the_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 # What student and SAM see
 
 
-def test_window_percentile_and_auto() -> None:
+def test_intensity_modes_window_percentile_and_auto() -> None:
     ramp = case(np.arange(101).reshape(1, 1, 101))
     window = for_student(ramp, ImageSection(intensity="window", low=20, high=60))[0, 0]
     assert window[[0, 20, 40, 60, 100]] == pytest.approx([0, 0, 0.5, 1, 1])
@@ -367,13 +367,13 @@ def test_window_percentile_and_auto() -> None:
     assert (for_sam(windowed, ImageSection())[0, 100] == 128).all()
 
 
-def test_auto_needs_percentiles_where_there_is_no_window() -> None:
+def test_mode_auto_requires_percentiles_without_a_window() -> None:
     with pytest.raises(UserError, match="percentiles from 0 to 100"):
         for_student(case(np.zeros((1, 2, 2))), ImageSection(intensity="auto", low=-100, high=300))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_channels(channels: int) -> None:
+def test_number_of_channels_is_converted(channels: int) -> None:
     color = np.zeros((3, 1, 4))
     color[0, 0, 1], color[1, 0, 2], color[:, 0, 3] = 100, 100, 100
     section = ImageSection(intensity="window", low=0, high=100, channels=channels)
@@ -388,7 +388,7 @@ def test_channels(channels: int) -> None:
     assert (for_sam(case(color[:1]), section)[0, 1] == 255).all()
 
 
-def test_a_structure_below_the_percentiles_is_still_seen() -> None:
+def test_values_below_the_percentiles_are_distinguishable() -> None:
     pixels = np.zeros((1, 100, 100))
     pixels[0, 5, 5] = 7
     assert for_student(case(pixels), ImageSection())[0, 5, 5] == 1
@@ -397,7 +397,7 @@ def test_a_structure_below_the_percentiles_is_still_seen() -> None:
 # Real images
 
 
-def test_real_wrist_films(shared_data: Path) -> None:
+def test_real_wrist_radiographs_are_read(shared_data: Path) -> None:
     films = sorted((shared_data / "wrist" / "images").glob("*.png"))
     images = [read_image(film, dimension=2) for film in films]
     assert len(images) == 8 and [len(image.pixels) for image in images].count(3) == 1
@@ -409,7 +409,7 @@ def test_real_wrist_films(shared_data: Path) -> None:
     assert max(image.pixels.max() for image in images) == 65535
 
 
-def test_real_ultrasound(shared_data: Path) -> None:
+def test_real_ultrasound_images_are_read(shared_data: Path) -> None:
     folder = shared_data / "ultrasound" / "images"
     grey, color = read_image(folder / "0001.png", 2), read_image(folder / "0242.png", 2)
     assert grey.pixels.shape == (1, 512, 512) and color.pixels.shape == (3, 512, 534)
@@ -417,7 +417,7 @@ def test_real_ultrasound(shared_data: Path) -> None:
         assert (color.pixels == np.moveaxis(np.asarray(reference.convert("RGB")), -1, 0)).all()
 
 
-def test_real_hippocampus(shared_data: Path) -> None:
+def test_real_hippocampus_volumes_are_read(shared_data: Path) -> None:
     path = shared_data / "hippocampus" / "images" / "hippocampus_001.nii.gz"
     image = read_image(path, 3)
     reference = nibabel.as_closest_canonical(nibabel.load(path))

@@ -46,11 +46,11 @@ def test_signed_monochrome1(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"WindowCenter": 40, "WindowWidth": 0}, {"WindowCenter": 40}])
-def test_without_a_usable_window(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_invalid_window_is_ignored(tmp_path: Path, fields: dict[str, Any]) -> None:
     assert read_image(save(tmp_path / "a.dcm", **fields)).window is None
 
 
-def test_series_in_order_of_position(tmp_path: Path) -> None:
+def test_slices_are_sorted_by_position(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [6, 0, 3])
     (folder / "notes.txt").write_text("not DICOM")
     image = read_image(folder, dimension=3)
@@ -75,7 +75,7 @@ def test_tilted_gantry_is_a_sheared_volume(tmp_path: Path) -> None:
     assert image.grid.affine[:3, 2] == pytest.approx([0, -0.6, 2])
 
 
-def test_windows_of_slices_are_one(tmp_path: Path) -> None:
+def test_windows_of_slices_are_merged(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     folder.mkdir()
     for i, center in enumerate((10, 50, 60)):
@@ -84,7 +84,7 @@ def test_windows_of_slices_are_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("heights", [[0, 1, 2, 4, 5], [0, 1, 1, 2], [0, 0, 0], [0, 1, 2, 9]])
-def test_missing_doubled_and_uneven_slices(tmp_path: Path, heights: list[float]) -> None:
+def test_missing_duplicate_and_uneven_slices_are_refused(tmp_path: Path, heights: list[float]) -> None:
     with pytest.raises(UserError, match="missing, doubled or unevenly spaced"):
         read_image(save_series(tmp_path / "s", heights))
 
@@ -94,7 +94,7 @@ def test_one_file_in_a_folder_is_2d(tmp_path: Path) -> None:
     assert image.pixels.shape == (1, 3, 4)
 
 
-def test_folders_that_are_no_series(tmp_path: Path) -> None:
+def test_folders_without_exactly_one_series_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no DICOM image"):
         read_image(tmp_path / "empty")
@@ -108,7 +108,7 @@ def test_folders_that_are_no_series(tmp_path: Path) -> None:
         read_image(folder)
 
 
-def test_several_films_are_no_volume(tmp_path: Path) -> None:
+def test_several_radiographs_are_not_a_volume(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [0, 1])
     for path in folder.iterdir():
         data = pydicom.dcmread(path)
@@ -118,12 +118,12 @@ def test_several_films_are_no_volume(tmp_path: Path) -> None:
         read_image(folder)
 
 
-def test_frames_are_refused(tmp_path: Path) -> None:
+def test_multi_frame_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 frames"):
         read_image(save(tmp_path / "a.dcm", np.stack([PLANE, PLANE])))
 
 
-def test_truncated_slice_and_huge_claim(tmp_path: Path) -> None:
+def test_truncated_slice_and_false_size_are_refused(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [0, 1, 2])
     content = (folder / "1.dcm").read_bytes()
     (folder / "1.dcm").write_bytes(content[:-12])
@@ -133,7 +133,7 @@ def test_truncated_slice_and_huge_claim(tmp_path: Path) -> None:
         read_image(save(tmp_path / "huge.dcm", Rows=60000, Columns=60000))
 
 
-def test_a_file_without_pixels(tmp_path: Path) -> None:
+def test_file_without_pixels_is_refused(tmp_path: Path) -> None:
     data = pydicom.dcmread(save(tmp_path / "a.dcm"))
     del data.PixelData, data.Rows, data.Columns
     data.save_as(tmp_path / "a.dcm")

@@ -50,7 +50,7 @@ def bare(path: Path, syntax: str, with_meta: bool, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("with_meta", [True, False])
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian])
-def test_without_preamble(tmp_path: Path, syntax: str, with_meta: bool) -> None:
+def test_file_without_a_preamble_is_read(tmp_path: Path, syntax: str, with_meta: bool) -> None:
     path = bare(
         tmp_path / "a.dcm", syntax, with_meta, SpecificCharacterSet="ISO_IR 100", ImageType=["ORIGINAL", "PRIMARY"]
     )
@@ -59,7 +59,7 @@ def test_without_preamble(tmp_path: Path, syntax: str, with_meta: bool) -> None:
     assert (read_image(path, 2).pixels == PLANE).all()
 
 
-def test_a_series_without_preambles(tmp_path: Path) -> None:
+def test_series_without_preambles_is_read(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [0, 2, 4])
     for path in folder.iterdir():
         data = pydicom.dcmread(path)
@@ -69,7 +69,7 @@ def test_a_series_without_preambles(tmp_path: Path) -> None:
     assert read_image(folder, 3).grid.shape == (3, 3, 4)
 
 
-def test_an_element_longer_than_a_file_without_preamble(tmp_path: Path) -> None:
+def test_element_longer_than_a_file_without_a_preamble_is_refused(tmp_path: Path) -> None:
     path = bare(tmp_path / "a.dcm", uid.ImplicitVRLittleEndian, with_meta=False)
     raw = bytearray(path.read_bytes())
     at = raw.index(struct.pack("<HHI", 0x0008, 0x0060, 2))
@@ -80,7 +80,7 @@ def test_an_element_longer_than_a_file_without_preamble(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"", b"\x08\0", b"\x02\0\x10\0UI", b"\x08\0\x05\0CS\x0a\0"]))
-def test_nothing_else_is_taken_for_dicom(content: bytes, start: bytes) -> None:
+def test_other_files_are_not_recognised_as_dicom(content: bytes, start: bytes) -> None:
     assert not is_dicom(start + content)
 
 
@@ -116,7 +116,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_what_is_no_image_says_what_it_is(tmp_path: Path, kind: str) -> None:
+def test_dicom_objects_without_an_image_are_named(tmp_path: Path, kind: str) -> None:
     path = of_kind(tmp_path / "a.dcm", kind)
     with pytest.raises(UserError, match=rf"a\.dcm: {KINDS[kind]}") as error:
         read_image(path)
@@ -128,7 +128,7 @@ def test_what_is_no_image_says_what_it_is(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
-def test_the_contours_of_the_cases() -> None:
+def test_shared_contour_files_are_named() -> None:
     task = load_task(str(CASES / "vol.yaml"))
     grid = read_image(CASES / "s_rtstruct" / "a.nii.gz", 3).grid
     with pytest.raises(UserError, match=r"labels/final/a\.dcm: an RTSTRUCT \(contours, not pixels\)"):
@@ -140,7 +140,7 @@ def test_an_rt_image_and_a_secondary_capture_are_images(tmp_path: Path) -> None:
         assert (read_image(save(tmp_path / "a.dcm", SOPClassUID=kind)).pixels == PLANE).all()
 
 
-def test_values_that_are_none(tmp_path: Path) -> None:
+def test_empty_values_have_defaults(tmp_path: Path) -> None:
     path = save(tmp_path / "a.dcm", PixelSpacing=None, ImageType=["A", "B"], SeriesDescription="")
     check_dicom(path)
     header = read_header(path)

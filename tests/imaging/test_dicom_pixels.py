@@ -70,14 +70,14 @@ def reference(path: Path) -> NDArray[Any]:
 # Lookup tables
 
 
-def test_a_modality_lut_that_turns_values_round(tmp_path: Path) -> None:
+def test_modality_lut_can_invert_values(tmp_path: Path) -> None:
     path = save(tmp_path / "a.dcm", ModalityLUTSequence=[table(range(4095, -1, -1))])
     assert (pixels_of(path) == 4095 - PLANE.astype(float)).all()
     assert (pixels_of(path) == reference(path)).all()
 
 
 @pytest.mark.parametrize("first", [-50, 0, 120])
-def test_a_modality_lut_begins_and_ends_somewhere(tmp_path: Path, first: int) -> None:
+def test_values_outside_of_a_modality_lut_are_clipped(tmp_path: Path, first: int) -> None:
     stored = PLANE.astype(np.int16) - 300
     path = save(
         tmp_path / "a.dcm", stored, PixelRepresentation=1, ModalityLUTSequence=[table([7, 5, 3, 1] * 100, first)]
@@ -86,7 +86,7 @@ def test_a_modality_lut_begins_and_ends_somewhere(tmp_path: Path, first: int) ->
     assert pixels_of(path)[0, 0] == 7
 
 
-def test_a_voi_lut_comes_after_the_rescale_and_before_a_window(tmp_path: Path) -> None:
+def test_voi_lut_is_applied_after_rescale_instead_of_a_window(tmp_path: Path) -> None:
     curve = [round(4000 * (1 - (v / 1199) ** 2)) for v in range(1200)]
     path = save(
         tmp_path / "a.dcm", RescaleSlope=1, RescaleIntercept=-100, WindowCenter=500, WindowWidth=100,
@@ -98,7 +98,7 @@ def test_a_voi_lut_comes_after_the_rescale_and_before_a_window(tmp_path: Path) -
     assert seen[0, 0] == 1 and seen[-1, -1] == pytest.approx(curve[1100] / 4000)
 
 
-def test_a_table_whose_first_value_is_written_without_its_sign(tmp_path: Path) -> None:
+def test_table_with_an_unsigned_first_value_is_read(tmp_path: Path) -> None:
     item = table([9, 8, 7, 6, 5, 4], 65536 - 2)
     path = save(tmp_path / "a.dcm", (PLANE // 100).astype(np.int16) - 3, PixelRepresentation=1, VOILUTSequence=[item])
     assert pixels_of(path).ravel().tolist() == [9, 9, 8, 7, 6, 5, 4, 4, 4, 4, 4, 4]
@@ -111,7 +111,7 @@ def test_a_table_whose_first_value_is_written_without_its_sign(tmp_path: Path) -
         (table([1, 2], bits=40), "values of 40 bits; expected 8 to 16"),
     ],
 )
-def test_tables_that_cannot_be_used(tmp_path: Path, item: Dataset, message: str) -> None:
+def test_invalid_tables_are_refused(tmp_path: Path, item: Dataset, message: str) -> None:
     with pytest.raises(UserError, match=rf"a\.dcm: .*({message})"):
         read_image(save(tmp_path / "a.dcm", ModalityLUTSequence=[item]))
 
@@ -119,13 +119,13 @@ def test_tables_that_cannot_be_used(tmp_path: Path, item: Dataset, message: str)
 # MONOCHROME1, padding, bits
 
 
-def test_an_inverse_presentation_says_what_monochrome1_says(tmp_path: Path) -> None:
+def test_inverse_presentation_equals_monochrome1(tmp_path: Path) -> None:
     dark = pixels_of(save(tmp_path / "a.dcm", PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE"))
     other = pixels_of(save(tmp_path / "b.dcm", PresentationLUTShape="INVERSE"))
     assert (dark == 4095 - PLANE.astype(float)).all() and (other == dark).all()
 
 
-def test_bits_above_and_below_the_pixels_are_not_theirs(tmp_path: Path) -> None:
+def test_unused_bits_are_masked(tmp_path: Path) -> None:
     """Overlays lay there once."""
     above = save(tmp_path / "a.dcm", PLANE | 0x9000)
     below = save(tmp_path / "b.dcm", (PLANE << 4) | 0x5, HighBit=15)
@@ -139,7 +139,7 @@ def test_bits_above_and_below_the_pixels_are_not_theirs(tmp_path: Path) -> None:
         assert (pixels_of(path) == expected).all(), path.name
 
 
-def test_bits_that_are_told_wrongly_or_not_at_all(tmp_path: Path) -> None:
+def test_wrong_or_missing_bit_counts_are_replaced(tmp_path: Path) -> None:
     path = save(tmp_path / "a.dcm", PLANE << 4, HighBit=15, PhotometricInterpretation="MONOCHROME1")
     assert (pixels_of(path) == 4095 - PLANE.astype(float)).all()
     data = pydicom.dcmread(save(tmp_path / "b.dcm"))
@@ -183,12 +183,16 @@ def test_padding_does_not_move_percentiles(tmp_path: Path, padding: int, limit: 
         ({"WindowCenter": 0, "WindowWidth": 0}, None),
     ],
 )
-def test_windows(tmp_path: Path, fields: dict[str, Any], expected: tuple[float, float] | None) -> None:
+def test_window_is_read_from_the_header(
+    tmp_path: Path, fields: dict[str, Any], expected: tuple[float, float] | None
+) -> None:
     assert read_image(save(tmp_path / "a.dcm", **fields)).window == expected
 
 
 @pytest.mark.parametrize("center", [50_000, -50_000])
-def test_a_window_beside_the_pixels(tmp_path: Path, caplog: pytest.LogCaptureFixture, center: int) -> None:
+def test_window_outside_of_the_pixel_range_is_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, center: int
+) -> None:
     path = save(tmp_path / f"{center}.dcm", WindowCenter=center, WindowWidth=100)
     for _ in range(2):
         image = read_image(path)
@@ -198,7 +202,7 @@ def test_a_window_beside_the_pixels(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert len([record for record in caplog.records if str(path) in record.getMessage()]) == 1
 
 
-def test_a_constant_image_keeps_its_window(tmp_path: Path) -> None:
+def test_window_of_a_constant_image_is_kept(tmp_path: Path) -> None:
     path = save(tmp_path / "a.dcm", np.full((3, 4), 5, np.uint16), WindowCenter=400, WindowWidth=100)
     assert read_image(path).window == (350, 449)
 
@@ -225,7 +229,7 @@ def palette(path: Path, indices: NDArray[Any], colours: NDArray[Any], first: int
 @pytest.mark.parametrize("segmented", [False, True])
 @pytest.mark.parametrize("first", [0, 10])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_palettes(tmp_path: Path, dtype: Any, first: int, segmented: bool) -> None:
+def test_palette_colours_are_applied(tmp_path: Path, dtype: Any, first: int, segmented: bool) -> None:
     rng = np.random.default_rng(1)
     colours = rng.integers(0, 256, (63, 3)).astype(dtype) * (1 if dtype == np.uint8 else 257)
     indices = rng.integers(0, 100, (7, 9)).astype(np.uint8)
@@ -234,7 +238,7 @@ def test_palettes(tmp_path: Path, dtype: Any, first: int, segmented: bool) -> No
     assert (pixels_of(path) == expected).all()
 
 
-def test_a_segmented_palette_with_lines_and_repetitions(tmp_path: Path) -> None:
+def test_segmented_palette_is_expanded(tmp_path: Path) -> None:
     """As pydicom expands it."""
     indices = np.arange(64, dtype=np.uint8).reshape(8, 8)
     data = pydicom.dcmread(palette(tmp_path / "a.dcm", indices, np.zeros((64, 3), np.uint16), segmented=True))
@@ -249,7 +253,7 @@ def test_a_segmented_palette_with_lines_and_repetitions(tmp_path: Path) -> None:
     assert np.abs(pixels_of(tmp_path / "a.dcm") - expected).max() < 1e-3
 
 
-def test_a_segmented_palette_that_grows_without_end(tmp_path: Path) -> None:
+def test_size_of_a_segmented_palette_is_limited(tmp_path: Path) -> None:
     path = palette(tmp_path / "a.dcm", np.zeros((3, 4), np.uint8), np.zeros((4, 3), np.uint16), segmented=True)
     data = pydicom.dcmread(path)
     repeated = [0, 1, 5, *([1, 65535, 9] * 40), *([2, 65535, 0, 0] * 4000)]
@@ -260,7 +264,7 @@ def test_a_segmented_palette_that_grows_without_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("planar", [0, 1])
-def test_rgb_in_both_orders(tmp_path: Path, planar: int) -> None:
+def test_rgb_in_both_planar_orders_is_read(tmp_path: Path, planar: int) -> None:
     stored = COLOURS if planar == 0 else np.moveaxis(COLOURS, -1, 0)
     path = save(tmp_path / "a.dcm", np.ascontiguousarray(stored), **{**RGB, "PlanarConfiguration": planar})
     data = pydicom.dcmread(path)
@@ -297,7 +301,7 @@ def jpeg(pixels: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def test_files_of_every_syntax_that_pydicom_comes_with() -> None:
+def test_test_files_of_pydicom_in_every_syntax_are_read() -> None:
     """Against ITK. Where the two differ, pydicom's documentation of the file says that ITK's GDCM is wrong."""
     compared = set()
     for path in sorted(TESTS.glob("*.dcm")):
@@ -322,7 +326,7 @@ def test_files_of_every_syntax_that_pydicom_comes_with() -> None:
     } <= compared  # fmt: skip
 
 
-def test_lossless_jpeg_and_high_throughput(tmp_path: Path) -> None:
+def test_lossless_and_high_throughput_jpeg_are_read(tmp_path: Path) -> None:
     """By other writers: ITK's GDCM for JPEG lossless; HTJ2K as OpenJPEG reads it is taken from pydicom's plugin."""
     image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 4000, (1, 30, 40), dtype=np.uint16))
     writer: Any = sitk.ImageFileWriter()
@@ -335,7 +339,7 @@ def test_lossless_jpeg_and_high_throughput(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("syntax", [uid.JPEGBaseline8Bit, uid.JPEG2000Lossless])
-def test_a_compressed_image_may_not_be_larger_than_its_header_says(tmp_path: Path, syntax: str) -> None:
+def test_compressed_image_larger_than_its_header_is_refused(tmp_path: Path, syntax: str) -> None:
     content = bytearray(jpeg(np.zeros((16, 16), np.uint8)))
     if syntax == uid.JPEGBaseline8Bit:
         at = content.index(b"\xff\xc0") + 5
@@ -351,7 +355,7 @@ def test_a_compressed_image_may_not_be_larger_than_its_header_says(tmp_path: Pat
         read_image(path)
 
 
-def test_boxes_without_end(tmp_path: Path) -> None:
+def test_jpeg2000_without_a_codestream_header_is_refused(tmp_path: Path) -> None:
     content = b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\0ftyp" + bytes(64)
     path = packed(tmp_path / "a.dcm", content, uid.JPEG2000Lossless, 16, 16, **OF_8_BITS)
     with pytest.raises(UserError, match=r"a\.dcm: truncated or corrupt, its compressed image has no header"):
@@ -360,7 +364,7 @@ def test_boxes_without_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
 @pytest.mark.parametrize("name", ["MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm"])
-def test_truncated_compressed_images(tmp_path: Path, name: str, share: float) -> None:
+def test_truncated_compressed_images_are_refused(tmp_path: Path, name: str, share: float) -> None:
     content = (TESTS / name).read_bytes() if (TESTS / name).is_file() else None
     if content is None:
         pytest.skip("pydicom comes without it")
@@ -370,7 +374,7 @@ def test_truncated_compressed_images(tmp_path: Path, name: str, share: float) ->
         read_image(tmp_path / "a.dcm")
 
 
-def test_syntaxes_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unsupported_syntaxes_are_named(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.dcm", bytes(20), uid.MPEG4HP41, 3, 4, **OF_8_BITS)
     with pytest.raises(UserError, match=r"a\.dcm: transfer syntax MPEG-4 .* cannot be read; expected uncompressed, "):
         read_image(path)
@@ -383,7 +387,7 @@ def test_syntaxes_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
 @pytest.mark.parametrize("case", sorted(path.name for path in CASES.glob("d_*")))
-def test_cases(case: str) -> None:
+def test_shared_cases_are_read(case: str) -> None:
     expected = np.load(CASES / case / "expected.npz")["image"].astype(float)
     found = pixels_of(CASES / case / "a.dcm")
     lossy = case == "d_jpeg_said_rgb"
@@ -416,7 +420,7 @@ def images(draw: st.DrawFn) -> tuple[NDArray[Any], dict[str, Any]]:
 
 @settings(max_examples=60)
 @given(images())
-def test_any_integers_keep_their_order(tmp_path_factory: pytest.TempPathFactory, drawn: Any) -> None:
+def test_rescaled_integers_keep_their_order(tmp_path_factory: pytest.TempPathFactory, drawn: Any) -> None:
     values, fields = drawn
     path = save(tmp_path_factory.mktemp("any") / "a.dcm", values, **fields)
     found = pixels_of(path).astype(float)
@@ -430,7 +434,7 @@ def test_any_integers_keep_their_order(tmp_path_factory: pytest.TempPathFactory,
 
 @settings(max_examples=40)
 @given(st.lists(st.integers(0, 4095), min_size=2, max_size=300), st.integers(-20, 300), st.booleans())
-def test_any_table_is_looked_up_as_by_pydicom(
+def test_tables_are_applied_as_by_pydicom(
     tmp_path_factory: pytest.TempPathFactory, values: list[int], first: int, modality: bool
 ) -> None:
     stored = (PLANE // 4).astype(np.int16)

@@ -37,7 +37,7 @@ def round_trip(
 # ---- equal to the pixel ----
 
 
-def test_a_radiograph(tmp_path: Path) -> None:
+def test_radiograph_round_trip(tmp_path: Path) -> None:
     film, task = a_film(tmp_path), make_task(2)
     masks = random_masks(film, task)
     seg, back = round_trip(film, task, masks, tmp_path)
@@ -45,14 +45,14 @@ def test_a_radiograph(tmp_path: Path) -> None:
     assert references_of(seg) == (str(pydicom.dcmread(film).SeriesInstanceUID), [pydicom.dcmread(film).SOPInstanceUID])
 
 
-def test_a_radiograph_with_a_frame_of_reference_but_no_place_in_it(tmp_path: Path) -> None:
+def test_radiograph_without_a_position_round_trip(tmp_path: Path) -> None:
     film, task = a_film(tmp_path, FrameOfReferenceUID="1.2.9"), make_task(2)
     masks = random_masks(film, task)
     assert (round_trip(film, task, masks, tmp_path)[1] == masks).all()
 
 
 @pytest.mark.parametrize("flip", [[1, 0, 0, 0, 1, 0], [-1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1]])
-def test_a_series_with_empty_slices(tmp_path: Path, flip: list[int]) -> None:
+def test_series_with_empty_slices_round_trip(tmp_path: Path, flip: list[int]) -> None:
     """Whatever its orientation, and in whatever order its files lie."""
     normal = np.cross(flip[:3], flip[3:])
     folder = tmp_path / "series"
@@ -74,20 +74,20 @@ def test_a_series_with_empty_slices(tmp_path: Path, flip: list[int]) -> None:
     assert seg.NumberOfFrames == frames
 
 
-def test_a_tilted_series(tmp_path: Path) -> None:
+def test_tilted_series_round_trip(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [0, 2, 4], lateral=0.3, FrameOfReferenceUID="1.2.4", SliceThickness=2)
     task = make_task(3)
     masks = random_masks(folder, task)
     assert (round_trip(folder, task, masks, tmp_path)[1] == masks).all()
 
 
-def test_one_slice_as_a_2d_case(tmp_path: Path) -> None:
+def test_single_slice_as_a_2d_case_round_trip(tmp_path: Path) -> None:
     path, task = save(tmp_path / "a.dcm", FrameOfReferenceUID="1.2.4", SliceThickness=2), make_task(2)
     masks = random_masks(path, task)
     assert (round_trip(path, task, masks, tmp_path)[1] == masks).all()
 
 
-def test_nothing_drawn_at_all(tmp_path: Path) -> None:
+def test_empty_label_round_trip(tmp_path: Path) -> None:
     film, task = a_film(tmp_path), make_task(2)
     _, back = round_trip(film, task, random_masks(film, task, share=0), tmp_path)
     assert not back.any()
@@ -207,7 +207,7 @@ def test_segments_without_codes_or_algorithm(tmp_path: Path) -> None:
     assert segments_of(pydicom.dcmread(path))[0].code is None
 
 
-def test_probabilities_count_from_one_half(tmp_path: Path) -> None:
+def test_fractional_segments_are_thresholded_at_one_half(tmp_path: Path) -> None:
     film, task = a_film(tmp_path), make_task(2)
     image = pydicom.dcmread(film)
     values = np.random.default_rng(0).integers(0, 256, (1, image.Rows, image.Columns, 1)) / 255
@@ -231,7 +231,7 @@ def test_frames_on_another_grid_are_resampled(tmp_path: Path) -> None:
     assert (back == np.repeat(masks, 2, axis=1)).all()
 
 
-def test_frames_of_a_tilted_series_on_another_grid(tmp_path: Path) -> None:
+def test_frames_of_a_tilted_series_are_resampled(tmp_path: Path) -> None:
     """Drawn on every other slice of a tilted series, where pixels are half as long."""
     fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 2}
     fine = save_series(tmp_path / "fine", [0, 2, 4, 6], lateral=0.5, PixelSpacing=[1.0, 1.0], **fields)
@@ -254,7 +254,7 @@ def test_frames_of_a_tilted_series_on_another_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thickness", [3, None])
-def test_slices_between_drawn_ones_stay_empty(tmp_path: Path, thickness: int | None) -> None:
+def test_slices_between_frames_stay_empty(tmp_path: Path, thickness: int | None) -> None:
     """Writers leave out empty frames, so that two that are there may be far apart."""
     series, task = a_series(tmp_path), make_task(3, structures=["heart"])
     fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 3, "PixelSpacing": [1.0, 0.5]}
@@ -274,7 +274,7 @@ def test_slices_between_drawn_ones_stay_empty(tmp_path: Path, thickness: int | N
 
 
 @pytest.mark.parametrize("spacing", ["SpacingBetweenSlices", "SliceThickness", None])
-def test_slices_of_a_part_of_the_plane_keep_their_thickness(tmp_path: Path, spacing: str | None) -> None:
+def test_cropped_frames_keep_their_thickness(tmp_path: Path, spacing: str | None) -> None:
     """Drawn on slices 4 and 12 of an image of 1 mm, on a grid that was cropped in plane."""
     fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 1, "PixelSpacing": [1.0, 1.0]}
     heights, task = list(map(float, range(20))), make_task(3, structures=["heart"])
@@ -304,7 +304,7 @@ def test_slices_of_a_part_of_the_plane_keep_their_thickness(tmp_path: Path, spac
     assert back.sum() == masks.sum()
 
 
-def test_a_deflated_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deflate_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film, task = a_film(tmp_path), make_task(2)
     round_trip(film, task, random_masks(film, task), tmp_path)
     seg = pydicom.dcmread(tmp_path / "seg.dcm")
@@ -331,7 +331,7 @@ def far_apart(folder: Path, task: Task) -> Path:
     return edited(folder / "seg.dcm", move)
 
 
-def test_frames_far_apart_count_once_for_each_structure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_for_distant_frames_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     series, task = a_series(tmp_path), make_task(3)
     path, size = far_apart(tmp_path, task), 300_001 * 3 * 4
     monkeypatch.setenv("SAMSTUDENT_MAX_PIXELS", str(3 * size - 1))
@@ -347,7 +347,7 @@ def test_frames_far_apart_count_once_for_each_structure(tmp_path: Path, monkeypa
         tracemalloc.stop()
 
 
-def test_too_many_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film, task = a_film(tmp_path), make_task(2)
     round_trip(film, task, random_masks(film, task), tmp_path)
     monkeypatch.setattr(dicom_seg_frames, "_MAX_FRAMES", 2)
@@ -356,7 +356,7 @@ def test_too_many_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("number", ["missing", None, [1, 2]])
-def test_segments_without_number(tmp_path: Path, number: Any) -> None:
+def test_segments_without_a_number_are_refused(tmp_path: Path, number: Any) -> None:
     film, task = a_film(tmp_path), make_task(2)
     round_trip(film, task, random_masks(film, task), tmp_path)
 
@@ -371,7 +371,7 @@ def test_segments_without_number(tmp_path: Path, number: Any) -> None:
             read(pydicom.dcmread(path))
 
 
-def test_frames_and_segments_that_the_header_does_not_describe(tmp_path: Path) -> None:
+def test_undescribed_frames_and_segments_are_refused(tmp_path: Path) -> None:
     film, task = a_film(tmp_path), make_task(2)
     path = tmp_path / "seg.dcm"
     round_trip(film, task, random_masks(film, task), tmp_path)
@@ -389,7 +389,7 @@ def test_frames_and_segments_that_the_header_does_not_describe(tmp_path: Path) -
         read_masks(edited(path, unnumbered), task, read_image(film).grid)
 
 
-def test_faults_are_told(tmp_path: Path) -> None:
+def test_invalid_segmentations_are_named(tmp_path: Path) -> None:
     film, task = a_film(tmp_path), make_task(2)
     path = tmp_path / "seg.dcm"
     round_trip(film, task, random_masks(film, task), tmp_path)
@@ -409,7 +409,7 @@ def test_faults_are_told(tmp_path: Path) -> None:
         write_seg(path, np.zeros((3, 5, 5), bool), task, read_image(film).grid, film, DESCRIPTION)
 
 
-def test_codes_of_a_task() -> None:
+def test_codes_are_read_from_the_task() -> None:
     lung = {"value": "39607008", "meaning": "Lung"}
     with pytest.raises(ValueError, match="unknown structures"):
         make_task(2, codes={"knee": lung})

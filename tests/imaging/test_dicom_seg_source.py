@@ -87,7 +87,7 @@ SOURCES: dict[str, tuple[int, Callable[[Path], Path]]] = {
 
 @pytest.mark.parametrize("share", [0.5, 0.0], ids=["overlapping", "empty"])
 @pytest.mark.parametrize("name", SOURCES)
-def test_every_segmentation_is_valid(tmp_path: Path, name: str, share: float) -> None:
+def test_written_segmentations_are_valid_dicom(tmp_path: Path, name: str, share: float) -> None:
     dimension, make = SOURCES[name]
     source = make(tmp_path)
     seg = written(source, dimension, tmp_path, share)
@@ -98,7 +98,7 @@ def test_every_segmentation_is_valid(tmp_path: Path, name: str, share: float) ->
 
 
 @pytest.mark.parametrize("orientation", [["A", "F"], None])
-def test_a_radiographs_orientation_is_kept(tmp_path: Path, orientation: list[str] | None) -> None:
+def test_orientation_of_a_radiograph_is_preserved(tmp_path: Path, orientation: list[str] | None) -> None:
     seg = written(edited(a_film(tmp_path), PatientOrientation=orientation), 2, tmp_path)
     assert "PatientOrientation" in seg and (seg.PatientOrientation or None) == orientation
 
@@ -135,7 +135,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_no_header_keeps_a_label_from_being_written(tmp_path: Path, name: str) -> None:
+def test_label_is_written_for_any_header(tmp_path: Path, name: str) -> None:
     changes = HEADERS[name]
     written(edited(a_film(tmp_path), **changes), 2, tmp_path)
     series = a_series(tmp_path)
@@ -144,7 +144,7 @@ def test_no_header_keeps_a_label_from_being_written(tmp_path: Path, name: str) -
     written(series, 3, tmp_path)
 
 
-def test_what_it_refers_to_is_named_as_it_is(tmp_path: Path) -> None:
+def test_invalid_uids_are_referenced_unchanged(tmp_path: Path) -> None:
     """Valid or not: by another name nothing would find the image."""
     film, task = edited(a_film(tmp_path), StudyInstanceUID=b"1.2.03.4"), make_task(2)
     write_seg(
@@ -157,7 +157,7 @@ def raw(values: list[str]) -> bytes:
     return "\\".join(values).encode()
 
 
-def test_numbers_of_a_place_that_are_too_long(tmp_path: Path) -> None:
+def test_long_decimal_strings_are_shortened(tmp_path: Path) -> None:
     turn = np.array([np.cos(0.3), np.sin(0.3), 0, -np.sin(0.3), np.cos(0.3), 0])
     folder = tmp_path / "s"
     folder.mkdir()
@@ -171,13 +171,13 @@ def test_numbers_of_a_place_that_are_too_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Japanese", "Korean", "Chinese"])
-def test_names_are_kept(tmp_path: Path, name: str) -> None:
+def test_person_names_are_preserved(tmp_path: Path, name: str) -> None:
     seg = written(edited(a_film(tmp_path), **HEADERS[name]), 2, tmp_path)
     assert str(seg.PatientName) == HEADERS[name]["PatientName"]
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
-def test_the_japanese_patient_of_the_cases(tmp_path: Path) -> None:
+def test_japanese_patient_name_is_preserved(tmp_path: Path) -> None:
     seg = written(CASES / "d_patient_japanese" / "a.dcm", 2, tmp_path)
     assert str(seg.PatientName) == "Yamada^Tarou=山田^太郎=やまだ^たろう"
 
@@ -187,7 +187,7 @@ def test_clean_text() -> None:
 
 
 @pytest.mark.parametrize("name", ["film", "CT", "one slice that says little"])
-def test_structures_that_are_not_annotated_are_named(tmp_path: Path, name: str) -> None:
+def test_unannotated_structures_are_named(tmp_path: Path, name: str) -> None:
     """In a place that the standard allows, and read back as not annotated, never as absent."""
     dimension, make = SOURCES[name]
     source, task = make(tmp_path), make_task(dimension)

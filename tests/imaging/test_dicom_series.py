@@ -26,7 +26,7 @@ def names_of(folder: Path) -> list[str]:
     return [one.path.name for one in find_series(folder).slices]
 
 
-def test_a_localizer_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_localizer_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_series(tmp_path / "s", [0, 2])
     fields: dict[str, Any] = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "ImageOrientationPatient": CORONAL}
     save(folder / "scout.dcm", np.zeros((5, 6), np.uint16), **fields)
@@ -42,7 +42,7 @@ def test_a_localizer_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFix
     [{"ImageOrientationPatient": CORONAL}, {"Rows": 5}, {"PixelSpacing": [2, 2]}],
     ids=lambda fields: next(iter(fields)),
 )
-def test_a_few_of_another_kind_beside_many(tmp_path: Path, count: int, fields: dict[str, Any]) -> None:
+def test_few_images_of_another_kind_are_ignored(tmp_path: Path, count: int, fields: dict[str, Any]) -> None:
     folder = save_series(tmp_path / "s", [0, 2, 4])
     plane = np.zeros((5, 4), np.uint16) if "Rows" in fields else PLANE
     for i in range(count):
@@ -59,7 +59,7 @@ def test_half_of_another_kind_is_refused(tmp_path: Path) -> None:
         read_image(folder)
 
 
-def test_slices_sent_twice(tmp_path: Path) -> None:
+def test_duplicate_slices_are_read_once(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [0, 2, 4])
     before = read_image(folder)
     shutil.copy(folder / "1.dcm", folder / "9.dcm")
@@ -69,7 +69,7 @@ def test_slices_sent_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keyword", ["EchoTime", "AcquisitionNumber", "TemporalPositionIdentifier"])
-def test_two_images_of_each_place(tmp_path: Path, keyword: str) -> None:
+def test_two_images_at_each_position_are_separated(tmp_path: Path, keyword: str) -> None:
     """Echoes, phases: those of the first are a volume; they are never mixed."""
     folder = tmp_path / "s"
     folder.mkdir()
@@ -84,13 +84,13 @@ def test_two_images_of_each_place(tmp_path: Path, keyword: str) -> None:
     assert image.notes[0].endswith(" are taken, 3 are skipped")
 
 
-def test_two_images_of_one_place_that_nothing_tells_apart(tmp_path: Path) -> None:
+def test_indistinguishable_images_at_one_position_are_refused(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [0, 1, 1, 2])
     with pytest.raises(UserError, match=r"missing, doubled .*1\.dcm and 2\.dcm have the same position and differ"):
         read_image(folder)
 
 
-def test_reports_and_the_like_beside_a_series(tmp_path: Path) -> None:
+def test_other_objects_beside_a_series_are_ignored(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [0, 2, 4])
     of_kind(folder / "sr.dcm", uid.ComprehensiveSRStorage)
     of_kind(folder / "DICOMDIR", uid.MediaStorageDirectoryStorage)
@@ -115,7 +115,7 @@ SPACINGS = {
 
 @pytest.mark.parametrize("spacings", ["all", "none", *SPACINGS])
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.name)
-def test_one_image_lies_where_itk_has_it(tmp_path: Path, kind: str, spacings: str) -> None:
+def test_single_image_has_the_position_of_itk(tmp_path: Path, kind: str, spacings: str) -> None:
     """Answers are written on the grid of the image, and Slicer, with ITK, must see them on it."""
     chosen = SPACINGS if spacings == "all" else {key: value for key, value in SPACINGS.items() if key == spacings}
     fields: dict[str, Any] = {"PixelAspectRatio": [2, 1], **chosen}
@@ -138,7 +138,7 @@ def test_one_image_lies_where_itk_has_it(tmp_path: Path, kind: str, spacings: st
     assert read_dicom(path).affine == pytest.approx(np.diag([-1, -1, 1, 1]) @ lps, abs=1e-6)
 
 
-def test_geometry_from_the_headers_alone(tmp_path: Path) -> None:
+def test_geometry_is_read_from_headers_only(tmp_path: Path) -> None:
     folder = save_series(tmp_path / "s", [0, 2, 4], lateral=0.3)
     shape, affine = geometry_of(folder)
     stored = read_dicom(folder)

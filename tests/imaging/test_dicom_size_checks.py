@@ -58,7 +58,7 @@ def saved(path: Path, syntax: str, undefined: bool = False) -> Path:
 @pytest.mark.parametrize("undefined", [False, True], ids=["lengths", "delimiters"])
 @pytest.mark.parametrize("value", ["INNERMOST", "LAST"])
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name)
-def test_an_element_longer_than_its_file(tmp_path: Path, syntax: str, value: str, undefined: bool) -> None:
+def test_element_longer_than_its_file_is_refused(tmp_path: Path, syntax: str, value: str, undefined: bool) -> None:
     path = saved(tmp_path / "a.dcm", syntax, undefined)
     check_dicom(path)
     raw = path.read_bytes()
@@ -76,7 +76,7 @@ def test_an_element_longer_than_its_file(tmp_path: Path, syntax: str, value: str
         check_dicom(path)
 
 
-def test_an_element_of_the_header_longer_than_its_file(tmp_path: Path) -> None:
+def test_header_element_longer_than_its_file_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.dcm", ExplicitVRLittleEndian)
     raw = bytearray(path.read_bytes())
     struct.pack_into("<I", raw, raw.index(b"\x02\0\x01\0OB") + 8, 0xF0000000)
@@ -85,7 +85,7 @@ def test_an_element_of_the_header_longer_than_its_file(tmp_path: Path) -> None:
         check_dicom(path)
 
 
-def test_fragments_of_packed_pixels_hold_no_elements(tmp_path: Path) -> None:
+def test_compressed_fragments_are_not_parsed_as_elements(tmp_path: Path) -> None:
     path, dataset = tmp_path / "a.dcm", Dataset()
     dataset.PixelData = encapsulate([b"\x08\0\x20\0UT\0\0\0\0\0\xf0" * 3])
     dataset["PixelData"].VR = "OB"
@@ -96,7 +96,7 @@ def test_fragments_of_packed_pixels_hold_no_elements(tmp_path: Path) -> None:
     check_dicom(path)
 
 
-def test_sound_files_pass() -> None:
+def test_valid_files_pass() -> None:
     """Those that pydicom comes with for its own tests: every syntax, private elements, quirks of many makers."""
     checked = 0
     for path in Path(DATA_ROOT).rglob("*"):
@@ -106,7 +106,7 @@ def test_sound_files_pass() -> None:
     assert checked > 100
 
 
-def test_dicom_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deflated_data_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samstudent.imaging.dicom_size_checks.MAX_PLANE", 1 << 17)
     for size, fits in ((1 << 20, True), ((1 << 20) + 1, False)):
         (tmp_path / "a.dcm").write_bytes(DEFLATED_HEAD + deflated(bytes(size)))
@@ -118,7 +118,7 @@ def test_dicom_that_unpacks_without_end(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_dicom_that_unpacks_to_empty_items(tmp_path: Path, fits: bool) -> None:
+def test_deflated_empty_items_are_limited(tmp_path: Path, fits: bool) -> None:
     """Eight bytes each, which deflate nearly does away with, but not their reader; items that differ stay."""
     code = b"\x08\0\0\x01SH\x04\0"
     contents = [code + struct.pack("<I", i * 2654435761 % 2**32) if fits else b"" for i in range(20_000)]

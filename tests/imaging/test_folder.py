@@ -37,7 +37,7 @@ def test_extensions_are_those_that_can_be_read() -> None:
     assert set(LABELS) == {*image_extensions(), ".seg.nrrd"}
 
 
-def test_case_and_long_extensions(tmp_path: Path) -> None:
+def test_upper_case_and_long_extensions_are_split(tmp_path: Path) -> None:
     touch(tmp_path, "a.PNG", "b.Jpeg", "c.TIFF", "d.DCM", "e.NII.GZ", "f.nrrd", "1.2.840.png", "g.seg.nrrd.nii.gz")
     assert names(tmp_path) == {
         "a": "a.PNG",
@@ -53,7 +53,7 @@ def test_case_and_long_extensions(tmp_path: Path) -> None:
     assert split_name("x.Seg.NRRD", LABELS) == ("x", ".Seg.NRRD") and split_name("x.Seg.NRRD", IMAGES)[1] == ""
 
 
-def test_what_file_managers_leave_is_no_case_and_no_remark(tmp_path: Path) -> None:
+def test_files_of_file_managers_are_ignored_silently(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "._a.png", ".DS_Store", "Thumbs.db", "desktop.ini", ".~lock.a.png#", ".tmp-x-a.png")
     touch(tmp_path / "__MACOSX", "._a.png")
     touch(tmp_path / ".samstudent", "a.png")
@@ -63,7 +63,7 @@ def test_what_file_managers_leave_is_no_case_and_no_remark(tmp_path: Path) -> No
     assert list(listing.files) == ["a"] and listing.remarks == []
 
 
-def test_a_segmentation_is_never_the_image(tmp_path: Path) -> None:
+def test_segmentation_file_is_not_an_image(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz", "a.seg.nrrd", "b.seg.nrrd")
     assert names(tmp_path) == {"a": "a.nii.gz"}
     (line,) = sentences(list_folder(tmp_path).remarks)
@@ -80,9 +80,7 @@ def test_a_segmentation_is_never_the_image(tmp_path: Path) -> None:
         (["a.tif", "a.tiff"], "a.tif"),
     ],
 )
-def test_of_the_same_id_the_first_of_the_documented_order_is_used(
-    tmp_path: Path, present: list[str], used: str
-) -> None:
+def test_among_equal_ids_the_documented_order_decides(tmp_path: Path, present: list[str], used: str) -> None:
     touch(tmp_path, *present)
     assert names(tmp_path) == {"a": used}
     text = said_of(tmp_path, used)
@@ -90,7 +88,7 @@ def test_of_the_same_id_the_first_of_the_documented_order_is_used(
 
 
 @pytest.mark.parametrize("images_dir", [".", "images"])
-def test_what_the_server_has_listed_comes_first(tmp_path: Path, images_dir: str) -> None:
+def test_image_listed_by_the_server_takes_precedence(tmp_path: Path, images_dir: str) -> None:
     images, final = tmp_path / images_dir, tmp_path / "labels" / "final"
     touch(images, "a.jpg", "a.png", "b.jpg", "b.png")
     touch(final, "a.png", "a.seg.nrrd")
@@ -125,7 +123,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("stem", STRANGE)
-def test_a_name_that_is_no_id_is_taken_under_a_safe_one(tmp_path: Path, stem: str) -> None:
+def test_invalid_file_name_gets_a_safe_id(tmp_path: Path, stem: str) -> None:
     touch(tmp_path, f"{stem}.png")
     ((case, path),) = list_folder(tmp_path).files.items()
     assert path.name == f"{stem}.png" and is_id(case)
@@ -142,7 +140,7 @@ def test_safe_ids_of_different_names_differ() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_names_that_are_no_text_are_named(tmp_path: Path) -> None:
+def test_undecodable_file_names_are_reported(tmp_path: Path) -> None:
     touch(tmp_path, os.fsdecode(b"M\xfcller.png"), "b.png")
     listing = list_folder(tmp_path)
     assert list(listing.files) == ["b"]
@@ -152,7 +150,7 @@ def test_names_that_are_no_text_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_composed_and_decomposed_names_are_one(tmp_path: Path, form: str) -> None:
+def test_composed_and_decomposed_names_have_one_id(tmp_path: Path, form: str) -> None:
     name = unicodedata.normalize(form, "Müller é.png")
     touch(tmp_path, name)
     ((case, path),) = list_folder(tmp_path).files.items()
@@ -168,7 +166,7 @@ def test_both_forms_in_one_folder_are_the_same_id(tmp_path: Path) -> None:
     assert len(listing.files) == 1 and len(listing.remarks) == 1
 
 
-def test_one_bad_entry_stops_no_other(tmp_path: Path) -> None:
+def test_bad_entry_does_not_affect_others(tmp_path: Path) -> None:
     touch(tmp_path, "good.png")
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
@@ -194,7 +192,7 @@ def test_a_forbidden_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert remark.name == "a.png" and remark.is_fault and "permissions" in remark.text
 
 
-def test_a_folder_that_cannot_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: object) -> object:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -223,13 +221,13 @@ def test_dicom_without_extension_is_named(tmp_path: Path) -> None:
         assert "rename it to end in .dcm" in said_of(tmp_path, name)
 
 
-def test_many_files_of_one_kind_are_one_line(tmp_path: Path) -> None:
+def test_many_ignored_files_of_one_kind_are_one_line(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{i}.txt" for i in range(30)))
     (line,) = sentences(list_folder(tmp_path).remarks)
     assert "and 25 more" in line
 
 
-def test_images_lie_in_the_folder_or_in_its_images(tmp_path: Path) -> None:
+def test_images_are_in_the_folder_or_in_its_subfolder_images(tmp_path: Path) -> None:
     touch(tmp_path / "images", "a.png")
     touch(tmp_path, "notes.txt", "._b.png", "c.seg.nrrd")
     assert images_folder(tmp_path) == tmp_path / "images"
@@ -237,7 +235,7 @@ def test_images_lie_in_the_folder_or_in_its_images(tmp_path: Path) -> None:
     assert images_folder(tmp_path) == tmp_path
 
 
-def test_one_file_is_its_own_case(tmp_path: Path) -> None:
+def test_single_file_is_a_case(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz", "scan")
     assert list(list_folder(tmp_path / "a.nii.gz").files) == ["a"]
     assert list(list_folder(tmp_path / "scan").files) == ["scan"]
@@ -251,11 +249,11 @@ def test_one_file_is_its_own_case(tmp_path: Path) -> None:
         ("n_seg_beside_image", {"a": "a.nii.gz"}, 1),
     ],
 )
-def test_issue_cases(shared_cases: Path, name: str, files: dict[str, str], remarks: int) -> None:
+def test_shared_folders_are_listed(shared_cases: Path, name: str, files: dict[str, str], remarks: int) -> None:
     assert names(shared_cases / name) == files
     assert len(list_folder(shared_cases / name).remarks) == remarks
 
 
-def test_label_of_a_mac_is_its_images(shared_cases: Path) -> None:
+def test_label_with_a_decomposed_name_belongs_to_its_image(shared_cases: Path) -> None:
     study = shared_cases / "f_nfd_label"
     assert names(study).keys() == names(study / "labels" / "final", LABELS).keys()

@@ -61,7 +61,7 @@ def save(
         LPS + "\ncenters: cell cell cell",
     ],
 )
-def test_spaces(tmp_path: Path, fields: str) -> None:
+def test_nrrd_spaces_are_read(tmp_path: Path, fields: str) -> None:
     path = save(tmp_path / "a.nrrd", fields)
     assert read_image(path).grid.affine == pytest.approx(AFFINE)
     assert place_by_itk(path) == pytest.approx(AFFINE)
@@ -69,7 +69,7 @@ def test_spaces(tmp_path: Path, fields: str) -> None:
 
 
 @pytest.mark.parametrize("space", ["space dimension: 3", "space: scanner-xyz", "space: 3D-right-handed"])
-def test_a_space_that_itk_does_not_turn_may_be_the_patients_right_and_front(tmp_path: Path, space: str) -> None:
+def test_space_unknown_to_itk_is_read_as_ras(tmp_path: Path, space: str) -> None:
     """nibabel's affine put into a header by pynrrd."""
     path = save(
         tmp_path / "a.nrrd", f"{space}\nspace directions: (-2,0,0) (0,-3,0) (0,0,4)\nspace origin: (-10,-20,30)"
@@ -78,7 +78,7 @@ def test_a_space_that_itk_does_not_turn_may_be_the_patients_right_and_front(tmp_
 
 
 @pytest.mark.parametrize(("unit", "scale"), [("um", 0.001), ("cm", 10), ("mm", 1), ("furlong", 1), ("m", 1000)])
-def test_units_that_itk_does_not_know(tmp_path: Path, unit: str, scale: float) -> None:
+def test_units_unknown_to_itk_are_converted(tmp_path: Path, unit: str, scale: float) -> None:
     """The student needs mm, ITK's readers an answer where ITK sees the image."""
     path = save(tmp_path / "a.nrrd", f'{LPS}\nspace units: "{unit}" "{unit}" "{unit}"')
     grid = read_image(path).grid
@@ -95,7 +95,7 @@ def test_units_that_itk_does_not_know(tmp_path: Path, unit: str, scale: float) -
 @pytest.mark.parametrize(
     "fields", ["spacings: 2 3 4", "space dimension: 3", "space: LPS", "axis mins: 1 2 3", "kinds: domain domain domain"]
 )
-def test_without_space(tmp_path: Path, caplog: pytest.LogCaptureFixture, fields: str) -> None:
+def test_file_without_a_space_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, fields: str) -> None:
     path = save(tmp_path / "a.nrrd", fields)
     missing = "space directions" if fields.startswith("space ") or fields == "space: LPS" else "space"
     assert (read_masks(path, SOLID, GRID) == canonical(VALUES)).all()
@@ -104,7 +104,7 @@ def test_without_space(tmp_path: Path, caplog: pytest.LogCaptureFixture, fields:
         read_masks(save(tmp_path / "b.nrrd", fields, VALUES[1:]), SOLID, GRID)
 
 
-def test_spacings_of_an_image_without_space(tmp_path: Path) -> None:
+def test_spacings_without_a_space_are_read(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nrrd", "spacings: 2 3 4")
     grid = read_image(path).grid
     assert grid.spacing == pytest.approx((4, 3, 2)) and grid.itk_affine == pytest.approx(place_by_itk(path))
@@ -114,7 +114,7 @@ def test_spacings_of_an_image_without_space(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("axis", range(4))
-def test_the_list_axis_may_be_any(tmp_path: Path, axis: int) -> None:
+def test_list_axis_can_be_any_axis(tmp_path: Path, axis: int) -> None:
     """``axis`` counts as NRRD does, the fastest first."""
     layers = np.stack([VALUES == 1, VALUES == 2], axis=3 - axis).astype(np.uint8)
     kinds, directions = ["domain"] * 3, ["(2,0,0)", "(0,3,0)", "(0,0,4)"]
@@ -131,7 +131,7 @@ def test_the_list_axis_may_be_any(tmp_path: Path, axis: int) -> None:
     [("int8", "i1"), ("short", "<i2"), ("uint16", "<u2"), ("int", "<i4"), ("unsigned int", "<u4"),
      ("longlong", "<i8"), ("uint64", "<u8"), ("float", "<f4"), ("double", "<f8")],
 )  # fmt: skip
-def test_types(tmp_path: Path, kind: str, dtype: str) -> None:
+def test_value_types_of_both_endiannesses_are_read(tmp_path: Path, kind: str, dtype: str) -> None:
     path = save(tmp_path / "a.nrrd", LPS, VALUES.astype(dtype), kind=kind)
     assert (read_masks(path, SOLID, GRID) == canonical(VALUES)).all()
     big = save(tmp_path / "b.nrrd", LPS, VALUES.astype(dtype.replace("<", ">")), kind=kind)
@@ -152,7 +152,7 @@ def test_types(tmp_path: Path, kind: str, dtype: str) -> None:
     ],
     ids=["raw", "gzip", "gz", "ascii", "text", "hex"],
 )
-def test_encodings(tmp_path: Path, encoding: str, body: bytes) -> None:
+def test_all_encodings_are_read(tmp_path: Path, encoding: str, body: bytes) -> None:
     path = save(tmp_path / "a.nrrd", f"{LPS}\nencoding: {encoding}", body=body)
     assert (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) == VALUES).all()
     assert (read_masks(path, SOLID, GRID) == canonical(VALUES)).all()
@@ -176,14 +176,14 @@ def test_encodings(tmp_path: Path, encoding: str, body: bytes) -> None:
         ("data file: a:=b.raw", "its pixels are in another file"),
     ],
 )
-def test_headers_that_are_refused_by_name(tmp_path: Path, fields: str, message: str) -> None:
+def test_invalid_headers_are_named(tmp_path: Path, fields: str, message: str) -> None:
     body = bz2.compress(VALUES.tobytes()) if "bz" in fields else None
     for name in ("a.nrrd", "a.nhdr"):
         with pytest.raises(UserError, match=message):
             read_masks(save(tmp_path / name, fields, body=body), SOLID, GRID)
 
 
-def test_packed_as_a_whole(tmp_path: Path) -> None:
+def test_externally_compressed_file_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nrrd", LPS)
     path.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(UserError, match=r"a\.nrrd: a NRRD file compressed as a whole; decompress it, or save it with"):
@@ -193,6 +193,6 @@ def test_packed_as_a_whole(tmp_path: Path) -> None:
         read_masks(path, SOLID, GRID)
 
 
-def test_a_key_that_looks_like_a_field_is_none(tmp_path: Path) -> None:
+def test_key_value_pairs_are_not_fields(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nrrd", LPS + "\ndata file:=none\nencoding note:=bzip2\n# data file: none")
     assert (read_masks(path, SOLID, GRID) == canonical(VALUES)).all()

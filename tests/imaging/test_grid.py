@@ -29,7 +29,7 @@ def affine_of(order: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[flo
 
 
 @pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
-def test_all_48_orientations_come_to_ras_and_back(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+def test_all_48_orientations_round_trip_to_ras(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     spacing = (0.5, 1.0, 2.0)
     affine = affine_of(order, signs, spacing)
     grid = Grid.of((4, 3, 2), affine)
@@ -51,7 +51,7 @@ def test_all_48_orientations_come_to_ras_and_back(order: tuple[int, ...], signs:
         assert moved[patient] == pytest.approx(grid.spacing[axis])
 
 
-def test_leading_axes_stay_in_front() -> None:
+def test_leading_axes_are_preserved() -> None:
     grid = Grid.of((4, 3, 2), affine_of((1, 2, 0), (-1, 1, -1), (1, 1, 1)))
     stack = np.random.default_rng(0).random((5, 6, *grid.spatial_shape))
     assert grid.to_file(stack).shape == (5, 6, 4, 3, 2)
@@ -85,7 +85,7 @@ def test_2d_is_never_flipped_whatever_its_axes(
 
 @settings(max_examples=50)
 @given(st.lists(st.floats(-0.3, 0.3), min_size=9, max_size=9), st.sampled_from(ORIENTATIONS))
-def test_oblique_and_sheared_axes_take_their_nearest_direction(shear: list[float], orientation: Any) -> None:
+def test_oblique_and_sheared_axes_have_their_nearest_direction(shear: list[float], orientation: Any) -> None:
     affine = affine_of(*orientation, (1, 1, 1))
     affine[:3, :3] += np.reshape(shear, (3, 3))
     grid = Grid.of((4, 3, 2), affine)

@@ -18,7 +18,7 @@ def there_and_back(grid: Grid) -> Grid:
     return grid_from_json(json.loads(json.dumps(grid_to_json(grid))))
 
 
-def test_a_plain_grid_keeps_every_bit() -> None:
+def test_json_round_trip_of_a_grid_is_exact() -> None:
     affine = np.diag([0.1, 1 / 3, 2.0, 1.0])
     grid = Grid.of((4, 5, 6), affine, itk=2 * affine, others=(3 * affine,))
     found = there_and_back(grid)
@@ -27,7 +27,7 @@ def test_a_plain_grid_keeps_every_bit() -> None:
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
-def test_the_header_of_a_nifti_file_goes_along(tmp_path: Path, kind: type) -> None:
+def test_json_includes_the_nifti_header(tmp_path: Path, kind: type) -> None:
     image = kind(np.zeros((6, 5, 4), np.int16), np.diag([-1.0, 2.0, 3.0, 1.0]))
     image.set_qform(np.diag([1.0, 2.0, 3.0, 1.0]), 1)
     nibabel.save(image, tmp_path / "image.nii.gz")

@@ -40,7 +40,9 @@ def info_of(*entries: tuple[Any, Any]) -> dict[str, Any]:
         ([(" ulna ", 1), ("ignore:radius", 2)], {1, 2}, {1: "ulna", 2: "ignore:radius"}),
     ],
 )
-def test_names_from_label_info(entries: list[tuple[Any, Any]], values: set[int], named: dict[int, str]) -> None:
+def test_names_are_read_from_label_info(
+    entries: list[tuple[Any, Any]], values: set[int], named: dict[int, str]
+) -> None:
     names = names_from_label_info(info_of(*entries), values)
     assert names is not None
     by_value = dict(enumerate(names, 1))
@@ -71,19 +73,19 @@ def test_names_from_label_info(entries: list[tuple[Any, Any]], values: set[int],
         ([("radius", 1), ("ulna", None)], {1}, "'ulna' has no idx"),
     ],
 )
-def test_lists_that_cannot_be_read_in_one_way(entries: list[tuple[Any, Any]], values: set[int], message: str) -> None:
+def test_ambiguous_lists_are_refused(entries: list[tuple[Any, Any]], values: set[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         names_from_label_info(info_of(*entries), values)
 
 
-def test_label_info_that_says_nothing_or_nonsense() -> None:
+def test_invalid_label_info_is_refused_and_empty_label_info_accepted() -> None:
     assert names_from_label_info({}, {1}) is None and names_from_label_info({"label_info": []}, set()) == ()
     for wrong in ("radius", [1, 2], [{"idx": 1}], {"radius": 1}):
         with pytest.raises(UserError, match="label_info"):
             names_from_label_info({"label_info": wrong}, set())
 
 
-def test_two_structures_of_alike_names_are_two() -> None:
+def test_structures_with_similar_names_are_distinguished() -> None:
     names = names_from_label_info(info_of(("a b", 1), ("a_b", 2)), {1, 2}, ["a b", "a_b"])
     assert names == ("a b", "a_b")
     with pytest.raises(UserError, match="twice"):

@@ -72,7 +72,7 @@ def test_scaled_values_are_rounded(tmp_path: Path, slope: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["n_float_0.9999999", "n_float_1.00005", "n_slope_third"])
-def test_nearly_whole_cases(name: str) -> None:
+def test_nearly_whole_values_of_shared_cases(name: str) -> None:
     cases = Path(__file__).resolve().parents[2] / "shared" / "cases"
     if not cases.is_dir():
         pytest.skip(f"inputs of issue 18 are not here: {cases}")

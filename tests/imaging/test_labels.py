@@ -64,7 +64,7 @@ def test_all_orientations_round_trip(
 
 @pytest.mark.parametrize("extension", [".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".png", ".tif", ".tiff"])
 @pytest.mark.parametrize("shape", [(6, 8), (1, 6, 8), (6, 1, 8), (6, 8, 1), (1, 1, 1)])
-def test_2d_round_trip(tmp_path: Path, extension: str, shape: tuple[int, ...]) -> None:
+def test_2d_labels_round_trip(tmp_path: Path, extension: str, shape: tuple[int, ...]) -> None:
     grid = Grid.of(shape, np.diag([-0.2, -0.3, 1, 1]))
     masks = disjoint(grid.spatial_shape)
     path = tmp_path / f"a{extension}"
@@ -79,7 +79,7 @@ def test_2d_round_trip(tmp_path: Path, extension: str, shape: tuple[int, ...]) -
             assert (np.asarray(image) == label_map(masks)).all()
 
 
-def test_sheared_geometry_is_kept(tmp_path: Path) -> None:
+def test_sheared_geometry_is_preserved(tmp_path: Path) -> None:
     affine = np.array([[1, 0.3, 0, 5], [0, 1.2, 0, 6], [0, 0.1, 2, 7], [0, 0, 0, 1.0]])
     grid = Grid.of((4, 3, 2), affine)
     for extension in (".nii", ".nrrd"):
@@ -91,7 +91,7 @@ def test_sheared_geometry_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("sform", "qform"), [(1, 1), (2, 0), (0, 1), (4, 2), (0, 0)])
-def test_both_transforms_of_a_nifti_source_are_kept(tmp_path: Path, sform: int, qform: int) -> None:
+def test_both_transforms_of_a_nifti_source_are_preserved(tmp_path: Path, sform: int, qform: int) -> None:
     source = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), None)
     source.header.set_zooms((1.5, 2, 3))
     moved = np.array([[-1.5, 0, 0, 9], [0, 2, 0, 8], [0, 0, 3, 7], [0, 0, 0, 1.0]])
@@ -111,7 +111,7 @@ def test_both_transforms_of_a_nifti_source_are_kept(tmp_path: Path, sform: int, 
     assert (read_masks(tmp_path / "label.nii.gz", SOLID, grid) == masks).all()
 
 
-def test_raw_nrrd_for_ohif(tmp_path: Path) -> None:
+def test_nrrd_for_ohif_is_uncompressed(tmp_path: Path) -> None:
     grid = Grid.of((1, 6, 8), np.diag([-0.2, -0.2, 1, 1]))
     for extension in (".nrrd", ".seg.nrrd"):
         path = tmp_path / f"a{extension}"
@@ -122,7 +122,7 @@ def test_raw_nrrd_for_ohif(tmp_path: Path) -> None:
         assert path.read_bytes().endswith(label_map(disjoint((6, 8))).tobytes())
 
 
-def test_write_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+def test_unsupported_masks_are_refused_by_the_writer(tmp_path: Path) -> None:
     masks = disjoint((6, 8))
     with pytest.raises(UserError, match="labels are written as"):
         write_masks(tmp_path / "a.jpg", masks, FLAT, PLAIN_GRID)
@@ -138,7 +138,7 @@ def test_write_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
 # .seg.nrrd
 
 
-def test_overlaps_need_layers_and_nothing_else_does(tmp_path: Path) -> None:
+def test_only_overlaps_use_layers(tmp_path: Path) -> None:
     masks = overlapping((6, 8))
     path = tmp_path / "a.seg.nrrd"
     write_masks(path, masks, FLAT, PLAIN_GRID)
@@ -182,7 +182,7 @@ def test_ignored_regions(tmp_path: Path) -> None:
     assert not read_ignore(tmp_path / "a.png", FLAT, PLAIN_GRID).any()
 
 
-def test_rejected_masks_are_kept_beside_the_others(tmp_path: Path) -> None:
+def test_rejected_masks_are_stored_with_the_others(tmp_path: Path) -> None:
     masks, rejected = overlapping((6, 8)), np.zeros((3, 6, 8), dtype=bool)
     ignore = rejected.copy()
     rejected[2, 3:5, 2:], ignore[2, 2:5] = True, True
@@ -195,13 +195,13 @@ def test_rejected_masks_are_kept_beside_the_others(tmp_path: Path) -> None:
         write_masks(tmp_path / "a.png", masks, FLAT, PLAIN_GRID, marked={REJECTED: rejected})
 
 
-def test_absent_structures_and_empty_labels(tmp_path: Path) -> None:
+def test_absent_structures_and_empty_labels_round_trip(tmp_path: Path) -> None:
     for extension in (".seg.nrrd", ".nii.gz", ".png"):
         write_masks(tmp_path / f"a{extension}", np.zeros((3, 6, 8), dtype=bool), FLAT, PLAIN_GRID)
         assert not read_masks(tmp_path / f"a{extension}", FLAT, PLAIN_GRID).any()
 
 
-def test_names_decide_not_values_nor_order(tmp_path: Path) -> None:
+def test_segments_are_identified_by_name(tmp_path: Path) -> None:
     masks = disjoint((6, 8))
     array = (masks[0] * 7 + masks[1] * 3 + masks[2] * 9).astype(np.uint8)[None]
     fields = {}
@@ -212,7 +212,7 @@ def test_names_decide_not_values_nor_order(tmp_path: Path) -> None:
     assert (read_masks(path, FLAT, PLAIN_GRID, names=["ulna", "radius"]) == masks).all()
 
 
-def test_old_files_without_layer_and_value(tmp_path: Path) -> None:
+def test_files_without_layer_and_value_are_read(tmp_path: Path) -> None:
     """As MONAI Label's own writer makes them: one frame per segment, with ID and name only."""
     masks = overlapping((6, 8))
     array = np.moveaxis(masks[::-1, None].astype(np.uint8), 0, -1)
@@ -235,13 +235,13 @@ def test_slicers_empty_segmentation_is_one_voxel(tmp_path: Path) -> None:
         ({"Segment0_ID": "Segment_1", "Segment0_Layer": "0"}, r"none of its structures \['Segment_1'\]"),
     ],
 )
-def test_segments_that_cannot_be_used(tmp_path: Path, fields: dict[str, str], message: str) -> None:
+def test_invalid_segments_are_refused(tmp_path: Path, fields: dict[str, str], message: str) -> None:
     path = save_segments(tmp_path / "a.seg.nrrd", np.ones((1, 6, 8), np.uint8), fields)
     with pytest.raises(UserError, match=message):
         read_masks(path, FLAT, PLAIN_GRID)
 
 
-def test_a_label_map_under_the_name_of_a_segmentation(tmp_path: Path) -> None:
+def test_label_map_with_the_extension_of_a_segmentation_is_read(tmp_path: Path) -> None:
     """Slicer's MONAI Label module writes this when overlaps are switched off."""
     masks = disjoint((6, 8))
     path = save_segments(tmp_path / "a.seg.nrrd", label_map(masks)[None], {})
@@ -256,7 +256,7 @@ def save_map(path: Path, values: NDArray[Any]) -> Path:
     return path
 
 
-def test_values_by_the_clients_names(tmp_path: Path) -> None:
+def test_values_are_read_by_the_names_of_the_client(tmp_path: Path) -> None:
     masks = disjoint((6, 8))
     path = save_map(tmp_path / "a.png", label_map(masks))
     assert (read_masks(path, FLAT, PLAIN_GRID) == masks).all()
@@ -279,12 +279,14 @@ def test_values_by_the_clients_names(tmp_path: Path) -> None:
         (np.full((6, 8), 1, np.uint8), ["", "radius"], r"value 1 has no name; named are \['radius'\]"),
     ],
 )
-def test_values_that_mean_nothing(tmp_path: Path, values: NDArray[Any], names: list[str] | None, message: str) -> None:
+def test_undefined_values_are_refused(
+    tmp_path: Path, values: NDArray[Any], names: list[str] | None, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         read_masks(save_map(tmp_path / "a.tif", values), FLAT, PLAIN_GRID, names=names)
 
 
-def test_bits(tmp_path: Path) -> None:
+def test_bit_masks_are_read(tmp_path: Path) -> None:
     masks = overlapping((6, 8))
     values = (masks[0] * 1 + masks[1] * 2 + masks[2] * 4).astype(np.uint8)
     path = save_map(tmp_path / "a.png", values)
@@ -300,7 +302,7 @@ def test_floats_that_are_whole_are_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", [".png", ".tif"])
-def test_palette_is_an_index_not_a_colour(tmp_path: Path, extension: str) -> None:
+def test_palette_index_is_the_value(tmp_path: Path, extension: str) -> None:
     masks = disjoint((6, 8))
     image = Image.fromarray(label_map(masks), mode="P")
     image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
@@ -322,7 +324,7 @@ def test_one_bit_is_the_first_structure(tmp_path: Path) -> None:
     assert (read_masks(path, FLAT, PLAIN_GRID)[0] == disjoint((6, 8))[0]).all()
 
 
-def test_files_that_are_no_labels(tmp_path: Path) -> None:
+def test_files_that_are_not_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="JPEG changes label values"):
         read_masks(save_map(tmp_path / "a.jpg", np.zeros((6, 8), np.uint8)), FLAT, PLAIN_GRID)
     with pytest.raises(NotFound):
@@ -336,7 +338,7 @@ def test_files_that_are_no_labels(tmp_path: Path) -> None:
         read_masks(tmp_path / "empty.nii.gz", FLAT, PLAIN_GRID)
 
 
-def test_the_smaller_structure_lies_on_top() -> None:
+def test_smaller_structure_is_on_top_in_label_maps() -> None:
     masks = np.zeros((3, 6, 8), dtype=bool)
     masks[0, 2, 2], masks[1], masks[2, 1:4, 1:4] = True, True, True
     values = label_map(masks)
@@ -363,7 +365,7 @@ def inner() -> NDArray[Any]:
     return GRID.from_file(np.stack([values == value for value in (1, 2, 3)]))
 
 
-def test_cropped_label_finds_its_place(tmp_path: Path) -> None:
+def test_cropped_label_is_placed_on_the_image(tmp_path: Path) -> None:
     file = GRID.to_file(label_map(inner()))
     start = AFFINE @ [3, 2, 2, 1]
     affine = AFFINE.copy()
@@ -372,7 +374,7 @@ def test_cropped_label_finds_its_place(tmp_path: Path) -> None:
     assert (read_masks(path, SOLID, GRID) == inner()).all()
 
 
-def test_label_that_reaches_beyond_the_image(tmp_path: Path) -> None:
+def test_label_larger_than_the_image_is_cropped(tmp_path: Path) -> None:
     affine = AFFINE.copy()
     affine[:, 3] = AFFINE @ [-2, -1, -3, 1]
     path = save_nifti(tmp_path / "a.nii", np.pad(GRID.to_file(label_map(inner())), ((3, 3), (1, 1), (2, 2))), affine)
@@ -381,7 +383,9 @@ def test_label_that_reaches_beyond_the_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 @pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
-def test_reoriented_label(tmp_path: Path, order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+def test_reoriented_label_is_mapped_to_the_image(
+    tmp_path: Path, order: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
     masks = disjoint(GRID.spatial_shape)
     orientation = np.column_stack([order, signs])
     data = GRID.to_file(label_map(masks)).T
@@ -391,7 +395,7 @@ def test_reoriented_label(tmp_path: Path, order: tuple[int, ...], signs: tuple[i
 
 
 @pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
-def test_flipped_label_of_equal_sides(tmp_path: Path, signs: tuple[int, ...]) -> None:
+def test_flipped_label_of_a_square_image_is_mapped(tmp_path: Path, signs: tuple[int, ...]) -> None:
     """The shape says nothing here; only space does."""
     grid = Grid.of((5, 5, 5), np.diag([-1.0, -1, 1, 1]))
     masks = disjoint((5, 5, 5))
@@ -411,13 +415,13 @@ def test_label_of_another_spacing_takes_the_nearest(tmp_path: Path) -> None:
     assert (read_masks(save_nifti(tmp_path / "a.nii", fine, affine), SOLID, grid) == masks).all()
 
 
-def test_rounded_headers_are_the_same_grid(tmp_path: Path) -> None:
+def test_rounded_headers_are_equal_grids(tmp_path: Path) -> None:
     masks = disjoint(GRID.spatial_shape)
     path = save_nifti(tmp_path / "a.nii", GRID.to_file(label_map(masks)), AFFINE + 0.001)
     assert (read_masks(path, SOLID, GRID) == masks).all()
 
 
-def test_labels_that_lie_elsewhere(tmp_path: Path) -> None:
+def test_labels_at_another_position_are_refused(tmp_path: Path) -> None:
     affine = AFFINE.copy()
     affine[0, 3] += 4
     with pytest.raises(UserError, match="another place"):
@@ -427,7 +431,7 @@ def test_labels_that_lie_elsewhere(tmp_path: Path) -> None:
         read_masks(save_nifti(tmp_path / "b.nii", np.ones((3, 3, 3)), affine), SOLID, GRID)
 
 
-def test_other_shapes_without_geometry(tmp_path: Path) -> None:
+def test_other_shapes_without_geometry_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"label of shape \(7, 8\) for an image of shape \(6, 8\)"):
         read_masks(save_map(tmp_path / "a.png", np.zeros((7, 8), np.uint8)), FLAT, PLAIN_GRID)
     with pytest.raises(UserError, match=r"label of shape \(3, 3, 3\) for an image of shape \(6, 7, 8\)"):
@@ -437,13 +441,13 @@ def test_other_shapes_without_geometry(tmp_path: Path) -> None:
         read_masks(tmp_path / "a.nrrd", FLAT, PLAIN_GRID)
 
 
-def test_volume_label_without_geometry_but_of_the_same_shape(tmp_path: Path) -> None:
+def test_volume_label_without_geometry_needs_the_same_shape(tmp_path: Path) -> None:
     masks = disjoint(GRID.spatial_shape)
     path = save_nifti(tmp_path / "a.nii", GRID.to_file(label_map(masks)), None)
     assert (read_masks(path, SOLID, GRID) == masks).all()
 
 
-def test_slicers_cropped_label_of_a_png(tmp_path: Path) -> None:
+def test_cropped_label_of_slicer_for_a_png_is_placed(tmp_path: Path) -> None:
     masks = np.zeros((3, 6, 8), dtype=bool)
     masks[1, 2:4, 3:7] = True
     image = sitk.GetImageFromArray(label_map(masks)[None, 2:4, 3:7])
@@ -463,7 +467,7 @@ def test_2d_labels_of_the_same_shape_need_no_geometry(tmp_path: Path, affine: ND
 # Names, layers, colours
 
 
-def test_a_list_that_names_no_segment_names_no_pixel(tmp_path: Path) -> None:
+def test_empty_label_info_allows_empty_labels_only(tmp_path: Path) -> None:
     """Slicer then exports its background, too; by the task's own values that would become the first structure."""
     grid = Grid.of((4, 5), LPS_TO_RAS)
     for values, fits in ((np.zeros((4, 5), np.uint8), True), (np.ones((4, 5), np.uint8), False)):
@@ -475,14 +479,14 @@ def test_a_list_that_names_no_segment_names_no_pixel(tmp_path: Path) -> None:
                 read_masks(tmp_path / "label.png", FLAT, grid, names=[])
 
 
-def test_layers() -> None:
+def test_masks_are_divided_into_layers() -> None:
     a, b, c = (np.array(mask, dtype=bool) for mask in ([1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]))
     assert into_layers([a, b, c]) == [0, 1, 0]
     assert into_layers([a, a, a]) == [0, 1, 2]
     assert into_layers([]) == []
 
 
-def test_colours_are_fixed_and_can_be_told_apart() -> None:
+def test_colours_are_fixed_and_distinguishable() -> None:
     colors = np.array([color(i) for i in range(32)])
     assert ((colors >= 0) & (colors <= 1)).all() and color(3) == color(3)
     apart = np.linalg.norm(colors[:, None] - colors[None], axis=2) + np.eye(32)
@@ -519,7 +523,7 @@ def test_real_images_round_trip(tmp_path: Path, shared_data: Path, name: str, ta
         assert physical(label, ijk) == pytest.approx(physical(image, ijk), abs=1e-3)
 
 
-def test_real_labels(shared_data: Path) -> None:
+def test_real_labels_are_read(shared_data: Path) -> None:
     hippocampus = Task(name="h", dimension=3, structures=["anterior", "posterior"], student={"size": (16, 16, 16)})
     image = read_image(shared_data / "hippocampus/images/hippocampus_001.nii.gz", 3)
     path = shared_data / "hippocampus/labels/hippocampus_001.nii.gz"
@@ -560,7 +564,7 @@ def test_segments_are_found_by_case_spaces_and_unicode_form(tmp_path: Path) -> N
     assert other_names(path, task) == {"cyst", "REJECTED :Alpha"}
 
 
-def test_names_of_clients_are_found_alike(tmp_path: Path) -> None:
+def test_client_names_are_matched_alike(tmp_path: Path) -> None:
     masks = disjoint((6, 8))
     path = save_map(tmp_path / "a.png", label_map(masks))
     assert (read_masks(path, FLAT, PLAIN_GRID, names=["Radius ", "ULNA", "lunate"]) == masks).all()
@@ -578,7 +582,7 @@ CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
     ["n_s2q1_flipped_nii", "n_s2q1_moved_seg", "n_s4q1_moved_nii", "n_unit_micron", "r_names_case", "r_names_spaces",
      "r_no_space"],
 )  # fmt: skip
-def test_inputs_of_the_issue(tmp_path: Path, name: str) -> None:
+def test_shared_labels_are_read(tmp_path: Path, name: str) -> None:
     """Each label has its image's array, as ITK reads both; and so has what is written."""
     image = CASES / name / "a.nii.gz"
     (label,) = (CASES / name / "labels" / "final").iterdir()

@@ -25,7 +25,7 @@ VALUES = np.random.default_rng(1).integers(0, 3, (4, 5, 6)).astype(np.uint8)
 
 @pytest.mark.parametrize("sform", range(5))
 @pytest.mark.parametrize("qform", range(5))
-def test_nibabel_takes_the_sform_and_itk_mostly_the_qform(tmp_path: Path, sform: int, qform: int) -> None:
+def test_nibabel_uses_the_sform_and_itk_usually_the_qform(tmp_path: Path, sform: int, qform: int) -> None:
     path = save_raw_nifti(tmp_path / "a.nii", VALUES, SFORM, QFORM, codes=(sform, qform))
     image = read_image(path)
     grid = image.grid
@@ -70,7 +70,7 @@ NAN = float("nan")
         ((2, 0), {"pixdim": [0, 1, 2, 3, 1, 1, 1, 1]}, SFORM),
     ],
 )
-def test_a_broken_transform_gives_way_to_the_other(
+def test_invalid_transform_is_replaced_by_the_other(
     tmp_path: Path, codes: tuple[int, int], fields: dict[str, Any], expected: Any
 ) -> None:
     path = save_raw_nifti(tmp_path / "a.nii", VALUES, SFORM, QFORM, codes=codes, **fields)
@@ -94,7 +94,7 @@ def test_a_broken_transform_gives_way_to_the_other(
         ((0, 0), {"pixdim": [1, NAN, 2, 3, 1, 1, 1, 1]}, r"its voxel sizes \(pixdim\) cannot be used: \[nan, 2"),
     ],
 )
-def test_transforms_that_cannot_be_used(
+def test_invalid_transforms_are_refused(
     tmp_path: Path, codes: tuple[int, int], fields: dict[str, Any], message: str
 ) -> None:
     path = save_raw_nifti(tmp_path / "a.nii", VALUES, SFORM, QFORM, codes=codes, **fields)
@@ -102,7 +102,7 @@ def test_transforms_that_cannot_be_used(
         read_image(path)
 
 
-def test_a_left_handed_quaternion(tmp_path: Path) -> None:
+def test_left_handed_quaternion_is_read(tmp_path: Path) -> None:
     mirrored = QFORM * [1, 1, -1, 1]
     path = save_raw_nifti(tmp_path / "a.nii", VALUES, SFORM, mirrored, codes=(0, 2))
     assert np.linalg.det(mirrored) * np.linalg.det(QFORM) < 0
@@ -111,7 +111,7 @@ def test_a_left_handed_quaternion(tmp_path: Path) -> None:
     assert grid.itk_affine == pytest.approx(mirrored, abs=1e-5)
 
 
-def test_a_sheared_image_that_itk_refuses_is_answered_where_nibabel_sees_it(tmp_path: Path) -> None:
+def test_sheared_image_has_the_position_of_nibabel(tmp_path: Path) -> None:
     sheared = SFORM.copy()
     sheared[0, 1] = 0.5
     path = save_raw_nifti(tmp_path / "a.nii", VALUES, sheared, QFORM, codes=(1, 0))
@@ -125,7 +125,7 @@ def test_a_sheared_image_that_itk_refuses_is_answered_where_nibabel_sees_it(tmp_
         assert read_image(tmp_path / f"label{extension}").grid.affine == pytest.approx(sheared, abs=1e-6)
 
 
-def test_voxels_of_nanometres(tmp_path: Path) -> None:
+def test_voxels_in_nanometres_are_read(tmp_path: Path) -> None:
     path = save_raw_nifti(tmp_path / "a.nii", VALUES, SFORM / 250, QFORM / 250 * [1, 1, 1, 250], unit=3)
     assert read_image(path).grid.spacing == pytest.approx((12e-6, 8e-6, 4e-6))
 
@@ -133,7 +133,7 @@ def test_voxels_of_nanometres(tmp_path: Path) -> None:
 # What lies under which name
 
 
-def test_content_tells_not_the_name(tmp_path: Path) -> None:
+def test_format_is_identified_by_content(tmp_path: Path) -> None:
     packed = save_raw_nifti(tmp_path / "a.nii.gz", VALUES, SFORM, SFORM)
     for name in ("gzip_inside.nii", "UPPER.NII.GZ", "no_extension"):
         (tmp_path / name).write_bytes(packed.read_bytes())
@@ -150,7 +150,7 @@ def test_content_tells_not_the_name(tmp_path: Path) -> None:
         assert (masks[1] == image.grid.from_file(VALUES == 2)).all(), path
 
 
-def test_what_is_no_nifti_in_one_file(tmp_path: Path) -> None:
+def test_other_nifti_variants_are_refused(tmp_path: Path) -> None:
     nibabel.save(nibabel.AnalyzeImage(VALUES.T, np.eye(4)), tmp_path / "analyze.hdr")
     nibabel.save(nibabel.Nifti1Pair(VALUES.T, np.eye(4)), tmp_path / "pair.hdr")
     for name in ("analyze.hdr", "analyze.img", "pair.hdr", "pair.img"):
@@ -168,7 +168,7 @@ def test_what_is_no_nifti_in_one_file(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_colours_are_no_label(tmp_path: Path) -> None:
+def test_colour_file_is_not_a_label(tmp_path: Path) -> None:
     colours = np.zeros((6, 5, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     colours["R"] = VALUES.T
     nibabel.save(nibabel.Nifti1Image(colours, SFORM), tmp_path / "a.nii")

@@ -13,7 +13,7 @@ PICTURE = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3)
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("channels", [0, 3])
-def test_as_pillow_turns(orientation: int, channels: int) -> None:
+def test_orientation_is_applied_as_by_pillow(orientation: int, channels: int) -> None:
     array = np.dstack([PICTURE, PICTURE + 10, PICTURE + 20]) if channels else PICTURE
     image = Image.fromarray(array)
     image.getexif()[274] = orientation
@@ -24,5 +24,5 @@ def test_as_pillow_turns(orientation: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 9, -1, "6", None, 6.0])
-def test_numbers_that_mean_nothing(value: object) -> None:
+def test_invalid_orientation_is_ignored(value: object) -> None:
     assert orientation_of(value) == 1

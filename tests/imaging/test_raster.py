@@ -71,7 +71,7 @@ def labels(path: Path) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_sixteen_bits_are_kept(tmp_path: Path, channels: int) -> None:
+def test_sixteen_bits_are_preserved(tmp_path: Path, channels: int) -> None:
     array = np.random.default_rng(0).integers(0, 65536, (20, 30, channels), dtype=np.uint16).squeeze()
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(array))
     stored = read_raster_image(tmp_path / "a.png", "png")
@@ -82,7 +82,7 @@ def test_sixteen_bits_are_kept(tmp_path: Path, channels: int) -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("transparent", [False, True])
-def test_grey_of_any_bits(tmp_path: Path, bits: int, transparent: bool) -> None:
+def test_grey_images_of_any_bit_depth_are_read(tmp_path: Path, bits: int, transparent: bool) -> None:
     values = np.arange(20 * 32).reshape(20, 32) * 97 % (1 << bits)
     more = [chunk(b"tRNS", b"\0\1")] if transparent else []
     path = write_png(tmp_path / "a.png", values, bits, 0, *more)
@@ -91,13 +91,13 @@ def test_grey_of_any_bits(tmp_path: Path, bits: int, transparent: bool) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_colours_with_one_transparent(tmp_path: Path, bits: int) -> None:
+def test_transparent_colour_is_ignored(tmp_path: Path, bits: int) -> None:
     values = np.arange(20 * 30 * 3).reshape(20, 30, 3) * 97 % (1 << bits)
     path = write_png(tmp_path / "a.png", values, bits, 2, chunk(b"tRNS", b"\0\1\0\2\0\3"))
     assert (read_image(path).pixels == np.moveaxis(values, -1, 0)).all()
 
 
-def test_interlaced(tmp_path: Path) -> None:
+def test_interlaced_images_are_read(tmp_path: Path) -> None:
     content = imagecodecs.png_encode(GREY)
     rows = [(slice(y, None, dy), slice(x, None, dx)) for x, y, dx, dy in (
         (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
@@ -158,7 +158,7 @@ def test_palette_of_black_and_white_is_one_bit(tmp_path: Path) -> None:
     assert (labels(path) == LABEL % 2).all()
 
 
-def test_palette_that_was_never_set(tmp_path: Path) -> None:
+def test_incomplete_palette_is_accepted_in_labels(tmp_path: Path) -> None:
     path = write_png(tmp_path / "a.png", LABEL, 8, 3, chunk(b"PLTE", bytes(3)))
     assert (labels(path) == LABEL).all()
     with pytest.raises(UserError, match="index 3 is not in its palette of 1 colours"):
@@ -174,12 +174,12 @@ def test_palette_that_was_never_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
-def test_grey_saved_otherwise(tmp_path: Path, mode: str) -> None:
+def test_grey_saved_as_colour_is_read(tmp_path: Path, mode: str) -> None:
     Image.fromarray(LABEL).convert(mode).save(tmp_path / "a.png")
     assert (labels(tmp_path / "a.png") == LABEL).all()
 
 
-def test_colours_and_opacity_that_say_nothing(tmp_path: Path) -> None:
+def test_labels_in_colours_or_opacity_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.dstack([LABEL, LABEL * 0, LABEL])).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="3 channels of different values; expected grey values or a palette"):
         labels(tmp_path / "a.png")
@@ -193,7 +193,7 @@ def test_colours_and_opacity_that_say_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".tif"])
-def test_image_and_label_are_turned_as_pillow_does(tmp_path: Path, orientation: int, extension: str) -> None:
+def test_image_and_label_are_rotated_as_by_pillow(tmp_path: Path, orientation: int, extension: str) -> None:
     path = tmp_path / f"a{extension}"
     options = {"tiffinfo": {274: orientation}} if extension == ".tif" else {"exif": exif(orientation)}
     Image.fromarray(GREY).save(path, **options)
@@ -217,7 +217,7 @@ def test_image_and_label_are_turned_as_pillow_does(tmp_path: Path, orientation: 
         assert (read_masks(label, TASK, image.grid)[0] == (LABEL == 1)).all()
 
 
-def test_a_label_of_slicer_on_the_unturned_image_is_refused_whatever_its_spacing(tmp_path: Path) -> None:
+def test_label_of_slicer_on_the_unrotated_image_is_refused(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif(6), dpi=(300, 300))
     label = sitk.GetImageFromArray(LABEL[None])
     label.SetSpacing((25.4 / 300, 25.4 / 300, 1))
@@ -226,7 +226,7 @@ def test_a_label_of_slicer_on_the_unturned_image_is_refused_whatever_its_spacing
         read_masks(tmp_path / "label.nrrd", TASK, read_image(tmp_path / "a.jpg").grid)
 
 
-def test_orientation_behind_the_pixels_and_in_text(tmp_path: Path) -> None:
+def test_orientation_after_the_pixels_and_in_text_is_read(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif(8))
     content = (tmp_path / "a.png").read_bytes()
     start = content.index(b"eXIf") - 4
@@ -236,7 +236,7 @@ def test_orientation_behind_the_pixels_and_in_text(tmp_path: Path) -> None:
     assert (read_image(tmp_path / "a.png").pixels[0] == upright(GREY, 8)).all()
 
 
-def test_it_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rotation_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif(6))
     for _ in range(3):
         read_image(tmp_path / "a.jpg")
@@ -247,7 +247,7 @@ def test_it_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.mark.parametrize("extension", [".png", ".jpg", ".tif"])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_spacing_is_what_itk_says(tmp_path: Path, extension: str, orientation: int) -> None:
+def test_spacing_is_that_of_itk(tmp_path: Path, extension: str, orientation: int) -> None:
     path = tmp_path / f"a{extension}"
     options = {"tiffinfo": {274: orientation}} if extension == ".tif" else {"exif": exif(orientation)}
     Image.fromarray(GREY).save(path, dpi=(300, 150), **options)
@@ -258,7 +258,7 @@ def test_spacing_is_what_itk_says(tmp_path: Path, extension: str, orientation: i
 # What is not read
 
 
-def test_kinds_of_jpeg_that_are_not_read(tmp_path: Path) -> None:
+def test_unsupported_jpeg_kinds_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(imagecodecs.jpegls_encode(GREY))
     with pytest.raises(UserError, match=r"a\.jpg: JPEG-LS is not supported"):
         read_image(tmp_path / "a.jpg")
@@ -273,13 +273,13 @@ def test_kinds_of_jpeg_that_are_not_read(tmp_path: Path) -> None:
         read_image(tmp_path / "a.jpg")
 
 
-def test_a_photograph_with_a_smaller_copy(tmp_path: Path) -> None:
+def test_embedded_preview_is_ignored(tmp_path: Path) -> None:
     image = Image.fromarray(np.full((20, 30), 90, np.uint8))
     image.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[image.resize((9, 6))])
     assert read_image(tmp_path / "a.jpg").pixels.shape == (1, 20, 30)
 
 
-def test_moving_pictures(tmp_path: Path) -> None:
+def test_animations_are_refused(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(
         tmp_path / "a.png", save_all=True, append_images=[Image.fromarray(GREY.T.reshape(20, 30))]
     )
@@ -289,7 +289,7 @@ def test_moving_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_huge_claims(tmp_path: Path, bits: int) -> None:
+def test_false_sizes_are_refused_before_decoding(tmp_path: Path, bits: int) -> None:
     path = write_png(tmp_path / "a.png", np.zeros((4, 4, 3)), bits, 2)
     content = path.read_bytes()
     path.write_bytes(content[:8] + chunk(b"IHDR", struct.pack(">II", 60000, 60000) + content[24:29]) + content[33:])
@@ -298,7 +298,7 @@ def test_huge_claims(tmp_path: Path, bits: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_truncated_sixteen_bits(tmp_path: Path, channels: int) -> None:
+def test_truncated_16_bit_image_is_refused(tmp_path: Path, channels: int) -> None:
     noise = np.random.default_rng(0).integers(0, 65536, (20, 30, channels), dtype=np.uint16).squeeze()
     content = imagecodecs.png_encode(noise)
     (tmp_path / "a.png").write_bytes(content[: len(content) * 3 // 4])
@@ -317,7 +317,7 @@ def test_truncated_sixteen_bits(tmp_path: Path, channels: int) -> None:
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     seed=st.integers(0, 1000),
 )
-def test_any_png_label_comes_back(
+def test_png_label_round_trip_is_lossless(
     tmp_path_factory: pytest.TempPathFactory,
     bits: int, colour_type: int, orientation: int, size: tuple[int, int], seed: int,
 ) -> None:  # fmt: skip
@@ -350,7 +350,7 @@ def test_any_png_label_comes_back(
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason=f"inputs of issue 18 are not here: {CASES}")
-def test_cases() -> None:
+def test_shared_cases_are_read() -> None:
     task = load_task(str(CASES / "two.yaml"))
     tried = 0
     for folder in sorted(CASES.glob("p_*")):
@@ -370,7 +370,7 @@ def test_cases() -> None:
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason=f"inputs of issue 18 are not here: {CASES}")
-def test_cases_through_doctor_and_refine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shared_cases_pass_doctor_and_refine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = str(CASES / "two.yaml")
     for name in ("p_tiff16_orient6", "p_palette_grey_swapped12"):
         folder = CASES / name

@@ -139,7 +139,7 @@ WRITERS = {
 
 @settings(max_examples=60)
 @given(drawn=drawings(), writer=st.sampled_from(list(WRITERS)))
-def test_any_label_comes_back_equal(drawn: Drawn, writer: str) -> None:
+def test_label_round_trip_is_lossless(drawn: Drawn, writer: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         image = drawn.save(folder)
@@ -152,7 +152,7 @@ def test_any_label_comes_back_equal(drawn: Drawn, writer: str) -> None:
 
 @settings(max_examples=30)
 @given(drawn=drawings(), extension=st.sampled_from([".seg.nrrd", ".nrrd", ".nii", ".nii.gz"]))
-def test_what_is_written_lies_where_each_reader_sees_the_image(drawn: Drawn, extension: str) -> None:
+def test_written_label_is_aligned_with_the_image_in_each_reader(drawn: Drawn, extension: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         image = drawn.save(folder, ".nii")
@@ -174,7 +174,7 @@ def test_what_is_written_lies_where_each_reader_sees_the_image(drawn: Drawn, ext
     cut=st.lists(st.integers(0, 1), min_size=6, max_size=6),
     by=st.sampled_from(["nibabel", "ITK"]),
 )
-def test_a_cropped_label_is_put_back(drawn: Drawn, cut: list[int], by: str) -> None:
+def test_cropped_label_is_placed_on_the_image(drawn: Drawn, cut: list[int], by: str) -> None:
     """Where both transforms hold it, the place of the reader that wrote it counts."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -204,7 +204,7 @@ def test_a_cropped_label_is_put_back(drawn: Drawn, cut: list[int], by: str) -> N
 
 @settings(max_examples=20)
 @given(drawn=drawings(), orientation=st.sampled_from(["LPS", "RAS", "PIR", "ASL"]), by=st.booleans())
-def test_a_reoriented_label(drawn: Drawn, orientation: str, by: bool) -> None:
+def test_reoriented_label_is_mapped_to_the_image(drawn: Drawn, orientation: str, by: bool) -> None:
     drawn.qform, drawn.codes = drawn.sform, (2, 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -221,14 +221,14 @@ def test_a_reoriented_label(drawn: Drawn, orientation: str, by: bool) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "slope"), [("u1", 0.5), ("i2", 0.25), ("i4", 2.0), ("u1", 1.0)])
-def test_labels_with_a_slope(tmp_path: Path, dtype: str, slope: float) -> None:
+def test_labels_with_a_slope_are_scaled(tmp_path: Path, dtype: str, slope: float) -> None:
     values = np.random.default_rng(2).integers(0, 2, (3, 4, 5)) * 2
     path = save_raw_nifti(tmp_path / "a.nii", (values / slope).astype(dtype), np.eye(4), np.eye(4), slope=slope)
     grid = read_image(path).grid
     assert (read_masks(path, SOLID, grid)[1] == grid.from_file(values == 2)).all()
 
 
-def test_a_label_that_lies_in_two_ways_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ambiguous_position_of_a_label_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The sform is the qform mirrored, and the label's finer grid fits both."""
     sform = np.diag([1.0, 1, 1, 1])
     qform = np.diag([-1.0, 1, 1, 1])
@@ -247,7 +247,7 @@ def test_a_label_that_lies_in_two_ways_is_said(tmp_path: Path, caplog: pytest.Lo
     assert not caplog.text
 
 
-def test_no_place_of_the_image_fits(tmp_path: Path) -> None:
+def test_label_that_matches_no_transform_is_refused(tmp_path: Path) -> None:
     moved = np.eye(4)
     moved[:3, 3] = 50, 0, 0
     values = np.ones((3, 4, 5), np.uint8)
@@ -257,7 +257,7 @@ def test_no_place_of_the_image_fits(tmp_path: Path) -> None:
         read_masks(elsewhere, SOLID, grid)
 
 
-def test_a_part_of_an_image_without_codes(tmp_path: Path) -> None:
+def test_cropped_label_of_an_image_without_codes_is_placed(tmp_path: Path) -> None:
     """Slicer puts such an image where ITK does by default, and its cropped segmentation with it."""
     values = np.zeros((4, 5, 6), np.uint8)
     values[1:3, 2:4, 3:6] = 2
@@ -268,7 +268,7 @@ def test_a_part_of_an_image_without_codes(tmp_path: Path) -> None:
     assert (read_masks(tmp_path / "label.nrrd", SOLID, grid)[1] == grid.from_file(values == 2)).all()
 
 
-def test_a_label_without_codes_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_label_without_codes_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     grid = Grid.of((3, 4, 5), np.diag([1.0, 2, 3, 1]))
     values = np.ones((3, 4, 5), np.uint8)
     path = save_raw_nifti(tmp_path / "a.nii", values, np.eye(4), np.eye(4), codes=(0, 0))

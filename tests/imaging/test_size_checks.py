@@ -29,7 +29,7 @@ FILE = Path("film.png")
         ((1, 1), 1 << 29, 1, False),
     ],
 )
-def test_sizes(sizes: tuple[int, ...], components: int, bytes_each: int, fits: bool) -> None:
+def test_size_limits_are_checked(sizes: tuple[int, ...], components: int, bytes_each: int, fits: bool) -> None:
     if fits:
         check_size(FILE, sizes, components, bytes_each)
     else:
@@ -37,14 +37,14 @@ def test_sizes(sizes: tuple[int, ...], components: int, bytes_each: int, fits: b
             check_size(FILE, sizes, components, bytes_each)
 
 
-def test_a_limit_of_ones_own_counts_for_planes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configured_limit_applies_to_planes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMSTUDENT_MAX_PIXELS", str(4 * MAX_PLANE))
     check_size(FILE, (16384, 16384))
     with pytest.raises(UserError, match="more than the limit"):
         check_size(FILE, (16384, 16385))
 
 
-def test_a_file_that_is_too_short(tmp_path: Path) -> None:
+def test_file_shorter_than_its_pixels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(100))
     check_holds(tmp_path / "a", 100, packed=False)
     check_holds(tmp_path / "a", 100_000, packed=True)
@@ -65,7 +65,7 @@ def test_extensions_of_usual_length_are_read(tmp_path: Path, suffix: str, versio
 
 @pytest.mark.parametrize("swap", ["<", ">"])
 @pytest.mark.parametrize(("offset", "extended"), [(2.0**31, 1), (0.0, 1), (-4.0, 1), (float("nan"), 0)])
-def test_extensions_without_end(tmp_path: Path, swap: str, offset: float, extended: int) -> None:
+def test_nifti_extensions_are_limited(tmp_path: Path, swap: str, offset: float, extended: int) -> None:
     header = nibabel.Nifti1Header(endianness=swap)
     header["magic"] = b"n+1"
     raw = bytearray(header.binaryblock + bytes([extended, 0, 0, 0]) + bytes(100))

@@ -24,9 +24,9 @@ STRUCTURES = ["left_lung", "vessel", "Müller", "tooth 1", "tooth-1", "tooth 11"
         ("", None),
     ],
 )
-def test_a_name_means_the_only_structure_that_is_alike(name: str, expected: str | None) -> None:
+def test_name_matches_the_only_similar_structure(name: str, expected: str | None) -> None:
     assert find_structure(name, STRUCTURES) == expected
 
 
-def test_plain_name_keeps_what_tells_structures_apart() -> None:
+def test_plain_name_keeps_distinguishing_characters() -> None:
     assert plain_name("tooth 1.1") != plain_name("tooth 11")

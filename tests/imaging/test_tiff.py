@@ -51,7 +51,7 @@ def spread(dtype: str, shape: tuple[int, ...] = (20, 30)) -> NDArray[Any]:
 
 @pytest.mark.parametrize("dtype", INTEGERS + FLOATS)
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_pixel_types(tmp_path: Path, dtype: str, orientation: int) -> None:
+def test_pixel_types_are_read(tmp_path: Path, dtype: str, orientation: int) -> None:
     array = spread(dtype)
     path = write(tmp_path / "a.tif", array, extratags=tag(orientation))
     stored = read_raster_image(path, "tiff")
@@ -80,7 +80,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4", "f8"])
 @pytest.mark.parametrize("orientation", [1, 8])
-def test_layouts(tmp_path: Path, layout: str, dtype: str, orientation: int) -> None:
+def test_layouts_with_orientation_are_read(tmp_path: Path, layout: str, dtype: str, orientation: int) -> None:
     array = spread(dtype)
     path = write(tmp_path / "a.tif", array, extratags=tag(orientation), **LAYOUTS[layout])
     assert (read_raster_image(path, "tiff").pixels == upright(array, orientation)).all()
@@ -89,7 +89,7 @@ def test_layouts(tmp_path: Path, layout: str, dtype: str, orientation: int) -> N
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
 @pytest.mark.parametrize("tile", [None, (16, 16)])
-def test_colours_in_planes_or_not(tmp_path: Path, planar: str, dtype: str, tile: Any) -> None:
+def test_colours_in_both_planar_configurations_are_read(tmp_path: Path, planar: str, dtype: str, tile: Any) -> None:
     array = spread(dtype, (20, 30, 3))
     given = array if planar == "contig" else np.moveaxis(array, -1, 0)
     path = write(tmp_path / "a.tif", given, photometric="rgb", planarconfig=planar, tile=tile, extratags=tag(5))
@@ -97,7 +97,7 @@ def test_colours_in_planes_or_not(tmp_path: Path, planar: str, dtype: str, tile:
 
 
 @pytest.mark.parametrize("dtype", INTEGERS + ["f4"])
-def test_white_is_zero(tmp_path: Path, dtype: str) -> None:
+def test_white_is_zero_is_inverted(tmp_path: Path, dtype: str) -> None:
     array = spread(dtype)
     path = write(tmp_path / "a.tif", array, photometric="miniswhite")
     shown = read_raster_image(path, "tiff").pixels
@@ -108,7 +108,7 @@ def test_white_is_zero(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("compression", [None, "group3", "group4", "tiff_ccitt", "packbits", "tiff_lzw"])
-def test_one_bit_by_pillow(tmp_path: Path, compression: str | None) -> None:
+def test_one_bit_image_of_pillow_is_read(tmp_path: Path, compression: str | None) -> None:
     bits = GREY % 3 == 0
     Image.fromarray(bits).save(tmp_path / "a.tif", compression=compression)
     assert (read_raster_image(tmp_path / "a.tif", "tiff").pixels == bits).all()
@@ -116,7 +116,7 @@ def test_one_bit_by_pillow(tmp_path: Path, compression: str | None) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 4, 12])
-def test_bits_that_fill_no_byte(tmp_path: Path, bits: int) -> None:
+def test_partial_bytes_are_read(tmp_path: Path, bits: int) -> None:
     array = np.arange(20 * 32).reshape(20, 32) % (1 << bits)
     packed = np.packbits((array[..., None] >> np.arange(bits)[::-1]) & 1).reshape(20, -1)
     path = write(tmp_path / "a.tif", packed)
@@ -126,7 +126,7 @@ def test_bits_that_fill_no_byte(tmp_path: Path, bits: int) -> None:
     assert (read_raster_label(path, "tiff").pixels == array).all()
 
 
-def test_jpeg_within(tmp_path: Path) -> None:
+def test_jpeg_compression_is_read(tmp_path: Path) -> None:
     smooth = np.full((32, 48, 3), (200, 100, 50), np.uint8)
     smooth[:, 24:] = 30
     image = Image.fromarray(smooth)
@@ -139,7 +139,7 @@ def test_jpeg_within(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "jpeg"])
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
-def test_other_colours_are_shown_as_rgb(tmp_path: Path, mode: str, compression: str | None) -> None:
+def test_other_colour_spaces_become_rgb(tmp_path: Path, mode: str, compression: str | None) -> None:
     colours = np.full((16, 24, 3), (200, 100, 50), np.uint8)
     colours[:, 12:] = (20, 90, 180)
     Image.fromarray(colours).convert(mode).save(tmp_path / "a.tif", compression=compression, tiffinfo={ORIENTATION: 6})
@@ -149,7 +149,7 @@ def test_other_colours_are_shown_as_rgb(tmp_path: Path, mode: str, compression: 
         assert np.abs(pixels[y, x].astype(int) - upright(colours, 6)[y, x]).max() <= 6
 
 
-def test_thumbnails_and_masks_are_no_pages(tmp_path: Path) -> None:
+def test_thumbnails_and_masks_are_ignored(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(GREY, metadata=None, subfiletype=0)
         file.write(GREY[::2, ::2], metadata=None, subfiletype=1)
@@ -158,7 +158,7 @@ def test_thumbnails_and_masks_are_no_pages(tmp_path: Path) -> None:
     assert (read_raster_label(tmp_path / "a.tif", "tiff").pixels == GREY).all()
 
 
-def test_pages(tmp_path: Path) -> None:
+def test_pages_are_slices(tmp_path: Path) -> None:
     volume = np.stack([GREY + i for i in range(3)]).astype(np.uint16) * 257
     path = write(tmp_path / "a.tif", volume, photometric="minisblack", extratags=tag(6))
     assert (read_raster_image(path, "tiff").pixels == np.stack([upright(page, 6) for page in volume])).all()
@@ -175,7 +175,7 @@ def test_pages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("unit", "expected"), [(2, (0.508, 0.254)), (3, (0.2, 0.1)), (1, (1, 1))])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_spacing_is_what_itk_says(tmp_path: Path, unit: int, expected: tuple[float, float], orientation: int) -> None:
+def test_spacing_is_that_of_itk(tmp_path: Path, unit: int, expected: tuple[float, float], orientation: int) -> None:
     path = write(tmp_path / "a.tif", GREY, resolution=(100, 50), resolutionunit=unit, extratags=tag(orientation))
     assert read_image(path).grid.spacing == pytest.approx(expected if orientation == 1 else expected[::-1])
 
@@ -191,21 +191,21 @@ def test_spacing_is_what_itk_says(tmp_path: Path, unit: int, expected: tuple[flo
         ({"photometric": "cfa"}, "TIFF colours CFA are not supported"),
     ],
 )
-def test_what_is_not_supported(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_unsupported_features_are_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "a.tif", GREY, **options)
     with pytest.raises(UserError, match=rf"a\.tif: {message}") as error:
         read_image(path)
     assert "corrupt" not in str(error.value) and "truncated" not in str(error.value)
 
 
-def test_complex_numbers(tmp_path: Path) -> None:
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="complex numbers"):
         read_image(write(tmp_path / "a.tif", GREY.astype(np.complex64)))
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, "plain"])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
-def test_truncated(tmp_path: Path, layout: str, share: float) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, layout: str, share: float) -> None:
     noise = np.random.default_rng(0).integers(0, 60000, (60, 80), dtype=np.uint16)
     path = write(tmp_path / "a.tif", noise, **LAYOUTS.get(layout, {}))
     whole = path.read_bytes()
@@ -228,7 +228,7 @@ def edit(path: Path, number: int, value: int, kind: str = "<I") -> None:
 
 
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits"])
-def test_more_pixels_than_the_file_can_hold(tmp_path: Path, compression: str | None) -> None:
+def test_more_pixels_than_the_file_can_hold_are_refused(tmp_path: Path, compression: str | None) -> None:
     path = write(tmp_path / "a.tif", np.zeros((16, 16), np.uint8), compression=compression)
     for number in (256, 257, 278):
         edit(path, number, 8000)
@@ -236,7 +236,7 @@ def test_more_pixels_than_the_file_can_hold(tmp_path: Path, compression: str | N
         read_image(path)
 
 
-def test_huge_tiles_of_a_small_image_cost_nothing(tmp_path: Path) -> None:
+def test_huge_tiles_of_a_small_image_need_little_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", np.zeros((16, 16), np.uint8), compression="zlib", tile=(16, 16))
     for number, value in ((322, 60000), (323, 60000)):
         edit(path, number, value)
@@ -247,7 +247,7 @@ def test_huge_tiles_of_a_small_image_cost_nothing(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-def test_a_strip_that_unpacks_to_more_than_announced(tmp_path: Path) -> None:
+def test_strip_larger_than_announced_is_refused(tmp_path: Path) -> None:
     """A deflate bomb: 200 MB of zeros in the strip of a small image."""
     path = tmp_path / "a.tif"
     packed = zlib.compress(bytes(200 << 20), 9)
@@ -265,7 +265,7 @@ def test_a_strip_that_unpacks_to_more_than_announced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize(("pages", "back"), [(1, 0), (3, 0), (300, 120)])
-def test_pages_in_a_circle(tmp_path: Path, bigtiff: bool, pages: int, back: int) -> None:
+def test_cyclic_pages_are_refused(tmp_path: Path, bigtiff: bool, pages: int, back: int) -> None:
     path = write(tmp_path / "a.tif", np.zeros((pages, 4, 4), np.uint8), photometric="minisblack", bigtiff=bigtiff)
     with tifffile.TiffFile(path) as file:
         places = [page.offset for page in file.pages]
@@ -281,7 +281,7 @@ def test_pages_in_a_circle(tmp_path: Path, bigtiff: bool, pages: int, back: int)
         read_image(path)
 
 
-def test_strips_without_data(tmp_path: Path) -> None:
+def test_strips_without_data_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", GREY, compression="zlib")
     edit(path, 279, 0)
     with pytest.raises(UserError, match="truncated, some of its strips"):
@@ -302,7 +302,7 @@ TASK = Task.model_validate({"name": "t", "dimension": 2, "structures": ["a", "b"
     width=st.integers(1, 40),
     seed=st.integers(0, 1000),
 )
-def test_any_label_comes_back(
+def test_label_round_trip_is_lossless(
     tmp_path_factory: pytest.TempPathFactory,
     dtype: str,
     layout: str,

@@ -33,7 +33,7 @@ def save_map(path: Path, *values: int) -> Path:
     return path
 
 
-def test_an_upload_that_names_no_structure_of_the_task(tmp_path: Path) -> None:
+def test_upload_without_a_structure_of_the_task_is_refused(tmp_path: Path) -> None:
     path = save_map(tmp_path / "a.png", 1)
     with pytest.raises(UserError, match=r"none of its names \['phalanx'\] is a structure of the task"):
         of_upload(path, info_of(("phalanx", 1)), NERVES)
@@ -50,7 +50,7 @@ def settle(path: Path, task: Task, **info: Any) -> ValueNames:
     return resolve(path, sha256_file(path), info, task, KnownNames(path.parent))
 
 
-def test_the_file_beside_counts_before_the_task(tmp_path: Path) -> None:
+def test_values_file_takes_precedence_over_the_task(tmp_path: Path) -> None:
     path = save_map(tmp_path / "a.png", 1, 2)
     assert settle(path, NERVES).source == "assumed"
     first = ValueNames(("vessel", "nerve"), "client", TaskIdentity.of(NERVES))
@@ -60,7 +60,7 @@ def test_the_file_beside_counts_before_the_task(tmp_path: Path) -> None:
     assert written["values"] == {"1": "vessel", "2": "nerve"} and written["sha256"] == sha256_file(path)
 
 
-def test_a_file_beside_that_was_corrected_by_hand(tmp_path: Path) -> None:
+def test_manually_corrected_values_file_is_used(tmp_path: Path) -> None:
     path = save_map(tmp_path / "a.png", 1, 2)
     write_sidecar(path, sha256_file(path), settle(path, NERVES))
     content = json.loads(sidecar_of(path).read_text())
@@ -78,14 +78,14 @@ def test_a_file_beside_that_was_corrected_by_hand(tmp_path: Path) -> None:
         '{"sha256": "x", "source": "user", "values": {"a": "b"}}',
     ],
 )
-def test_a_file_beside_that_cannot_be_read_is_a_problem(tmp_path: Path, text: str) -> None:
+def test_unreadable_values_file_is_a_problem(tmp_path: Path, text: str) -> None:
     """Not skipped: a user may have corrected it."""
     path = save_map(tmp_path / "a.png", 1, 2)
     sidecar_of(path).write_text(text)
     assert "a.png.values.json" in str(settle(path, NERVES).problem)
 
 
-def test_equal_content_under_another_name(tmp_path: Path) -> None:
+def test_names_are_found_by_content(tmp_path: Path) -> None:
     path = save_map(tmp_path / "a.png", 1, 2)
     write_sidecar(path, sha256_file(path), ValueNames(("vessel", "nerve"), "client"))
     renamed = path.rename(tmp_path / "b.png")
@@ -94,7 +94,7 @@ def test_equal_content_under_another_name(tmp_path: Path) -> None:
     assert settle(other, NERVES).source == "assumed" and names_in_folder(other) is None
 
 
-def test_equal_content_with_two_meanings(tmp_path: Path) -> None:
+def test_equal_content_with_two_value_names_is_ambiguous(tmp_path: Path) -> None:
     first, second = save_map(tmp_path / "a.png", 1, 2), save_map(tmp_path / "b.png", 1, 2)
     sha256 = sha256_file(first)
     write_sidecar(first, sha256, ValueNames(("vessel", "nerve"), "client"))
@@ -107,7 +107,7 @@ def test_equal_content_with_two_meanings(tmp_path: Path) -> None:
         names_in_folder(third)
 
 
-def test_the_file_name_decides_between_two_meanings(tmp_path: Path) -> None:
+def test_file_name_resolves_ambiguous_content(tmp_path: Path) -> None:
     """Of files of one content, whose names are known from the list alone."""
     path = save_map(tmp_path / "final" / "a.png", 1, 2)
     infos = []
@@ -120,14 +120,14 @@ def test_the_file_name_decides_between_two_meanings(tmp_path: Path) -> None:
     assert resolve(renamed, sha256_file(renamed), {}, NERVES, known).problem
 
 
-def test_empty_labels_are_equal_and_do_not_contradict(tmp_path: Path) -> None:
+def test_equal_empty_labels_are_not_ambiguous(tmp_path: Path) -> None:
     first, second, third = (save_map(tmp_path / f"{name}.png") for name in "abc")
     write_sidecar(first, sha256_file(first), ValueNames(("vessel", "nerve"), "client"))
     write_sidecar(second, sha256_file(second), ValueNames(("nerve",), "client"))
     assert settle(third, NERVES).problem is None
 
 
-def test_a_label_that_was_drawn_on_outside(tmp_path: Path) -> None:
+def test_externally_edited_label_is_recognised(tmp_path: Path) -> None:
     """Its values mean the task's, unless they meant something else before."""
     path = save_map(tmp_path / "a.png", 1, 2)
     for before, certain in ((("nerve", "vessel"), True), (("vessel", "nerve"), False)):

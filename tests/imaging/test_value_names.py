@@ -11,7 +11,7 @@ RENAMED = Task.model_validate({"name": "arm", "dimension": 2, "structures": ["ve
 BONES = Task.model_validate({"name": "bones", "dimension": 2, "structures": ["bone"]})
 
 
-def test_which_tasks_are_the_same() -> None:
+def test_tasks_are_identified_by_name_and_structures() -> None:
     of = TaskIdentity.of
     assert of(NERVES).is_same_as(of(SWAPPED)) and of(NERVES).is_same_as(of(RENAMED))
     assert not of(NERVES).is_same_as(of(BONES))
@@ -19,7 +19,7 @@ def test_which_tasks_are_the_same() -> None:
     assert not ValueNames(("bone",), "client").is_of_another_task(NERVES)
 
 
-def test_what_is_said() -> None:
+def test_summary_reports_assumed_named_and_foreign_labels() -> None:
     assumed = ValueNames(("nerve", "vessel"), "assumed", TaskIdentity.of(NERVES))
     named = ValueNames(("vessel", "cyst", "ignore:nerve", "background"), "client", TaskIdentity.of(NERVES))
     other = ValueNames(("bone",), "client", TaskIdentity.of(BONES))

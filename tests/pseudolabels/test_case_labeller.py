@@ -28,7 +28,7 @@ def student() -> FakeStudent:
     return FakeStudent({"c0": shapes(0)[1]})
 
 
-def test_the_masks_are_sams_and_say_what_they_were_made_with(image: CaseImage, student: FakeStudent) -> None:
+def test_masks_are_from_sam_and_have_provenance(image: CaseImage, student: FakeStudent) -> None:
     labeller = CaseLabeller(TASK, student, SAM)
     label = labeller.label(image, SAM)
     assert dice(label.masks, shapes(0)[1]) > 0.9
@@ -45,13 +45,13 @@ def test_a_rejected_structure_is_an_ignored_region(image: CaseImage, student: Fa
     assert (label.ignore[1] >= shapes(0)[1][1]).all()
 
 
-def test_a_rejected_mask_is_there_for_people_to_look_at(image: CaseImage, student: FakeStudent) -> None:
+def test_rejected_mask_is_stored_for_review(image: CaseImage, student: FakeStudent) -> None:
     label = CaseLabeller(small_task(pseudo_labels={"threshold": {"square": 1.0}}), student, SAM).label(image, SAM)
     assert dice(label.rejected[1], shapes(0)[1][1]) > 0.85 and not label.rejected[0].any()
     assert not label.masks[1].any()
 
 
-def test_a_structure_that_lost_every_pixel_is_not_taught_as_absent() -> None:
+def test_structure_that_lost_all_pixels_is_ignored_in_training() -> None:
     """Whatever is estimated of it: accepted, its empty mask would be the truth."""
     probabilities = np.zeros((2, 8, 8), np.float32)
     probabilities[0, 2:6, 2:6], probabilities[1, 2:4, 2:4] = 0.9, 0.6
@@ -66,7 +66,7 @@ def test_a_structure_that_lost_every_pixel_is_not_taught_as_absent() -> None:
     assert (label.ignore[1] == coarse[1]).all() and label.soft[1].max() == pytest.approx(0.6, abs=1e-3)
 
 
-def test_a_structure_that_the_student_does_not_find_is_absent(image: CaseImage) -> None:
+def test_structure_not_found_by_the_student_is_absent(image: CaseImage) -> None:
     absent = {"c0": shapes(0)[1] * np.array([True, False])[:, None, None]}
     label = pseudo_label_case(image, FakeStudent(absent), SAM, TASK)
     assert [s.status for s in label.structures] == ["accepted", "absent"]
@@ -74,7 +74,7 @@ def test_a_structure_that_the_student_does_not_find_is_absent(image: CaseImage) 
     assert np.array_equal(label.raw, absent["c0"])
 
 
-def test_binarized_masks_take_the_likeliest_including_background() -> None:
+def test_binarize_uses_the_arg_max_including_background() -> None:
     probabilities = np.array([0.45, 0.2, 0.3, 0.6], np.float32).reshape(2, 1, 2)
     assert binarize(probabilities, TASK)[:, 0].tolist() == [[True, False], [False, True]]
     # Background 0.4 is likelier than either of 0.35 and 0.25.

@@ -36,7 +36,7 @@ def test_folds_are_balanced_and_none_is_empty(ids: set[str], k: int, seed: int) 
 
 @given(st.sets(st.text(min_size=1, max_size=8), min_size=4, max_size=40), st.integers(2, 4))
 @settings(max_examples=60, deadline=None)
-def test_a_new_label_moves_hardly_any_other(ids: set[str], k: int) -> None:
+def test_new_label_changes_few_folds(ids: set[str], k: int) -> None:
     *old, new = sorted(ids)
     before, after = folds_of(old, min(k, len(old)), 0), folds_of([*old, new], min(k, len(old)), 0)
     assert sum(before[case] != after[case] for case in old) <= k - 1
@@ -51,7 +51,7 @@ def made(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("fold*.pt")}
 
 
-def test_no_student_trained_on_the_case_that_it_is_asked_about(tmp_path: Path) -> None:
+def test_oof_student_did_not_train_on_the_case(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     fit = cross_fit(
         CASES, TASK, tmp_path, CrossFitOptions(3, 2, on_step=lambda step, of, loss: steps.append((step, of)))
@@ -67,7 +67,7 @@ def test_no_student_trained_on_the_case_that_it_is_asked_about(tmp_path: Path) -
         fit.student_for("never seen")
 
 
-def test_one_more_student_may_train_on_all_cases(tmp_path: Path) -> None:
+def test_full_student_trains_on_all_cases(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     options = CrossFitOptions(2, 1, on_step=lambda step, of, loss: steps.append((step, of)))
     without = cross_fit(CASES, TASK, tmp_path, replace(options, on_step=None))
@@ -78,7 +78,7 @@ def test_one_more_student_may_train_on_all_cases(tmp_path: Path) -> None:
     assert written["trained_on"] == sorted(case.id for case in CASES)
 
 
-def test_an_interrupted_cross_fit_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_cross_fit_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, calls = cross_fitting.train_student, []
 
     def third_time_killed(*args: object, **options: object) -> str:
@@ -101,7 +101,7 @@ def test_an_interrupted_cross_fit_goes_on_where_it_stopped(tmp_path: Path, monke
     assert [path.read_bytes() for path in resumed.models] == [path.read_bytes() for path in again.models]
 
 
-def test_other_inputs_are_trained_anew_and_a_damaged_file_too(tmp_path: Path) -> None:
+def test_other_inputs_or_a_damaged_file_are_trained_again(tmp_path: Path) -> None:
     def run(cases: list[TrainingCase], **options: int) -> dict[str, int]:
         cross_fit(cases, TASK, tmp_path, CrossFitOptions(**({"steps": 1, "folds": 2} | options)))
         return made(tmp_path)
@@ -124,11 +124,11 @@ def test_other_inputs_are_trained_anew_and_a_damaged_file_too(tmp_path: Path) ->
     assert redone[f"fold{1 - fold}.pt"] != repaired[f"fold{1 - fold}.pt"]
 
 
-def test_never_more_folds_than_cases(tmp_path: Path) -> None:
+def test_number_of_folds_is_at_most_that_of_cases(tmp_path: Path) -> None:
     assert len(cross_fit(CASES[:2], TASK, tmp_path, CrossFitOptions(5, 1)).models) == 2
 
 
-def test_what_cannot_be_cross_fitted_is_refused(tmp_path: Path) -> None:
+def test_invalid_training_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two or more"):
         cross_fit(CASES[:1], TASK, tmp_path)
     with pytest.raises(ValueError, match="each once"):
@@ -148,7 +148,7 @@ class Fixed:
         return self.answer
 
 
-def test_an_ensemble_answers_with_its_members_mean() -> None:
+def test_ensemble_prediction_is_the_mean_of_its_members() -> None:
     pixels, masks = shapes(0)
     one, other = Fixed(0.9 * masks, "1" * 64), Fixed(0.3 * masks, "2" * 64)
     ensemble = Ensemble([one, other, one])

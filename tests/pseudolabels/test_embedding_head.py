@@ -33,7 +33,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingHead:
     return EmbeddingHead.load(path, TASK, SAM)
 
 
-def test_a_case_lies_in_the_upper_left_of_the_frame() -> None:
+def test_case_is_in_the_upper_left_of_the_frame() -> None:
     (case,) = cases_of(1)
     assert case.features.shape == (256, 32, 32)
     assert case.masks.shape == (2, 128, 128)
@@ -43,7 +43,7 @@ def test_a_case_lies_in_the_upper_left_of_the_frame() -> None:
     assert dice(case.masks[0, ::4, :64:4].numpy(), truth[0]) > 0.9
 
 
-def test_a_head_finds_shapes_on_a_new_image(head: EmbeddingHead) -> None:
+def test_head_segments_shapes_in_a_new_image(head: EmbeddingHead) -> None:
     pixels, truth = shapes(99, (32, 16))
     probabilities = head.predict(case_image(pixels))
     assert probabilities.shape == (2, 32, 16)
@@ -52,7 +52,7 @@ def test_a_head_finds_shapes_on_a_new_image(head: EmbeddingHead) -> None:
     assert dice(probabilities[1] >= 0.5, truth[1]) > 0.6
 
 
-def test_another_size_covers_the_same_image(head: EmbeddingHead) -> None:
+def test_other_input_size_covers_the_same_image(head: EmbeddingHead) -> None:
     pixels, truth = shapes(98, (32, 16))
     small = head.predict(case_image(pixels), (16, 8))
     assert small.shape == (2, 16, 8)
@@ -67,7 +67,7 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     assert versions[0] == versions[1] != versions[2]
 
 
-def test_a_volume_is_cut_along_the_recipes_axis(tmp_path: Path) -> None:
+def test_volume_is_sliced_along_the_axis_of_the_recipe(tmp_path: Path) -> None:
     task = small_task(
         dimension=3, student={"size": [16, 16, 16], "channels": [8, 16]}, recipe={"axis": "y"}, structures=["disk"]
     )
@@ -81,12 +81,12 @@ def test_a_volume_is_cut_along_the_recipes_axis(tmp_path: Path) -> None:
     assert EmbeddingHead.load(tmp_path / "r.pt", task, SAM).predict(case_image(volume)).shape == (1, 6, 5, 8)
 
 
-def test_nothing_to_learn_from(tmp_path: Path) -> None:
+def test_training_without_labelled_cases_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no human-labelled case"):
         train_head([], TASK, tmp_path / "r.pt")
 
 
-def test_padding_is_not_learnt_from() -> None:
+def test_padding_is_excluded_from_the_loss() -> None:
     """What a head predicts outside of the image is neither right nor wrong: the loss must not see it."""
     from samstudent.pseudolabels.head_training import _Batches
 
@@ -98,7 +98,7 @@ def test_padding_is_not_learnt_from() -> None:
     assert not bool((batch["masks"].bool() & batch["ignore"]).any())
 
 
-def test_a_label_map_is_the_same_target_as_masks() -> None:
+def test_label_map_and_masks_are_equal_targets() -> None:
     from samstudent.pseudolabels.head_training import _Batches
 
     masks, label = (next(iter(_Batches(cases_of(2), 1, 0, overlap))) for overlap in (True, False))

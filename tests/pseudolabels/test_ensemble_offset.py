@@ -16,12 +16,12 @@ def square(at: int = 4) -> np.ndarray:
     return mask
 
 
-def test_of_models_that_predict_the_same_as_much_is_expected_as_of_each() -> None:
+def test_expected_dice_of_identical_models_is_that_of_each() -> None:
     masks = EstimatedMasks(square(), np.array([0.7]))
     assert expected_ensemble_dice(masks, [masks] * 3, np.where(square(), 0.8, 0.1)) == pytest.approx([0.7])
 
 
-def test_a_fold_that_misses_the_structure_counts_nothing() -> None:
+def test_fold_that_misses_the_structure_counts_as_0() -> None:
     found = EstimatedMasks(square(), np.array([0.9]))
     missed = EstimatedMasks(np.zeros_like(square()), np.array([np.nan]))
     p = np.where(square(), 1.0, 0.0)
@@ -30,7 +30,7 @@ def test_a_fold_that_misses_the_structure_counts_nothing() -> None:
     assert np.isnan(expected_ensemble_dice(missed, [found, missed], p)).all()
 
 
-def test_what_is_expected_of_all_is_nearer_to_the_truth_than_what_each_deserves() -> None:
+def test_expected_ensemble_dice_is_closer_to_the_truth_than_member_dice() -> None:
     """Members that err in different directions: their mean is better than each, and a part of that is seen."""
     rng = np.random.default_rng(0)
     truth = np.zeros((1, 40, 40), bool)
@@ -50,7 +50,7 @@ def test_what_is_expected_of_all_is_nearer_to_the_truth_than_what_each_deserves(
     assert abs(np.mean(off_all)) < np.mean(off_each)
 
 
-def test_the_offset_brings_the_mean_to_what_is_expected() -> None:
+def test_offset_shifts_the_mean_to_the_expected_dice() -> None:
     rng = np.random.default_rng(1)
     estimates = rng.uniform(0.2, 0.8, 50)
     expected = np.clip(estimates + 0.12, 0, 1)
@@ -60,7 +60,7 @@ def test_the_offset_brings_the_mean_to_what_is_expected() -> None:
     assert ensemble_offset(estimates, estimates) == pytest.approx(0, abs=1e-3)
 
 
-def test_no_pairs_give_no_offset_and_none_is_without_bound() -> None:
+def test_offset_is_0_without_pairs_and_limited() -> None:
     assert ensemble_offset(np.array([]), np.array([])) == 0 == ensemble_offset(np.array([np.nan]), np.array([0.4]))
     assert ensemble_offset(np.array([0.5, 0.4]), np.array([1.0, 1.0])) == LARGEST
     assert ensemble_offset(np.array([0.5, 0.4]), np.array([0.0, 0.0])) == -LARGEST

@@ -17,7 +17,7 @@ TASK = small_task()
 SAM: Any = CachedSam(FakeSam())  # type: ignore[arg-type]
 
 
-def test_a_label_of_the_working_grid_is_brought_to_the_images(tmp_path: Path) -> None:
+def test_label_on_the_working_grid_is_enlarged_to_the_image(tmp_path: Path) -> None:
     pixels, truth = shapes(0, (256, 192))
     image = read_image(write_png(tmp_path / "large.png", pixels))
     small = reduced(truth, (128, 96))
@@ -33,7 +33,7 @@ def test_a_label_of_the_working_grid_is_brought_to_the_images(tmp_path: Path) ->
     assert dice(raw, truth) > 0.97
 
 
-def test_structures_of_an_enlarged_label_share_no_pixel_where_the_task_forbids_it(tmp_path: Path) -> None:
+def test_enlarged_label_is_disjoint_if_overlap_is_forbidden(tmp_path: Path) -> None:
     """A structure of one pixel is enlarged in a block, the one around it smoothly, over the same pixels."""
     image = read_image(write_png(tmp_path / "large.png", np.zeros((48, 48), np.uint8)))
     other = read_image(write_png(tmp_path / "c0.png", shapes(0)[0]))

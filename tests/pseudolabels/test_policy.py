@@ -47,20 +47,20 @@ def inputs(**changes: Any) -> str:
     return policy_inputs(**(given | changes))
 
 
-def test_what_was_learnt_is_read_again(tmp_path: Path) -> None:
+def test_saved_policy_is_loaded(tmp_path: Path) -> None:
     policy = fit(tmp_path)
     again = LabelingPolicy.load(tmp_path, TASK, sam())
     assert again.digest == policy.digest and again.choice == policy.choice and again.head_weight == policy.head_weight
     assert set(again.choice.recipes) == {"disk", "square"}
 
 
-def test_nothing_learnt_is_not_found(tmp_path: Path) -> None:
+def test_missing_policy_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no labeling policy"):
         LabelingPolicy.load(tmp_path, TASK, sam())
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"choice": {"structures": []}}'])
-def test_what_cannot_be_read_is_said(tmp_path: Path, content: str) -> None:
+def test_unreadable_policy_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "policy.json").write_text(content)
     with pytest.raises(UserError, match="unreadable"):
         LabelingPolicy.load(tmp_path, TASK, sam())
@@ -75,13 +75,13 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, content: str) -> None:
         (small_task(overlap=True, recipe={"box_margin": 0.2}), "e" * 64, "another task and recipe and SAM"),
     ],
 )
-def test_it_means_nothing_for_another_task_recipe_or_sam(tmp_path: Path, task: Any, digest: str, says: str) -> None:
+def test_policy_of_another_task_recipe_or_sam_is_refused(tmp_path: Path, task: Any, digest: str, says: str) -> None:
     fit(tmp_path)
     with pytest.raises(UserError, match=says):
         LabelingPolicy.load(tmp_path, task, sam(digest))
 
 
-def test_what_does_not_shape_a_recipe_may_change(tmp_path: Path) -> None:
+def test_policy_is_valid_after_irrelevant_changes_of_the_task(tmp_path: Path) -> None:
     fit(tmp_path)
     other = small_task(schedule={"every_labels": 3}, training={"steps": 7})
     assert LabelingPolicy.load(tmp_path, other, sam()).choice.recipes
@@ -102,16 +102,16 @@ def test_what_does_not_shape_a_recipe_may_change(tmp_path: Path) -> None:
         {"task": small_task(overlap=True)},
     ],
 )
-def test_the_digest_tells_all_that_is_learnt_from(change: dict[str, Any]) -> None:
+def test_digest_depends_on_all_inputs(change: dict[str, Any]) -> None:
     assert inputs() == inputs() != inputs(**change)
 
 
-def test_the_digest_passes_over_what_nothing_is_learnt_from() -> None:
+def test_digest_ignores_irrelevant_settings() -> None:
     sections = TASK.model_dump(mode="json") | {"schedule": {"every_labels": 3}, "pseudo_labels": {"threshold": 0.9}}
     assert inputs(task=type(TASK).model_validate(sections)) == inputs()
 
 
-def test_the_same_inputs_are_not_learnt_from_twice(tmp_path: Path) -> None:
+def test_policy_is_reused_for_equal_inputs(tmp_path: Path) -> None:
     policy = fit(tmp_path / "r2", inputs())
     learn_recipes(tmp_path / "r1", TASK)
     (tmp_path / "r2" / "adapted.safetensors").write_bytes(b"weights")
@@ -124,7 +124,7 @@ def test_the_same_inputs_are_not_learnt_from_twice(tmp_path: Path) -> None:
     assert reuse_policy([tmp_path / "r4"], inputs(), tmp_path / "r5", TASK, sam()) is not None
 
 
-def test_other_inputs_or_a_damaged_folder_are_learnt_anew(tmp_path: Path) -> None:
+def test_policy_is_not_reused_for_other_inputs_or_a_damaged_folder(tmp_path: Path) -> None:
     fit(tmp_path / "r1", inputs())
     new = tmp_path / "r2"
     assert reuse_policy([tmp_path / "r1"], inputs(options=FitOptions(seed=1)), new, TASK, sam()) is None
@@ -155,7 +155,7 @@ class Doubting(FakeTeacher):
         return np.where(seen, 0.9, 0.05).astype(np.float32)[None]
 
 
-def test_quality_rises_where_all_models_together_are_better_than_each(tmp_path: Path) -> None:
+def test_quality_is_higher_if_the_ensemble_is_better_than_its_members(tmp_path: Path) -> None:
     teacher: Any = Doubting(6)
     image, label = teacher.read("case7")
     teacher.masks = label.masks
@@ -177,7 +177,7 @@ def test_quality_rises_where_all_models_together_are_better_than_each(tmp_path: 
     assert one == same == without
 
 
-def test_an_image_that_cannot_be_predicted_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_image_without_predictions_is_left_out_of_the_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     teacher: Any = Doubting(6)
     image, label = teacher.read("case7")
     teacher.masks = label.masks
@@ -238,7 +238,7 @@ def fit_volumes(folder: Path, teacher: Any, fake: FakeSam, ablations: Ablations 
     return fit_policy(teacher, LearningCases(teacher.read), VOLUMES, plain, folder, FitOptions(ablations=ablations))
 
 
-def test_of_volumes_no_slice_is_embedded_where_sam_takes_no_part(tmp_path: Path) -> None:
+def test_slices_are_not_embedded_if_no_recipe_uses_sam(tmp_path: Path) -> None:
     """Heads that find nothing get no weight, and a SAM that draws nothing is not chosen."""
     teacher: Any = VolumeTeacher()
     blind: Any = FakeSam(level=1000)
@@ -251,7 +251,7 @@ def test_of_volumes_no_slice_is_embedded_where_sam_takes_no_part(tmp_path: Path)
     assert label.structures[0].quality is not None
 
 
-def test_volumes_are_filtered_without_a_quality_model_too(tmp_path: Path) -> None:
+def test_volumes_are_filtered_without_a_quality_model(tmp_path: Path) -> None:
     teacher: Any = VolumeTeacher()
     fake: Any = FakeSam()
     policy = fit_volumes(tmp_path, teacher, fake, replace(FIXED, estimate_quality=False))
@@ -274,14 +274,14 @@ def adapted_as_if(monkeypatch: pytest.MonkeyPatch, folds: tuple[int, ...]) -> No
     monkeypatch.setattr(policy_fit, "with_weights", lambda *given: better)
 
 
-def test_the_adapted_sam_goes_with_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapted_sam_is_part_of_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapted_as_if(monkeypatch, (0, 1, 2))
     policy = fit(tmp_path, ablations=Ablations())
     assert policy.adapted is not None and policy.digest != replace(policy, adapted=None).digest
     assert json.loads((tmp_path / "policy.json").read_text())["adapted"] == "adapted.safetensors"
 
 
-def test_a_fold_of_blank_volumes_has_no_sam_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fold_of_blank_volumes_has_no_adapted_sam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapted_as_if(monkeypatch, (0, 2))
     teacher: Any = VolumeTeacher()
     blank = np.zeros_like(teacher.masks)
@@ -296,7 +296,7 @@ def test_a_fold_of_blank_volumes_has_no_sam_of_its_own(tmp_path: Path, monkeypat
     assert fit_volumes(tmp_path, teacher, FakeSam(), Ablations()).record["cases"] == 4
 
 
-def test_of_large_volumes_some_slices_are_learnt_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adaptation_samples_slices_of_large_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(out_of_fold, "_SLICES", 8)
     monkeypatch.setattr(out_of_fold, "_SLICES_EACH", 3)
     learnt: list[Any] = []
@@ -309,7 +309,7 @@ def test_of_large_volumes_some_slices_are_learnt_from(tmp_path: Path, monkeypatc
     assert sizes[0] == sizes[2] < sizes[1] == int(teacher.masks[0].sum(axis=(1, 2)).max())
 
 
-def test_teachers_below_the_lowest_dice_are_skipped(tmp_path: Path) -> None:
+def test_teacher_below_the_minimum_dice_is_skipped(tmp_path: Path) -> None:
     policy = fit(tmp_path)
     assert policy.record["oof_dice"] > 0.3 and policy.skip_reason is None
     assert "labels only" in (replace(policy, record={"oof_dice": 0.04}).skip_reason or "")

@@ -8,7 +8,7 @@ from samstudent.pseudolabels.provenance import is_current, provenance_of
 from support.drawn import FakeSam, small_task
 
 
-def test_a_label_made_now_is_current_whenever_it_is_asked() -> None:
+def test_label_with_equal_provenance_is_current() -> None:
     info = {"provenance": provenance_of("v1", FakeSam(), small_task()).as_json(), "name": "x"}
     assert is_current(info, provenance_of("v1", FakeSam(), small_task()))
     assert not is_current({}, provenance_of("v1", FakeSam(), small_task()))
@@ -24,7 +24,7 @@ def test_a_label_made_now_is_current_whenever_it_is_asked() -> None:
         {"pseudo_labels": {"threshold": 0.7}},
     ],
 )
-def test_what_shapes_a_label_makes_it_stale(change: dict[str, Any]) -> None:
+def test_relevant_changes_make_a_label_outdated(change: dict[str, Any]) -> None:
     info = {"provenance": provenance_of("v1", FakeSam(), small_task()).as_json()}
     assert not is_current(info, provenance_of("v1", FakeSam(), small_task(**change)))
 
@@ -32,12 +32,12 @@ def test_what_shapes_a_label_makes_it_stale(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change", [{"description": "x"}, {"training": {"steps": 9}}, {"schedule": {"every_labels": 3}}]
 )
-def test_what_does_not_shape_it_leaves_it_current(change: dict[str, Any]) -> None:
+def test_irrelevant_changes_leave_a_label_current(change: dict[str, Any]) -> None:
     info = {"provenance": provenance_of("v1", FakeSam(), small_task()).as_json()}
     assert is_current(info, provenance_of("v1", FakeSam(), small_task(**change)))
 
 
-def test_student_and_sam_count() -> None:
+def test_other_student_or_sam_makes_a_label_outdated() -> None:
     info = {"provenance": provenance_of("v1", FakeSam(), small_task()).as_json()}
     other = FakeSam()
     other.digest = "0" * 64

@@ -38,7 +38,7 @@ def features_of(
     return quality_features_of(refined, probabilities, statistics, probabilities[None] if members is None else members)
 
 
-def test_figures_of_sam_are_passed_on_and_without_sam_unknown() -> None:
+def test_features_of_sam_are_copied_or_unknown() -> None:
     mask = square(5, 5)[None]
     probability = np.where(mask, 0.9, 0.1).astype(np.float32)
     (known,) = features_of(refinement(mask), probability)
@@ -54,7 +54,7 @@ def test_an_absent_structure_has_no_features() -> None:
     assert present is not None and absent is None
 
 
-def test_the_dice_that_probabilities_promise() -> None:
+def test_expected_dice_is_computed_from_probabilities() -> None:
     mask = square(20, 20)[None]
     (sure,) = features_of(refinement(mask), mask.astype(np.float32))
     (doubtful,) = features_of(refinement(mask), np.where(mask, 0.5, 0.0).astype(np.float32))
@@ -64,7 +64,7 @@ def test_the_dice_that_probabilities_promise() -> None:
     assert twice.expected_dice == pytest.approx(2 / 3)
 
 
-def test_students_and_embedding_heads_agree_or_not() -> None:
+def test_agreement_of_students_and_embedding_heads() -> None:
     mask, half = square(5, 5), square(5, 10)  # they share half of their pixels
     members = np.stack([mask, half])[:, None].astype(np.float32)
     (found,) = features_of(refinement(mask[None]), members.mean(0), members)
@@ -73,13 +73,13 @@ def test_students_and_embedding_heads_agree_or_not() -> None:
     assert neither is not None and neither.member_agreement == 0
 
 
-def test_where_sam_drew_nothing_the_coarse_mask_counts() -> None:
+def test_features_use_the_coarse_mask_if_the_mask_of_sam_is_empty() -> None:
     coarse = square(5, 5)[None]
     (found,) = features_of(refinement(np.zeros_like(coarse), coarse), coarse.astype(np.float32))
     assert found is not None and found.expected_dice == 1
 
 
-def test_misplaced_structures_and_those_of_another_size_stand_out() -> None:
+def test_unusual_position_and_size_have_high_values() -> None:
     statistics = ShapeStatistics.of([shapes(seed)[1] for seed in range(12)])
     usual = shapes(99)[1]
     size, position = statistics.compare(usual)
@@ -91,7 +91,7 @@ def test_misplaced_structures_and_those_of_another_size_stand_out() -> None:
     assert statistics.compare(np.stack([square(63, 63, 1), usual[1]]))[0][0] == 6
 
 
-def test_position_forgives_a_shifted_image_but_not_a_swap() -> None:
+def test_position_is_relative_to_other_structures() -> None:
     rng = np.random.default_rng(0)
     spots = [(10, 10), (10, 40), (40, 10), (40, 40)]
 
@@ -107,7 +107,7 @@ def test_position_forgives_a_shifted_image_but_not_a_swap() -> None:
     assert (two.compare(case((10, 10), spots[:2]))[1] > 2.5).all()
 
 
-def test_a_case_is_not_compared_with_its_own_label() -> None:
+def test_statistics_exclude_the_case_itself() -> None:
     here, gone = square(5, 5)[None], np.zeros((1, 64, 64), bool)
     statistics = ShapeStatistics.of([here, here, square(40, 40, 20)[None]])
     assert statistics.without(2).compare(here)[0] < statistics.compare(here)[0]
@@ -116,7 +116,7 @@ def test_a_case_is_not_compared_with_its_own_label() -> None:
         assert all(np.isnan(values).all() for values in empty.compare(here))
 
 
-def test_what_a_label_leaves_open_is_not_measured() -> None:
+def test_statistics_exclude_unannotated_structures() -> None:
     truths = [shapes(seed)[1] for seed in range(4)]
     known = np.array([[True, True], [True, False], [True, False], [True, False]])
     statistics = ShapeStatistics.of(truths, known)
@@ -124,12 +124,12 @@ def test_what_a_label_leaves_open_is_not_measured() -> None:
     assert np.isfinite(statistics.centroid).all(axis=2).tolist() == known.tolist()
 
 
-def test_one_labelled_case_is_no_narrow_norm() -> None:
+def test_statistics_of_one_case_have_a_wide_spread() -> None:
     size, position = ShapeStatistics.of([square(20, 20)[None]]).compare(square(22, 22, 11)[None])
     assert size[0] < 1 and position[0] < 1
 
 
-def test_volumes() -> None:
+def test_features_of_volumes() -> None:
     mask = np.zeros((1, 8, 32, 32), bool)
     mask[0, 2:6, 10:20, 10:20] = True
     (found,) = features_of(refinement(mask), mask.astype(np.float32))
@@ -144,7 +144,7 @@ def test_statistics_survive_json() -> None:
         assert one == pytest.approx(other, abs=1e-3, nan_ok=True)
 
 
-def test_faults_are_named() -> None:
+def test_invalid_arguments_are_named() -> None:
     with pytest.raises(UserError, match="at least one labelled case"):
         ShapeStatistics.of([])
     with pytest.raises(UserError, match="different numbers"):

@@ -29,12 +29,12 @@ def test_quality_is_the_geometric_mean() -> None:
 
 
 @given(st.floats(), st.floats())
-def test_quality_lies_in_0_to_1_whatever_sam_says(iou: float, agreement: float) -> None:
+def test_quality_is_between_0_and_1(iou: float, agreement: float) -> None:
     assert 0 <= structure_quality(result(iou=iou, agreement=agreement)) <= 1
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-def test_more_agreement_is_never_less_quality(iou: float, low: float, high: float) -> None:
+def test_quality_is_monotonic_in_agreement(iou: float, low: float, high: float) -> None:
     low, high = sorted((low, high))
     assert structure_quality(result(iou=iou, agreement=low)) <= structure_quality(result(iou=iou, agreement=high))
 
@@ -47,7 +47,7 @@ def test_the_filter_takes_each_structures_own_threshold() -> None:
     assert first.quality == second.quality == pytest.approx(0.6)
 
 
-def test_an_absent_structure_has_no_quality_but_a_certainty() -> None:
+def test_absent_structure_has_a_certainty_of_absence_only() -> None:
     probabilities = np.zeros((2, 4, 4), np.float32)
     probabilities[0, 1, 1] = 0.3
     first, _ = filter_structures([result("disk", False, None, None), result("square")], probabilities, small_task())
@@ -55,7 +55,7 @@ def test_an_absent_structure_has_no_quality_but_a_certainty() -> None:
     assert first.as_json() == {"status": "absent", "absence": pytest.approx(0.7)}
 
 
-def test_weights_from_a_labels_info() -> None:
+def test_training_weights_follow_from_label_metadata() -> None:
     task = small_task(structures=["a", "b", "c", "d"])
     info = {"a": {"status": "accepted", "quality": 0.8}, "b": {"status": "rejected", "quality": 0.1}}
     info["c"] = {"status": "absent", "absence": 0.9}
@@ -64,7 +64,7 @@ def test_weights_from_a_labels_info() -> None:
     assert math.isclose(training_weights({"a": {"status": "accepted"}}, task)[0], 1)
 
 
-def test_an_estimate_takes_the_formulas_place_where_there_is_one() -> None:
+def test_estimate_replaces_the_formula() -> None:
     probabilities = np.zeros((2, 4, 4), np.float32)
     results = [result("disk"), result("square")]
     first, second = filter_structures(results, probabilities, small_task(), {"disk": 0.3})
@@ -87,7 +87,7 @@ def test_an_estimate_takes_the_formulas_place_where_there_is_one() -> None:
         ([], True),
     ],
 )
-def test_masks_are_taught_where_the_filter_accepts_most(statuses: list[str], probabilities: bool) -> None:
+def test_targets_are_masks_if_most_are_accepted(statuses: list[str], probabilities: bool) -> None:
     labels = [{"disk": {"status": status}} for status in statuses]
     assert uses_probabilities(labels) is probabilities
     assert uses_probabilities(labels, "probabilities") and not uses_probabilities(labels, "masks")

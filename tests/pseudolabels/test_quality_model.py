@@ -62,7 +62,7 @@ def measured(model: QualityModel, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("cases", "correlation", "error"), [(5, 0.7, 0.1), (10, 0.75, 0.07), (30, 0.8, 0.04)])
-def test_fresh_rows_are_estimated_better_than_by_the_formula(cases: int, correlation: float, error: float) -> None:
+def test_estimates_on_new_rows_are_better_than_the_formula(cases: int, correlation: float, error: float) -> None:
     found, plain = [], []
     for seed in range(3):
         fresh = made_rows(100 + seed, 100, first=1000)
@@ -75,7 +75,7 @@ def test_fresh_rows_are_estimated_better_than_by_the_formula(cases: int, correla
     )
 
 
-def test_what_cross_validation_reports_holds_on_fresh_rows() -> None:
+def test_cross_validated_error_is_that_on_new_rows() -> None:
     model, fresh = fit(made_rows(0, 40)), made_rows(1, 150, first=1000)
     assert model.report["correlation"] == pytest.approx(measured(model, fresh)["correlation"], abs=0.08)
     assert model.report["calibration_error"] == pytest.approx(measured(model, fresh)["calibration_error"], abs=0.03)
@@ -84,7 +84,7 @@ def test_what_cross_validation_reports_holds_on_fresh_rows() -> None:
     assert (model.report["rows"], model.report["cases"]) == (120, 40)
 
 
-def test_features_that_say_nothing_hardly_count() -> None:
+def test_uninformative_features_have_small_weights() -> None:
     rows = made_rows(3, 25, helpful=False)
     model, fresh = fit(rows), made_rows(4, 100, first=1000, helpful=False)
     for structure in ("s0", "s2"):
@@ -93,7 +93,7 @@ def test_features_that_say_nothing_hardly_count() -> None:
         assert np.std(values) < 0.08
 
 
-def test_a_structure_of_few_rows_is_drawn_to_the_others() -> None:
+def test_structure_with_few_rows_is_shrunk_to_the_mean() -> None:
     rows = made_rows(0, 20, structures=2, helpful=False)
     mean = np.mean([row.dice for row in rows])
     once = Row("rare", "c3", rows[0].features, 0.0)
@@ -104,14 +104,14 @@ def test_a_structure_of_few_rows_is_drawn_to_the_others() -> None:
 
 
 @pytest.mark.parametrize("dice", [0.0, 0.5, 1.0])
-def test_equal_dice_is_learnt_as_it_is(dice: float) -> None:
+def test_constant_dice_is_predicted(dice: float) -> None:
     model = fit([dataclasses.replace(row, dice=dice) for row in made_rows(0, 8)])
     for row in made_rows(1, 10):
         assert model.predict(row.structure, row.features) == pytest.approx(dice, abs=0.12)
     json.dumps(model.as_json(), allow_nan=False)
 
 
-def test_unknown_features_count_as_average_ones() -> None:
+def test_unknown_features_are_replaced_by_the_mean() -> None:
     rows = made_rows(0, 20)
     halved = [dataclasses.replace(r, features=QualityFeatures(agreement=r.features.agreement)) for r in rows[::2]]
     model, fresh = fit([*rows[1::2], *halved]), made_rows(1, 60, first=1000)
@@ -126,12 +126,12 @@ def test_unknown_features_count_as_average_ones() -> None:
         assert model.predict(row.structure, more) == known
 
 
-def test_rows_without_any_feature_give_the_means() -> None:
+def test_rows_without_features_give_the_mean_dice() -> None:
     model = fit([dataclasses.replace(row, features=QualityFeatures()) for row in made_rows(0, 10)])
     assert model.predict("s0", QualityFeatures()) < model.predict("s2", QualityFeatures())
 
 
-def test_few_cases_do_not_blow_up() -> None:
+def test_estimates_from_few_cases_are_bounded() -> None:
     rows = made_rows(5, 5, structures=1)
     model = fit(rows)
     low, high = min(r.dice for r in rows), max(r.dice for r in rows)
@@ -147,7 +147,7 @@ FITTED = fit(made_rows(7, 6))
 
 @settings(max_examples=30)
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 6), st.floats(0, 6))
-def test_better_features_never_mean_less(low: float, high: float, near: float, far: float) -> None:
+def test_estimate_is_monotonic_in_the_features(low: float, high: float, near: float, far: float) -> None:
     low, high = sorted((low, high))
     near, far = sorted((near, far))
     worse = QualityFeatures(agreement=low, expected_dice=0.5, position=far)
@@ -160,7 +160,7 @@ def test_below_three_cases_nothing_is_fitted() -> None:
     assert QualityModel.fit(made_rows(0, 3), STATISTICS) is not None
 
 
-def test_json_keeps_every_estimate() -> None:
+def test_json_round_trip_keeps_estimates() -> None:
     model = fit(made_rows(2, 12))
     again = QualityModel.from_json(json.loads(json.dumps(model.as_json(), allow_nan=False)))
     for row in made_rows(3, 10):
@@ -178,7 +178,7 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     assert fit(rows).as_json() == fit(rows[::-1]).as_json()
 
 
-def test_a_case_is_never_split() -> None:
+def test_folds_keep_the_rows_of_a_case_together() -> None:
     cases = [f"c{i}" for i in range(23) for _ in range(1 + i % 4)]
     folds = case_folds(cases, seed=0)
     assert all(len({fold for fold, c in zip(folds, cases, strict=True) if c == case}) == 1 for case in set(cases))
@@ -187,7 +187,7 @@ def test_a_case_is_never_split() -> None:
     assert list(folds) == list(case_folds(cases, 0)) != list(case_folds(cases, 1))
 
 
-def test_what_only_a_case_tells_is_not_taken_for_knowledge() -> None:
+def test_features_specific_to_a_case_get_no_weight() -> None:
     """Rows of one case are copies, and its features say nothing of a new one. Were it split, they would seem to."""
     rng = np.random.default_rng(0)
     names = [field.name for field in dataclasses.fields(QualityFeatures)]
@@ -200,7 +200,7 @@ def test_what_only_a_case_tells_is_not_taken_for_knowledge() -> None:
     assert correlation is None or correlation < 0.5
 
 
-def test_estimates_of_a_case_leave_out_absent_structures() -> None:
+def test_estimates_omit_absent_structures() -> None:
     features = made_rows(1, 1)[0].features
     assert FITTED.estimates(["s0", "s1"], [features, None]) == {"s0": FITTED.predict("s0", features)}
 
@@ -211,7 +211,7 @@ def test_an_offset_shifts_the_logit() -> None:
     assert FITTED.shifted(0.0).as_json() == FITTED.as_json()
 
 
-def test_a_dice_outside_0_to_1_is_named_and_nan_is_left_out() -> None:
+def test_dice_outside_0_to_1_is_refused_and_nan_ignored() -> None:
     rows = made_rows(0, 5)
     with pytest.raises(UserError, match=r"'s0' in 'c0' is 1\.5"):
         fit([Row("s0", "c0", QualityFeatures(), 1.5), *rows])

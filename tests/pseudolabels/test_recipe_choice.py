@@ -32,7 +32,7 @@ def chosen(dice: Any) -> list[int]:
     return choose(dice)[0].tolist()
 
 
-def test_a_clear_winner_is_taken_and_of_equal_winners_the_simplest() -> None:
+def test_best_candidate_is_chosen_or_the_simplest_of_equal_ones() -> None:
     index, gain, error = choose(drawn([[0, -0.05, 0.06, 0.06]]))
     assert index.tolist() == [2]
     assert gain == pytest.approx([0.06], abs=0.015)
@@ -48,7 +48,7 @@ def test_a_gain_within_one_standard_error_keeps_the_student() -> None:
         assert chosen(dice) == [index]
 
 
-def test_a_candidate_that_does_not_beat_the_student_is_not_taken_for_being_near_the_best() -> None:
+def test_candidate_near_the_best_must_exceed_the_student() -> None:
     """The second is near the third, which beats the student; its own lead may be chance."""
     rng = np.random.default_rng(0)
     student = rng.normal(0.7, 0.05, (12, 1))
@@ -59,13 +59,13 @@ def test_a_candidate_that_does_not_beat_the_student_is_not_taken_for_being_near_
     assert chosen(dice) == [2]
 
 
-def test_each_structure_takes_its_own() -> None:
+def test_each_structure_has_its_own_choice() -> None:
     """SAM lifts the lungs and ruins the heart."""
     dice = drawn([[0, 0.03], [0, 0.03], [0, 0.03], [0, -0.13]])
     assert chosen(dice) == [1, 1, 1, 0]
 
 
-def test_where_structures_agree_few_cases_of_one_are_judged_by_all() -> None:
+def test_structure_with_few_cases_follows_the_others() -> None:
     shown = np.ones((20, 8), bool)
     shown[2:, 0] = False
     shown[:, 7] = False
@@ -74,13 +74,13 @@ def test_where_structures_agree_few_cases_of_one_are_judged_by_all() -> None:
     assert gain[[0, 7]] == pytest.approx([0.03, 0.03], abs=0.01)
 
 
-def test_one_case_or_none_decides_nothing() -> None:
+def test_with_one_case_or_none_the_student_is_chosen() -> None:
     assert chosen(drawn([[0, 0.3], [0, 0.3]], cases=1)) == [0, 0]
     assert chosen(np.full((4, 2, 3), np.nan)) == [0, 0]
 
 
 @pytest.mark.parametrize(("cases", "structures"), [(5, 2), (10, 32), (30, 5)])
-def test_noise_gains_nothing_and_mostly_leaves_the_student(cases: int, structures: int) -> None:
+def test_noise_mostly_selects_the_student_and_has_no_gain(cases: int, structures: int) -> None:
     kept, gains = [], []
     for seed in range(20):
         dice = drawn(np.zeros((structures, 4)), cases, spread=0.04, seed=seed)
@@ -90,7 +90,7 @@ def test_noise_gains_nothing_and_mostly_leaves_the_student(cases: int, structure
     assert abs(np.mean(gains)) < 0.008
 
 
-def test_the_cross_validated_gain_of_a_real_one() -> None:
+def test_cross_validated_gain_of_a_better_candidate() -> None:
     dice = drawn([[0, 0.05, 0.05], [0, 0.05, 0.02]])
     assert cross_validated_gain(dice, [case % 3 for case in range(30)]) == pytest.approx(0.05, abs=0.01)
     # Without folds each case is left out.
@@ -99,7 +99,7 @@ def test_the_cross_validated_gain_of_a_real_one() -> None:
     assert np.isnan(cross_validated_gain(np.full((3, 1, 2), np.nan), [0, 1, 2]))
 
 
-def test_candidates_are_four_the_simplest_first() -> None:
+def test_four_candidates_are_ordered_by_complexity() -> None:
     recipe = Recipe(box_margin=0.1, component="largest")
     assert [c.source for c in candidates_of(recipe, adapted=True)] == ["student", "plain_sam", "sam", "fused"]
     assert [c.source for c in candidates_of(recipe, adapted=False)] == ["student", "sam", "fused"]
@@ -108,7 +108,7 @@ def test_candidates_are_four_the_simplest_first() -> None:
     assert student.component == "all" and all(c.component == "largest" and c.box_margin == 0.1 for c in others)
 
 
-def test_a_choice_survives_json() -> None:
+def test_json_round_trip_keeps_the_choice() -> None:
     structures = {"a": StructureChoice(Recipe(source="fused"), {"student": 0.5, "sam": None}, 0.1, 0.01, 4)}
     choice = RecipeChoice(structures, 0.02, "because")
     assert RecipeChoice.from_json(choice.as_json()) == choice

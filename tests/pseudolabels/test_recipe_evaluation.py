@@ -84,14 +84,14 @@ def sources(choice: RecipeChoice) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_sam_of_random_weights_leaves_the_student_alone(cases: list[OutOfFoldCase], seed: int) -> None:
+def test_random_sam_selects_the_student(cases: list[OutOfFoldCase], seed: int) -> None:
     choice = choose_recipes(evaluator(cases, Oracle(spoils=(0, 1), seed=seed)))
     assert sources(choice) == ["student", "student"]
     for found in choice.structures.values():
         assert found.dice["sam"] is not None and found.dice["sam"] < (found.dice["student"] or 0)
 
 
-def test_a_perfect_sam_is_taken(cases: list[OutOfFoldCase]) -> None:
+def test_perfect_sam_is_selected(cases: list[OutOfFoldCase]) -> None:
     choice = choose_recipes(evaluator(cases, Oracle(), overlap=True))
     assert sources(choice) == ["sam", "sam"] and choice.fallback is None
     for found in choice.structures.values():
@@ -101,16 +101,16 @@ def test_a_perfect_sam_is_taken(cases: list[OutOfFoldCase]) -> None:
     assert choice.cross_validated_gain is not None and choice.cross_validated_gain > 0.1
 
 
-def test_each_structure_takes_what_serves_it(cases: list[OutOfFoldCase]) -> None:
+def test_each_structure_has_its_best_source(cases: list[OutOfFoldCase]) -> None:
     assert sources(choose_recipes(evaluator(cases, Oracle(spoils=[1])))) == ["sam", "student"]
 
 
-def test_the_published_sam_is_taken_where_the_adapted_one_is_no_better(cases: list[OutOfFoldCase]) -> None:
+def test_plain_sam_is_selected_if_the_adapted_one_is_not_better(cases: list[OutOfFoldCase]) -> None:
     same = choose_recipes(evaluator(cases, Oracle(), dict.fromkeys(range(3), Oracle())))
     assert sources(same) == ["plain_sam", "plain_sam"]
 
 
-def test_adapted_sams_are_taken_where_they_are_better_and_only_for_their_fold(cases: list[OutOfFoldCase]) -> None:
+def test_adapted_sam_is_used_only_for_its_fold(cases: list[OutOfFoldCase]) -> None:
     class Watched(Oracle):
         def __init__(self, fold: int) -> None:
             super().__init__()
@@ -127,7 +127,7 @@ def test_adapted_sams_are_taken_where_they_are_better_and_only_for_their_fold(ca
     assert all(sam.decoded for sam in adapted.values())
 
 
-def test_quality_rows_are_of_present_structures_and_know_not_more_than_of_new_cases(cases: list[OutOfFoldCase]) -> None:
+def test_quality_rows_contain_present_structures_with_oof_features(cases: list[OutOfFoldCase]) -> None:
     found = evaluator(cases, Oracle(spoils=[1]))
     statistics = ShapeStatistics.of(c.truth.masks for c in cases)
     recipes = dict.fromkeys(NAMES, found.task.recipe)

@@ -27,7 +27,7 @@ def reviews(tmp_path: Path) -> Reviews:
     return Reviews(tmp_path / "state.sqlite", now=iter(range(100)).__next__)
 
 
-def test_a_rejection_holds_until_the_label_is_made_by_another(reviews: Reviews) -> None:
+def test_rejection_is_valid_until_another_model_makes_the_label(reviews: Reviews) -> None:
     reviews.record("a", "rejected", info(), "anna")
     withheld = reviews.withheld()
     assert withheld("a", info()) and withheld("a", info(time=99.0))
@@ -39,7 +39,7 @@ def test_a_rejection_holds_until_the_label_is_made_by_another(reviews: Reviews) 
     assert not withheld("a", {})
 
 
-def test_what_was_sent_waits_for_a_person_whatever_label_it_gets(reviews: Reviews) -> None:
+def test_sent_case_stays_sent_after_a_new_pseudo_label(reviews: Reviews) -> None:
     reviews.record("b", "sent", info(), "anna")
     reviews.record("a", "sent", {}, "bob")
     assert reviews.sent() == ["b", "a"]
@@ -48,7 +48,7 @@ def test_what_was_sent_waits_for_a_person_whatever_label_it_gets(reviews: Review
     assert reviews.sent() == ["a"]
 
 
-def test_the_last_decision_counts_and_can_be_undone(reviews: Reviews) -> None:
+def test_last_decision_is_valid_and_can_be_undone(reviews: Reviews) -> None:
     reviews.record("a", "sent", info(), "anna")
     reviews.record("a", "rejected", info(), "bob")
     (decided,) = reviews.decisions().values()
@@ -61,7 +61,7 @@ def _reject(path: Path, case: str) -> None:
     Reviews(path).record(case, "rejected", info(), "anna")
 
 
-def test_other_processes_see_decisions_at_once(reviews: Reviews) -> None:
+def test_decisions_are_visible_to_other_processes(reviews: Reviews) -> None:
     processes = [multiprocessing.Process(target=_reject, args=(reviews.path, f"c{i}")) for i in range(4)]
     for process in processes:
         process.start()
@@ -70,7 +70,7 @@ def test_other_processes_see_decisions_at_once(reviews: Reviews) -> None:
     assert set(reviews.decisions()) == {"c0", "c1", "c2", "c3"}
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.sqlite").write_text("no database, but long enough to be looked at as one")
     with pytest.raises(UserError, match=r"state\.sqlite"):
         Reviews(tmp_path / "state.sqlite")
@@ -80,7 +80,7 @@ def structure(status: str, quality: float | None = None) -> dict[str, Any]:
     return {"status": status} | ({} if quality is None else {"quality": quality})
 
 
-def test_the_worst_come_first_and_before_them_what_has_nothing() -> None:
+def test_queue_starts_with_empty_and_low_quality_labels() -> None:
     judged = {
         "good": QualitySummary.of({"disk": structure("accepted", 0.9), "square": structure("accepted", 0.8)}),
         "bad": QualitySummary.of({"disk": structure("accepted", 0.95), "square": structure("rejected", 0.3)}),
@@ -98,7 +98,7 @@ def test_the_worst_come_first_and_before_them_what_has_nothing() -> None:
 STRUCTURES = {"disk": structure("accepted", 0.9), "square": structure("rejected", 0.2), "ring": structure("absent")}
 
 
-def test_a_rejected_structure_must_be_decided() -> None:
+def test_rejected_structure_requires_a_source() -> None:
     with pytest.raises(UserError, match=r"say for square whether .* annotator"):
         check_sources({}, STRUCTURES, TASK)
     assert check_sources({"square": "student"}, STRUCTURES, TASK) == {
@@ -117,12 +117,12 @@ def test_a_rejected_structure_must_be_decided() -> None:
         ({"disk": "sam"}, "disk must be one of refined, student, absent"),
     ],
 )
-def test_wrong_choices_are_told(chosen: dict[str, str], text: str) -> None:
+def test_invalid_sources_are_refused(chosen: dict[str, str], text: str) -> None:
     with pytest.raises(UserError, match=text):
         check_sources(chosen, STRUCTURES, TASK)
 
 
-def test_a_label_is_composed_of_what_was_chosen() -> None:
+def test_label_is_composed_of_the_selected_sources() -> None:
     refined, student = np.zeros((2, 3, 4, 6), dtype=bool)
     refined[0, :, :4] = True
     student[1, 1:3, 3:5] = True  # meets the disk in one column

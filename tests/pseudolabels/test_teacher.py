@@ -37,7 +37,7 @@ def teacher(fitted: CrossFit) -> Teacher:
     return fit_teacher(fitted, read, SAM)
 
 
-def test_a_labelled_case_is_seen_by_the_models_of_its_own_fold(teacher: Teacher, fitted: CrossFit) -> None:
+def test_oof_prediction_is_by_the_models_of_the_fold(teacher: Teacher, fitted: CrossFit) -> None:
     image, _ = read("case1")
     fold = fitted.folds["case1"]
     members = teacher.predict_oof("case1", image)
@@ -48,7 +48,7 @@ def test_a_labelled_case_is_seen_by_the_models_of_its_own_fold(teacher: Teacher,
     assert "case1" not in trained_on
 
 
-def test_any_other_case_is_seen_by_all(teacher: Teacher) -> None:
+def test_prediction_of_other_cases_is_by_all_models(teacher: Teacher) -> None:
     image, _ = read("case9")
     members = teacher.predict_members(image)
     expected = np.mean([student.predict(image) for student in teacher.students], axis=0)
@@ -57,7 +57,7 @@ def test_any_other_case_is_seen_by_all(teacher: Teacher) -> None:
         teacher.predict_oof("case9", image)
 
 
-def test_an_earlier_student_has_its_weight_in_both_members_of_other_cases(teacher: Teacher, fitted: CrossFit) -> None:
+def test_previous_champion_has_its_weight_in_both_members(teacher: Teacher, fitted: CrossFit) -> None:
     image, _ = read("case9")
     earlier = Student.load(fitted.models[0], TASK)
     joined = replace(teacher, previous_champion=earlier, champion_weight=0.25)
@@ -71,9 +71,7 @@ def test_an_earlier_student_has_its_weight_in_both_members_of_other_cases(teache
     )
 
 
-def test_a_student_of_all_labels_is_three_quarters_of_what_students_say_of_other_cases(
-    teacher: Teacher, fitted: CrossFit
-) -> None:
+def test_full_student_has_weight_three_quarters_among_students(teacher: Teacher, fitted: CrossFit) -> None:
     full = replace(teacher, full_student=fitted.ensemble.predictors[0])
     assert full.version != teacher.version
     image, _ = read("case9")
@@ -84,13 +82,15 @@ def test_a_student_of_all_labels_is_three_quarters_of_what_students_say_of_other
     np.testing.assert_array_equal(full.predict_oof("case1", labelled), teacher.predict_oof("case1", labelled))
 
 
-def test_of_weight_0_it_might_as_well_not_be_there(teacher: Teacher, fitted: CrossFit) -> None:
+def test_champion_of_weight_0_has_no_effect(teacher: Teacher, fitted: CrossFit) -> None:
     unheard = replace(teacher, previous_champion=fitted.ensemble.predictors[0], champion_weight=0.0)
     assert unheard.version == teacher.version
     assert replace(unheard, champion_weight=0.25).version != teacher.version
 
 
-def test_of_weight_1_it_is_asked_alone(teacher: Teacher, fitted: CrossFit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_champion_of_weight_1_is_the_single_model(
+    teacher: Teacher, fitted: CrossFit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image, _ = read("case9")
     earlier = Student.load(fitted.models[0], TASK)
     for head in teacher.heads:
@@ -106,7 +106,7 @@ def fit_second(teacher: Teacher, folder: Path, unlabelled: list[str], task: Task
     fit_champion_head(teacher, LearningCases(read, images), task, SAM, folder / "champion_head.pt")
 
 
-def test_a_second_rounds_head_speaks_for_the_earlier_student_among_the_heads(
+def test_champion_head_has_the_champion_weight_among_the_heads(
     teacher: Teacher, fitted: CrossFit, tmp_path: Path
 ) -> None:
     image, _ = read("case9")
@@ -131,7 +131,7 @@ def test_a_second_rounds_head_speaks_for_the_earlier_student_among_the_heads(
         {"heads": ()},
     ],
 )
-def test_a_second_rounds_head_is_not_trained_where_it_has_no_say(
+def test_champion_head_without_weight_is_not_trained(
     teacher: Teacher, fitted: CrossFit, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     joined = replace(
@@ -141,7 +141,7 @@ def test_a_second_rounds_head_is_not_trained_where_it_has_no_say(
     assert joined.champion_head is None and not list(tmp_path.iterdir())
 
 
-def test_a_second_rounds_head_learns_what_the_labels_and_the_teacher_say(
+def test_champion_head_is_trained_on_labels_and_teacher_predictions(
     teacher: Teacher, fitted: CrossFit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     joined = replace(teacher, previous_champion=Student.load(fitted.models[0], TASK), champion_weight=0.5)
@@ -161,7 +161,7 @@ def test_a_second_rounds_head_learns_what_the_labels_and_the_teacher_say(
     np.testing.assert_array_equal(taught[0].masks.numpy(), taught[4].masks.numpy())
 
 
-def test_heads_are_kept_until_an_input_changes(teacher: Teacher, fitted: CrossFit) -> None:
+def test_heads_are_reused_until_an_input_changes(teacher: Teacher, fitted: CrossFit) -> None:
     paths = [model.with_name(f"head{i}.pt") for i, model in enumerate(fitted.models)]
     before = [path.stat().st_mtime_ns for path in paths]
     with pytest.MonkeyPatch.context() as patch:

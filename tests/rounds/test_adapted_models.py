@@ -10,13 +10,13 @@ from samstudent.errors import NotFound, UserError
 from samstudent.rounds.adapted_models import AdaptedModels
 
 
-def test_a_study_begins_with_the_plain_one(tmp_path: Path):
+def test_new_study_uses_the_plain_sam(tmp_path: Path):
     models = AdaptedModels(tmp_path / "state")
     assert models.active is None and models.records() == [] and models.history == []
     assert not (tmp_path / "state").exists()
 
 
-def test_one_is_kept_then_activated_then_plain_again(tmp_path: Path):
+def test_adapted_model_is_stored_activated_and_deactivated(tmp_path: Path):
     models = AdaptedModels(tmp_path)
     id = models.add({"labels": ["a"]}, lambda path: path.write_bytes(b"weights"))
     assert id == "s0001" and models.active is None
@@ -31,7 +31,7 @@ def test_one_is_kept_then_activated_then_plain_again(tmp_path: Path):
     assert len(models.history) == 2
 
 
-def test_one_that_is_not_worth_keeping_leaves_its_record_only(tmp_path: Path):
+def test_rejected_adaptation_has_a_record_only(tmp_path: Path):
     models = AdaptedModels(tmp_path)
     id = models.add({"used": False}, None)
     assert [record["used"] for record in models.records()] == [False]
@@ -44,7 +44,7 @@ def test_one_that_is_not_worth_keeping_leaves_its_record_only(tmp_path: Path):
     assert models.add({}, None) == "s0002"
 
 
-def test_a_killed_adaptation_leaves_nothing_that_counts(tmp_path: Path):
+def test_killed_adaptation_leaves_no_model(tmp_path: Path):
     models = AdaptedModels(tmp_path)
 
     def killed(path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_killed_adaptation_leaves_nothing_that_counts(tmp_path: Path):
         models.activate("s0001")
 
 
-def test_what_is_gone_or_damaged_is_said(tmp_path: Path):
+def test_missing_or_damaged_model_is_reported(tmp_path: Path):
     models = AdaptedModels(tmp_path)
     id = models.add({}, lambda path: path.write_bytes(b"weights"))
     models.activate(id)
@@ -74,9 +74,7 @@ def test_what_is_gone_or_damaged_is_said(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
-def test_one_that_cannot_be_read_does_not_hide_the_others(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
-):
+def test_unreadable_record_does_not_hide_others(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str):
     models = AdaptedModels(tmp_path)
     for _ in range(3):
         models.add({}, None)
@@ -88,7 +86,7 @@ def test_one_that_cannot_be_read_does_not_hide_the_others(
         models.record("s0002")
 
 
-def test_a_person_may_take_the_plain_one_which_a_training_cannot_undo_by_finding_nothing(tmp_path: Path):
+def test_plain_sam_chosen_by_a_user_is_kept_after_a_rejected_adaptation(tmp_path: Path):
     models = AdaptedModels(tmp_path)
     assert not models.plain_by_person
     models.activate(models.add({}, lambda path: path.write_bytes(b"weights")), who="training")

@@ -18,7 +18,7 @@ from support.drawn import small_task
 TASK = small_task()
 
 
-def test_a_case_is_decoded_once_and_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_case_is_decoded_once_and_restored_exactly(tmp_path: Path) -> None:
     store, source = CaseStore(tmp_path, TASK), DrawnSource("3")
     case = store.add(source)
     assert store.add(source) == case and source.decoded == 1
@@ -33,7 +33,7 @@ def test_a_case_is_decoded_once_and_comes_back_as_it_was(tmp_path: Path) -> None
     assert trains.image == pytest.approx(prepared.image, abs=1e-3) and (trains.weights == 1).all()
 
 
-def test_of_a_case_without_a_label_nothing_is_known(tmp_path: Path) -> None:
+def test_case_without_a_label_has_no_known_structure(tmp_path: Path) -> None:
     store = CaseStore(tmp_path, TASK)
     case = store.add(DrawnSource("1", labelled=False))
     trains = store.training_case(case)
@@ -42,7 +42,7 @@ def test_of_a_case_without_a_label_nothing_is_known(tmp_path: Path) -> None:
         store.labelled(case)
 
 
-def test_what_a_label_leaves_open_stays_open(tmp_path: Path) -> None:
+def test_unannotated_structures_stay_unknown(tmp_path: Path) -> None:
     unknown = np.zeros((2, 64, 64), dtype=bool)
     unknown[0, :8], unknown[1] = True, True
     store = CaseStore(tmp_path, TASK)
@@ -55,7 +55,7 @@ def test_what_a_label_leaves_open_stays_open(tmp_path: Path) -> None:
     assert shown.tolist()[0][0] and annotated.tolist() == [[True, False]]
 
 
-def test_another_label_image_or_grid_is_another_case(tmp_path: Path) -> None:
+def test_changed_label_image_or_grid_is_another_case(tmp_path: Path) -> None:
     content = CaseContent("image", "label")
     other_grid = small_task(student={"size": [32, 32], "channels": [8, 16]})
     keys = [CaseStore(tmp_path, TASK).key_of(CaseContent(*parts)) for parts in (("x", "label"), ("image", "x"))]
@@ -66,7 +66,7 @@ def test_another_label_image_or_grid_is_another_case(tmp_path: Path) -> None:
     assert CaseStore(tmp_path, small_task(training={"steps": 3})).key_of(content) == keys[3]
 
 
-def test_a_case_that_cannot_be_read_leaves_no_file(tmp_path: Path) -> None:
+def test_unreadable_case_leaves_no_file(tmp_path: Path) -> None:
     class Broken(DrawnSource):
         def read(self, task: Any) -> Any:
             raise UserError("1.png: not an image")
@@ -92,6 +92,6 @@ def test_cases_of_earlier_rounds_are_removed(tmp_path: Path) -> None:
     ("values", "kind"),
     [([0, 255], np.uint8), ([0, 256], np.uint16), ([-1024, 3071], np.int16), ([-1, 1e6], np.float32)],
 )  # fmt: skip
-def test_pixels_take_as_few_bytes_as_lose_nothing(values: list[float], kind: type) -> None:
+def test_pixels_are_stored_in_the_smallest_lossless_type(values: list[float], kind: type) -> None:
     pixels = np.array(values, dtype=np.float32)
     assert compact(pixels).dtype == kind and (compact(pixels) == pixels).all()

@@ -23,7 +23,7 @@ def drawn(cases: int, gain: tuple[float, float], noise: float, seed: int = 0) ->
     return scores(champion + gain + rng.normal(0, noise, (cases, 2))), scores(champion)
 
 
-def test_the_difference_is_that_of_the_pairs():
+def test_difference_is_the_mean_over_pairs():
     comparison = compare_fairly({"a": [0.8, 0.6], "b": [0.6, None]}, {"a": [0.7, 0.5], "b": [0.4, None]}, NAMES)
     assert comparison.structures["radius"].difference == pytest.approx(0.15)
     assert comparison.structures["ulna"].difference == pytest.approx(0.1) and comparison.structures["ulna"].cases == 1
@@ -32,20 +32,20 @@ def test_the_difference_is_that_of_the_pairs():
     json.dumps(comparison.as_json(), allow_nan=False)
 
 
-def test_what_is_rightly_not_drawn_counts_against_a_false_alarm():
+def test_correct_absence_counts_1_against_a_false_positive():
     comparison = compare_fairly({"a": [0.9, None]}, {"a": [0.9, 0.0]}, NAMES)
     assert comparison.structures["ulna"].difference == 1
     assert compare_fairly({"a": [0.9, 0.0]}, {"a": [0.9, None]}, NAMES).structures["ulna"].difference == -1
     assert list(compare_fairly({"a": [0.9, None]}, {"a": [0.9, None]}, NAMES).structures) == ["radius"]
 
 
-def test_only_cases_that_both_were_measured_on_count():
+def test_only_common_cases_are_compared():
     assert compare_fairly({"a": [1.0, 1.0]}, {"b": [0.0, 0.0]}, NAMES) is None
     assert compare_fairly({"a": [None, None]}, {"a": [None, None]}, NAMES) is None
     assert compare_fairly({"a": [1.0, 1.0], "b": [0, 0]}, {"a": [0.5, 0.5]}, NAMES).mean.cases == 1
 
 
-def test_a_small_gain_shows_although_cases_differ_much():
+def test_small_gain_is_significant_despite_variable_cases():
     """The spread over cases is 0.14, the gain 0.02: only pairs can tell."""
     comparison = compare_fairly(*drawn(40, (0.02, 0.02), 0.02), NAMES)
     low, high = comparison.mean.interval
@@ -53,7 +53,7 @@ def test_a_small_gain_shows_although_cases_differ_much():
 
 
 @pytest.mark.parametrize(("cases", "least"), [(5, 0.875), (30, 0.91)])
-def test_intervals_hold_the_truth_nearly_as_often_as_they_say(cases: int, least: float):
+def test_intervals_have_nearly_their_nominal_coverage(cases: int, least: float):
     """95 % of them should; 200 drawn hold-outs, whose share is within 0.03 or so. Without widening: 0.85 of 5 cases."""
     held = 0
     for seed in range(200):
@@ -68,12 +68,12 @@ def test_the_same_seed_gives_the_same_interval():
     assert first == compare_fairly(*pair, NAMES, seed=1) != compare_fairly(*pair, NAMES, seed=2)
 
 
-def test_one_case_tells_nothing_of_its_like():
+def test_interval_of_one_case_is_unbounded():
     comparison = compare_fairly({"a": [0.9, 0.9]}, {"a": [0.8, 0.8]}, NAMES)
     assert comparison.mean.interval == (-1, 1) == comparison.structures["ulna"].interval
 
 
-def test_cross_validation_joins_only_where_the_hold_out_is_small():
+def test_out_of_fold_scores_are_used_only_with_a_small_hold_out():
     folds = FoldScores({"t1": [0.9, 0.9], "t2": [0.9, 0.9]}, {"t1": [0.5, 0.5]})
     challenger, champion = drawn(4, (0, 0), 0)
     comparison = compare_fairly(challenger, champion, NAMES, folds=folds)
@@ -85,7 +85,7 @@ def test_cross_validation_joins_only_where_the_hold_out_is_small():
     assert compare_fairly(challenger, champion, NAMES, folds=folds).mean.cases == 5
 
 
-def test_cross_validation_by_the_same_students_tells_nothing():
+def test_equal_out_of_fold_scores_are_ignored():
     same = {f"t{i}": [0.5, None] for i in range(20)}
     challenger, champion = drawn(2, (-0.04, -0.04), 0)
     comparison = compare_fairly(challenger, champion, NAMES, folds=FoldScores(same, same))
@@ -121,7 +121,7 @@ def test_better_or_equal_is_served(gain: float, noise: float, promote: bool, why
     assert decision.promote is promote and why in decision.why, decision.why
 
 
-def test_small_losses_do_not_add_up():
+def test_small_losses_are_accumulated():
     challenger, champion = drawn(30, (0, 0), 0.03)
     offset = -0.003 - np.mean(np.array(list(challenger.values())) - np.array(list(champion.values())))
     comparison = compare_fairly({c: [v + offset for v in row] for c, row in challenger.items()}, champion, NAMES)
@@ -133,12 +133,12 @@ def test_small_losses_do_not_add_up():
     assert gained.promote and gained.accumulated_loss == 0
 
 
-def test_a_structure_must_not_collapse_while_the_mean_rises():
+def test_collapse_of_a_structure_prevents_a_promotion():
     decision = decide(compare_fairly(*drawn(20, (0.3, -0.15), 0.02), NAMES), champion=True)
     assert not decision.promote and "ulna collapsed (-0.1" in decision.why and "radius" not in decision.why
 
 
-def test_a_drop_that_chance_explains_is_no_collapse():
+def test_insignificant_loss_is_not_a_collapse():
     rng = np.random.default_rng(0)
     champion = np.full((8, 2), 0.7)
     wild = np.stack([np.full(8, 0.8), 0.64 + rng.permutation([0.3, -0.3] * 4)], axis=1)
@@ -146,13 +146,13 @@ def test_a_drop_that_chance_explains_is_no_collapse():
     assert comparison.structures["ulna"].difference < -0.05 and decide(comparison, champion=True).promote
 
 
-def test_a_lost_structure_needs_no_interval():
+def test_lost_structure_prevents_a_promotion_without_an_interval():
     challenger, champion = {"a": [0.9, 0.0], "b": [0.9, None]}, {"a": [0.5, 0.4], "b": [0.5, None]}
     comparison = compare_fairly(challenger, champion, NAMES)
     assert comparison.structures["ulna"].verdict == "lost" and not decide(comparison, champion=True).promote
 
 
-def test_the_table_leaves_out_what_nobody_shows():
+def test_table_omits_structures_without_cases():
     assert table_of({"a": [0.5, None], "b": [0.7, None]}, NAMES) == {"radius": 0.6, "ulna": None, "mean": 0.6}
     assert table_of({}, NAMES) == {"radius": None, "ulna": None, "mean": None}
 

@@ -32,7 +32,7 @@ def test_the_first_of_the_hash_order_are_reserved(tmp_path: Path):
     assert holdout.ids == set(by_hash(cases(20))[:4])
 
 
-def test_labelled_and_unlabelled_are_counted_apart(tmp_path: Path):
+def test_labelled_and_unlabelled_cases_are_counted_separately(tmp_path: Path):
     holdout = HoldOut(tmp_path / "holdout.json", 0.1)
     labelled, rest = cases(5, "l"), cases(30, "u")
     holdout.extend(labelled + rest, labelled)
@@ -44,13 +44,13 @@ def test_labelled_and_unlabelled_are_counted_apart(tmp_path: Path):
 @pytest.mark.parametrize(
     ("n", "fraction", "expected"), [(4, 0.1, 0), (5, 0.1, 1), (5, 0.0, 0), (1, 0.9, 0), (2, 0.9, 1)]
 )
-def test_few_labels(tmp_path: Path, n: int, fraction: float, expected: int):
+def test_reserved_number_for_few_labels(tmp_path: Path, n: int, fraction: float, expected: int):
     holdout = HoldOut(tmp_path / "holdout.json", fraction)
     holdout.extend(cases(n), cases(n))
     assert len(holdout.ids) == expected
 
 
-def test_a_fraction_changed_later_holds_for_later_cases_only(tmp_path: Path):
+def test_changed_fraction_applies_to_new_cases_only(tmp_path: Path):
     HoldOut(tmp_path / "holdout.json", 0.0).extend(cases(100), [])
     holdout = HoldOut(tmp_path / "holdout.json", 0.2)
     holdout.extend(cases(100), [])
@@ -63,7 +63,7 @@ batches = st.lists(st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_si
 
 
 @given(batches=batches, fraction=st.sampled_from([0.0, 0.1, 0.2, 0.35, 0.5]))
-def test_whatever_arrives(tmp_path_factory, batches, fraction):
+def test_hold_out_is_stable_for_any_order_of_cases(tmp_path_factory, batches, fraction):
     """Nothing is un-reserved, nothing once free is reserved, the share is kept, and labels that come do not matter."""
     path = tmp_path_factory.mktemp("holdout") / "holdout.json"
     seen: set[str] = set()
@@ -88,7 +88,7 @@ def test_whatever_arrives(tmp_path_factory, batches, fraction):
     assert set(train) | set(test) == labelled and not set(train) & reserved and set(test) <= reserved
 
 
-def test_split_decides_about_cases_it_never_saw(tmp_path: Path):
+def test_split_applies_to_new_cases(tmp_path: Path):
     holdout = HoldOut(tmp_path / "holdout.json", 0.2)
     assert holdout.trainable(["new"]) == []
     train, test = holdout.split(cases(10))
@@ -96,7 +96,7 @@ def test_split_decides_about_cases_it_never_saw(tmp_path: Path):
     assert HoldOut(tmp_path / "holdout.json", 0.2).ids == set(test)
 
 
-def test_processes_extend_at_once_and_agree(tmp_path: Path):
+def test_concurrent_processes_agree_on_the_hold_out(tmp_path: Path):
     path = tmp_path / "holdout.json"
     code = (
         "import sys; from pathlib import Path; from samstudent.rounds.holdout import HoldOut\n"
@@ -134,13 +134,13 @@ class TestSplitFile:
         holdout.extend("abcdefg", [])
         assert len(holdout.ids) == 3 and "b" not in holdout.ids and holdout.excluded == {"b"}
 
-    def test_endings_match_the_datastores_ids(self, tmp_path: Path):
+    def test_extensions_in_the_split_are_removed_as_in_ids(self, tmp_path: Path):
         holdout = self.holdout(tmp_path, "id,split\nx.nii.gz,val\n1.2.840.55,val\nbone.PNG,test\n")
         holdout.extend(["x", "1.2.840.55", "1.2.840", "bone"], [])
         assert holdout.ids == {"x", "1.2.840.55"} and "bone" in holdout.excluded
         assert holdout.trainable(["x", "1.2.840", "bone"]) == ["1.2.840"]
 
-    def test_rows_name_files_as_they_are_called(self, tmp_path: Path):
+    def test_rows_can_contain_file_names(self, tmp_path: Path):
         """In either Unicode form; a name that is no id by itself means the id under which its file is taken."""
         composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
         holdout = self.holdout(tmp_path, f"id,split\n{decomposed},val\na:b.png,test\nc?,val\n")
@@ -156,7 +156,7 @@ class TestSplitFile:
         holdout.extend([composed], [])
         assert holdout.ids == {composed} and holdout.trainable([composed]) == []
 
-    def test_a_split_that_comes_later_un_reserves_nothing(self, tmp_path: Path):
+    def test_later_split_keeps_reserved_cases(self, tmp_path: Path):
         HoldOut(tmp_path / "state" / "holdout.json", 0.5).extend(cases(10), [])
         first = by_hash(cases(10))
         holdout = self.holdout(tmp_path, f"id,split\n{first[0]},train\n{first[1]},test\n{first[9]},val\n")
@@ -179,16 +179,16 @@ class TestSplitFile:
             ("id,split,train_order\na,train,first\n", "line 2: train_order must be a whole number"),
         ],
     )
-    def test_faults_are_named_by_line(self, tmp_path: Path, text: str, message: str):
+    def test_errors_name_the_line(self, tmp_path: Path, text: str, message: str):
         with pytest.raises(UserError, match=f"split.csv.*{message}"):
             self.holdout(tmp_path, text).extend(["a"], [])
 
-    def test_not_text(self, tmp_path: Path):
+    def test_binary_split_file_is_refused(self, tmp_path: Path):
         (tmp_path / "split.csv").write_bytes(b"id,split\n\xff\xfe,val\n")
         with pytest.raises(UserError, match="UTF-8"):
             read_split(tmp_path / "split.csv")
 
-    def test_real(self, shared_data: Path):
+    def test_split_of_real_data_is_read(self, shared_data: Path):
         rows = read_split(shared_data / "ultrasound" / "split.csv")
         assert {split: list(rows.values()).count(split) for split in ("train", "val", "test")} == {
             "train": 184,

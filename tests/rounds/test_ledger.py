@@ -33,14 +33,14 @@ def wait_for(path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_an_empty_study(tmp_path: Path):
+def test_new_ledger_is_empty(tmp_path: Path):
     ledger = Ledger(tmp_path / "state")
     assert ledger.rounds() == [] and ledger.champion() is None and ledger.champion_path() is None
     assert ledger.running() is None and ledger.last_concluded() is None and ledger.history() == []
     assert not (tmp_path / "state").exists()
 
 
-def test_a_record_comes_back_whole(tmp_path: Path):
+def test_record_round_trip_is_lossless(tmp_path: Path):
     ledger = Ledger(tmp_path)
     id = ledger.new_round("manual", seed=3)
     assert id == "r0001" and ledger.running().pid == os.getpid()
@@ -54,7 +54,7 @@ def test_a_record_comes_back_whole(tmp_path: Path):
     assert ledger.new_round() == "r0002"
 
 
-def test_what_is_too_long_for_the_record_is_kept_beside_it(tmp_path: Path):
+def test_scores_are_a_separate_file_of_the_round(tmp_path: Path):
     ledger = Ledger(tmp_path)
     id = ledger.new_round()
     assert ledger.read_json(id, "scores") is None
@@ -65,7 +65,7 @@ def test_what_is_too_long_for_the_record_is_kept_beside_it(tmp_path: Path):
         ledger.read_json(id, "scores")
 
 
-def test_what_is_wrong_with_a_record_is_said(tmp_path: Path):
+def test_invalid_records_are_named(tmp_path: Path):
     ledger = Ledger(tmp_path)
     id = ledger.new_round()
     with pytest.raises(TypeError, match="decison"):
@@ -80,7 +80,7 @@ def test_what_is_wrong_with_a_record_is_said(tmp_path: Path):
     assert ledger.rounds()[0].status == "failed" and "round.json" in ledger.rounds()[0].error
 
 
-def test_run_records_how_it_ended(tmp_path: Path):
+def test_run_records_its_outcome(tmp_path: Path):
     ledger = Ledger(tmp_path)
     with ledger.run("fine"):
         pass
@@ -113,7 +113,7 @@ def test_a_round_whose_process_was_killed_is_interrupted(tmp_path: Path):
     assert ledger.get("r0001").status == "interrupted"
 
 
-def test_processes_opening_rounds_at_once_get_different_ones(tmp_path: Path):
+def test_concurrent_processes_open_different_rounds(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; from samstudent.rounds.ledger import Ledger\n"
         "print(*[Ledger(Path(sys.argv[1])).new_round() for _ in range(10)])"
@@ -160,7 +160,7 @@ class TestChampion:
         with pytest.raises(Conflict):
             ledger.rollback()
 
-    def test_a_missing_or_damaged_model_is_named_and_nothing_else_is_served(self, tmp_path: Path):
+    def test_missing_or_damaged_model_is_named_and_not_replaced(self, tmp_path: Path):
         ledger = Ledger(tmp_path)
         first, second = make_round(ledger, b"1"), make_round(ledger, b"2")
         ledger.promote(first)
@@ -175,7 +175,7 @@ class TestChampion:
             ledger.champion_path()
         assert ledger.rollback() == first and ledger.champion_path() == ledger.model_path(first)
 
-    def test_a_damaged_model_is_not_gone_back_to(self, tmp_path: Path):
+    def test_roll_back_to_a_damaged_model_is_refused(self, tmp_path: Path):
         ledger = Ledger(tmp_path)
         ids = [make_round(ledger, bytes([i])) for i in range(3)]
         for id in ids:
@@ -186,7 +186,7 @@ class TestChampion:
         assert ledger.champion().id == ids[2]
         assert ledger.rollback(to=ids[0]) == ids[0]
 
-    def test_only_a_whole_model_is_promoted(self, tmp_path: Path):
+    def test_incomplete_model_is_not_promoted(self, tmp_path: Path):
         ledger = Ledger(tmp_path)
         id = ledger.new_round()
         with pytest.raises(Conflict, match="r0001 is running"):
@@ -198,12 +198,12 @@ class TestChampion:
             ledger.promote("r0002")
         assert ledger.champion() is None
 
-    def test_a_broken_pointer_is_named(self, tmp_path: Path):
+    def test_invalid_champion_file_is_named(self, tmp_path: Path):
         (tmp_path / "champion.json").write_text("{")
         with pytest.raises(UserError, match=r"champion\.json"):
             Ledger(tmp_path).champion()
 
-    def test_killed_while_promoting(self, tmp_path: Path):
+    def test_kill_during_promotion_leaves_one_champion(self, tmp_path: Path):
         """A process that promotes without end is killed again and again; the champion is always a whole one."""
         ledger = Ledger(tmp_path)
         ids = [make_round(ledger, bytes([i]) * 1000) for i in range(2)]

@@ -27,7 +27,7 @@ class Away(DrawnSource):
         raise ConnectionError("the PACS does not answer")
 
 
-def test_what_cannot_be_had_or_read_is_left_out_with_its_reason(
+def test_missing_or_unreadable_case_is_left_out_with_its_reason(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Image.fromarray(np.full((20, 30), 90, np.uint8)).save(tmp_path / "a.png")
@@ -41,7 +41,7 @@ def test_what_cannot_be_had_or_read_is_left_out_with_its_reason(
     assert (events[-1].step, events[-1].done, events[-1].total) == ("reading", 4, 4)
 
 
-def test_each_case_is_decoded_once_whatever_the_number_of_rounds(tmp_path: Path) -> None:
+def test_each_case_is_decoded_once_over_several_rounds(tmp_path: Path) -> None:
     sources = [DrawnSource(id) for id in "21"]
     for _ in range(2):
         cases, _ = prepare(sources, CaseStore(tmp_path, TASK))

@@ -30,7 +30,7 @@ def labelled(tmp_path: Path) -> tuple[PseudoLabelStore, PreparedCase, Any, Pseud
     return PseudoLabelStore(tmp_path / "pseudo", cases), cases.add(DrawnSource("3", labelled=False)), image, label
 
 
-def test_masks_and_probabilities_come_back(labelled: Any) -> None:
+def test_masks_and_probabilities_round_trip(labelled: Any) -> None:
     store, case, image, label = labelled
     store.save(case, image, label)
     soft = prepare_case("3", image, CaseLabel(label.masks, soft=label.soft, human=False), TASK)
@@ -43,7 +43,7 @@ def test_masks_and_probabilities_come_back(labelled: Any) -> None:
     assert store.shown(case, "refined").tolist() == soft.masks.any(axis=(1, 2)).tolist()
 
 
-def test_a_label_is_current_for_what_it_was_made_with_only(labelled: Any) -> None:
+def test_label_is_current_for_its_provenance_only(labelled: Any) -> None:
     store, case, image, label = labelled
     assert not store.is_current(case, "refined", label.provenance)
     store.save(case, image, label)
@@ -52,7 +52,7 @@ def test_a_label_is_current_for_what_it_was_made_with_only(labelled: Any) -> Non
     assert store.info(case, "refined")["structures"] == label.info()["structures"]
 
 
-def test_a_broken_file_is_no_label(labelled: Any) -> None:
+def test_broken_file_is_ignored(labelled: Any) -> None:
     store, case, image, label = labelled
     store.save(case, image, label)
     next(store.folder.glob("*")).write_bytes(b"torn")

@@ -75,7 +75,7 @@ def test_a_second_round_has_the_champion_among_its_teachers(tmp_path: Path) -> N
     assert store.labels.folder.is_dir() and second.skip_reason is None
 
 
-def test_a_stopped_round_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_round_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = RoundCases(sources("012"), sources("67", labelled=False))
     whole, _, _ = play(tmp_path / "whole", cases)
 

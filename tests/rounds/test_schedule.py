@@ -27,10 +27,10 @@ def stamp(text: str, fold: int = 0) -> float:
 
 
 class TestDue:
-    def test_neither_set_is_never(self):
+    def test_schedule_without_triggers_starts_no_round(self):
         assert due(ScheduleSection(), 100, [1, 2, 3], None, 0) is None
 
-    def test_after_n_labels(self):
+    def test_round_is_due_after_n_labels(self):
         assert due(EVERY_3, 100, [10, 20], None, 0) is None
         assert due(EVERY_3, 100, [10, 20, 30], None, 0) == "3 new labels (every 3)"
         assert due(EVERY_3, 100, [10, 20, 30], 15, 0) is None
@@ -38,12 +38,12 @@ class TestDue:
         assert due(EVERY_3, 100, [40, 20, 30], 15, 0) == "3 new labels (every 3)"
         assert due(EVERY_3, 100, [40, 20, 30], 40, 0) is None
 
-    def test_labels_of_the_future_wait(self):
+    def test_labels_with_future_times_are_ignored(self):
         assert due(EVERY_3, 100, [10, 20, 101], None, 0) is None
         assert due(EVERY_3, 101, [10, 20, 101], None, 0)
 
     @given(times=st.lists(st.floats(0, 1000), max_size=20), every=st.integers(1, 5))
-    def test_a_concluded_round_settles_everything_before_it(self, times, every):
+    def test_concluded_round_clears_earlier_triggers(self, times, every):
         section = ScheduleSection(every_labels=every, at="02:00")
         assert due(section, 1e6, times, 1000, 0, BERLIN) is None
         assert bool(due(ScheduleSection(every_labels=every), 1e6, times, None, 0)) == (len(times) >= every)
@@ -59,7 +59,7 @@ class TestDue:
         assert due(AT_2, late + 60, [label, late], after + 1, created, BERLIN) is None
         assert due(AT_2, stamp("2026-05-03 02:00"), [label, late], after + 1, created, BERLIN)
 
-    def test_a_night_that_the_server_was_down_is_made_up_for(self):
+    def test_missed_time_of_day_is_made_up_for(self):
         created, label = stamp("2026-05-01 12:00"), stamp("2026-05-01 15:00")
         assert due(AT_2, stamp("2026-05-02 08:00"), [label], None, created, BERLIN)
         assert due(AT_2, stamp("2026-05-09 08:00"), [label], None, created, BERLIN)
@@ -67,17 +67,17 @@ class TestDue:
     def test_times_before_the_schedule_are_not_made_up_for(self):
         assert due(AT_2, stamp("2026-05-02 08:00"), [0.0], None, stamp("2026-05-02 07:00"), BERLIN) is None
 
-    def test_spring_skips_the_hour_but_not_the_day(self):
+    def test_spring_time_change_skips_no_day(self):
         section, label = ScheduleSection(at="02:30"), stamp("2026-03-28 12:00")
         assert due(section, stamp("2026-03-29 01:59"), [label], stamp("2026-03-28 02:30"), 0, BERLIN) is None
         assert due(section, stamp("2026-03-29 03:30"), [label], stamp("2026-03-28 02:30"), 0, BERLIN)
         assert next_time(section, stamp("2026-03-29 00:00"), BERLIN).timestamp() == stamp("2026-03-29 03:30")
 
-    def test_midnight_after_the_spring_change(self):
+    def test_time_after_midnight_of_the_spring_change(self):
         midnight = stamp("2028-03-27 00:00")
         assert next_time(ScheduleSection(at="00:00"), midnight - 1, BERLIN).timestamp() == midnight
 
-    def test_autumn_repeats_the_hour_but_not_the_round(self):
+    def test_autumn_time_change_repeats_no_round(self):
         section, first = ScheduleSection(at="02:30"), stamp("2026-10-25 02:30")
         label = first + 60
         assert next_time(section, first - 60, BERLIN).timestamp() == first
@@ -87,7 +87,7 @@ class TestDue:
         assert next_time(section, first, BERLIN).timestamp() == stamp("2026-10-26 02:30")
 
     @given(st.integers(1_700_000_000, 1_900_000_000), st.integers(0, 23), st.integers(0, 59))
-    def test_the_next_time_is_within_a_day_and_says_what_the_clock_says(self, now, hour, minute):
+    def test_next_time_is_within_a_day_at_the_local_time(self, now, hour, minute):
         at = next_time(ScheduleSection(at=f"{hour:02}:{minute:02}"), now, BERLIN)
         assert 0 < at.timestamp() - now <= 25 * 3600
         wall = datetime.fromtimestamp(at.timestamp(), BERLIN)
@@ -134,7 +134,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def test_rounds_follow_labels(world: World):
+def test_labels_trigger_rounds(world: World):
     world.label(2)
     assert world.check() == 0 and world.scheduler.status()["new_labels"] == 2
     world.label(1)
@@ -146,7 +146,7 @@ def test_rounds_follow_labels(world: World):
     assert world.scheduler.status()["last_round"]["status"] == "done"
 
 
-def test_a_trigger_while_a_training_runs_is_kept_and_not_doubled(world: World):
+def test_trigger_during_a_training_is_kept_once(world: World):
     world.label(3)
     assert world.check() == 1
     world.label(7)
@@ -162,7 +162,7 @@ def test_a_trigger_while_a_training_runs_is_kept_and_not_doubled(world: World):
     assert world.check() == 2
 
 
-def test_a_clock_that_is_set_back_does_not_stop_the_schedule(world: World):
+def test_clock_set_back_does_not_stop_the_schedule(world: World):
     world.label(3)
     assert world.check() == 1
     world.end()
@@ -179,7 +179,7 @@ def test_a_clock_that_is_set_back_does_not_stop_the_schedule(world: World):
     assert world.check(after=11) == 3
 
 
-def test_a_restart_keeps_a_pending_trigger_and_does_not_double_it(world: World):
+def test_pending_trigger_survives_a_restart_once(world: World):
     world.busy = True
     world.label(4)
     assert world.check() == 0
@@ -207,7 +207,7 @@ def test_a_time_of_day_survives_a_restart(tmp_path: Path):
     assert world.check() == 1
 
 
-def test_an_interrupted_round_leaves_its_trigger_a_failed_one_does_not(world: World):
+def test_interrupted_round_keeps_its_trigger_but_failed_one_does_not(world: World):
     world.label(3)
     assert world.check() == 1
     world.end("interrupted")
@@ -237,7 +237,7 @@ def test_a_failing_start_is_reported_and_does_not_stop_the_next(world: World):
     assert world.scheduler.status()["last_error"] is None
 
 
-def test_a_start_that_opens_no_round_is_reported_and_waits_longer_each_time(world: World):
+def test_start_without_a_round_is_reported_and_delayed_increasingly(world: World):
     attempts: list[float] = []
     world.scheduler._jobs = replace(world.scheduler._jobs, start=lambda reason: attempts.append(world.now))
     world.label(3)
@@ -271,13 +271,13 @@ def test_paused_schedules_keep_their_trigger_over_a_restart(world: World):
     assert world.check() == 1
 
 
-def test_asking_for_the_status_writes_nothing(tmp_path: Path):
+def test_status_request_writes_nothing(tmp_path: Path):
     world = World(tmp_path / "state")
     assert world.scheduler.status()["last_round"] is None
     assert not (tmp_path / "state").exists()
 
 
-def test_a_time_of_day_after_the_clock_was_set_back():
+def test_time_of_day_is_valid_after_the_clock_was_set_back():
     at = ScheduleSection(at="03:00")
     noon = datetime(2026, 3, 10, 12, tzinfo=BERLIN).timestamp()
     label, created = noon - 36000, noon + 86400
@@ -285,7 +285,7 @@ def test_a_time_of_day_after_the_clock_was_set_back():
     assert not due(at, noon, [label], None, noon - 60, BERLIN)
 
 
-def test_the_thread_polls_and_goes_on_after_an_error(tmp_path: Path):
+def test_thread_continues_polling_after_an_error(tmp_path: Path):
     ledger, looked = Ledger(tmp_path), threading.Semaphore(0)
 
     def label_times() -> list[float]:

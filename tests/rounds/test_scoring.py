@@ -51,7 +51,7 @@ def cases(store: CaseStore, count: int) -> list[PreparedCase]:
     return found
 
 
-def test_the_better_one_weighs_more(store: CaseStore) -> None:
+def test_better_student_has_a_higher_weight(store: CaseStore) -> None:
     right, wrong = Fake(0.8), Fake(mistaken=True)
     for found, good in ((weigh_champion(wrong, right, cases(store, 3), store), {0.75, 1.0}),
                         (weigh_champion(right, wrong, cases(store, 3), store), {0.25, 0.0})):  # fmt: skip
@@ -61,7 +61,7 @@ def test_the_better_one_weighs_more(store: CaseStore) -> None:
     assert weigh_champion(wrong, right, [], store) == {}
 
 
-def test_of_many_cases_some_are_predicted(store: CaseStore) -> None:
+def test_only_a_sample_of_many_cases_is_predicted(store: CaseStore) -> None:
     champion = Fake()
     weigh_champion(Fake(), champion, cases(store, 3) * MAX_WEIGHT_CASES, store)
     assert champion.asked == MAX_WEIGHT_CASES
@@ -78,11 +78,11 @@ def test_a_student_that_has_not_converged_is_reported(mistaken: bool) -> None:
     assert (message is not None and "training.steps" in message) if mistaken else message is None
 
 
-def test_nothing_is_said_of_what_is_not_known() -> None:
+def test_unknown_training_dice_is_not_reported() -> None:
     assert not_converged(CONVERGED) is None
     assert not_converged(train_dice(Fake(), [], TASK)) is None
 
 
-def test_some_of_many_are_spread_over_all() -> None:
+def test_sample_is_spread_over_all_cases() -> None:
     assert spread_out(range(100), 4) == [0, 25, 50, 75]
     assert spread_out([1, 2], 4) == [1, 2] and spread_out([], 4) == []

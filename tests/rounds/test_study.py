@@ -54,9 +54,7 @@ def test_a_running_server_notices_which_model_is_active(study: Study):
 
 
 @pytest.mark.parametrize("damage", ["of another SAM", None])
-def test_the_plain_one_stands_in_for_one_that_cannot_be_used(
-    study: Study, damage: str | None, caplog: pytest.LogCaptureFixture
-):
+def test_plain_sam_replaces_an_unusable_adapted_sam(study: Study, damage: str | None, caplog: pytest.LogCaptureFixture):
     activate(study, damage or "adapted")
     if damage is None:
         study.adapted_models.path_of("s0001").write_text("damaged")
@@ -79,7 +77,7 @@ def test_an_adaptation_is_active_if_it_is_better(study: Study, tmp_path: Path):
     assert study.adapted_models.history[-1].why == "0.7 against 0.8"
 
 
-def test_one_that_is_stored_already_is_not_activated_again(study: Study, tmp_path: Path):
+def test_stored_adaptation_is_not_activated_again(study: Study, tmp_path: Path):
     weights = tmp_path / "adapted.safetensors"
     weights.write_text("new")
     found = {"used": True, "reason": "0.9 against 0.8", "curve": [{"folds": {0: 0.9}}]}
@@ -95,7 +93,7 @@ def outcome(used: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_going_back_to_earlier_labels_brings_their_sam_back(study: Study, tmp_path: Path, used: bool):
+def test_earlier_labels_activate_their_adapted_sam(study: Study, tmp_path: Path, used: bool):
     weights = tmp_path / "adapted.safetensors"
     weights.write_text("new")
     for labels, better in (("first", used), ("second", not used), ("first", used)):
@@ -112,7 +110,7 @@ def test_the_same_outcome_on_other_labels_is_another_adaptation(study: Study, tm
         assert study.sam().digest == name
 
 
-def test_a_damaged_one_is_kept_anew(study: Study, tmp_path: Path):
+def test_damaged_adaptation_is_stored_again(study: Study, tmp_path: Path):
     weights = tmp_path / "adapted.safetensors"
     weights.write_text("new")
     study.store_adaptation(outcome(True), weights, {})
@@ -122,7 +120,7 @@ def test_a_damaged_one_is_kept_anew(study: Study, tmp_path: Path):
         assert study.sam().digest == "new"
 
 
-def test_a_record_that_cannot_be_read_costs_no_round(study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_unreadable_record_fails_no_round(study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     study.store_adaptation(outcome(False), tmp_path / "nothing", {"c1": {}})
     study.adapted_models.path_of("s0001").with_name("record.json").write_text("{")
     assert study.store_adaptation(outcome(False), tmp_path / "nothing", {}) == "s0002"
@@ -138,14 +136,14 @@ def policy(study: Study, monkeypatch: pytest.MonkeyPatch) -> LabelingPolicy:
     return learnt
 
 
-def test_the_adapted_decoder_goes_with_what_was_learnt(study: Study, policy: LabelingPolicy):
+def test_adapted_decoder_is_that_of_the_policy(study: Study, policy: LabelingPolicy):
     assert study.refiner_of("r0001") == (PLAIN, policy)
     # Whichever adapted SAM is active: recipes were chosen with this one.
     activate(study, "first")
     assert study.refiner_of("r0001") == (PLAIN, policy)
 
 
-def test_but_not_where_somebody_took_the_plain_sam(study: Study, policy: LabelingPolicy):
+def test_policy_has_no_adapted_decoder_if_a_user_chose_the_plain_sam(study: Study, policy: LabelingPolicy):
     study.adapted_models.activate_plain(who="training")
     assert study.policy_of("r0001") is policy
     study.adapted_models.activate_plain(who="admin")
@@ -156,18 +154,18 @@ def test_but_not_where_somebody_took_the_plain_sam(study: Study, policy: Labelin
     assert study.policy_of("r0001") is policy
 
 
-def test_the_task_may_fix_the_policy(study: Study, policy: LabelingPolicy):
+def test_task_can_fix_the_policy(study: Study, policy: LabelingPolicy):
     study.task = small_task(pseudo_labels={"policy": "fixed"})
     assert study.refiner_of("r0001") == (PLAIN, None)
 
 
-def test_a_task_may_switch_adapted_sams_off(study: Study):
+def test_task_can_disable_adapted_sams(study: Study):
     activate(study, "first")
     study.task = small_task(pseudo_labels={"policy": "fixed"})
     assert study.sam() is PLAIN and study.active_model is None
 
 
-def test_state_of_another_place_is_refused(tmp_path: Path) -> None:
+def test_state_outside_of_the_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "study" / ".samstudent").symlink_to(tmp_path / "elsewhere")

@@ -17,7 +17,7 @@ from samstudent.rounds.trained import ImageContents, Trained, content_of, traine
 from samstudent.task import load_task
 
 
-def test_content_is_what_a_file_holds_whatever_its_name(tmp_path: Path) -> None:
+def test_digest_depends_on_content_not_on_the_name(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"pixels")
     (tmp_path / "b.png").write_bytes(b"other pixels")
     shutil.copy(tmp_path / "a.png", tmp_path / "c.png")
@@ -39,7 +39,7 @@ def test_content_is_what_a_file_holds_whatever_its_name(tmp_path: Path) -> None:
     assert content_of(tmp_path / "s") == content_of(tmp_path / "t") != content_of(tmp_path / "u")
 
 
-def test_each_image_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
 
     def spied(path: Path) -> str:
@@ -66,7 +66,7 @@ def a_round(ledger: Ledger, cases: dict[str, str | None], **inputs: Any) -> str:
     return id
 
 
-def test_what_a_round_trained_on(tmp_path: Path) -> None:
+def test_training_cases_of_a_round(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     first = a_round(ledger, {"a": "A", "b": "B", "broken": "X"}, inherited=Trained().as_json())
     ledger.update(first, unreadable={"broken": "no PNG"}, labels_used=["a", "b"])
@@ -79,7 +79,7 @@ def test_what_a_round_trained_on(tmp_path: Path) -> None:
     assert trained_of(ledger, second).case_of("renamed", "C") == "c"
 
 
-def test_rounds_of_earlier_versions_are_known_by_ids(tmp_path: Path) -> None:
+def test_rounds_of_earlier_versions_have_ids_only(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     first = a_round(ledger, {"a": None})
     ledger.update(first, model_digest="1" * 64)
@@ -88,7 +88,7 @@ def test_rounds_of_earlier_versions_are_known_by_ids(tmp_path: Path) -> None:
     assert trained_of(ledger, ledger.new_round(labels_used=["d"])).ids == {"d"}, "nothing else is kept of it"
 
 
-def test_scores_are_found_again_under_the_names_of_today() -> None:
+def test_scores_are_mapped_to_present_ids() -> None:
     scores = {"a": [1], "b": [2], "c": [3], "d": [4]}
     theirs = {"a": "A", "b": "B", "c": "C"}
     # a was renamed, b holds another image, c is gone; of d nothing is known.

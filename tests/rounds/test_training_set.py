@@ -53,7 +53,7 @@ def labelled(
     return case
 
 
-def test_only_current_labels_that_people_let_pass_train(store: Round) -> None:
+def test_only_current_and_not_withheld_pseudo_labels_train(store: Round) -> None:
     good, withheld = (labelled(store, id, disk=record(0.8), square=record(0.5)) for id in "45")
     nothing = labelled(store, "6", disk=record(0.9, "absent"), square=record(0.1, "rejected"))
     bare = store.cases.add(DrawnSource("7", labelled=False))
@@ -67,7 +67,7 @@ def test_only_current_labels_that_people_let_pass_train(store: Round) -> None:
     assert choose_pseudo_labels(cases, ("refined", other), store).weights == {}
 
 
-def test_probabilities_are_taught_with_weight_one(store: Round) -> None:
+def test_soft_targets_have_weight_one(store: Round) -> None:
     case = labelled(store, "4", disk=record(0.1, "rejected"), square=record(0.2, "rejected"))
     found = choose_pseudo_labels([case], ("refined", MADE), store)
     assert found.weights == {case: None} and found.targets == "probabilities"
@@ -76,7 +76,7 @@ def test_probabilities_are_taught_with_weight_one(store: Round) -> None:
     assert first.human and not second.human and second.soft is not None and (second.weights == 1).all()
 
 
-def test_absence_counts_as_far_as_labelled_cases_show_it(store: Round) -> None:
+def test_weight_of_absence_follows_from_labelled_cases(store: Round) -> None:
     humans = [store.cases.add(DrawnSource(id)) for id in "12"]
     case = labelled(store, "4", has_disk=False)
     refined = PseudoLabelled("refined", MADE, {case: np.array([0.8, 0.8], np.float32)})
@@ -92,5 +92,5 @@ def test_absence_counts_as_far_as_labelled_cases_show_it(store: Round) -> None:
         training[3]
 
 
-def test_without_labelled_cases_absence_is_even() -> None:
+def test_absence_prior_without_labelled_cases_is_one_half() -> None:
     assert absence_prior(np.zeros((0, 2), dtype=bool)) == pytest.approx([0.5, 0.5])

@@ -50,7 +50,7 @@ def learned(small: Any, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.training
-def test_it_learns_and_leaves_the_plain_sam_alone(small: Any, examples: list[Example]) -> None:
+def test_adaptation_improves_dice_and_does_not_change_the_plain_sam(small: Any, examples: list[Example]) -> None:
     before = {name: value.clone() for name, value in small.load().state_dict().items()}
     seen: list[tuple[int, int]] = []
     result = adapt(small, examples, BOX, 0, OPTIONS, lambda done, total: seen.append((done, total)))
@@ -74,14 +74,14 @@ def test_it_learns_and_leaves_the_plain_sam_alone(small: Any, examples: list[Exa
         assert np.mean(values) == pytest.approx(chosen["folds"][fold], abs=1e-3)
 
 
-def test_what_is_not_better_is_not_used(small: Any, examples: list[Example]) -> None:
+def test_adaptation_that_is_not_better_is_not_used(small: Any, examples: list[Example]) -> None:
     options = replace(OPTIONS, steps=2, learning_rate=1e-12)
     result = adapt(small, examples, BOX, 0, options)
     assert not result.used and not result.weights and not result.folds and result.steps == 0
     assert result.plain == result.adapted and "no checkpoint was better" in result.reason
 
 
-def test_it_is_used_only_where_the_gain_exceeds_its_error(
+def test_adaptation_is_used_only_if_the_gain_exceeds_its_error(
     small: Any, examples: list[Example], learned: type[Learned], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sure = adapt(small, examples, BOX, 0, OPTIONS)
@@ -93,7 +93,7 @@ def test_it_is_used_only_where_the_gain_exceeds_its_error(
     assert unsure.reason == "a gain of 0.0100 with a standard error of 0.0200 on 6 left-out cases"
 
 
-def test_gain_and_error_are_over_cases() -> None:
+def test_gain_and_error_are_computed_over_cases() -> None:
     examples = [blank([SHAPE], [SHAPE], id) for id in ("a", "a", "a", "b")]
     before = {(i, 0): 0.5 for i in range(4)}
     after = {(0, 0): 0.6, (1, 0): 0.7, (2, 0): 0.8, (3, 0): 0.6}
@@ -102,7 +102,7 @@ def test_gain_and_error_are_over_cases() -> None:
     assert module._mean(after, examples) == pytest.approx(0.65)
 
 
-def test_too_little_to_learn_from_is_no_error(small: Any, examples: list[Example]) -> None:
+def test_too_few_samples_are_not_an_error(small: Any, examples: list[Example]) -> None:
     two = adapt(small, examples[:2], BOX, 0, OPTIONS)
     assert not two.used and two.reason.startswith("2 labelled cases in 2 folds") and math.isnan(two.plain)
     assert two.record()["plain"] is None and "weights" not in two.record()
@@ -113,7 +113,7 @@ def test_too_little_to_learn_from_is_no_error(small: Any, examples: list[Example
     assert "in 0 cases" in adapt(small, blind, BOX, 0, OPTIONS).reason
 
 
-def test_mistakes_of_the_caller_are_named(small: Any, examples: list[Example]) -> None:
+def test_invalid_arguments_are_named(small: Any, examples: list[Example]) -> None:
     odd = replace(examples[1], coarse=examples[1].coarse[:, :32])
     with pytest.raises(UserError, match="case1: masks of shapes"):
         adapt(small, [examples[0], odd], BOX, 0, OPTIONS)
@@ -121,7 +121,7 @@ def test_mistakes_of_the_caller_are_named(small: Any, examples: list[Example]) -
         adapt(small, [examples[0], replace(examples[0], fold=1)], BOX, 0, OPTIONS)
 
 
-def test_cases_left_out_are_compared_in_turn() -> None:
+def test_comparison_samples_are_spread_over_cases() -> None:
     examples = [blank([SHAPE] * 40, [SHAPE] * 39 + [NOTHING], f"case{i}") for i in range(5)]
     compared = module._compared(examples, np.random.default_rng(0))
     assert len(set(compared)) == len(compared) == 120

@@ -25,7 +25,7 @@ def test_the_same_seed_gives_the_same_weights(small: Any, examples: list[Example
     assert same and not different
 
 
-def test_the_loss_counts_neither_padding_nor_masks_that_were_not_meant() -> None:
+def test_loss_excludes_padding_and_negative_samples() -> None:
     embedding = Embedding(np.zeros((1, 256, 16, 16), np.float32), (64, 32), (64, 32), 64)
     mask = rectangle(10, 5, 29, 24)[:, :32]
     target = torch.from_numpy(low_res_fraction(mask, embedding))[None]
@@ -52,11 +52,11 @@ def test_boxes_are_jittered_within_the_image(small: Any, examples: list[Example]
     np.testing.assert_allclose(moved.std(axis=0)[:3], [2, 4, 2], rtol=0.2)
 
 
-def test_short_trainings_adapt_shortly() -> None:
+def test_adaptation_is_short_for_short_trainings() -> None:
     assert [AdaptationOptions.for_training(n).steps for n in (600, 2000, 300, 1)] == [100, 100, 50, 1]
 
 
-def test_the_rate_rises_and_falls() -> None:
+def test_learning_rate_rises_and_falls() -> None:
     rates = [rate_factor(step, 50) for step in range(50)]
     assert rates[0] == pytest.approx(0.2) and max(rates) == 1 and rates[-1] < 0.01
     assert rate_factor(0, 1) == 1

@@ -9,7 +9,7 @@ from samstudent.sam.adapt_samples import batches, prompt_samples
 from support.adapt_examples import BOX, NOTHING, SHAPE, blank
 
 
-def test_samples_come_from_the_coarse_mask_where_it_points_at_the_structure() -> None:
+def test_samples_are_positive_if_the_coarse_mask_overlaps_the_structure() -> None:
     moved, elsewhere = np.roll(SHAPE, 3, axis=1), np.roll(SHAPE, 25, axis=0)
     example = blank([SHAPE, SHAPE, SHAPE, NOTHING, NOTHING], [moved, elsewhere, NOTHING, SHAPE, NOTHING])
     asked = [(q.structure, q.source.box, q.is_positive) for q in prompt_samples(4, example, BOX, "vit_b")]
@@ -23,7 +23,7 @@ def test_samples_come_from_the_coarse_mask_where_it_points_at_the_structure() ->
     ]
 
 
-def test_batches_ask_about_all_structures_and_cases_in_turn() -> None:
+def test_batches_are_balanced_over_structures_and_cases() -> None:
     # Structure 0 in six cases, structure 1 in one; a volume of three slices; one mistake.
     examples = [blank([SHAPE, NOTHING], [SHAPE, NOTHING], f"case{i}") for i in range(5)]
     examples += [blank([SHAPE, NOTHING], [SHAPE, NOTHING], "volume") for _ in range(3)]

@@ -52,7 +52,7 @@ def test_a_backend_with_other_weights_shares_the_encoder(tiny: Any) -> None:
     np.testing.assert_array_equal(tiny.decode(embedding, BOX).low_res, plain.low_res)
 
 
-def test_a_given_digest_is_taken_and_equal_weights_have_equal_digests(tiny: Any) -> None:
+def test_explicit_digest_is_used_and_equal_weights_have_equal_digests(tiny: Any) -> None:
     weights = decoder_weights(tiny)
     assert with_weights(tiny, weights, "e" * 64).digest == "e" * 64
     assert digest_of(tiny, dict(reversed(weights.items()))) == digest_of(tiny, weights)
@@ -72,7 +72,7 @@ def test_weights_of_another_sam_are_refused(tiny: Any) -> None:
             with_weights(tiny, weights)
 
 
-def test_the_file_gives_the_same_backend_and_its_record(tiny: Any, tmp_path: Path) -> None:
+def test_saved_file_restores_backend_and_record(tiny: Any, tmp_path: Path) -> None:
     path, weights = tmp_path / "s" / "adapted.safetensors", decoder_weights(tiny)
     digest = save_adapted(path, adaptation(weights, adapted=math.nan), tiny)
     loaded, direct = load_adapted(path, tiny), with_weights(tiny, weights)
@@ -90,7 +90,7 @@ def test_the_file_gives_the_same_backend_and_its_record(tiny: Any, tmp_path: Pat
     assert [file.name for file in path.parent.iterdir()] == ["adapted.safetensors"]
 
 
-def test_another_base_and_damage_name_the_file(tiny: Any, tmp_path: Path) -> None:
+def test_other_base_model_or_damage_names_the_file(tiny: Any, tmp_path: Path) -> None:
     path = tmp_path / "adapted.safetensors"
     save_adapted(path, adaptation(decoder_weights(tiny)), tiny)
     other = copy.copy(tiny)
@@ -119,7 +119,7 @@ def test_another_file_of_tensors_is_refused(tiny: Any, tmp_path: Path) -> None:
         load_adapted(tmp_path / "x.safetensors", tiny)
 
 
-def test_what_is_not_used_is_not_saved(tiny: Any, tmp_path: Path) -> None:
+def test_unused_adaptation_is_not_saved(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="plain SAM is used: no gain"):
         save_adapted(tmp_path / "x.safetensors", adaptation({}, used=False, reason="no gain"), tiny)
     assert not list(tmp_path.iterdir())

@@ -64,14 +64,14 @@ def test_get_and_pooled_never_compute(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attribute", ["name", "embedding_digest", "preprocessing"])
-def test_another_backend_has_other_entries(tmp_path: Path, attribute: str) -> None:
+def test_entries_depend_on_the_backend(tmp_path: Path, attribute: str) -> None:
     one, other, cache = Counter(), Counter(), EmbeddingCache(tmp_path)
     setattr(other, attribute, "1" * 64)
     cache.embed(one, image())
     assert cache.get(other, image()) is None
 
 
-def test_another_decoder_shares_the_entries(tmp_path: Path) -> None:
+def test_entries_do_not_depend_on_the_decoder(tmp_path: Path) -> None:
     one, other, cache = Counter(), Counter(), EmbeddingCache(tmp_path)
     other.digest = "1" * 64
     cache.embed(one, image())
@@ -86,7 +86,7 @@ def test_entries_of_earlier_versions_stay_valid(tmp_path: Path) -> None:
     assert [file.stem for file in tmp_path.iterdir()] == [hashlib.sha256(key + content.tobytes()).hexdigest()]
 
 
-def test_another_image_or_shape_has_other_entries(tmp_path: Path) -> None:
+def test_entries_depend_on_image_and_shape(tmp_path: Path) -> None:
     backend, cache = Counter(), EmbeddingCache(tmp_path)
     cache.embed(backend, image())
     assert cache.get(backend, image(2)) is None
@@ -115,7 +115,7 @@ def flip(path: Path) -> None:
     ],
     ids=["truncated", "one bit", "empty", "garbage", "no tensors"],
 )
-def test_a_broken_entry_is_made_again(tmp_path: Path, harm: Any) -> None:
+def test_broken_entry_is_recomputed(tmp_path: Path, harm: Any) -> None:
     backend, cache = Counter(), EmbeddingCache(tmp_path)
     good = cache.embed(backend, image())
     (path,) = tmp_path.glob("*.safetensors")
@@ -126,7 +126,7 @@ def test_a_broken_entry_is_made_again(tmp_path: Path, harm: Any) -> None:
     assert backend.calls == 2 and cache.get(backend, image()) is not None
 
 
-def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+def test_least_recently_used_entry_is_evicted_first(tmp_path: Path) -> None:
     backend, cache = Counter(), EmbeddingCache(tmp_path, max_bytes=3 * ENTRY + ENTRY // 2)
     for value in (1, 2, 3):
         cache.embed(backend, image(value))
@@ -139,7 +139,7 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     assert sum(f.stat().st_size for f in tmp_path.iterdir()) <= cache.max_bytes
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     old, fresh = tmp_path / ".tmp-old-x.safetensors", tmp_path / ".tmp-new-x.safetensors"
     for file in (old, fresh):
         file.write_bytes(b"half")
@@ -148,7 +148,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     assert fresh.exists() and not old.exists()
 
 
-def test_threads_that_ask_for_one_image_compute_it_once(tmp_path: Path) -> None:
+def test_concurrent_requests_for_one_image_compute_it_once(tmp_path: Path) -> None:
     backend, cache = Counter(), EmbeddingCache(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: cache.embed(backend, image()).features, range(16)))
@@ -156,7 +156,7 @@ def test_threads_that_ask_for_one_image_compute_it_once(tmp_path: Path) -> None:
     assert all(np.array_equal(results[0], other) for other in results)
 
 
-def test_a_cache_that_cannot_be_written_still_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unwritable_cache_returns_computed_embeddings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "file"
     file.write_text("no folder")
     assert EmbeddingCache(file / "cache").embed(Counter(), image()).side == 128
@@ -192,7 +192,7 @@ print("done")
 """
 
 
-def test_several_processes_share_a_folder_while_entries_break_and_vanish(tmp_path: Path) -> None:
+def test_processes_share_a_folder_with_broken_and_removed_entries(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     arguments = [sys.executable, "-c", WORKER, str(folder), str(Path(__file__).parent)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -210,7 +210,7 @@ def test_several_processes_share_a_folder_while_entries_break_and_vanish(tmp_pat
     assert sum(f.stat().st_size for f in folder.iterdir()) <= 4 * ENTRY
 
 
-def test_a_cached_embedding_draws_the_same_mask(tmp_path: Path, lite: Any) -> None:
+def test_cached_embedding_gives_the_same_mask(tmp_path: Path, lite: Any) -> None:
     from samstudent.sam.prompts import Prompt
 
     y, x = np.mgrid[:120, :160]

@@ -10,7 +10,7 @@ from samstudent.sam.checkpoints import checked_digest, load_weights
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."])
-def test_a_file_that_is_no_checkpoint_is_refused_and_runs_no_code(tmp_path: Path, content: bytes) -> None:
+def test_invalid_checkpoint_is_refused_and_runs_no_code(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "bad.pth"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.pth: not a PyTorch checkpoint"):
@@ -30,7 +30,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
             load_weights(model, file, "vit_b")
 
 
-def test_a_training_checkpoint_is_read_too(tmp_path: Path) -> None:
+def test_training_checkpoint_is_loaded(tmp_path: Path) -> None:
     file, source, target = tmp_path / "w.pth", torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     torch.save({"model": source.state_dict(), "epoch": 3}, file)
     load_weights(target, file, "vit_b")

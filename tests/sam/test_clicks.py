@@ -61,27 +61,27 @@ def in_box(prompt: Prompt) -> np.ndarray:
     return mask
 
 
-def test_the_models_that_know_only_boxes_are_those_of_the_recipe() -> None:
+def test_box_only_models_are_those_of_the_recipe() -> None:
     names = ("lite_medsam", "vit_b", "vit_l", "vit_h", "medsam")
     assert {n for n in names if Recipe().stages_for(n) == BOX_STAGES} == set(BOX_ONLY)
 
 
 @pytest.mark.parametrize(("x", "y", "radius"), [(128, 128, 30), (60, 180, 20), (190, 70, 45)])
-def test_one_click_draws_a_disc(lite: Any, x: int, y: int, radius: int) -> None:
+def test_click_segments_a_disc(lite: Any, x: int, y: int, radius: int) -> None:
     truth = disc(x, y, radius)
     drawing = mask_of_clicks(lite, lite.embed(film(truth)), Prompt(positive=((x + radius / 4, y - radius / 4),)))
     assert dice(drawing.mask, truth) > 0.85
     assert drawing.prompt.box is not None and not drawing.prompt.positive
 
 
-def test_a_box_draws_a_disc(lite: Any) -> None:
+def test_box_segments_a_disc(lite: Any) -> None:
     truth = disc(100, 120, 25)
     drawing = mask_of_clicks(lite, lite.embed(film(truth)), Prompt(box=(75, 95, 125, 145)))
     assert dice(drawing.mask, truth) > 0.9
     assert drawing.as_json()["prompts"] == [{"box": [75, 95, 125, 145]}]
 
 
-def test_a_background_click_cuts_the_neighbour_off(lite: Any) -> None:
+def test_background_click_removes_the_neighbour(lite: Any) -> None:
     wanted, neighbour = disc(100, 128, 26), disc(148, 128, 26)
     embedding = lite.embed(film(wanted | neighbour))
     drawing = mask_of_clicks(lite, embedding, Prompt(positive=((95.0, 128.0),), negative=((155.0, 128.0),)))
@@ -89,7 +89,7 @@ def test_a_background_click_cuts_the_neighbour_off(lite: Any) -> None:
     assert dice(drawing.mask, wanted) > 0.75
 
 
-def test_models_trained_with_points_get_them() -> None:
+def test_models_trained_with_points_get_points() -> None:
     truth = disc(50, 60, 20)
     backend = Answering(lambda _: (truth, 0.7), name="vit_b")
     prompt = Prompt(box=(30, 40, 70, 80), positive=((50.0, 60.0),), negative=((9.0, 9.0),))
@@ -99,7 +99,7 @@ def test_models_trained_with_points_get_them() -> None:
     assert drawing.as_json() == {"present": True, "prompts": [prompt.as_json()], "predicted_iou": 0.7}
 
 
-def test_of_boxes_that_hold_the_click_the_highest_predicted_iou_wins() -> None:
+def test_box_with_the_highest_predicted_iou_is_chosen() -> None:
     def answer(prompt: Prompt) -> tuple[np.ndarray, float]:
         side = prompt.box[2] - prompt.box[0]
         # The largest promises most, but its mask misses the click.
@@ -112,7 +112,7 @@ def test_of_boxes_that_hold_the_click_the_highest_predicted_iou_wins() -> None:
     assert drawing.mask[128, 128]
 
 
-def test_a_background_click_prefers_the_box_that_leaves_it_out() -> None:
+def test_box_without_the_background_click_is_preferred() -> None:
     backend = Answering(lambda p: (in_box(p), (p.box[2] - p.box[0]) / SIDE))  # the larger the better
     embedding = backend.embed(film(disc(0, 0, 1)))
     alone = mask_of_clicks(backend, embedding, Prompt(positive=((128.0, 128.0),)))
@@ -125,7 +125,7 @@ def test_a_background_click_prefers_the_box_that_leaves_it_out() -> None:
 @given(
     st.lists(st.tuples(st.floats(0, 299), st.floats(0, 199)), min_size=1, max_size=5),
 )
-def test_boxes_hold_all_points_and_lie_in_the_image(points: list[tuple[float, float]]) -> None:
+def test_boxes_contain_all_points_and_are_in_the_image(points: list[tuple[float, float]]) -> None:
     boxes = boxes_around(points, (200, 300))
     assert boxes and len(set(boxes)) == len(boxes)
     for x0, y0, x1, y1 in boxes:
@@ -139,7 +139,7 @@ def test_respect_keeps_the_clicked_component_only() -> None:
     assert (cut_by_points(mask, [(50.0, 50.0), (150.0, 150.0)], []) == mask).all()
 
 
-def test_respect_keeps_all_when_no_click_is_on_the_mask() -> None:
+def test_respect_keeps_all_components_if_no_click_is_on_the_mask() -> None:
     mask = disc(50, 50, 10)
     assert (cut_by_points(mask, [(200.0, 200.0)], [(5.0, 5.0)]) == mask).all()
 
@@ -154,6 +154,6 @@ def test_respect_never_keeps_a_background_click() -> None:
     assert kept[100, 90] and not kept[100, 110] and not kept[130, 100]
 
 
-def test_clicks_on_the_border_belong_to_its_pixels() -> None:
+def test_clicks_on_the_border_are_valid() -> None:
     mask = np.ones((SIDE, SIDE), dtype=bool)
     assert cut_by_points(mask, [(-0.4, -0.5)], [(SIDE - 0.6, SIDE - 0.6)])[0, 0]

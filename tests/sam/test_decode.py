@@ -62,7 +62,7 @@ def plans(sam: Any, count: int, recipe: Recipe | None = None) -> list[DecodePlan
     return [DecodePlan(recipe or Recipe(), sam)] * count
 
 
-def test_structures_that_are_absent_or_without_a_plan_are_not_decoded() -> None:
+def test_absent_or_unplanned_structures_are_not_decoded() -> None:
     sam = Filler()
     decoded = decode_structures(blocks(), embedding(), plans(sam, 3))
     assert decoded[2] is None and [len(call) for call in sam.calls] == [2]
@@ -74,7 +74,7 @@ def test_structures_that_are_absent_or_without_a_plan_are_not_decoded() -> None:
     assert decode_structures(np.zeros_like(blocks()), embedding(), plans(sam, 3)) == [None] * 3
 
 
-def test_structures_of_equal_decoder_and_stages_are_decoded_together() -> None:
+def test_structures_with_equal_decoder_and_stages_are_one_batch() -> None:
     masks = np.concatenate([blocks()[:2], np.roll(blocks()[1:2], -50, axis=1)])
     plain, adapted = Filler(iou=0.1), Filler(iou=0.2)
     mixed = [
@@ -98,7 +98,7 @@ def test_stability_is_the_overlap_of_a_narrow_and_a_wide_mask() -> None:
     assert stability(np.full((4, 4), -9, np.float32)) == 0
 
 
-def test_dice_of_nothing_is_0() -> None:
+def test_dice_of_empty_masks_is_0() -> None:
     empty, full = np.zeros((2, 2), bool), np.ones((2, 2), bool)
     assert (
         dice(empty, empty) == 0 and dice(full, full) == 1 and dice(full, np.eye(2, dtype=bool)) == pytest.approx(2 / 3)

@@ -5,7 +5,7 @@ import numpy as np
 from samstudent.sam.embedding import Embedding, mask_input
 
 
-def test_mask_input_lies_where_the_mask_does() -> None:
+def test_mask_input_is_aligned_with_the_mask() -> None:
     mask = np.zeros((120, 60), np.bool_)
     mask[30:90, 15:45] = True
     embedding = Embedding(np.zeros((1, 256, 64, 64), np.float32), mask.shape, (1024, 512), 1024)
@@ -15,7 +15,7 @@ def test_mask_input_lies_where_the_mask_does() -> None:
     assert (logits > 0).sum() == 128 * 64 and logits.max() < 7 and logits.min() > -7
 
 
-def test_pooled_leaves_out_the_padding() -> None:
+def test_pooled_vector_excludes_the_padding() -> None:
     features = np.zeros((1, 256, 64, 64), np.float32)
     features[:, :, :32, :] = 2
     features[:, :, 32:, :] = 99

@@ -31,7 +31,7 @@ def sigmoid(x: float) -> float:
 
 
 @given(p=PROBABILITIES, threshold=st.floats(0.001, 1), component=st.sampled_from(["probable", "largest", "all"]))
-def test_a_students_logits_say_what_its_coarse_mask_says(p: Any, threshold: float, component: Any) -> None:
+def test_student_logits_match_the_coarse_mask(p: Any, threshold: float, component: Any) -> None:
     recipe = Recipe(threshold=threshold, component=component, min_size=2)
     coarse = coarse_mask(p[0], recipe)
     np.testing.assert_array_equal(student_logits(p[0], coarse, recipe) >= 0, coarse)
@@ -39,7 +39,7 @@ def test_a_students_logits_say_what_its_coarse_mask_says(p: Any, threshold: floa
         np.testing.assert_array_equal(combine(p[0], None, coarse, Recipe(source="student")) >= 0.5, coarse)
 
 
-def test_each_source_by_hand() -> None:
+def test_values_of_each_source() -> None:
     p, coarse = square(0.9), square(1) > 0.5
     sam = np.full((20, 20), -3, np.float32)
     sam[0:10, 0:10] = 1  # half of the square's top left, and beyond it
@@ -55,19 +55,19 @@ def test_each_source_by_hand() -> None:
     assert at(12, 12, source="plain_sam") == pytest.approx(sigmoid(-3))
 
 
-def test_a_threshold_moves_the_students_zero() -> None:
+def test_threshold_shifts_the_student_logits() -> None:
     p, recipe = square(0.4), Recipe(threshold=0.4, source="student")
     soft = combine(p, None, p > 0.3, recipe)
     assert soft[10, 10] == 0.5 and soft[0, 0] == pytest.approx(sigmoid(np.log(0.1 / 0.9) - np.log(0.4 / 0.6)))
 
 
-def test_no_student_is_surer_than_999_in_1000() -> None:
+def test_student_probabilities_are_clipped_at_0_999() -> None:
     p, sam = square(1, low=0), np.full((20, 20), 0.5, np.float32)
     soft = combine(p, sam, p > 0.5, Recipe(source="student"))
     assert soft.max() == pytest.approx(0.999) and soft.min() == pytest.approx(0.001)
 
 
-def test_fusion_does_not_bring_a_dropped_component_back() -> None:
+def test_fusion_does_not_restore_a_removed_component() -> None:
     p = square(0.9, low=0.01)
     p[0:3, 0:3] = 0.99
     recipe = Recipe(component="largest", source="fused")
@@ -79,14 +79,14 @@ def test_fusion_does_not_bring_a_dropped_component_back() -> None:
 
 
 @pytest.mark.parametrize("source", ["sam", "plain_sam", "fused"])
-def test_where_sam_draws_nothing_the_student_stays(source: Any) -> None:
+def test_empty_sam_mask_is_replaced_by_the_students(source: Any) -> None:
     p, recipe = square(0.9), Recipe(source=source)
     nothing = np.full((20, 20), -0.1, np.float32)
     np.testing.assert_allclose(combine(p, nothing, p > 0.5, recipe), p, rtol=1e-5)
 
 
 @given(p=PROBABILITIES, logits=LOGITS, overlap=st.booleans(), sources=st.tuples(SOURCES, SOURCES, SOURCES))
-def test_a_fusion_keeps_its_promises(p: Any, logits: Any, overlap: bool, sources: Any) -> None:
+def test_fused_masks_and_soft_masks_are_consistent(p: Any, logits: Any, overlap: bool, sources: Any) -> None:
     recipes = [Recipe(source=source, threshold=0.7) for source in sources]
     coarse = coarse_masks(p, recipes)
     soft, masks, refined = fuse(p, list(logits), coarse, recipes, overlap)
@@ -105,7 +105,7 @@ def test_a_fusion_keeps_its_promises(p: Any, logits: Any, overlap: bool, sources
         assert masks.sum(axis=0).max() <= 1
 
 
-def test_pixels_go_to_the_surer_even_beyond_what_float32_can_tell() -> None:
+def test_pixels_belong_to_the_higher_logit_beyond_float32_resolution() -> None:
     p = np.full((2, 4, 4), 0.9, np.float32)
     logits = [np.full((4, 4), 19, np.float32), np.full((4, 4), 18, np.float32)]
     logits[1][0] = 20
@@ -114,7 +114,7 @@ def test_pixels_go_to_the_surer_even_beyond_what_float32_can_tell() -> None:
     np.testing.assert_array_equal(soft[1] >= 0.5, masks[1])
 
 
-def test_losers_share_what_the_winner_leaves() -> None:
+def test_remaining_probability_is_divided_among_other_structures() -> None:
     p = np.stack([np.full((4, 4), v, np.float32) for v in (0.8, 0.7, 0.6)])
     p[:, 1:] = 0.1
     p[1, 1], p[2, 2] = 0.9, 0.9  # each has a row of its own
@@ -123,7 +123,7 @@ def test_losers_share_what_the_winner_leaves() -> None:
     assert refined == [False] * 3
 
 
-def test_a_structure_that_loses_all_its_pixels_shows_what_others_left_of_its_coarse_mask() -> None:
+def test_structure_that_loses_all_pixels_has_the_rest_of_its_coarse_mask() -> None:
     p = np.zeros((2, 6, 6), np.float32)
     p[0, :3], p[1, 2:] = 0.9, 0.9
     sam = np.full((2, 6, 6), -5, np.float32)
@@ -135,7 +135,7 @@ def test_a_structure_that_loses_all_its_pixels_shows_what_others_left_of_its_coa
 
 
 @given(LOGITS)
-def test_nothing_overlaps_after_resolution_and_nothing_vanishes(logits: Any) -> None:
+def test_resolved_masks_are_disjoint_and_complete(logits: Any) -> None:
     masks = logits > 0
     resolved = masks.copy()
     resolve_overlap(resolved, list(logits))
@@ -144,7 +144,7 @@ def test_nothing_overlaps_after_resolution_and_nothing_vanishes(logits: Any) -> 
     assert (logits[resolved] == np.broadcast_to(top, logits.shape)[resolved]).all()
 
 
-def test_a_pixel_goes_to_the_highest_and_of_equal_ones_to_the_first() -> None:
+def test_pixel_belongs_to_the_first_of_the_highest_values() -> None:
     soft = np.array([[[0.6, 0.9, 0.4]], [[0.7, 0.9, 0.3]]], np.float32)
     masks = soft >= 0.5
     resolve_overlap(masks, list(soft))

@@ -31,7 +31,7 @@ def picture(truth: Any, seed: int = 0) -> Any:
 
 @pytest.mark.parametrize("shape", [(256, 256), (384, 224), (150, 420)])
 @pytest.mark.parametrize("jitter", [-4, 0, 4])
-def test_lite_medsam_finds_a_drawn_ellipse(lite: Any, shape: tuple[int, int], jitter: int) -> None:
+def test_lite_medsam_segments_a_synthetic_ellipse(lite: Any, shape: tuple[int, int], jitter: int) -> None:
     truth = ellipse(shape, (shape[0] // 2 + 5, shape[1] // 2 - 8), (shape[0] // 4, shape[1] // 4))
     x0, y0, x1, y1 = box_of(truth)
     answer = lite.decode(lite.embed(picture(truth)), Prompt(box=(x0 + jitter, y0 + jitter, x1 + jitter, y1 - jitter)))
@@ -41,7 +41,7 @@ def test_lite_medsam_finds_a_drawn_ellipse(lite: Any, shape: tuple[int, int], ji
     assert 0.7 < answer.predicted_iou < 1.1
 
 
-def test_lite_medsam_prepares_as_it_was_trained(lite: Any) -> None:
+def test_lite_medsam_preprocesses_as_in_its_training(lite: Any) -> None:
     image = np.full((100, 200, 3), 50, np.uint8)
     image[:, 100:] = 250
     prepared, size = lite._prepare(image)
@@ -50,7 +50,7 @@ def test_lite_medsam_prepares_as_it_was_trained(lite: Any) -> None:
     assert (prepared[0, :, 128:] == 0).all()
 
 
-def test_extreme_images_embed(lite: Any) -> None:
+def test_extreme_images_can_be_embedded(lite: Any) -> None:
     for shape in ((1, 1, 3), (1, 700, 3)):
         embedding = lite.embed(np.full(shape, 7, np.uint8))
         assert np.isfinite(embedding.features).all() and np.isfinite(embedding.pooled()).all()
@@ -60,12 +60,12 @@ def test_extreme_images_embed(lite: Any) -> None:
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
 )
-def test_what_is_no_rgb_image_is_refused(lite: Any, image: Any) -> None:
+def test_images_that_are_not_rgb_are_refused(lite: Any, image: Any) -> None:
     with pytest.raises(UserError, match="uint8 image"):
         lite.embed(image)
 
 
-def test_a_prompt_must_ask_something(tiny: Any) -> None:
+def test_empty_prompt_is_refused(tiny: Any) -> None:
     embedding = tiny.embed(np.zeros((32, 32, 3), np.uint8))
     with pytest.raises(UserError, match="box or a point"):
         tiny.decode(embedding, Prompt(mask_input=np.zeros((64, 64), np.float32)))
@@ -138,7 +138,7 @@ def test_coordinates_follow_resize_longest_side(tiny: Any) -> None:
     np.testing.assert_allclose(tiny._scale(points, embedding).numpy(), expected, rtol=1e-6)
 
 
-def test_medsam_squeezes_the_image_into_the_square(tiny_sam: Any) -> None:
+def test_medsam_resizes_the_image_to_a_square(tiny_sam: Any) -> None:
     backend = segment_anything.MedSam("medsam", "0" * 64, lambda: tiny_sam, "cpu")
     image = picture(ellipse((100, 200), (50, 100), (20, 40)))
     prepared, size = backend._prepare(image)

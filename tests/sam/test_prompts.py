@@ -40,19 +40,19 @@ def two_blobs() -> np.ndarray[Any, np.dtype[np.float32]]:
     ("component", "pixels", "probe"),
     [("probable", 100, (10, 45)), ("largest", 400, (10, 10)), ("all", 500, (10, 45))],
 )
-def test_component_rule(component: Any, pixels: int, probe: tuple[int, int]) -> None:
+def test_component_is_selected_by_the_rule(component: Any, pixels: int, probe: tuple[int, int]) -> None:
     mask = coarse_mask(two_blobs(), Recipe(component=component))
     assert mask.dtype == np.bool_ and mask.sum() == pixels and mask[probe]
 
 
-def test_small_sure_noise_does_not_win() -> None:
+def test_small_component_of_high_probability_is_not_selected() -> None:
     p = two_blobs()
     p[35, 10:13] = 1.0  # three pixels, below min_size 4
     assert coarse_mask(p, Recipe())[35].sum() == 0
     assert coarse_mask(p, Recipe(min_size=3))[35].sum() == 3
 
 
-def test_nothing_above_threshold_is_absent_not_everything() -> None:
+def test_mask_below_threshold_is_empty() -> None:
     for p in (blank(), np.full((40, 60), 0.49, np.float32), np.full((40, 60), np.nan, np.float32)):
         assert not coarse_mask(p, Recipe()).any()
 
@@ -72,7 +72,7 @@ def test_corners_connect_in_2d_and_3d() -> None:
     assert coarse_mask(volume, Recipe()).sum() == 12
 
 
-def test_coarse_masks_are_each_their_own() -> None:
+def test_coarse_masks_of_structures_are_independent() -> None:
     stack = np.stack([two_blobs(), blank(), two_blobs().T.copy().reshape(40, 60)])
     result = coarse_masks(stack, Recipe())
     for mask, p in zip(result, stack, strict=True):
@@ -129,12 +129,12 @@ def test_inner_point_of_a_ring_lies_on_the_ring_though_its_centroid_does_not() -
     assert not ring[30, 30]
 
 
-def test_inner_point_keeps_off_the_edge_of_the_image() -> None:
+def test_inner_point_is_not_at_the_edge_of_the_image() -> None:
     mask = np.ones((21, 41), dtype=np.bool_)
     assert inner_point(mask) == (20, 10)
 
 
-def test_empty_mask_has_neither_box_nor_point() -> None:
+def test_empty_mask_has_no_box_and_no_point() -> None:
     for function in (box_of, inner_point):
         with pytest.raises(UserError, match="empty mask"):
             function(np.zeros((4, 4), np.bool_))
@@ -154,7 +154,7 @@ def test_negative_points_avoid_the_structure_itself() -> None:
     assert len(of_c) == 2
 
 
-def test_parts_of_one_structure_are_no_negatives_of_each_other() -> None:
+def test_parts_of_one_structure_are_not_negatives_of_each_other() -> None:
     stack = [np.zeros((20, 20), np.bool_) for _ in range(3)]
     for mask, left in zip(stack, (0, 8, 16), strict=True):
         mask[5:9, left : left + 4] = True
@@ -162,7 +162,7 @@ def test_parts_of_one_structure_are_no_negatives_of_each_other() -> None:
     assert negative_points(stack, inner, [7, 7, 9]) == [(inner[2],), (inner[2],), (inner[0], inner[1])]
 
 
-def test_prompt_as_json_leaves_out_what_is_unused() -> None:
+def test_prompt_as_json_omits_unused_parts() -> None:
     assert Prompt(box=(1, 2, 3.14159, 4)).as_json() == {"box": [1, 2, 3.14, 4]}
     assert Prompt(positive=((1, 2),), negative=((3, 4), (5, 6))).as_json() == {
         "positive": [[1, 2]],
@@ -171,7 +171,7 @@ def test_prompt_as_json_leaves_out_what_is_unused() -> None:
 
 
 @given(masks, st.floats(0, 1))
-def test_a_box_contains_its_mask_and_lies_in_the_image(mask: Any, margin: float) -> None:
+def test_box_contains_its_mask_and_is_in_the_image(mask: Any, margin: float) -> None:
     x0, y0, x1, y1 = box_of(mask, margin)
     rows, columns = np.nonzero(mask)
     assert 0 <= x0 <= columns.min() and columns.max() <= x1 <= mask.shape[1] - 1
@@ -179,13 +179,13 @@ def test_a_box_contains_its_mask_and_lies_in_the_image(mask: Any, margin: float)
 
 
 @given(masks)
-def test_an_inner_point_lies_inside(mask: Any) -> None:
+def test_inner_point_is_in_the_mask(mask: Any) -> None:
     x, y = inner_point(mask)
     assert mask[int(y), int(x)] and x == int(x) and y == int(y)
 
 
 @given(arrays(np.bool_, (3, 12, 12)).filter(lambda m: bool(m.any(axis=(1, 2)).all())))
-def test_negative_points_lie_on_another_and_never_on_their_own(stack: Any) -> None:
+def test_negative_points_are_on_other_structures_only(stack: Any) -> None:
     result = negative_points(list(stack), [inner_point(m) for m in stack])
     for i, points in enumerate(result):
         for x, y in points:
@@ -213,7 +213,7 @@ def test_clean_up_only_removes_and_is_deterministic(p: Any, component: Any, morp
             assert not (shaped & ~mask).any()
 
 
-def test_a_likely_structure_among_many_is_not_lost() -> None:
+def test_one_vs_rival_keeps_the_likeliest_structure() -> None:
     # Pixels: of ten structures one has 0.4 and background 0.3; nobody has much; background is likeliest; all is known.
     p = np.full((10, 4), 0.03, dtype=np.float32)
     p[3, 0], p[3, 2], p[:, 3] = 0.4, 0.3, 0
@@ -229,7 +229,7 @@ def test_a_likely_structure_among_many_is_not_lost() -> None:
     assert [(int(s), int(x)) for s, _, x in np.argwhere(mask)] == [(3, 0), (7, 3)]
 
 
-def test_of_one_structure_and_of_overlapping_ones_nothing_changes() -> None:
+def test_one_vs_rival_changes_neither_single_nor_overlapping_structures() -> None:
     p = np.random.default_rng(0).random((1, 5, 5)).astype(np.float32)
     np.testing.assert_allclose(one_vs_rival(p, overlap=False), p, atol=1e-6)
     many = np.random.default_rng(0).random((3, 5, 5))

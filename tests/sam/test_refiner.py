@@ -85,7 +85,7 @@ IMAGE = np.zeros((40, 40, 3), np.uint8)
 BOX = {"recipe": {"stages": [{"prompts": ["box"]}]}}
 
 
-def test_what_sam_draws_becomes_the_mask() -> None:
+def test_result_is_the_mask_of_sam() -> None:
     result = refine(blocks(), IMAGE, Painter(fill_box), task(overlap=True, **BOX))
     np.testing.assert_array_equal(result.masks, blocks() > 0.5)
     np.testing.assert_array_equal(result.coarse, blocks() > 0.5)
@@ -106,7 +106,7 @@ def test_what_sam_draws_becomes_the_mask() -> None:
     assert json.loads(json.dumps(result.as_json()))[0]["name"] == "a"
 
 
-def test_the_papers_stages() -> None:
+def test_stages_of_the_paper_are_run_in_order() -> None:
     painter = Painter(fill_box)
     result = refine(blocks(), IMAGE, painter, task(overlap=True))
     first, second = painter.asked[:2], painter.asked[2:]
@@ -121,7 +121,7 @@ def test_the_papers_stages() -> None:
     np.testing.assert_array_equal(result.masks[0].sum(), 81)
 
 
-def test_a_mask_stage_gives_the_coarse_mask() -> None:
+def test_mask_stage_uses_the_coarse_mask_as_input() -> None:
     painter = Painter(fill_box)
     result = refine(blocks(), IMAGE, painter, task(recipe={"stages": [{"prompts": ["box", "mask"]}]}))
     given = painter.asked[0].mask_input
@@ -130,7 +130,7 @@ def test_a_mask_stage_gives_the_coarse_mask() -> None:
     assert result.structures[0].prompts[0]["mask_input"] == "mask"
 
 
-def test_no_structure_no_prompt_no_mask() -> None:
+def test_absent_structure_has_no_prompt_and_no_mask() -> None:
     painter = Painter(fill_box)
     result = refine(np.full((3, 40, 40), 0.2, np.float32), IMAGE, painter, task())
     assert not result.masks.any() and not painter.asked
@@ -145,7 +145,7 @@ def test_dilation_widens_the_box_but_not_the_coarse_mask() -> None:
     assert result.structures[0].agreement == pytest.approx(2 * 100 / (100 + 14 * 14))
 
 
-def test_where_sams_mask_is_empty_the_coarse_mask_is_shown_and_marked() -> None:
+def test_empty_mask_of_sam_is_replaced_by_the_coarse_mask() -> None:
     def only_b(logits: Any, prompt: Prompt) -> None:
         if prompt.box and prompt.box[0] > 15:
             logits[10:30, 10:35] = 5  # reaches into a
@@ -159,7 +159,7 @@ def test_where_sams_mask_is_empty_the_coarse_mask_is_shown_and_marked() -> None:
     np.testing.assert_array_equal(overlapping.masks[0], overlapping.coarse[0])
 
 
-def test_overlap_goes_to_the_highest_logit_only_where_it_is_forbidden() -> None:
+def test_forbidden_overlap_is_resolved_by_the_highest_logit() -> None:
     def draw(logits: Any, prompt: Prompt) -> None:
         assert prompt.box
         wide = prompt.box[0] > 15
@@ -181,7 +181,7 @@ def test_overlap_goes_to_the_highest_logit_only_where_it_is_forbidden() -> None:
     overlap=st.booleans(),
     stages=st.sampled_from([None, (Stage(prompts=("box", "mask")), Stage(prompts=("positive", "logits")))]),
 )
-def test_a_recipe_is_deterministic_and_keeps_its_promises(tiny: Any, p: Any, overlap: bool, stages: Any) -> None:
+def test_refinement_is_deterministic_and_consistent(tiny: Any, p: Any, overlap: bool, stages: Any) -> None:
     p[:, 5:12, 5:12] += 0.3
     image = np.random.default_rng(0).integers(0, 256, (20, 26, 3), dtype=np.uint8)
     refiner = Refiner(tiny, None, dict.fromkeys(NAMES, Recipe(stages=stages, threshold=0.8)), overlap)
@@ -245,7 +245,7 @@ def test_parity_with_segment_anything(tiny: Any, tiny_sam: Any) -> None:
     assert any((logits > 0).any() for logits, _, _ in expected)
 
 
-def test_every_structure_by_its_own_recipe() -> None:
+def test_each_structure_has_its_own_recipe() -> None:
     painter, adapted = Painter(fill_box), Painter(lambda logits, prompt: logits.fill(5))
     box = (Stage(prompts=("box",)),)
     recipes = {"a": Recipe(source="student", stages=box), "b": Recipe(stages=box)}
@@ -268,7 +268,7 @@ def test_sam_is_not_run_on_masks_that_the_student_keeps_unless_all_are_prompted(
     np.testing.assert_allclose(result.soft[0], np.maximum(blocks()[0], 0.001), atol=1e-3)
 
 
-def test_sams_mask_of_a_kept_structure_takes_no_pixels_from_others() -> None:
+def test_sam_mask_of_an_unrefined_structure_takes_no_pixels_from_others() -> None:
     def draw(logits: Any, prompt: Prompt) -> None:
         assert prompt.box
         logits[:] = 9 if prompt.box[0] < 15 else -5
@@ -287,7 +287,7 @@ def test_recipes_for_unknown_structures_are_refused() -> None:
         refine(blocks(), IMAGE, Painter(fill_box), task(), recipes={"d": Recipe()})
 
 
-def test_stability() -> None:
+def test_stability_is_the_iou_of_masks_at_two_thresholds() -> None:
     def fading(logits: Any, prompt: Prompt) -> None:
         fill_box(logits, prompt)
         logits[:, 20:28] = np.where(logits[:, 20:28] > 0, 0.5, -5)
@@ -299,7 +299,7 @@ def test_stability() -> None:
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_a_large_image_is_worked_on_at_512_pixels_and_answered_at_its_own_size(overlap: bool) -> None:
+def test_large_image_is_refined_at_512_pixels_and_returned_in_its_size(overlap: bool) -> None:
     """Twice the working grid: what is drawn on even pixels returns."""
 
     class Scaling(Painter):
@@ -334,7 +334,7 @@ def test_a_large_image_is_worked_on_at_512_pixels_and_answered_at_its_own_size(o
     assert result.structures[0].agreement == 1 and not result.soft[2].any()
 
 
-def test_masks_come_back_on_the_grid_of_the_probabilities() -> None:
+def test_masks_are_on_the_grid_of_the_probabilities() -> None:
     """Of a large image, the working grid may be given: nothing is enlarged then."""
     p = np.zeros((3, 320, 512), np.float32)
     p[0, 50:100, 150:250] = 0.9
@@ -354,7 +354,7 @@ def test_masks_come_back_on_the_grid_of_the_probabilities() -> None:
         refine(p[:, :-1], np.zeros((640, 1024, 3), np.uint8), painter, task(**BOX))
 
 
-def test_no_pixel_of_an_enlarged_image_belongs_to_two_structures() -> None:
+def test_enlarged_result_is_disjoint() -> None:
     """A one-pixel structure of the working grid is enlarged in blocks, beside a larger one that reaches over it."""
     p = np.zeros((3, 1024, 1024), np.float32)
     p[0, 500:502, 500:502] = 0.55
@@ -373,7 +373,7 @@ def volume() -> Any:
     return p
 
 
-def test_a_volume_goes_slice_by_slice_with_components_chosen_in_3d() -> None:
+def test_volume_is_refined_by_slices_with_3d_components() -> None:
     painter, seen = Painter(fill_box), []
     result = refine(
         volume(), np.zeros((8, 40, 40, 3), np.uint8), painter, task(3, **BOX), progress=lambda i, n: seen.append((i, n))
@@ -387,7 +387,7 @@ def test_a_volume_goes_slice_by_slice_with_components_chosen_in_3d() -> None:
     assert a.agreement == 1 and a.predicted_iou == pytest.approx(0.75) and not c.present
 
 
-def test_a_volumes_figures_are_over_all_slices() -> None:
+def test_figures_of_a_volume_are_over_all_slices() -> None:
     calls = iter([1.0, 0.4])
 
     class Moody(Painter):
@@ -411,14 +411,14 @@ def test_a_volumes_figures_are_over_all_slices() -> None:
     assert a.source == "sam" and a.stability == pytest.approx(400 / 425)
 
 
-def test_shapes_that_do_not_fit_are_named() -> None:
+def test_mismatched_shapes_are_named() -> None:
     with pytest.raises(UserError, match=r"\(2, 40, 40\) do not fit: 3 structures.*\(3, 40, 40\)"):
         refine(blocks()[:2], IMAGE, Painter(fill_box), task())
     with pytest.raises(UserError, match="do not fit"):
         refine(blocks(), np.zeros((40, 41, 3), np.uint8), Painter(fill_box), task())
 
 
-def test_lite_medsam_mends_a_coarse_mask(lite: Any) -> None:
+def test_lite_medsam_improves_a_coarse_mask(lite: Any) -> None:
     """A real model, end to end: a coarse mask with gaps of a drawn ellipse."""
     y, x = np.mgrid[:300, :200]
     truth = ((y - 140) / 80) ** 2 + ((x - 90) / 50) ** 2 <= 1

@@ -10,12 +10,12 @@ from samstudent.sam.registry import load_backend
 from samstudent.task import SamSection
 
 
-def test_load_backend_gives_the_embedded_model() -> None:
+def test_load_backend_returns_the_packaged_model() -> None:
     backend = load_backend(SamSection(), "cpu")
     assert (backend.name, backend.digest) == ("lite_medsam", lite_medsam.SHA256)
 
 
-def test_other_weights_than_the_pinned_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_with_another_digest_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "lite_medsam.pth"
     file.write_bytes(lite_medsam.checkpoint().read_bytes()[:-1])
     monkeypatch.setattr(lite_medsam, "checkpoint", lambda: file)

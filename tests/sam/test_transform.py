@@ -28,7 +28,7 @@ def refiner(tiny: Any) -> Refiner:
     return Refiner.for_task(TASK, tiny)
 
 
-def test_the_array_transform_gives_the_refiners_masks(refiner: Refiner) -> None:
+def test_array_transform_returns_the_masks_of_the_refiner(refiner: Refiner) -> None:
     p, image = case()
     expected = refiner.refine(p, image)
     masks = SamRefine(refiner)(torch.from_numpy(p), torch.from_numpy(image))
@@ -39,7 +39,7 @@ def test_the_array_transform_gives_the_refiners_masks(refiner: Refiner) -> None:
     np.testing.assert_array_equal(SamRefine(refiner, channel_dim=0)(p, channel_first), expected.masks)
 
 
-def test_the_dictionary_twin_keeps_type_and_meta_data(refiner: Refiner) -> None:
+def test_dictionary_transform_keeps_type_and_metadata(refiner: Refiner) -> None:
     p, image = case()
     affine = torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0]))
     data = {"pred": MetaTensor(torch.from_numpy(p), affine=affine), "image": image, "result": {"latency": 1}}
@@ -54,7 +54,7 @@ def test_the_dictionary_twin_keeps_type_and_meta_data(refiner: Refiner) -> None:
     assert out["result"] == {"latency": 1} and "pred_refinement" not in data
 
 
-def test_keys_may_be_several_missing_and_called_otherwise(refiner: Refiner) -> None:
+def test_several_and_missing_keys_are_supported(refiner: Refiner) -> None:
     p, image = case()
     transform = SamRefined(["a", "b", "c"], refiner, image_key="picture", postfix="sam", allow_missing_keys=True)
     out = transform({"a": p, "b": np.zeros_like(p), "picture": image})
@@ -65,7 +65,7 @@ def test_keys_may_be_several_missing_and_called_otherwise(refiner: Refiner) -> N
         SamRefined("c", refiner)({"a": p, "image": image})
 
 
-def test_the_voxels_size_decides_how_a_volume_is_cut(tiny: Any) -> None:
+def test_voxel_size_determines_the_slice_axis(tiny: Any) -> None:
     p, image = np.zeros((2, 6, 8, 10), np.float32), np.zeros((6, 8, 10, 3), np.uint8)
     p[0, 1:5, 2:6, 2:8] = 0.9
     refiner = Refiner.for_task(TASK.model_copy(update={"dimension": 3}), tiny)
@@ -78,7 +78,7 @@ def test_the_voxels_size_decides_how_a_volume_is_cut(tiny: Any) -> None:
     assert transform({"pred": meta, "image": image})["pred_refinement"].as_json() == along_x
 
 
-def test_the_example_of_the_documentation_runs() -> None:
+def test_documented_example_runs() -> None:
     example = Path(__file__).resolve().parents[2] / "docs" / "examples" / "refine_in_a_monai_pipeline.py"
     names = runpy.run_path(str(example))
     masks, truth = names["masks"], names["truth"]

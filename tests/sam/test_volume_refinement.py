@@ -105,7 +105,7 @@ def dice(a: Any, b: Any) -> float:
 
 
 @pytest.mark.parametrize("axis", ["z", "y", "x"])
-def test_a_perfect_sam_mends_a_student_along_any_axis(axis: str) -> None:
+def test_perfect_sam_corrects_the_student_along_any_axis(axis: str) -> None:
     truth = ball((30, 32, 34), (9, 11, 10))
     student = truth & (np.indices(truth.shape).sum(axis=0) % 5 > 0)  # riddled
     sam = Knowing()
@@ -131,7 +131,7 @@ def test_slices_follow_the_voxels_when_the_axis_is_automatic() -> None:
         assert sam.embedded[0].shape[:2] == size
 
 
-def test_an_overlooked_slice_is_asked_about_with_a_box_between_its_neighbours() -> None:
+def test_missed_slice_is_prompted_with_an_interpolated_box() -> None:
     truth = ball()
     p = seen_by_student(truth, NONE)
     p[0, 5] = 0.05
@@ -143,7 +143,7 @@ def test_an_overlooked_slice_is_asked_about_with_a_box_between_its_neighbours() 
     assert entry["box"] == pytest.approx([10, 9, 29, 30], abs=2)
 
 
-def test_a_wild_answer_gives_way_to_the_student() -> None:
+def test_outlier_mask_is_replaced_by_the_students() -> None:
     truth = ball()
     student = np.roll(truth, 1, axis=2)
     sam = Knowing(lambda z, logits: np.full_like(logits, 5) if z == 5 else logits)
@@ -169,7 +169,7 @@ def test_flicker_between_slices_is_smoothed() -> None:
     assert steps[0] < 0.7 * steps[1]
 
 
-def test_parts_within_a_slice_have_boxes_of_their_own() -> None:
+def test_parts_in_a_slice_have_separate_boxes() -> None:
     arms = np.zeros(SHAPE, bool)
     arms[3:9, 10:30, 4:12] = arms[3:9, 10:30, 26:34] = True
     between = arms.copy()
@@ -198,7 +198,7 @@ def test_only_every_nth_slice_is_embedded_and_the_others_interpolated() -> None:
     assert {entry["slice"] for entry in result.structures[0].prompts} == {*asked}
 
 
-def test_slices_are_not_embedded_where_the_student_keeps_its_masks() -> None:
+def test_slices_are_not_embedded_if_the_source_is_the_student() -> None:
     truth = ball()
     p, sam = seen_by_student(truth, NONE), Knowing()
     kept = {"a": task(source="student").recipe}
@@ -209,7 +209,7 @@ def test_slices_are_not_embedded_where_the_student_keeps_its_masks() -> None:
     assert len(sam.embedded) == int(truth.any(axis=(1, 2)).sum())
 
 
-def test_structures_that_may_not_overlap_do_not() -> None:
+def test_structures_are_disjoint_if_overlap_is_forbidden() -> None:
     truth = ball()
     low, high = truth.copy(), truth.copy()
     low[:, 20:], high[:, :18] = False, False
@@ -219,7 +219,7 @@ def test_structures_that_may_not_overlap_do_not() -> None:
     assert not (result.masks[0] & result.masks[1]).any() and result.masks.any(axis=0)[truth].mean() > 0.99
 
 
-def test_large_slices_are_worked_on_at_512_pixels() -> None:
+def test_large_slices_are_refined_at_512_pixels() -> None:
     truth = np.zeros((4, 60, 1024), bool)
     truth[1:3, 10:50, 100:300] = True
     sam = Knowing()
@@ -229,7 +229,7 @@ def test_large_slices_are_worked_on_at_512_pixels() -> None:
     assert result.structures[0].prompts[0]["box"] == [100, 10, 299, 49]
 
 
-def test_recipes_of_structures_work_in_volumes_too() -> None:
+def test_recipes_of_structures_apply_to_volumes() -> None:
     truth = ball()
     student = np.roll(truth, 2, axis=2)
     base = task()

@@ -39,18 +39,16 @@ LONG_IN_Z = block((40, 30, 30), (2, 38), (10, 20), (5, 13))[None]
         ((1, 1, 1.4), "z", 0),
     ],
 )
-def test_slices_lie_across_the_long_voxels_or_where_the_structure_is_widest(
-    spacing: Any, axis: Any, expected: int
-) -> None:
+def test_slice_axis_is_that_of_the_longest_voxels_or_the_largest_slices(spacing: Any, axis: Any, expected: int) -> None:
     assert slice_axis(LONG_IN_Z, spacing, axis) == expected
 
 
-def test_z_stays_in_a_near_tie() -> None:
+def test_axis_z_is_chosen_in_a_near_tie() -> None:
     assert slice_axis(block((30, 30, 30), (5, 15), (5, 14), (5, 18))[None]) == 0
     assert slice_axis(np.zeros((1, 3, 4, 5), bool)) == 0
 
 
-def test_an_overlooked_slice_does_not_halve_a_structure() -> None:
+def test_component_is_joined_across_a_missed_slice() -> None:
     p = np.where(block((20, 20, 20), (4, 16), (5, 12), (5, 12)), 0.9, 0.1).astype(np.float32)
     whole = p >= 0.5
     p[9:11] = 0.1
@@ -60,7 +58,7 @@ def test_an_overlooked_slice_does_not_halve_a_structure() -> None:
     assert not coarse_volume(p, Recipe(component="largest"))[9:12].any()  # too far: two things
 
 
-def test_a_gap_is_filled_halfway_between_its_sides() -> None:
+def test_gap_is_filled_by_interpolation() -> None:
     p = np.zeros((5, 40, 40), np.float32)
     p[1, 10:21, 10:21] = 0.9
     p[3, 12:25, 10:23] = 0.8
@@ -69,7 +67,7 @@ def test_a_gap_is_filled_halfway_between_its_sides() -> None:
     np.testing.assert_array_equal(coarse[[0, 1, 3, 4]], (p >= 0.5)[[0, 1, 3, 4]])
 
 
-def test_what_does_not_look_alike_is_not_joined() -> None:
+def test_dissimilar_components_are_not_joined() -> None:
     left, right = block((12, 20, 30), (2, 6), (5, 12), (2, 8)), block((12, 20, 30), (7, 11), (5, 12), (18, 28))
     coarse = coarse_volume((left | right).astype(np.float32), Recipe(component="largest"))
     np.testing.assert_array_equal(coarse, right)
@@ -79,7 +77,7 @@ def test_what_does_not_look_alike_is_not_joined() -> None:
     assert not coarse_volume(np.zeros((3, 4, 4), np.float32), Recipe()).any()
 
 
-def test_parts_the_largest_first_without_crumbs() -> None:
+def test_parts_are_sorted_by_size_without_small_ones() -> None:
     mask = block((20, 20), (1, 4), (1, 4)) | block((20, 20), (8, 15), (8, 15))
     mask[18, 18] = True
     large, small = parts_of(mask, Recipe(min_size=4))
@@ -87,7 +85,7 @@ def test_parts_the_largest_first_without_crumbs() -> None:
     assert [part.sum() for part in parts_of(block((9, 9), (1, 2), (1, 2)), Recipe(min_size=4))] == [1]
 
 
-def test_a_wild_slice_is_found() -> None:
+def test_outlier_slice_is_detected() -> None:
     coarse = block((9, 30, 30), (1, 8), (10, 20), (10, 20))
     drawn = {z: coarse[z].copy() for z in range(1, 8)}
     assert outliers(drawn, coarse) == set()
@@ -99,7 +97,7 @@ def test_a_wild_slice_is_found() -> None:
     assert outliers(shifted, coarse) == set()
 
 
-def test_what_changes_fast_is_no_outlier() -> None:
+def test_fast_change_of_shape_is_not_an_outlier() -> None:
     """A thin oblique structure: neighbouring slices never overlap, in the student's mask neither."""
     coarse = np.zeros((6, 30, 30), bool)
     for z in range(6):
@@ -108,7 +106,7 @@ def test_what_changes_fast_is_no_outlier() -> None:
     assert outliers(drawn, coarse) == set()
 
 
-def test_a_slice_that_only_sam_sees_must_look_like_its_neighbours() -> None:
+def test_slice_found_by_sam_only_must_resemble_its_neighbours() -> None:
     coarse = block((5, 30, 30), (0, 5), (10, 20), (10, 20))
     drawn = {z: coarse[z].copy() for z in range(5)}
     coarse[2] = False
@@ -117,7 +115,7 @@ def test_a_slice_that_only_sam_sees_must_look_like_its_neighbours() -> None:
     assert outliers(drawn, coarse) == {2}
 
 
-def test_with_steps_the_nearest_answers_are_the_neighbours() -> None:
+def test_neighbours_of_a_slice_are_the_nearest_decoded_ones() -> None:
     coarse = block((13, 30, 30), (0, 13), (10, 20), (10, 20))
     drawn = {z: coarse[z].copy() for z in (0, 4, 8, 12)}
     drawn[4] = np.ones((30, 30), bool)
@@ -125,7 +123,7 @@ def test_with_steps_the_nearest_answers_are_the_neighbours() -> None:
     assert outliers(drawn, coarse, step=3) == set()  # too far to tell
 
 
-def test_smoothing_weighs_the_slices_that_are_there() -> None:
+def test_smoothing_ignores_missing_slices() -> None:
     one = np.ones((2, 2), np.float32)
     logits = {3: 4 * one, 4: 8 * one, 7: 2 * one}
     result = smoothed(logits)
@@ -137,18 +135,18 @@ def test_smoothing_weighs_the_slices_that_are_there() -> None:
         np.testing.assert_array_equal(values, logits[z])
 
 
-def test_thick_slices_say_less_about_each_other() -> None:
+def test_weight_of_neighbours_decreases_with_slice_thickness() -> None:
     assert neighbour_weight(None, 0) == neighbour_weight((1, 1, 1), 2) == neighbour_weight((0.5, 1, 1), 0) == 0.25
     assert neighbour_weight((5, 0.5, 0.5), 0) == pytest.approx(0.025)
 
 
-def test_every_nth_slice_and_the_ends_of_each_run() -> None:
+def test_decoded_slices_are_every_nth_and_the_ends_of_each_run() -> None:
     assert steps_of([2, 3, 4, 5, 6, 7, 11, 12, 13, 14], 3) == [2, 3, 6, 7, 11, 12, 14]
     assert steps_of([5], 4) == [5]
     assert steps_of([1, 2, 3], 1) == [1, 2, 3]
 
 
-def test_logits_between_slices_are_linear() -> None:
+def test_logits_between_slices_are_interpolated_linearly() -> None:
     logits = {2: np.full((2, 2), 4, np.float32), 6: np.full((2, 2), -4, np.float32)}
     result = interpolated(logits, [0, 3, 4, 5, 9])
     assert {z: float(v[0, 0]) for z, v in result.items()} == {2: 4, 3: 2, 4: 0, 5: -2, 6: -4}

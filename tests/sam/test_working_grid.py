@@ -34,7 +34,7 @@ def test_the_longest_side_is_at_most_512(image: Any, working: Any) -> None:
     assert working_size(image) == working
 
 
-def test_pixels_that_fall_together_are_averaged() -> None:
+def test_pixels_are_averaged_by_area() -> None:
     stack = np.arange(2 * 4 * 6, dtype=np.float16).reshape(2, 4, 6)
     expected = stack.astype(np.float32).reshape(2, 2, 2, 3, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(reduced(stack, (2, 3)), expected)
@@ -43,7 +43,7 @@ def test_pixels_that_fall_together_are_averaged() -> None:
     assert (reduced(masks, (2, 2)) >= 0.5).tolist() == [[[True, True], [False, False]]]
 
 
-def test_there_and_back_a_disk_stays_where_it_was() -> None:
+def test_disk_is_preserved_after_reduction_and_enlargement() -> None:
     y, x = np.mgrid[:900, :1301]
     disk = (y - 300) ** 2 + (x - 1000) ** 2 <= 150**2
     soft, mask = enlarged(reduced(disk[None], working_size((900, 1301)))[0], (900, 1301))
@@ -51,14 +51,14 @@ def test_there_and_back_a_disk_stays_where_it_was() -> None:
     np.testing.assert_allclose(np.argwhere(mask).mean(axis=0), [300, 1000], atol=0.1)
 
 
-def test_what_is_thinner_than_a_working_pixel_is_not_lost() -> None:
+def test_structure_thinner_than_a_working_pixel_is_preserved() -> None:
     line = np.zeros((40, 40), np.float32)
     line[20, 20] = 0.7
     soft, mask = enlarged(line, (80, 80))
     assert mask.sum() == 4 and mask[40:42, 40:42].all() and soft.max() == pytest.approx(0.7)
 
 
-def test_no_enlarged_pixel_belongs_to_two_structures_that_may_not_overlap() -> None:
+def test_enlarged_masks_are_disjoint_if_overlap_is_forbidden() -> None:
     soft = np.zeros((3, 8, 8), np.float32)
     soft[0, 4, 4] = 0.55  # enlarged in blocks
     soft[1] = 0.5
@@ -71,7 +71,7 @@ def test_no_enlarged_pixel_belongs_to_two_structures_that_may_not_overlap() -> N
 
 
 @given(arrays(np.float32, (3, 6, 5), elements=st.floats(0, 1, width=32)), st.booleans())
-def test_enlarged_soft_masks_say_what_the_masks_do(values: Any, overlap: bool) -> None:
+def test_enlarged_soft_masks_match_the_masks(values: Any, overlap: bool) -> None:
     soft, masks = enlarged_soft(values.astype(np.float16), (25, 33), overlap)
     np.testing.assert_array_equal(soft >= 0.5, masks)
     np.testing.assert_array_equal(masks, enlarged_masks(values.astype(np.float16), (25, 33), overlap))
@@ -79,7 +79,7 @@ def test_enlarged_soft_masks_say_what_the_masks_do(values: Any, overlap: bool) -
     np.testing.assert_array_equal(as_half(soft.astype(np.float32), masks), soft)
 
 
-def test_prompts_return_to_the_pixels_of_the_image() -> None:
+def test_prompts_are_mapped_to_the_pixels_of_the_image() -> None:
     small = np.zeros((40, 30), bool)
     small[10:20, 5:15] = True
     large = np.repeat(np.repeat(small, 3, axis=0), 3, axis=1)

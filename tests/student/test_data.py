@@ -19,7 +19,7 @@ from support.drawn import case_image, shapes, small_task, training_cases
     human=st.integers(1, 9), pseudo=st.integers(0, 30), batch=st.integers(1, 12), share=st.floats(0.01, 1),
 )  # fmt: skip
 @settings(max_examples=80, deadline=None)
-def test_every_batch_holds_the_humans_share(human: int, pseudo: int, batch: int, share: float) -> None:
+def test_every_batch_has_the_share_of_human_labels(human: int, pseudo: int, batch: int, share: float) -> None:
     sampler = MixedBatchSampler(range(human), range(100, 100 + pseudo), batch, share, steps=5, seed=0)
     batches = list(sampler)
     expected = max(1, round(share * batch)) if pseudo else batch
@@ -31,20 +31,20 @@ def test_every_batch_holds_the_humans_share(human: int, pseudo: int, batch: int,
 
 
 @pytest.mark.parametrize(("batch", "share"), [(1, 0.25), (2, 0.75), (6, 0.95)])
-def test_a_batch_too_small_to_be_shared_is_filled_by_chance(batch: int, share: float) -> None:
+def test_small_batch_is_filled_at_random(batch: int, share: float) -> None:
     sampler = MixedBatchSampler(range(5), range(100, 140), batch, share, steps=2000, seed=0)
     human = [d.case < 100 for drawn in sampler for d in drawn]
     assert len(human) == 2000 * batch
     assert sum(human) / len(human) == pytest.approx(share, abs=0.05)
 
 
-def test_every_case_is_drawn_before_any_is_drawn_again() -> None:
+def test_every_case_is_sampled_before_any_is_repeated() -> None:
     sampler = MixedBatchSampler(range(7), [], 7, 1.0, steps=4, seed=3)
     counts = Counter(d.case for batch in sampler for d in batch)
     assert counts == dict.fromkeys(range(7), 4)
 
 
-def test_the_seed_decides_and_epochs_differ() -> None:
+def test_samples_depend_on_seed_and_epoch() -> None:
     def draws(seed: int) -> list[list[list[Draw]]]:
         sampler = MixedBatchSampler(range(5), range(5, 9), 4, 0.5, steps=3, seed=seed)
         return [list(sampler), list(sampler)]
@@ -59,7 +59,7 @@ def test_no_human_label_is_an_error() -> None:
         MixedBatchSampler([], [1, 2], 4, 0.5, steps=1, seed=0)
 
 
-def test_augmentation_moves_image_and_masks_alike() -> None:
+def test_augmentation_transforms_image_and_masks_equally() -> None:
     task = small_task(training={"rotate": 30, "zoom": 0.2, "shift": 0.1, "mirror": ["x"], "intensity": 0})
     pixels = np.zeros((64, 64), np.uint8)
     _, masks = shapes(1)
@@ -79,7 +79,7 @@ def test_augmentation_moves_image_and_masks_alike() -> None:
     torch.testing.assert_close(data[Draw(0, 5)]["image"], data[Draw(0, 5)]["image"])
 
 
-def test_mirroring_by_the_axes_name() -> None:
+def test_mirroring_is_set_by_axis_name() -> None:
     task = small_task(training={"rotate": 0, "zoom": 0, "shift": 0, "mirror": ["x"], "intensity": 0})
     data = AugmentedCases(training_cases(1, task), task)
     plain = data.cases[0].image
@@ -101,7 +101,7 @@ def test_volumes_smaller_than_the_window_are_padded_and_larger_ones_cropped() ->
         assert (batch["label"] == 1).any()
 
 
-def test_loading_is_the_same_for_the_same_seed() -> None:
+def test_loading_is_deterministic_for_a_seed() -> None:
     task: Task = small_task()
     cases = training_cases(3, task)
 
@@ -112,7 +112,7 @@ def test_loading_is_the_same_for_the_same_seed() -> None:
     assert not torch.equal(images(1), images(2))
 
 
-def test_ten_labels_are_not_drowned_by_three_hundred_pseudo_labels() -> None:
+def test_ten_labels_have_their_share_among_300_pseudo_labels() -> None:
     sampler = MixedBatchSampler(range(10), range(10, 310), 6, 0.5, steps=200, seed=0)
     counts = Counter(d.case for batch in sampler for d in batch)
     human = [counts[case] for case in range(10)]
@@ -128,7 +128,7 @@ def soft_case(task: Task, seed: int = 1) -> TrainingCase:
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_soft_targets_move_with_the_image(overlap: bool) -> None:
+def test_soft_targets_are_transformed_with_the_image(overlap: bool) -> None:
     task = small_task(overlap=overlap, training={"rotate": 30, "zoom": 0.2, "shift": 0.1, "intensity": 0})
     data = AugmentedCases([soft_case(task)], task)
     for seed in range(4):
@@ -176,7 +176,7 @@ def test_hard_and_soft_targets_share_a_batch() -> None:
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_ignored_regions_move_with_the_image(overlap: bool) -> None:
+def test_ignored_regions_are_transformed_with_the_image(overlap: bool) -> None:
     task = small_task(overlap=overlap, training={"rotate": 30, "intensity": 0})
     masks = shapes(2)[1]
     ignore = np.stack([masks[0], np.zeros_like(masks[0])])
@@ -203,7 +203,7 @@ def test_the_plain_image_has_the_same_geometry() -> None:
     assert "plain" not in quiet[Draw(0, 0)]
 
 
-def test_a_case_without_label() -> None:
+def test_case_without_a_label_has_no_weights() -> None:
     task = small_task()
     case = without_label("a", case_image(shapes(0)[0]), task)
     assert not case.human and not case.weights.any() and not case.masks.any() and case.masks.shape == (2, 64, 64)

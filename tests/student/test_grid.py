@@ -21,14 +21,14 @@ def test_a_wide_image_fills_the_width_and_is_centred() -> None:
     assert placed[0, 48:].max() == 0
 
 
-def test_a_volume_gets_the_tasks_spacing() -> None:
+def test_volume_has_the_spacing_of_the_task() -> None:
     placement = place((10, 40, 30), (4.0, 0.5, 1.0), VOLUME)
     assert placement.outer == (20, 20, 30)
 
 
 @given(st.integers(1, 150), st.integers(1, 150))
 @settings(max_examples=60, deadline=None)
-def test_there_and_back_keeps_shape_and_constants(height: int, width: int) -> None:
+def test_round_trip_keeps_shape_and_constants(height: int, width: int) -> None:
     placement = place((height, width), (1, 1), TASK)
     back = from_student_grid(to_student_grid(np.full((2, height, width), 0.7, np.float32), placement), placement)
     assert back.shape == (2, height, width)
@@ -36,7 +36,7 @@ def test_there_and_back_keeps_shape_and_constants(height: int, width: int) -> No
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (200, 120), (50, 90)])
-def test_masks_come_back_in_place(shape: tuple[int, int]) -> None:
+def test_masks_are_mapped_back_in_place(shape: tuple[int, int]) -> None:
     _, masks = shapes(3, shape)
     placement = place(shape, (1, 1), TASK)
     small = masks_to_student_grid(masks, placement, overlap=False)
@@ -45,7 +45,7 @@ def test_masks_come_back_in_place(shape: tuple[int, int]) -> None:
     assert dice(back[1], masks[1]) > 0.95
 
 
-def test_volumes_come_back_in_place() -> None:
+def test_volumes_are_mapped_back_in_place() -> None:
     z, y, x = np.mgrid[:10, :40, :30]
     mask = ((z - 4) / 4.0) ** 2 + ((y - 18) / 12.0) ** 2 + ((x - 14) / 9.0) ** 2 <= 1
     placement = place(mask.shape, (2.0, 0.8, 1.0), VOLUME)
@@ -53,7 +53,7 @@ def test_volumes_come_back_in_place() -> None:
     assert dice(back[0], mask) > 0.95
 
 
-def test_shrinking_averages_over_the_area() -> None:
+def test_reduction_averages_over_the_area() -> None:
     stripes = np.tile(np.array([0.0, 1.0], np.float32), 64)[None, None].repeat(128, axis=1)
     assert resize(stripes, (32, 32))[0, 4:-4, 4:-4] == pytest.approx(0.5, abs=0.02)
 

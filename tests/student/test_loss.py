@@ -32,7 +32,7 @@ def test_softmax_known_number() -> None:
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_a_perfect_answer_costs_nothing(overlap: bool) -> None:
+def test_perfect_prediction_has_no_loss(overlap: bool) -> None:
     masks = (torch.rand(2, 2, 8, 8) > 0.7).float()
     masks[:, 1] *= 1 - masks[:, 0]
     logits = 40 * masks - 20
@@ -56,7 +56,7 @@ def two_cases() -> torch.Tensor:
     return masks
 
 
-def test_sigmoid_ignores_its_region_in_its_channel_alone() -> None:
+def test_sigmoid_ignores_its_region_in_its_channel_only() -> None:
     ignore = torch.zeros(2, 2, 8, 8)
     ignore[0, 1, 4:, 4:] = 1
     grad = gradient(True, two_cases(), ignore)
@@ -65,14 +65,14 @@ def test_sigmoid_ignores_its_region_in_its_channel_alone() -> None:
     assert (grad[0, 0] != 0).all() and (grad[1] != 0).all()
 
 
-def test_sigmoid_an_unknown_structure_takes_no_part() -> None:
+def test_sigmoid_excludes_an_unknown_structure() -> None:
     weights = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     grad = gradient(True, two_cases(), weights=weights)
     assert (grad[0, 1] == 0).all()
     assert (grad[0, 0] != 0).all() and (grad[1, 1] != 0).all()
 
 
-def test_softmax_ignored_pixels_teach_nothing() -> None:
+def test_softmax_ignored_pixels_have_no_gradient() -> None:
     ignore = torch.zeros(2, 2, 8, 8)
     ignore[0, 1, 4:, 4:] = 1
     grad = gradient(False, two_cases(), ignore, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
@@ -80,7 +80,7 @@ def test_softmax_ignored_pixels_teach_nothing() -> None:
     assert (grad[0, :, :4, :4] != 0).any()
 
 
-def test_softmax_does_not_push_an_unknown_structure_down_where_background_is_labelled() -> None:
+def test_softmax_merges_an_unknown_structure_with_background() -> None:
     masks = torch.zeros(1, 2, 4, 4)
     logits = torch.zeros(1, 3, 4, 4, requires_grad=True)
     known = targets(masks, weights=torch.tensor([[1.0, 0.0]]))
@@ -92,7 +92,7 @@ def test_softmax_does_not_push_an_unknown_structure_down_where_background_is_lab
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_weight_scales_a_cases_part(overlap: bool) -> None:
+def test_weight_scales_the_loss_of_a_case(overlap: bool) -> None:
     masks = two_cases()
     full = gradient(overlap, masks)
     low = gradient(overlap, masks, weights=torch.tensor([[1.0, 1.0], [0.1, 0.1]]))
@@ -101,7 +101,7 @@ def test_weight_scales_a_cases_part(overlap: bool) -> None:
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_nothing_known_is_no_loss_and_no_gradient(overlap: bool) -> None:
+def test_without_known_structures_loss_and_gradient_are_0(overlap: bool) -> None:
     grad = gradient(overlap, torch.zeros(1, 2, 8, 8), torch.ones(1, 2, 8, 8), torch.zeros(1, 2))
     assert torch.isfinite(grad).all() and (grad == 0).all()
 
@@ -118,7 +118,7 @@ def both_forms(unknown: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.
 
 
 @pytest.mark.parametrize("unknown", [True, False])
-def test_a_label_teaches_what_its_masks_teach(unknown: bool) -> None:
+def test_label_map_and_masks_have_equal_loss(unknown: bool) -> None:
     results = []
     for form in both_forms(unknown):
         torch.manual_seed(0)
@@ -144,7 +144,7 @@ def test_soft_targets_known_number() -> None:
 
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("target", [0.55, 0.8, 0.95])
-def test_the_best_answer_to_a_soft_target_is_the_target(overlap: bool, target: float) -> None:
+def test_loss_of_a_soft_target_is_minimal_at_the_target(overlap: bool, target: float) -> None:
     masks = torch.full((1, 1, 4, 4), target)
 
     def cost(p: float) -> float:

@@ -11,7 +11,7 @@ from support.drawn import small_task
 
 @pytest.mark.parametrize("network", ["unet", "segresnet", "basicunet"])
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_logits_lie_on_the_input_grid(network: str, dimension: int) -> None:
+def test_logits_are_on_the_input_grid(network: str, dimension: int) -> None:
     size = [32] * dimension
     task = small_task(dimension=dimension, student={"network": network, "size": size, "channels": [8, 8, 8, 8, 8]})
     logits = build_network(task)(torch.rand(2, 1, *size))
@@ -38,7 +38,7 @@ def test_gradients_of_volumes_are_those_of_the_images(network: str) -> None:
     assert all(torch.equal(gradient, found[0]) for gradient in found) and found[0].isfinite().all()
 
 
-def test_a_prior_of_place_tells_equal_structures_apart() -> None:
+def test_spatial_prior_distinguishes_equal_structures() -> None:
     """Two structures on an image without any contrast: no convolution of one pixel can say which is where."""
     torch.manual_seed(0)
     network = SpatialPrior(torch.nn.Conv2d(1, 2, 1), 2)
@@ -56,7 +56,7 @@ def test_a_prior_of_place_tells_equal_structures_apart() -> None:
 
 
 @pytest.mark.parametrize(("dimension", "structures", "placed"), [(2, 7, False), (2, 8, True), (3, 9, False)])
-def test_many_structures_of_whole_images_have_places(dimension: int, structures: int, placed: bool) -> None:
+def test_many_structures_of_whole_images_have_a_spatial_prior(dimension: int, structures: int, placed: bool) -> None:
     student = {"size": [32] * dimension, "channels": [8, 8]}
     names = [f"bone_{number}" for number in range(structures)]
     task = small_task(dimension=dimension, student=student, structures=names)

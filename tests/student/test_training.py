@@ -30,7 +30,7 @@ from support.drawn import case_image, dice, shapes, small_task, training_cases
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_a_student_learns_disks_and_squares(tmp_path: Path, overlap: bool) -> None:
+def test_student_segments_disks_and_squares(tmp_path: Path, overlap: bool) -> None:
     task = small_task(overlap=overlap)
     version = train_student(training_cases(6, task), task, tmp_path / "model.pt", TrainingOptions(seed=1))
     student = Student.load(tmp_path / "model.pt", task)
@@ -54,7 +54,7 @@ def test_one_label_is_enough_to_train(tmp_path: Path) -> None:
     assert dice(answer[0], masks[0]) > 0.8
 
 
-def test_a_volume_is_learnt_and_seen_through_a_window(tmp_path: Path) -> None:
+def test_student_of_volumes_predicts_by_windows(tmp_path: Path) -> None:
     task = small_task(
         dimension=3,
         structures=["ball"],
@@ -89,7 +89,7 @@ def test_same_seed_same_weights_other_seed_others(tmp_path: Path) -> None:
     assert first != other
 
 
-def test_training_goes_on_from_a_model(tmp_path: Path) -> None:
+def test_training_continues_from_a_model(tmp_path: Path) -> None:
     task = small_task()
     train_student(training_cases(4, task), task, tmp_path / "a.pt", TrainingOptions(seed=1))
     losses: list[float] = []
@@ -101,14 +101,14 @@ def test_training_goes_on_from_a_model(tmp_path: Path) -> None:
     assert losses[0] < 0.5 * fresh[0]
 
 
-def test_global_randomness_is_left_alone() -> None:
+def test_global_random_state_is_unchanged() -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
     new_network(small_task(), seed=1)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_killed_training_leaves_no_model_and_harms_none(tmp_path: Path) -> None:
+def test_killed_training_leaves_no_new_and_no_changed_model(tmp_path: Path) -> None:
     task = small_task(training={"steps": 5000, "batch_size": 4})
     champion = tmp_path / "champion.pt"
     version = save_model(champion, new_network(task, 0), task)
@@ -139,7 +139,7 @@ def test_killed_training_leaves_no_model_and_harms_none(tmp_path: Path) -> None:
     assert Student.load(champion, task).version == version
 
 
-def test_half_precision_answers_as_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_predicts_like_full_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if half_precision(torch.device("cpu")) is None:
         pytest.skip("this CPU has no fast bfloat16")
     task = small_task()
@@ -158,14 +158,14 @@ def test_steps_are_split_into_epochs(steps: int, epochs: int, each: int) -> None
     assert split_steps(steps) == (epochs, each)
 
 
-def test_the_learning_rate_rises_shortly_and_falls_to_nearly_nothing() -> None:
+def test_learning_rate_has_a_short_rise_and_falls_to_nearly_zero() -> None:
     rates = [rate_factor(step, 100) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert 0 < rates[-1] < 0.01
 
 
-def test_files_that_are_no_fitting_model_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_matching_model_are_refused(tmp_path: Path) -> None:
     task = small_task()
     model = tmp_path / "model.pt"
     with pytest.raises(NotFound, match="no such model file"):
@@ -200,7 +200,7 @@ def weights(path: Path) -> torch.Tensor:
     return torch.cat([w.flatten() for w in torch.load(path, weights_only=True)["model"].values()])
 
 
-def test_the_average_is_that_of_the_weights_so_far() -> None:
+def test_averaged_weights_are_those_of_all_steps() -> None:
     network = torch.nn.Linear(1, 1, bias=False)
     average = new_average(network, decay=0.9)
     expected = None
@@ -213,7 +213,7 @@ def test_the_average_is_that_of_the_weights_so_far() -> None:
         assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_unlabelled_images_teach_by_consistency_alone(tmp_path: Path) -> None:
+def test_unlabelled_images_train_by_consistency_only(tmp_path: Path) -> None:
     task = small_task(training={"steps": 8, "batch_size": 4})
     cases = training_cases(2, task)
 
@@ -228,7 +228,7 @@ def test_unlabelled_images_teach_by_consistency_alone(tmp_path: Path) -> None:
     assert torch.equal(train("c", 10.0, first), train("e", 10.0, first))
 
 
-def test_a_labelled_case_is_not_unlabelled(tmp_path: Path) -> None:
+def test_labelled_case_is_not_accepted_as_unlabelled(tmp_path: Path) -> None:
     task = small_task()
     options = TrainingOptions(teacher=MeanTeacher(training_cases(1, task)))
     with pytest.raises(ValueError, match="without_label"):

@@ -69,7 +69,7 @@ def square_dice(student: Student) -> float:
     return float(np.mean(scores))
 
 
-def test_it_is_learnt_from_the_other_cases(tmp_path: Path) -> None:
+def test_unannotated_structure_is_trained_from_other_cases(tmp_path: Path) -> None:
     dice = {}
     for how, names in (("unknown", ("disk", "ignore:square")), ("absent", ("disk", "square"))):
         cases, left_out = load_cases(study(tmp_path, names, count=16), TASK, tmp_path)
@@ -79,13 +79,13 @@ def test_it_is_learnt_from_the_other_cases(tmp_path: Path) -> None:
     assert dice["unknown"] > 0.75 > 0.3 > dice["absent"], "taught as absent, it is not found any more"
 
 
-def test_the_tasks_word_teaches_the_same(tmp_path: Path) -> None:
+def test_unmentioned_in_the_task_gives_the_same_weights(tmp_path: Path) -> None:
     task = small_task(unmentioned={"square": "unknown"})
     cases, _ = load_cases(study(tmp_path, ("disk",)), task, tmp_path)
     assert [case.weights.tolist() for case in cases] == [[1, 1]] * 2 + [[1, 0]] * 6
 
 
-def test_a_label_that_annotates_nothing_is_left_out(tmp_path: Path) -> None:
+def test_label_without_annotations_is_left_out(tmp_path: Path) -> None:
     files = study(tmp_path, ("ignore:disk", "ignore:square"), count=3)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(files[2].label)
     cases, left_out = load_cases(files, TASK, tmp_path)
@@ -93,7 +93,7 @@ def test_a_label_that_annotates_nothing_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_a_structure_that_no_case_annotates_is_taught_as_absent(overlap: bool) -> None:
+def test_structure_without_any_annotation_is_trained_as_absent(overlap: bool) -> None:
     """Else its output, which nothing teaches, would draw anything anywhere."""
     task = small_task(overlap=overlap, training={"rotate": 0, "zoom": 0, "shift": 0, "intensity": 0})
     cases = [training_case(seed, known=(True, False)) for seed in range(2)]
@@ -111,7 +111,7 @@ def training_case(seed: int, known: tuple[bool, bool] = (True, True)) -> Trainin
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-def test_the_loss_does_not_ask_where_it_is(overlap: bool) -> None:
+def test_loss_is_independent_of_unannotated_structures(overlap: bool) -> None:
     """Whatever the network says of the square, and of it in place of background, the loss is the same."""
     case = training_case(0, known=(True, False))
     data = AugmentedCases([case], small_task(overlap=overlap, training={"rotate": 0, "zoom": 0, "shift": 0}))
@@ -132,7 +132,7 @@ def test_the_loss_does_not_ask_where_it_is(overlap: bool) -> None:
     assert found == pytest.approx([found[0]] * 3, abs=1e-5)
 
 
-def test_a_region_that_is_open_takes_no_part(tmp_path: Path) -> None:
+def test_ignored_region_is_excluded_from_scores(tmp_path: Path) -> None:
     _, masks = shapes(0)
     region = np.roll(masks, 3, axis=2)
     label = LabelledMasks(masks & ~region, region)
@@ -151,7 +151,7 @@ class Fixed:
         return np.where(self.masks, 0.9, 0.02).astype(np.float32)
 
 
-def test_scores_say_nothing_of_it(tmp_path: Path) -> None:
+def test_scores_exclude_unannotated_structures(tmp_path: Path) -> None:
     files = study(tmp_path, ("disk", "ignore:square"), both=0, count=1)
     _, masks = shapes(0)
     student: Any = Fixed(masks)
@@ -168,7 +168,7 @@ def unknown_square(masks: NDArray[Any]) -> NDArray[Any]:
     return unknown
 
 
-def test_absence_is_believed_by_those_that_would_have_said_so() -> None:
+def test_absence_prior_uses_annotated_cases_only() -> None:
     present = np.array([[True, True], [True, False], [True, False], [True, False]])
     annotated = np.array([[True, True], [True, False], [True, False], [True, False]])
     assert absence_prior(present, annotated) == pytest.approx([1 - 5 / 6, 1 - 2 / 3])
@@ -189,7 +189,7 @@ class PartlyLabelled(FakeTeacher):
         return np.where(masks, 0.9, 0.05).astype(np.float32)[None]
 
 
-def test_search_calibration_and_adaptation_leave_it_out(tmp_path: Path) -> None:
+def test_recipe_quality_and_adaptation_exclude_unannotated_structures(tmp_path: Path) -> None:
     teacher: Any = PartlyLabelled(6)
     task, sam = small_task(recipe={"source": "student"}), CachedSam(FakeSam())  # type: ignore[arg-type]
     found = [OutOfFoldCase.of(case, *teacher.read(case), teacher, task) for case in sorted(teacher.folds)]
@@ -209,7 +209,7 @@ def test_search_calibration_and_adaptation_leave_it_out(tmp_path: Path) -> None:
     assert policy.record["oof_dice"] > 0.9
 
 
-def test_embedding_heads_leave_it_out() -> None:
+def test_embedding_heads_exclude_unannotated_structures() -> None:
     pixels, masks = shapes(0)
     label = LabelledMasks(masks & np.array([True, False])[:, None, None], unknown_square(masks))
     image, sam = case_image(pixels), CachedSam(FakeSam())  # type: ignore[arg-type]
