@@ -27,7 +27,7 @@ def test_every_file_of_the_package_is_installed(files: list[str]) -> None:
     assert not {path for path in there if "__pycache__" not in path} - set(files)
 
 
-def test_task_files_and_templates_are_there(files: list[str]) -> None:
+def test_task_files_and_templates_are_installed(files: list[str]) -> None:
     for needed in (
         "samstudent/configs/wrist.yaml",
         "samstudent/research/templates/page.html",
@@ -37,11 +37,11 @@ def test_task_files_and_templates_are_there(files: list[str]) -> None:
         assert needed in files
 
 
-def test_the_start_up_file_is_there(files: list[str]) -> None:
+def test_start_up_file_is_installed(files: list[str]) -> None:
     assert "samstudent-host.pth" in files
 
 
-def test_the_app_folder_lies_where_the_host_looks(files: list[str], tmp_path: Path) -> None:
+def test_app_folder_is_found_by_the_host(files: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "monailabel.main", "apps", "--name", "samstudent", "--download"]
     done = subprocess.run(
         [*command, "--output", str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
@@ -50,7 +50,7 @@ def test_the_app_folder_lies_where_the_host_looks(files: list[str], tmp_path: Pa
     assert (tmp_path / "samstudent" / "main.py").is_file()
 
 
-def test_a_shipped_task_is_found_by_name(files: list[str], tmp_path: Path) -> None:
+def test_shipped_task_is_found_by_name(files: list[str], tmp_path: Path) -> None:
     code = "from samstudent.task import load_task; print(len(load_task('wrist').structures))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "17"

@@ -54,7 +54,7 @@ def test_duration_0_makes_no_reservation(tmp_path: Path):
     assert state.reserve("a", "anna", 0) and state.reserve("a", "bob", 0)
 
 
-def test_processes_reserving_at_once_never_get_the_same_case(tmp_path: Path):
+def test_concurrent_processes_reserve_different_cases(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; from samstudent.active_learning.state import SelectionState\n"
         "state = SelectionState(Path(sys.argv[1]))\n"

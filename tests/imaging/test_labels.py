@@ -406,7 +406,7 @@ def test_flipped_label_of_a_square_image_is_mapped(tmp_path: Path, signs: tuple[
     assert (read_masks(path, SOLID, grid) == masks).all()
 
 
-def test_label_of_another_spacing_takes_the_nearest(tmp_path: Path) -> None:
+def test_label_of_another_spacing_is_resampled_by_nearest_neighbour(tmp_path: Path) -> None:
     grid = Grid.of((4, 4, 4), np.eye(4))
     masks = disjoint((4, 4, 4))
     fine = label_map(masks).repeat(2, 0).repeat(2, 1).repeat(2, 2)

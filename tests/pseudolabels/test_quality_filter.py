@@ -39,7 +39,7 @@ def test_quality_is_monotonic_in_agreement(iou: float, low: float, high: float) 
     assert structure_quality(result(iou=iou, agreement=low)) <= structure_quality(result(iou=iou, agreement=high))
 
 
-def test_the_filter_takes_each_structures_own_threshold() -> None:
+def test_filter_uses_the_threshold_of_each_structure() -> None:
     task = small_task(pseudo_labels={"threshold": {"disk": 0.7, "square": 0.5}})
     probabilities = np.zeros((2, 4, 4), np.float32)
     first, second = filter_structures([result("disk"), result("square")], probabilities, task)

@@ -14,7 +14,7 @@ from support.adapt_examples import BOX, OPTIONS, examples, rectangle
 __all__ = ["examples"]
 
 
-def test_the_same_seed_gives_the_same_weights(small: Any, examples: list[Example]) -> None:
+def test_equal_seeds_give_equal_weights(small: Any, examples: list[Example]) -> None:
     samples = [q for i, e in enumerate(examples) for q in prompt_samples(i, e, BOX, "vit_b")]
     weights = []
     for seed in (5, 5, 6):

@@ -42,7 +42,7 @@ def image(value: int = 1) -> Any:
 ENTRY = 256 * 8 * 8 * 2  # bytes of one entry's features
 
 
-def test_the_second_call_reads_what_the_first_returned(tmp_path: Path) -> None:
+def test_second_call_reads_the_stored_embedding(tmp_path: Path) -> None:
     backend, cache = Counter(), EmbeddingCache(tmp_path)
     first = cache.embed(backend, image())
     second = EmbeddingCache(tmp_path).embed(backend, image())
@@ -53,7 +53,7 @@ def test_the_second_call_reads_what_the_first_returned(tmp_path: Path) -> None:
     assert (second.image_size, second.input_size, second.side) == ((20, 10), (128, 64), 128)
 
 
-def test_get_and_pooled_never_compute(tmp_path: Path) -> None:
+def test_get_and_pooled_do_not_compute(tmp_path: Path) -> None:
     backend, cache = Counter(), EmbeddingCache(tmp_path / "made" / "later")
     assert cache.get(backend, image()) is None and cache.pooled(backend, image()) is None
     embedding = cache.embed(backend, image())

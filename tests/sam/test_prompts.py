@@ -120,7 +120,7 @@ def test_inner_point_of_a_disk_is_its_centre() -> None:
     assert inner_point((x - 30) ** 2 + (y - 20) ** 2 <= 15**2) == (30, 20)
 
 
-def test_inner_point_of_a_ring_lies_on_the_ring_though_its_centroid_does_not() -> None:
+def test_inner_point_of_a_ring_is_on_the_ring() -> None:
     y, x = np.mgrid[:61, :61]
     radius = np.hypot(x - 30, y - 30)
     ring = (radius >= 15) & (radius <= 25)

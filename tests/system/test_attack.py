@@ -209,7 +209,7 @@ def check(response: requests.Response, what: str, refused: bool) -> None:
     assert "X-Made" not in response.headers, what
 
 
-def test_names_that_lead_elsewhere(server: RunningServer, endpoints: list[Endpoint], outside: Path) -> None:
+def test_paths_in_names_are_refused(server: RunningServer, endpoints: list[Endpoint], outside: Path) -> None:
     """Ids, tags, names of every endpoint."""
     tried = 0
     for endpoint in endpoints:
@@ -227,7 +227,7 @@ def test_names_that_lead_elsewhere(server: RunningServer, endpoints: list[Endpoi
     assert tried > 400
 
 
-def test_bodies_that_lead_elsewhere(server: RunningServer, endpoints: list[Endpoint], outside: Path) -> None:
+def test_paths_in_bodies_are_refused(server: RunningServer, endpoints: list[Endpoint], outside: Path) -> None:
     """JSON of train, scoring, batch, next sample; the same in the form of infer."""
     for endpoint in endpoints:
         if "json" in endpoint.parameters.values():
@@ -258,7 +258,7 @@ JSON_TRICKS = {
 }
 
 
-def test_json_that_cannot_be_followed(server: RunningServer, endpoints: list[Endpoint]) -> None:
+def test_malicious_json_is_refused(server: RunningServer, endpoints: list[Endpoint]) -> None:
     for endpoint in endpoints:
         for trick, text in JSON_TRICKS.items():
             if "json" in endpoint.parameters.values():
@@ -278,7 +278,7 @@ def test_json_that_cannot_be_followed(server: RunningServer, endpoints: list[End
     assert requests.get(f"{server.url}/datastore/?output=all", timeout=30).ok
 
 
-def test_too_long(server: RunningServer) -> None:
+def test_too_long_requests_are_refused(server: RunningServer) -> None:
     """Bodies, with and without a declared length, addresses, many fields."""
     kind = {"content-type": "application/json"}
     text = '{"a": "' + "x" * (2 << 20) + '"}'
@@ -299,7 +299,7 @@ def test_too_long(server: RunningServer) -> None:
     assert response.status_code == 400
 
 
-def test_file_names_that_lead_elsewhere(server: RunningServer, endpoints: list[Endpoint], outside: Path) -> None:
+def test_paths_in_file_names_are_refused(server: RunningServer, endpoints: list[Endpoint], outside: Path) -> None:
     names = [
         "../outside/made.png",
         str(outside / "made.py"),
@@ -375,7 +375,7 @@ def test_uploads_leave_nothing_behind(server: RunningServer) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def test_weights_that_are_code(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_weights_with_code_are_refused_and_not_run(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
     """Not taken from a client; not run where they lie in the place of a student or of SAM."""
     made = tmp_path / "made"
     for call in (requests.put, requests.delete):

@@ -73,7 +73,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-def test_eight_annotators_at_once(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_eight_concurrent_annotators_save_their_labels(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
     """Each gets a case of his own and submits it, all at the same time; some click on theirs, too."""
     start = threading.Barrier(8)
 
@@ -102,7 +102,7 @@ def test_eight_annotators_at_once(server: RunningServer, study: TinyStudy, tmp_p
     assert len(names(study.folder / "labels" / "final")) == 8
 
 
-def test_two_trainings_at_once_are_one(server: RunningServer) -> None:
+def test_concurrent_trainings_start_one(server: RunningServer) -> None:
     def start(_: int) -> int:
         return requests.post(
             f"{server.url}/train/student", json={"steps": 100_000, "pseudo_labels": "off"}, timeout=60
@@ -114,7 +114,7 @@ def test_two_trainings_at_once_are_one(server: RunningServer) -> None:
     assert len(everything) == 1
 
 
-def test_the_server_answers_beside_a_training_and_four_inferences(server: RunningServer, home: Path) -> None:
+def test_server_responds_during_a_training_and_four_inferences(server: RunningServer, home: Path) -> None:
     """The training of the test before still runs. No inference ends before the test lets it."""
     with ThreadPoolExecutor(AT_ONCE + MOST_WAITING) as people:
         try:
@@ -147,7 +147,7 @@ def test_the_server_answers_beside_a_training_and_four_inferences(server: Runnin
     server.wait_for("train")
 
 
-def test_a_job_that_is_waited_for_runs_in_a_child(server: RunningServer) -> None:
+def test_synchronous_job_runs_in_a_child_process(server: RunningServer) -> None:
     """``run_sync=true``: the host would work in the server's own process and answer nobody else."""
     server.wait_for("scoring")
     scored = requests.post(f"{server.url}/scoring/uncertainty?run_sync=true", timeout=300)
@@ -163,7 +163,7 @@ def test_a_job_that_is_waited_for_runs_in_a_child(server: RunningServer) -> None
     assert failed.status_code == 400 and "seed" in detail(failed)
 
 
-def test_nothing_is_left_in_the_temporary_folder(server: RunningServer) -> None:
+def test_temporary_folder_is_empty_afterwards(server: RunningServer) -> None:
     def left() -> set[str]:
         # Not the host's log configuration, nor the cache that torch's compiler makes when torchvision is imported.
         return {name for name in names(server.temporary) if not name.endswith(".json") and "inductor" not in name}

@@ -35,7 +35,7 @@ def work(study: TinyStudy, tmp_path: Path) -> Study:
     return state
 
 
-def test_a_copy_elsewhere_is_the_study(study: TinyStudy, tmp_path: Path) -> None:
+def test_copied_study_is_complete(study: TinyStudy, tmp_path: Path) -> None:
     before = work(study, tmp_path)
     elsewhere = tmp_path / "another machine" / "knees"
     shutil.copytree(study.folder, elsewhere, ignore=LEFT_OUT)
@@ -54,7 +54,7 @@ def test_a_copy_elsewhere_is_the_study(study: TinyStudy, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("names", [["datastore_v2.json"], [INDEX], ["datastore_v2.json", INDEX]])
-def test_a_copy_made_while_somebody_saves(study: TinyStudy, tmp_path: Path, names: list[str]) -> None:
+def test_copy_during_a_save_is_consistent(study: TinyStudy, tmp_path: Path, names: list[str]) -> None:
     """The list was copied before a label was saved, the label after: it is taken in, though not who drew it."""
     datastore = StudyFolderDatastore(study.folder)
     datastore.close()

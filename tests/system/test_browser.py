@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 
 
 @pytest.mark.parametrize("with_driver", [False, True], ids=["browser", "browser and driver"])
-def test_a_browser_that_stands_still_is_killed(tmp_path: Path, with_driver: bool) -> None:
+def test_unresponsive_browser_is_killed(tmp_path: Path, with_driver: bool) -> None:
     require_browser()
     browser = Browser(tmp_path / "profile", "data:text")
     try:

@@ -87,7 +87,7 @@ def rounds(server: RunningServer) -> list[dict[str, Any]]:
     return list(requests.get(f"{server.url}/samstudent/rounds", timeout=60).json()["rounds"])
 
 
-def test_labels_rounds_and_the_queue_survive_a_clock_that_jumps(
+def test_labels_rounds_and_queue_are_correct_after_clock_jumps(
     study: TinyStudy, scheduled: RunningServer, clock: Clock, tmp_path: Path
 ) -> None:
     saved: dict[str, list[str]] = {case: [] for case in CASES[:4]}

@@ -82,7 +82,7 @@ def live_and_die(server: RunningServer, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3 * 60 * 60)])])
-def test_killed_at_random_moments(study: TinyStudy, tmp_path: Path, kills: int) -> None:
+def test_kills_at_random_moments_lose_no_label(study: TinyStudy, tmp_path: Path, kills: int) -> None:
     """``kill -9`` of the server and of its training, while labels are saved and students are trained."""
     rng = random.Random(kills)
     server = RunningServer(study, tmp_path)
@@ -122,7 +122,7 @@ def test_killed_at_random_moments(study: TinyStudy, tmp_path: Path, kills: int) 
         server.stop()
 
 
-def test_two_servers_on_one_folder(
+def test_two_servers_on_one_folder_lose_no_label(
     server: RunningServer, study: TinyStudy, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     second = RunningServer(study, tmp_path_factory.mktemp("second"))
@@ -151,7 +151,7 @@ def test_two_servers_on_one_folder(
         second.stop()
 
 
-def test_an_image_that_is_still_being_copied(server: RunningServer, study: TinyStudy) -> None:
+def test_incomplete_image_is_not_used_until_it_is_copied(server: RunningServer, study: TinyStudy) -> None:
     content = study.image(CASES[0]).read_bytes()
     path = study.folder / "arriving.png"
     path.write_bytes(content[: len(content) // 2])
@@ -168,7 +168,7 @@ def test_an_image_that_is_still_being_copied(server: RunningServer, study: TinyS
         wait_until(lambda: "arriving" not in listed(server))
 
 
-def test_ten_thousand_cases(study: TinyStudy, tmp_path: Path) -> None:
+def test_ten_thousand_cases_are_listed_quickly(study: TinyStudy, tmp_path: Path) -> None:
     """A folder that large is served like a small one: eight people ask, save, and find it all again after a restart."""
     many, people = 10_000, 8
     films = tmp_path / "films"
@@ -217,7 +217,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
-def test_no_room_left(study: TinyStudy, disk: Path, tmp_path: Path) -> None:
+def test_full_disk_loses_nothing_and_is_reported(study: TinyStudy, disk: Path, tmp_path: Path) -> None:
     """A full disk refuses what cannot be kept, keeps what is there, and works again when there is room."""
     films = disk / "films"
     films.mkdir()

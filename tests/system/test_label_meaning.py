@@ -144,7 +144,7 @@ def rename_all(study: Path, with_names: bool) -> None:
 # ---- it stays known ----
 
 
-def test_what_is_kept_beside_a_label_map(study: Path) -> None:
+def test_values_file_of_a_label_map_is_complete(study: Path) -> None:
     files = sorted(path.name for path in (study / "labels" / "final").iterdir())
     assert files == [f"c{i}.png{suffix}" for i in range(3) for suffix in ("", ".values.json")]
     written = json.loads((study / "labels" / "final" / "c0.png.values.json").read_text())
@@ -157,13 +157,13 @@ def test_what_is_kept_beside_a_label_map(study: Path) -> None:
     assert set(store.get_label_info("c0", FINAL)[KEY]["values"].values()) == {"Vessel", "nerve"}
 
 
-def test_images_and_labels_copied_alone(study: Path, tmp_path: Path) -> None:
+def test_copied_images_and_labels_keep_their_value_names(study: Path, tmp_path: Path) -> None:
     assert_right(open_study(copy_alone(study, tmp_path / "copy")), 3)
 
 
 @pytest.mark.parametrize("with_names", [True, False])
 @pytest.mark.parametrize("with_list", [True, False])
-def test_renamed_files(study: Path, with_names: bool, with_list: bool) -> None:
+def test_renamed_files_keep_their_value_names(study: Path, with_names: bool, with_list: bool) -> None:
     rename_all(study, with_names)
     if not with_list:
         lose_list(study)
@@ -178,7 +178,7 @@ def remove_names(study: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["list", "names", "list and names", "names and renamed", "list, names and renamed"])
-def test_lost_files(study: Path, lost: str) -> None:
+def test_lost_files_cause_no_wrong_value_names(study: Path, lost: str) -> None:
     if "names" in lost:
         remove_names(study)
     if "list" in lost:
@@ -194,7 +194,7 @@ def test_lost_files(study: Path, lost: str) -> None:
     assert len(list((study / "labels" / "final").glob("*.json"))) >= 3
 
 
-def test_the_history_knows_an_earlier_label(study: Path, tmp_path: Path) -> None:
+def test_value_names_are_found_in_the_history(study: Path, tmp_path: Path) -> None:
     store = open_study(study)
     earlier = (study / "labels" / "final" / "c0.png").read_bytes()
     store.save_label("c0", str(draw(tmp_path / "upload.png", 7, nerve=1, vessel=2)), FINAL, {})
@@ -216,13 +216,13 @@ def test_the_history_knows_an_earlier_label(study: Path, tmp_path: Path) -> None
         task_of("arm", "vessel", "nerve"),  # renamed, but the same
     ],
 )
-def test_a_task_that_was_changed(study: Path, tmp_path: Path, task: Task) -> None:
+def test_value_names_are_kept_after_a_change_of_the_task(study: Path, tmp_path: Path, task: Task) -> None:
     for folder in (study, copy_alone(study, tmp_path / "copy")):
         store = open_study(folder, task)
         assert_right(store, 3, task)
 
 
-def test_a_structure_that_was_renamed_is_left_out_and_said(study: Path) -> None:
+def test_renamed_structure_is_left_out_and_reported(study: Path) -> None:
     task = task_of("nerves", "nerve", "artery")
     store = open_study(study, task)
     assert all(not masks["artery"].any() and masks["nerve"].any() for masks in masks_of(store, task).values())
@@ -234,7 +234,7 @@ def test_a_structure_that_was_renamed_is_left_out_and_said(study: Path) -> None:
             read_human_label(store, case, other)
 
 
-def test_labels_of_an_earlier_version(tmp_path: Path) -> None:
+def test_labels_of_an_earlier_version_keep_their_value_names(tmp_path: Path) -> None:
     """Of which the list knows ``label_info`` alone."""
     folder = tmp_path / "study"
     add_images(folder, "c0", "c1")
@@ -248,7 +248,7 @@ def test_labels_of_an_earlier_version(tmp_path: Path) -> None:
     assert_right(open_study(folder, task_of("nerves", "vessel", "nerve")), 2, task_of("nerves", "vessel", "nerve"))
 
 
-def test_files_that_name_their_segments_need_nothing(study: Path, tmp_path: Path) -> None:
+def test_files_with_segment_names_have_no_values_file(study: Path, tmp_path: Path) -> None:
     store = open_study(study)
     path = tmp_path / "label.seg.nrrd"
     write_masks(path, np.stack([NERVE, VESSEL]), TASK, Grid.of((24, 32), np.diag([-1.0, -1.0, 1.0, 1.0])))
@@ -260,7 +260,7 @@ def test_files_that_name_their_segments_need_nothing(study: Path, tmp_path: Path
     assert sorted(p.name for p in (study / "labels" / "final").glob("c0*")) == ["c0.png", "c0.png.values.json"]
 
 
-def test_what_goes_goes_with_its_names(study: Path) -> None:
+def test_removed_label_is_removed_with_its_values_file(study: Path) -> None:
     store = open_study(study)
     store.remove_label("c0", FINAL)
     store.remove_image("c1")
@@ -268,7 +268,7 @@ def test_what_goes_goes_with_its_names(study: Path) -> None:
     assert files == ["c2.png", "c2.png.values.json"]
 
 
-def test_another_meaning_is_written_beside_the_label(study: Path) -> None:
+def test_changed_label_info_updates_the_values_file(study: Path) -> None:
     store = open_study(study)
     swapped = [{"name": "nerve", "idx": 1}, {"name": "vessel", "idx": 2}]
     store.update_label_info("c0", FINAL, {"label_info": swapped})
@@ -285,7 +285,7 @@ def test_another_meaning_is_written_beside_the_label(study: Path) -> None:
     assert store.get_label_info("c0", FINAL) == before
 
 
-def test_a_label_dropped_in_a_moment_ago_is_kept(study: Path, tmp_path: Path) -> None:
+def test_unlisted_label_is_moved_to_the_history_before_a_save(study: Path, tmp_path: Path) -> None:
     """Nobody has looked at the folder since, so it is not listed yet."""
     add_images(study, "c3", "c4")
     store = open_study(study)
@@ -300,12 +300,12 @@ def test_a_label_dropped_in_a_moment_ago_is_kept(study: Path, tmp_path: Path) ->
     assert sidecar_of(dropped).is_file()
 
 
-def test_the_exported_dataset_says_what_values_mean(study: Path) -> None:
+def test_exported_dataset_contains_value_names(study: Path) -> None:
     with zipfile.ZipFile(open_study(study).get_dataset_archive(None)) as archive:
         assert json.loads(archive.read("label/c0.png.values.json"))["values"] == {"1": "Vessel", "2": "nerve"}
 
 
-def test_names_corrected_by_hand_are_taken_over(study: Path) -> None:
+def test_manually_corrected_value_names_are_used(study: Path) -> None:
     store = open_study(study)
     path = study / "labels" / "final" / "c2.png.values.json"
     content = json.loads(path.read_text())
@@ -316,7 +316,7 @@ def test_names_corrected_by_hand_are_taken_over(study: Path) -> None:
     assert not any("assumed" in problem for problem in store.problems)
 
 
-def test_a_link_gets_nothing_written_where_it_leads(study: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_to_the_target_of_a_link(study: Path, tmp_path: Path) -> None:
     outside = draw(tmp_path / "outside" / "mine.png")
     add_images(study, "c3")
     (study / "labels" / "final" / "c3.png").symlink_to(outside)
@@ -326,7 +326,7 @@ def test_a_link_gets_nothing_written_where_it_leads(study: Path, tmp_path: Path)
     assert [path.name for path in outside.parent.iterdir()] == ["mine.png"]
 
 
-def test_a_folder_that_leads_outside_gets_nothing_written(study: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_to_a_linked_folder_outside(study: Path, tmp_path: Path) -> None:
     final, outside = study / "labels" / "final", tmp_path / "outside"
     final.rename(outside)
     for sidecar in outside.glob("*.values.json"):
@@ -343,7 +343,7 @@ def test_a_folder_that_leads_outside_gets_nothing_written(study: Path, tmp_path:
 # ---- what is said ----
 
 
-def test_an_assumption_is_said(study: Path, tmp_path: Path) -> None:
+def test_assumed_value_names_are_reported(study: Path, tmp_path: Path) -> None:
     (problem,) = open_study(study).problems
     assert problem.startswith("1 label map has no names for its values; assumed from task nerves: 1 = nerve")
     for number in range(3, 16):
@@ -366,7 +366,7 @@ def test_values_that_fit_no_task_are_not_assumed(study: Path) -> None:
     assert masks_of(open_study(study, task), task)["c2"]["nerve"][4, 5]
 
 
-def test_an_assumption_is_confirmed_also_after_a_start_with_a_wrong_task(tmp_path: Path) -> None:
+def test_assumed_value_names_can_be_confirmed_after_a_start_with_a_wrong_task(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     add_images(folder, "c0", "c1")
     for seed, case in enumerate(("c0", "c1")):
@@ -385,7 +385,7 @@ def test_an_assumption_is_confirmed_also_after_a_start_with_a_wrong_task(tmp_pat
         confirm(tmp_path, TASK)
 
 
-def test_names_that_a_client_gave_are_not_confirmed_away(study: Path) -> None:
+def test_value_names_of_clients_are_not_changed_by_a_confirmation(study: Path) -> None:
     assert confirm(study, TASK) == {"confirmed": 1, "known": 2, "other values": 0}
     assert_right(open_study(study), 3)
 
@@ -406,7 +406,9 @@ def die_at(calls: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("calls", ["replace", "unlink"])
-def test_killed_between_the_writes(study: Path, tmp_path: Path, calls: str) -> None:
+def test_kill_between_two_writes_keeps_labels_and_value_names_consistent(
+    study: Path, tmp_path: Path, calls: str
+) -> None:
     """A label is saved over one whose values mean the opposite; whichever is there is read rightly afterwards."""
     for number in range(1, 60):
         copy = tmp_path / f"{calls}{number}"
@@ -433,7 +435,7 @@ def test_killed_between_the_writes(study: Path, tmp_path: Path, calls: str) -> N
 # ---- two tasks ----
 
 
-def test_a_second_task_has_its_own_labels(study: Path, tmp_path: Path) -> None:
+def test_second_task_has_its_own_labels(study: Path, tmp_path: Path) -> None:
     before = sorted((study / "labels" / "final").iterdir())
     store = open_study(study, BONE)
     assert "labels/ has labels of task nerves (nerve, vessel); task bones has its labels in labels-bones/" in (
@@ -449,7 +451,9 @@ def test_a_second_task_has_its_own_labels(study: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["state", "state and lists", "owner's labels"])
-def test_tasks_stay_apart_when_it_is_lost_whose_labels_are(study: Path, tmp_path: Path, lost: str) -> None:
+def test_labels_of_two_tasks_are_separated_after_loss_of_the_owner_record(
+    study: Path, tmp_path: Path, lost: str
+) -> None:
     open_study(study, BONE).save_label("c0", str(draw(tmp_path / "u.png", nerve=1, vessel=1)), FINAL, {})
     if "state" in lost:
         shutil.rmtree(study / ".samstudent")
@@ -463,7 +467,7 @@ def test_tasks_stay_apart_when_it_is_lost_whose_labels_are(study: Path, tmp_path
         assert_right(open_study(study), 3)
 
 
-def test_who_comes_first_with_a_label(tmp_path: Path) -> None:
+def test_first_saved_label_determines_the_owner_of_the_folder(tmp_path: Path) -> None:
     """Both start on a study without labels; the second is asked for a restart, and loses nothing of the first's."""
     add_images(tmp_path / "study", "c0")
     first, second = open_study(tmp_path / "study"), open_study(tmp_path / "study", BONE)
@@ -477,7 +481,7 @@ def test_who_comes_first_with_a_label(tmp_path: Path) -> None:
     assert label_folder(tmp_path / "study", BONE).labels == "labels-bones"
 
 
-def test_a_study_that_was_trained_before_owners_were_recorded(tmp_path: Path) -> None:
+def test_owner_of_a_study_of_an_earlier_version_is_its_trained_task(tmp_path: Path) -> None:
     """The labels lie there without a word; the rounds say whose they are."""
     folder = tmp_path / "study"
     add_images(folder, "c0")
@@ -491,7 +495,7 @@ def test_a_study_that_was_trained_before_owners_were_recorded(tmp_path: Path) ->
     assert label_folder(folder, task_of("arm", "vessel", "nerve")) == LabelFolder()
 
 
-def test_a_look_at_many_labels_reads_none_twice(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_many_labels_reads_each_once(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_study(study)
     read: list[Any] = []
     monkeypatch.setattr("samstudent.imaging.value_lookup.stored_values", lambda path: read.append(path))

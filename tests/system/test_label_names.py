@@ -49,7 +49,7 @@ def trained_on(study: TinyStudy, case: str) -> dict[str, np.ndarray]:
     return dict(zip(study.task.names, read_human_label(datastore, case, study.task)[1].masks, strict=True))
 
 
-def test_what_clients_call_their_structures(
+def test_structure_names_of_clients_are_matched(
     server: RunningServer, client: MONAILabelClient, study: TinyStudy, tmp_path: Path
 ) -> None:
     """Other case and spaces; idx 2 and 3; a name that the task does not have is left out, and that is said."""
@@ -86,7 +86,7 @@ def test_what_clients_call_their_structures(
         ("ulna", "expected a list"),
     ],
 )
-def test_a_list_that_is_refused_loses_nothing(
+def test_refused_label_info_changes_nothing(
     server: RunningServer, study: TinyStudy, tmp_path: Path, label_info: Any, said: str
 ) -> None:
     case = CASES[1]
@@ -103,7 +103,9 @@ def test_a_list_that_is_refused_loses_nothing(
     assert trained_on(study, case)["radius"].any()
 
 
-def test_another_meaning_by_the_client_is_said_back(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_response_names_structures_of_changed_label_info(
+    server: RunningServer, study: TinyStudy, tmp_path: Path
+) -> None:
     case = CASES[2]
     file = label_map(study, case, tmp_path, {"radius": 1, "ulna": 2})
     assert put(server, case, file, listed(ulna=1, radius=2)).json()["structures"] == ["radius", "ulna"]
@@ -115,7 +117,7 @@ def test_another_meaning_by_the_client_is_said_back(server: RunningServer, study
     assert (masks["radius"] == (drawn == 1)).all() and not masks["ulna"].any()
 
 
-def test_a_second_task_beside_it(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_labels_of_a_second_server_are_separate(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
     """A server of its own, on the same images: neither sees or replaces the other's labels."""
     case = CASES[3]
     assert put(server, case, label_map(study, case, tmp_path, {"ulna": 1}), listed(ulna=1)).ok
@@ -138,7 +140,7 @@ def test_a_second_task_beside_it(server: RunningServer, study: TinyStudy, tmp_pa
     assert label_folder(study.folder, study.task).labels == "labels"
 
 
-def test_images_and_labels_copied_alone_into_a_new_study(
+def test_copied_images_and_labels_keep_their_value_names(
     server: RunningServer, study: TinyStudy, tmp_path: Path
 ) -> None:
     case = CASES[4]

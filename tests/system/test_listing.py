@@ -54,7 +54,9 @@ def save(server: RunningServer, case: str, file: Path, name: str) -> requests.Re
         return requests.put(f"{server.url}/datastore/label?image={case}", files={"label": (name, content)}, timeout=60)
 
 
-def test_the_list_and_what_is_passed_over(client: MONAILabelClient, server: RunningServer, study: TinyStudy) -> None:
+def test_listed_cases_and_ignored_files_are_reported(
+    client: MONAILabelClient, server: RunningServer, study: TinyStudy
+) -> None:
     listed = set(requests.get(f"{server.url}/datastore/?output=all", timeout=30).json()["objects"])
     (safe,) = [case for case in listed if case.startswith("a_b-")]
     assert listed == {*CASES, NFC, safe} - {SAFE}
@@ -67,7 +69,7 @@ def test_the_list_and_what_is_passed_over(client: MONAILabelClient, server: Runn
     assert "._" not in said
 
 
-def test_a_broken_image_is_never_offered_and_is_a_problem(server: RunningServer, study: TinyStudy) -> None:
+def test_broken_image_is_not_selected_and_is_a_problem(server: RunningServer, study: TinyStudy) -> None:
     wait_until(lambda: f"{BROKEN}.png: " in problems(server), 120)
     samples = [server.client(f"client {i}").next_sample("uniform", {}) for i in range(len(CASES) + 2)]
     offered = {sample["id"] for sample in samples if sample}
@@ -75,7 +77,7 @@ def test_a_broken_image_is_never_offered_and_is_a_problem(server: RunningServer,
     assert offered == listed - {BROKEN}
 
 
-def test_a_request_finds_an_id_in_either_form(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_requests_accept_ids_in_either_unicode_form(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
     file = study.label(CASES[2], tmp_path)
     for form in (NFD, NFC):
         assert requests.get(f"{server.url}/datastore/image?image={form}", timeout=30).ok
@@ -90,7 +92,9 @@ def test_a_request_finds_an_id_in_either_form(server: RunningServer, study: Tiny
     assert {json.loads(line)["case"] for line in audit if "label saved" in line} == {NFC}
 
 
-def test_an_original_outside_the_study_stays(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_target_of_a_link_outside_the_study_is_unchanged(
+    server: RunningServer, study: TinyStudy, tmp_path: Path
+) -> None:
     original = study.folder.parent / "outside" / "original.png"
     before = original.read_bytes(), original.stat().st_ino
     assert save(server, CASES[3], study.label(CASES[4], tmp_path), "x.seg.nrrd").ok
@@ -99,9 +103,7 @@ def test_an_original_outside_the_study_stays(server: RunningServer, study: TinyS
     assert (original.read_bytes(), original.stat().st_ino) == before
 
 
-def test_refused_uploads_are_named_as_their_sender_does(
-    server: RunningServer, study: TinyStudy, tmp_path: Path
-) -> None:
+def test_errors_contain_the_file_name_of_the_client(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.png"
     wrong.write_bytes(study.image(BROKEN).read_bytes())
 
@@ -124,7 +126,7 @@ def test_refused_uploads_are_named_as_their_sender_does(
     assert answer.status_code == 400 and "scan.png" in detail(answer) and "sessions/" not in detail(answer)
 
 
-def test_a_mended_image_is_offered_again(server: RunningServer, study: TinyStudy) -> None:
+def test_repaired_image_is_selected_again(server: RunningServer, study: TinyStudy) -> None:
     shutil.copyfile(study.image(CASES[7]), study.image(BROKEN))
     assert f"{BROKEN}.png: " not in problems(server)
     assert server.client("a new client").next_sample("uniform", {})["id"] == BROKEN

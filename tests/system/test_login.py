@@ -219,7 +219,7 @@ def routes_there_are() -> set[tuple[str, str]]:
     }
 
 
-def test_every_endpoint_is_decided_about(server: RunningServer, tokens: dict[str, str]) -> None:
+def test_every_endpoint_has_a_tested_role(server: RunningServer, tokens: dict[str, str]) -> None:
     public = {(method, path) for method, path in routes_there_are() if path in PUBLIC}
     assert routes_there_are() - public == set(ENDPOINTS) - {("GET", "/")}
     assert {path for _, path in public} | {"/samstudent/login/callback", "/favicon.ico"} == set(PUBLIC)
@@ -232,7 +232,7 @@ def at(path: str) -> str:
     return re.sub(r"\{[^}]*\}", "nothing", path)
 
 
-def test_nobody_comes_in_without_login(server: RunningServer) -> None:
+def test_requests_without_a_login_are_refused(server: RunningServer) -> None:
     for method, path in [*ENDPOINTS, ("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/static/ohif/index.html")]:
         for token in (None, "nonsense", "a.b.c"):
             answer = call(server, method, at(path), token)
@@ -240,13 +240,13 @@ def test_nobody_comes_in_without_login(server: RunningServer) -> None:
             assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_nobody_fills_the_memory_without_login(server: RunningServer) -> None:
+def test_large_bodies_without_a_login_are_refused(server: RunningServer) -> None:
     for path in ("/auth/token", "/samstudent/login"):
         assert call(server, "POST", path, data={"username": "anna", "password": "x" * 100_000}).status_code == 413
         assert call(server, "POST", path, data=iter([b"username=anna"])).status_code == 413
 
 
-def test_each_role_may_do_what_those_below_may(server: RunningServer, tokens: dict[str, str]) -> None:
+def test_each_role_includes_those_below(server: RunningServer, tokens: dict[str, str]) -> None:
     ranks = list(NEEDED)
     for (method, path), needed in ENDPOINTS.items():
         if path in ("/samstudent/logout", "/scoring/", "/train/", "/samstudent/sam/plain") and method != "GET":
@@ -265,7 +265,7 @@ def test_each_role_may_do_what_those_below_may(server: RunningServer, tokens: di
     assert call(server, "POST", "/samstudent/sam/plain", tokens["ada"]).status_code == 200
 
 
-def test_who_one_is(server: RunningServer, tokens: dict[str, str]) -> None:
+def test_current_user_and_permissions_are_reported(server: RunningServer, tokens: dict[str, str]) -> None:
     me = call(server, "GET", "/samstudent/me", tokens["rita"]).json()
     names = roles.role_names()
     assert me["may"] == {"annotate": True, "review": True, "administer": False}
@@ -276,7 +276,7 @@ def test_who_one_is(server: RunningServer, tokens: dict[str, str]) -> None:
 # ---- 3D Slicer ----
 
 
-def test_slicers_client(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_client_of_slicer_logs_in(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
     """The client calls itself by another's name; it is the login that counts."""
     client = MONAILabelClient(server.url, tmpdir=str(tmp_path), client_id="ada")
     assert client.auth_enabled()
@@ -304,7 +304,7 @@ def test_slicers_client(server: RunningServer, study: TinyStudy, tmp_path: Path)
         client.train_start("student", {})
 
 
-def test_slicer_downloads_what_it_was_offered(server: RunningServer, tokens: dict[str, str]) -> None:
+def test_slicer_downloads_the_selected_image_without_a_token(server: RunningServer, tokens: dict[str, str]) -> None:
     """Slicer's own download sends no token (MONAI 6743)."""
 
     def status(method: str, path: str, session: requests.Session | None = None, **params: str) -> int:
@@ -330,7 +330,9 @@ def test_slicer_downloads_what_it_was_offered(server: RunningServer, tokens: dic
     assert status("GET", "/datastore/image", elsewhere, image=offered) == 401
 
 
-def test_uploads_are_their_owners(server: RunningServer, study: TinyStudy, tokens: dict[str, str]) -> None:
+def test_uploads_are_accessible_to_their_user_only(
+    server: RunningServer, study: TinyStudy, tokens: dict[str, str]
+) -> None:
     files = {"files": ("film.png", study.image(CASES[0]).read_bytes())}
     made = call(server, "PUT", "/session/", tokens["anna"], files=files).json()["session_id"]
     assert call(server, "GET", f"/session/{made}?image=true", tokens["anna"]).ok
@@ -343,7 +345,7 @@ def test_uploads_are_their_owners(server: RunningServer, study: TinyStudy, token
 # ---- browsers ----
 
 
-def test_a_browsers_day(server: RunningServer, study: TinyStudy) -> None:
+def test_browser_is_redirected_to_the_login_page_and_back(server: RunningServer, study: TinyStudy) -> None:
     session = browser(server)
     sent = session.get(f"{server.url}/ohif/viewer?Study=1", timeout=60)
     assert sent.url.endswith("/samstudent/login?next=/ohif/viewer%3FStudy%3D1") and "<form" in sent.text
@@ -375,14 +377,14 @@ def test_a_browsers_day(server: RunningServer, study: TinyStudy) -> None:
 
 
 @pytest.mark.parametrize("next", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:1", "/a\nb"])
-def test_the_login_leads_nowhere_else(server: RunningServer, next: str) -> None:
+def test_redirect_after_login_stays_on_the_server(server: RunningServer, next: str) -> None:
     form = {"username": "anna", "password": PASSWORDS["anna"], "next": next}
     assert call(server, "POST", "/samstudent/login", data=form).headers["Location"] == "/"
     page = call(server, "GET", "/samstudent/login", params={"next": '/"><script>'}).text
     assert "<script>" not in page
 
 
-def test_another_site_cannot_log_somebody_in(server: RunningServer) -> None:
+def test_login_from_another_site_is_refused(server: RunningServer) -> None:
     form = {"username": "anna", "password": PASSWORDS["anna"]}
     answer = call(server, "POST", "/samstudent/login", data=form, headers={"Origin": "https://evil.example"})
     assert answer.status_code == 403
@@ -391,7 +393,7 @@ def test_another_site_cannot_log_somebody_in(server: RunningServer) -> None:
 # ---- how long a login lasts ----
 
 
-def test_tokens_expire_and_a_browsers_is_renewed(server: RunningServer, users: Users) -> None:
+def test_tokens_expire_and_browser_sessions_are_renewed(server: RunningServer, users: Users) -> None:
     file = users.path.with_name(users.path.name + ".sessions")
     assert file.stat().st_mode & 0o077 == 0 and users.path.stat().st_mode & 0o077 == 0
     version = users.all()["anna"].changed
@@ -411,7 +413,7 @@ def test_tokens_expire_and_a_browsers_is_renewed(server: RunningServer, users: U
         assert call(server, "GET", "/info/", refused).status_code == 401
 
 
-def test_changes_of_the_file_count_at_once(server: RunningServer, users: Users) -> None:
+def test_changes_of_the_users_file_apply_immediately(server: RunningServer, users: Users) -> None:
     users.add("otto", "admin", "short-lived user")
     first = log_in(server, "otto", "short-lived user").json()["access_token"]
     assert call(server, "GET", "/logs/", first).status_code == 200
@@ -428,7 +430,7 @@ def test_changes_of_the_file_count_at_once(server: RunningServer, users: Users) 
     assert log_in(server, "otto", "another password").status_code == 401
 
 
-def test_who_guesses_waits(server: RunningServer, users: Users) -> None:
+def test_repeated_wrong_passwords_are_throttled(server: RunningServer, users: Users) -> None:
     users.add("hugo", "annotator", "to be guessed")
     for _ in range(MOST_OF_A_NAME):
         assert log_in(server, "hugo", "guessed wrong").status_code == 401
@@ -440,7 +442,9 @@ def test_who_guesses_waits(server: RunningServer, users: Users) -> None:
 # ---- the audit ----
 
 
-def test_what_the_audit_says(server: RunningServer, study: TinyStudy, tokens: dict[str, str], tmp_path: Path) -> None:
+def test_changes_and_logins_are_audited(
+    server: RunningServer, study: TinyStudy, tokens: dict[str, str], tmp_path: Path
+) -> None:
     before = len(audit(study))
     files = {"label": ("x.seg.nrrd", study.label(CASES[9], tmp_path).read_bytes())}
     assert call(server, "PUT", f"/datastore/label?image={CASES[9]}", tokens["rita"], files=files).ok
@@ -460,7 +464,7 @@ def test_what_the_audit_says(server: RunningServer, study: TinyStudy, tokens: di
     assert not any(password in json.dumps(audit(study)) for password in [*PASSWORDS.values(), "guessed wrong"])
 
 
-def test_without_its_line_nothing_happens(
+def test_change_is_refused_without_an_audit_record(
     server: RunningServer, study: TinyStudy, tokens: dict[str, str], tmp_path: Path
 ) -> None:
     def listed() -> Any:
@@ -484,7 +488,7 @@ def test_without_its_line_nothing_happens(
     assert log_in(server, "anna").ok
 
 
-def test_trainings_are_told(server: RunningServer, study: TinyStudy, tokens: dict[str, str], tmp_path: Path) -> None:
+def test_trainings_are_audited(server: RunningServer, study: TinyStudy, tokens: dict[str, str], tmp_path: Path) -> None:
     for case in CASES[:3]:
         files = {"label": ("x.seg.nrrd", study.label(case, tmp_path).read_bytes())}
         assert call(server, "PUT", f"/datastore/label?image={case}", tokens["anna"], files=files).ok
@@ -496,7 +500,7 @@ def test_trainings_are_told(server: RunningServer, study: TinyStudy, tokens: dic
     assert lines == [("training started", "ada"), ("training stopped", "ada")]
 
 
-def test_promotions_are_told_whoever_promotes(study: TinyStudy, tmp_path: Path) -> None:
+def test_all_promotions_are_audited(study: TinyStudy, tmp_path: Path) -> None:
     """A round of the server's child, the command line, an administrator: all of them by the ledger."""
     state = Study(str(tmp_path), str(tmp_path), study.task)
     for _ in range(2):
@@ -521,7 +525,7 @@ def test_promotions_are_told_whoever_promotes(study: TinyStudy, tmp_path: Path) 
     assert champion and champion.id == "r0001"
 
 
-def test_ohif_in_a_real_browser(server: RunningServer, tmp_path: Path) -> None:
+def test_ohif_works_in_a_browser_with_a_login(server: RunningServer, tmp_path: Path) -> None:
     """By the login page to OHIF, which then works as without a login: its scripts come, and it may ask the server."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")

@@ -43,7 +43,7 @@ def ohif(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 # ---- without a browser: what it is given ----
 
 
-def test_the_query_reaches_the_pacs(ct: CtStudy, server: RunningServer) -> None:
+def test_query_is_forwarded_to_the_pacs(ct: CtStudy, server: RunningServer) -> None:
     def patients(query: str) -> list[str]:
         found = requests.get(f"{server.url}/proxy/dicom/qido/studies?{query}", timeout=60).json()
         return [study["00100020"]["Value"][0] for study in found]
@@ -54,7 +54,7 @@ def test_the_query_reaches_the_pacs(ct: CtStudy, server: RunningServer) -> None:
     assert len(patients("")) == SERIES
 
 
-def test_headers_and_faults_of_the_pacs_are_passed_on(ct: CtStudy, server: RunningServer) -> None:
+def test_headers_and_errors_of_the_pacs_are_forwarded(ct: CtStudy, server: RunningServer) -> None:
     case = ct.cases[0]
     series = f"{server.url}/proxy/dicom/wado/studies/{ct.studies[case]}/series/{case}"
     images = requests.get(series, headers={"Accept": "multipart/related; type=application/dicom"}, timeout=60)
@@ -67,7 +67,7 @@ def test_headers_and_faults_of_the_pacs_are_passed_on(ct: CtStudy, server: Runni
     assert 400 <= refused.status_code < 500 and refused.status_code != 404
 
 
-def test_files_in_folders(server: RunningServer) -> None:
+def test_files_of_ohif_are_served(server: RunningServer) -> None:
     icon = requests.get(f"{server.url}/ohif/assets/favicon-32x32.png", timeout=60)
     assert icon.content[1:4] == b"PNG" and icon.headers["content-type"] == "image/png"
     script = requests.get(f"{server.url}/ohif/app-config.js", timeout=60)
@@ -82,7 +82,7 @@ def test_files_in_folders(server: RunningServer) -> None:
 # ---- with one ----
 
 
-def test_an_annotator_draws_with_sam(ct: CtStudy, server: RunningServer, ohif: Ohif) -> None:
+def test_clicks_with_sam_segment_structures(ct: CtStudy, server: RunningServer, ohif: Ohif) -> None:
     case = ct.cases[LABELLED]
     ohif.open_list([f"ct{seed}" for seed in range(SERIES)])
     ohif.open_study(ct.studies[case])
@@ -107,7 +107,9 @@ def test_an_annotator_draws_with_sam(ct: CtStudy, server: RunningServer, ohif: O
     assert ohif.drawn()[1] > gray + 500
 
 
-def test_what_was_drawn_becomes_the_label(ct: CtStudy, server: RunningServer, ohif: Ohif, tmp_path: Path) -> None:
+def test_exported_segmentation_becomes_the_label(
+    ct: CtStudy, server: RunningServer, ohif: Ohif, tmp_path: Path
+) -> None:
     case = ct.cases[LABELLED]
     drawn = np.reshape(ohif.labelmap(), SHAPE)
     ohif.export()
@@ -118,7 +120,7 @@ def test_what_was_drawn_becomes_the_label(ct: CtStudy, server: RunningServer, oh
     assert (grid.to_file(read_masks(file, ct.task, grid)) == np.stack([drawn == 1, drawn == 2])).all()
 
 
-def test_next_sample_and_update_model(ct: CtStudy, server: RunningServer, ohif: Ohif, tmp_path: Path) -> None:
+def test_next_sample_and_update_model_work(ct: CtStudy, server: RunningServer, ohif: Ohif, tmp_path: Path) -> None:
     ohif.press(".tab-label", "Active Learning")
     study = ohif.next_sample()
     assert study in ct.studies.values() and study != ct.studies[ct.cases[LABELLED]]
@@ -135,7 +137,7 @@ def test_next_sample_and_update_model(ct: CtStudy, server: RunningServer, ohif: 
     ohif.browser.until(lambda: "student+sam" in server.client().info()["models"], "a student", 480)
 
 
-def test_the_students_masks_are_seen(ct: CtStudy, server: RunningServer, ohif: Ohif, tmp_path: Path) -> None:
+def test_masks_of_the_student_are_displayed(ct: CtStudy, server: RunningServer, ohif: Ohif, tmp_path: Path) -> None:
     study = ohif.browser.driver.current_url.split("=")[-1]
     case = next(case for case, uid in ct.studies.items() if uid == study)
     answer = requests.post(f"{server.url}/infer/student+sam?image={case}&output=image", timeout=120)

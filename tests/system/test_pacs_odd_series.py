@@ -103,7 +103,9 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-def test_a_tilted_ct_and_back(server: RunningServer, odd: tuple[CtStudy, dict[str, str]], tmp_path: Path) -> None:
+def test_tilted_ct_and_label_round_trip(
+    server: RunningServer, odd: tuple[CtStudy, dict[str, str]], tmp_path: Path
+) -> None:
     """ITK reads it and sees the liver where it lies; a click there is answered there; what is drawn on it comes to lie
     on the slices of the series."""
     study, case = odd[0], odd[1]["tilted"]
@@ -163,7 +165,7 @@ def test_a_tilted_ct_and_back(server: RunningServer, odd: tuple[CtStudy, dict[st
     assert dice(sitk.GetArrayFromImage(layers).reshape(pixels.shape) == 1, shown[0]) > 0.99
 
 
-def test_a_localizer_and_a_slice_sent_twice(
+def test_localizer_and_duplicate_slice_are_ignored(
     server: RunningServer, odd: tuple[CtStudy, dict[str, str]], tmp_path: Path
 ) -> None:
     image = image_of(server, odd[1]["more"], tmp_path)
@@ -174,7 +176,7 @@ def test_a_localizer_and_a_slice_sent_twice(
     assert "1 duplicate slices are skipped" in server.log.read_text()
 
 
-def test_a_series_that_lacks_a_slice(server: RunningServer, odd: tuple[CtStudy, dict[str, str]]) -> None:
+def test_series_without_a_slice_is_refused(server: RunningServer, odd: tuple[CtStudy, dict[str, str]]) -> None:
     """It is named by its id, with the reason, wherever it is asked for."""
     case = odd[1]["less"]
     answer = get(server, f"datastore/image?image={case}")
@@ -184,9 +186,7 @@ def test_a_series_that_lacks_a_slice(server: RunningServer, odd: tuple[CtStudy, 
     assert get(server, "samstudent/pacs").json()["unreadable"] == [{"case": case, "reason": said}]
 
 
-def test_a_series_that_lacks_a_slice_is_never_offered(
-    server: RunningServer, odd: tuple[CtStudy, dict[str, str]]
-) -> None:
+def test_series_without_a_slice_is_never_selected(server: RunningServer, odd: tuple[CtStudy, dict[str, str]]) -> None:
     params = {"reserve_minutes": 0}
     ids = {server.client(f"c{i}").next_sample("random", params).get("id") for i in range(8)}
     assert odd[1]["less"] not in ids and ids - {None}

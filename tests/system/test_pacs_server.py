@@ -95,12 +95,12 @@ def test_radiographs_of_the_pacs_are_cases(film_server: RunningServer, films: Fi
     assert (status["state"], status["cases"], status["waiting"]) == ("connected", FILMS, [])
 
 
-def test_a_new_radiograph_is_seen_within_seconds(film_server: RunningServer, films: FilmStudy) -> None:
+def test_new_radiograph_is_listed_within_seconds(film_server: RunningServer, films: FilmStudy) -> None:
     case = films.add_film(100)
     wait_until(lambda: case in get(film_server, "datastore/?output=all")["objects"])
 
 
-def test_next_sample_has_what_ohif_and_slicer_read(film_server: RunningServer, films: FilmStudy) -> None:
+def test_next_sample_has_the_fields_for_ohif_and_slicer(film_server: RunningServer, films: FilmStudy) -> None:
     sample = film_server.client().next_sample("random", {})
     image = pydicom.dcmread(films.image(sample["id"]))
     assert sample["Modality"] == "DX" and sample["StudyDate"] == "20260101" and sample["StudyTime"] == "120000"
@@ -118,7 +118,7 @@ def test_next_sample_has_what_ohif_and_slicer_read(film_server: RunningServer, f
 # ---- labels to the PACS ----
 
 
-def test_a_label_goes_to_the_pacs_whole(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
+def test_label_is_stored_completely_in_the_pacs(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
     case = films.cases[0]
     truth = films.truth[case]
     assert (truth[0] & truth[2]).any()  # the bones share pixels
@@ -138,9 +138,7 @@ def test_a_label_goes_to_the_pacs_whole(film_server: RunningServer, films: FilmS
     assert radius.SegmentAlgorithmType == "MANUAL"
 
 
-def test_a_structure_that_is_not_there_comes_back_as_empty(
-    film_server: RunningServer, films: FilmStudy, tmp_path: Path
-) -> None:
+def test_absent_structure_is_an_empty_segment(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
     case = films.cases[1]
     masks = films.truth[case].copy()
     masks[1] = False
@@ -150,7 +148,7 @@ def test_a_structure_that_is_not_there_comes_back_as_empty(
     assert (masks_of(films, seg, case) == masks).all()
 
 
-def test_a_label_drawn_with_sam_says_so(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
+def test_label_made_with_sam_has_its_provenance(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
     case = films.cases[2]
     response = requests.post(
         f"{film_server.url}/infer/sam?image={case}&output=json", data={"params": json.dumps(CLICK)}, timeout=120
@@ -162,7 +160,7 @@ def test_a_label_drawn_with_sam_says_so(film_server: RunningServer, films: FilmS
     assert (segment.SegmentAlgorithmType, segment.SegmentAlgorithmName) == ("SEMIAUTOMATIC", "sam")
 
 
-def test_output_dicom_seg(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
+def test_output_dicom_seg_is_a_segmentation(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
     case = films.cases[3]
     response = requests.post(
         f"{film_server.url}/infer/sam?image={case}&output=dicom_seg", data={"params": json.dumps(CLICK)}, timeout=120
@@ -195,7 +193,7 @@ def viewers_seg(films: FilmStudy, case: str, masks: np.ndarray, folder: Path, **
     return seg
 
 
-def test_a_segmentation_that_a_viewer_stored_is_a_label(
+def test_segmentation_stored_by_a_viewer_becomes_a_label(
     film_server: RunningServer, films: FilmStudy, tmp_path: Path
 ) -> None:
     case = films.cases[4]
@@ -209,7 +207,7 @@ def test_a_segmentation_that_a_viewer_stored_is_a_label(
     assert len(segs_of(films, case)) == 1
 
 
-def test_a_viewers_correction_replaces_a_label_that_is_kept(
+def test_correction_by_a_viewer_replaces_the_label(
     film_server: RunningServer, films: FilmStudy, tmp_path: Path
 ) -> None:
     case = films.cases[0]
@@ -221,7 +219,7 @@ def test_a_viewers_correction_replaces_a_label_that_is_kept(
     assert [before[:12] in path.name for path in history] == [True]
 
 
-def test_what_a_program_drew_alone_is_no_label(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
+def test_segmentation_of_a_program_is_not_a_label(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
     case = films.add_film(200)
     wait_until(lambda: case in get(film_server, "datastore/?output=all")["objects"])
     seg = viewers_seg(films, case, films.truth[case], tmp_path, SegmentAlgorithmType="AUTOMATIC")
@@ -234,7 +232,7 @@ def test_what_a_program_drew_alone_is_no_label(film_server: RunningServer, films
 # ---- a round ----
 
 
-def test_a_round_and_its_pseudo_labels(film_server: RunningServer, films: FilmStudy) -> None:
+def test_round_stores_pseudo_labels_for_the_pacs(film_server: RunningServer, films: FilmStudy) -> None:
     client = film_server.client()
     client.train_start("student", {"pseudo_labels": "off"})
     assert film_server.wait_for("train")["status"] == "DONE"
@@ -263,7 +261,7 @@ def test_a_round_and_its_pseudo_labels(film_server: RunningServer, films: FilmSt
     assert client.info()["datastore"]["completed"] == labelled  # none of them came back as a human's
 
 
-def test_a_radiograph_is_accepted_in_the_browser(
+def test_radiograph_can_be_accepted_on_the_review_page(
     film_server: RunningServer, films: FilmStudy, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """OHIF opens no radiographs: the page does, and what a reviewer accepts there goes to the PACS."""
@@ -296,7 +294,9 @@ def forget_image(server: RunningServer, case: str) -> None:
         shutil.rmtree(folder)
 
 
-def test_a_pacs_that_is_away(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
+def test_unreachable_pacs_does_not_block_the_server(
+    film_server: RunningServer, films: FilmStudy, tmp_path: Path
+) -> None:
     """An acknowledged label is not lost, the client is told, everything else answers, and it recovers by itself."""
     last = films.add_film(300)
     wait_until(lambda: last in get(film_server, "datastore/?output=all")["objects"])
@@ -332,7 +332,7 @@ def test_a_pacs_that_is_away(film_server: RunningServer, films: FilmStudy, tmp_p
 
 
 @pytest.mark.parametrize("answer", [say(200, b"<html>Log in</html>", "text/html"), silent], ids=["html", "silence"])
-def test_a_pacs_that_answers_nonsense(
+def test_invalid_responses_of_the_pacs_are_reported(
     film_server: RunningServer, films: FilmStudy, tmp_path: Path, answer: Answer
 ) -> None:
     last = films.add_film(400 + (answer is silent))
@@ -354,9 +354,7 @@ def test_a_pacs_that_answers_nonsense(
     assert requests.get(f"{film_server.url}/datastore/image?image={last}", timeout=60).ok
 
 
-def test_labels_that_waited_survive_a_restart_of_the_server(
-    film_server: RunningServer, films: FilmStudy, tmp_path: Path
-) -> None:
+def test_waiting_labels_survive_a_restart(film_server: RunningServer, films: FilmStudy, tmp_path: Path) -> None:
     """Both are killed, the PACS first. Last of this file: the server is stopped."""
     case = films.cases[3]
 

@@ -87,7 +87,7 @@ def waiting(server: RunningServer) -> list[str]:
     return [item["case"] for item in requests.get(f"{server.url}/samstudent/review", timeout=30).json()["cases"]]
 
 
-def test_the_overview_tells_how_the_study_stands(browser: Browser) -> None:
+def test_overview_shows_counts_rounds_and_served_student(browser: Browser) -> None:
     browser.open("samstudent")
     browser.find("section.rounds tbody tr")
     counts = browser.text("section.counts").split("\n")[1:]
@@ -100,7 +100,7 @@ def test_the_overview_tells_how_the_study_stands(browser: Browser) -> None:
     assert browser.run("return document.querySelectorAll('.chart circle').length") == 2
 
 
-def test_it_fits_on_a_laptop_in_light_and_dark(browser: Browser) -> None:
+def test_page_fits_on_a_laptop_in_light_and_dark_mode(browser: Browser) -> None:
     grounds = set()
     for scheme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -117,7 +117,7 @@ def test_it_fits_on_a_laptop_in_light_and_dark(browser: Browser) -> None:
     assert len(grounds) == 2
 
 
-def test_promoting_asks_first_and_can_be_rolled_back(browser: Browser, server: RunningServer) -> None:
+def test_promotion_is_confirmed_and_can_be_rolled_back(browser: Browser, server: RunningServer) -> None:
     def served() -> str:
         return str(requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()["champion"])
 
@@ -136,7 +136,7 @@ def test_promoting_asks_first_and_can_be_rolled_back(browser: Browser, server: R
     assert served() == "r0001"
 
 
-def test_the_worst_case_opens_and_masks_can_be_switched(browser: Browser) -> None:
+def test_case_of_lowest_quality_opens_and_masks_can_be_toggled(browser: Browser) -> None:
     browser.open("samstudent#review")
     browser.shows(CASES[3])
     both = browser.drawn()
@@ -156,7 +156,7 @@ def test_the_worst_case_opens_and_masks_can_be_switched(browser: Browser) -> Non
     assert "20 %" in structures and "95 %" in structures
 
 
-def test_moving_through_the_queue(browser: Browser) -> None:
+def test_keyboard_moves_through_the_queue(browser: Browser) -> None:
     browser.press("j")
     browser.shows(CASES[4])
     browser.press(Keys.ARROW_RIGHT)
@@ -169,7 +169,7 @@ def test_moving_through_the_queue(browser: Browser) -> None:
     browser.press(Keys.ESCAPE)
 
 
-def test_a_doubtful_structure_is_decided_before_it_is_accepted(
+def test_acceptance_requires_a_source_for_rejected_structures(
     browser: Browser, prepared: TinyStudy, server: RunningServer
 ) -> None:
     browser.press("a")
@@ -184,7 +184,7 @@ def test_a_doubtful_structure_is_decided_before_it_is_accepted(
     browser.shows(CASES[4])
 
 
-def test_a_case_is_sent_and_offered_first(browser: Browser, server: RunningServer) -> None:
+def test_sent_case_is_selected_first(browser: Browser, server: RunningServer) -> None:
     browser.press("s")
     browser.until(lambda: CASES[4] not in waiting(server), "sending")
     browser.shows(CASES[5])
@@ -192,7 +192,7 @@ def test_a_case_is_sent_and_offered_first(browser: Browser, server: RunningServe
     assert (offered["id"], offered["selected_by"]) == (CASES[4], "review")
 
 
-def test_a_case_is_rejected_and_that_is_undone(browser: Browser, server: RunningServer) -> None:
+def test_rejection_can_be_undone(browser: Browser, server: RunningServer) -> None:
     browser.press("r")
     browser.until(lambda: CASES[5] not in waiting(server), "rejection")
     browser.shows(CASES[6])
@@ -201,14 +201,14 @@ def test_a_case_is_rejected_and_that_is_undone(browser: Browser, server: Running
     browser.shows(CASES[5])
 
 
-def test_accepting_with_sams_masks_in_one_stroke(browser: Browser, prepared: TinyStudy, server: RunningServer) -> None:
+def test_shift_a_accepts_with_masks_of_sam(browser: Browser, prepared: TinyStudy, server: RunningServer) -> None:
     browser.press("A")
     browser.until(lambda: CASES[5] not in waiting(server), "acceptance")
     assert np.array_equal(final(prepared, CASES[5]), prepared.truth[CASES[5]])
     browser.shows(CASES[6])
 
 
-def test_what_was_made_anew_meanwhile_is_told_and_shown(
+def test_changed_pseudo_label_is_reported_and_reloaded(
     browser: Browser, prepared: TinyStudy, server: RunningServer
 ) -> None:
     datastore = StudyFolderDatastore(str(prepared.folder), auto_reload=False)
@@ -224,7 +224,7 @@ def test_what_was_made_anew_meanwhile_is_told_and_shown(
     browser.until(lambda: CASES[6] not in waiting(server), "acceptance")
 
 
-def test_what_others_decide_leaves_the_queue(browser: Browser, server: RunningServer) -> None:
+def test_decisions_of_other_users_update_the_queue(browser: Browser, server: RunningServer) -> None:
     browser.open("samstudent/")  # with or without the slash
     browser.find("#to-review").click()
     browser.until(lambda: browser.text("#queue").startswith(CASES[7]), "the last case")
@@ -235,7 +235,7 @@ def test_what_others_decide_leaves_the_queue(browser: Browser, server: RunningSe
     browser.until(lambda: browser.text("#queue") == "No case is waiting for review.", "an empty queue")
 
 
-def test_what_was_decided_can_be_looked_up(browser: Browser) -> None:
+def test_decided_cases_can_be_listed(browser: Browser) -> None:
     browser.open("samstudent#review")
     browser.find("#state").send_keys("sent")
     browser.until(lambda: browser.text("#queue").startswith(CASES[4]), "what was sent")
@@ -271,7 +271,7 @@ def volumes(tmp_path: Path) -> Iterator[Browser]:
         yield browser
 
 
-def test_a_round_that_runs_has_a_bar_for_each_step(review_bench: Bench, tmp_path: Path) -> None:
+def test_running_round_has_a_bar_for_each_step(review_bench: Bench, tmp_path: Path) -> None:
     jobs, over = review_bench.app.state.context.jobs, threading.Event()
 
     def never(*connections: Any) -> Any:
@@ -299,7 +299,7 @@ def test_a_round_that_runs_has_a_bar_for_each_step(review_bench: Bench, tmp_path
         over.set()
 
 
-def test_a_volume_is_browsed_by_slices(volumes: Browser) -> None:
+def test_volume_is_displayed_by_slices(volumes: Browser) -> None:
     volumes.open("samstudent#review")
     volumes.shows("v0 z 7")  # where the worse of the two, the block, is seen best
     assert "axial 8 / 12" in volumes.text(".stage")

@@ -67,7 +67,7 @@ def make_study(source: Path, folder: Path, labelled: int, unlabelled: int, held:
         ("hippocampus", {"size": [32, 48, 32], "channels": [8, 16, 32]}),
     ],
 )
-def test_two_rounds(
+def test_two_rounds_on_real_images(
     name: str, student: dict[str, Any], shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A few steps teach them next to nothing, and such teachers would be skipped.

@@ -29,7 +29,7 @@ from support.drawn_folder import labelled_folder, task_file
 from support.experiment_setting import setting_of
 
 
-def test_the_same_labels_and_seed_give_the_same_pseudo_labels_and_student(bench: Any, tmp_path: Path) -> None:
+def test_equal_labels_and_seed_give_equal_pseudo_labels_and_students(bench: Any, tmp_path: Path) -> None:
     study = bench.study
     study.holdout.extend(bench.datastore.list_images(), [])
     held = sorted(study.holdout.ids)
@@ -66,7 +66,7 @@ CHANGES: dict[str, Any] = {
 
 
 @pytest.mark.training
-def test_server_command_line_and_experiment_train_the_same_student(tmp_path: Path) -> None:
+def test_server_command_line_and_experiment_train_equal_students(tmp_path: Path) -> None:
     """Each with the embedded SAM and all steps of a round, three labels and two cases without."""
     data = labelled_folder(tmp_path / "data", train=5)
     setting = setting_of(data, tmp_path / "out", **CHANGES)

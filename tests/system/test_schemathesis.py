@@ -59,10 +59,10 @@ def try_all(operations: list[Any], server: RunningServer, examples: int) -> None
     assert requests.get(f"{server.url}/info/", timeout=60).ok
 
 
-def test_nothing_that_the_description_allows_breaks_the_server(operations: list[Any], server: RunningServer) -> None:
+def test_generated_requests_cause_no_server_error(operations: list[Any], server: RunningServer) -> None:
     try_all(operations, server, 8)
 
 
 @pytest.mark.slow
-def test_nothing_breaks_the_server_in_a_longer_run(operations: list[Any], server: RunningServer) -> None:
+def test_many_generated_requests_cause_no_server_error(operations: list[Any], server: RunningServer) -> None:
     try_all(operations, server, 300)

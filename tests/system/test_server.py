@@ -44,7 +44,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 # ---- a study without labels ----
 
 
-def test_info_has_what_the_clients_read(client: MONAILabelClient) -> None:
+def test_info_has_the_fields_for_clients(client: MONAILabelClient) -> None:
     info = client.info()
     assert "config" not in info  # with it Slicer says "please upgrade"
     assert info["name"] == "samstudent - tiny"
@@ -58,14 +58,14 @@ def test_info_has_what_the_clients_read(client: MONAILabelClient) -> None:
     assert (info["datastore"]["total"], info["datastore"]["completed"]) == (len(CASES), 0)
 
 
-def test_a_student_without_weights_is_not_offered(client: MONAILabelClient, server: RunningServer) -> None:
+def test_student_without_weights_is_not_listed(client: MONAILabelClient, server: RunningServer) -> None:
     assert set(client.info()["models"]) == {"sam"}
     response = infer(server, "json", {}, model="student")
     assert response.status_code == 404
     assert "student" in detail(response)
 
 
-def test_a_click_through_the_client(client: MONAILabelClient, study: TinyStudy) -> None:
+def test_click_with_the_client_returns_a_mask(client: MONAILabelClient, study: TinyStudy) -> None:
     file, result = client.infer("sam", CASES[0], CLICK)
     drawn = np.asarray(Image.open(file))
     assert drawn.shape == (64, 64)
@@ -74,7 +74,7 @@ def test_a_click_through_the_client(client: MONAILabelClient, study: TinyStudy) 
     assert result["structures"][0]["predicted_iou"] > 0.5
 
 
-def test_output_image_as_ohif_asks_for_it(server: RunningServer) -> None:
+def test_output_image_is_nrrd_for_ohif(server: RunningServer) -> None:
     form = {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False, "restore_label_idx": False}
     response = infer(server, "image", CLICK | form)
     assert response.ok
@@ -84,7 +84,7 @@ def test_output_image_as_ohif_asks_for_it(server: RunningServer) -> None:
     assert set(np.unique(values)) == {0, 3}
 
 
-def test_output_json(server: RunningServer) -> None:
+def test_output_json_has_the_structures(server: RunningServer) -> None:
     response = infer(server, "json", CLICK)
     assert response.headers["content-type"].startswith("application/json")
     assert response.json()["structures"][0]["name"] == "lunate"
@@ -102,18 +102,18 @@ def test_output_dicom_seg_is_refused_for_a_folder(server: RunningServer) -> None
     assert "DICOMweb" in detail(response)
 
 
-def test_result_files_do_not_stay(server: RunningServer) -> None:
+def test_result_files_are_removed(server: RunningServer) -> None:
     assert infer(server, "image", CLICK).ok
     wait_until(lambda: not list(server.temporary.glob("*.png")))
 
 
-def test_an_uploaded_image(client: MONAILabelClient, tmp_path: Path) -> None:
+def test_uploaded_image_is_used_for_inference(client: MONAILabelClient, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 50), dtype=np.uint8)).save(tmp_path / "mine.png")
     file, _ = client.infer("sam", "", {"label": "ulna", "roi": [9, 30, 9, 30, 0, 0]}, file=str(tmp_path / "mine.png"))
     assert Image.open(file).size == (50, 40)
 
 
-def test_a_session(client: MONAILabelClient, study: TinyStudy) -> None:
+def test_session_is_used_for_inference(client: MONAILabelClient, study: TinyStudy) -> None:
     session = client.create_session(str(study.image(CASES[1])))["session_id"]
     assert Path(client.get_session(session)["image"]).name
     file, _ = client.infer("sam", "", dict(CLICK), session_id=session)
@@ -137,7 +137,7 @@ def test_next_samples_differ_between_clients(server: RunningServer, study: TinyS
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "entropy", "disagreement", "diversity", "mixed"])
-def test_every_strategy_answers_without_any_label(server: RunningServer, strategy: str) -> None:
+def test_every_strategy_selects_a_case_without_labels(server: RunningServer, strategy: str) -> None:
     assert server.client(strategy).next_sample(strategy, {})["id"] in CASES
 
 
@@ -160,7 +160,7 @@ def test_logs(server: RunningServer) -> None:
 @pytest.mark.parametrize(
     "query", ["", "?lines=220823216873378669186252800&html=true&refresh=-727", "?lines=0", "?lines=-5"]
 )
-def test_logs_are_text_whatever_is_asked(server: RunningServer, query: str) -> None:
+def test_logs_are_plain_text_for_any_options(server: RunningServer, query: str) -> None:
     response = requests.get(f"{server.url}/logs/{query}", timeout=30)
     assert response.ok, response.text
     assert response.headers["content-type"].startswith("text/plain") and "<script" not in response.text
@@ -198,7 +198,7 @@ def test_logs_are_text_whatever_is_asked(server: RunningServer, query: str) -> N
         ("samstudent/rollback", {}, 409, ""),
     ],
 )
-def test_a_wrong_request_is_told_why(
+def test_invalid_requests_have_a_reason(
     server: RunningServer, path: str, arguments: dict[str, Any], status: int, reason: str
 ) -> None:
     response = post(server, path, **arguments)
@@ -208,7 +208,9 @@ def test_a_wrong_request_is_told_why(
 # ---- labels ----
 
 
-def test_labels_are_saved(client: MONAILabelClient, server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
+def test_saved_labels_are_listed(
+    client: MONAILabelClient, server: RunningServer, study: TinyStudy, tmp_path: Path
+) -> None:
     for case in CASES[:6]:
         client.save_label(case, str(study.label(case, tmp_path)), params={"comment": "checked"})
     assert client.info()["datastore"]["completed"] == 6
@@ -219,9 +221,7 @@ def test_labels_are_saved(client: MONAILabelClient, server: RunningServer, study
     assert (read_masks(saved, study.task, grid) == study.truth[CASES[0]]).all()
 
 
-def test_slicers_label_map_is_read_by_the_names_it_comes_with(
-    client: MONAILabelClient, study: TinyStudy, tmp_path: Path
-) -> None:
+def test_label_map_of_slicer_is_read_by_its_names(client: MONAILabelClient, study: TinyStudy, tmp_path: Path) -> None:
     """Slicer numbers segments in their order in the scene, here lunate first."""
     truth = study.truth[CASES[6]]
     values = np.zeros((1, 64, 64), dtype=np.uint8)
@@ -233,7 +233,7 @@ def test_slicers_label_map_is_read_by_the_names_it_comes_with(
     assert client.info()["datastore"]["completed"] == 7
 
 
-def test_a_label_of_unknown_structures_is_refused(
+def test_label_of_unknown_structures_is_refused(
     client: MONAILabelClient, server: RunningServer, tmp_path: Path
 ) -> None:
     nrrd.write(str(tmp_path / "label.nrrd"), np.full((1, 64, 64), 9, dtype=np.uint8), index_order="C")
@@ -243,7 +243,7 @@ def test_a_label_of_unknown_structures_is_refused(
     assert client.info()["datastore"]["completed"] == 7
 
 
-def test_labelled_cases_are_not_offered_again(server: RunningServer) -> None:
+def test_labelled_cases_are_not_selected_again(server: RunningServer) -> None:
     client = server.client("carol")
     asked = client.next_sample("random", {}).get("id")
     assert asked is None or asked in CASES[7:]
@@ -252,7 +252,7 @@ def test_labelled_cases_are_not_offered_again(server: RunningServer) -> None:
 # ---- training ----
 
 
-def test_training_makes_a_student_that_is_offered(client: MONAILabelClient, server: RunningServer) -> None:
+def test_training_makes_a_listed_student(client: MONAILabelClient, server: RunningServer) -> None:
     job = client.train_start("student", {"pseudo_labels": "off"})
     assert job["status"] in ("SUBMITTED", "RUNNING")
     wait_until(lambda: client.train_status(check_if_running=True))
@@ -269,14 +269,16 @@ def test_training_makes_a_student_that_is_offered(client: MONAILabelClient, serv
 
 
 @pytest.mark.parametrize("model", ["student", "student+sam"])
-def test_the_student_answers_on_the_films_grid(client: MONAILabelClient, study: TinyStudy, model: str) -> None:
+def test_masks_of_the_student_are_on_the_grid_of_the_image(
+    client: MONAILabelClient, study: TinyStudy, model: str
+) -> None:
     file, result = client.infer(model, CASES[8], {"result_extension": ".seg.nrrd"})
     masks = read_masks(file, study.task, read_image(study.image(CASES[8])).grid)
     assert masks.shape == (3, 64, 64)
     json.dumps(result)
 
 
-def test_a_training_is_stopped(client: MONAILabelClient, server: RunningServer) -> None:
+def test_training_can_be_stopped(client: MONAILabelClient, server: RunningServer) -> None:
     client.train_start("student", {"steps": 100_000, "pseudo_labels": "off"})
     wait_until(lambda: client.train_status(check_if_running=True))
     client.train_stop()
@@ -293,7 +295,7 @@ def test_the_active_sam_is_reported(server: RunningServer) -> None:
     assert post(server, "samstudent/sam/plain").json() == {"active": None}
 
 
-def test_sam_is_adapted_and_what_came_of_it_is_told(client: MONAILabelClient, server: RunningServer) -> None:
+def test_sam_is_adapted_and_the_result_reported(client: MONAILabelClient, server: RunningServer) -> None:
     """Whether two steps make it better is not the point: the running server answers with the active one."""
     client.train_start("sam", {})
     assert server.wait_for("train", 400)["status"] == "DONE", server.tail()
@@ -310,7 +312,7 @@ def test_sam_is_adapted_and_what_came_of_it_is_told(client: MONAILabelClient, se
     assert infer(server, "json", CLICK).json()["structures"][0]["sam"] == plain
 
 
-def test_a_round_learns_what_to_trust_and_then_trains(client: MONAILabelClient, server: RunningServer) -> None:
+def test_round_fits_a_policy_and_trains(client: MONAILabelClient, server: RunningServer) -> None:
     client.train_start("student", {"pseudo_labels": "renew"})
     assert server.wait_for("train", 400)["status"] == "DONE", server.tail()
     record = requests.get(f"{server.url}/samstudent/rounds", timeout=30).json()["rounds"][-1]
@@ -321,7 +323,7 @@ def test_a_round_learns_what_to_trust_and_then_trains(client: MONAILabelClient, 
     assert len(requests.get(f"{server.url}/samstudent/sam", timeout=30).json()["adapted"]) == 2
 
 
-def test_the_schedule_is_told(server: RunningServer) -> None:
+def test_schedule_is_reported(server: RunningServer) -> None:
     status = requests.get(f"{server.url}/samstudent/schedule", timeout=30)
     assert status.ok
     assert isinstance(status.json(), dict)
@@ -330,7 +332,9 @@ def test_the_schedule_is_told(server: RunningServer) -> None:
 # ---- pseudo labels ----
 
 
-def test_batch_inference_makes_pseudo_labels(client: MONAILabelClient, server: RunningServer, study: TinyStudy) -> None:
+def test_batch_inference_generates_pseudo_labels(
+    client: MONAILabelClient, server: RunningServer, study: TinyStudy
+) -> None:
     response = post(server, "batch/infer/student+sam?images=unlabeled")  # the body is the host's default
     assert response.ok, response.text
     assert server.wait_for("batch/infer")["status"] == "DONE", server.tail()
@@ -341,7 +345,7 @@ def test_batch_inference_makes_pseudo_labels(client: MONAILabelClient, server: R
     assert not any("pseudo" in entry["labels"] for entry in client.datastore()["objects"].values())
 
 
-def test_nothing_left_to_label(
+def test_fully_labelled_study_has_no_next_sample(
     client: MONAILabelClient, server: RunningServer, study: TinyStudy, tmp_path: Path
 ) -> None:
     for case in CASES[7:]:
@@ -352,7 +356,7 @@ def test_nothing_left_to_label(
 # ---- the end ----
 
 
-def test_the_servers_end_ends_its_training(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_end_of_the_server_ends_its_training(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> None:
     """SIGTERM, as a user's Ctrl-C or systemd sends it; the host alone leaves the training running."""
     server = RunningServer(study, tmp_path_factory.mktemp("second"))
     try:

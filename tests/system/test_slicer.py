@@ -95,7 +95,7 @@ def on_screen(panel: Panel, names: Sequence[str] = NAMES) -> NDArray[np.bool_]:
 # ---- what is offered ----
 
 
-def test_the_panel_shows_what_the_server_has(panel: Panel) -> None:
+def test_panel_lists_models_and_options_of_the_server(panel: Panel) -> None:
     panel.quiet()
     assert panel.ui.appComboBox.items == ["samstudent - tiny"]
     assert panel.ui.segmentationModelSelector.items == ["student", "student+sam"]
@@ -107,7 +107,7 @@ def test_the_panel_shows_what_the_server_has(panel: Panel) -> None:
     assert panel.ui.dgNegativeControlPointPlacementWidget.shown
 
 
-def test_every_option_is_one_that_the_table_can_show_and_send_back(panel: Panel) -> None:
+def test_every_option_round_trips_through_the_table(panel: Panel) -> None:
     """Untouched options come back as they were; touched ones with their type."""
     seen = {}
     for section, kind in enumerate(("models", "trainers", "strategies", "scoring")):
@@ -126,7 +126,7 @@ def test_every_option_is_one_that_the_table_can_show_and_send_back(panel: Panel)
     assert {"pseudo_labels", "promote", "max_epochs", "seed"} <= seen["student"]
 
 
-def test_a_touched_option_keeps_its_type(panel: Panel) -> None:
+def test_edited_option_keeps_its_type(panel: Panel) -> None:
     panel.ui.optionsSection.setCurrentIndex(1)
     cells = panel.ui.configTable.cells()
     assert isinstance(cells["pseudo_labels"], ComboBox) and isinstance(cells["promote"], CheckBox)
@@ -149,7 +149,7 @@ def test_next_sample_is_loaded_with_an_empty_segment_for_each_structure(panel: P
     assert not on_screen(panel).any()
 
 
-def test_next_sample_is_downloaded_where_the_folder_is_not_at_hand(panel: Panel) -> None:
+def test_next_sample_is_downloaded_without_a_shared_folder(panel: Panel) -> None:
     logic = panel.widget.logic
     logic.next_sample = lambda *args: type(logic).next_sample(logic, *args) | {"path": "/not/on/this/machine.png"}
     case = next_sample(panel)
@@ -158,9 +158,7 @@ def test_next_sample_is_downloaded_where_the_folder_is_not_at_hand(panel: Panel)
 
 
 @pytest.mark.parametrize("extension", [".png", ".nrrd", ".nii.gz"])
-def test_a_label_that_a_model_saved_is_shown_with_the_case(
-    panel: Panel, client: MONAILabelClient, extension: str
-) -> None:
+def test_label_saved_by_a_model_is_displayed(panel: Panel, client: MONAILabelClient, extension: str) -> None:
     """The tag ``original``; none of its structures may take another's place where one is absent."""
     case = next_sample(panel)
     file, _ = client.infer("student", case, {"save_label": True, "result_extension": extension})
@@ -183,7 +181,7 @@ def read_label(file: str) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("model", ["student", "student+sam"])
-def test_auto_segmentation_gives_each_segment_its_own_structure(
+def test_auto_segmentation_assigns_each_structure_to_its_segment(
     panel: Panel, client: MONAILabelClient, study: TinyStudy, model: str
 ) -> None:
     """The radius is absent and comes first: by counting what is there, ulna and lunate would take wrong places."""
@@ -200,7 +198,7 @@ def test_auto_segmentation_gives_each_segment_its_own_structure(
         assert (shown == (values == value)).all()
 
 
-def test_auto_segmentation_fits_segments_in_any_order(panel: Panel) -> None:
+def test_auto_segmentation_supports_segments_in_any_order(panel: Panel) -> None:
     next_sample(panel)
     panel.ui.segmentationButton.click()
     first = on_screen(panel)
@@ -212,9 +210,7 @@ def test_auto_segmentation_fits_segments_in_any_order(panel: Panel) -> None:
     assert (on_screen(panel) == first).all() and first[1].any()
 
 
-def test_smart_edit_draws_the_structure_that_is_chosen(
-    panel: Panel, client: MONAILabelClient, study: TinyStudy
-) -> None:
+def test_smart_edit_segments_the_selected_structure(panel: Panel, client: MONAILabelClient, study: TinyStudy) -> None:
     case = next_sample(panel)
     truth = study.truth[case]
     panel.ui.dgUpdateCheckBox.checked = True
@@ -238,7 +234,7 @@ def test_smart_edit_draws_the_structure_that_is_chosen(
     assert [segment.name for segment in panel.segments.segments.values()] == list(NAMES)
 
 
-def test_smart_edit_of_a_segment_that_the_task_does_not_know(panel: Panel, study: TinyStudy) -> None:
+def test_smart_edit_segments_an_unknown_segment(panel: Panel, study: TinyStudy) -> None:
     case = next_sample(panel)
     panel.draw("fracture", np.zeros((1, 64, 64), bool))
     panel.widget.updateGUIFromParameterNode()
@@ -263,7 +259,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".seg.nrrd", ".png"])
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
-def test_what_was_drawn_is_what_is_trained_on(
+def test_submitted_label_is_the_training_label(
     panel: Panel, study: TinyStudy, order: Sequence[str], extension: str
 ) -> None:
     """Whatever the order, and with an empty segment among them."""
@@ -282,7 +278,7 @@ def test_what_was_drawn_is_what_is_trained_on(
     requests.delete(f"{panel.widget.serverUrl()}/datastore/label?id={case}&tag=final", timeout=30).raise_for_status()
 
 
-def test_segments_that_overlap_survive_as_seg_nrrd(panel: Panel, study: TinyStudy) -> None:
+def test_overlapping_segments_are_preserved_in_seg_nrrd(panel: Panel, study: TinyStudy) -> None:
     SETTINGS.update({"MONAILabel/fileExtension": ".seg.nrrd", "MONAILabel/allowOverlappingSegments": True})
     case = next_sample(panel)
     truth = study.truth[case]
@@ -295,7 +291,7 @@ def test_segments_that_overlap_survive_as_seg_nrrd(panel: Panel, study: TinyStud
     assert (trained_on(study, case) == truth).all()
 
 
-def test_a_submitted_label_shows_up_in_the_panel_and_lets_it_train(panel: Panel, study: TinyStudy) -> None:
+def test_submitted_label_is_counted_and_enables_training(panel: Panel, study: TinyStudy) -> None:
     done = panel.ui.activeLearningProgressBar.value
     case = next_sample(panel)
     for name, mask in zip(NAMES, disjoint(study.truth[case]), strict=True):
@@ -306,7 +302,7 @@ def test_a_submitted_label_shows_up_in_the_panel_and_lets_it_train(panel: Panel,
     assert next_sample(panel) != case
 
 
-def test_an_image_of_the_users_own(panel: Panel, study: TinyStudy) -> None:
+def test_image_of_the_user_is_uploaded(panel: Panel, study: TinyStudy) -> None:
     """Loaded in Slicer, not in the study: a session while it is drawn on, uploaded with its label."""
     pixels, truth = draw_film(np.random.default_rng(77))
     mine = panel.folder / "mine.png"
@@ -330,7 +326,9 @@ def test_an_image_of_the_users_own(panel: Panel, study: TinyStudy) -> None:
 # ---- update model ----
 
 
-def test_update_model_and_stop(panel: Panel, server: RunningServer, client: MONAILabelClient, study: TinyStudy) -> None:
+def test_training_is_started_and_stopped(
+    panel: Panel, server: RunningServer, client: MONAILabelClient, study: TinyStudy
+) -> None:
     for case in CASES:
         client.save_label(case, str(study.label(case, panel.folder)))
     panel.widget.fetchInfo()

@@ -114,7 +114,7 @@ def test_next_sample_is_one_of_the_volumes(panel: Panel) -> None:
 
 
 @pytest.mark.parametrize("axes", AXES)
-def test_auto_segmentation_lies_on_the_volume_each_structure_in_its_segment(
+def test_auto_segmentation_is_aligned_with_one_segment_for_each_structure(
     panel: Panel, server: RunningServer, study: Solids, axes: str
 ) -> None:
     case = load(panel, study, axes)
@@ -129,7 +129,7 @@ def test_auto_segmentation_lies_on_the_volume_each_structure_in_its_segment(
 
 
 @pytest.mark.parametrize("axes", ["LPS", "PIL"])  # each click on a new slice takes SAM's encoder
-def test_smart_edit_changes_the_clicked_slice_alone(panel: Panel, study: Solids, axes: str) -> None:
+def test_smart_edit_changes_the_clicked_slice_only(panel: Panel, study: Solids, axes: str) -> None:
     load(panel, study, axes)
     shape = panel.segments.shape
     i, j, k = panel_middle(panel)
@@ -155,7 +155,7 @@ def panel_middle(panel: Panel) -> list[int]:
     return [int(i), int(j), int(k)]
 
 
-def test_a_box_without_a_click_is_drawn_on_the_slice_that_is_shown(panel: Panel, study: Solids) -> None:
+def test_box_without_a_click_applies_to_the_displayed_slice(panel: Panel, study: Solids) -> None:
     load(panel, study, "RAS")
     panel.ui.labelComboBox.setCurrentText("middle")
     panel.widget._sam2ROINode.place(panel.ras([2, 2, 4]), panel.ras([16, 16, 6]))
@@ -168,7 +168,7 @@ def test_a_box_without_a_click_is_drawn_on_the_slice_that_is_shown(panel: Panel,
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".nrrd", ".seg.nrrd"])
 @pytest.mark.parametrize("axes", AXES)
-def test_what_was_drawn_is_what_is_trained_on(panel: Panel, study: Solids, axes: str, extension: str) -> None:
+def test_submitted_label_is_the_training_label(panel: Panel, study: Solids, axes: str, extension: str) -> None:
     overlap = extension == ".seg.nrrd"  # then the segments themselves are submitted, cut to what is drawn
     SETTINGS.update({"MONAILabel/fileExtension": extension, "MONAILabel/allowOverlappingSegments": overlap})
     case = load(panel, study, axes)

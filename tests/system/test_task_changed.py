@@ -25,7 +25,7 @@ def serve_untrained(study: TinyStudy) -> None:
     ledger.promote(round_id)
 
 
-def test_a_class_was_added(study: TinyStudy, tmp_path: Path) -> None:
+def test_student_of_the_task_before_a_class_was_added_is_reported(study: TinyStudy, tmp_path: Path) -> None:
     serve_untrained(study)
     study.task_file.write_text(TASK.replace("[radius, ulna, lunate]", "[radius, ulna, lunate, scaphoid]"))
     assert load_task(study.task_file).names[-1] == "scaphoid"

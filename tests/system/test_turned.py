@@ -35,7 +35,7 @@ def study(study: TinyStudy) -> TinyStudy:
     return study
 
 
-def test_the_annotator_sees_it_upright_and_the_label_lies_on_it(
+def test_rotated_image_is_upright_for_clients_and_aligned_with_its_label(
     server: RunningServer, study: TinyStudy, client: MONAILabelClient, tmp_path: Path
 ) -> None:
     # What 3D Slicer does: the next sample's file where it can be reached, else the download under its name.

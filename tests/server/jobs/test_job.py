@@ -18,7 +18,7 @@ def test_waiting_job_has_a_last_line_and_no_end_time() -> None:
     )
 
 
-def test_the_last_lines_and_the_last_event_of_each_step_are_kept() -> None:
+def test_last_lines_and_last_event_of_each_step_are_stored() -> None:
     job = Job("train", {})
     for done in range(1, DETAILS + 1):
         job.add_progress(Progress("reading cases", done, DETAILS))

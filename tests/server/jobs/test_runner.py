@@ -108,7 +108,7 @@ def test_job_runs_in_a_process_of_low_priority_and_returns_its_result(jobs: JobR
     assert job["details"] == ["submitted", "größer 20", "of another program"]
 
 
-def test_jobs_draw_different_numbers(jobs: JobRunner) -> None:
+def test_jobs_have_different_random_states(jobs: JobRunner) -> None:
     assert jobs.run("train", {})["random"] != jobs.run("train", {})["random"]
 
 
@@ -117,7 +117,7 @@ def test_large_request_arrives_complete(jobs: JobRunner) -> None:
     assert jobs.jobs("batch_infer")[-1]["details"][1] == "größer 500014"
 
 
-def test_progress_is_kept_by_step_and_as_lines(jobs: JobRunner) -> None:
+def test_progress_is_stored_by_step_and_as_lines(jobs: JobRunner) -> None:
     jobs.start("train", {"how": "steps"})
     (job,) = jobs.active("train")
     assert job.ended.wait(LONGEST)
@@ -165,7 +165,7 @@ def test_one_job_of_a_kind_at_a_time(jobs: JobRunner, tmp_path: Path) -> None:
     assert ended(jobs, "train")["status"] == "DONE"
 
 
-def test_a_stop_kills_the_job_and_what_it_started(jobs: JobRunner, tmp_path: Path) -> None:
+def test_stop_kills_the_job_and_its_child_processes(jobs: JobRunner, tmp_path: Path) -> None:
     family = sleeping(jobs, tmp_path / "started")
     jobs.stop("train")
     wait_until(lambda: all(map(has_ended, family)))

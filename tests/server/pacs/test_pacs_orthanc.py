@@ -125,7 +125,7 @@ def test_series_is_one_file_for_slicer(orthanc: Orthanc, make: Make) -> None:
     assert read.grid.affine == pytest.approx(folder.grid.affine, abs=1e-4)
 
 
-def test_a_series_that_grows_is_offered_when_it_is_complete(orthanc: Orthanc, make: Make) -> None:
+def test_incomplete_series_is_not_selected_until_it_is_complete(orthanc: Orthanc, make: Make) -> None:
     images = slices("CT", 6, seed=2)
     case = str(images[0].SeriesInstanceUID)
     store = make(3)

@@ -130,7 +130,7 @@ def test_active_sam_decodes_task_structures_and_plain_sam_others(film: str, tmp_
     assert used("ulna") == later.digest
 
 
-def test_ohif_gets_a_raw_nrrd_of_the_volume(solid: SamInteractiveTask, scan: str, tmp_path: Path) -> None:
+def test_nrrd_of_a_volume_for_ohif_is_uncompressed(solid: SamInteractiveTask, scan: str, tmp_path: Path) -> None:
     request = {"image": scan, "foreground": [[40, 30, 4]], "background": [], "restore_label_idx": False}
     request |= {"result_extension": ".nrrd", "result_dtype": "uint8", "result_compress": False}
     file, result = solid(request)

@@ -44,7 +44,7 @@ def test_an_image_is_read_again_only_when_its_file_changed(tmp_path: Path) -> No
     assert reader.read[2:] == ["broken", "broken"]
 
 
-def test_the_least_recently_used_goes_first_and_a_large_one_is_cached_alone() -> None:
+def test_least_recently_used_image_is_evicted_first() -> None:
     reader = Reader(30)
     stacks = RecentStacks(reader, max_bytes=64)
     for name in "abab":

@@ -71,7 +71,7 @@ def test_slicer_2d_click(film: SliceStack) -> None:
     assert (ask.prompt.box, ask.prompt.positive, ask.prompt.negative) == (None, ((12.0, 7.0),), ((2.0, 3.0),))
 
 
-def test_slicer_volume_click_draws_only_the_clicked_slice(volume: SliceStack) -> None:
+def test_slicer_volume_click_decodes_only_the_clicked_slice(volume: SliceStack) -> None:
     request = {"label": "radius", "foreground": [[12, 7, 4]], "background": [], "slice": 4}
     (ask,) = read_request(request, NAMES, volume)
     assert (ask.slice, ask.prompt.positive) == (4, ((12.0, 7.0),))

@@ -64,7 +64,7 @@ def test_label_names_include_absent_structures_in_order(bench: Any, trained: Pat
     assert facts["structures"]["square"] == {"present": False}
 
 
-def test_ohif_gets_a_raw_nrrd(bench: Any) -> None:
+def test_nrrd_for_ohif_is_uncompressed(bench: Any) -> None:
     serve(bench)
     file, _ = infer(
         StudentInferTask(bench.study), bench.datastore.get_image_uri("c0"),

@@ -81,7 +81,7 @@ def test_rounds_from_one_label_to_pseudo_labels(bench: Any) -> None:
     assert all(labels[case] == {"pseudo", "pseudo_raw"} for case in free[1:])
 
 
-def test_a_worse_challenger_is_kept_but_not_served(bench: Any) -> None:
+def test_worse_challenger_is_stored_but_not_served(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
     train(bench, pseudo_labels="off", steps=30)
