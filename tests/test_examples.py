@@ -1,4 +1,4 @@
-"""The examples of docs/examples do what the pages say."""
+"""Examples of docs/examples run as documented."""
 
 from __future__ import annotations
 

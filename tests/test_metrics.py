@@ -1,4 +1,4 @@
-"""Dice, surface distance and their table, on squares whose overlap is counted by hand."""
+"""Dice, surface distance and their table, on squares with known overlap."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_surface_distance_is_in_mm_of_each_axis() -> None:
 
 @pytest.mark.parametrize("shape", [(40, 30), (6, 20, 30)])
 def test_surface_distance_is_that_of_the_whole_image(shape: tuple[int, ...]) -> None:
-    """Also where masks reach the image's edge."""
+    """Also if masks reach the edge of the image."""
     truth, masks = (gaussian_filter(noise, 2) > 0 for noise in np.random.default_rng(1).normal(size=(2, *shape)))
     spacing = (1.5, 0.5, 2.0)[: len(shape)]
     whole = [torch.from_numpy(mask[None, None]).float() for mask in (masks, truth)]

@@ -1,4 +1,4 @@
-"""What `pip install .` puts where; only where samstudent is installed so, as `make test` does it."""
+"""Files of `pip install .`; only where samstudent is installed, as by `make test`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task file: every shipped one holds, and whatever is wrong in a user's is named with its key."""
+"""Task file: every shipped one is valid, and errors name file and key."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_threshold_per_structure_falls_back_to_the_default(tmp_path: Path) -> No
 
 
 def test_installed_task_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a wheel the files lie in the package, not beside lib/."""
+    """In a wheel they are in the package, not beside lib/."""
     package = tmp_path / "samstudent"
     shutil.copytree(str(task._shipped()), package / "configs")
     monkeypatch.setattr(task.resources, "files", lambda name: package)

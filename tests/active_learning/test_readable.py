@@ -1,4 +1,4 @@
-"""What is known of images that cannot be read."""
+"""Records of unreadable images."""
 
 from __future__ import annotations
 

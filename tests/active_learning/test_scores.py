@@ -1,4 +1,4 @@
-"""Scores on predictions whose uncertainty is known."""
+"""Scores of predictions with known uncertainty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of active learning, with several processes at once."""
+"""State of active learning, with several processes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_file_that_is_not_a_database_is_named(tmp_path: Path):
 
 
 def test_table_of_an_earlier_version_is_extended(tmp_path: Path):
-    """Made by a version that knew neither what was shown nor what was worked on."""
+    """From a version without records of offers and of work on cases."""
     with sqlite3.connect(tmp_path / "state.sqlite") as old:
         old.execute(
             "CREATE TABLE reserved (case_id TEXT PRIMARY KEY, client TEXT NOT NULL, since REAL NOT NULL, "

@@ -1,4 +1,4 @@
-"""Choices on drawn tables with known answers."""
+"""Selection strategies on synthetic tables with known results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ tables = st.builds(
     seed=st.integers(0, 5),
 )
 def test_selection_is_valid_for_any_missing_data(strategy, candidates, labelled, tables, holdout, fraction, seed):
-    """A choice exactly if there is a candidate, the same in whatever order, and the hold-out has its share."""
+    """A selection exactly if there is a candidate, independent of their order, with the share of the hold-out."""
 
     def ask(order):
         return select(strategy, order, labelled, tables, rng(seed), holdout, fraction)
@@ -87,7 +87,7 @@ def test_first_case_is_the_most_typical():
 
 
 def test_hold_out_cases_do_not_count_as_covered():
-    """A labelled case of the hold-out does not train, so the case that is like it is worth as much as any."""
+    """A labelled hold-out case does not train, so a case similar to it is as valuable as any other."""
     near = points(held=(10, 0), d=(10, 0.1), b=(1, 0), a=(0, 0))
     assert select("diversity", "bd", ["a", "held"], Tables(vectors=near), rng(), frozenset(["held"])).case == "d"
 
@@ -149,7 +149,7 @@ def test_an_unknown_strategy_is_named():
 
 
 def test_sent_cases_are_selected_first() -> None:
-    """Before the hold-out's turn, in the order in which it was sent, and only if it may be given."""
+    """Before hold-out cases, in the order of the review, and only if they are candidates."""
 
     def ask(*candidates: str) -> tuple[str, str]:
         choice = select("entropy", candidates, ["z"], FULL, rng(), frozenset("d"), 1.0, first=["x", "c", "a"])

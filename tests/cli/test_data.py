@@ -1,4 +1,4 @@
-"""The commands that need no server, as a user calls them."""
+"""Commands without a server."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_doctor_reports_problems(disk: Path) -> None:
 
 
 def test_doctor_lists_structures_of_the_labels(disk: Path) -> None:
-    """By the names that the host keeps: value 2 of this label map is the disk, value 1 something else."""
+    """By the names in the host's list: value 2 of this label map is the disk, value 1 another structure."""
     labels = disk / "images" / "labels" / "final"
     labels.mkdir(parents=True)
     stored = np.ones((120, 160), np.uint8)
@@ -348,7 +348,7 @@ def test_doctor_reports_assumed_value_names(nerves: Path) -> None:
 
 
 def test_refine_reads_value_names_of_masks(nerves: Path) -> None:
-    """Also those of a mask that was renamed, by its content."""
+    """Also those of a renamed mask, found by its content."""
     final = nerves / "labels" / "final"
     (nerves / "a.png").rename(nerves / "c.png")
     (final / "a.png").rename(final / "c.png")

@@ -1,4 +1,4 @@
-"""What the command line imports: a command that only reads files starts without torch, MONAI and the host."""
+"""Imports of the command line: a command that only reads files starts without torch, MONAI and the host."""
 
 from __future__ import annotations
 

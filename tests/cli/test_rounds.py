@@ -1,4 +1,4 @@
-"""What the command line says of rounds."""
+"""Output of the commands about rounds."""
 
 from __future__ import annotations
 

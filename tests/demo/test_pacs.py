@@ -1,4 +1,4 @@
-"""The demo on a PACS: the films it stores, what it gives to the server, and what is missing without Orthanc."""
+"""Demo on a PACS: stored radiographs, environment of the server, and the message without Orthanc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo's study: what the server may see, and what only the annotator knows."""
+"""Study of the demo: files for the server, and files for the simulated annotator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the demo follows a job of the server."""
+"""Display of a job's progress in the demo."""
 
 from __future__ import annotations
 

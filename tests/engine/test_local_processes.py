@@ -1,4 +1,4 @@
-"""Local processes: several at once, one that is killed, and all of them when the parent is killed."""
+"""Local processes: parallel work, one killed process, and the end of all processes with their parent."""
 
 from __future__ import annotations
 

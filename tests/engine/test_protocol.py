@@ -1,4 +1,4 @@
-"""What holds for every engine: order, failing items, what exists is skipped, bounded in flight, cancel, progress."""
+"""Properties of every engine: order, failures, skipped results, bounded work in flight, cancel, progress."""
 
 from __future__ import annotations
 

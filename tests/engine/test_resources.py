@@ -1,4 +1,4 @@
-"""Shares of the machine."""
+"""Division of cores, memory and GPUs among processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a label leaves open, in each form in which labels come."""
+"""Unannotated structures and ignored regions, in each form of a label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""read_image on every format, drawn and real; what student and SAM see; files that are wrong in every way."""
+"""read_image on every format, synthetic and real; intensities for student and SAM; damaged files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM: rescale, MONOCHROME1, windows, series with and without faults; drawn files and the real ones."""
+"""DICOM: rescale, MONOCHROME1, windows, valid and invalid series; synthetic and real files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are DICOM, with and without preamble, and what those are that are no image."""
+"""Recognition of DICOM files, with and without preamble, and of objects without an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels as DICOM means them, against pydicom's own functions, ITK, and drawn answers."""
+"""DICOM pixels, compared with pydicom's functions, ITK, and known values."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_inverse_presentation_equals_monochrome1(tmp_path: Path) -> None:
 
 
 def test_unused_bits_are_masked(tmp_path: Path) -> None:
-    """Overlays lay there once."""
+    """They contained overlays in earlier versions of DICOM."""
     above = save(tmp_path / "a.dcm", PLANE | 0x9000)
     below = save(tmp_path / "b.dcm", (PLANE << 4) | 0x5, HighBit=15)
     signed = PLANE.astype(np.int16) - 500

@@ -1,4 +1,4 @@
-"""DICOM SEG: written and read back equal to the pixel, for drawn images with known answers and for real ones."""
+"""DICOM SEG: lossless round trip, for synthetic images with known masks and for real ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_radiograph_without_a_position_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flip", [[1, 0, 0, 0, 1, 0], [-1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1]])
 def test_series_with_empty_slices_round_trip(tmp_path: Path, flip: list[int]) -> None:
-    """Whatever its orientation, and in whatever order its files lie."""
+    """For every orientation and every order of the files."""
     normal = np.cross(flip[:3], flip[3:])
     folder = tmp_path / "series"
     folder.mkdir()
@@ -102,7 +102,7 @@ def test_real_images(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_real_ct(shared_data: Path, tmp_path: Path) -> None:
-    """Its UIDs were taken out when it was published; a hospital's has them."""
+    """Its UIDs were removed at its publication; clinical images have them."""
     study, series = generate_uid(), generate_uid()
     (tmp_path / "ct").mkdir()
     for file in (shared_data / "dicom" / "ct").iterdir():
@@ -232,7 +232,7 @@ def test_frames_on_another_grid_are_resampled(tmp_path: Path) -> None:
 
 
 def test_frames_of_a_tilted_series_are_resampled(tmp_path: Path) -> None:
-    """Drawn on every other slice of a tilted series, where pixels are half as long."""
+    """Masks on every other slice of a tilted series, with pixels of half the size."""
     fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 2}
     fine = save_series(tmp_path / "fine", [0, 2, 4, 6], lateral=0.5, PixelSpacing=[1.0, 1.0], **fields)
     coarse, task = tmp_path / "coarse", make_task(3, structures=["heart"])
@@ -255,7 +255,7 @@ def test_frames_of_a_tilted_series_are_resampled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("thickness", [3, None])
 def test_slices_between_frames_stay_empty(tmp_path: Path, thickness: int | None) -> None:
-    """Writers leave out empty frames, so that two that are there may be far apart."""
+    """Writers omit empty frames, so frames may be far apart."""
     series, task = a_series(tmp_path), make_task(3, structures=["heart"])
     fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 3, "PixelSpacing": [1.0, 0.5]}
     coarse = save_series(tmp_path / "coarse", [9, 0, 12, 6, 3], **fields)
@@ -275,7 +275,7 @@ def test_slices_between_frames_stay_empty(tmp_path: Path, thickness: int | None)
 
 @pytest.mark.parametrize("spacing", ["SpacingBetweenSlices", "SliceThickness", None])
 def test_cropped_frames_keep_their_thickness(tmp_path: Path, spacing: str | None) -> None:
-    """Drawn on slices 4 and 12 of an image of 1 mm, on a grid that was cropped in plane."""
+    """Masks on slices 4 and 12 of an image of 1 mm, on a grid that was cropped in plane."""
     fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 1, "PixelSpacing": [1.0, 1.0]}
     heights, task = list(map(float, range(20))), make_task(3, structures=["heart"])
     grids = {}

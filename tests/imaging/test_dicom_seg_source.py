@@ -1,4 +1,4 @@
-"""Segmentations of images whose headers are wrong in many ways: written, and valid."""
+"""Segmentations of images with invalid headers: written, and valid."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_label_is_written_for_any_header(tmp_path: Path, name: str) -> None:
 
 
 def test_invalid_uids_are_referenced_unchanged(tmp_path: Path) -> None:
-    """Valid or not: by another name nothing would find the image."""
+    """Under another UID the image could not be found."""
     film, task = edited(a_film(tmp_path), StudyInstanceUID=b"1.2.03.4"), make_task(2)
     write_seg(
         tmp_path / "seg.dcm", random_masks(film, task), task, read_image(film).grid, film, SegDescription("x", "MANUAL")
@@ -188,7 +188,7 @@ def test_clean_text() -> None:
 
 @pytest.mark.parametrize("name", ["film", "CT", "one slice that says little"])
 def test_unannotated_structures_are_named(tmp_path: Path, name: str) -> None:
-    """In a place that the standard allows, and read back as not annotated, never as absent."""
+    """In an attribute that the standard allows, and read back as unannotated, not as absent."""
     dimension, make = SOURCES[name]
     source, task = make(tmp_path), make_task(dimension)
     grid = read_image(source).grid

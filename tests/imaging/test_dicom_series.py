@@ -1,4 +1,4 @@
-"""Which files of a folder are the volume, and what is said of the others; geometry as ITK has it."""
+"""Selection of the files of a volume, messages about the others; geometry compared with ITK."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_duplicate_slices_are_read_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keyword", ["EchoTime", "AcquisitionNumber", "TemporalPositionIdentifier"])
 def test_two_images_at_each_position_are_separated(tmp_path: Path, keyword: str) -> None:
-    """Echoes, phases: those of the first are a volume; they are never mixed."""
+    """Echoes or phases: those of the first form the volume; they are never mixed."""
     folder = tmp_path / "s"
     folder.mkdir()
     for part in (1, 2):
@@ -116,7 +116,7 @@ SPACINGS = {
 @pytest.mark.parametrize("spacings", ["all", "none", *SPACINGS])
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.name)
 def test_single_image_has_the_position_of_itk(tmp_path: Path, kind: str, spacings: str) -> None:
-    """Answers are written on the grid of the image, and Slicer, with ITK, must see them on it."""
+    """Results are written on the grid of the image, and must be aligned with it in Slicer, which uses ITK."""
     chosen = SPACINGS if spacings == "all" else {key: value for key, value in SPACINGS.items() if key == spacings}
     fields: dict[str, Any] = {"PixelAspectRatio": [2, 1], **chosen}
     path = save(

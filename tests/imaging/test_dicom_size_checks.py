@@ -1,4 +1,4 @@
-"""DICOM: what elements announce, and what a file unpacks to."""
+"""DICOM: announced lengths of elements, and decompressed sizes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_compressed_fragments_are_not_parsed_as_elements(tmp_path: Path) -> None
 
 
 def test_valid_files_pass() -> None:
-    """Those that pydicom comes with for its own tests: every syntax, private elements, quirks of many makers."""
+    """pydicom's test files: every syntax, private elements, quirks of many manufacturers."""
     checked = 0
     for path in Path(DATA_ROOT).rglob("*"):
         if path.is_file() and path.read_bytes()[128:132] == b"DICM":
@@ -119,7 +119,7 @@ def test_deflated_data_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_deflated_empty_items_are_limited(tmp_path: Path, fits: bool) -> None:
-    """Eight bytes each, which deflate nearly does away with, but not their reader; items that differ stay."""
+    """Eight bytes each, which deflate to nearly nothing but need memory when parsed; different items are accepted."""
     code = b"\x08\0\0\x01SH\x04\0"
     contents = [code + struct.pack("<I", i * 2654435761 % 2**32) if fits else b"" for i in range(20_000)]
     items = b"".join(b"\xfe\xff\0\xe0" + struct.pack("<I", len(content)) + content for content in contents)

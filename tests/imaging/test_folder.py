@@ -1,4 +1,4 @@
-"""One function lists a folder: which files are cases, under which ids, and what is said of the others."""
+"""Listing of a folder: cases, their ids, and messages about other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NRRD headers in all their dialects, read beside ITK and pynrrd."""
+"""NRRD headers in all variants, compared with ITK and pynrrd."""
 
 from __future__ import annotations
 

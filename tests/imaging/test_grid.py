@@ -1,4 +1,4 @@
-"""Grid: every orientation there and back, points with pixels, singleton axes."""
+"""Grid: every orientation with its round trip, points and pixels, singleton axes."""
 
 from __future__ import annotations
 

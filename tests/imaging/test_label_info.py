@@ -1,4 +1,4 @@
-"""What a client's list says of a label map's values."""
+"""Names of a label map's values in a client's list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label files, written and read by ourselves and by independent readers: names, values, other grids."""
+"""Label files, written and read by samstudent and by independent readers: names, values, other grids."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_only_overlaps_use_layers(tmp_path: Path) -> None:
 
 
 def test_an_independent_reader_finds_the_segments(tmp_path: Path) -> None:
-    """As slicerio does it: layer and value of the header select pixels of the array."""
+    """Like slicerio: layer and value in the header select pixels of the array."""
     masks = overlapping((4, 3, 6))
     grid = Grid.of((4, 3, 6), np.eye(4))
     write_masks(tmp_path / "a.seg.nrrd", masks, SOLID, grid)
@@ -213,7 +213,7 @@ def test_segments_are_identified_by_name(tmp_path: Path) -> None:
 
 
 def test_files_without_layer_and_value_are_read(tmp_path: Path) -> None:
-    """As MONAI Label's own writer makes them: one frame per segment, with ID and name only."""
+    """Like MONAI Label's own writer: one frame for each segment, with ID and name only."""
     masks = overlapping((6, 8))
     array = np.moveaxis(masks[::-1, None].astype(np.uint8), 0, -1)
     fields = {f"Segment{i}_{key}": name for i, name in enumerate(NAMES[::-1]) for key in ("ID", "Name")}
@@ -396,7 +396,7 @@ def test_reoriented_label_is_mapped_to_the_image(
 
 @pytest.mark.parametrize("signs", list(product((1, -1), repeat=3)))
 def test_flipped_label_of_a_square_image_is_mapped(tmp_path: Path, signs: tuple[int, ...]) -> None:
-    """The shape says nothing here; only space does."""
+    """The shape is ambiguous here; only the geometry is not."""
     grid = Grid.of((5, 5, 5), np.diag([-1.0, -1, 1, 1]))
     masks = disjoint((5, 5, 5))
     orientation = np.column_stack([(2, 0, 1), signs])
@@ -468,7 +468,7 @@ def test_2d_labels_of_the_same_shape_need_no_geometry(tmp_path: Path, affine: ND
 
 
 def test_empty_label_info_allows_empty_labels_only(tmp_path: Path) -> None:
-    """Slicer then exports its background, too; by the task's own values that would become the first structure."""
+    """Slicer then also exports its background, which would become the first structure by the task's values."""
     grid = Grid.of((4, 5), LPS_TO_RAS)
     for values, fits in ((np.zeros((4, 5), np.uint8), True), (np.ones((4, 5), np.uint8), False)):
         Image.fromarray(values).save(tmp_path / "label.png")
@@ -583,7 +583,7 @@ CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
      "r_no_space"],
 )  # fmt: skip
 def test_shared_labels_are_read(tmp_path: Path, name: str) -> None:
-    """Each label has its image's array, as ITK reads both; and so has what is written."""
+    """Label and image have the same array in ITK; so has the written file."""
     image = CASES / name / "a.nii.gz"
     (label,) = (CASES / name / "labels" / "final").iterdir()
     task = Task(name="vol", dimension=3, structures=["alpha", "beta"], student={"size": (16, 32, 32)})

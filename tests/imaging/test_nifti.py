@@ -1,4 +1,4 @@
-"""NIfTI headers: both transforms, codes, units, and what lies under wrong names, beside nibabel and ITK."""
+"""NIfTI headers: both transforms, codes, units, and files with wrong names, compared with nibabel and ITK."""
 
 from __future__ import annotations
 

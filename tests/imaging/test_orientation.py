@@ -1,4 +1,4 @@
-"""Orientation tags, against Pillow's own way of turning."""
+"""Orientation tags, compared with Pillow."""
 
 from __future__ import annotations
 

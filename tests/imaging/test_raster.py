@@ -1,4 +1,4 @@
-"""PNG and JPEG as images and as labels: pixel types, palettes, opacity, orientation, what is refused by its name."""
+"""PNG and JPEG as images and labels: pixel types, palettes, opacity, orientation, named refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels on their image, whatever reader placed either: written by nibabel, ITK and pynrrd, over drawn geometries."""
+"""Labels on the grid of their image, written by nibabel, ITK and pynrrd, over synthetic geometries."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_written_label_is_aligned_with_the_image_in_each_reader(drawn: Drawn, ex
     by=st.sampled_from(["nibabel", "ITK"]),
 )
 def test_cropped_label_is_placed_on_the_image(drawn: Drawn, cut: list[int], by: str) -> None:
-    """Where both transforms hold it, the place of the reader that wrote it counts."""
+    """If it fits both transforms, the position of the writing library decides."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         image = drawn.save(folder)
@@ -258,7 +258,7 @@ def test_label_that_matches_no_transform_is_refused(tmp_path: Path) -> None:
 
 
 def test_cropped_label_of_an_image_without_codes_is_placed(tmp_path: Path) -> None:
-    """Slicer puts such an image where ITK does by default, and its cropped segmentation with it."""
+    """Slicer uses ITK's default position for such an image and its cropped segmentation."""
     values = np.zeros((4, 5, 6), np.uint8)
     values[1:3, 2:4, 3:6] = 2
     image = save_raw_nifti(tmp_path / "a.nii", values, np.diag([2.0, 2, 3, 1]), np.diag([2.0, 2, 3, 1]), codes=(0, 0))

@@ -1,4 +1,4 @@
-"""What a header may announce, and what a file can hold."""
+"""Sizes announced by headers, and sizes of files."""
 
 from __future__ import annotations
 

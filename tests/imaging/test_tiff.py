@@ -1,4 +1,4 @@
-"""TIFF in all its pixel types and layouts, written by tifffile and Pillow, and what is refused by its name."""
+"""TIFF in all pixel types and layouts, written by tifffile and Pillow; named refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the values of a label map mean, by the files beside it, records of equal content and the task."""
+"""Names of a label map's values, from values files, records of equal content, and the task."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_equal_content_with_two_value_names_is_ambiguous(tmp_path: Path) -> None
 
 
 def test_file_name_resolves_ambiguous_content(tmp_path: Path) -> None:
-    """Of files of one content, whose names are known from the list alone."""
+    """For files of equal content whose names are only in the list."""
     path = save_map(tmp_path / "final" / "a.png", 1, 2)
     infos = []
     for case, named in (("a", ("vessel", "nerve")), ("b", ("nerve", "vessel"))):
@@ -128,7 +128,7 @@ def test_equal_empty_labels_are_not_ambiguous(tmp_path: Path) -> None:
 
 
 def test_externally_edited_label_is_recognised(tmp_path: Path) -> None:
-    """Its values mean the task's, unless they meant something else before."""
+    """Its values have the task's names, unless they had other names before."""
     path = save_map(tmp_path / "a.png", 1, 2)
     for before, certain in ((("nerve", "vessel"), True), (("vessel", "nerve"), False)):
         write_sidecar(path, "of another content", ValueNames(before, "client"))

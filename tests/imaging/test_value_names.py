@@ -1,4 +1,4 @@
-"""Which tasks are one, and what is said of labels."""
+"""Identity of tasks, and summary of value names."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_rejected_mask_is_stored_for_review(image: CaseImage, student: FakeStude
 
 
 def test_structure_that_lost_all_pixels_is_ignored_in_training() -> None:
-    """Whatever is estimated of it: accepted, its empty mask would be the truth."""
+    """For any estimate: if it were accepted, its empty mask would be a target."""
     probabilities = np.zeros((2, 8, 8), np.float32)
     probabilities[0, 2:6, 2:6], probabilities[1, 2:4, 2:4] = 0.9, 0.6
     coarse, masks = probabilities > 0.5, probabilities > 0.7

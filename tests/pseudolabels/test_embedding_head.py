@@ -1,4 +1,4 @@
-"""Embedding heads find what an embedding shows, learn the same from the same seed, and tell padding from image."""
+"""Embedding heads: segmentation of synthetic shapes, determinism, and exclusion of the padding."""
 
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def test_training_without_labelled_cases_is_refused(tmp_path: Path) -> None:
 
 
 def test_padding_is_excluded_from_the_loss() -> None:
-    """What a head predicts outside of the image is neither right nor wrong: the loss must not see it."""
+    """Predictions outside of the image are neither right nor wrong."""
     from samstudent.pseudolabels.head_training import _Batches
 
     (case,) = cases_of(1)

@@ -1,4 +1,4 @@
-"""Estimates for one fold's models, brought to all models together."""
+"""Offset from estimates for the models of one fold to those for the ensemble."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_fold_that_misses_the_structure_counts_as_0() -> None:
 
 
 def test_expected_ensemble_dice_is_closer_to_the_truth_than_member_dice() -> None:
-    """Members that err in different directions: their mean is better than each, and a part of that is seen."""
+    """Members with different errors: their mean is better than each, and a part of the gain is predicted."""
     rng = np.random.default_rng(0)
     truth = np.zeros((1, 40, 40), bool)
     truth[0, 10:30, 12:28] = True

@@ -1,4 +1,4 @@
-"""Labelled volumes as SAM's adaptation takes them: few slices, from the whole volume."""
+"""Labelled volumes for the adaptation of SAM: few slices, from the whole volume."""
 
 from __future__ import annotations
 

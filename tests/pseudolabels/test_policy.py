@@ -1,4 +1,4 @@
-"""What is learnt from labels: kept, read again where it still counts, and taken again where nothing changed."""
+"""Labeling policy: storage, validation, and reuse for unchanged inputs."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def fit_volumes(folder: Path, teacher: Any, fake: FakeSam, ablations: Ablations 
 
 
 def test_slices_are_not_embedded_if_no_recipe_uses_sam(tmp_path: Path) -> None:
-    """Heads that find nothing get no weight, and a SAM that draws nothing is not chosen."""
+    """Heads without predictions get no weight, and a SAM with empty masks is not chosen."""
     teacher: Any = VolumeTeacher()
     blind: Any = FakeSam(level=1000)
     policy = fit_volumes(tmp_path, teacher, blind)

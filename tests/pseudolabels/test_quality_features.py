@@ -1,4 +1,4 @@
-"""Quality features of drawn shapes with known answers."""
+"""Quality features of synthetic shapes with known values."""
 
 from __future__ import annotations
 

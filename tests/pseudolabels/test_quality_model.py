@@ -1,4 +1,4 @@
-"""Estimates of Dice on made rows whose law is known."""
+"""Estimates of Dice on synthetic rows of a known distribution."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_folds_keep_the_rows_of_a_case_together() -> None:
 
 
 def test_features_specific_to_a_case_get_no_weight() -> None:
-    """Rows of one case are copies, and its features say nothing of a new one. Were it split, they would seem to."""
+    """Rows of one case are copies. If they were divided among folds, their features would seem informative."""
     rng = np.random.default_rng(0)
     names = [field.name for field in dataclasses.fields(QualityFeatures)]
     rows = []

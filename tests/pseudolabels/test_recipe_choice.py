@@ -1,4 +1,4 @@
-"""The choice among candidates on drawn Dice whose true gains are known."""
+"""Choice among candidates on synthetic Dice with known gains."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_gain_within_one_standard_error_keeps_the_student() -> None:
 
 
 def test_candidate_near_the_best_must_exceed_the_student() -> None:
-    """The second is near the third, which beats the student; its own lead may be chance."""
+    """The second is near the third, which exceeds the student; its own gain may be noise."""
     rng = np.random.default_rng(0)
     student = rng.normal(0.7, 0.05, (12, 1))
     common = rng.normal(0, 0.08, (12, 1))
@@ -60,7 +60,7 @@ def test_candidate_near_the_best_must_exceed_the_student() -> None:
 
 
 def test_each_structure_has_its_own_choice() -> None:
-    """SAM lifts the lungs and ruins the heart."""
+    """SAM improves the lungs and worsens the heart."""
     dice = drawn([[0, 0.03], [0, 0.03], [0, 0.03], [0, -0.13]])
     assert chosen(dice) == [1, 1, 1, 0]
 

@@ -1,4 +1,4 @@
-"""Recipes compared on cases whose truth a drawn SAM knows, or not."""
+"""Evaluation of recipes with a fake SAM that knows the masks, or does not."""
 
 from __future__ import annotations
 

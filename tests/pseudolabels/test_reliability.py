@@ -1,4 +1,4 @@
-"""Reliability of made estimates whose faults are known."""
+"""Reliability of synthetic estimates with known errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people decide about pseudo labels, and what comes of it."""
+"""Review decisions about pseudo labels and their effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks made from a folder's images and labels."""
+"""Tasks derived from the images and labels of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How reports write figures, and what their one file carries."""
+"""Figures in reports, and content of the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures: outlines and prompts lie where they should, in the structure's colour."""
+"""Pictures: position and colour of outlines and prompts."""
 
 from __future__ import annotations
 

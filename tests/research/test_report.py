@@ -1,4 +1,4 @@
-"""The report: one file that holds everything, with the best of each column in bold."""
+"""Report: one complete file, with the best of each column in bold."""
 
 from __future__ import annotations
 

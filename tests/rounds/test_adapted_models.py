@@ -1,4 +1,4 @@
-"""Adapted models: the choice of the active one changes at once or not at all."""
+"""Adapted models: the active one changes completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison of two students, on scores with known answers."""
+"""Comparison of two students, on scores with known results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_only_common_cases_are_compared():
 
 
 def test_small_gain_is_significant_despite_variable_cases():
-    """The spread over cases is 0.14, the gain 0.02: only pairs can tell."""
+    """The spread over cases is 0.14, the gain 0.02: significant in pairs only."""
     comparison = compare_fairly(*drawn(40, (0.02, 0.02), 0.02), NAMES)
     low, high = comparison.mean.interval
     assert 0 < low < 0.02 < high < 0.04

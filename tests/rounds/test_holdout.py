@@ -1,4 +1,4 @@
-"""The hold-out: decided at first sight, never undone."""
+"""Hold-out: decided when a case is first listed, never changed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ batches = st.lists(st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_si
 
 @given(batches=batches, fraction=st.sampled_from([0.0, 0.1, 0.2, 0.35, 0.5]))
 def test_hold_out_is_stable_for_any_order_of_cases(tmp_path_factory, batches, fraction):
-    """Nothing is un-reserved, nothing once free is reserved, the share is kept, and labels that come do not matter."""
+    """Reserved and free cases stay so, the share is preserved, and new labels have no effect."""
     path = tmp_path_factory.mktemp("holdout") / "holdout.json"
     seen: set[str] = set()
     labelled: set[str] = set()
@@ -141,7 +141,7 @@ class TestSplitFile:
         assert holdout.trainable(["x", "1.2.840", "bone"]) == ["1.2.840"]
 
     def test_rows_can_contain_file_names(self, tmp_path: Path):
-        """In either Unicode form; a name that is no id by itself means the id under which its file is taken."""
+        """In either Unicode form; an invalid id stands for the safe id of its file."""
         composed, decomposed = (unicodedata.normalize(form, "Müller") for form in ("NFC", "NFD"))
         holdout = self.holdout(tmp_path, f"id,split\n{decomposed},val\na:b.png,test\nc?,val\n")
         holdout.extend([composed, case_id("a:b"), case_id("c?"), "d"], [])

@@ -1,4 +1,4 @@
-"""The ledger: every round is kept, and the served model changes whole or not at all."""
+"""Ledger: every round is recorded, and the served model changes completely or not at all."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class TestChampion:
             Ledger(tmp_path).champion()
 
     def test_kill_during_promotion_leaves_one_champion(self, tmp_path: Path):
-        """A process that promotes without end is killed again and again; the champion is always a whole one."""
+        """A process that promotes continuously is killed repeatedly; the champion is always complete."""
         ledger = Ledger(tmp_path)
         ids = [make_round(ledger, bytes([i]) * 1000) for i in range(2)]
         ledger.promote(ids[0])

@@ -1,4 +1,4 @@
-"""Cases that cannot be had or read cost only themselves."""
+"""Preparation of cases: missing or unreadable ones are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pseudo labels on disk as the next student learns them."""
+"""Pseudo labels on disk, for the training of the student."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole rounds on drawn cases, without a server."""
+"""Whole rounds on synthetic cases, without a server."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_stopped_round_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_papers_recipe_runs_through_a_round(tmp_path: Path, tiny: Any) -> None:
-    """A box, then points with the logits of the first answer; SAM has random weights."""
+    """A box, then points with the logits of the first stage; SAM has random weights."""
     task = small_task(
         training={"steps": 20, "batch_size": 4, "learning_rate": 0.01},
         recipe=Recipe(component="probable", stages=PAPER_STAGES).model_dump(),

@@ -1,4 +1,4 @@
-"""The schedule: a pending trigger is kept, survives a restart, and is not doubled."""
+"""Schedule: a pending trigger is kept once and survives a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On cases on which nobody trained it shows what weight the champion should have."""
+"""Weight of the champion in the teacher, by cases on which no model trained."""
 
 from pathlib import Path
 from typing import Any

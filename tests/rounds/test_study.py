@@ -1,4 +1,4 @@
-"""Which SAM a study answers with."""
+"""SAM of a study: plain, active, or that of a policy."""
 
 from __future__ import annotations
 

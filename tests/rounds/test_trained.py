@@ -1,4 +1,4 @@
-"""Cases that a student trained on are known by the content of their images."""
+"""Training cases of a student, identified by the content of their images."""
 
 from __future__ import annotations
 

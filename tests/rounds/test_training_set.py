@@ -1,4 +1,4 @@
-"""Which labels train, and how much each counts."""
+"""Labels that train, and their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adaptation of a small SAM with random weights to drawn shapes: it can only get better by learning."""
+"""Adaptation of a small SAM with random weights to synthetic shapes: it improves only by training."""
 
 from __future__ import annotations
 

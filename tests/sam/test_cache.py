@@ -79,7 +79,7 @@ def test_entries_do_not_depend_on_the_decoder(tmp_path: Path) -> None:
 
 
 def test_entries_of_earlier_versions_stay_valid(tmp_path: Path) -> None:
-    """They were keyed by the digest; a plain backend's encoder has the same."""
+    """Their key was the digest of the backend; the encoder of a plain backend has the same digest."""
     content = image()
     key = b"".join(part.encode() + b"\0" for part in ("counter", "0" * 64, "counter-1", "uint8", "(20, 10, 3)"))
     EmbeddingCache(tmp_path).embed(Counter(), content)

@@ -1,4 +1,4 @@
-"""Clicks on drawn shapes, with the real LiteMedSAM and with stand-ins of fixed answers."""
+"""Clicks on synthetic shapes, with the real LiteMedSAM and with fake backends."""
 
 from __future__ import annotations
 

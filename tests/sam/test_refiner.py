@@ -300,7 +300,7 @@ def test_stability_is_the_iou_of_masks_at_two_thresholds() -> None:
 
 @pytest.mark.parametrize("overlap", [True, False])
 def test_large_image_is_refined_at_512_pixels_and_returned_in_its_size(overlap: bool) -> None:
-    """Twice the working grid: what is drawn on even pixels returns."""
+    """Twice the working grid: masks on even pixels are returned exactly."""
 
     class Scaling(Painter):
         """Prompts come in pixels of the image that the embedding says, the answer is drawn in the model's."""
@@ -335,7 +335,7 @@ def test_large_image_is_refined_at_512_pixels_and_returned_in_its_size(overlap: 
 
 
 def test_masks_are_on_the_grid_of_the_probabilities() -> None:
-    """Of a large image, the working grid may be given: nothing is enlarged then."""
+    """The probabilities of a large image may be on the working grid: then nothing is enlarged."""
     p = np.zeros((3, 320, 512), np.float32)
     p[0, 50:100, 150:250] = 0.9
 
@@ -355,7 +355,7 @@ def test_masks_are_on_the_grid_of_the_probabilities() -> None:
 
 
 def test_enlarged_result_is_disjoint() -> None:
-    """A one-pixel structure of the working grid is enlarged in blocks, beside a larger one that reaches over it."""
+    """A one-pixel structure of the working grid is enlarged in blocks, beside a larger one that overlaps it."""
     p = np.zeros((3, 1024, 1024), np.float32)
     p[0, 500:502, 500:502] = 0.55
     p[1] = 0.45
@@ -419,7 +419,7 @@ def test_mismatched_shapes_are_named() -> None:
 
 
 def test_lite_medsam_improves_a_coarse_mask(lite: Any) -> None:
-    """A real model, end to end: a coarse mask with gaps of a drawn ellipse."""
+    """A real model, end to end: a coarse mask with gaps of a synthetic ellipse."""
     y, x = np.mgrid[:300, :200]
     truth = ((y - 140) / 80) ** 2 + ((x - 90) / 50) ** 2 <= 1
     image = np.repeat((60 + 120 * truth).astype(np.uint8)[..., None], 3, axis=2)

@@ -1,4 +1,4 @@
-"""Drawn volumes and a fake SAM that knows the answers."""
+"""Synthetic volumes and a fake SAM that knows the masks."""
 
 from __future__ import annotations
 

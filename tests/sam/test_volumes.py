@@ -98,7 +98,7 @@ def test_outlier_slice_is_detected() -> None:
 
 
 def test_fast_change_of_shape_is_not_an_outlier() -> None:
-    """A thin oblique structure: neighbouring slices never overlap, in the student's mask neither."""
+    """A thin oblique structure: masks of neighbouring slices do not overlap, nor do the student's."""
     coarse = np.zeros((6, 30, 30), bool)
     for z in range(6):
         coarse[z, 5:10, 5 * z : 5 * z + 4] = True

@@ -1,4 +1,4 @@
-"""The host starts with maintained versions, in this process and in its children."""
+"""Start of the host with current versions of its dependencies, also in child processes."""
 
 from __future__ import annotations
 

@@ -117,5 +117,5 @@ def test_inferences_share_the_cores_and_have_the_current_user() -> None:
 
 
 def test_read_requests_have_threads_left() -> None:
-    """All that may take long together leaves as many threads to requests that only read."""
+    """All limits together leave as many threads for requests that only read."""
     assert sum(LIMITS.values()) + 4 <= THREADS // 2

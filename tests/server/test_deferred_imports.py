@@ -1,4 +1,4 @@
-"""Modules that are executed when they are used."""
+"""Modules that are executed at their first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log that cannot be written is reported once, not by a traceback for each line."""
+"""Unwritable log: reported once, not by a traceback for each line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A signal ends the server and all that it started within seconds, and what it leaves is whole."""
+"""Shutdown by a signal: server and child processes end within seconds, with a consistent state."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_signal_ends_server_and_jobs(
 
 
 def test_two_annotators_get_cases_and_shared_cases_are_reported(server: RunningServer, many: TinyStudy) -> None:
-    """One pages through the whole study; the other gets cases all the same, and hears it when one is shared."""
+    """One pages through the whole study; the other still gets cases, and a shared case is reported."""
     if server.process.poll() is not None:
         server.start_again()
     server.wait_until_up()
@@ -223,7 +223,7 @@ def python(code: str) -> subprocess.Popen[str]:
 
 
 def test_unresponsive_threads_and_children_are_ended(tmp_path: Path) -> None:
-    """A thread pool that works on, a library that swallows the interruption, a child that ignores it."""
+    """A thread pool with work, a library that catches the interruption, a child that ignores it."""
     code = """
 import signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Uploads stay in their folder, inside their bounds, and go when their time is over."""
+"""Uploads: paths, limits, and expiry."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def test_loss_of_a_soft_target_is_minimal_at_the_target(overlap: bool, target: f
 
 
 def test_pseudo_labels_never_outweigh_labels() -> None:
-    """Half of a batch is human-labelled: they make at least half of the gradient, whatever the pseudo labels say."""
+    """Half of a batch is human-labelled and contributes at least half of the gradient."""
     masks = torch.zeros(6, 1, 8, 8)
     masks[:, :, 2:5, 2:5] = 1
     weights = torch.tensor([1.0, 1, 1, 1, 0.8, 0.6])[:, None]

@@ -39,7 +39,7 @@ def test_gradients_of_volumes_are_those_of_the_images(network: str) -> None:
 
 
 def test_spatial_prior_distinguishes_equal_structures() -> None:
-    """Two structures on an image without any contrast: no convolution of one pixel can say which is where."""
+    """Two structures in an image without contrast: a convolution of one pixel cannot distinguish them."""
     torch.manual_seed(0)
     network = SpatialPrior(torch.nn.Conv2d(1, 2, 1), 2)
     image, masks = torch.ones(1, 1, 20, 30), torch.zeros(1, 2, 20, 30)

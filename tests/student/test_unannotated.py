@@ -1,4 +1,4 @@
-"""A structure that a label does not annotate: nothing is learnt of it, and nothing is said against it."""
+"""Unannotated structures: excluded from training and scores."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_label_without_annotations_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_structure_without_any_annotation_is_trained_as_absent(overlap: bool) -> None:
-    """Else its output, which nothing teaches, would draw anything anywhere."""
+    """Its output would be arbitrary without any training."""
     task = small_task(overlap=overlap, training={"rotate": 0, "zoom": 0, "shift": 0, "intensity": 0})
     cases = [training_case(seed, known=(True, False)) for seed in range(2)]
     batch = next(iter(make_loader(cases, task, 1, 0)))
@@ -112,7 +112,7 @@ def training_case(seed: int, known: tuple[bool, bool] = (True, True)) -> Trainin
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_loss_is_independent_of_unannotated_structures(overlap: bool) -> None:
-    """Whatever the network says of the square, and of it in place of background, the loss is the same."""
+    """For any logits of the square, also in place of background, the loss is the same."""
     case = training_case(0, known=(True, False))
     data = AugmentedCases([case], small_task(overlap=overlap, training={"rotate": 0, "zoom": 0, "shift": 0}))
     batch = collate([data[Draw(0, 0)]])

@@ -1,4 +1,4 @@
-"""Labelled examples that adaptation of SAM is tested on."""
+"""Labelled examples for tests of SAM's adaptation."""
 
 from __future__ import annotations
 

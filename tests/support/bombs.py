@@ -1,4 +1,4 @@
-"""Small files that claim, or unpack, to more than a server has memory for; and weights that are code."""
+"""Small files that announce, or expand to, more than a server's memory; and weights with code."""
 
 from __future__ import annotations
 

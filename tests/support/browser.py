@@ -1,4 +1,4 @@
-"""A real browser (Debian's chromium) for tests, watched: what it asks for, and what it complains about."""
+"""Browser for tests (Debian's chromium), with records of its requests and console messages."""
 
 from __future__ import annotations
 

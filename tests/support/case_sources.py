@@ -1,4 +1,4 @@
-"""Drawn cases as sources of a round."""
+"""Synthetic cases as sources of a round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Orthanc with drawn CT series in it, with their truth."""
+"""Real Orthanc with synthetic CT series and their masks."""
 
 from __future__ import annotations
 

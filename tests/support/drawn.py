@@ -1,4 +1,4 @@
-"""Drawn cases with known answers: a bright disk and a dim square on noise."""
+"""Synthetic cases with known masks: a bright disk and a dim square on noise."""
 
 from __future__ import annotations
 

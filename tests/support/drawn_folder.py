@@ -1,4 +1,4 @@
-"""Labelled folders of drawn cases, in the form that an experiment takes."""
+"""Labelled folders of synthetic cases, in the form for an experiment."""
 
 from __future__ import annotations
 

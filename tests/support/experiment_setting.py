@@ -1,4 +1,4 @@
-"""Settings of experiments on drawn folders, with prepared cases."""
+"""Settings of experiments on synthetic folders, with prepared cases."""
 
 from __future__ import annotations
 

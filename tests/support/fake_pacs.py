@@ -1,4 +1,4 @@
-"""A PACS that answers as it is set: nonsense, nothing, too late."""
+"""Fake PACS with configurable responses: invalid, empty, late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Orthanc with drawn films in it, and the real server on it."""
+"""Real Orthanc with synthetic radiographs, and the real server on it."""
 
 from __future__ import annotations
 

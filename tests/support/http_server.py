@@ -1,4 +1,4 @@
-"""The server's HTTP application in this process, on parts of a test's own."""
+"""HTTP application of the server in this process, with the test's own context."""
 
 from __future__ import annotations
 

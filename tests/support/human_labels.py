@@ -1,4 +1,4 @@
-"""What a training reads of a case's human label."""
+"""Human label of a case, as read by a training."""
 
 from __future__ import annotations
 

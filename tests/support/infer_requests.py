@@ -1,4 +1,4 @@
-"""A student infer task on a drawn study."""
+"""Student infer task on a synthetic study."""
 
 from __future__ import annotations
 

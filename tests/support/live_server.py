@@ -1,4 +1,4 @@
-"""A tiny study on disk, and the real server on it as a process of its own."""
+"""Small study on disk, and the real server on it as a process of its own."""
 
 from __future__ import annotations
 

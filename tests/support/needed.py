@@ -1,4 +1,4 @@
-"""Programs that some tests need beside the installation."""
+"""Optional programs of some tests."""
 
 from __future__ import annotations
 

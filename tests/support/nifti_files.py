@@ -1,4 +1,4 @@
-"""NIfTI files with any header: nibabel writes none whose transforms and codes it would not have chosen itself."""
+"""NIfTI files with arbitrary headers, which nibabel cannot write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OHIF as a user sees it: what he presses, and what is drawn."""
+"""OHIF under test: user actions, and displayed masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies with pseudo labels of known masks and qualities, and our endpoints on them without the host's server."""
+"""Studies with pseudo labels of known masks and qualities, and the endpoints on them without the host's server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small segment-anything with random weights, and the real embedded LiteMedSAM."""
+"""Small segment-anything with random weights, and the real packaged LiteMedSAM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk of a chosen size, for tests of a full one."""
+"""Disk of a chosen size, for tests of a full disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study folder of drawn cases with the host's datastore, and a SAM that draws what is bright."""
+"""Study folder of synthetic cases with the host's datastore, and a fake SAM that segments bright pixels."""
 
 from __future__ import annotations
 

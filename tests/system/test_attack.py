@@ -1,4 +1,4 @@
-"""Known tricks against every endpoint of the running server, ours and the host's.
+"""Known attacks on every endpoint of the running server.
 
 The endpoints are taken from the server's own OpenAPI description, so that a new one is attacked without a line here. A
 tree beside the study must stay as it is, and nothing of it may come out.
@@ -376,7 +376,7 @@ def test_uploads_leave_nothing_behind(server: RunningServer) -> None:
 
 
 def test_weights_with_code_are_refused_and_not_run(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
-    """Not taken from a client; not run where they lie in the place of a student or of SAM."""
+    """Not accepted from a client; not run from the file of a student or of SAM."""
     made = tmp_path / "made"
     for call in (requests.put, requests.delete):
         files = {"files": {"file": ("m.pt", bombs.code(made))}} if call is requests.put else {}

@@ -1,4 +1,4 @@
-"""Nobody waits for another: the real server with inferences that are held until the test lets them go."""
+"""Responsiveness of the real server during inferences, which the test holds until it releases them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_eight_concurrent_annotators_save_their_labels(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
-    """Each gets a case of his own and submits it, all at the same time; some click on theirs, too."""
+    """Each gets a different case and submits it, all at the same time; some also click in theirs."""
     start = threading.Barrier(8)
 
     def annotate(number: int) -> str:
@@ -115,7 +115,7 @@ def test_concurrent_trainings_start_one(server: RunningServer) -> None:
 
 
 def test_server_responds_during_a_training_and_four_inferences(server: RunningServer, home: Path) -> None:
-    """The training of the test before still runs. No inference ends before the test lets it."""
+    """The training of the test before is still running. The test holds all inferences."""
     with ThreadPoolExecutor(AT_ONCE + MOST_WAITING) as people:
         try:
             asked = [people.submit(held, server, number) for number in range(AT_ONCE)]
@@ -148,7 +148,7 @@ def test_server_responds_during_a_training_and_four_inferences(server: RunningSe
 
 
 def test_synchronous_job_runs_in_a_child_process(server: RunningServer) -> None:
-    """``run_sync=true``: the host would work in the server's own process and answer nobody else."""
+    """``run_sync=true``: the host would block its only process."""
     server.wait_for("scoring")
     scored = requests.post(f"{server.url}/scoring/uncertainty?run_sync=true", timeout=300)
     assert scored.json() == {"scored": 0, "current": 0, "failed": {}, "note": "there is no student that fits the task"}

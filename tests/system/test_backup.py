@@ -1,4 +1,4 @@
-"""What docs/how-to/backup.md promises: a copy of the folder, put anywhere, is the study."""
+"""Backups as in docs/how-to/backup.md: a copy of the folder is the study."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_copied_study_is_complete(study: TinyStudy, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [["datastore_v2.json"], [INDEX], ["datastore_v2.json", INDEX]])
 def test_copy_during_a_save_is_consistent(study: TinyStudy, tmp_path: Path, names: list[str]) -> None:
-    """The list was copied before a label was saved, the label after: it is taken in, though not who drew it."""
+    """The list was copied before a label was saved, the label after: it is listed, without its author."""
     datastore = StudyFolderDatastore(study.folder)
     datastore.close()
     elsewhere = tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""A browser of the tests that does not answer ends a test, and does not keep all others waiting."""
+"""Unresponsive browser: it fails its test and does not block others."""
 
 from __future__ import annotations
 

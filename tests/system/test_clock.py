@@ -1,4 +1,4 @@
-"""A server whose clock is set: by days forward, and by days back. libfaketime lies to it about the time of day."""
+"""Server with a changed clock (libfaketime): forward and back by days."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may befall a server: killed, twice on one folder, an image that is still being copied, no room left.
+"""Faults of a server: kills, two servers on one folder, an incomplete image, a full disk.
 
 No acknowledged label may be lost, nothing half-written may be served, and no restart needs a hand.
 """
@@ -169,7 +169,7 @@ def test_incomplete_image_is_not_used_until_it_is_copied(server: RunningServer, 
 
 
 def test_ten_thousand_cases_are_listed_quickly(study: TinyStudy, tmp_path: Path) -> None:
-    """A folder that large is served like a small one: eight people ask, save, and find it all again after a restart."""
+    """Eight clients request samples, save labels, and find all after a restart."""
     many, people = 10_000, 8
     films = tmp_path / "films"
     shutil.copytree(study.folder / ".samstudent" / "embeddings", films / ".samstudent" / "embeddings")
@@ -218,7 +218,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk_loses_nothing_and_is_reported(study: TinyStudy, disk: Path, tmp_path: Path) -> None:
-    """A full disk refuses what cannot be kept, keeps what is there, and works again when there is room."""
+    """On a full disk requests are refused, existing data is kept, and the server recovers."""
     films = disk / "films"
     films.mkdir()
     for case in CASES[:3]:

@@ -1,4 +1,4 @@
-"""What a label map's values mean stays known: after copying, renaming, losing the list, another order, another task.
+"""Names of a label map's values: after copies, renames, loss of the list, changes of order and task.
 
 Nerve and vessel differ by their place; the values are read back with Pillow.
 """
@@ -235,7 +235,7 @@ def test_renamed_structure_is_left_out_and_reported(study: Path) -> None:
 
 
 def test_labels_of_an_earlier_version_keep_their_value_names(tmp_path: Path) -> None:
-    """Of which the list knows ``label_info`` alone."""
+    """The list contains only their ``label_info``."""
     folder = tmp_path / "study"
     add_images(folder, "c0", "c1")
     store = StudyFolderDatastore(folder)
@@ -286,7 +286,7 @@ def test_changed_label_info_updates_the_values_file(study: Path) -> None:
 
 
 def test_unlisted_label_is_moved_to_the_history_before_a_save(study: Path, tmp_path: Path) -> None:
-    """Nobody has looked at the folder since, so it is not listed yet."""
+    """The folder was not refreshed since, so the label is not listed yet."""
     add_images(study, "c3", "c4")
     store = open_study(study)
     mine = draw(study / "labels" / "final" / "c3.png", 5, nerve=1, vessel=2).read_bytes()
@@ -354,7 +354,7 @@ def test_assumed_value_names_are_reported(study: Path, tmp_path: Path) -> None:
 
 
 def test_values_that_fit_no_task_are_not_assumed(study: Path) -> None:
-    """A task file that is mended makes them readable: nothing is written down before they can be read."""
+    """A corrected task file makes them readable: nothing is recorded before they can be read."""
     draw(study / "labels" / "final" / "c2.png", 3, nerve=3, vessel=1)
     store = open_study(study)
     assert any("c2.png: value 3 is no structure of task nerves" in problem for problem in store.problems)
@@ -409,7 +409,7 @@ def die_at(calls: str, number: int) -> None:
 def test_kill_between_two_writes_keeps_labels_and_value_names_consistent(
     study: Path, tmp_path: Path, calls: str
 ) -> None:
-    """A label is saved over one whose values mean the opposite; whichever is there is read rightly afterwards."""
+    """A label replaces one with opposite values; whichever is there is read correctly afterwards."""
     for number in range(1, 60):
         copy = tmp_path / f"{calls}{number}"
         shutil.copytree(study, copy)
@@ -468,7 +468,7 @@ def test_labels_of_two_tasks_are_separated_after_loss_of_the_owner_record(
 
 
 def test_first_saved_label_determines_the_owner_of_the_folder(tmp_path: Path) -> None:
-    """Both start on a study without labels; the second is asked for a restart, and loses nothing of the first's."""
+    """Both start on a study without labels; the second must be restarted, and overwrites no label of the first."""
     add_images(tmp_path / "study", "c0")
     first, second = open_study(tmp_path / "study"), open_study(tmp_path / "study", BONE)
     first.save_label("c0", str(draw(tmp_path / "upload.png")), FINAL, dict(INFO))
@@ -482,7 +482,7 @@ def test_first_saved_label_determines_the_owner_of_the_folder(tmp_path: Path) ->
 
 
 def test_owner_of_a_study_of_an_earlier_version_is_its_trained_task(tmp_path: Path) -> None:
-    """The labels lie there without a word; the rounds say whose they are."""
+    """The labels have no record of their task; the rounds have one."""
     folder = tmp_path / "study"
     add_images(folder, "c0")
     draw(folder / "labels" / "final" / "c0.png", nerve=1, vessel=2)

@@ -1,4 +1,4 @@
-"""Names and numbers that clients send with their labels, by the host's own client against the real server."""
+"""Structure names and values from clients, by the host's client with the real server."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def trained_on(study: TinyStudy, case: str) -> dict[str, np.ndarray]:
 def test_structure_names_of_clients_are_matched(
     server: RunningServer, client: MONAILabelClient, study: TinyStudy, tmp_path: Path
 ) -> None:
-    """Other case and spaces; idx 2 and 3; a name that the task does not have is left out, and that is said."""
+    """Other case and spaces; idx 2 and 3; a name that is not in the task is left out and reported."""
     case = CASES[0]
     file = label_map(study, case, tmp_path, {"ulna": 2, "lunate": 3})
     drawn = np.array(Image.open(file))
@@ -118,7 +118,7 @@ def test_response_names_structures_of_changed_label_info(
 
 
 def test_labels_of_a_second_server_are_separate(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
-    """A server of its own, on the same images: neither sees or replaces the other's labels."""
+    """A second server on the same images: neither reads nor replaces labels of the other."""
     case = CASES[3]
     assert put(server, case, label_map(study, case, tmp_path, {"ulna": 1}), listed(ulna=1)).ok
     before = {p: p.read_bytes() for p in (study.folder / "labels" / "final").iterdir()}

@@ -1,4 +1,4 @@
-"""A study as people's computers leave it, on the real server: what is listed, offered, refused and said."""
+"""Study with unusual files on the real server: listed, selected, refused and reported ones."""
 
 from __future__ import annotations
 

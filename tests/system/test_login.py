@@ -1,4 +1,4 @@
-"""The real server with a users file and TLS: who may do what, browsers, Slicer's client, and what the audit says."""
+"""Real server with a users file and TLS: roles, browsers, Slicer's client, and audit log."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_current_user_and_permissions_are_reported(server: RunningServer, tokens
 
 
 def test_client_of_slicer_logs_in(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:
-    """The client calls itself by another's name; it is the login that counts."""
+    """The client sends another user's name; the login decides."""
     client = MONAILabelClient(server.url, tmpdir=str(tmp_path), client_id="ada")
     assert client.auth_enabled()
     assert not client.auth_valid_token()
@@ -501,7 +501,7 @@ def test_trainings_are_audited(server: RunningServer, study: TinyStudy, tokens: 
 
 
 def test_all_promotions_are_audited(study: TinyStudy, tmp_path: Path) -> None:
-    """A round of the server's child, the command line, an administrator: all of them by the ledger."""
+    """By a round of the server, the command line, and an administrator: all by the ledger."""
     state = Study(str(tmp_path), str(tmp_path), study.task)
     for _ in range(2):
         with state.ledger.run("a test") as id:
@@ -526,7 +526,7 @@ def test_all_promotions_are_audited(study: TinyStudy, tmp_path: Path) -> None:
 
 
 def test_ohif_works_in_a_browser_with_a_login(server: RunningServer, tmp_path: Path) -> None:
-    """By the login page to OHIF, which then works as without a login: its scripts come, and it may ask the server."""
+    """By the login page to OHIF: its scripts are loaded, and its requests succeed."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver_path:

@@ -1,4 +1,4 @@
-"""OHIF as MONAI Label ships it, in a real browser, on the real server and a real Orthanc.
+"""OHIF of MONAI Label in a real browser, on the real server and a real Orthanc.
 
 The tests share one server and one PACS and run in order.
 """

@@ -1,4 +1,4 @@
-"""Series of a PACS that are more, less or otherwise than one straight volume, through the real server and Orthanc."""
+"""Unusual series of a PACS (tilted, incomplete, duplicate slices), through the real server and Orthanc."""
 
 from __future__ import annotations
 
@@ -106,8 +106,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 def test_tilted_ct_and_label_round_trip(
     server: RunningServer, odd: tuple[CtStudy, dict[str, str]], tmp_path: Path
 ) -> None:
-    """ITK reads it and sees the liver where it lies; a click there is answered there; what is drawn on it comes to lie
-    on the slices of the series."""
+    """In ITK the liver has its position; clicks and labels there are mapped to the slices of the series."""
     study, case = odd[0], odd[1]["tilted"]
     truth = study.truth[case]  # (2, z, y, x) as stored
     image = image_of(server, case, tmp_path)
@@ -177,7 +176,7 @@ def test_localizer_and_duplicate_slice_are_ignored(
 
 
 def test_series_without_a_slice_is_refused(server: RunningServer, odd: tuple[CtStudy, dict[str, str]]) -> None:
-    """It is named by its id, with the reason, wherever it is asked for."""
+    """The error contains its id and the reason, in every endpoint."""
     case = odd[1]["less"]
     answer = get(server, f"datastore/image?image={case}")
     assert answer.status_code == 400

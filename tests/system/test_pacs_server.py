@@ -1,4 +1,4 @@
-"""The real server on a real PACS: an annotator's day over DICOMweb, and a PACS that goes away and comes back.
+"""Real server on a real PACS: an annotator's work over DICOMweb, and an interrupted connection.
 
 The tests share one server and one Orthanc and run in order.
 """
@@ -264,7 +264,7 @@ def test_round_stores_pseudo_labels_for_the_pacs(film_server: RunningServer, fil
 def test_radiograph_can_be_accepted_on_the_review_page(
     film_server: RunningServer, films: FilmStudy, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """OHIF opens no radiographs: the page does, and what a reviewer accepts there goes to the PACS."""
+    """OHIF cannot open radiographs; the review page can, and an accepted label is sent to the PACS."""
     require_browser()
     case = get(film_server, "samstudent/review")["cases"][0]["case"]
     browser = Browser(tmp_path_factory.mktemp("profile"), film_server.url)
@@ -297,7 +297,7 @@ def forget_image(server: RunningServer, case: str) -> None:
 def test_unreachable_pacs_does_not_block_the_server(
     film_server: RunningServer, films: FilmStudy, tmp_path: Path
 ) -> None:
-    """An acknowledged label is not lost, the client is told, everything else answers, and it recovers by itself."""
+    """An acknowledged label is not lost, the client is informed, other requests succeed, and the server recovers."""
     last = films.add_film(300)
     wait_until(lambda: last in get(film_server, "datastore/?output=all")["objects"])
     case = films.cases[1]

@@ -1,4 +1,4 @@
-"""The page as people use it: a real browser, by keyboard and mouse, on the real server.
+"""Review page in a real browser, by keyboard and mouse, on the real server.
 
 The tests on ``server`` share one study and run in order.
 """

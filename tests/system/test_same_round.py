@@ -1,4 +1,4 @@
-"""The server's trainer and a round on plain files, as an experiment runs it, are the same round."""
+"""Server trainer and experiment: the same round."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.training
 def test_server_command_line_and_experiment_train_equal_students(tmp_path: Path) -> None:
-    """Each with the embedded SAM and all steps of a round, three labels and two cases without."""
+    """Each with the packaged SAM and all steps of a round, three labels and two unlabelled cases."""
     data = labelled_folder(tmp_path / "data", train=5)
     setting = setting_of(data, tmp_path / "out", **CHANGES)
     labelled, unlabelled = setting.labelled(3), setting.rest(3)

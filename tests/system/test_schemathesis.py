@@ -1,4 +1,4 @@
-"""Requests by the hundred, made from the server's own OpenAPI description: none may break it.
+"""Hundreds of requests generated from the server's OpenAPI description.
 
 Only 503, which is documented (PACS or login do not answer), may be over 499.
 """

@@ -1,4 +1,4 @@
-"""The real server as a process, driven by MONAI Label's own client, as 3D Slicer's module drives it.
+"""Real server as a process, with MONAI Label's own client, as in 3D Slicer's module.
 
 The tests of this file share one server and run in order: an annotator's day, from an empty study to pseudo labels.
 """
@@ -142,7 +142,7 @@ def test_every_strategy_selects_a_case_without_labels(server: RunningServer, str
 
 
 def test_scoring(server: RunningServer) -> None:
-    """The server starts with all methods by itself; then one as a client asks for it."""
+    """The server starts all methods at its start; then one by a request."""
     wait_until(lambda: requests.get(f"{server.url}/scoring/", timeout=30).ok)
     server.wait_for("scoring")
     assert post(server, "scoring/uncertainty", json={}).ok
@@ -296,7 +296,7 @@ def test_the_active_sam_is_reported(server: RunningServer) -> None:
 
 
 def test_sam_is_adapted_and_the_result_reported(client: MONAILabelClient, server: RunningServer) -> None:
-    """Whether two steps make it better is not the point: the running server answers with the active one."""
+    """Two steps need not improve it: the running server uses the active one."""
     client.train_start("sam", {})
     assert server.wait_for("train", 400)["status"] == "DONE", server.tail()
     reported = requests.get(f"{server.url}/samstudent/sam", timeout=30).json()
@@ -357,7 +357,7 @@ def test_fully_labelled_study_has_no_next_sample(
 
 
 def test_end_of_the_server_ends_its_training(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """SIGTERM, as a user's Ctrl-C or systemd sends it; the host alone leaves the training running."""
+    """SIGTERM, as by Ctrl-C or systemd; the host leaves the training running."""
     server = RunningServer(study, tmp_path_factory.mktemp("second"))
     try:
         server.wait_until_up()

@@ -1,4 +1,4 @@
-"""3D Slicer's own module against the real server, on films: everything its panel does.
+"""3D Slicer's own module with the real server, on radiographs: all functions of its panel.
 
 Slicer itself is not here. ``slicer_module`` runs the module that ships in the monailabel wheel in a scene of stand-ins.
 The served student never draws the radius, the first of the task's structures.
@@ -108,7 +108,7 @@ def test_panel_lists_models_and_options_of_the_server(panel: Panel) -> None:
 
 
 def test_every_option_round_trips_through_the_table(panel: Panel) -> None:
-    """Untouched options come back as they were; touched ones with their type."""
+    """Unchanged options are sent unchanged; edited ones with their type."""
     seen = {}
     for section, kind in enumerate(("models", "trainers", "strategies", "scoring")):
         panel.ui.optionsSection.setCurrentIndex(section)
@@ -159,7 +159,7 @@ def test_next_sample_is_downloaded_without_a_shared_folder(panel: Panel) -> None
 
 @pytest.mark.parametrize("extension", [".png", ".nrrd", ".nii.gz"])
 def test_label_saved_by_a_model_is_displayed(panel: Panel, client: MONAILabelClient, extension: str) -> None:
-    """The tag ``original``; none of its structures may take another's place where one is absent."""
+    """The tag ``original``; structures keep their values if one is absent."""
     case = next_sample(panel)
     file, _ = client.infer("student", case, {"save_label": True, "result_extension": extension})
     drawn = np.asarray(read_label(file))
@@ -184,7 +184,7 @@ def read_label(file: str) -> NDArray[Any]:
 def test_auto_segmentation_assigns_each_structure_to_its_segment(
     panel: Panel, client: MONAILabelClient, study: TinyStudy, model: str
 ) -> None:
-    """The radius is absent and comes first: by counting what is there, ulna and lunate would take wrong places."""
+    """The radius is absent and first: by counting present structures, ulna and lunate would be exchanged."""
     case = next_sample(panel)
     panel.draw("radius", np.ones((1, 64, 64), bool))  # of an earlier attempt; the answer says that there is none
     panel.ui.segmentationModelSelector.setCurrentText(model)
@@ -262,7 +262,7 @@ ORDERS = {
 def test_submitted_label_is_the_training_label(
     panel: Panel, study: TinyStudy, order: Sequence[str], extension: str
 ) -> None:
-    """Whatever the order, and with an empty segment among them."""
+    """In any order, and with an empty segment."""
     SETTINGS.update({"MONAILabel/fileExtension": extension, "MONAILabel/allowOverlappingSegments": False})
     case = next_sample(panel)
     drawn = disjoint(study.truth[case])
@@ -303,7 +303,7 @@ def test_submitted_label_is_counted_and_enables_training(panel: Panel, study: Ti
 
 
 def test_image_of_the_user_is_uploaded(panel: Panel, study: TinyStudy) -> None:
-    """Loaded in Slicer, not in the study: a session while it is drawn on, uploaded with its label."""
+    """Loaded in Slicer, not in the study: a session during segmentation, uploaded with its label."""
     pixels, truth = draw_film(np.random.default_rng(77))
     mine = panel.folder / "mine.png"
     Image.fromarray(pixels).save(mine)

@@ -1,4 +1,4 @@
-"""3D Slicer's own module against the real server, on volumes whose axes run in several directions.
+"""3D Slicer's own module with the real server, on volumes with axes in several directions.
 
 As ``test_slicer``; the student never draws the first structure.
 """

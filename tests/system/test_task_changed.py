@@ -1,4 +1,4 @@
-"""A structure was added to the task: the served student does not know it, and that is said wherever it is asked."""
+"""Structure added to the task: the served student lacks it, and all endpoints report that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A photograph with an EXIF orientation, from the server to an annotator and back, by the host's own client."""
+"""Photograph with an EXIF orientation, from the server to a client and back, by the host's own client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a study: what lies outside of it, and what is not its own."""
+"""Files of a study: files outside of it, and shared files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_table_of_mounts_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["hard", "symbolic"])
 def test_hard_linked_file_is_copied_before_a_write_in_place(study: Path, tmp_path: Path, kind: str) -> None:
-    """A study copied with ``cp -al`` shares its files with the first one."""
+    """A study copied with ``cp -al`` shares its files with the original."""
     first, path = tmp_path / "elsewhere" / "state.sqlite", study / "state.sqlite"
     make_tables(first, "CREATE TABLE t (a)", "")
     audit = AuditLog(tmp_path / "elsewhere" / "audit.jsonl")

@@ -1,4 +1,4 @@
-"""Places that cannot be used are named in one line, with what to do about them, before anything is begun."""
+"""Unusable places: reported in one line with a remedy, before work begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events of long work, and how they are read as text."""
+"""Events of long work, and their text."""
 
 from __future__ import annotations
 

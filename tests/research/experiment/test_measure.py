@@ -1,4 +1,4 @@
-"""Figures of one case."""
+"""Measures of one case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which jobs a method is made of, and which of them methods share."""
+"""Jobs of the methods, and jobs that methods share."""
 
 from __future__ import annotations
 

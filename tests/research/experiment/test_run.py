@@ -165,7 +165,7 @@ def test_folder_in_use_by_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_failed_job_stops_only_its_dependents(tmp_path: Path) -> None:
-    """In processes: what fails there must not take the others along."""
+    """In processes: a failure there must not affect the others."""
     options = options_of(tmp_path, methods=("labels", "raw", "all"), steps=2, jobs=1)
     # The label of a case that is neither labelled nor measured cannot be read.
     (tmp_path / "data" / "labels" / "case1.png").write_bytes(b"no image")

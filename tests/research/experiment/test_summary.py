@@ -78,7 +78,7 @@ def test_pairs_are_of_the_same_cases_and_seeds() -> None:
 
 
 def test_difference_of_pairs_matches_the_table() -> None:
-    """Also where one of them draws what is not there."""
+    """Also if one of them has false positives."""
     silent = [result("ours", 5, seed, [[0.9, None], [0.9, 0.8 + seed / 10]]) for seed in range(2)]
     alarms = [result("labels", 5, seed, [[0.9, 0.0], [0.7, 0.8]]) for seed in range(2)]
     for alarm in alarms:

@@ -1,4 +1,4 @@
-"""Jobs by themselves: what they read and write."""
+"""Single jobs: files that they read and write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The next cases to label."""
+"""Selection of the next cases to label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies are read within bounds: JSON strictly and beside the event loop, uploads in little memory."""
+"""Limits on bodies: strict JSON outside of the event loop, uploads with little memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_json_is_parsed_strictly(client: TestClient, kind: str) -> None:
 
 
 def test_json_is_not_parsed_on_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long body would keep all other requests waiting."""
+    """A long body would delay all other requests."""
     threads: list[int] = []
     monkeypatch.setattr(bounded_route, "strict_json", lambda body: threads.append(threading.get_ident()) or {})
     assert client.post("/json", json={"a": 1}).is_success

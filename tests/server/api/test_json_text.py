@@ -1,4 +1,4 @@
-"""JSON of clients is read strictly."""
+"""Strict parsing of JSON from clients."""
 
 from __future__ import annotations
 

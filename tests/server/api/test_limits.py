@@ -1,4 +1,4 @@
-"""Requests are bounded before the app behind sees them."""
+"""Limits on requests before they reach the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tricks of monailabel.md (d) against the HTTP application of a small study, without a server process."""
+"""Known attacks on the HTTP application of a small study, without a server process."""
 
 from __future__ import annotations
 
@@ -358,7 +358,7 @@ FORGED = {"accepted_from": {"x": 1}, "source": "pacs", "content_time": 1, "assis
 
 
 def test_client_cannot_mark_a_human_label_as_accepted(client: TestClient, info_of: InfoOf) -> None:
-    """What was accepted in review, any annotator may undo; what somebody drew, only an administrator may remove."""
+    """Any annotator may undo an acceptance; only an administrator may remove a human label."""
     params = json.dumps({**FORGED, "user": "anna"})
     assert client.put("/datastore/label?image=a", data={"params": params}, files={"label": ("a.png", PNG)}).is_success
     assert "accepted_from" not in info_of("a", "final")
@@ -408,7 +408,7 @@ def test_saved_inference_result_is_audited(client: TestClient, study: Path, line
 
 
 def test_saving_an_inference_result_requires_the_role_annotator(context: ServerContext) -> None:
-    """Inferring is everybody's; whoever has the answer kept as a label needs the role that saves labels."""
+    """Inference requires the role user only; saving its result requires the role that saves labels."""
     names = role_names()
     client = client_of(replace(context, login=RolesByToken({"eve": [names[0]], "anna": [*names[:2]]})))
 
@@ -425,7 +425,7 @@ def test_saving_an_inference_result_requires_the_role_annotator(context: ServerC
 
 
 def test_body_is_not_read_without_a_pacs(context: ServerContext) -> None:
-    """A viewer's upload may be of gigabytes."""
+    """The upload of a viewer may have gigabytes."""
     read: list[bool] = []
 
     async def receive() -> dict[str, Any]:
@@ -466,7 +466,7 @@ def test_log_returns_its_last_lines(client: TestClient, context: ServerContext) 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "http://localhost:3000", "null"])
 def test_other_origins_can_read_and_change_nothing(client: TestClient, origin: str) -> None:
-    """Without a login, too: a page that somebody visits could use his browser to reach a server on his machine."""
+    """Also without a login: a page in the user's browser could reach a server on the same machine."""
     asks = {"Origin": origin}
     assert "access-control-allow-origin" not in client.get("/info/", headers=asks).headers
     preflight = client.options("/info/", headers={**asks, "Access-Control-Request-Method": "GET"})

@@ -1,4 +1,4 @@
-"""An audited endpoint has its line before it answers, and does nothing where there could be none."""
+"""Audited endpoints: the record precedes the response, and without a record nothing is changed."""
 
 from __future__ import annotations
 

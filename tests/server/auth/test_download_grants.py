@@ -1,4 +1,4 @@
-"""Images that may be read without a token: opt in, one image, one address, for a while."""
+"""Images that may be read without a token: opt-in, for one image, one address, and a limited time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Login sessions: as long as they are used, for a day at most, and never again once they have ended."""
+"""Login sessions: renewed while they are used, for a day at most, and invalid after their end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens of an OpenID provider: forged ones against keys of the test, and a real provider's against the real server."""
+"""Tokens of an OpenID provider: forged ones with keys of the test, and a real provider with the real server."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ def test_browser_is_redirected_to_the_provider_and_back(server: RunningServer, s
 
 @pytest.mark.server
 def test_login_started_in_another_browser_is_rejected(server: RunningServer) -> None:
-    """Whoever makes somebody's browser come back with his own code would log him in as himself."""
+    """An attacker could otherwise log in another user's browser under the attacker's account."""
     started = requests.get(f"{server.url}/samstudent/login", timeout=60, allow_redirects=False)
     state = re.search(r"state=([^&]+)", started.headers["Location"])
     assert state

@@ -1,4 +1,4 @@
-"""Each endpoint asks for a role, which those above include."""
+"""Roles of the endpoints; higher roles include lower ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.http_server import RolesByToken, make_context
     ],
 )
 def test_role_user_may_read_the_pacs_but_not_store(tmp_path: Path, method: str, path: str, allowed: bool) -> None:
-    """What is stored there becomes a label."""
+    """Stored segmentations become labels."""
     (tmp_path / "study").mkdir()
     login = RolesByToken({"eve": [roles.role_name("user")]})
     client = TestClient(http.build(make_context(tmp_path / "study", login=login)), raise_server_exceptions=False)

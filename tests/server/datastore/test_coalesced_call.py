@@ -1,4 +1,4 @@
-"""One call for a burst, another for what comes after it."""
+"""One call for a burst of triggers, another one for triggers after it."""
 
 from __future__ import annotations
 

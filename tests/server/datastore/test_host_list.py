@@ -1,4 +1,4 @@
-"""Which of two records of one label counts, when another program has written the host's list."""
+"""Precedence of two records of one label after another program has written the host's list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index says what changed since it was last read, to every process."""
+"""Index: changes since the last read, for every process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_rebuilt_index_is_read_completely(index: LabelIndex) -> None:
 
 
 def test_second_change_within_the_clock_resolution_is_detected(index: LabelIndex) -> None:
-    """File systems note times in steps of some milliseconds; the size need not change either."""
+    """Times of files have a resolution of some milliseconds; the size need not change either."""
     position = index.read(None).position
     before = index.path.stat()
     LabelIndex(index.path).write(HEADER, {"a": entry("9")}, [])

@@ -1,4 +1,4 @@
-"""No label is lost: not to another process, not to a crash, not to a second click on "submit"."""
+"""Study folder: no label is lost by another process, a crash, or a repeated request."""
 
 from __future__ import annotations
 
@@ -427,7 +427,7 @@ SWAPPED = [{"name": "ulna", "idx": 1}, {"name": "radius", "idx": 2}]
 
 
 def test_changed_label_info_makes_another_label(study: Path, tmp_path: Path) -> None:
-    """Checked like one that is saved, with the earlier meaning in the history, and newer than before."""
+    """It is checked like a new label, the earlier version is in the history, and its time is newer."""
     checked: list[Any] = []
 
     def check(case: str, file: Path, tag: str, info: dict[str, Any]) -> None:
@@ -703,7 +703,7 @@ def test_running_server_imports_labels_saved_by_the_host(study: Path, tmp_path: 
 
 @pytest.mark.parametrize("is_exported", [True, False])
 def test_stale_list_of_the_host_undoes_no_label(study: Path, tmp_path: Path, is_exported: bool) -> None:
-    """It has read the list before; of what was saved since it knows nothing, or an older state."""
+    """The host has read the list earlier, without or with an older state of the labels saved since."""
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path, "first"), "final", {"user": "anna"})
     store.close()
@@ -944,7 +944,7 @@ def test_a_study_that_is_itself_a_link_is_served(study: Path, tmp_path: Path) ->
 
 
 def test_mount_in_the_study_is_read_only(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is bound into the study is of the same file system, so only the table of mounts tells."""
+    """A bind mount is on the same file system, so only the table of mounts shows it."""
     store = StudyFolderDatastore(study)
     store.save_label(CASES[0], label(tmp_path), "final", {})
     monkeypatch.setattr("samstudent.util.files._mounts", lambda: {study.resolve() / "labels" / "final", Path("/")})

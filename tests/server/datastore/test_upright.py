@@ -1,4 +1,4 @@
-"""What clients get of images with an orientation tag: an upright copy, as ITK reads it, on the grid of the labels."""
+"""Upright copies of images with an orientation tag, for clients: readable by ITK, on the grid of the labels."""
 
 from __future__ import annotations
 

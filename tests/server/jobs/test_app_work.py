@@ -1,4 +1,4 @@
-"""Jobs of the app where they are no forks of the server: with a GPU, or after the fork server has ended."""
+"""Jobs of the app that are not forks of the server: with a GPU, or after the end of the fork server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job as the host's clients read it."""
+"""Job in the form of the host's API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, with the fork server that the real server has."""
+"""Jobs in processes of their own, with the fork server of the real server."""
 
 from __future__ import annotations
 

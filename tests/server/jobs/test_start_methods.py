@@ -1,4 +1,4 @@
-"""Jobs end with their server, however they were started, and start again where the fork server has ended."""
+"""Start methods of jobs: they end with the server, and jobs start after the end of the fork server."""
 
 from __future__ import annotations
 

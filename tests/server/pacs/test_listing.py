@@ -1,4 +1,4 @@
-"""Which series are cases, and what they are called."""
+"""Series that are cases, and their ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PACS that is away, slow, or answers nonsense: ``Unavailable`` with a reason, in time, and nothing is lost."""
+"""Unreachable, slow or faulty PACS: ``Unavailable`` with a reason, in time, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_wrong_image_from_the_pacs_is_refused(fake: FakePacs, store: PacsDatasto
 
 
 def test_concurrent_fetches_of_one_image_are_one_download(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
-    """Who is second leaves what the first has, which may be read by now."""
+    """The second request uses the file of the first, which may already be read."""
     image = dx_image(np.zeros((8, 8), np.uint16), "film", SeriesInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4")
     film = save_film(image, tmp_path).read_bytes()
     whole = sends(film)
@@ -211,7 +211,7 @@ def test_existing_instance_counts_as_stored(fake: FakePacs) -> None:
 
 
 def test_label_is_kept_after_any_response_of_the_pacs(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
-    """Saved while the PACS is silent; refused once; then taken: at each time the status is right."""
+    """No response, then a refusal, then success: the status is correct each time."""
     task, film = store.task, save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
     masks = np.zeros((3, 8, 8), bool)
     masks[0, 2:5, 2:5] = True
@@ -255,7 +255,7 @@ def fetched_film(store: PacsDatastore, folder: Path) -> Path:
 def test_label_map_is_sent_with_the_names_of_its_label_info(
     store: PacsDatastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of another case and order than the task's, the second by idx; also after the list was lost."""
+    """Other case and order than in the task, the second by idx; also after loss of the list."""
     film = fetched_film(store, tmp_path)
     drawn = np.zeros((8, 8), np.uint8)
     drawn[1:4, 1:4], drawn[5:7, 5:8] = 3, 2
@@ -339,7 +339,7 @@ def test_older_segmentation_does_not_replace_a_newer_label(
 
 
 def test_unreadable_segmentation_is_ignored(store: PacsDatastore, tmp_path: Path) -> None:
-    """It held up all that came after it, and the next start."""
+    """It must not block later segmentations or the next start."""
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
     seg = write_seg(
         tmp_path / "seg.dcm",
@@ -378,7 +378,7 @@ def answer_with_what_is_stored(handler: BaseHTTPRequestHandler) -> None:
 
 
 def test_removed_cases_keep_their_labels(fake: FakePacs, store: PacsDatastore, tmp_path: Path) -> None:
-    """An empty list may be a fault of the PACS: when they are listed again, all is as before."""
+    """An empty list may be an error of the PACS: when the cases are listed again, all labels are there."""
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), tmp_path)
     masks = np.ones((3, 8, 8), bool)
     write_masks(tmp_path / "label.seg.nrrd", masks, store.task, read_image(film).grid)

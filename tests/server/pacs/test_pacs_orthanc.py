@@ -82,7 +82,7 @@ def in_force(store: PacsDatastore, case: str) -> np.ndarray:
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_series_and_label_round_trip(modality: str, orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
-    """A label drawn on one server is the label on another that only has the PACS in common with it."""
+    """A label saved on one server is the label on another server with the same PACS."""
     images = slices(modality, 6)
     case = str(images[0].SeriesInstanceUID)
     orthanc.store(images)
@@ -183,7 +183,7 @@ def test_series_outside_of_the_filter_can_be_queried_by_uid(orthanc: Orthanc, ma
 
 
 def test_newest_segmentation_is_the_label(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
-    """Whatever order the PACS lists them in; one that refers to nothing known is left out, and not asked for again."""
+    """In any order of the listing; one with unknown references is ignored, and not fetched again."""
     (image,) = slices("DX", 1, seed=5)
     orthanc.store([image])
     store = make(2)

@@ -1,4 +1,4 @@
-"""Which kinds of studies are refused at the start."""
+"""Kinds of studies that are refused at the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tilted CT for viewers, by ITK; and what they draw on it."""
+"""Straight copies of a tilted CT for viewers, and labels on them."""
 
 from __future__ import annotations
 

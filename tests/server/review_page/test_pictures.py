@@ -1,4 +1,4 @@
-"""Slices and masks on the same pixels, hung as radiologists do."""
+"""Slices and masks with equal pixels, in radiological orientation."""
 
 from __future__ import annotations
 

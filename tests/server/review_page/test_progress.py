@@ -1,4 +1,4 @@
-"""Progress of jobs as the review page gets it."""
+"""Progress of jobs for the review page."""
 
 from __future__ import annotations
 

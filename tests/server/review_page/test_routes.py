@@ -1,4 +1,4 @@
-"""The review over HTTP: what is shown, what people decide, and what comes of it."""
+"""Review over HTTP: queue, details, decisions and their effects."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_every_decision_can_be_undone(bench: Bench) -> None:
 
 
 def test_human_label_is_kept_whatever_its_metadata_claims(bench: Bench) -> None:
-    """Undoing a review removes what was accepted in it; only administrators may remove what somebody drew."""
+    """The undo of a review removes an accepted label; only administrators may remove a human one."""
     store = bench.datastore
     store.save_label("good", store.get_label_uri("good", "pseudo"), "final", {"user": "bob"})
     info = json.dumps({"accepted_from": {"x": 1}, "note": "x"})

@@ -66,7 +66,7 @@ def test_each_request_selects_another_case_and_reserves_only_it(study: Study):
 
 
 def test_repeated_requests_of_one_client_leave_cases_for_others(study: Study):
-    """Once anna had all four cases to herself, and bob was answered nothing for half an hour."""
+    """Regression: one client had reserved all four cases for half an hour."""
     for _ in range(9):
         study.ask("anna")
     others = [study.ask(client) for client in ("bob", "carl", "dora")]
@@ -133,7 +133,7 @@ def test_reason_is_given_if_there_is_no_case(tmp_path: Path):
 
 
 def test_clients_without_a_name_keep_their_reservations(study: Study):
-    """Each of them may be somebody else."""
+    """They may be different clients."""
     assert len({study.ask() for _ in range(3)}) == 3
     assert len(study.state.reserved()) == 3
     strategy, study.now = study.strategy(), 60
@@ -173,7 +173,7 @@ def test_test_rows_are_never_selected(tmp_path: Path):
 
 
 def test_case_reserved_by_another_process_in_the_meantime_is_skipped(study: Study, monkeypatch: pytest.MonkeyPatch):
-    """Between looking and reserving, somebody takes the case: the next best is given."""
+    """Between selection and reservation another process reserves the case: the next best is selected."""
     reserve, taken = study.state.reserve, []
 
     def slow(case: str, client: str, minutes: float) -> bool:

@@ -1,4 +1,4 @@
-"""Batch inference as the host calls it."""
+"""Batch inference through the host's interface."""
 
 from __future__ import annotations
 

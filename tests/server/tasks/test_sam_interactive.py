@@ -1,4 +1,4 @@
-"""The ``sam`` task as the host calls it: files in, label map and result out."""
+"""Task ``sam`` through the host's interface: files in, label map and result out."""
 
 from __future__ import annotations
 

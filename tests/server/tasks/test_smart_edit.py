@@ -1,4 +1,4 @@
-"""Requests exactly as Slicer's and OHIF's smart-edit panels make them, against drawn images."""
+"""Requests in the exact form of Slicer's and OHIF's smart-edit panels, on synthetic images."""
 
 from __future__ import annotations
 

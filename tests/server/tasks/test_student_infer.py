@@ -1,4 +1,4 @@
-"""The infer tasks as the host calls them."""
+"""Infer tasks through the host's interface."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_damaged_student_is_not_listed(bench: Any) -> None:
 
 
 def test_each_structure_is_refined_with_the_recipe_of_the_served_round(bench: Any, trained: Path) -> None:
-    """Also after a roll-back: what was learnt goes with the student."""
+    """Also after a roll-back: the policy belongs to the student."""
     task, study = StudentSamInferTask(bench.study), bench.study
     image = bench.datastore.get_image_uri("c0")
     serve(bench, trained)

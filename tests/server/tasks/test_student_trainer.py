@@ -276,7 +276,7 @@ class Decoder(FakeSam):
 
 
 def test_round_does_not_use_a_deactivated_adapted_sam(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether policy is learnt or taken again; until an adapted one is better again."""
+    """For a fitted and for a reused policy; until another adapted SAM is better."""
     study, ledger = bench.study, bench.study.ledger
 
     def adapted_too(teacher: Any, labels: Any, *args: Any) -> LabelingPolicy:
