@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real images beside the project; tests that need it are skipped where it is missing."""
+    """Folder of real images beside the project; without it, the test is skipped."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"real images are not here: {folder}")
@@ -35,7 +35,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_cases() -> Path:
-    """The folder of small inputs of issue 18; tests that need it are skipped where it is missing."""
+    """Folder of small inputs of issue 18; without it, the test is skipped."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "cases"
     if not folder.is_dir():
         pytest.skip(f"the issue's inputs are not here: {folder}")

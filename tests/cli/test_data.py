@@ -37,7 +37,7 @@ student: {size: [64, 64], channels: [8, 16]}
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command in this process: a fresh interpreter would import torch and the host each time."""
+    """Run a command in this process: a new interpreter would import torch and the host each time."""
     out, err = io.StringIO(), io.StringIO()
     command = ["samstudent", *map(str, arguments)]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
@@ -52,7 +52,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """images/a.png with a bright disk, masks/a.png a coarse square over it, task.yaml."""
+    """images/a.png with a bright disk, masks/a.png with a coarse square over it, task.yaml."""
     y, x = np.mgrid[:120, :160]
     truth = (y - 60) ** 2 + (x - 80) ** 2 < 30**2
     noise = np.random.default_rng(0).normal(0, 5, truth.shape)
@@ -224,7 +224,7 @@ def test_doctor_names_a_broken_image_among_good_ones(shared_cases: Path, tmp_pat
 
 
 def bad_entries(folder: Path) -> None:
-    """A link in a circle, a lost one, and a pipe, which blocks whoever opens it."""
+    """A cyclic link, a broken link, and a pipe, which would block a reader."""
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "lost.png").symlink_to("nowhere.png")
     os.mkfifo(folder / "pipe.png")
@@ -304,7 +304,7 @@ def test_doctor_counts_ignored_files(disk: Path) -> None:
 
 
 def put_map(path: Path, nerve: int, vessel: int) -> None:
-    """A label map by Pillow: the nerve above, the vessel below."""
+    """Label map written by Pillow: the nerve above, the vessel below."""
     pixels = np.zeros((24, 32), np.uint8)
     pixels[2:8, 4:12], pixels[14:20, 16:30] = nerve, vessel
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -317,7 +317,7 @@ def name_values(path: Path, *names: str) -> None:
 
 @pytest.fixture
 def nerves(tmp_path: Path) -> Path:
-    """A study of two cases; the label maps number nerve and vessel differently, and the files beside them say how."""
+    """Study of two cases; the label maps number nerve and vessel differently, as their values files say."""
     (tmp_path / "nerves.yaml").write_text(
         "{name: nerves, dimension: 2, structures: [nerve, vessel], student: {size: [32, 32]}, "
         "recipe: {source: student}}"

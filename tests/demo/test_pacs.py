@@ -26,7 +26,7 @@ from samstudent.task import load_task
 
 
 class Shelf:
-    """Takes what a PACS would be sent."""
+    """Receiver of the images for a PACS."""
 
     url = "http://127.0.0.1:8042/dicom-web"
 

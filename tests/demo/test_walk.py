@@ -14,7 +14,7 @@ from samstudent.util.progress import Progress
 
 
 class Answers:
-    """Server whose endpoint of trainings gives one answer after the other; the last one again and again."""
+    """Server whose endpoint of trainings returns a sequence of responses; the last one repeatedly."""
 
     def __init__(self, *answers: dict[str, Any]) -> None:
         self.answers = list(answers)

@@ -32,7 +32,7 @@ def task(**others: Any) -> Task:
 
 
 def segments(path: Path, named: dict[str, np.ndarray]) -> Path:
-    """A .seg.nrrd as 3D Slicer writes it: each segment named in the header, empty ones too, here a layer each."""
+    """A .seg.nrrd as written by 3D Slicer: all segments in the header, also empty ones; here one layer each."""
     header: dict[str, Any] = {
         "space": "left-posterior-superior",
         "space origin": [0, 0, 0],

@@ -215,7 +215,7 @@ def test_image_without_finite_values_is_refused(tmp_path: Path, value: float) ->
 
 
 def written(folder: Path, extension: str) -> Path:
-    """A valid file of noise, which does not compress: half of it can never be enough."""
+    """A valid file of noise, which cannot be compressed: half of it is always too short."""
     noise = np.random.default_rng(0).integers(0, 255, (1, 40, 50), dtype=np.uint8)
     path = folder / f"a{extension}"
     return save_itk(path, noise if extension in (".nii", ".nii.gz", ".nrrd", ".dcm") else noise[0])
@@ -302,7 +302,7 @@ def test_nrrd_may_not_hide_its_pixels_behind_a_long_header(tmp_path: Path) -> No
 
 
 def claims_huge(folder: Path, extension: str) -> Path:
-    """A small file whose header announces an image that would fill the memory."""
+    """A small file whose header announces an image larger than the memory."""
     path = folder / f"a{extension}"
     if extension == ".png":
         ihdr = struct.pack(">IIBBBBB", 900_000, 900_000, 8, 0, 0, 0, 0)

@@ -32,7 +32,7 @@ CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"
 
 
 def bare(path: Path, syntax: str, with_meta: bool, **changes: Any) -> Path:
-    """A CT slice without preamble, and without the file's header where it has none."""
+    """A CT slice without preamble, and without the file meta information if ``kind`` has none."""
     data = pydicom.dcmread(save(path.with_suffix(".whole")))
     for keyword, value in changes.items():
         setattr(data, keyword, value)

@@ -317,7 +317,7 @@ def test_deflate_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def far_apart(folder: Path, task: Task) -> Path:
-    """A SEG of three frames on another grid: two nearly at one place, one so far away that 300,001 fit between."""
+    """A SEG of three frames on another grid: two close together, one at a distance of 300,001 slices."""
     fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 3, "PixelSpacing": [1.0, 0.5]}
     coarse = save_series(folder / "coarse", [0, 3, 6], **fields)
     masks = np.zeros((3, *read_image(coarse).grid.spatial_shape), bool)

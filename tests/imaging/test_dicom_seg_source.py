@@ -38,7 +38,7 @@ def errors_of(path: Path) -> list[str]:
 
 
 def edited(path: Path, **changes: Any) -> Path:
-    """The image with values that pydicom would not write by itself; None: without the element."""
+    """Image with values that pydicom would not write itself; None: without the element."""
     image = pydicom.dcmread(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config.settings, "writing_validation_mode", config.IGNORE)
@@ -56,7 +56,7 @@ def edited(path: Path, **changes: Any) -> Path:
 
 
 def written(source: Path, dimension: int, folder: Path, share: float = 0.5) -> pydicom.Dataset:
-    """The SEG of random masks, valid and read back equal."""
+    """SEG of random masks, checked to be valid and equal when read back."""
     task = make_task(dimension)
     masks = random_masks(source, task, share)
     grid = read_image(source).grid

@@ -42,7 +42,7 @@ def head(syntax: str) -> FileMetaDataset:
 
 
 def saved(path: Path, syntax: str, undefined: bool = False) -> Path:
-    """A file with a code in a sequence in a sequence, and a comment behind it."""
+    """A file with a code in a nested sequence, and a comment after it."""
     code, anatomy, dataset = Dataset(), Dataset(), Dataset()
     code.CodeMeaning = "INNERMOST"
     anatomy.AnatomicRegionModifierSequence = [code]

@@ -36,7 +36,7 @@ def canonical(values: NDArray[Any]) -> NDArray[Any]:
 def save(
     path: Path, fields: str, values: NDArray[Any] = VALUES, *, kind: str = "uint8", body: bytes | None = None
 ) -> Path:
-    """A NRRD file of (k, j, i) or more axes by hand; ``encoding: raw`` where ``fields`` has none."""
+    """Write a NRRD file of (k, j, i) or more axes; ``encoding: raw`` unless ``fields`` contains an encoding."""
     sizes = " ".join(map(str, values.shape[::-1]))
     head = f"NRRD0004\ntype: {kind}\ndimension: {values.ndim}\nsizes: {sizes}\nendian: little\n{fields}\n"
     if "encoding:" not in fields:

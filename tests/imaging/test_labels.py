@@ -27,7 +27,7 @@ from support.label_files import FLAT, NAMES, PLAIN_GRID, SOLID, disjoint, save_s
 
 
 def overlapping(shape: tuple[int, ...]) -> NDArray[Any]:
-    """Radius and ulna share pixels, the lunate meets neither."""
+    """Masks: radius and ulna share pixels, the lunate is separate."""
     masks = np.zeros((3, *shape), dtype=bool)
     masks[0, ..., 0:3], masks[1, ..., 2:4], masks[2, ..., 5] = True, True, True
     return masks

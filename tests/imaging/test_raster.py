@@ -37,7 +37,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def write_png(path: Path, values: NDArray[Any], bits: int, colour_type: int, *more: bytes) -> Path:
-    """A PNG written by hand: what Pillow does not write. ``values``: (y, x) or (y, x, channels)."""
+    """Write a PNG that Pillow cannot write. ``values``: (y, x) or (y, x, channels)."""
     height, width = values.shape[:2]
     rows = values.reshape(height, -1)
     if bits == 16:

@@ -33,7 +33,7 @@ TURNS = [np.eye(3)[:, list(order)] * signs for order in permutations(range(3)) f
 
 @dataclass
 class Drawn:
-    """An image and its label as an array of the image's file."""
+    """Image and label as an array of the image's file."""
 
     values: NDArray[Any]
     sform: NDArray[Any]
@@ -51,7 +51,7 @@ class Drawn:
 
 @st.composite
 def affines(draw: st.DrawFn) -> NDArray[Any]:
-    """Any of the 48 orientations, oblique or not, with any place and spacing."""
+    """Affines of all 48 orientations, oblique or not, of any position and spacing."""
     affine = np.eye(4)
     oblique = Rotation.from_euler("xyz", draw(st.sampled_from([(0, 0, 0), (20, -10, 35)])), degrees=True).as_matrix()
     spacing = draw(st.lists(st.sampled_from([0.5, 1.0, 2.5]), min_size=3, max_size=3))

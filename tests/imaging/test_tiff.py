@@ -40,7 +40,7 @@ def write(path: Path, array: NDArray[Any], **options: Any) -> Path:
 
 
 def spread(dtype: str, shape: tuple[int, ...] = (20, 30)) -> NDArray[Any]:
-    """Values from end to end of the type, each a little different."""
+    """Different values over the range of the type."""
     kind, count = np.dtype(dtype), int(np.prod(shape))
     if kind.kind == "f":
         return np.linspace(-1e4, 1e4, count).astype(kind).reshape(shape)

@@ -25,7 +25,7 @@ def info_of(*entries: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def save_map(path: Path, *values: int) -> Path:
-    """A label map that has these values, one pixel each."""
+    """Label map with one pixel of each value."""
     pixels = np.zeros((6, 8), np.uint8)
     pixels.flat[: len(values)] = values
     path.parent.mkdir(parents=True, exist_ok=True)

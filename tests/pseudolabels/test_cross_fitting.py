@@ -139,7 +139,7 @@ def test_invalid_training_sets_are_refused(tmp_path: Path) -> None:
 
 
 class Fixed:
-    """Answers the same whatever the image."""
+    """Predictor with the same result for every image."""
 
     def __init__(self, answer: NDArray[Any], version: str) -> None:
         self.answer, self.version = answer.astype(np.float32), version

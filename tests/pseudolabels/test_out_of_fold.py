@@ -26,7 +26,7 @@ TASK = Task.model_validate(
 
 
 def oblique(slices: int = 24, drift: int = 2) -> Any:
-    """A thin cylinder that moves to the side from slice to slice: a few slices apart it does not touch itself."""
+    """A thin oblique cylinder: its masks do not overlap over a few slices."""
     masks = np.zeros((1, slices, 24, 64), bool)
     for z in range(slices):
         masks[0, z, 10:15, 2 + drift * z : 7 + drift * z] = True

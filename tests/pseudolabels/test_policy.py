@@ -137,7 +137,7 @@ def test_policy_is_not_reused_for_other_inputs_or_a_damaged_folder(tmp_path: Pat
 
 
 class Doubting(FakeTeacher):
-    """Each fold overlooks a part of the disk of its own; together they see all of it, less surely."""
+    """Each fold misses another part of the disk; the ensemble finds all of it, with lower probability."""
 
     def predict_oof(self, case_id: str, image: Any, size: Any = None) -> Any:
         return self._predict(self.read(case_id)[1].masks, self.folds[case_id])
@@ -207,7 +207,7 @@ VOLUMES = Task.model_validate({"name": "v", "dimension": 3, "structures": ["ball
 
 
 class VolumeTeacher:
-    """Knows the truth of a drawn ball; its embedding heads find nothing."""
+    """Teacher with the true mask of a ball; its embedding heads find nothing."""
 
     version, folds, is_single_model = "t" * 64, {f"case{i}": i % 3 for i in range(4)}, False
 
@@ -261,7 +261,7 @@ def test_volumes_are_filtered_without_a_quality_model(tmp_path: Path) -> None:
 
 
 def adapted_as_if(monkeypatch: pytest.MonkeyPatch, folds: tuple[int, ...]) -> None:
-    """Adaptation that helped."""
+    """Adaptation with a gain."""
     figures: dict[str, Any] = dict.fromkeys(("plain", "adapted", "gain", "error", "seconds"), 0.5)
     found = Adaptation(
         {}, {fold: {} for fold in folds}, 1, used=True, reason="", curve=[], labels=[], settings={}, **figures

@@ -27,7 +27,7 @@ CASES = 12
 
 
 class Oracle(FakeSam):
-    """Draws the truth of the structure that a box covers best, of which ``spoils`` names those it draws noise of."""
+    """SAM with the true mask of the structure that fits the box best; noise for the structures in ``spoils``."""
 
     def __init__(self, spoils: Sequence[int] = (), seed: int = 0) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Oracle(FakeSam):
         return DecodedMask(logits.astype(np.float32), 0.9, embedding.frame)
 
     def noise(self, embedding: Embedding, prompt: Prompt) -> NDArray[Any]:
-        """The same for the same prompt."""
+        """Noise mask, equal for equal prompts."""
         prompted = crc32(embedding.features.tobytes() + repr(prompt.box).encode())
         rng = np.random.default_rng([self.seed, prompted])
         return np.asarray(ndimage.gaussian_filter(rng.normal(0, 20, embedding.features.shape[2:]), 3))
@@ -61,7 +61,7 @@ TRUTHS = {crc32(pixels.tobytes()): masks for pixels, masks in map(shapes, range(
 
 
 def case(seed: int, blunder: float = 3.0) -> OutOfFoldCase:
-    """Predictions that are ``blunder`` pixels off."""
+    """Case with predictions that are shifted by ``blunder`` pixels."""
     pixels, truth = shapes(seed)
     rng = np.random.default_rng(seed)
     moved = np.stack([ndimage.shift(m.astype(float), rng.normal(0, blunder, 2), order=1) for m in truth])

@@ -30,7 +30,7 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def coloured(picture: np.ndarray, colour: pictures.Colour) -> np.ndarray:
-    """Where the picture has about this colour."""
+    """Pixels of about this colour."""
     return np.abs(picture - np.round(np.array(colour) * 255)).max(-1) < 40
 
 

@@ -17,7 +17,7 @@ def scores(rows: np.ndarray) -> dict[str, list[float | None]]:
 
 
 def drawn(cases: int, gain: tuple[float, float], noise: float, seed: int = 0) -> tuple[dict, dict]:
-    """Challenger and champion: cases differ much, students by ``gain`` and ``noise``."""
+    """Scores of challenger and champion: cases differ much, students by ``gain`` and ``noise``."""
     rng = np.random.default_rng(seed)
     champion = rng.uniform(0.4, 0.9, (cases, 2))
     return scores(champion + gain + rng.normal(0, noise, (cases, 2))), scores(champion)

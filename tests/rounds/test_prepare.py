@@ -21,7 +21,7 @@ TASK = small_task()
 
 
 class Away(DrawnSource):
-    """A case whose files cannot be fetched."""
+    """Case whose files cannot be fetched."""
 
     def content(self) -> Any:
         raise ConnectionError("the PACS does not answer")

@@ -95,7 +95,7 @@ class TestDue:
 
 
 class World:
-    """A study with a clock of its own, and a host that runs one training at a time."""
+    """Study with a clock of its own, and a host that runs one training at a time."""
 
     def __init__(self, folder: Path, section: ScheduleSection = EVERY_3) -> None:
         self.now, self.times, self.busy = 1000.0, [], False

@@ -24,7 +24,7 @@ TASK = small_task()
 
 
 class Fake:
-    """Knows the truth and is ``sure`` of it; or takes each structure for the other."""
+    """Student that predicts the true masks with probability ``sure``, or exchanges the structures."""
 
     def __init__(self, sure: float = 1.0, *, mistaken: bool = False) -> None:
         self.sure, self.mistaken, self.asked = sure, mistaken, 0

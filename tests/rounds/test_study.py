@@ -21,7 +21,7 @@ PLAIN = SimpleNamespace(digest="plain")
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """With a plain SAM, and adapted ones whose digest is what their file holds."""
+    """Study with a plain SAM, and adapted ones whose digest is the content of their file."""
 
     def load(path: Path, base: Any) -> Any:
         assert base is PLAIN
@@ -36,7 +36,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def activate(study: Study, content: str) -> None:
-    """As a training in another process does."""
+    """Activate an adapted SAM, as a training in another process does."""
     other = Study(str(study.root.parent), "", study.task)
     other.adapted_models.activate(other.adapted_models.add({}, lambda path: path.write_text(content)))
 
@@ -129,7 +129,7 @@ def test_unreadable_record_fails_no_round(study: Study, tmp_path: Path, caplog: 
 
 @pytest.fixture
 def policy(study: Study, monkeypatch: pytest.MonkeyPatch) -> LabelingPolicy:
-    """What every round has learnt, with an adapted decoder."""
+    """Policy of every round, with an adapted decoder."""
     choice = RecipeChoice({name: StructureChoice(study.task.recipe) for name in study.task.names})
     learnt = LabelingPolicy(study.task, 0.5, choice, None, adapted=SimpleNamespace(digest="adapted"))  # type: ignore
     monkeypatch.setattr(module.LabelingPolicy, "load", lambda folder, task, backend: learnt)

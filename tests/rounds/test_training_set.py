@@ -28,7 +28,7 @@ def record(quality: float, status: str = "accepted") -> dict[str, Any]:
 
 
 class Round(RoundStore):
-    """Nobody lets case 5 train."""
+    """Round store in which case 5 is withheld."""
 
     def may_train(self, case_id: str, info: Any) -> bool:
         return case_id != "5"
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Round:
 def labelled(
     store: RoundStore, id: str, kind: Kind = "refined", has_disk: bool = True, **structures: Any
 ) -> PreparedCase:
-    """A case with a pseudo label: its truth, without the disk where requested."""
+    """Case with a pseudo label: its true masks, without the disk on request."""
     case = store.cases.add(DrawnSource(id, labelled=False))
     image, truth = DrawnSource(id).read(TASK)
     assert truth is not None

@@ -24,7 +24,7 @@ __all__ = ["examples"]
 
 
 class Learned:
-    """Stands in for ``Run``: after the first step it has learned, and gets no better."""
+    """Replacement of ``Run``: adapted after the first step, without a further gain."""
 
     sam: Any
 

@@ -17,7 +17,7 @@ from samstudent.sam.embedding import Embedding
 
 
 class Counter:
-    """A backend that counts how often it is asked; features depend on the image."""
+    """Backend that counts its calls; features depend on the image."""
 
     name, digest, embedding_digest, preprocessing = "counter", "0" * 64, "0" * 64, "counter-1"
 

@@ -23,7 +23,7 @@ def disc(x: float, y: float, radius: float, shape: tuple[int, int] = (SIDE, SIDE
 
 
 def film(*shapes: np.ndarray) -> np.ndarray:
-    """uint8 (y, x, 3): bright shapes on a dark, noisy ground."""
+    """uint8 (y, x, 3): bright shapes on a dark, noisy background."""
     grey = np.random.default_rng(0).normal(60, 8, shapes[0].shape)
     for shape in shapes:
         grey[shape] += 90
@@ -35,7 +35,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class Answering:
-    """A backend whose answer to a prompt is what a function says: (mask, predicted IoU)."""
+    """Backend whose result for a prompt is given by a function: (mask, predicted IoU)."""
 
     digest = embedding_digest = preprocessing = ""
 

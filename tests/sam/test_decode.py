@@ -16,7 +16,7 @@ POINTS = (Stage(prompts=("positive", "negative")),)
 
 
 class Filler:
-    """Fills the box, or a square around the point, and keeps what it was asked."""
+    """Backend that fills the box, or a square around the point, and records the prompts."""
 
     digest, preprocessing = "0" * 64, "filler"
 

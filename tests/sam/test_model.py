@@ -24,7 +24,7 @@ def ellipse(shape: tuple[int, int], centre: tuple[int, int], radii: tuple[int, i
 
 
 def picture(truth: Any, seed: int = 0) -> Any:
-    """A bright shape on a dark ground with noise, uint8 (y, x, 3)."""
+    """uint8 (y, x, 3): a bright shape on a dark background with noise."""
     grey = 60 + 120 * truth + np.random.default_rng(seed).normal(0, 6, truth.shape)
     return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
 

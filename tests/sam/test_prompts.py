@@ -29,7 +29,7 @@ def blank(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def two_blobs() -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A large faint rectangle (20x20) and a small sure one (10x10)."""
+    """Two rectangles: 20x20 of low and 10x10 of high probability."""
     p = blank()
     p[5:25, 5:25] = 0.6
     p[5:15, 40:50] = 0.9

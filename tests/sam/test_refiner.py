@@ -36,8 +36,7 @@ def refine(p: Any, image: Any, sam: Any, task: Task, cache: Any = None, **more: 
 
 
 class Painter:
-    """A backend whose answer is a function of the prompt: draws ``draw(prompt)`` on an image of equal size. Keeps the
-    prompts."""
+    """Backend whose mask is a function of the prompt, on an image of equal size. Records the prompts."""
 
     name, digest, embedding_digest, preprocessing = "vit_b", "0" * 64, "0" * 64, "painter-1"
 

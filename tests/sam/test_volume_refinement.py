@@ -43,7 +43,7 @@ def refine(
 
 
 class Knowing:
-    """Sees the structures in the image's brightness and draws what of them lies in the box; ``spoil`` may change it."""
+    """Backend that fills the bright pixels in the box; ``spoil`` may change the mask."""
 
     name, digest, embedding_digest, preprocessing = "lite_medsam", "0" * 64, "0" * 64, "none"
 

@@ -16,7 +16,7 @@ OURS = ["--uvicorn_app", bootstrap.HTTP_APPLICATION]
 
 
 def python(code: str, *options: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run code in a fresh interpreter that gets our package from lib, as an installed wheel's .pth would."""
+    """Run code in a new interpreter that imports our package from lib, as with an installed .pth file."""
     return subprocess.run(
         [sys.executable, *options, "-c", f"import sys; sys.path.insert(0, {str(LIB)!r})\n{code}"],
         capture_output=True,

@@ -60,7 +60,7 @@ def test_failed_request_releases_its_turn() -> None:
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    """One slow endpoint, which takes a turn, and one that reads."""
+    """Application with a slow endpoint, which takes a turn, and one that reads."""
     go, app = threading.Event(), FastAPI(exception_handlers=HANDLERS)
     app.state.context = SimpleNamespace(turns={"inference": Turns(1, waiting=1)})
     app.state.go = go

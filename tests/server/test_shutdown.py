@@ -35,7 +35,7 @@ HEADERS = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def many(film_embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
-    """Twenty films; the embeddings of ten the server has to make."""
+    """Twenty radiographs; the server must compute the embeddings of ten."""
     root = tmp_path_factory.mktemp("many")
     shutil.copytree(film_embeddings, root / "films" / ".samstudent" / "embeddings", copy_function=os.link)
     (root / "tiny.yaml").write_text(TASK)
@@ -66,7 +66,7 @@ def in_background(call: Callable[[], object]) -> None:
 
 
 def half_an_upload(server: RunningServer) -> socket.socket:
-    """A connection on which more is announced than will ever come."""
+    """Connection with an incomplete upload."""
     connection = socket.create_connection(("127.0.0.1", server.port))
     connection.sendall(b"PUT /datastore/image?image=never HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nhalf")
     return connection
@@ -180,7 +180,7 @@ COMMAND = [sys.executable, "-m", "samstudent.cli.main"]
 
 
 def ended(process: subprocess.Popen[str], number: int) -> tuple[str, float]:
-    """Signal it as a terminal does; what it said, and after how many seconds it had ended."""
+    """Send a signal as a terminal does; returns the output, and the seconds until the end."""
     began = time.monotonic()
     os.killpg(process.pid, number)
     said = process.communicate(timeout=60)[0]

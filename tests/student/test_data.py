@@ -121,7 +121,7 @@ def test_ten_labels_have_their_share_among_300_pseudo_labels() -> None:
 
 
 def soft_case(task: Task, seed: int = 1) -> TrainingCase:
-    """Taught 0.8 in the disk and 0.6 in the square."""
+    """Case with soft targets 0.8 in the disk and 0.6 in the square."""
     pixels, masks = shapes(seed)
     soft = masks * np.array([0.8, 0.6])[:, None, None]
     return prepare_case("soft", case_image(pixels), CaseLabel(masks, soft=soft, human=False), task)

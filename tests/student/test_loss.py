@@ -107,7 +107,7 @@ def test_without_known_structures_loss_and_gradient_are_0(overlap: bool) -> None
 
 
 def both_forms(unknown: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The same targets as masks and as a label."""
+    """Equal targets as masks and as a label map."""
     masks = two_cases()
     ignore = torch.zeros(2, 1, 8, 8)
     ignore[0, :, 2:6, 2:6] = 1

@@ -142,7 +142,7 @@ def test_ignored_region_is_excluded_from_scores(tmp_path: Path) -> None:
 
 
 class Fixed:
-    """A student that answers the same of every film."""
+    """Student with the same prediction for every image."""
 
     def __init__(self, masks: NDArray[Any]) -> None:
         self.masks = masks

@@ -28,7 +28,7 @@ SHAPE = rectangle(10, 20, 29, 39)
 
 
 def blank(truth: list[Any], coarse: list[Any], id: str = "a", fold: int = 0) -> Example:
-    """An example without an image, for what does not ask SAM."""
+    """Example without an image, for code that does not run SAM."""
     embedding = Embedding(np.zeros((1, 256, 16, 16), np.float32), (64, 64), (256, 256), 256)
     return Example(id, fold, embedding, np.stack(truth), np.stack(coarse))
 

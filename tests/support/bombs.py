@@ -22,7 +22,7 @@ MIB = bytes(1 << 20)
 
 
 def zeros(mebibytes: int, head: bytes = b"", raw: bool = False) -> bytes:
-    """``head`` and so many MiB of zeros, packed: gzip, or raw deflate."""
+    """``head`` and a number of MiB of zeros, compressed: gzip, or raw deflate."""
     packer = zlib.compressobj(1, zlib.DEFLATED, -15 if raw else 31)
     return b"".join([packer.compress(head), *(packer.compress(MIB) for _ in range(mebibytes)), packer.flush()])
 
@@ -74,7 +74,7 @@ def nifti(changes: dict[int, bytes], mebibytes: int = 0) -> bytes:
 
 
 def images() -> dict[str, bytes]:
-    """File name -> content; none of them may be decoded."""
+    """File name -> content of images that must not be decoded."""
     explicit, deflated = b"1.2.840.10008.1.2.1", b"1.2.840.10008.1.2.1.99"
     private = struct.pack("<HH", 9, 0x1010) + b"OB\0\0" + struct.pack("<I", 700 << 20)
     extension = struct.pack("<f", float(300 << 20))
@@ -98,7 +98,7 @@ def images() -> dict[str, bytes]:
 
 
 def archives() -> dict[str, bytes]:
-    """Archives that must not be unpacked, or not further than their bounds."""
+    """Archives that must not be extracted, or only within the limits."""
     found = {}
     name = tarfile.TarInfo("x")
     name.type, name.size = tarfile.XHDTYPE, 300 << 20
@@ -136,5 +136,5 @@ class _Code:
 
 
 def code(path: Path) -> bytes:
-    """A pickle that makes a folder when it is loaded."""
+    """Pickle that creates a folder when it is loaded."""
     return pickle.dumps({"model": _Code(path), "task": "{}"})

@@ -64,11 +64,11 @@ class Driver(webdriver.Chrome):
             raise TimeoutException(text) from error
 
     def wait_at_most(self, seconds: float) -> None:
-        """From now on, for each command."""
+        """Set the timeout of each command from now on."""
         self.answer_seconds = self.command_executor.client_config.timeout = seconds
 
     def kill(self) -> None:
-        """End the browser and its driver, whatever state they are in."""
+        """Kill the browser and its driver."""
         if self.service.process is None or self.service.process.poll() is not None:
             return
         driver = psutil.Process(self.service.process.pid)
@@ -102,7 +102,7 @@ class Browser:
         self.driver.get(f"{self.url}/{path}")
 
     def close(self) -> None:
-        """Leave no process, also of one that does not answer."""
+        """End all processes of the browser, also if it is unresponsive."""
         self.driver.wait_at_most(min(self.driver.answer_seconds, CLOSE_SECONDS))
         try:
             with contextlib.suppress(WebDriverException):
@@ -116,12 +116,12 @@ class Browser:
             ActionChains(self.driver).send_keys(key).perform()
 
     def find(self, selector: str) -> WebElement:
-        """The first element of a CSS selector, waited for."""
+        """First element of a CSS selector; waits until it exists."""
         self.until(lambda: self.driver.find_elements(By.CSS_SELECTOR, selector), selector)
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def text(self, selector: str) -> str:
-        """What an element says; the page may replace it at any moment, so it is asked for in one step."""
+        """Text of an element, read in one step, because the page may replace the element at any moment."""
         script = "return document.querySelector(arguments[0])?.innerText ?? ''"
         return str(self.driver.execute_script(script, selector))
 
@@ -129,7 +129,7 @@ class Browser:
         return self.driver.execute_script(script)
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
-        """Wait until a condition holds; ``what`` names it in the failure."""
+        """Wait until a condition holds; ``what`` is its name in the error."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if value := condition():
@@ -139,13 +139,13 @@ class Browser:
         pytest.fail(f"waited in vain for {what}; {reported}")
 
     def shows(self, case: str) -> None:
-        """Wait until the picture of a case (with axis and index of a volume: ``v0 z 5``) is drawn."""
+        """Wait until the image of a case (with axis and index of a volume: ``v0 z 5``) is displayed."""
         self.until(
             lambda: self.run("return document.querySelector('.stage')?.dataset.shown") == case, f"picture of {case}"
         )
 
     def drawn(self) -> list[int]:
-        """The canvas in numbers: sums of red, green and blue of all pixels."""
+        """Sums of red, green and blue over all pixels of the canvas."""
         return list(
             self.run(
                 "const c = document.querySelector('.stage canvas'); const o = new OffscreenCanvas(c.width, c.height);"
@@ -169,7 +169,7 @@ class Browser:
         return found
 
     def waiting(self) -> list[str]:
-        """Requests since the last call that nobody has answered."""
+        """Requests since the last call without a response."""
         asked: dict[str, dict[str, Any]] = {}
         for event in self._network("requestWillBeSent", "responseReceived", "loadingFailed"):
             if "request" in event:
@@ -179,7 +179,7 @@ class Browser:
         return [f"{request['method']} {request['url']}" for request in asked.values()]
 
     def _network(self, *kinds: str) -> list[dict[str, Any]]:
-        """What the network did since the last call."""
+        """Network events since the last call."""
         wanted = {f"Network.{kind}" for kind in kinds}
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [message["params"] for message in messages if message["method"] in wanted]

@@ -15,7 +15,7 @@ from support.drawn import case_image, shapes
 
 @dataclass
 class DrawnSource:
-    """The shapes of seed ``id``; counts how often it is decoded."""
+    """Synthetic shapes of seed ``id``; counts how often they are decoded."""
 
     id: str
     labelled: bool = True

@@ -62,7 +62,7 @@ class CtStudy(PacsStudy):
     studies: dict[str, str]
 
     def add(self, seed: int) -> str:
-        """Draw a series and send it to the PACS; its case id."""
+        """Create a synthetic series and send it to the PACS; returns its case id."""
         images, masks = draw_series(seed)
         case = str(images[0].SeriesInstanceUID)
         folder = self.files / case

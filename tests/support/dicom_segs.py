@@ -30,6 +30,6 @@ def a_series(folder: Path, **fields: Any) -> Path:
 
 
 def random_masks(path: Path, task: Task, share: float = 0.5) -> NDArray[Any]:
-    """Overlapping noise: nothing of it can be right by chance."""
+    """Overlapping noise, so that equality cannot be by chance."""
     shape = read_image(path).grid.spatial_shape
     return np.random.default_rng(1).random((len(task.names), *shape)) < share

@@ -74,7 +74,7 @@ def dice(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 class FakeSam:
-    """Draws what is brighter than ``level`` within the box; sure of it by ``iou``."""
+    """SAM that segments pixels brighter than ``level`` in the box, with predicted IoU ``iou``."""
 
     name, digest, embedding_digest, preprocessing = "lite_medsam", "f" * 64, "f" * 64, "none"
 
@@ -142,7 +142,7 @@ def learn_recipes(folder: Path, task: Task, **recipes: dict[str, Any]) -> None:
 
 
 class FakeStudent:
-    """Answers with the truth's probabilities, by the image's file name."""
+    """Student with the true probabilities, by the name of the image file."""
 
     def __init__(self, truths: dict[str, NDArray[Any]], version: str = "a" * 64) -> None:
         self.truths, self.version = truths, version

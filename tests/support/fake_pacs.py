@@ -13,7 +13,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class FakePacs:
-    """Answers every request by ``answer``."""
+    """Server that responds to every request by ``answer``."""
 
     def __init__(self, port: int = 0) -> None:
         outer = self
@@ -51,7 +51,7 @@ def say(status: int, body: bytes, kind: str = "application/dicom+json") -> Answe
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
-    """A drop every now and then, for ever: no single read ever times out."""
+    """Endless slow response: no single read times out."""
     handler.send_response(200)
     handler.send_header("Content-Type", "application/dicom+json")
     handler.end_headers()

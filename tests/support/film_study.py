@@ -41,20 +41,20 @@ class PacsStudy:
 
 
 class FilmStudy(PacsStudy):
-    """Films."""
+    """Radiographs in a PACS."""
 
     def image(self, case: str) -> Path:
         return self.files / f"{case}.dcm"
 
     def label(self, case: str, folder: Path, masks: np.ndarray | None = None) -> Path:
-        """An annotator's file: the truth, or other masks."""
+        """File of an annotator: the true masks, or other ones."""
         path = folder / f"{case}.seg.nrrd"
         masks = self.truth[case] if masks is None else masks
         write_masks(path, masks, self.task, read_image(self.image(case)).grid)
         return path
 
     def add_film(self, seed: int) -> str:
-        """Draw a film and send it to the PACS; its case id."""
+        """Create a synthetic radiograph and send it to the PACS; returns its case id."""
         pixels, masks = draw_film(np.random.default_rng(seed))
         image = dx_image(pixels, f"film{seed}")
         save_film(image, self.files)
@@ -93,7 +93,7 @@ def films(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> FilmStu
 
 @contextmanager
 def server_on(study: PacsStudy, home: Path) -> Iterator[RunningServer]:
-    """A server that looks at the PACS often and does not wait for it long."""
+    """Server that polls the PACS often and with a short wait."""
     often = {"SAMSTUDENT_PACS_POLL_SECONDS": "0.5", "SAMSTUDENT_PACS_TIMEOUT": "5"}
     running = RunningServer(study, home, environment=often)  # type: ignore[arg-type]
     try:

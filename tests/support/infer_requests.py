@@ -12,7 +12,7 @@ from samstudent.util.files import sha256_file
 
 
 def serve(bench: Any, model: Path | None = None, seed: int = 0) -> str:
-    """Serve this model, or one that never learnt anything."""
+    """Serve this model, or an untrained one."""
     ledger, task = bench.study.ledger, bench.study.task
     round_id = ledger.new_round("test")
     path = ledger.model_path(round_id)

@@ -30,7 +30,7 @@ def disjoint(shape: tuple[int, ...], seed: int = 0) -> NDArray[Any]:
 
 
 def save_segments(path: Path, array: NDArray[Any], fields: dict[str, str]) -> Path:
-    """A .seg.nrrd of array (k, j, i) or (k, j, i, layers), as another program would write it."""
+    """A .seg.nrrd of array (k, j, i) or (k, j, i, layers), as written by another program."""
     nrrd.write(str(path), array, {"space": "left-posterior-superior", "space directions": np.vstack(
         [np.full((array.ndim - 3, 3), np.nan), np.eye(3)]), "kinds": ["list"] * (array.ndim - 3) + ["domain"] * 3,
         "space origin": [0, 0, 0], **fields}, index_order="C")  # fmt: skip

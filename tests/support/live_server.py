@@ -54,7 +54,7 @@ holdout: {fraction: 0.2}
 
 @dataclass
 class TinyStudy:
-    """Ten drawn films of three overlapping bones, 64 x 64, with their truth."""
+    """Ten synthetic radiographs of three overlapping bones, 64 x 64, with their masks."""
 
     folder: Path
     task_file: Path
@@ -65,7 +65,7 @@ class TinyStudy:
         return self.folder / f"{case}.png"
 
     def label(self, case: str, folder: Path, by: int = 0) -> Path:
-        """The truth of a case as an annotator's file, ``by`` columns to the right."""
+        """True masks of a case as a file of an annotator, shifted to the right by ``by`` columns."""
         path = folder / f"{case}.seg.nrrd"
         write_masks(path, np.roll(self.truth[case], by, axis=2), self.task, read_image(self.image(case)).grid)
         return path
@@ -99,14 +99,14 @@ def film_embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(film_embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
-    """A fresh study for each file of tests, with the embeddings that each server would else make by itself."""
+    """New study for each file of tests, with precomputed embeddings."""
     made = draw_study(tmp_path_factory.mktemp("study"))
     shutil.copytree(film_embeddings, made.folder / ".samstudent" / "embeddings", copy_function=os.link)
     return made
 
 
 def draw_study(root: Path) -> TinyStudy:
-    """Ten films and their task in an empty folder."""
+    """Create ten radiographs and their task in an empty folder."""
     folder = root / "films"
     folder.mkdir()
     (root / "tiny.yaml").write_text(TASK)
@@ -167,7 +167,7 @@ class RunningServer:
         self.start_again()
 
     def start_again(self) -> None:
-        """As at first, with what the last one has left."""
+        """Start again with the state of the last run."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command,
@@ -195,7 +195,7 @@ class RunningServer:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def members(self) -> list[psutil.Process]:
-        """Processes of the server's group, itself included: its jobs are in it."""
+        """Processes of the server's group, including the server and its jobs."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -206,7 +206,7 @@ class RunningServer:
         return found
 
     def jobs(self) -> dict[str, psutil.Process]:
-        """Kind (train, scoring, batch_infer) -> the process that does the job of this kind now."""
+        """Kind (train, scoring, batch_infer) -> process of the running job of this kind."""
         found = {}
         for process in self.members():
             with contextlib.suppress(psutil.Error):
@@ -216,7 +216,7 @@ class RunningServer:
         return found
 
     def stop(self) -> None:
-        """End the server and every process it has started, whatever state they are in."""
+        """Kill the server and all processes that it has started."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
@@ -228,7 +228,7 @@ class RunningServer:
         return MONAILabelClient(self.url, client_id=name)
 
     def wait_for(self, method: str, seconds: float = 180) -> dict[str, Any]:
-        """The last job of a kind (train, batch/infer, scoring) when it has ended."""
+        """Wait for the end of the last job of a kind (train, batch/infer, scoring), and return it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             job = requests.get(f"{self.url}/{method}/", timeout=30).json()
@@ -256,12 +256,12 @@ def client(server: RunningServer, tmp_path: Path) -> MONAILabelClient:
 
 
 def detail(response: requests.Response) -> str:
-    """The reason in an error's JSON."""
+    """Reason in the JSON of an error."""
     return str(json.loads(response.text)["detail"])
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 180) -> Any:
-    """What a condition gives as soon as that is true."""
+    """Wait until a condition is true; returns its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():

@@ -26,7 +26,7 @@ def require_browser() -> None:
 
 
 def require_faketime() -> str:
-    """The library that a process loads first, to be lied to about the time of day."""
+    """Library that changes the time of day for a process."""
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not found:
         _missing("needs a clock that can be set: apt-get install faketime")
@@ -42,7 +42,7 @@ def require_dciodvfy() -> str:
 
 
 def _missing(message: str) -> NoReturn:
-    """Skip; where CI is set the tests must not be passed over."""
+    """Skip the test; in CI, fail."""
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)

@@ -26,17 +26,17 @@ class Ohif:
         self.browser = browser
 
     def open_list(self, patients: Collection[str]) -> None:
-        """The study list, until all these are in it."""
+        """Open the study list, and wait until it contains all these studies."""
         self.browser.open("ohif/")
         self.browser.until(lambda: all(name in self.browser.text("body") for name in patients), f"{patients}")
 
     def open_study(self, uid: str) -> None:
-        """In the MONAI Label mode, until its picture is drawn."""
+        """Open a study in the MONAI Label mode, and wait until its image is displayed."""
         self.browser.open(f"ohif/monai-label?StudyInstanceUIDs={uid}")
         self.wait_for_picture()
 
     def wait_for_picture(self) -> None:
-        """Of a study just opened; hides the notice on its use."""
+        """Wait for the image of a study just opened; hides the notice on its use."""
         loaded = "return window.cornerstone?.cache.getVolumes().some(volume => volume.loadStatus?.loaded)"
         self.browser.until(lambda: self.browser.run(loaded), "the volume")
         self.browser.until(lambda: self.drawn()[0] > 1000, "the picture")
@@ -44,13 +44,13 @@ class Ohif:
             self.press("button", "Confirm and Hide")
 
     def connect(self) -> None:
-        """MONAI Label's panel asks the server what it has."""
+        """Connect MONAI Label's panel to the server."""
         self.press(".settingsTable button")
         self.browser.until(lambda: "Options / Configurations" in self.browser.text(".monaiLabelPanel"), "the panel")
         self.browser.until(lambda: self.run(f"return !!{_VOLUME}"), "an empty segmentation")
 
     def press(self, selector: str, text: str = "") -> None:
-        """Click with the mouse on the first visible element of a CSS selector that says ``text``."""
+        """Click with the mouse on the first visible element of a CSS selector that contains ``text``."""
         places: list[list[float] | None] = [None, None]
 
         def stands_still() -> bool:  # panels slide to their place
@@ -62,7 +62,7 @@ class Ohif:
         self._click(x, y)
 
     def press_until(self, selector: str, text: str, condition: Callable[[], Any], what: str) -> None:
-        """Press, and once more where nothing comes of it: a click goes astray while OHIF draws its panels anew."""
+        """Press until the condition holds: a click is lost while OHIF redraws its panels."""
         self._until_done(lambda: self.press(selector, text), condition, what)
 
     def _until_done(self, action: Callable[[], None], condition: Callable[[], Any], what: str) -> None:
@@ -97,7 +97,7 @@ class Ohif:
         actions.perform()
 
     def click_voxel(self, i: int, j: int) -> int:
-        """Place a point on the axial picture where column i, row j is; the slice that it shows."""
+        """Place a point on the axial image at column i, row j; returns the displayed slice."""
         x, y, k = self.run(
             "const view = cornerstone.getRenderingEngines()[0].getViewports().find(v => v.id === 'mpr-axial');"
             " const image = view.getImageData().imageData;"
@@ -125,7 +125,7 @@ class Ohif:
         Select(select).select_by_value(model)
 
     def choose_structure(self, name: str) -> None:
-        """Of the list below the point prompts."""
+        """Select a structure in the list below the point prompts."""
         row = f"[...document.querySelectorAll('.clickable-row')].find(e => e.innerText.trim() === '{name}')"
 
         def chosen() -> bool:
@@ -138,16 +138,16 @@ class Ohif:
         return {int(n): name for n, name in self.run(f"return {_SEGMENTS}.map(s => [s.segmentIndex, s.label])")}
 
     def labelmap(self) -> list[int]:
-        """The numbers of all voxels, x fastest."""
+        """Segment numbers of all voxels, x fastest."""
         return list(self.run(f"return Array.from({_VOLUME}.voxelManager.getCompleteScalarDataArray())"))
 
     def run_model(self, button: str, text: str = "") -> None:
-        """Press a *Run* button until the model's answer is there."""
+        """Press a *Run* button until the result of the model is displayed."""
         before = self.labelmap()
         self.press_until(button, text, lambda: self.labelmap() != before, "a model's answer")
 
     def export(self) -> None:
-        """Segmentation panel, three dots, *Export DICOM SEG*, *Save*, until OHIF says that it is stored."""
+        """Segmentation panel, three dots, *Export DICOM SEG*, *Save*, until OHIF reports the storage."""
         self.press("[data-cy=panelSegmentationWithTools-btn]")
         self.browser.until(lambda: self._find("button", "Add Segment"), "the segmentation panel")
         menu = "[...document.querySelectorAll('button[role=combobox]')].find(e => e.innerText === 'Segmentations')"
@@ -171,7 +171,7 @@ class Ohif:
         return self.browser.driver.current_url.split("=")[-1]
 
     def drawn(self) -> tuple[int, int]:
-        """Pixels of the pictures that are not black, and those that have a colour."""
+        """Numbers of pixels in the images that are not black, and of those in colour."""
         bright, coloured = self.run(
             "let bright = 0, coloured = 0;"
             " for (const view of window.cornerstone?.getRenderingEngines()[0]?.getViewports() ?? []) {"

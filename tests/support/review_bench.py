@@ -42,7 +42,7 @@ HEADER = {"X-Samstudent": "test"}
 
 
 def shifted(masks: NDArray[Any], by: int = 2) -> NDArray[Any]:
-    """What a student sees of ``masks`` (S, *spatial): beside of it."""
+    """Masks of the student: ``masks`` (S, *spatial), shifted."""
     return np.roll(masks, by, axis=-1)
 
 

@@ -73,18 +73,18 @@ class Panel:
         return (self.volume.ijk_to_ras @ [*ijk, 1.0])[:3]
 
     def mark(self, ijk: Sequence[float], positive: bool = True) -> None:
-        """Place a point on the image, for the structure that is chosen."""
+        """Place a point on the image, for the selected structure."""
         node = self.widget.dgPositivePointListNode if positive else self.widget.dgNegativePointListNode
         node.AddControlPoint(list(self.ras(ijk)))
 
     def draw(self, name: str, mask: NDArray[Any]) -> None:
-        """Draw a segment by hand; one of this name is made where there is none, as the editor's *Add* does."""
+        """Draw a segment manually; it is added if there is none of this name."""
         if not self.segments.GetSegmentIdBySegmentName(name):
             self.segments.AddEmptySegment("", name)
         self.segments.segments[self.segments.GetSegmentIdBySegmentName(name)].mask = mask.copy()
 
     def quiet(self) -> None:
-        """Nothing went wrong so far."""
+        """Check that no error was reported so far."""
         assert not self.messages.errors and not self.messages.warnings, self.messages
 
 

@@ -18,7 +18,7 @@ SETTINGS: dict[str, Any] = {}
 
 
 class Quiet:
-    """Takes any call and answers with another of its kind: colours, cursors, icons, layouts."""
+    """Object that accepts any call and returns another one of its kind: colours, cursors, icons, layouts."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         pass
@@ -232,7 +232,7 @@ class PlaceWidget(Widget):
 
 
 class Timer(Widget):
-    """Never fires by itself: the test says when ``timeout`` is."""
+    """Timer that never fires itself: the test calls ``timeout``."""
 
     running = False
 

@@ -116,7 +116,7 @@ class SegmentationNode(Node):
         return self.segments[self.GetSegmentIdBySegmentName(name)].mask
 
     def arrange(self, names: Sequence[str]) -> None:
-        """Drag the segments into this order."""
+        """Change the order of the segments."""
         ids = [self.GetSegmentIdBySegmentName(name) for name in names]
         self.segments = {id: self.segments[id] for id in [*ids, *(i for i in self.segments if i not in ids)]}
 

@@ -23,7 +23,7 @@ from support.made_once import made_once
 
 
 class DrawnStudy(Study):
-    """With a SAM that needs no weights."""
+    """Study with a fake SAM that needs no weights."""
 
     def plain_sam(self) -> Any:
         return FakeSam()
@@ -31,7 +31,7 @@ class DrawnStudy(Study):
 
 @dataclass
 class Bench:
-    """What a test works on."""
+    """Objects under test."""
 
     study: DrawnStudy
     datastore: StudyFolderDatastore
@@ -39,7 +39,7 @@ class Bench:
     folder: Path
 
     def label(self, *ids: str) -> None:
-        """A human labels these cases."""
+        """Save human labels of these cases."""
         for case_id in ids:
             image = read_image(self.datastore.get_image_uri(case_id))
             path = self.folder.parent / f"{case_id}.label.png"

@@ -75,7 +75,7 @@ class Endpoint:
 
 @pytest.fixture(scope="module")
 def outside(study: TinyStudy) -> Path:
-    """A tree beside the study: a text, an image, code. Read before it was changed, so that reading it shows."""
+    """Files beside the study: a text, an image, code. Their access times show whether they were read."""
     folder = study.folder.parent / "outside"
     folder.mkdir()
     (folder / "secret.txt").write_text(SECRET)
@@ -129,7 +129,7 @@ _READ: dict[Path, int] = {}
 
 
 def log_since(server: RunningServer, who: str) -> str:
-    """What the server's log says of errors since it was last asked."""
+    """Errors in the server's log since the last call."""
     text = server.log.read_text(errors="replace")
     start, _READ[server.log] = _READ.get(server.log, 0), len(text)
     new = text[start:]
@@ -137,7 +137,7 @@ def log_since(server: RunningServer, who: str) -> str:
 
 
 def tree(folder: Path, without: Path) -> dict[str, Any]:
-    """Path -> size and time of change of everything below, but for the study."""
+    """Path -> size and modification time of all files below, except for the study."""
     return {
         str(path): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
@@ -146,7 +146,7 @@ def tree(folder: Path, without: Path) -> dict[str, Any]:
 
 
 def reading_shows(folder: Path) -> bool:
-    """Whether this file system keeps the time of reading."""
+    """Whether this file system records access times."""
     probe = folder.parent / "probe"
     probe.write_text("x")
     os.utime(probe, (1, 2))
@@ -180,7 +180,7 @@ def tricks(outside: Path) -> dict[str, str]:
 
 
 def send(server: RunningServer, endpoint: Endpoint, values: dict[str, Any]) -> requests.Response:
-    """A request with these values, by the parameter's name; others are those of a right one."""
+    """Send a request with these values by parameter name; other parameters are valid."""
     right = {"image": CASES[0], "id": CASES[0], "label": CASES[0], "tag": "final", "model": "sam", "strategy": "random"}
     right |= {"method": "diversity", "round_id": "r0001", "params": "{}", "info": "{}", "paused": True}
     path, query, data, files, body = endpoint.path, {}, {}, {}, None
@@ -317,7 +317,7 @@ def test_paths_in_file_names_are_refused(server: RunningServer, endpoints: list[
 
 
 def peak(server: RunningServer) -> int:
-    """The most memory that the server held since ``forget_peak``, bytes."""
+    """Peak memory of the server since ``forget_peak``, bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]
 

@@ -62,7 +62,7 @@ def clock(tmp_path: Path) -> Clock:
 
 @pytest.fixture
 def scheduled(study: TinyStudy, clock: Clock, tmp_path: Path) -> Iterator[RunningServer]:
-    """A server that starts a round after every second label, and reads the clock."""
+    """Server that starts a round after every second label, with a changeable clock."""
     # What rounds learn beside their student has no clock, and takes long where each question for the time does.
     text = study.task_file.read_text().replace("pseudo_labels: {", "pseudo_labels: {policy: fixed, ")
     study.task_file.write_text(text + "schedule: {every_labels: 2}\n")
@@ -77,7 +77,7 @@ def scheduled(study: TinyStudy, clock: Clock, tmp_path: Path) -> Iterator[Runnin
 
 
 def save(server: RunningServer, study: TinyStudy, case: str, by: int, folder: Path) -> str:
-    """A label, shifted by some pixels to be another each time; its digest."""
+    """Save a label, shifted by some pixels to differ each time; returns its digest."""
     path = study.label(case, folder, by)
     server.client().save_label(case, str(path), params={})
     return sha256_file(path)

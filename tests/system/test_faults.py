@@ -34,7 +34,7 @@ LONGEST_LIFE = 12.0
 
 
 class Annotator(threading.Thread):
-    """Saves one label after the other, each different, and remembers those that the server said it has."""
+    """Client that saves different labels and records the acknowledged ones."""
 
     def __init__(self, server: RunningServer, study: TinyStudy, folder: Path, seed: int) -> None:
         super().__init__(daemon=True)
@@ -58,14 +58,14 @@ class Annotator(threading.Thread):
 
 
 def all_labels(study: TinyStudy, case: str) -> set[str]:
-    """Digests of a case's final label and of all before it."""
+    """Digests of a case's final label and of all earlier ones."""
     folder = study.folder / "labels"
     files = [folder / "final" / f"{case}.seg.nrrd", *(folder / ".history" / "final" / case).glob("*.seg.nrrd")]
     return {sha256_file(file) for file in files if file.is_file()}
 
 
 def live_and_die(server: RunningServer, rng: random.Random) -> None:
-    """Ask for a training as soon as that is possible, and after a random time kill the server or its training child."""
+    """Start a training as soon as possible, and kill the server or its training process after a random time."""
     end = time.monotonic() + rng.uniform(0, LONGEST_LIFE)
     asked = False
     while time.monotonic() < end:

@@ -71,7 +71,7 @@ def add_images(folder: Path, *cases: str) -> None:
 
 
 def open_study(folder: Path, task: Task = TASK, **options: Any) -> StudyFolderDatastore:
-    """As the app opens it."""
+    """Datastore, opened as by the app."""
     place = label_folder(folder, task)
     owns = place == LabelFolder()
 
@@ -84,7 +84,7 @@ def open_study(folder: Path, task: Task = TASK, **options: Any) -> StudyFolderDa
 
 
 def lose_list(study: Path) -> None:
-    """Of the list nothing is left, neither for us nor for the host."""
+    """Remove our list and the host's."""
     (study / "datastore_v2.json").unlink(missing_ok=True)
     (study / ".samstudent" / "datastore_v2.sqlite").unlink()
 
@@ -104,7 +104,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def masks_of(store: StudyFolderDatastore, task: Task = TASK) -> dict[str, dict[str, NDArray[np.bool_]]]:
-    """What a training reads: case -> structure -> mask."""
+    """Masks as read by a training: case -> structure -> mask."""
     found = {}
     for case in store.get_labeled_images():
         with suppress(UserError):  # such a case is left out
@@ -126,7 +126,7 @@ def assert_right(store: StudyFolderDatastore, count: int, task: Task = TASK) -> 
 
 
 def copy_alone(study: Path, to: Path) -> Path:
-    """Images and labels/final, and nothing else."""
+    """Copy images and labels/final only."""
     to.mkdir()
     for image in study.glob("*.png"):
         shutil.copy(image, to)
@@ -394,7 +394,7 @@ def test_value_names_of_clients_are_not_changed_by_a_confirmation(study: Path) -
 
 
 def die_at(calls: str, number: int) -> None:
-    """Kill this process at the call of that number of a function of ``os``."""
+    """Kill this process at the n-th call of a function of ``os``."""
     original, numbers = getattr(os, calls), itertools.count(1)
 
     def counted(*arguments: Any, **options: Any) -> Any:

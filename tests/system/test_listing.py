@@ -27,7 +27,7 @@ BROKEN, SAFE = CASES[0], CASES[1]
 
 @pytest.fixture(scope="module")
 def study(study: TinyStudy) -> TinyStudy:
-    """Beside the ten films: a Mac's name, a name that is no id, a broken film, a link, and all kinds of other files."""
+    """Ten radiographs, a decomposed name, a name that is not a valid id, a broken image, a link, and other files."""
     folder, outside = study.folder, study.folder.parent / "outside"
     shutil.copyfile(study.image(CASES[2]), folder / f"{NFD}.png")
     os.rename(study.image(SAFE), folder / "a:b.png")

@@ -207,7 +207,7 @@ def audit(study: TinyStudy) -> list[dict[str, Any]]:
 
 
 def routes_there_are() -> set[tuple[str, str]]:
-    """Also those that OpenAPI does not show. Asked in this process, from the same code."""
+    """All routes, also those not in OpenAPI, from the same code in this process."""
     every = FastAPI()
     for router in (*http.ROUTERS, login.router, login.form_router):
         every.include_router(router)

@@ -34,7 +34,7 @@ def tilted(images: list[Any], masks: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CtStudy, dict[str, str]]]:
-    """A study of: a tilted CT; one with a localizer and a slice sent twice; one that lacks a slice."""
+    """Study of a tilted CT, a series with a localizer and a duplicate slice, and one without a slice."""
     root = tmp_path_factory.mktemp("odd")
     (root / "organs.yaml").write_text(TASK)
     with running_orthanc(root / "orthanc") as orthanc:

@@ -49,7 +49,7 @@ def put_label(server: RunningServer, case: str, path: Path, **params: Any) -> re
 
 
 def segs_of(films: FilmStudy, case: str) -> list[Any]:
-    """The SEGs that the PACS holds of a case, oldest first, read by highdicom."""
+    """SEGs of a case in the PACS, oldest first, read by highdicom."""
     client = DICOMwebClient(films.orthanc.url)
     found = []
     for item in client.search_for_series(search_filters={"Modality": "SEG"}):
@@ -70,7 +70,7 @@ def masks_of(films: FilmStudy, seg: Any, case: str) -> np.ndarray:
 
 
 def stored_seg(server: RunningServer, films: FilmStudy, case: str) -> Any:
-    """The SEG of the active label, once the PACS has it."""
+    """SEG of the active label, once it is stored in the PACS."""
 
     def there() -> Any:
         pacs = label_info(server, case)["pacs"]
@@ -178,7 +178,7 @@ def test_output_dicom_seg_is_a_segmentation(film_server: RunningServer, films: F
 
 
 def viewers_seg(films: FilmStudy, case: str, masks: np.ndarray, folder: Path, **changes: Any) -> pydicom.Dataset:
-    """As a viewer would store it: its own names for segments, in its own order."""
+    """SEG as stored by a viewer: other names and order of segments."""
     path = folder / "viewer.dcm"
     grid = read_image(films.image(case)).grid
     write_seg(
@@ -289,7 +289,7 @@ def test_radiograph_can_be_accepted_on_the_review_page(
 
 
 def forget_image(server: RunningServer, case: str) -> None:
-    """Scoring may have fetched it already."""
+    """Remove the cached image, which scoring may have fetched."""
     for folder in (server.log.parent / "app" / "model").glob(f"*/images/{case}"):
         shutil.rmtree(folder)
 

@@ -39,7 +39,7 @@ LUNATES = {CASES[index]: quality for index, quality in ((3, 0.2), (4, 0.35), (5,
 
 @pytest.fixture(scope="module")
 def prepared(study: TinyStudy) -> TinyStudy:
-    """Five films with pseudo labels, three labelled and two held out; two rounds whose students were never taught."""
+    """Five radiographs with pseudo labels, three labelled and two held out; two rounds with untrained students."""
     require_browser()
     free = [case for case in CASES if case not in LUNATES]
     (study.folder / "split.csv").write_text("id,split\n" + "".join(f"{case},val\n" for case in free[:2]))
@@ -68,7 +68,7 @@ def browser(prepared: TinyStudy, server: RunningServer, tmp_path_factory: pytest
 
 @pytest.fixture(autouse=True)
 def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After every test: the console is empty, and nothing was asked of any other server."""
+    """After every test: the console is empty, and there were no requests to other servers."""
     yield
     if "browser" in request.fixturenames:
         browser = request.getfixturevalue("browser")
@@ -266,7 +266,7 @@ def page_of(bench: Bench, profile: Path) -> Iterator[Browser]:
 
 @pytest.fixture
 def volumes(tmp_path: Path) -> Iterator[Browser]:
-    """The page on three volumes; its endpoints alone, as the host's part was tried above."""
+    """Page on three volumes, with our endpoints only."""
     with page_of(volume_bench(tmp_path / "study"), tmp_path / "profile") as browser:
         yield browser
 

@@ -28,7 +28,7 @@ def operations(server: RunningServer) -> list[Any]:
 
 
 def broken(operation: Any, server: RunningServer, examples: int) -> str | None:
-    """The first of so many requests, the same in every run, that the server answers with a fault of its own."""
+    """First of the generated requests, the same in every run, that causes a server error."""
 
     @settings(
         max_examples=examples,

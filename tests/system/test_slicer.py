@@ -37,7 +37,7 @@ NAMES = ("radius", "ulna", "lunate")
 
 @pytest.fixture(scope="module")
 def study(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
-    """With a served student that has learnt ulna and lunate, and to see no radius."""
+    """Study with a served student that has trained on ulna and lunate, and finds no radius."""
     import torch
 
     path = tmp_path_factory.mktemp("model") / "model.pt"
@@ -68,7 +68,7 @@ def panel(server: RunningServer, tmp_path: Path) -> Iterator[Panel]:
 
 
 def next_sample(panel: Panel) -> str:
-    """Press *Next Sample*; which case came."""
+    """Press *Next Sample*; returns the case."""
     panel.ui.nextSampleButton.click()
     panel.quiet()
     return str(panel.widget.current_sample["id"])
@@ -82,7 +82,7 @@ def submit(panel: Panel) -> None:
 
 
 def trained_on(study: TinyStudy, case: str) -> NDArray[np.bool_]:
-    """What a training reads of a case's submitted label: bool (S, y, x)."""
+    """Submitted label of a case as read by a training: bool (S, y, x)."""
     datastore = StudyFolderDatastore(str(study.folder), auto_reload=False, read_only=True)
     return read_human_label(datastore, case, study.task)[1].masks.astype(bool)
 
@@ -364,7 +364,7 @@ def centre(mask: NDArray[Any]) -> list[float]:
 
 
 def disjoint(truth: NDArray[Any]) -> NDArray[np.bool_]:
-    """Without shared pixels, as Slicer's editor draws by default: later structures win."""
+    """Masks without shared pixels, as drawn in Slicer's editor by default: later structures take precedence."""
     values = np.zeros(truth.shape[1:], int)
     for value, mask in enumerate(truth, 1):
         values[mask] = value

@@ -89,7 +89,7 @@ def panel(server: RunningServer, tmp_path: Path) -> Iterator[Panel]:
 
 
 def load(panel: Panel, study: Solids, axes: str) -> str:
-    """The case on screen, as *Next Sample* would bring it."""
+    """Display the case, as *Next Sample* does."""
     case = f"scan{axes}"
     panel.widget.logic.next_sample = lambda *args: {"id": case, "path": str(study.folder / f"{case}.nii.gz")}
     panel.ui.nextSampleButton.click()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.server
 
 
 def serve_untrained(study: TinyStudy) -> None:
-    """Promote a student of the study's task, as it is at first."""
+    """Promote an untrained student of the study's first task."""
     ledger = Ledger(study.folder / ".samstudent" / study.task.name)
     round_id = ledger.new_round("test")
     digest = save_model(ledger.model_path(round_id), new_network(study.task, 0), study.task)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(scope="module")
 def study(study: TinyStudy) -> TinyStudy:
-    """One film alone, 50 x 64 upright, saved on its side."""
+    """A single photograph, 50 x 64 upright, saved rotated."""
     for path in study.folder.glob("*.png"):
         path.unlink()
     pixels, masks = draw_film(np.random.default_rng(3))

@@ -26,7 +26,7 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS t (x TEXT)"
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, of 64 KiB."""
+    """A separate disk of 64 KiB."""
     with small_disk(tmp_path / "disk", "64k") as disk:
         yield disk
 
@@ -49,7 +49,7 @@ def full(mounted: Path) -> Path:
 
 @contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
-    """Permissions do not stop the administrator."""
+    """Run without root, which ignores permissions."""
     if os.geteuid() != 0:
         yield
         return

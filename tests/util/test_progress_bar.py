@@ -13,7 +13,7 @@ from samstudent.util.progress_bar import ProgressBars
 
 
 def lines_of(text: io.StringIO) -> list[str]:
-    """What stands on the terminal at the end."""
+    """Final content of the terminal."""
     return text.getvalue().rpartition("\x1b[2K")[2].replace("\x1b[?25h", "").splitlines()
 
 

@@ -33,7 +33,7 @@ def test_methods_share_common_jobs(setting: Setting) -> None:
 
 
 def steps_of(job: Job) -> int:
-    """Steps of a student and of those that it goes on from; a round goes on from its student of all labels."""
+    """Steps of a student and of those whose training it continues; a round continues from its full student."""
     if job.kind == "round":
         return 2 * int(job.params["steps"])
     return int(job.params["steps"]) + (steps_of(job.needs["start"]) if "start" in job.needs else 0)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.training
 
 
 class PointSam(FakeSam):
-    """Answers points with the logits that come along: the paper's second stage."""
+    """SAM that returns the input logits for points: the paper's second stage."""
 
     def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
         return [
@@ -43,7 +43,7 @@ class PointSam(FakeSam):
 
 @pytest.fixture
 def sam(monkeypatch: pytest.MonkeyPatch) -> FakeSam:
-    """In place of the real one, for everything that runs in this process; it has no weights that could learn."""
+    """Replacement of SAM in this process; it has no weights to adapt."""
     fake = PointSam()
     monkeypatch.setattr(work, "sam_of", lambda section, random_seed=None: fake)
     untrained = {"embedding_head": False, "adapt_sam": False}
@@ -60,7 +60,7 @@ def sam(monkeypatch: pytest.MonkeyPatch) -> FakeSam:
 
 
 def options_of(tmp_path: Path, **changes: Any) -> ExperimentOptions:
-    """Everything in this process (``jobs=0``), on drawn cases."""
+    """Options for synthetic cases in this process (``jobs=0``)."""
     folder = tmp_path / "data"
     if not folder.exists():
         labelled_folder(folder, train=7, test=3)

@@ -25,7 +25,7 @@ def setting(tmp_path: Path) -> Setting:
 
 
 def do(setting: Setting, job: Job) -> list[Progress]:
-    """Do a job and all that it needs; progress of the job itself."""
+    """Run a job and its dependencies; returns the progress of the job itself."""
     seen: list[Progress] = []
     for key, needed in in_order([job]).items():
         seen.clear()

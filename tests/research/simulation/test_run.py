@@ -25,7 +25,7 @@ pytestmark = pytest.mark.training
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """14 drawn cases: 10 train, 4 test; and task.yaml."""
+    """14 synthetic cases: 10 train, 4 test; and task.yaml."""
     path = tmp_path / "data"
     rows = []
     for kind in ("images", "labels"):

@@ -32,7 +32,7 @@ PNG = b"\x89PNG not really"
 
 
 class Echo(InferTask):  # type: ignore[misc]
-    """Answers with the request it was given, and a small file."""
+    """Infer task that returns its request and a small file."""
 
     def __init__(self, valid: bool = True) -> None:
         super().__init__(InferType.SEGMENTATION, ["bone"], 2, "echo")
@@ -335,7 +335,7 @@ def test_invalid_session_file_names_are_refused(client: TestClient, names: list[
 
 @pytest.fixture
 def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[Any, ...]]]:
-    """Action, case, tag and model of what the audit has."""
+    """Action, case, tag and model of the audit records."""
     log = audit.AuditLog(tmp_path / "audit.jsonl")
     monkeypatch.setattr(audit, "_log", log)
 

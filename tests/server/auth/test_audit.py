@@ -29,7 +29,7 @@ Client = Callable[[Callable[[], None]], Any]
 
 @pytest.fixture
 def put() -> Client:
-    """Calls an endpoint whose work is the given function."""
+    """Client of an endpoint that runs the given function."""
 
     def call(work: Callable[[], None]) -> Any:
         app = FastAPI(exception_handlers=HANDLERS)

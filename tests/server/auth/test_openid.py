@@ -32,7 +32,7 @@ KEYCLOAK = Claims("preferred_username", "email", "name", "realm_access#roles")
 
 
 class Realm:
-    """Keys and answers of a provider, without its process."""
+    """Keys and responses of a provider, without its process."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.keys: dict[str, Any] = {"k1": rsa.generate_private_key(65537, 2048)}
@@ -226,7 +226,7 @@ class RunningProvider:
         self.process.wait(20)
 
     def id_token(self, name: str, client_id: str) -> str:
-        """As a client of that name gets it."""
+        """ID token for a client of that name."""
         back = "http://localhost/back"
         query = {"client_id": client_id, "redirect_uri": back, "response_type": "code", "scope": "openid profile"}
         sent = requests.post(

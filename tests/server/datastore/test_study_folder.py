@@ -57,13 +57,13 @@ def earlier_labels(store: StudyFolderDatastore, case: str, tag: str = "final") -
 
 
 def on_disk(study: Path) -> dict[str, Any]:
-    """Case id -> entry, as the index has it."""
+    """Case id -> entry in the index."""
     entries = LabelIndex(study / INDEX).read(None).entries
     return {case: entry.model_dump() for case, entry in entries.items()}
 
 
 def in_host_list(study: Path) -> dict[str, Any]:
-    """Case id -> entry, as the host's own tools read it."""
+    """Case id -> entry, as read by the host's own tools."""
     objects: dict[str, Any] = json.loads((study / "datastore_v2.json").read_text())["objects"]
     return objects
 
@@ -82,7 +82,7 @@ def wait_for_host_list(study: Path, condition: Callable[[dict[str, Any]], bool])
 
 
 def write(kind: str, study: Path, key: str, count: int, how: str) -> None:
-    """Body of a writing process. Each label says in the file and in its info who wrote it when."""
+    """Body of a writing process. Each label has author and time in the file and in its metadata."""
     make = StudyFolderDatastore if kind == "safe" else host_datastore
     store = make(study)
     (study / ".samstudent" / f"ready-{key}").touch()
@@ -682,7 +682,7 @@ def test_start_after_a_kill_exports_pending_changes(study: Path, tmp_path: Path)
 
 
 def host_tool(study: Path) -> LocalDatastore:
-    """A program of the host's that has read the list, and writes its whole memory with each change."""
+    """Program of the host that has read the list, and writes all of it with each change."""
     return LocalDatastore(str(study), extensions=["*.png", "*.nii.gz"])
 
 
@@ -845,7 +845,7 @@ Untouched = Callable[[], None]
 
 
 def outside_file(folder: Path, name: str) -> tuple[Path, Untouched]:
-    """A file outside of the study, and a check that it is still the same one, with its content and names."""
+    """File outside of the study, and a check that its content and names are unchanged."""
     folder.mkdir(exist_ok=True)
     original = folder / name
     original.write_bytes(b"original " + name.encode())

@@ -30,7 +30,7 @@ LONGEST = 30
 
 
 def work(kind: str, request: dict[str, Any], report: Report) -> Any:
-    """Work of the jobs in these tests: what the request names."""
+    """Work of the jobs in these tests, selected by the request."""
     how = request.get("how", "echo")
     if how == "echo":
         print("größer", len(str(request)), flush=True)

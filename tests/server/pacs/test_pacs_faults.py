@@ -47,7 +47,7 @@ def fake() -> Iterator[FakePacs]:
 
 @pytest.fixture
 def store(fake: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PacsDatastore:
-    """A study with one case, 1.2.3, whose image is not here yet."""
+    """Study with one case, 1.2.3, whose image was not fetched yet."""
     monkeypatch.setattr(client, "LIST_TIMEOUTS", 1)
     monkeypatch.setattr(client, "IMAGE_TIMEOUTS", 1)
     (tmp_path / "tiny.yaml").write_text(TASK)
@@ -61,7 +61,7 @@ def store(fake: FakePacs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def sends(file: bytes) -> Answer:
-    """Answers with one DICOM file, as WADO-RS does."""
+    """Response with one DICOM file, in the form of WADO-RS."""
     body = b"--x\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n--x--\r\n"
     return say(200, body, 'multipart/related; type="application/dicom"; boundary=x')
 
@@ -244,7 +244,7 @@ def test_label_is_kept_after_any_response_of_the_pacs(fake: FakePacs, store: Pac
 
 
 def fetched_film(store: PacsDatastore, folder: Path) -> Path:
-    """A film of 8 x 8 pixels, as if the store had fetched it as the image of its case."""
+    """Radiograph of 8 x 8 pixels, in the place of the fetched image of its case."""
     film = save_film(dx_image(np.zeros((8, 8), np.uint16), "f"), folder)
     image = store.images.place(store.references()["1.2.3"])
     image.parent.mkdir(parents=True)
@@ -359,7 +359,7 @@ def test_unreadable_segmentation_is_ignored(store: PacsDatastore, tmp_path: Path
 
 
 def answer_with_what_is_stored(handler: BaseHTTPRequestHandler) -> None:
-    """As an honest PACS: the SOP Instance UID of what was sent is in the answer."""
+    """Response of a correct PACS: the SOP Instance UID of the sent file."""
     import io
 
     import pydicom

@@ -38,7 +38,7 @@ def make_task(dimension: int) -> Task:
 
 
 def slices(modality: str, count: int, seed: int = 0) -> list[Any]:
-    """A series of drawn slices, 24 x 20, 2 mm apart, the uppermost first."""
+    """Series of synthetic slices, 24 x 20, 2 mm apart, the uppermost first."""
     series, study, frame = generate_uid(), generate_uid(), generate_uid()
     pixels = np.random.default_rng(seed).integers(0, 2000, (count, 24, 20), dtype=np.uint16)
     images = []

@@ -42,7 +42,7 @@ def series(folder: Path, tilt: float, turn: bool = False) -> Path:
 
 
 def pixels_at(where: np.ndarray) -> np.ndarray:
-    """What lies at places (3, ...) in LPS mm: a slope, so that each place has its own value and none is a surprise."""
+    """Values at positions (3, ...) in LPS mm: a gradient, so that each position has its own value."""
     return 1000 + 3 * where[0] + 5 * where[1] + 7 * where[2]
 
 

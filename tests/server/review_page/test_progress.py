@@ -17,7 +17,7 @@ from samstudent.util.progress import Progress
 
 @pytest.fixture
 def runner() -> Iterator[JobRunner]:
-    """Jobs that wait for their process until the test is over."""
+    """Job runner whose jobs do not start until the end of the test."""
     over = threading.Event()
 
     def never(*connections: Any) -> Any:

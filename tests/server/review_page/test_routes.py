@@ -36,7 +36,7 @@ def decide(client: TestClient, case: str, verb: str, **body: Any) -> Any:
 
 
 def trains(bench: Bench, tag: str = "pseudo") -> set[str]:
-    """Cases whose pseudo labels the next round would train on."""
+    """Cases whose pseudo labels would train in the next round."""
     study = bench.study
     trainable = study.holdout.trainable(bench.datastore.list_images())
     made = MADE if tag == "pseudo" else RAW

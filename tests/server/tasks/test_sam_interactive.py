@@ -29,7 +29,7 @@ SOLID = Task(name="solid", dimension=3, structures=["anterior", "posterior"], st
 
 
 class BoxFiller:
-    """A SAM that fills the box it is given, with 64 x 64 low-resolution logits."""
+    """SAM that fills the box, with 64 x 64 low-resolution logits."""
 
     name, digest, embedding_digest, preprocessing = "lite_medsam", "0" * 64, "0" * 64, "test"
 

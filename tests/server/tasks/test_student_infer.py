@@ -131,7 +131,7 @@ def test_recipe_can_select_the_students_mask(bench: Any, trained: Path) -> None:
 
 
 class Painter:
-    """A student that finds a block in every volume."""
+    """Student that predicts a block in every volume."""
 
     version = "b" * 64
 

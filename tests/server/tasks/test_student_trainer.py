@@ -49,7 +49,7 @@ def serve(bench: Any, model: Path) -> None:
 
 
 def split(bench: Any) -> tuple[list[str], list[str]]:
-    """(ids that train, ids of the hold-out) once the study has decided."""
+    """(ids of training cases, ids of the hold-out) of the study."""
     bench.study.holdout.extend(bench.datastore.list_images(), [])
     held = sorted(bench.study.holdout.ids)
     return [case for case in bench.truths if case not in held], held
@@ -249,7 +249,7 @@ def test_student_and_recipes_are_of_one_round_during_a_promotion(bench: Any, mon
     looks: list[str] = []
 
     def promoting(look: Any) -> Any:
-        """Somebody promotes the other round after the first look at the ledger."""
+        """Promotion of the other round by another process after the first read of the ledger."""
 
         def looked() -> Any:
             found = look()
@@ -270,7 +270,7 @@ def test_student_and_recipes_are_of_one_round_during_a_promotion(bench: Any, mon
 
 
 class Decoder(FakeSam):
-    """The adapted one."""
+    """Adapted decoder."""
 
     digest = "e" * 64
 
