@@ -224,7 +224,7 @@ def test_doctor_names_a_broken_image_among_good_ones(shared_cases: Path, tmp_pat
 
 
 def bad_entries(folder: Path) -> None:
-    """A cyclic link, a broken link, and a pipe, which would block a reader."""
+    """A cyclic link, a broken link, and a pipe, which blocks a program that opens it."""
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "lost.png").symlink_to("nowhere.png")
     os.mkfifo(folder / "pipe.png")

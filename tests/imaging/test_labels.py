@@ -1,4 +1,4 @@
-"""Label files, written and read by samstudent and by independent readers: names, values, other grids."""
+"""Label files, written and read by samstudent and by independent software: names, values, other grids."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from samstudent.metrics import dice_per_structure, mean_of
-from samstudent.research.html import Picture
+from samstudent.research.html import Picture, percent
 from samstudent.research.pictures import Panel, best_median_worst, case_panels
 from samstudent.research.report import Method, Report, RoundLine, write_report
 from samstudent.imaging.case import for_sam, read_image
@@ -164,10 +164,10 @@ def _pictures(annotator: Annotator, holdout: list[str], progress: ProgressReport
         ]
         shown = for_sam(read_image(annotator.image_path(case), annotator.task.dimension), annotator.task.image)
         png = case_panels(shown, panels, annotator.task.names)
-        alone = _percent(_mean_dice(student, annotator.truth(case)))
+        alone = percent(_mean_dice(student, annotator.truth(case)))
         caption = (
             "Student: masks of the student that is served at the end. Prompts: the input of SAM, boxes around these "
-            f"masks. Student + SAM: what the server answers with. Mean Dice: {alone} and {_percent(dice[case])}."
+            f"masks. Student + SAM: what the server answers with. Mean Dice: {alone} % and {percent(dice[case])} %."
         )
         pictures.append(Picture(f"{rank}: {case}", png, caption))
     return pictures
@@ -175,7 +175,3 @@ def _pictures(annotator: Annotator, holdout: list[str], progress: ProgressReport
 
 def _mean_dice(masks: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return mean_of(dice_per_structure(truth, masks))
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"

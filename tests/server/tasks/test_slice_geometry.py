@@ -13,7 +13,7 @@ from samstudent.server.tasks.slice_geometry import MAX_IMAGES, RecentStacks, Sli
 
 
 class Reader:
-    """Reader that counts its calls; stacks of this many bytes."""
+    """Function that reads slices and counts its calls; stacks of this many bytes."""
 
     def __init__(self, size: int = 12) -> None:
         self.size, self.read = size, list[str]()

@@ -226,8 +226,7 @@ export class Viewer {
     this.zoom = zoom;
     if (zoom === 1) this.panX = this.panY = 0;
     this.redraw();
-    clearTimeout(this.reloadTimer);
-    this.reloadTimer = setTimeout(() => this.load(), RELOAD_DELAY);
+    this.reloadLater();
   }
 
   resized() {
@@ -235,6 +234,11 @@ export class Viewer {
     this.canvas.width = Math.max(1, Math.round(width * devicePixelRatio));
     this.canvas.height = Math.max(1, Math.round(height * devicePixelRatio));
     this.redraw();
+    this.reloadLater();
+  }
+
+  /** Request the plane in the resolution of the new size, after its last change. */
+  reloadLater() {
     clearTimeout(this.reloadTimer);
     this.reloadTimer = setTimeout(() => this.load(), RELOAD_DELAY);
   }
