@@ -35,6 +35,7 @@ def study(tmp_path: Path) -> Path:
         "--help",
         "version",
         "serve --help",
+        "reproduce wrist --help",
         "rounds list --studies . --task task.yaml",
         "rounds list --studies . --task task.yaml --json",
         "users list --users users.json",

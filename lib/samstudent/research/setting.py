@@ -127,9 +127,12 @@ def make_setting(options: FolderOptions, labels: Sequence[int]) -> Setting:
     named = load_task(options.task) if options.task else None
     folder = open_folder(options.folder, None if named is None else named.overlap)
     train = folder.labelled("train")
-    if not labels or max(labels) >= len(train) or min(labels) < 1:
+    # At least one train case is left to the methods that use cases without their label.
+    most = min(len(train), len(folder.order) - 1)
+    if not labels or max(labels) > most or min(labels) < 1:
         raise UserError(
-            f"--labels: numbers from 1 to {len(train) - 1}; {options.folder} has {len(train)} labelled train cases"
+            f"--labels: numbers from 1 to {most}; {options.folder} has {len(train)} labelled train cases"
+            f" and {len(folder.order) - len(train)} without a label"
         )
     if options.split not in ("test", "val"):
         raise UserError(f"--split is test or val, not {options.split!r}")

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,46 +16,13 @@ from filelock import FileLock
 
 from samstudent.errors import Conflict, UserError
 from samstudent.research.experiment import work
-from samstudent.research.experiment.methods import METHODS, Planner
-from samstudent.research.experiment.plan import ExperimentOptions, Job
+from samstudent.research.experiment.plan import ExperimentOptions
 from samstudent.research.experiment.run import run_experiment
 from samstudent.research.setting import FolderOptions, make_setting
-from samstudent.sam.embedding import DecodedMask, Embedding
-from samstudent.sam.prompts import Prompt
 from support.drawn import FakeSam
 from support.drawn_folder import labelled_folder, task_file
 
 pytestmark = pytest.mark.training
-
-
-class PointSam(FakeSam):
-    """SAM that returns the input logits for points: the paper's second stage."""
-
-    def decode_many(self, embedding: Embedding, prompts: Sequence[Prompt]) -> list[DecodedMask]:
-        return [
-            super(PointSam, self).decode_many(embedding, [prompt])[0]
-            if prompt.mask_input is None
-            else DecodedMask(prompt.mask_input, self.iou, embedding.frame)
-            for prompt in prompts
-        ]
-
-
-@pytest.fixture
-def sam(monkeypatch: pytest.MonkeyPatch) -> FakeSam:
-    """Replacement of SAM in this process; it has no weights to adapt."""
-    fake = PointSam()
-    monkeypatch.setattr(work, "sam_of", lambda section, random_seed=None: fake)
-    untrained = {"embedding_head": False, "adapt_sam": False}
-
-    def once(planner: Planner, n: int, seed: int) -> Job:
-        return planner.round(n, seed, ablations=untrained)
-
-    def twice(planner: Planner, n: int, seed: int) -> Job:
-        return planner.round(n, seed, champion=once(planner, n, seed), ablations=untrained)
-
-    monkeypatch.setitem(METHODS, "ours", replace(METHODS["ours"], build=once))
-    monkeypatch.setitem(METHODS, "ours-twice", replace(METHODS["ours-twice"], build=twice))
-    return fake
 
 
 def options_of(tmp_path: Path, **changes: Any) -> ExperimentOptions:
@@ -147,6 +113,15 @@ def test_number_of_unlabelled_cases_is_limited(tmp_path: Path) -> None:
     assert setting.rest(1) == ["case5", "case4"]
     assert len(setting.labelled(None)) == 5
     assert setting.test == ("case7",)
+
+
+def test_every_label_can_be_used_if_other_cases_have_none(tmp_path: Path) -> None:
+    options = options_of(tmp_path)
+    (tmp_path / "data" / "labels" / "case2.png").unlink()
+    setting = make_setting(options.folder, (6,))
+    assert setting.rest(6) == ["case2"] and len(setting.labelled(None)) == 6
+    with pytest.raises(UserError, match=r"--labels: numbers from 1 to 6; .* 6 labelled train cases and 1 without"):
+        make_setting(options.folder, (7,))
 
 
 def test_invalid_options_are_reported(tmp_path: Path) -> None:

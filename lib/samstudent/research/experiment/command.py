@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from samstudent.errors import UserError
@@ -49,12 +50,17 @@ def run(folder: Path, output: Path, *, labels: str, methods: str, seeds: str, jo
         jobs=jobs,
         command=shlex.join(["samstudent", *sys.argv[1:]]),
     )
+    return not run_and_print(options)["failed"]
+
+
+def run_and_print(options: ExperimentOptions) -> dict[str, Any]:
+    """Run an experiment, print its warnings and where its report is. Returns: the content of results.json."""
     stop.message = "stopped; repeat the command to continue"
     results = run_experiment(options)
     for warning in results["warnings"]:
-        console.print(f"[yellow]{warning}[/]", highlight=False, soft_wrap=True)
-    console.print(f"results.json and report.html are in {output}")
-    return not results["failed"]
+        console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
+    console.print(f"results.json and report.html are in {options.folder.output}", soft_wrap=True)
+    return results
 
 
 def folder_options(folder: Path, output: Path, size: str | None = None, **more: Any) -> FolderOptions:

@@ -14,6 +14,7 @@ from typing import Any
 
 from samstudent import __version__
 from samstudent.engine.store import content_key
+from samstudent.research.experiment.published import Published
 from samstudent.research.setting import FolderOptions
 
 
@@ -57,6 +58,8 @@ class ExperimentOptions:
         seeds: seeds of the trainings.
         jobs: number of processes; None: one per GPU or core; 0: everything in this process.
         command: the command line, for the report.
+        notes: remarks for the report, before its warnings.
+        published: figures of a publication, for a table beside the measured ones.
     """
 
     folder: FolderOptions
@@ -65,6 +68,8 @@ class ExperimentOptions:
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int | None = None
     command: str = ""
+    notes: tuple[str, ...] = ()
+    published: Published | None = None
 
 
 def in_order(jobs: Sequence[Job]) -> dict[str, Job]:

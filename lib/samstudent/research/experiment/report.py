@@ -8,6 +8,7 @@ from typing import Any
 
 from samstudent.research.experiment.curves import learning_curves
 from samstudent.research.experiment.methods import METHODS
+from samstudent.research.experiment.published import published_note, published_table
 from samstudent.research.html import (
     DASH,
     Block,
@@ -50,6 +51,7 @@ def write_report(path: Path, content: Content, pictures: Sequence[Picture] = ())
             page.head(),
             page.methods_compared(),
             page.dice(),
+            page.published(),
             page.pairs(),
             page.other_measures(),
             page.structures(),
@@ -111,6 +113,14 @@ class _Page:
         )
         curves = Picture("Dice over the number of labels", learning_curves(self.content["table"]))
         return Section("Dice", [table, Text(note, "soft"), curves])
+
+    def published(self) -> Section:
+        """Figures of a publication beside the measured ones."""
+        if self.content["published"] is None:
+            return Section("", [])
+        columns, rows = published_table(self.content)
+        table = Table(cells(columns), [cells(row) for row in rows])
+        return Section("Published and measured", [table, Text(published_note(self.content), "soft")])
 
     def pairs(self) -> Section:
         """Differences between the main method and the others on the same cases."""

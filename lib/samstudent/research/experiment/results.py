@@ -64,7 +64,8 @@ def write_results(
         "pairs": [asdict(pair) for pair in summary.pairs(results, main)],
         "quality": [asdict(found) for found in _qualities(setting, measured)],
         "rounds": rounds,
-        "warnings": _warnings(results, rounds),
+        "published": None if options.published is None else asdict(options.published),
+        "warnings": [*options.notes, *_warnings(results, rounds)],
         "seconds": _seconds(setting, done),
         "results": results,
     }
