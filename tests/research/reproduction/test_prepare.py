@@ -36,7 +36,7 @@ def test_right_hands_and_their_masks_are_mirrored(tmp_path: Path) -> None:
             assert np.array_equal(masks, np.stack(drawn)), name
             assert masks.sum(axis=0).max() == 2
     assert json.loads((tmp_path / "data" / "labels.json").read_text())["16"] == "Radius"
-    assert remarks[0] == "7 shapes of 1 other structures were left out: Phalanx media II"
+    assert remarks[0] == "7 shapes of names that the task does not have were left out: Phalanx media II"
     assert remarks[1].startswith("not annotated in any film: Epiphyse Radius, ") and "Ulna" in remarks[1]
 
 
@@ -51,7 +51,7 @@ def test_folder_is_written_again_only_for_another_input(tmp_path: Path) -> None:
     assert open_folder(tmp_path / "data").labelled("train") == list(TRAIN[1:])
     assert not list((tmp_path / "data").rglob(f"{TRAIN[0]}*"))
     # A run that was stopped is repeated.
-    (tmp_path / "data" / "made_of.json").write_text("null")
+    (tmp_path / "data" / "made_of.json").write_text("{}")
     (tmp_path / "data" / "split.csv").unlink()
     prepare_folder(make_split(files), NAMES, tmp_path / "data")
     assert (tmp_path / "data" / "split.csv").is_file()
@@ -63,6 +63,20 @@ def test_folder_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data: is not empty and not of an earlier run; choose another --output"):
         prepare_folder(make_split(wrist_files(tmp_path)), NAMES, tmp_path / "data")
     assert (tmp_path / "data" / "thesis.txt").read_text() == "mine"
+
+
+def test_broken_film_without_label_is_left_out_and_named_each_time(tmp_path: Path) -> None:
+    files = wrist_files(tmp_path)
+    broken = files.images / f"{UNLABELLED[1]}.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    for _ in range(2):
+        remarks = prepare_folder(make_split(files), NAMES, tmp_path / "data")
+        assert remarks[0].startswith(f"left out, cannot be read: {broken}: ") and len(remarks) == 3
+    assert open_folder(tmp_path / "data").order == [*TRAIN, UNLABELLED[0]]
+    annotated = files.images / f"{TRAIN[1]}.png"
+    annotated.write_bytes(annotated.read_bytes()[:200])
+    with pytest.raises(UserError, match=rf"{TRAIN[1]}\.png: "):
+        prepare_folder(make_split(files), NAMES, tmp_path / "data")
 
 
 def test_image_of_another_size_than_its_annotation(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ _MADE = "made_of.json"
 def prepare_folder(split: WristSplit, structures: Sequence[str], folder: Path) -> list[str]:
     """Write ``images/``, ``labels_overlap/``, ``labels.json`` and ``split.csv``, unless they were written before.
 
-    Films of right hands, and their masks, are mirrored. Films of left hands are copied.
+    Films of right hands, and their masks, are mirrored. Films of left hands are copied. Films without a label that
+    cannot be read are left out.
 
     Args:
         split: the films.
@@ -44,34 +45,47 @@ def prepare_folder(split: WristSplit, structures: Sequence[str], folder: Path) -
         folder: folder to write; an earlier one of this function is replaced if the input changed.
 
     Returns:
-        Remarks on shapes that belong to none of the structures, and on structures without a shape.
+        Remarks on films that cannot be read, on shapes that belong to none of the structures, and on structures without
+        a shape.
 
     Raises:
-        UserError: an image is of another size than its annotation, or cannot be mirrored; the folder is not empty.
+        UserError: an annotated film cannot be read or mirrored, or is of another size than its annotation; the folder
+            is not empty.
     """
-    made_of = _digest(split, structures)
-    if _made_of(folder) != made_of:
+    key = _digest(split, structures)
+    made = _last_run(folder)
+    if made.get("key") != key:
         if folder.exists() and any(folder.iterdir()) and not (folder / _MADE).is_file():
             raise UserError(f"{folder}: is not empty and not of an earlier run; choose another --output")
         shutil.rmtree(folder, ignore_errors=True)
-        atomic_write(folder / _MADE, "null")
-        _write(split, structures, folder)
-        atomic_write(folder / _MADE, json.dumps(made_of))
-    return _remarks(split, structures)
+        atomic_write(folder / _MADE, "{}")
+        made = {"key": key, "unreadable": _write(split, structures, folder)}
+        atomic_write(folder / _MADE, json.dumps(made, ensure_ascii=False, indent=1))
+    unreadable = [f"left out, cannot be read: {error}" for error in made["unreadable"].values()]
+    return [*unreadable, *_remarks(split, structures)]
 
 
-def _write(split: WristSplit, structures: Sequence[str], folder: Path) -> None:
-    films = [*(film for part in split.parts.values() for film in part), *split.unlabelled]
+def _write(split: WristSplit, structures: Sequence[str], folder: Path) -> dict[str, str]:
+    """Write the whole folder. Returns: film without label -> why it cannot be read."""
+    films = [*split.annotations, *split.unlabelled]
+    unreadable = {}
     for film in track(films, "preparing films", console=console, transient=True, disable=not console.is_terminal):
-        annotation = split.annotations.get(film)
-        shape = _write_image(split.images[film], folder / "images" / film, film in split.mirrored)
-        if annotation is not None:
-            if shape != annotation.size:
-                raise UserError(
-                    f"{split.images[film]}: has {shape[1]} x {shape[0]} pixels (width x height), but {annotation.file} "
-                    f"tells {annotation.size[1]} x {annotation.size[0]}; expected the image that was annotated"
-                )
-            _write_label(annotation, structures, folder / "labels_overlap" / f"{film}.tif", film in split.mirrored)
+        mirror, annotation = film in split.mirrored, split.annotations.get(film)
+        try:
+            shape = _write_image(split.images[film], folder / "images" / film, mirror)
+        except UserError as error:
+            if annotation is not None:
+                raise
+            unreadable[film] = str(error)
+            continue
+        if annotation is None:
+            continue
+        if shape != annotation.size:
+            raise UserError(
+                f"{split.images[film]}: has {shape[1]} x {shape[0]} pixels (width x height), but {annotation.file} "
+                f"tells {annotation.size[1]} x {annotation.size[0]}; expected the image that was annotated"
+            )
+        _write_label(annotation, structures, folder / "labels_overlap" / f"{film}.tif", mirror)
     names = {str(value): name for value, name in enumerate(structures, 1)}
     atomic_write(folder / "labels.json", json.dumps(names, ensure_ascii=False, indent=1))
     text = io.StringIO()
@@ -79,8 +93,9 @@ def _write(split: WristSplit, structures: Sequence[str], folder: Path) -> None:
     rows.writerow(["id", "split", "train_order"])
     for part, some in split.parts.items():
         rows.writerows([film, part, place if part == "train" else ""] for place, film in enumerate(some, 1))
-    rows.writerows([film, "train", ""] for film in split.unlabelled)
+    rows.writerows([film, "train", ""] for film in split.unlabelled if film not in unreadable)
     atomic_write(folder / "split.csv", text.getvalue())
+    return unreadable
 
 
 def _write_image(path: Path, target: Path, mirror: bool) -> tuple[int, ...]:
@@ -115,7 +130,7 @@ def _remarks(split: WristSplit, structures: Sequence[str]) -> list[str]:
     remarks = []
     if others:
         names = ", ".join(sorted(others)[:3]) + (" ..." if len(others) > 3 else "")
-        remarks.append(f"{sum(others.values())} shapes of {len(others)} other structures were left out: {names}")
+        remarks.append(f"{sum(others.values())} shapes of names that the task does not have were left out: {names}")
     drawn = {find_structure(name, structures) for name in counts}
     if missing := [name for name in structures if name not in drawn]:
         remarks.append(f"not annotated in any film: {', '.join(missing)}")
@@ -130,9 +145,10 @@ def _digest(split: WristSplit, structures: Sequence[str]) -> str:
     return content_key(list(structures), parts, images, annotations, sorted(split.mirrored))
 
 
-def _made_of(folder: Path) -> Any:
-    """Digest of the last complete run; None: there is none."""
+def _last_run(folder: Path) -> dict[str, Any]:
+    """What the last complete run left in ``_MADE``; empty: there is none."""
     try:
-        return json.loads((folder / _MADE).read_text(encoding="utf-8"))
+        content = json.loads((folder / _MADE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return {}
+    return content if isinstance(content, dict) else {}
