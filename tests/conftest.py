@@ -17,11 +17,19 @@ settings.register_profile("samstudent", deadline=None)
 settings.load_profile("samstudent")
 
 
+#: Files and folders in the order of their start. What starts servers or trains takes longest and comes first: else one
+#: process ends with such a file, while the other has nothing left to do. OHIF's is the longest that needs no embeddings
+#: of films: one process makes them while the other runs it.
+FIRST = ("test_ohif.py", "system", "server", "student", "rounds", "research", "test_examples.py", "test_packaging.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What starts servers or trains takes longest and comes first: else one worker ends with such a file, while the
-    other has nothing left to do."""
-    long = ("system", "server", "student", "rounds", "research")
-    items.sort(key=lambda item: min((long.index(part) for part in item.path.parts if part in long), default=len(long)))
+    """Sort the tests by ``FIRST``."""
+
+    def rank(item: pytest.Item) -> int:
+        return min((FIRST.index(part) for part in item.path.parts if part in FIRST), default=len(FIRST))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

@@ -16,15 +16,16 @@ from samstudent.task import load_task
 from support.film_study import PacsStudy, running_orthanc
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-#: An odd number of slices: of an even one OHIF first shows the plane between the two in the middle.
-SHAPE = (9, 48, 48)
+#: An odd number of slices: of an even one OHIF first shows the plane between the two in the middle. Few: SAM takes more
+#: than a second for each.
+SHAPE = (5, 48, 48)
 SERIES, LABELLED = 5, 4
 TASK = """\
 name: organs
 dimension: 3
 structures: [liver, spleen]
 image: {intensity: window, low: 0, high: 1400}
-student: {network: unet, size: [16, 48, 48], channels: [8, 16]}
+student: {network: unet, size: [8, 48, 48], channels: [8, 16]}
 training: {steps: 120, batch_size: 2, learning_rate: 0.01, rotate: 5}
 pseudo_labels: {threshold: 0.0, policy: fixed}
 holdout: {fraction: 0.25}
@@ -37,8 +38,8 @@ def draw_series(seed: int) -> tuple[list[Any], NDArray[np.bool_]]:
     rng = np.random.default_rng(seed)
     z, y, x = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
     up, across = rng.uniform(-3, 3, 2)
-    liver = (y - 22 - up) ** 2 + (x - 15 - across) ** 2 < (10 - z / 2) ** 2
-    spleen = (abs(y - 26 - across) < 6) & (abs(x - 36 - up) < 5) & (z > 2)
+    liver = (y - 22 - up) ** 2 + (x - 15 - across) ** 2 < (10 - z) ** 2
+    spleen = (abs(y - 26 - across) < 6) & (abs(x - 36 - up) < 5) & (z > 1)
     pixels = 200 + 900 * liver + 500 * spleen + rng.normal(0, 30, SHAPE)
     names = [generate_uid(entropy_srcs=["samstudent", f"ct{seed}", what]) for what in ("series", "study", "frame")]
     images = []
@@ -52,7 +53,7 @@ def draw_series(seed: int) -> tuple[list[Any], NDArray[np.bool_]]:
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = CT
         images.append(image)
-    return images, np.stack([liver & (z < 7), spleen])
+    return images, np.stack([liver & (z < 4), spleen])
 
 
 @dataclass

@@ -17,13 +17,15 @@ from dicomweb_client import DICOMwebClient
 from pydicom.uid import generate_uid
 
 from samstudent.task import load_task
-from support.ct_study import TASK, CtStudy, draw_series
+from support.ct_study import SHAPE, TASK, CtStudy, draw_series
 from support.film_study import running_orthanc, server_on
 from support.live_server import RunningServer, wait_until
 
 pytestmark = pytest.mark.server
 #: mm in plane from slice to slice, 5 mm apart: about 20 degrees.
 TILT = 1.8
+#: Index of the slice in the middle.
+MIDDLE = SHAPE[0] // 2
 
 
 def tilted(images: list[Any], masks: np.ndarray) -> None:
@@ -45,7 +47,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CtStudy, dic
             if kind == "tilted":
                 tilted(images, masks)
             elif kind == "more":
-                twice, scout = pydicom.dcmread(saved(images[4], root)), pydicom.dcmread(saved(images[0], root))
+                twice, scout = pydicom.dcmread(saved(images[MIDDLE], root)), pydicom.dcmread(saved(images[0], root))
                 scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
                 scout.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
                 scout.Rows, scout.Columns, scout.PixelData = 10, 12, bytes(240)
@@ -121,15 +123,15 @@ def test_tilted_ct_and_label_round_trip(
                 shown[:, k, j, i] = truth[:, k, row, column]
     assert np.median(pixels[shown[0]]) > 1000 > np.percentile(pixels[~shown[0]], 80)
 
-    i, j = centre(shown[0, 4])
-    answer = clicked(server, case, [i, j, 4], tmp_path, "python")
+    i, j = centre(shown[0, MIDDLE])
+    answer = clicked(server, case, [i, j, MIDDLE], tmp_path, "python")
     assert answer.GetSize() == image.GetSize()
     assert answer.TransformIndexToPhysicalPoint((3, 4, 5)) == pytest.approx(
         image.TransformIndexToPhysicalPoint((3, 4, 5))
     )
-    assert dice(sitk.GetArrayFromImage(answer)[4] > 0, shown[0, 4]) > 0.7
-    ohif = clicked(server, case, [*centre(truth[0, 4]), 4], tmp_path, "Mozilla/5.0 (X11)")
-    assert dice(sitk.GetArrayFromImage(ohif)[4] > 0, truth[0, 4]) > 0.7
+    assert dice(sitk.GetArrayFromImage(answer)[MIDDLE] > 0, shown[0, MIDDLE]) > 0.7
+    ohif = clicked(server, case, [*centre(truth[0, MIDDLE]), MIDDLE], tmp_path, "Mozilla/5.0 (X11)")
+    assert dice(sitk.GetArrayFromImage(ohif)[MIDDLE] > 0, truth[0, MIDDLE]) > 0.7
 
     label = sitk.GetImageFromArray((shown[0] + 2 * (shown[1] & ~shown[0])).astype(np.uint8))
     label.CopyInformation(image)
@@ -168,7 +170,7 @@ def test_localizer_and_duplicate_slice_are_ignored(
     server: RunningServer, odd: tuple[CtStudy, dict[str, str]], tmp_path: Path
 ) -> None:
     image = image_of(server, odd[1]["more"], tmp_path)
-    assert image.GetSize() == (48, 48, 9)
+    assert image.GetSize() == SHAPE[::-1]
     masks = odd[0].truth[odd[1]["more"]]
     assert np.median(sitk.GetArrayFromImage(image)[:, ::1][masks[0]]) > 1000
     assert "1 localizer images are skipped" in server.log.read_text()
