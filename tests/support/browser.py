@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from urllib3.exceptions import HTTPError
+
+from support.waits import until
 
 #: Of a browser that is not to call its maker.
 OPTIONS = (
@@ -130,11 +131,9 @@ class Browser:
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = WAIT_SECONDS) -> Any:
         """Wait until a condition holds; ``what`` is its name in the error."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        for _ in until(seconds):
             if value := condition():
                 return value
-            time.sleep(0.1)
         reported = f"not answered: {self.waiting()}; console: {self.console()}; page: {self.text('body')[:3000]}"
         pytest.fail(f"waited in vain for {what}; {reported}")
 

@@ -25,7 +25,7 @@ name: organs
 dimension: 3
 structures: [liver, spleen]
 image: {intensity: window, low: 0, high: 1400}
-student: {network: unet, size: [8, 48, 48], channels: [8, 16]}
+student: {network: unet, size: [16, 32, 32], channels: [8, 16]}
 training: {steps: 120, batch_size: 2, learning_rate: 0.01, rotate: 5}
 pseudo_labels: {threshold: 0.0, policy: fixed}
 holdout: {fraction: 0.25}

@@ -31,13 +31,10 @@ from samstudent.server.jobs.fork_server import FORK_SERVER_NAME
 from samstudent.server.jobs.job_process import JOB_PREFIX
 from samstudent.task import Task, load_task
 from support.made_once import made_once
+from support.waits import POLL_SECONDS, until
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "samstudent"
 START_SECONDS = 120
-#: Between two questions whether something has happened.
-POLL_SECONDS = 0.1
-#: Between two questions whether a job has ended; each takes some of the processor that the job needs.
-JOB_POLL_SECONDS = 0.3
 SIZE = 64
 CASES = [f"case{index:02d}" for index in range(10)]
 TASK = """\
@@ -229,12 +226,10 @@ class RunningServer:
 
     def wait_for(self, method: str, seconds: float = 180) -> dict[str, Any]:
         """Wait for the end of the last job of a kind (train, batch/infer, scoring), and return it."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        for _ in until(seconds):
             job = requests.get(f"{self.url}/{method}/", timeout=30).json()
             if job.get("status") not in ("SUBMITTED", "RUNNING"):
                 return dict(job)
-            time.sleep(JOB_POLL_SECONDS)
         pytest.fail(f"{method} did not end within {seconds} s:\n{self.tail()}")
 
 
@@ -262,9 +257,7 @@ def detail(response: requests.Response) -> str:
 
 def wait_until(condition: Callable[[], Any], seconds: float = 180) -> Any:
     """Wait until a condition is true; returns its value."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    for _ in until(seconds):
         if found := condition():
             return found
-        time.sleep(POLL_SECONDS)
     pytest.fail("it did not happen in time")

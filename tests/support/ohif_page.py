@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -10,6 +9,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.select import Select
 
 from support.browser import Browser
+from support.waits import until
 
 #: A picture of volumes needs WebGL; where there is no graphics card it is computed.
 WEBGL = "--use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
@@ -68,11 +68,9 @@ class Ohif:
     def _until_done(self, action: Callable[[], None], condition: Callable[[], Any], what: str) -> None:
         for _ in range(4):
             action()
-            end = time.monotonic() + SOON
-            while time.monotonic() < end:
+            for _ in until(SOON):
                 if condition():
                     return
-                time.sleep(0.1)
         self.browser.until(condition, what, 180)  # on cores that other work holds a model takes minutes
 
     def _find(self, selector: str, text: str) -> list[float] | None:

@@ -27,7 +27,8 @@ from samstudent.errors import UserError
 from samstudent.rounds.study import Study
 from samstudent.sam.checkpoints import load_weights
 from support import bombs
-from support.live_server import CASES, POLL_SECONDS, RunningServer, TinyStudy, detail
+from support.live_server import CASES, RunningServer, TinyStudy, detail
+from support.waits import POLL_SECONDS
 
 pytestmark = pytest.mark.server
 

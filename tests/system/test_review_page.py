@@ -274,7 +274,7 @@ def volumes(tmp_path: Path) -> Iterator[Browser]:
 def test_running_round_has_a_bar_for_each_step(review_bench: Bench, tmp_path: Path) -> None:
     jobs, over = review_bench.app.state.context.jobs, threading.Event()
 
-    def never(*connections: Any) -> Any:
+    def never(*arguments: Any) -> Any:
         over.wait(120)
         raise OSError("the test is over")
 

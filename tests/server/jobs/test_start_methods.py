@@ -30,10 +30,10 @@ def work(kind, request, report):
     if request["how"] == "sleep":
         print("asleep", flush=True)
         time.sleep(600)
-    return os.getppid()
+    return int("colorsys" in sys.modules) if request["how"] == "imported" else os.getppid()
 
 if __name__ == "__main__":
-    start_methods.PRELOAD = ()
+    start_methods.PRELOAD_FOR_TRAINING = ("colorsys", "no_such_module")
     by_context = start_methods.by_context
     start_methods.by_context = lambda: by_context(["samstudent.server.jobs.job_process"])
     starts = {"best": start_methods.best_start_method, "context": start_methods.by_context}
@@ -89,9 +89,12 @@ def test_a_job_ends_when_its_server_is_killed(how: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not fork_server.is_possible(), reason="here jobs are no forks")
-def test_jobs_continue_without_the_fork_server(tmp_path: Path) -> None:
+def test_jobs_share_the_imports_of_a_training_and_continue_without_the_fork_server(tmp_path: Path) -> None:
     server = Server("best", tmp_path)
     try:
+        assert server.ask("imported") == 0
+        server.ask("sleep")
+        assert server.ask("imported") == 1
         parent = psutil.Process(server.ask("pid of the parent"))
         assert parent.name() == fork_server.FORK_SERVER_NAME and parent.ppid() == server.process.pid
         parent.kill()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -30,6 +32,8 @@ from samstudent.util.signals import SIGNALS
 #: Name in ``ps`` and ``top``, at most 15 characters.
 FORK_SERVER_NAME = "sam-forkserver"
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
+#: Requests for a process: of a job that trains, of another job.
+_TRAINING, _OTHER = b"t", b"o"
 
 
 def is_possible() -> bool:
@@ -78,19 +82,28 @@ class ForkedProcess:
 class ForkServer:
     """Server's side of the fork server. Create it in the main thread, before other threads run and files are locked.
 
-    Modules that the server imports later (``server/deferred_imports.py``) are imported by each job that needs them.
+    Modules that the server imports later (``server/deferred_imports.py``) are imported by each job that needs them, but
+    for those of ``preload``.
+
+    Args:
+        preload: modules that the fork server imports before the first training, for this and all later jobs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Sequence[str] = ()) -> None:
         self._requests, theirs = socket.socketpair()
         self._lock = threading.Lock()
         if os.fork() == 0:
             self._requests.close()
-            _serve(theirs)
+            _serve(theirs, preload)
         theirs.close()
 
-    def __call__(self, messages: Connection, output: Connection) -> ForkedProcess:
+    def __call__(self, kind: str, messages: Connection, output: Connection) -> ForkedProcess:
         """Start a process for one job: ``run_job(messages, output)``.
+
+        Args:
+            kind: kind of the job.
+            messages: connection for its assignment and its progress.
+            output: connection for what it prints.
 
         Raises:
             OSError: the fork server has ended, or could not fork.
@@ -99,7 +112,8 @@ class ForkServer:
         file = os.fdopen(status, "rb", buffering=0)
         try:
             with self._lock:
-                socket.send_fds(self._requests, [b"j"], [messages.fileno(), output.fileno(), theirs])
+                request = _TRAINING if kind == "train" else _OTHER
+                socket.send_fds(self._requests, [request], [messages.fileno(), output.fileno(), theirs])
         except OSError:
             file.close()
             raise
@@ -115,11 +129,12 @@ class ForkServer:
 # ---- in the fork server ----
 
 
-def _serve(requests: socket.socket) -> NoReturn:
+def _serve(requests: socket.socket, preload: Sequence[str]) -> NoReturn:
     """Fork a process for each request; end with the server, and with it the jobs."""
     try:
         _leave_server()
         gc.freeze()  # garbage collection would write to, and so copy, the shared memory
+        missing = list(preload)
         jobs: dict[Any, tuple[BaseProcess, int]] = {}
         while True:
             for ready in connection.wait([requests, *jobs]):
@@ -129,9 +144,12 @@ def _serve(requests: socket.socket) -> NoReturn:
                     _write(status, process.exitcode)
                     os.close(status)
                     continue
-                _, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
+                request, descriptors, _, _ = socket.recv_fds(requests, 1, 3)
                 if not descriptors:
                     os._exit(0)
+                if request == _TRAINING and missing:
+                    _import(missing)
+                    missing = []
                 messages, output, status = descriptors
                 process = get_context("fork").Process(target=_run, args=(requests, *descriptors))
                 try:
@@ -148,6 +166,14 @@ def _serve(requests: socket.socket) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(1)
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import modules into the shared memory; those that cannot be imported are left to the jobs, which report it."""
+    for module in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    gc.freeze()
 
 
 def _run(requests: socket.socket, messages: int, output: int, status: int) -> None:

@@ -45,8 +45,8 @@ class JobProcess(Protocol):
     def close(self) -> None: ...
 
 
-#: Function that starts a process with ``job_process.run_job`` and both connections; raises OSError.
-StartProcess = Callable[[Connection, Connection], JobProcess]
+#: Function that starts a process with ``job_process.run_job`` for a kind of job and both connections; raises OSError.
+StartProcess = Callable[[str, Connection, Connection], JobProcess]
 
 
 class JobRunner:
@@ -203,7 +203,7 @@ class JobRunner:
         output, printed = Pipe(duplex=False)
         with messages, output:
             with theirs, printed:
-                process = self._start_process(theirs, printed)
+                process = self._start_process(job.kind, theirs, printed)
             try:
                 job.pid = process.pid
                 with contextlib.suppress(BrokenPipeError):  # the process has ended

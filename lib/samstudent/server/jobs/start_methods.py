@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 #: Modules that Python's fork server imports before it forks.
 PRELOAD = ("__main__", "samstudent.server.app", "monailabel.interfaces.utils.app")
+#: Modules that our fork server imports before the first training: torch's compiler, which every optimizer imports, and
+#: networks of SAM. 2 s of CPU, and so long each job would import them.
+PRELOAD_FOR_TRAINING = ("torch._dynamo", "timm.models")
 
 
 def best_start_method() -> StartProcess:
@@ -26,14 +29,14 @@ def best_start_method() -> StartProcess:
     """
     if not fork_server.is_possible():
         return by_context()
-    fork, otherwise = fork_server.ForkServer(), by_context()
+    fork, otherwise = fork_server.ForkServer(PRELOAD_FOR_TRAINING), by_context()
 
-    def start(messages: Connection, output: Connection) -> JobProcess:
+    def start(kind: str, messages: Connection, output: Connection) -> JobProcess:
         try:
-            return fork(messages, output)
+            return fork(kind, messages, output)
         except OSError as error:
             logger.warning("the fork server failed; the job is started by Python's fork server: %s", error)
-            return otherwise(messages, output)
+            return otherwise(kind, messages, output)
 
     return start
 
@@ -51,7 +54,7 @@ def by_context(preload: Sequence[str] = PRELOAD) -> StartProcess:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(preload))
 
-    def start(messages: Connection, output: Connection) -> JobProcess:
+    def start(kind: str, messages: Connection, output: Connection) -> JobProcess:
         process = context.Process(target=run_job, args=(messages, output))
         process.start()
         return process
