@@ -44,7 +44,7 @@ def test_run_round(tmp_path: Path) -> None:
         " training: {batch_size: 4, learning_rate: 0.01}}"
     )
     example = runpy.run_path(str(EXAMPLES / "run_round.py"))
-    options = RoundOptions(steps=40, ablations=Ablations(adapt_sam=False, embedding_head=False))
+    options = RoundOptions(steps=20, ablations=Ablations(adapt_sam=False, embedding_head=False))
     folders = tmp_path / "images", tmp_path / "labels"
     result = example["round_of_folders"](*folders, str(tmp_path / "task.yaml"), tmp_path / "round", options)
     assert result.model == tmp_path / "round" / "model.pt" and result.model.is_file()

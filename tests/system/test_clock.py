@@ -18,6 +18,14 @@ pytestmark = pytest.mark.server
 
 #: For so long a process takes the clock to be as it last read it.
 CACHED_SECONDS = 1
+#: Our app, which looks every second whether a round is due.
+MAIN = """\
+from samstudent.server import asgi
+
+asgi.POLL_SECONDS = 1
+
+from samstudent.server.app import SamstudentApp
+"""
 
 
 class Clock:
@@ -66,9 +74,11 @@ def scheduled(study: TinyStudy, clock: Clock, tmp_path: Path) -> Iterator[Runnin
     # What rounds learn beside their student has no clock, and takes long where each question for the time does.
     text = study.task_file.read_text().replace("pseudo_labels: {", "pseudo_labels: {policy: fixed, ")
     study.task_file.write_text(text + "schedule: {every_labels: 2}\n")
+    for case in CASES[6:]:  # so do pseudo labels: two cases more than those that get human ones
+        study.image(case).unlink()
     home = tmp_path / "home"
     home.mkdir()
-    running = RunningServer(study, home, environment=clock.environment())
+    running = RunningServer(study, home, main=MAIN, environment=clock.environment())
     try:
         running.wait_until_up()
         yield running

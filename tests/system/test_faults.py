@@ -29,9 +29,6 @@ from support.small_disk import small_disk
 
 pytestmark = pytest.mark.server
 
-#: After its start a server lives for at most so many seconds; it needs about half of them to take requests.
-LONGEST_LIFE = 12.0
-
 
 class Annotator(threading.Thread):
     """Client that saves different labels and records the acknowledged ones."""
@@ -64,9 +61,10 @@ def all_labels(study: TinyStudy, case: str) -> set[str]:
     return {sha256_file(file) for file in files if file.is_file()}
 
 
-def live_and_die(server: RunningServer, rng: random.Random) -> None:
-    """Start a training as soon as possible, and kill the server or its training process after a random time."""
-    end = time.monotonic() + rng.uniform(0, LONGEST_LIFE)
+def live_and_die(server: RunningServer, rng: random.Random, longest: float) -> None:
+    """Start a training as soon as possible, and kill the server or its training process after a random time, at most
+    ``longest`` seconds."""
+    end = time.monotonic() + rng.uniform(0, longest)
     asked = False
     while time.monotonic() < end:
         if not asked:
@@ -81,9 +79,15 @@ def live_and_die(server: RunningServer, rng: random.Random) -> None:
         server.process.wait()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3 * 60 * 60)])])
-def test_kills_at_random_moments_lose_no_label(study: TinyStudy, tmp_path: Path, kills: int) -> None:
-    """``kill -9`` of the server and of its training, while labels are saved and students are trained."""
+@pytest.mark.parametrize(
+    ("kills", "longest"),
+    [(2, 8.0), pytest.param(100, 12.0, marks=[pytest.mark.slow, pytest.mark.timeout(3 * 60 * 60)])],
+)
+def test_kills_at_random_moments_lose_no_label(study: TinyStudy, tmp_path: Path, kills: int, longest: float) -> None:
+    """``kill -9`` of the server and of its training, while labels are saved and students are trained.
+
+    A server lives for at most ``longest`` seconds; it needs four of them to take requests.
+    """
     rng = random.Random(kills)
     server = RunningServer(study, tmp_path)
     annotator = Annotator(server, study, tmp_path, seed=kills)
@@ -91,7 +95,7 @@ def test_kills_at_random_moments_lose_no_label(study: TinyStudy, tmp_path: Path,
         server.wait_until_up()
         annotator.start()
         for _ in range(kills):
-            live_and_die(server, rng)
+            live_and_die(server, rng, longest)
             if server.process.poll() is not None:
                 server.start_again()
         annotator.ended.set()

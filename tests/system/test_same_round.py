@@ -35,7 +35,7 @@ def test_equal_labels_and_seed_give_equal_pseudo_labels_and_students(bench: Any,
     held = sorted(study.holdout.ids)
     free = [case for case in bench.truths if case not in held]
     bench.label(*free[:3], *held)
-    request = {"model": "student", "device": "cpu", "steps": 20, "seed": 3}
+    request = {"model": "student", "device": "cpu", "steps": 10, "seed": 3}
     stats = StudentTrainTask(study)(request, bench.datastore)
 
     def files(ids: list[str], labelled: bool = True) -> list[FileCase]:
@@ -44,7 +44,7 @@ def test_equal_labels_and_seed_give_equal_pseudo_labels_and_students(bench: Any,
 
     store = RoundStore(tmp_path / "alone", study.task, sam=CachedSam(FakeSam()))  # type: ignore[arg-type]
     cases = RoundCases(files(free[:3]), files(free[3:], labelled=False), files(held))
-    options = RoundOptions(steps=20, seed=3, device="cpu", ablations=study.ablations)
+    options = RoundOptions(steps=10, seed=3, device="cpu", ablations=study.ablations)
     result = run_round(cases, study.task, options, store=store)
     record = study.ledger.get(stats["round"])
     assert result.digest == record.model_digest and list(result.labels) == record.labels_used
@@ -57,7 +57,7 @@ def test_equal_labels_and_seed_give_equal_pseudo_labels_and_students(bench: Any,
     assert result.fold_dice == kept["folds"] and result.compared.dice[0] == kept["challenger"]
 
 
-STEPS = 6
+STEPS = 3
 CHANGES: dict[str, Any] = {
     "training": {"steps": STEPS, "batch_size": 4, "learning_rate": 0.01},
     "holdout": {"fraction": 0},

@@ -238,6 +238,16 @@ class RunningProvider:
         return str(requests.post(f"{self.url}/oauth2/token", data=form, timeout=30).json()["id_token"])
 
 
+#: Our app, which looks for an unknown key again after a second.
+MAIN = """\
+from samstudent.server.auth import openid
+
+openid.LOOK_AGAIN = 1.0
+
+from samstudent.server.app import SamstudentApp
+"""
+
+
 @pytest.fixture(scope="module")
 def real_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProvider]:
     pytest.importorskip("oidc_provider_mock")
@@ -257,7 +267,7 @@ def server(
         "MONAI_LABEL_AUTH_REALM_URI": real_provider.url,
         "SAMSTUDENT_OPENID_CLIENT_SECRET": "any",
     }
-    running = RunningServer(study, tmp_path_factory.mktemp("home"), environment=login)
+    running = RunningServer(study, tmp_path_factory.mktemp("home"), main=MAIN, environment=login)
     try:
         running.wait_until_up()
         yield running
