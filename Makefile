@@ -1,15 +1,16 @@
-# make demo   the main job: synthetic study, real server, the whole loop, a table and report.html
-# make test   the tests; make test-unit: those that take no server
-# make docs   the reference pages that are written from the program
-# Both set up what is missing: a virtual environment in .venv and the installation into it.
-# Arguments for the demo: make demo ARGS="--keep"
+# make demo       demo: synthetic study, real server, complete active learning loop, table and report.html
+# make test       tests; make test-unit: only those without a server, browser, PACS or long training
+# make docs       generated reference pages and tables of results
+# make check      all checks of CI
+# Each target first creates the virtual environment .venv and installs the package, if necessary.
+# Arguments of the demo: make demo ARGS="--keep"; of pytest: make test ARGS="tests/sam"
 
 VENV    := .venv
 BIN     := $(VENV)/bin
-# The first of these that is Python 3.10 to 3.12: the host cannot run on later ones.
+# First of these that is Python 3.10 to 3.12; the host does not support later versions.
 PYTHON  ?= $(firstword $(foreach p,python3.11 python3.12 python3.10 python3,$(shell $(p) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $(p))))
-# Two processes of one thread each: half of the tests wait for servers and imports, and threads that share cores crawl.
-# Compiled tests are kept, also where the environment says otherwise: pytest rewrites their asserts in 8 s a process.
+# Two processes with one thread each: half of the tests wait for servers and imports, and more threads than cores are slow.
+# Compiled tests are cached, also if the environment disables it: without, pytest takes 8 s per process to rewrite asserts.
 PYTEST  := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 SOURCES := $(shell find lib apps configs -name '*.py' -o -name '*.yaml' -o -path '*/templates/*' -o -path '*/static/*' -o -name '*.js' -o -name '*.html' -o -name 'README.md') setup.cfg setup.py pyproject.toml README.md
 
@@ -21,7 +22,7 @@ demo: setup
 test: setup
 	$(PYTEST) $(ARGS)
 
-# Without what starts a server, a browser or a PACS, or trains for long.
+# Without tests that start a server, a browser or a PACS, or have a long training.
 test-unit: setup
 	$(PYTEST) -m "not slow and not server and not training" $(ARGS)
 
@@ -34,7 +35,7 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Pages that are written from the program. CI fails where they are not those of the program.
+# Pages that are generated from the code. CI fails if the committed pages differ.
 docs: setup
 	$(BIN)/python docs/generator
 	$(BIN)/python benchmarks/tables.py
@@ -46,7 +47,7 @@ bench: setup
 
 setup: $(VENV)/.installed
 
-# Dependencies change seldom and take minutes; the package itself changes often and takes seconds.
+# Separate from the package: dependencies change rarely and take minutes, the package changes often and takes seconds.
 $(VENV)/.dependencies: setup.cfg pyproject.toml
 	@test -n "$(PYTHON)" || { echo "samstudent needs Python 3.10, 3.11 or 3.12; none was found. Set PYTHON=/path/to/python."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -54,7 +55,7 @@ $(VENV)/.dependencies: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --progress-bar on ".[test]"
 	touch $@
 
-# Installed as a user has it, not in editable mode: the tests then try the packaging too.
+# Regular installation, not editable: the tests then also cover the packaging.
 $(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
 	rm -rf build lib/*.egg-info
 	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall .

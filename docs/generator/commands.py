@@ -1,4 +1,4 @@
-"""The reference page of the commands, from Typer's own description of them."""
+"""Reference page of the commands, from their description by Typer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from samstudent.cli.main import app
 
 
 def page() -> str:
-    """The page, as Markdown."""
+    """Page in Markdown."""
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="samstudent")
     return get_docs_for_click(obj=command, ctx=context, name="samstudent", title="Commands").strip() + "\n"

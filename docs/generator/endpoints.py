@@ -1,4 +1,4 @@
-"""The reference page of the endpoints, from the routers of the server."""
+"""Reference page of the endpoints, from the routers of the server."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from samstudent.server.http import ROUTERS
 _HEAD = """\
 # Endpoints
 
-All endpoints of the server, with the least role that a user needs where there is a [login](../how-to/login.md), and the
-action that the audit log has a line about. How they behave: [HTTP](http.md). Parameters, bodies and answers in full:
+All endpoints of the server, with the minimum role if the server has a [login](../how-to/login.md), and the action in
+the audit log. Behaviour of the endpoints: [HTTP](http.md). Full description of parameters, bodies and responses:
 `http://127.0.0.1:8000/docs` of a running server.
 """
 
 
 def page() -> str:
-    """The page, as Markdown."""
+    """Page in Markdown."""
     parts = [_HEAD]
     for title, routers in (
-        ("Always", ROUTERS),
-        ("With a login", (login.router, login.openid_router, login.form_router)),
+        ("All servers", ROUTERS),
+        ("Servers with a login", (login.router, login.openid_router, login.form_router)),
     ):
-        parts += [f"## {title}\n", "| endpoint | parameters | role | audit | answer |\n|---|---|---|---|---|"]
+        parts += [f"## {title}\n", "| endpoint | parameters | role | audit | response |\n|---|---|---|---|---|"]
         parts[-1] += "".join(f"\n{_row(route)}" for route in _routes(routers)) + "\n"
     return "\n".join(parts)
 
@@ -59,7 +59,7 @@ def _all(dependant: Dependant) -> Iterator[Dependant]:
 
 
 def _bound(dependant: Dependant) -> Iterator[tuple[str, Any]]:
-    """Arguments of the functions that made the dependencies: of ``require(role)``, of ``audited(action)``."""
+    """Arguments of the factories of dependencies: the role of ``require``, the action of ``audited``."""
     for part in _all(dependant):
         if inspect.isfunction(part.call):
             yield from inspect.getclosurevars(part.call).nonlocals.items()

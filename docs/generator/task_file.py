@@ -1,4 +1,4 @@
-"""The reference page of the task file, from the models of ``samstudent.task``."""
+"""Reference page of the task file, from the models of ``samstudent.task``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pydantic.fields import FieldInfo
 from samstudent.task import Task, shipped_tasks
 
 _HEAD = """\
-# The task file
+# Task file
 
-One YAML file says which structures, in what kind of image, are learned and refined how. `name`, `dimension` and
-`structures` are required, with `dimension: 3` also `student.size`; all other keys have defaults. Unknown keys and wrong
-values are refused, each with what would be right. What a change means for labels and rounds:
+YAML file that defines the structures, the images, the student and the refinement by SAM. `name`, `dimension` and
+`structures` are required, with `dimension: 3` also `student.size`; all other keys have defaults. Unknown keys and
+invalid values are errors; the message contains the valid ones. Effect of changes on labels and rounds:
 [change the task file](../how-to/change-the-task.md).
 
-A task is given by its path, or by the name of one that is shipped ([configs](../../configs)): {shipped}.
+`--task` is the path of a task file or the name of a shipped task ([configs](../../configs)): {shipped}.
 """
 _BOUNDS = {Ge: ("ge", "≥"), Gt: ("gt", ">"), Le: ("le", "≤"), Lt: ("lt", "<")}
 _NAMES = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text", Path: "path"}
 
 
 def page() -> str:
-    """The page, as Markdown."""
+    """Page in Markdown."""
     parts = [_HEAD.format(shipped=", ".join(f"`{name}`" for name in shipped_tasks()))]
     for heading, model in _sections("", Task):
         intro = " ".join((model.__doc__ or "").split()) if heading else ""
@@ -41,7 +41,7 @@ def page() -> str:
 
 
 def _sections(name: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The model and all that its keys hold, each with its dotted name."""
+    """The model and all models of its keys, with their dotted names."""
     yield name, model
     for key, field in model.model_fields.items():
         if (inner := _model_in(field.annotation)) is not None:

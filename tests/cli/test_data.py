@@ -286,9 +286,9 @@ def test_doctor_reports_unwritable_places(disk: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 40, 1 << 40, 5 << 20))
     done = run("doctor", "--studies", study, "--task", disk / "task.yaml")
     assert done.returncode == 1
-    assert f"{study / '.samstudent'}: cannot be written by this user" in done.stdout
+    assert f"{study / '.samstudent'}: not writable for this user" in done.stdout
     assert "labels leads out of the study" in done.stdout
-    assert "5 MB are free" in done.stdout
+    assert "only 5 MB of free disk space" in done.stdout
 
 
 def test_doctor_counts_ignored_files(disk: Path) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samstudent import task
+from samstudent.demo import phantom
+from samstudent.errors import UserError
 from samstudent.imaging import labels
 from samstudent.imaging.case import read_image
-from samstudent.demo import phantom
-from samstudent import task
-from samstudent.errors import UserError
 
 
 def films(count: int, first: int = 0) -> list[phantom.Radiograph]:

@@ -22,14 +22,14 @@ def report(structures: list[str], **changes: object) -> Report:
     more = Method("SAM <pseudo>", dict.fromkeys(structures, 0.7) | {structures[0]: 0.55})
     content: dict[str, object] = {
         "title": "A & B",
-        "done": ["Five were labelled.", "Then it was trained."],
+        "procedure": ["Five were labelled.", "A student was trained."],
         "command": "make demo",
         "structures": structures,
         "methods": [few, more],
         "holdout": 10,
-        "rounds": [RoundLine("r0001", "by hand", 5, 0, 0.61, math.nan, True, "the first"),
+        "rounds": [RoundLine("r0001", "manual", 5, 0, 0.61, math.nan, True, "the first"),
                    RoundLine("r0002", "3 new labels", 8, 30, 0.6, 0.61, False, "worse")],
-        "pictures": [Picture("worst: case_7", PNG, "as SAM saw it")],
+        "pictures": [Picture("worst: case_7", PNG, "prompts of SAM")],
         "timings": {"training": 75.4},
     }  # fmt: skip
     return Report(**(content | changes))  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def test_page_is_complete_and_has_no_external_resources(tmp_path: Path, count: i
     assert page.addresses == ["data:image/png;base64," + base64.b64encode(PNG).decode()]
     assert not re.search(r"https?://|@import|url\(", html)
     for text in ("A &amp; B", "Five were labelled.", "SAM &lt;pseudo&gt;", "make demo", "3 new labels", "1 min 15 s",
-                 "as SAM saw it", "labels alone", "monailabel"):  # fmt: skip
+                 "prompts of SAM", "labels alone", "monailabel"):  # fmt: skip
         assert text in html
     # The first structure and the others have different winners.
     assert page.bold.count("60.0") == 1

@@ -22,7 +22,7 @@ from samstudent.server.concurrency import INFERENCE_NICENESS, LIMITS, THREADS, B
 
 
 def test_requests_beyond_the_limit_wait_or_are_refused() -> None:
-    turns, seen, most = Turns(2, waiting=1, what="things"), [0], [0]
+    turns, seen, most = Turns(2, waiting=1, kind="things"), [0], [0]
 
     async def work(refused: list[str]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""``samstudent demo``: the whole loop on drawn radiographs, or on a labelled folder."""
+"""``samstudent demo``: the complete loop on synthetic radiographs, or on a labelled folder."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import typer
 
 def demo(
     studies: Annotated[
-        Path | None, typer.Option(help="Folder with images/ and labels/; default: drawn wrists.")
+        Path | None, typer.Option(help="Labelled folder (images/, labels/, split.csv); default: synthetic wrists.")
     ] = None,
     task: Annotated[str, typer.Option("--task", "-t", help="Shipped task name or task file.")] = "phantom",
     output: Annotated[Path, typer.Option(help="Folder for the study, the logs and report.html.")] = Path("demo"),
-    labels: Annotated[int, typer.Option(min=1, help="Number of cases that are labelled first.")] = 5,
-    limit: Annotated[int, typer.Option(min=1, help="Largest number of training cases.")] = 13,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    labels: Annotated[int, typer.Option(min=1, help="Number of labelled cases, without the hold-out.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of training cases.")] = 13,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: those of the task.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the synthetic radiographs.")] = 0,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running at the end.")] = False,
-    pacs: Annotated[bool, typer.Option("--pacs", help="Short demo over DICOMweb, with an Orthanc of its own.")] = False,
+    pacs: Annotated[
+        bool, typer.Option("--pacs", help="Shorter demo with a PACS (starts Orthanc), over DICOMweb.")
+    ] = False,
 ) -> None:
-    """Run the whole loop on a real server, and write report.html."""
-    # Here for a quick start of the command line: the demo imports torch.
+    """Run the complete active learning loop on a real server and write report.html."""
+    # Here, not above, for a quick start of the command line: the demo imports torch.
     from samstudent.demo import DemoError, DemoOptions, run_demo
 
     try:

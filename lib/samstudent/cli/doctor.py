@@ -26,7 +26,7 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
         try:
             findings.ok("installed", f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
-            findings.fault("installed", f"{package} is missing; pip install samstudent installs it")
+            findings.fault("installed", f"{package} is missing; install it with: pip install samstudent")
     findings.ok("tasks", "shipped: " + ", ".join(shipped_tasks()))
     task: Task | None = None
     if task_name:
@@ -36,7 +36,7 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
         except UserError as error:
             findings.fault("task", str(error))
     if studies or task_name:
-        # Here for a quick start without a study: torch, the host and SAM take seconds.
+        # Here, not above, for a quick start without a study: torch, the host and SAM take seconds.
         from samstudent.cli.study_check import check_models, check_pacs, check_study
 
         check_models(findings, task)
@@ -46,6 +46,6 @@ def doctor(studies: str | None, task_name: str | None) -> bool:
             with warnings_as_notes(findings):
                 check_study(findings, Path(studies), task)
     else:
-        console.print("SAM, the device and the host are checked with --task, a study with --studies")
+        console.print("not checked: SAM, device and host (option --task), study (option --studies)")
     console.print("no errors" if not findings.faults else f"{findings.faults} errors")
     return findings.faults == 0

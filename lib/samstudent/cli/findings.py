@@ -1,4 +1,4 @@
-"""Findings of a command, one line each on the terminal."""
+"""Findings of a command, printed as one line each."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ console = Console()
 
 
 def print_finding(kind: str, text: str, style: str = "yellow") -> None:
-    """Print a line with the kind of finding in front; file names are not read as markup."""
+    """Print a finding with its kind as prefix; file names are not interpreted as markup."""
     console.print(f"[{style}]{kind}[/] {escape(text)}", soft_wrap=True)
 
 
 @dataclass
 class Findings:
-    """Findings of a command; a fault makes it fail."""
+    """Findings of a command; with at least one fault the command fails."""
 
     faults: int = 0
     noted: set[str] = field(default_factory=set)
@@ -32,13 +32,13 @@ class Findings:
         print_finding("ok   ", f"{subject:12} {text}", "green")
 
     def note(self, subject: str, text: str) -> None:
-        """Report an unusual property that may be intended; once, although file readers log it, too."""
+        """Report an unusual property that may be intended; once, because file readers also log it."""
         if text not in self.noted:
             self.noted.add(text)
             print_finding("note ", f"{subject:12} {text}")
 
     def warn(self, subject: str, text: str) -> None:
-        """Report a property that only the user can check."""
+        """Report a property that the user has to check."""
         print_finding("check", f"{subject:12} {text}", "yellow")
 
     def fault(self, subject: str, text: str) -> None:

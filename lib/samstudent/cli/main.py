@@ -1,4 +1,4 @@
-"""Command line: the commands of all groups, one file each."""
+"""Command line ``samstudent``: all commands, one module per group."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="From a handful of annotated images to a segmentation model trained on all of them.",
+    help="Segmentation models from a few annotated images and SAM pseudo labels: an app for the MONAI Label server.",
 )
 
 
@@ -42,12 +42,12 @@ app.add_typer(users_app, name="users")
 
 
 def main() -> None:
-    """Entry point: a user's error, or an unusable file or folder, becomes one line and exit code 2.
+    """Entry point of the command line.
 
-    A signal (Ctrl-C) ends the command with one line, too, and with exit code 128 + its number.
+    Exit code 2, with one line, after a user's error or an error of a file or folder; 128 + its number after a signal.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # matplotlib warns about a home folder that is not writable, also when nothing is drawn.
+    # matplotlib warns about a home folder that is not writable, even if no figure is made.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     share_cores()
     deferred_imports.install()

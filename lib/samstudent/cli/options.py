@@ -1,4 +1,4 @@
-"""Options and output of several commands."""
+"""Options and output that several commands share."""
 
 from __future__ import annotations
 

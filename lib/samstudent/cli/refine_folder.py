@@ -30,7 +30,7 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
 
     Args:
         images: a folder of images, or one image.
-        masks: a folder with a mask for each image, named like it (any label format), or one mask.
+        masks: a folder with a mask for each image, with the image's name (any label format), or one mask.
         output: folder for the refined masks, ``quality.csv`` and the embeddings; created if missing.
         extension: format of the refined masks, e.g. ".seg.nrrd", ".nii.gz", ".png".
 

@@ -1,6 +1,6 @@
 """``samstudent experiment`` and ``simulate``: comparisons of methods and strategies on a labelled folder.
 
-Each imports its work when it runs, so that the command line starts without torch (seconds).
+Function-level imports: torch takes seconds, and the command line has to start without it.
 """
 
 from __future__ import annotations
@@ -12,21 +12,27 @@ import typer
 
 
 def experiment(
-    folder: Annotated[Path, typer.Argument(help="Has images/, labels/ or labels_overlap/, split.csv.")],
+    folder: Annotated[Path, typer.Argument(help="Labelled folder: images/, labels/ or labels_overlap/, split.csv.")],
     output: Annotated[Path, typer.Option(help="Folder for models, results.json and report.html.")],
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Task; default: made from the folder.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task; default: derived from the folder.")] = None,
     labels: Annotated[str, typer.Option(help="Numbers of labels, e.g. 10,30.")] = "10,30",
-    methods: Annotated[str, typer.Option(help="Methods to compare; 'list' shows them.")] = "labels,raw,paper,ours,all",
-    seeds: Annotated[str, typer.Option(help="Seeds of the trainings.")] = "0,1,2",
-    steps: Annotated[int | None, typer.Option(min=1, help="Half of each student's steps; default: the task's.")] = None,
-    size: Annotated[str | None, typer.Option(help="Student's size, Y,X or Z,Y,X.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: the GPUs, or the cores.")] = None,
-    unlabelled: Annotated[int | None, typer.Option(min=1, help="Largest number of unlabelled cases.")] = None,
-    test_cases: Annotated[int | None, typer.Option(min=1, help="Largest number of measured cases.")] = None,
-    split: Annotated[str, typer.Option(help="Measured split: test or val.")] = "test",
-    embeddings: Annotated[Path | None, typer.Option(help="Folder of SAM's embeddings; default: in output.")] = None,
+    methods: Annotated[
+        str, typer.Option(help="Methods to compare; list: print all methods.")
+    ] = "labels,raw,paper,ours,all",
+    seeds: Annotated[str, typer.Option(help="Random seeds of the training.")] = "0,1,2",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Half of the training steps of each student; default: those of the task.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the student's input, Y,X or Z,Y,X.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes; default: number of GPUs, or of cores.")
+    ] = None,
+    unlabelled: Annotated[int | None, typer.Option(min=1, help="Maximum number of unlabelled cases.")] = None,
+    test_cases: Annotated[int | None, typer.Option(min=1, help="Maximum number of test cases.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the test cases: test or val.")] = "test",
+    embeddings: Annotated[Path | None, typer.Option(help="Folder of SAM embeddings; default: in --output.")] = None,
 ) -> None:
-    """Compare methods on a labelled folder: labels x methods x seeds, one report. Repeat the command to continue."""
+    """Compare methods on a labelled folder; report for all labels x methods x seeds. Repeat the command to continue."""
     from samstudent.research.experiment.command import run
 
     ok = run(
@@ -37,26 +43,26 @@ def experiment(
 
 
 def simulate(
-    folder: Annotated[Path, typer.Argument(help="Has images/, labels/ or labels_overlap/, split.csv.")],
+    folder: Annotated[Path, typer.Argument(help="Labelled folder: images/, labels/ or labels_overlap/, split.csv.")],
     output: Annotated[Path, typer.Option(help="Folder for models, results.json and report.html.")],
-    task: Annotated[str | None, typer.Option("--task", "-t", help="Task; default: made from the folder.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Task; default: derived from the folder.")] = None,
     strategies: Annotated[
-        str, typer.Option(help="Strategies to compare.")
+        str, typer.Option(help="Active learning strategies to compare.")
     ] = "random,foreground,uniform,entropy,disagreement,diversity,mixed",
-    seeds: Annotated[str, typer.Option(help="Seeds of the first cases and the trainings.")] = "0,1,2",
-    start: Annotated[int, typer.Option(min=1, help="Cases that are labelled first.")] = 5,
-    batch: Annotated[int, typer.Option(min=1, help="Cases labelled in each round.")] = 5,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 4,
+    seeds: Annotated[str, typer.Option(help="Random seeds of the initial cases and of the training.")] = "0,1,2",
+    start: Annotated[int, typer.Option(min=1, help="Number of initially labelled cases.")] = 5,
+    batch: Annotated[int, typer.Option(min=1, help="Number of cases labelled in each round.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 4,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps of each student; default: the task's.")
+        int | None, typer.Option(min=1, help="Training steps of each student; default: those of the task.")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="Student's size, Y,X or Z,Y,X.")] = None,
-    pool: Annotated[int | None, typer.Option(min=1, help="Largest number of train cases.")] = None,
-    test_cases: Annotated[int | None, typer.Option(min=1, help="Largest number of measured cases.")] = None,
-    split: Annotated[str, typer.Option(help="Measured split: test or val.")] = "test",
-    embeddings: Annotated[Path | None, typer.Option(help="Folder of SAM's embeddings; default: in output.")] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the student's input, Y,X or Z,Y,X.")] = None,
+    pool: Annotated[int | None, typer.Option(min=1, help="Maximum number of training cases.")] = None,
+    test_cases: Annotated[int | None, typer.Option(min=1, help="Maximum number of test cases.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the test cases: test or val.")] = "test",
+    embeddings: Annotated[Path | None, typer.Option(help="Folder of SAM embeddings; default: in --output.")] = None,
 ) -> None:
-    """Simulate active learning: strategies x seeds, learning curves. Repeat the command to continue."""
+    """Simulate active learning; learning curves for all strategies x seeds. Repeat the command to continue."""
     from samstudent.research.simulation.command import run
 
     run(

@@ -20,7 +20,7 @@ RoundId = Annotated[str, typer.Argument(help="e.g. r0003")]
 
 @rounds_app.command("list")
 def list_rounds(studies: Studies, task: TaskOption, as_json: AsJson = False) -> None:
-    """All rounds with their figures; the served one is marked."""
+    """List all rounds with numbers of training cases and Dice; the served round is marked."""
     ledger = open_ledger(studies, task)
     if as_json:
         champion = ledger.champion()
@@ -32,7 +32,7 @@ def list_rounds(studies: Studies, task: TaskOption, as_json: AsJson = False) -> 
 
 @rounds_app.command("show")
 def show_round(round_id: RoundId, studies: Studies, task: TaskOption, as_json: AsJson = False) -> None:
-    """Training cases of one round, its decision, and each case that was left out, with the reason."""
+    """Show one round: number of training cases, decision, and cases that were left out, with the reasons."""
     record = open_ledger(studies, task).get(round_id)
     if as_json:
         print_json(record.model_dump())
@@ -51,14 +51,14 @@ def show_round(round_id: RoundId, studies: Studies, task: TaskOption, as_json: A
 
 @rounds_app.command("promote")
 def promote_round(round_id: RoundId, studies: Studies, task: TaskOption) -> None:
-    """Serve the student of this round."""
+    """Promote the student of this round: the server uses it from now on."""
     open_ledger(studies, task).promote(round_id, who="command line")
     typer.echo(f"{round_id} is served now")
 
 
 @rounds_app.command("rollback")
 def roll_back(studies: Studies, task: TaskOption) -> None:
-    """Serve the student that was served before."""
+    """Roll back to the student that was served before."""
     typer.echo(f"{open_ledger(studies, task).rollback(who='command line')} is served now")
 
 
@@ -70,7 +70,7 @@ def open_ledger(studies: str, task: str) -> Ledger:
 
 def print_rounds(ledger: Ledger) -> None:
     """Print a table with a row for each round."""
-    from rich.console import Console  # here, not above: 0.1 s, needless for JSON and `show`
+    from rich.console import Console  # here, not above: 0.1 s that JSON and `show` do not need
     from rich.table import Table
 
     rounds, champion = list(ledger.rounds()), ledger.champion()
@@ -91,7 +91,9 @@ def print_rounds(ledger: Ledger) -> None:
         )
     Console().print(table)
     if any(record.unreadable or record.not_compared for record in rounds):
-        typer.echo("labels, pseudo: cases that trained. Why others were left out: samstudent rounds show ROUND")
+        typer.echo(
+            "labels, pseudo: numbers of training cases. Reasons for cases left out: samstudent rounds show ROUND"
+        )
 
 
 def _percent(value: float | None) -> str:

@@ -46,11 +46,11 @@ def serve(
     studies: Studies,
     task: TaskOption,
     host: Annotated[str, typer.Option(help="Address to listen on; default: this machine only.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     app_dir: Annotated[Path | None, typer.Option("--app", help="App folder; default: in the study folder.")] = None,
     users: Annotated[
         Path | None,
-        typer.Option(envvar="SAMSTUDENT_USERS", help="Users file (see samstudent users): logins are required."),
+        typer.Option(envvar="SAMSTUDENT_USERS", help="Users file (see samstudent users); requires a login."),
     ] = None,
     certfile: Annotated[
         Path | None, typer.Option("--ssl-certfile", "--ssl_certfile", help="TLS: certificate, with its chain (PEM).")
@@ -59,7 +59,7 @@ def serve(
         Path | None, typer.Option("--ssl-keyfile", "--ssl_keyfile", help="TLS: the certificate's key (PEM).")
     ] = None,
 ) -> None:
-    """Start the MONAI Label server with the samstudent app."""
+    """Start a MONAI Label server with the samstudent app."""
     conf_task = task_argument(task)
     app_folder_path(studies)
     require_temporary_folder()
@@ -68,9 +68,8 @@ def serve(
     if is_pacs(studies):
         typer.echo(f"labels, students and logs of this PACS: {folder.resolve()}")
     if users is not None:
-        from samstudent.server.auth.users import (
-            Users,  # here, not above: hashes of passwords are needed only with logins
-        )
+        # Here, not above: password hashes are needed only with a login.
+        from samstudent.server.auth.users import Users
 
         Users(users).all()
         os.environ["SAMSTUDENT_USERS"] = str(users.resolve())
@@ -88,7 +87,7 @@ def serve(
         Main().run()
     except SystemExit as ended:
         if ended.code:
-            # E.g. the port was taken in the meantime. Jobs that were started are not awaited.
+            # E.g. the port was taken in the meantime. The process does not wait for jobs that were started.
             end_now(
                 ended.code if isinstance(ended.code, int) else 1, "the server did not start; the lines above say why"
             )

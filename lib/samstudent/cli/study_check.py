@@ -26,12 +26,12 @@ from samstudent.server.datastore.label_folder import LabelFolder, confirm, label
 from samstudent.task import Task, load_task
 from samstudent.util.files import require_own, sha256_file
 
-#: Least free space in bytes: a round writes models and pseudo labels, and fails with less.
+#: Minimum of free disk space in bytes: a round writes models and pseudo labels, and fails with less.
 LEAST_FREE = 200 << 20
 
 
 def check_models(findings: Findings, task: Task | None) -> None:
-    """Report whether the host and SAM can be used, and the device."""
+    """Check that the host and SAM can be loaded, and report the device."""
     findings.check("host", _host_starts)
     gpu = torch.cuda.is_available()
     findings.ok("device", torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads")
@@ -44,7 +44,7 @@ def _host_starts() -> str:
         import monailabel.interfaces.app  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"MONAI Label does not start: {error}. Reinstall samstudent: its start-up file is missing"
+            f"MONAI Label cannot be imported: {error}. Reinstall samstudent: its start-up file is missing"
         ) from error
     return "MONAI Label can be imported"
 
@@ -55,23 +55,23 @@ def _describe_sam(task: Task | None) -> str:
 
 
 def _describe_pacs(url: str) -> str:
-    # Here, not above: it imports the DICOMweb client, needed only for a PACS.
+    # Here, not above: the DICOMweb client is needed only for a PACS.
     from samstudent.server.pacs.client import Pacs
     from samstudent.server.pacs.settings import PacsSettings
 
     kinds = Counter(series.modality for series in Pacs(url, PacsSettings.from_environment()).series())
-    return f"{url} answers; series: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common()) or 'none'}"
+    return f"{url} responds; series: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common()) or 'none'}"
 
 
 def check_pacs(findings: Findings, url: str, task: Task | None) -> None:
-    """Report whether a PACS answers, and which of its images cannot be used."""
+    """Check that a PACS responds, and report its images that cannot be used."""
     findings.check("PACS", lambda: _describe_pacs(url))
     for line in _pacs_problems(url, task) if task else ():
         findings.fault("image", line)
 
 
 def _pacs_problems(url: str, task: Task) -> list[str]:
-    """Images of a PACS that a server could not use when it last read them, one line each."""
+    """Images of a PACS that the server could not use when it last read them, one line each."""
     from samstudent.rounds.study import Study
     from samstudent.server.pacs.state_folder import pacs_folder
     from samstudent.server.pacs.sync_state import SyncState
@@ -83,19 +83,19 @@ def _pacs_problems(url: str, task: Task) -> list[str]:
 
 
 def _value_names(folder: Path, place: LabelFolder, labels: dict[str, Path], task: Task) -> dict[str, ValueNames]:
-    """Value names of each case's human label, as the server resolves them."""
+    """Value names of the human labels by case id, resolved like in the server."""
     listed = _label_infos(folder / place.list)
     known = KnownNames(folder / place.labels, listed.values)
     found = {}
     for case, path in labels.items():
         sha256, info = sha256_file(path), listed.get(case, {})
-        # The host's own list has no digest of the content.
+        # The host's list has no digest of the content.
         found[case] = resolve(path, sha256, info if info.get("sha256", sha256) == sha256 else {}, task, known)
     return found
 
 
 def _label_infos(path: Path) -> dict[str, dict[str, Any]]:
-    """Info of each case's human label in the host's list of a folder."""
+    """Info of the human labels by case id, from the host's list of a folder."""
     try:
         objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
         finals = {case_id(case): kept["labels"].get("final") for case, kept in objects.items()}
@@ -105,6 +105,7 @@ def _label_infos(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_study(findings: Findings, folder: Path, task: Task | None) -> None:
+    """Check a study folder: permissions, images, and with a task its labels and their values."""
     if not folder.is_dir():
         findings.fault("study", f"{folder}: no such folder")
         return
@@ -162,20 +163,20 @@ def check_study(findings: Findings, folder: Path, task: Task | None) -> None:
         findings.warn("labels", line)
     if unknown:
         others = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
-        findings.ok("labels", f"structures that the task does not have are left out: {others}")
+        findings.ok("labels", f"structures that are not in the task are left out: {others}")
     unreadable = len(found.files) - len(cases)
     more = f" ({unreadable} of them cannot be used)" if unreadable else ""
     findings.ok("study", f"{len(found.files)} images{more}, {len(labelled)} human labels")
 
 
 def unwritable(study: Path) -> list[str]:
-    """Reasons why a server, or a training, cannot write into a study folder, one line each."""
+    """Reasons why a server or a round cannot write into a study folder, one line each."""
     faults = []
     written = [study / name for name in (".samstudent", "labels", "labels/final", "labels/pseudo", "labels/pseudo_raw")]
     locked = [folder for folder in (study, *written) if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK)]
-    if locked:  # usually all of them; one message is enough
-        text = "serve and train write into it; change its permissions, or work on a copy of the study"
-        faults.append(f"{locked[0]}: cannot be written by this user, but {text}")
+    if locked:  # usually all of them; one message is sufficient
+        text = "change its permissions (serve and train write into it), or use a copy of the study"
+        faults.append(f"{locked[0]}: not writable for this user; {text}")
     for folder in {images_folder(study): None} | dict.fromkeys(written):
         if folder.is_dir() and folder != study:
             try:
@@ -184,12 +185,12 @@ def unwritable(study: Path) -> list[str]:
                 faults.append(str(error))
     free = shutil.disk_usage(study).free
     if free < LEAST_FREE:
-        faults.append(f"{study}: {free >> 20} MB are free on its disk; make room before serving or training")
+        faults.append(f"{study}: only {free >> 20} MB of free disk space; at least {LEAST_FREE >> 20} MB are required")
     return faults
 
 
 def confirm_labels(studies: Path, task_name: str) -> None:
-    """Record that the values of a study's label maps mean the task's structures, where that was only assumed.
+    """Confirm that the label maps of a study use the label values of the task, where this was only assumed.
 
     Raises:
         NotFound: no such folder. Conflict: see ``label_folder.confirm``.

@@ -1,4 +1,4 @@
-"""``samstudent train`` and ``samstudent pseudo-label``: jobs of the server in this process."""
+"""``samstudent train`` and ``samstudent pseudo-label``: jobs of the server, run in this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def pseudo_label(studies: Studies, task: TaskOption) -> None:
-    """Make pseudo labels for all unlabelled cases with the champion and SAM."""
+    """Generate pseudo labels of all unlabelled cases with the champion and SAM."""
     app = _app(studies, task)
     with _progress(app):
         result = app.batch_infer({"model": "student+sam", "images": "unlabeled"})
@@ -33,8 +33,10 @@ def pseudo_label(studies: Studies, task: TaskOption) -> None:
 def train(
     studies: Studies,
     task: TaskOption,
-    pseudo_labels: Annotated[str, typer.Option(help="renew, use, raw or off.")] = "renew",
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: the task's.")] = None,
+    pseudo_labels: Annotated[
+        str, typer.Option(help="renew: generate; use: existing ones; raw: the champion's masks without SAM; off: none.")
+    ] = "renew",
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: those of the task.")] = None,
     promote: Annotated[bool, typer.Option(help="Promote the new student if it is not worse.")] = True,
 ) -> None:
     """Run one round: pseudo labels, training of a challenger, comparison with the champion, promotion if not worse."""
@@ -50,7 +52,7 @@ def train(
 
 @contextmanager
 def _progress(app: SamstudentApp) -> Iterator[None]:
-    """Progress of the app's job in this block: a bar for each step on a terminal, else lines of the log."""
+    """Context in which the progress of the app's job is shown: bars on a terminal, otherwise lines of the log."""
     if not sys.stderr.isatty():
         logging.getLogger("samstudent").setLevel(logging.INFO)
         yield
@@ -62,14 +64,14 @@ def _progress(app: SamstudentApp) -> Iterator[None]:
 
 def _app(studies: str, task: str) -> SamstudentApp:
     folder = str(app_folder(studies, None))
-    # Here for a quick start: the host and torch take seconds; a wrong path is reported before.
+    # Here, not above: the host and torch take seconds, and errors of the arguments are reported before.
     from samstudent.server.app import SamstudentApp
 
     return SamstudentApp(app_dir=folder, studies=str(studies), conf={"task": task_argument(task)})
 
 
 def _send(app: SamstudentApp) -> None:
-    """Send the labels of the job to the PACS, if the study is one; a server retries later."""
+    """Send the labels of the job to the PACS if there is one; after an error, the next server sends them."""
     if exchange := getattr(app.datastore(), "exchange", None):
         try:
             exchange.send()

@@ -1,6 +1,6 @@
-"""``samstudent users``: the users file of the server.
+"""``samstudent users``: management of the users file of a server.
 
-The commands import ``Users`` when they run: its password hashes would slow down the start of the command line.
+Function-level imports of ``Users``: its password hashes would slow down the start of the command line.
 """
 
 from __future__ import annotations
@@ -13,50 +13,50 @@ import typer
 
 from samstudent.errors import UserError
 
-users_app = typer.Typer(no_args_is_help=True, help="Users who may log in: the users file of samstudent serve --users.")
+users_app = typer.Typer(no_args_is_help=True, help="Users file of samstudent serve --users: names, roles, passwords.")
 
-Name = Annotated[str, typer.Argument(help="Name that the user logs in with.")]
-UsersFile = Annotated[Path, typer.Option("--users", envvar="SAMSTUDENT_USERS", help="The users file.")]
+Name = Annotated[str, typer.Argument(help="Login name.")]
+UsersFile = Annotated[Path, typer.Option("--users", envvar="SAMSTUDENT_USERS", help="Users file.")]
 Stdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from the standard input.")]
 Role = Annotated[str, typer.Option("--role", help="annotator, reviewer or admin; each includes the roles before it.")]
 
 
 @users_app.command("add")
 def add(name: Name, users: UsersFile, role: Role = "annotator", password_stdin: Stdin = False) -> None:
-    """Add a user; the first one creates the file."""
+    """Add a user; creates the file if there is none."""
     from samstudent.server.auth.users import Users
 
     Users(users).add(name, role, _password(password_stdin))
-    typer.echo(f"{name} may log in as {role}")
+    typer.echo(f"{name}: added with role {role}")
 
 
 @users_app.command("remove")
 def remove(name: Name, users: UsersFile) -> None:
-    """Remove a user and end all their logins."""
+    """Remove a user and end the user's sessions."""
     from samstudent.server.auth.users import Users
 
     Users(users).remove(name)
-    typer.echo(f"{name} is removed")
+    typer.echo(f"{name}: removed")
 
 
 @users_app.command("passwd")
 def passwd(name: Name, users: UsersFile, password_stdin: Stdin = False) -> None:
-    """Change a user's password and end all their logins."""
+    """Change the password of a user and end the user's sessions."""
     from samstudent.server.auth.users import Users
 
     Users(users).set_password(name, _password(password_stdin))
-    typer.echo(f"the password of {name} is changed")
+    typer.echo(f"{name}: password changed")
 
 
 @users_app.command("role")
 def role(
     name: Name, role: Annotated[str, typer.Argument(help="annotator, reviewer or admin.")], users: UsersFile
 ) -> None:
-    """Change a user's role; they have to log in again."""
+    """Change the role of a user and end the user's sessions."""
     from samstudent.server.auth.users import Users
 
     Users(users).set_role(name, role)
-    typer.echo(f"{name} is {role} now")
+    typer.echo(f"{name}: role {role}")
 
 
 @users_app.command("list")

@@ -1,4 +1,4 @@
-"""The main job: the whole loop through a real server, as a user's client would walk it."""
+"""Demo: one active learning loop with a real server and a simulated annotator as its client."""
 
 from samstudent.demo.run import DemoOptions, run_demo
 from samstudent.demo.server import DemoError

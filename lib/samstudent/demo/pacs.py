@@ -1,4 +1,4 @@
-"""The demo's films in a PACS instead of a folder."""
+"""Study of the demo in a PACS instead of a folder."""
 
 from __future__ import annotations
 
@@ -12,30 +12,28 @@ from dicomweb_client import DICOMwebClient
 from PIL import Image
 
 from samstudent.demo import phantom
-from samstudent.util.address import slug_of
-from samstudent.imaging.dicom_dx_write import dx_image, save_film
-from samstudent.server.pacs.orthanc import Orthanc
 from samstudent.demo.study import DemoStudy
+from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.imaging.file_names import LABELS
 from samstudent.imaging.folder import list_folder
+from samstudent.server.pacs.orthanc import Orthanc
 from samstudent.server.pacs.state_folder import pacs_folder
+from samstudent.util.address import slug_of
 from samstudent.util.progress import Report, no_report
 
-#: Fewer than in the demo on a folder: it shows the way over DICOMweb, not what it is worth.
+#: Numbers of cases. Fewer than in the demo on a folder: this demo shows the exchange over DICOMweb, not the quality.
 PACS_CASES, PACS_HOLDOUT = 12, 5
 
 
-def make_pacs_study(
-    output: Path, orthanc: Orthanc, cases: int, seed: int, report: Report = no_report
-) -> DemoStudy:
-    """Draw films, store them as DX images, and tell the server by a ``split.csv`` which are the hold-out.
+def make_pacs_study(output: Path, orthanc: Orthanc, cases: int, seed: int, report: Report = no_report) -> DemoStudy:
+    """Draw radiographs, store them in the PACS as DX images, and write the server's ``split.csv``.
 
     Args:
-        output: the demo's folder; ``data`` in it becomes the server's.
-        orthanc: runs.
-        cases: training films.
-        seed: of the films.
-        report: is called with the progress.
+        output: folder of the demo; its subfolder ``data`` becomes the data folder of the server.
+        orthanc: running PACS.
+        cases: number of training cases.
+        seed: random seed of the radiographs.
+        report: receiver of the progress.
     """
     source, films = output / "phantoms", output / "films"
     phantom.make_study(source, cases + PACS_HOLDOUT, seed, holdout=PACS_HOLDOUT, report=report)
@@ -57,14 +55,12 @@ def make_pacs_study(
         writer = csv.writer(file)
         writer.writerow(["id", "split"])
         writer.writerows([case, split] for split, found in by_split.items() for case in found)
-    return DemoStudy(films, truth, by_split["train"], by_split["val"], bits=False, address=orthanc.url)
+    return DemoStudy(films, truth, by_split["train"], by_split["val"], bits=False)
 
 
-def what_lies_in(orthanc: Orthanc) -> Iterator[str]:
-    """What the PACS holds at the end, a line a kind."""
+def describe_series(orthanc: Orthanc) -> Iterator[str]:
+    """Numbers of series in the PACS, one line per modality and description."""
     series = DICOMwebClient(orthanc.url).search_for_series(fields=["SeriesDescription"])
-    kinds = Counter(
-        (item["00080060"]["Value"][0], *(item.get("0008103E", {}).get("Value") or [""])) for item in series
-    )
+    kinds = Counter((item["00080060"]["Value"][0], *(item.get("0008103E", {}).get("Value") or [""])) for item in series)
     for (modality, description), count in sorted(kinds.items()):
         yield f"in the PACS: {count} series {modality} {description!r}"

@@ -1,8 +1,8 @@
-"""Synthetic wrist radiographs, so that demo and tests run anywhere.
+"""Synthetic wrist radiographs with known masks, for the demo and the tests.
 
-A physical model: every bone is an outline with a depth, inflated to a thickness of compact and of spongy bone; what the
-ray loses in each adds up (Beer-Lambert), so bones overlap as on a real film; then scatter, blur, quantum noise, the
-film's tone curve, a collimated field and a side marker. Claims about quality rest on real images, never on these.
+Physical model: each bone has an outline and a depth, from which the thickness of its cortical and of its cancellous
+bone follows; attenuations add up along the ray (Beer-Lambert), so bones overlap as on a real radiograph; then scatter,
+blur, quantum noise, tone curve, collimated field and side marker. No result about quality is based on these images.
 """
 
 from __future__ import annotations
@@ -18,39 +18,42 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from samstudent.demo.phantom_anatomy import BONES, SKIN, Bone, corners
 from samstudent.errors import UserError
 from samstudent.util.files import atomic_path, atomic_write
 from samstudent.util.progress import Report, StepReport, no_report
-from samstudent.demo.phantom_anatomy import BONES, SKIN, Bone, corners
 
 FloatArray = NDArray[np.float32]
-#: From points (n, 2) in mm, their z and how far they follow the hand, to pixels x, y of the film.
+#: Projection: points x, y in mm, float (n, 2); their z in mm; share of the hand's tilt -> x, y in pixels, float (n, 2).
 Pose = Callable[[NDArray[np.float64], float, float], NDArray[np.float64]]
 
-#: What the film shows, in mm: (y, x). Shorter or narrower images show it with other pixels.
+#: Size of the imaged field in mm, (y, x); independent of the number of pixels.
 FIELD = (118.0, 69.0)
-#: Attenuation per mm at about 55 keV. Bone counts on top of the soft tissue that it replaces.
+#: Attenuation per mm at about 55 keV. The one of bone is added to that of the soft tissue that it replaces.
 SOFT, COMPACT, SPONGY, PLASTER = 0.021, 0.062, 0.019, 0.030
-#: The structures, in the order of their label values: of all bones that a film shows few, as each takes time.
+#: Structures in the order of their label values: only some of the bones, because each structure takes time.
 NAMES: list[str] = ["radius", "ulna", "scaphoid", "lunate", "capitate", "metacarpal_3"]
-#: Bones that ossify late and so are missing on some children's films.
+#: Bones that ossify late and are therefore missing on some radiographs of children.
 LATE = ("trapezium", "triquetrum", "lunate")
 
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One film. image: uint16 (y, x), bone is bright. masks: bool (S, y, x), the bones' projections, overlapping."""
+    """Radiograph: image uint16 (y, x), bone is bright; masks bool (S, y, x), projections of the bones, overlapping."""
 
     image: NDArray[np.uint16]
     masks: NDArray[np.bool_]
 
 
 def make_radiograph(rng: np.random.Generator, shape: tuple[int, int] = (384, 224)) -> Radiograph:
-    """Draw one wrist of random anatomy, position and exposure.
+    """Radiograph of one wrist with random anatomy, position and exposure.
 
     Args:
-        rng: decides everything; the same state gives the same film.
-        shape: of the image, (y, x), at least 64 x 64.
+        rng: source of all randomness; equal states give equal radiographs.
+        shape: number of pixels, (y, x), at least 64 x 64.
+
+    Raises:
+        UserError: the shape is smaller.
     """
     if min(shape) < 64:
         raise UserError(f"a phantom needs at least 64 x 64 pixels, not {shape}")
@@ -77,7 +80,7 @@ def make_radiograph(rng: np.random.Generator, shape: tuple[int, int] = (384, 224
 
 
 def _random_pose(rng: np.random.Generator, side: str, shape: tuple[int, int], pixel: float) -> Pose:
-    """How this hand lies on the detector."""
+    """Random position of the hand on the detector."""
     mirror = 1.0 if side == "L" else -1.0
     size = rng.uniform(0.84, 1.04)
     tilt, turn, roll = np.deg2rad([rng.normal(0, 7), rng.normal(0, 7), rng.normal(0, 13)])
@@ -89,7 +92,7 @@ def _random_pose(rng: np.random.Generator, side: str, shape: tuple[int, int], pi
 
     def pose(points: NDArray[np.float64], z: float, follows: float) -> NDArray[np.float64]:
         points = rotated(points, follows * tilt)
-        # Pronation: what lies nearer to the palm moves sideways on the projection.
+        # Pronation: points nearer to the palm move sideways on the projection.
         points = points * [np.cos(roll), 1.0] + [z * np.sin(roll), 0.0]
         return rotated(points * [mirror, 1.0], turn) * size / pixel + centre
 
@@ -104,7 +107,7 @@ def _project(
     pixel: float,
     grain: FloatArray,
 ) -> tuple[NDArray[np.bool_], FloatArray]:
-    """One bone's projection: where it is, bool (y, x), and what it absorbs there, float32 (y, x)."""
+    """Projection of a bone: its mask, bool (y, x), and its attenuation, float32 (y, x)."""
     points = _individual(rng, bone.points, long=bone.shaft_shell > 0)
     outline = pose(_rounded(points), bone.z, bone.follows)
     inside = _filled(outline, shape)
@@ -114,7 +117,7 @@ def _project(
     if not inside.any():
         return inside, absorption
     box = (slice(low[1], high[1]), slice(low[0], high[0]))
-    # Padding by replication: where the film cuts a shaft, there is no end of the bone.
+    # Padding by replication: a shaft continues beyond the edge of the image.
     cut = np.pad(inside[box], 2, mode="edge") if bone.shaft_shell else np.pad(inside[box], 2)
     depth_in = (distance_transform_edt(cut)[2:-2, 2:-2] - 0.5).clip(0) * pixel
 
@@ -133,7 +136,7 @@ def _project(
 
 
 def _individual(rng: np.random.Generator, points: NDArray[np.float64], long: bool) -> NDArray[np.float64]:
-    """This person's bone: moved, turned, resized, and, unless it is long, of a somewhat different shape."""
+    """Random variant of a bone: shifted, rotated, scaled and, unless it is a long bone, slightly deformed."""
     centre = points[np.abs(points[:, 1]) < 60].mean(0)
     offset = points - centre
     if long:
@@ -149,7 +152,7 @@ def _individual(rng: np.random.Generator, points: NDArray[np.float64], long: boo
 
 
 def _rounded(points: NDArray[np.float64], times: int = 3) -> NDArray[np.float64]:
-    """A smooth closed line through a polygon's sides (Chaikin's corner cutting)."""
+    """Smoothed outline of a polygon (Chaikin's corner cutting), points float (n * 2**times, 2)."""
     for _ in range(times):
         after = np.roll(points, -1, axis=0)
         points = np.stack([0.75 * points + 0.25 * after, 0.25 * points + 0.75 * after], 1).reshape(-1, 2)
@@ -157,21 +160,26 @@ def _rounded(points: NDArray[np.float64], times: int = 3) -> NDArray[np.float64]
 
 
 def _filled(outline: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels, bool (y, x), inside a closed line of points (x, y)."""
+    """Mask bool (y, x) of the pixels inside a closed line of points (x, y)."""
     canvas = Image.new("1", shape[::-1])
     ImageDraw.Draw(canvas).polygon([(float(x), float(y)) for x, y in outline], fill=1)
     return np.array(canvas)
 
 
 def _inflated(depth_in: FloatArray, radius: float | FloatArray) -> FloatArray:
-    """Thickness in mm of a body with round edges, ``depth_in`` mm from its outline: a tube, flat beyond its radius."""
+    """Thickness in mm of a body with a round edge, constant farther than ``radius`` from it.
+
+    Args:
+        depth_in: distance to the outline in mm, float32 (y, x).
+        radius: radius of the edge in mm, a number or float32 (y, x).
+    """
     radius = np.maximum(radius, 0.1)
     rim = radius - np.clip(depth_in, 0, radius)
     return np.asarray(2 * np.sqrt(np.maximum(radius**2 - rim**2, 0)), np.float32)
 
 
 def _shaft(bone: Bone, pose: Pose, box: tuple[slice, slice]) -> FloatArray:
-    """0 at the joint end of a long bone, 1 in its shaft, over the pixels of ``box``."""
+    """Weight of the shaft of a long bone for the pixels of ``box``: 0 at the joint end, 1 in the shaft."""
     begin = np.array(bone.shaft_from)
     along = bone.points[np.argmax(np.abs(bone.points[:, 1]))] - begin
     start, ahead = pose(np.stack([begin, begin + along / np.hypot(*along)]), bone.z, bone.follows)
@@ -182,7 +190,7 @@ def _shaft(bone: Bone, pose: Pose, box: tuple[slice, slice]) -> FloatArray:
 
 
 def _trabeculae(rng: np.random.Generator, shape: tuple[int, int], pixel: float) -> FloatArray:
-    """The texture of spongy bone, mean 1: fine struts, mostly along the limb."""
+    """Texture of cancellous bone, mean 1: fine struts, mostly along the limb."""
     noise = rng.standard_normal((2, *shape), np.float32)
     struts = gaussian_filter(noise[0], (1.1 / pixel, 0.28 / pixel)) * 2.2
     mesh = gaussian_filter(noise[1], 0.3 / pixel)
@@ -197,7 +205,7 @@ def _clouds(rng: np.random.Generator, shape: tuple[int, int], cells: int = 6) ->
 
 
 def _soft_tissue(rng: np.random.Generator, skin: NDArray[np.bool_], pixel: float) -> FloatArray:
-    """What muscle, fat and, on some films, a plaster cast absorb."""
+    """Attenuation of muscle, fat and, on some radiographs, a plaster cast."""
     shape = skin.shape[0], skin.shape[1]
     depth_in = distance_transform_edt(np.pad(skin, 8, mode="edge"))[8:-8, 8:-8] * pixel
     absorbed = SOFT * _inflated(depth_in, rng.uniform(13, 20)) * (1 + 0.09 * _clouds(rng, shape))
@@ -212,7 +220,7 @@ def _soft_tissue(rng: np.random.Generator, skin: NDArray[np.bool_], pixel: float
 
 
 def _collimation(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """The part of the film that the beam reaches: a slightly turned rectangle."""
+    """Mask of the exposed part of the detector: a slightly rotated rectangle."""
     margins = rng.uniform(-0.06, 0.05, 4)
     top, bottom = shape[0] * max(margins[0], -0.02), shape[0] * (1 - max(margins[1], -0.02))
     left, right = shape[1] * margins[2], shape[1] * (1 - margins[3])
@@ -225,7 +233,7 @@ def _collimation(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np
 def _expose(
     rng: np.random.Generator, absorbed: FloatArray, field: NDArray[np.bool_], pixel: float
 ) -> NDArray[np.uint16]:
-    """From absorption to the film: beam, scatter, blur, noise, tone curve."""
+    """Image from the attenuation: beam, scatter, blur, noise, tone curve."""
     shape = absorbed.shape[0], absorbed.shape[1]
     beam = field * (1 + 0.12 * _clouds(rng, shape, 2)) + 0.004
     primary = beam * np.exp(-absorbed)
@@ -243,7 +251,7 @@ def _expose(
 
 
 def _marker(rng: np.random.Generator, side: str, free: NDArray[np.bool_]) -> FloatArray:
-    """The lead letter of the side, 1 where lead is, at a place beside the limb where there is room."""
+    """Lead letter of the side (L or R) at a random free place beside the limb, 1 inside the letter."""
     height = max(12, round(free.shape[0] * rng.uniform(0.055, 0.085)))
     canvas = Image.new("L", (free.shape[1], free.shape[0]))
     room = np.argwhere(distance_transform_edt(np.pad(free, 1))[1:-1, 1:-1] > height * 0.45)
@@ -262,24 +270,27 @@ def make_study(
     holdout: int | None = None,
     report: Report = no_report,
 ) -> list[str]:
-    """Write a study folder of phantoms with their true labels.
+    """Write a labelled folder of synthetic radiographs.
 
-    Writes ``images/<id>.png`` (16 bit grey), ``labels/<id>.seg.nrrd`` (the truth, kept from the server until a demo's
-    annotator unveils it) and ``split.csv`` (id, split, train_order): some cases ``val``, the others ``train`` in random
-    order. Existing files of these names are replaced.
+    Files: ``images/<id>.png`` (16 bit grey), ``labels/<id>.seg.nrrd`` (true masks; the server of the demo does not see
+    them) and ``split.csv`` (id, split, train_order): some cases ``val``, the others ``train`` in random order. Existing
+    files of these names are replaced.
 
     Args:
-        folder: made if it is missing.
-        cases: how many films, at least 2, with those of the hold-out.
-        seed: each case's film depends on it and on the case's number alone, not on how many are made.
-        shape: of each image, (y, x).
-        holdout: how many are ``val``; None: a fifth, at least one.
-        report: is called with the progress.
+        folder: destination; created if it is missing.
+        cases: number of cases including the hold-out, at least 2.
+        seed: random seed; a case's image depends on it and on the case's number, not on the number of cases.
+        shape: number of pixels of each image, (y, x).
+        holdout: number of ``val`` cases; None: a fifth, at least one.
+        report: receiver of the progress.
 
     Returns:
-        The cases' ids.
+        Ids of the cases.
+
+    Raises:
+        UserError: ``cases`` or ``holdout`` is out of range.
     """
-    # Here, not above: drawing films needs no label writer.
+    # Here, not above: drawing needs no label writer.
     from samstudent.imaging.case import read_image
     from samstudent.imaging.label_writing import write_masks
     from samstudent.task import load_task
@@ -307,7 +318,7 @@ def make_study(
 
 
 def _write_split(path: Path, ids: list[str], holdout: int, seed: int) -> None:
-    """The columns that the real data sets use too; rows of ``val`` have no order."""
+    """Write a ``split.csv`` with the columns of the real data sets; ``train_order`` is empty for ``val``."""
     shuffled = np.random.default_rng((seed, len(ids))).permutation(ids).tolist()
     held = set(shuffled[:holdout])
     order = {case: place for place, case in enumerate(shuffled[holdout:])}

@@ -1,7 +1,7 @@
-"""The average wrist that phantoms are drawn from: outlines of its bones and of the skin, in mm.
+"""Mean anatomy of the synthetic wrists: outlines of the bones and of the skin, in mm.
 
-Drawn for a left hand seen from behind: x rises to the thumb, y to the elbow, z to the palm. The origin is the joint
-between capitate and lunate.
+Left hand in dorsal view: x increases to the thumb, y to the elbow, z to the palm. The origin is the joint between
+capitate and lunate.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Bone:
-    """One bone of the average wrist, all in mm."""
+    """Bone of the mean wrist, lengths in mm."""
 
-    #: Corners "x,y x,y ..." of a polygon; the bone is that polygon with its corners cut.
+    #: Corners "x,y x,y ..." of a polygon; the bone's outline is this polygon, smoothed.
     outline: str
     z: float
-    #: Front to back, at the thick end.
+    #: Extent in z at the thick end.
     depth: float
-    #: How far it follows a tilt of the hand against the forearm: 0 forearm, 0.5 first carpal row, 1 hand.
+    #: Share of the hand's tilt against the forearm: 0 forearm, 0.5 first carpal row, 1 hand.
     follows: float
-    #: Compact bone around it.
+    #: Thickness of the cortical bone.
     shell: float = 0.5
-    #: Long bones: compact bone around the shaft (0: no long bone), its width, and where on the axis it begins.
+    #: Long bones: thickness of the cortical bone of the shaft (0: not a long bone), width of the shaft, and its begin.
     shaft_shell: float = 0.0
     shaft_width: float = 0.0
     shaft_from: tuple[float, float] = (0.0, 0.0)
 
     @property
     def points(self) -> NDArray[np.float64]:
-        """The outline's corners (n, 2) as x, y."""
+        """Corners of the outline, float (n, 2), x and y."""
         return corners(self.outline)
 
 
 def corners(text: str) -> NDArray[np.float64]:
-    """Points (n, 2) out of "x,y x,y ..."."""
+    """Points float (n, 2) from a text "x,y x,y ..."."""
     return np.array([pair.split(",") for pair in text.split()], float)
 
 
 def _metacarpal(x0: float, y0: float, x1: float, y1: float, z: float, width: float = 1.0) -> Bone:
-    """A metacarpal bone from the middle of its base to the end of its head."""
+    """Metacarpal bone from the middle of its base (x0, y0) to the end of its head (x1, y1)."""
     along, across = np.array([x1 - x0, y1 - y0]), np.array([y0 - y1, x1 - x0])
     across = across / np.hypot(*across) * width
     # (share of the length, half of the width)
@@ -57,8 +57,8 @@ def _metacarpal(x0: float, y0: float, x1: float, y1: float, z: float, width: flo
     )  # fmt: skip
 
 
-#: The bones of the film. The last three lie on every film but are no structures of the task: a real film, too, shows
-#: more than what one asked for.
+#: All bones of the image by name. Only those of ``phantom.NAMES`` are structures of the task: a real radiograph also
+#: shows bones that are not segmented.
 BONES: dict[str, Bone] = {
     "radius": Bone(
         "-4,12 3,12.5 10,10 17,6.5 22,3 25,5 26,11 24.5,19 21.5,28 18.5,39 17,52 17,99 4,99 3.5,52 1.5,38 "
@@ -108,5 +108,5 @@ BONES: dict[str, Bone] = {
         z=11, depth=8, follows=0.6,
     ),
 }  # fmt: skip
-#: The skin, corners as in ``Bone.outline``.
+#: Outline of the skin, corners as in ``Bone.outline``.
 SKIN = "-26,-99 -30,-60 -30,-35 -28,-18 -26,0 -27.5,15 -28,40 -29,99 28,99 31,40 32,15 31,0 33,-15 42,-38 52,-60 62,-99"

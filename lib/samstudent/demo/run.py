@@ -1,4 +1,4 @@
-"""The demo: draws a study, starts a server, walks through the loop as a client would, and writes the report."""
+"""Run of the demo: study, server, active learning loop of a client, table and report."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from samstudent.server.pacs.orthanc import Orthanc, find_orthanc
-from samstudent.demo.pacs import PACS_CASES, make_pacs_study, what_lies_in
-from samstudent.demo.server import Annotator, DemoError, Server
+from samstudent.demo.loop import RESUBMITTED, Parts, run_loop, run_loop_on_pacs
+from samstudent.demo.pacs import PACS_CASES, describe_series, make_pacs_study
+from samstudent.demo.server import Annotator, Server
 from samstudent.demo.study import DemoStudy, check_empty, make_phantom_study, prepare_study, task_with
-from samstudent.demo.walk import RESUBMITTED, Parts, walk, walk_on_pacs
 from samstudent.errors import UserError
+from samstudent.server.pacs.orthanc import Orthanc, find_orthanc
 from samstudent.task import load_task
 from samstudent.util.progress import Progress
 from samstudent.util.progress_bar import ProgressBars
@@ -29,15 +29,15 @@ class DemoOptions:
     """Options of the demo.
 
     Attributes:
-        studies: folder with images and labels; None: films are drawn.
-        task: shipped task name or task file.
+        studies: labelled folder; None: synthetic radiographs.
+        task: name of a shipped task, or path of a task file.
         output: folder for the study, the logs and the report.
-        labels: number of cases that the annotator labels.
-        limit: largest number of training cases.
-        steps: optimisation steps of a student; None: the task's.
-        seed: of the drawn films.
-        keep: whether the server stays at the end.
-        pacs: whether the study is a PACS.
+        labels: number of cases that the annotator labels, without the hold-out.
+        limit: maximum number of training cases.
+        steps: optimisation steps of a student; None: those of the task.
+        seed: random seed of the synthetic radiographs.
+        keep: whether the server continues to run after the demo.
+        pacs: whether the study is in a PACS.
     """
 
     studies: Path | None
@@ -55,8 +55,8 @@ def run_demo(options: DemoOptions) -> None:
     """Run the demo and write ``<output>/report.html``.
 
     Raises:
-        UserError: the task, the study folder or the output folder is not usable.
-        DemoError: the server answered with an error or did not start.
+        UserError: the task, the study folder or the output folder cannot be used.
+        DemoError: the server did not start, or a request or job failed.
     """
     if options.pacs:
         run_on_pacs(options)
@@ -65,7 +65,7 @@ def run_demo(options: DemoOptions) -> None:
     task = task_with(load_task(options.task), options.steps, RESUBMITTED)
     check_empty(options.output)
     parts = Parts(console, 6)
-    parts.begin("a study and a server")
+    parts.begin("study and server")
     study = _study(options)
     labels = min(options.labels, len(study.train) - 1)
     task_file = options.output / "task.yaml"
@@ -75,17 +75,18 @@ def run_demo(options: DemoOptions) -> None:
     try:
         _wait_for(server)
         annotator = Annotator(server, study, task)
-        arms = walk(annotator, labels, task.training.steps, parts)
-        parts.begin("table and report")
-        from samstudent.demo.summary import show_table, write_demo_report  # imports MONAI: seconds
+        arms = run_loop(annotator, labels, task.training.steps, parts)
+        parts.begin("report and table")
+        # Here, not above: it imports MONAI, which takes seconds, and the first part should start at once.
+        from samstudent.demo.summary import show_table, write_demo_report
 
         report = options.output / "report.html"
         timings = {name: record["finished"] - record["started"] for name, record in arms.items()}
-        timings["everything"] = time.monotonic() - started
+        timings["total"] = time.monotonic() - started
         with ProgressBars(console) as bars:
             write_demo_report(report, annotator, arms, shlex.join(["samstudent", *sys.argv[1:]]), timings, bars)
         show_table(console, task, arms)
-        console.print(f"report: {report.resolve()}   ({time.monotonic() - started:.0f} s in all)")
+        console.print(f"report: {report.resolve()}   (total time {time.monotonic() - started:.0f} s)")
         keep = options.keep
     finally:
         if not keep:
@@ -95,10 +96,10 @@ def run_demo(options: DemoOptions) -> None:
 
 
 def run_on_pacs(options: DemoOptions) -> None:
-    """A shorter walk, with a PACS as the study: what goes to and fro is DICOM. Raises as ``run_demo``."""
+    """Run a shorter demo with a PACS as the study; images and labels are exchanged as DICOM. Errors: ``run_demo``."""
     if options.studies is not None:
-        raise UserError("--pacs draws its own films; leave out --studies")
-    find_orthanc()  # before anything is drawn
+        raise UserError("--pacs uses synthetic radiographs; leave out --studies")
+    find_orthanc()  # a missing program is reported before images are drawn
     started = time.monotonic()
     task = task_with(load_task(options.task), options.steps, RESUBMITTED)
     check_empty(options.output)
@@ -109,7 +110,7 @@ def run_on_pacs(options: DemoOptions) -> None:
     keep = False
     try:
         parts = Parts(console, 4)
-        parts.begin("a PACS with synthetic wrist radiographs, and a server")
+        parts.begin("PACS with synthetic wrist radiographs, and server")
         with ProgressBars(console) as bars:
             bars(Progress("starting Orthanc"))
             orthanc.start()
@@ -117,13 +118,17 @@ def run_on_pacs(options: DemoOptions) -> None:
         server = Server(orthanc.url, task_file, options.output / "server.log", options.output / "data")
         _wait_for(server)
         annotator = Annotator(server, study, task)
-        arms = walk_on_pacs(annotator, min(options.labels, len(study.train) - 1), parts)
-        from samstudent.demo.summary import show_table  # imports MONAI: seconds
+        arms = run_loop_on_pacs(annotator, min(options.labels, len(study.train) - 1), parts)
+        # Here, not above: it imports MONAI, which takes seconds, and the first part should start at once.
+        from samstudent.demo.summary import show_table
 
         show_table(console, task, arms)
-        for line in what_lies_in(orthanc):
+        console.print("This short demo shows the exchange with a PACS, not the quality of pseudo labels.")
+        for line in describe_series(orthanc):
             console.print(line)
-        console.print(f"server and PACS: {options.output.resolve()}   ({time.monotonic() - started:.0f} s in all)")
+        console.print(
+            f"data of server and PACS: {options.output.resolve()}   (total time {time.monotonic() - started:.0f} s)"
+        )
         keep = options.keep
     finally:
         if not keep:
@@ -132,7 +137,7 @@ def run_on_pacs(options: DemoOptions) -> None:
             orthanc.kill()
     if keep and server is not None and orthanc.process is not None:
         _explain_keep(server)
-        console.print(f"Orthanc goes on at {orthanc.url} (stop it with: kill {orthanc.process.pid}).")
+        console.print(f"Orthanc is still running at {orthanc.url}; stop it with: kill {orthanc.process.pid}")
 
 
 def _study(options: DemoOptions) -> DemoStudy:
@@ -150,7 +155,8 @@ def _wait_for(server: Server) -> None:
 
 def _explain_keep(server: Server) -> None:
     console.print(
-        f"The server goes on at {server.url} (process {server.process.pid}; stop it with: kill {server.process.pid}).\n"
-        f"In 3D Slicer: install the extension MONAILabel, open the module 'MONAI Label', enter {server.url} as server,\n"
-        "press the refresh button, then 'Next Sample', correct, 'Submit Label'. docs/how-to/slicer.md shows it in steps."
+        f"The server is still running at {server.url}; stop it with: kill {server.process.pid}\n"
+        f"In 3D Slicer: install the extension MONAILabel, open the module 'MONAI Label', enter {server.url}\n"
+        "as the server, press the refresh button, then 'Next Sample', correct the label, 'Submit Label'.\n"
+        "Details: docs/how-to/slicer.md"
     )

@@ -1,7 +1,8 @@
-"""The real server as a process of its own, and the annotator as its client."""
+"""Server of the demo as a separate process, and the simulated annotator as its client."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,21 +25,22 @@ from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
 from samstudent.task import Task
 
+#: Time limit for the start of the server, in seconds.
 START_SECONDS = 180
 
 
 class DemoError(Exception):
-    """The server did not start, or answered with an error; the text ends with what it said."""
+    """Error of the demo: the server did not start, or a request or job failed. The message ends with the server's."""
 
 
 class Server:
-    """``samstudent serve`` on a free loopback port, in a process group of its own.
+    """``samstudent serve`` on a free loopback port, in a separate process group.
 
     Args:
-        studies: the study folder, or a PACS's address.
-        task_file: the task.
-        log: where its output goes.
-        data: where the state of a PACS is kept; None: where the user keeps such things.
+        studies: study folder, or URL of a PACS.
+        task_file: path of the task file.
+        log: file for its standard output and error.
+        data: folder for the state of a PACS (XDG_DATA_HOME); None: the user's.
     """
 
     def __init__(self, studies: Path | str, task_file: Path, log: Path, data: Path | None = None) -> None:
@@ -56,7 +58,7 @@ class Server:
             )
 
     def wait_until_up(self) -> None:
-        """Return when /info/ answers. Raises DemoError with the end of the log when the server does not start."""
+        """Wait until /info/ responds. Raises DemoError with the end of the log if the server does not start."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
@@ -69,33 +71,35 @@ class Server:
         raise DemoError(f"the server did not start; the end of {self.log}:\n{tail}")
 
     def stop(self) -> None:
-        """End the server and every child it started."""
+        """Stop the server and its child processes."""
         if self.process.poll() is None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
 
 class Annotator:
-    """A client that knows the truth: MONAI Label's own client, and plain HTTP for samstudent's endpoints."""
+    """Simulated annotator, who submits the true masks: client of MONAI Label, and HTTP for samstudent's endpoints.
+
+    Args:
+        server: running server.
+        study: images of the server and true masks.
+        task: task of the server.
+    """
 
     def __init__(self, server: Server, study: DemoStudy, task: Task) -> None:
         self.url = server.url
-        # A folder of its own: server and client name a result alike, and the server removes its file from /tmp.
+        # A separate folder: server and client use the same file name for a result, and the server removes its file.
         self._received = tempfile.TemporaryDirectory()
         self.client = MONAILabelClient(server.url, tmpdir=self._received.name, client_id="annotator")
         self.study = study
         self.task = task
 
     def truth(self, case: str) -> NDArray[np.bool_]:
-        """True masks of a case, bool (S, *spatial)."""
+        """True masks of a case, bool (S, *spatial), spatial axes (y, x) or (z, y, x)."""
         image = read_image(self.image_path(case), self.task.dimension)
         return read_masks(self.study.truth[case], self.task, image.grid, bits=self.study.bits)
 
@@ -103,7 +107,7 @@ class Annotator:
         return next(p for p in self.study.folder.iterdir() if p.name.startswith(f"{case}."))
 
     def submit(self, case: str) -> None:
-        """Send the truth as this annotator's final label."""
+        """Submit the true masks of a case as a final label."""
         extension = ".seg.nrrd" if self.task.overlap else ".nrrd"
         image = read_image(self.image_path(case), self.task.dimension)
         with tempfile.TemporaryDirectory() as folder:
@@ -111,12 +115,12 @@ class Annotator:
             write_masks(path, self.truth(case), self.task, image.grid)
             self.client.save_label(case, str(path), params={})
 
-    def ask(self) -> str | None:
-        """The next case to label, as the server's strategy chooses it; None when none is left."""
+    def next_case(self) -> str | None:
+        """Id of the case that the server offers for labelling (strategy ``random``); None if there is none."""
         return self.client.next_sample("random", {}).get("id")
 
     def infer(self, model: str, case: str) -> tuple[NDArray[np.bool_], dict[str, Any]]:
-        """Masks bool (S, *spatial) and result JSON of a served model."""
+        """Masks bool (S, *spatial) and JSON result of a served model for a case."""
         file, result = self.client.infer(model, case, {"result_extension": ".seg.nrrd"})
         try:
             grid = read_image(self.image_path(case), self.task.dimension).grid
@@ -128,7 +132,7 @@ class Annotator:
         return self._json(requests.get(f"{self.url}/{path}", timeout=60))
 
     def find(self, path: str) -> dict[str, Any]:
-        """The answer to a GET request; empty where there is none (404)."""
+        """Response to a GET request; empty if there is none (404)."""
         response = requests.get(f"{self.url}/{path}", timeout=60)
         return {} if response.status_code == 404 else dict(self._json(response))
 

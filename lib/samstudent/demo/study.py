@@ -1,4 +1,4 @@
-"""The demo's study: images the server may see, and the truth that only the annotator knows."""
+"""Study of the demo: images for the server, and true masks for the simulated annotator."""
 
 from __future__ import annotations
 
@@ -14,40 +14,45 @@ from samstudent.imaging.folder import list_folder
 from samstudent.task import Task
 from samstudent.util.progress import Report, no_report
 
-#: Phantoms of the hold-out. Fewer than ``fair.MIN_HELD``: with as many, the champion would join the teacher, and its
-#: embedding head alone takes minutes.
+#: Hold-out cases of the synthetic study. Fewer than ``fair.MIN_HELD``: with more, the champion is part of the teacher,
+#: and its embedding head takes minutes.
 PHANTOM_HOLDOUT = 4
 
 
 @dataclass(frozen=True)
 class DemoStudy:
-    """``folder`` is the server's study folder; ``truth`` maps case ids to label files outside of it."""
+    """Study of the demo.
+
+    Attributes:
+        folder: study folder of the server, or folder of the images that are in the PACS.
+        truth: label files by case id, outside of ``folder``.
+        train: ids of the training cases, in the order of ``train_order``.
+        holdout: ids of the hold-out cases.
+        bits: whether label files are bit masks (folder labels_overlap/): bit v-1 is the structure of value v.
+    """
 
     folder: Path
     truth: dict[str, Path]
     train: list[str]
     holdout: list[str]
-    #: True where the truth is a bit mask (folder labels_overlap/): bit v-1 is the structure of value v.
     bits: bool
-    #: What the server is given as its study, where that is not ``folder``: a PACS's address.
-    address: str | None = None
 
 
 def make_phantom_study(output: Path, cases: int, seed: int, report: Report = no_report) -> DemoStudy:
-    """Draw ``cases`` training films and those of the hold-out, then prepare the study from them."""
+    """Study of synthetic radiographs in ``output``: ``cases`` training cases and the hold-out."""
     source = output / "phantoms"
     phantom.make_study(source, cases + PHANTOM_HOLDOUT, seed, holdout=PHANTOM_HOLDOUT, report=report)
     return prepare_study(source, output, cases)
 
 
 def prepare_study(source: Path, output: Path, limit: int) -> DemoStudy:
-    """Copy the images of ``source`` to ``output/study``; labels stay where they are.
+    """Study with the images of a labelled folder, copied to ``output/study``.
 
     Args:
-        source: a folder with ``images/``, ``labels/`` (label maps or .seg.nrrd) or ``labels_overlap/`` (one bit per
-            structure), and ``split.csv`` (id,split,train_order). Rows ``val`` become the hold-out; ``test`` is left out.
-        output: the demo's folder.
-        limit: at most this many training cases, the first by ``train_order``.
+        source: folder with ``images/``, ``labels/`` (label maps or .seg.nrrd) or ``labels_overlap/`` (one bit per
+            structure), and ``split.csv`` (id, split, train_order). Rows ``val`` are the hold-out, ``test`` is not used.
+        output: folder of the demo.
+        limit: maximum number of training cases, the first by ``train_order``.
 
     Raises:
         NotFound: a folder or the split is missing. UserError: a case of the split has no image or no label.
@@ -75,10 +80,14 @@ def prepare_study(source: Path, output: Path, limit: int) -> DemoStudy:
 
 
 def check_empty(output: Path) -> None:
-    """The demo never mixes with an earlier one's rounds: it asks for a fresh folder."""
+    """Create an empty output folder; the files of an earlier demo are removed.
+
+    Raises:
+        UserError: the folder contains other files.
+    """
     if output.exists() and any(output.iterdir()):
         if not (output / ".samstudent-demo").exists():
-            raise UserError(f"{output}: is not empty and not an earlier demo; choose another --output")
+            raise UserError(f"{output}: not empty, and not the output of an earlier demo; choose another --output")
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / ".samstudent-demo").touch()
@@ -89,18 +98,26 @@ def _read_split(path: Path) -> tuple[list[str], list[str]]:
         rows = list(csv.DictReader(file))
     rows = [row | {"id": row_id(row["id"])} if "id" in row else row for row in rows]
     if not rows or not {"id", "split"} <= set(rows[0]):
-        raise UserError(f"{path}: needs the columns id, split and, for the order of training cases, train_order")
+        raise UserError(f"{path}: required columns are id and split; train_order is optional")
     train = [row for row in rows if row["split"] == "train"]
     train.sort(key=lambda row: int(row.get("train_order") or 0))
     holdout = [row["id"] for row in rows if row["split"] == "val"]
     if not train or not holdout:
-        raise UserError(f"{path}: needs at least one 'train' and one 'val' row")
+        raise UserError(f"{path}: at least one row 'train' and one row 'val' are required")
     return [row["id"] for row in train], holdout
 
 
 def task_with(task: Task, steps: int | None, every_labels: int) -> Task:
-    """The demo's variant of a task: its own number of steps, and a schedule that starts after a few labels."""
-    changes: dict[str, object] = {"schedule": task.schedule.model_copy(update={"every_labels": every_labels, "at": None})}
+    """Task with the schedule of the demo.
+
+    Args:
+        task: original task.
+        steps: training steps; None: those of the task.
+        every_labels: number of new labels after which the schedule starts a round.
+    """
+    changes: dict[str, object] = {
+        "schedule": task.schedule.model_copy(update={"every_labels": every_labels, "at": None})
+    }
     if steps is not None:
         changes["training"] = task.training.model_copy(update={"steps": steps})
     return task.model_copy(update=changes)

@@ -162,11 +162,11 @@ def _read(path: Path) -> Stored:
         stored = read_nifti(path)
     else:
         stored = read_nrrd(path) if kind == "nrrd" else read_stored(path)
-    return replace(stored, pixels=_whole(stored.pixels, path))
+    return replace(stored, pixels=_integers(stored.pixels, path))
 
 
-def _whole(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Nearly whole values, as after interpolation and scaling, as whole numbers of the same data type.
+def _integers(values: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Values rounded to integers, in the same data type; interpolation and scaling make them only nearly integer.
 
     Raises:
         UserError: a value further than ``_NEARLY`` from a whole number, NaN or infinite.

@@ -78,8 +78,8 @@ def derive_task(folder: Folder, labelled: Sequence[str], size: Sequence[int] | N
     )
     # A value that no train case has keeps its place, with a name that the task does not have.
     highest = max(names) if folder.bits else max(250, *names)
-    meaning = tuple(names.get(value, f"unused {value}") for value in range(1, highest + 1))
-    folder = replace(folder, meaning=meaning)
+    value_names = tuple(names.get(value, f"unused {value}") for value in range(1, highest + 1))
+    folder = replace(folder, value_names=value_names)
     cases = [folder.case(case).read(task) for case in labelled[:30]]
     content = task.model_dump(mode="json")
     content["image"]["channels"] = 3 if np.median([_colour(image.pixels) for image, _ in cases]) > _COLOUR else 1

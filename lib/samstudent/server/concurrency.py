@@ -59,13 +59,13 @@ class Turns:
     """Limit on concurrent requests of one kind; further ones wait without a thread.
 
     Args:
-        at_once: largest number of concurrent requests.
-        waiting: largest number of waiting requests; None: unlimited.
-        what: name of the kind, for messages.
+        at_once: maximum number of concurrent requests.
+        waiting: maximum number of waiting requests; None: unlimited.
+        kind: plural name of the requests, for messages.
     """
 
-    def __init__(self, at_once: int, waiting: int | None = None, what: str = "requests") -> None:
-        self.at_once, self.waiting, self.what = at_once, waiting, what
+    def __init__(self, at_once: int, waiting: int | None = None, kind: str = "requests") -> None:
+        self.at_once, self.waiting, self.kind = at_once, waiting, kind
         self._limiter: CapacityLimiter | None = None
         self._present = 0  # only changed in the event loop
 
@@ -77,7 +77,7 @@ class Turns:
             Busy: too many requests are waiting.
         """
         if self.waiting is not None and self._present >= self.at_once + self.waiting:
-            raise Busy(f"{self._present} {self.what} are running or waiting; try again in a few seconds")
+            raise Busy(f"{self._present} {self.kind} are running or waiting; try again in a few seconds")
         if self._limiter is None:  # created here, because it belongs to the event loop
             self._limiter = CapacityLimiter(self.at_once)
         self._present += 1
@@ -92,8 +92,8 @@ class InferencePool:
     """Pool of low-priority threads for inferences, which share the cores.
 
     Args:
-        size: largest number of concurrent inferences.
-        waiting: largest number of waiting inferences.
+        size: maximum number of concurrent inferences.
+        waiting: maximum number of waiting inferences.
     """
 
     def __init__(self, size: int, waiting: int = MOST_WAITING) -> None:
@@ -140,7 +140,7 @@ def _yield_to_others() -> None:
 
 def all_turns(inference: InferencePool) -> dict[str, Turns]:
     """Limits of one server by kind, including ``inference``."""
-    return {"inference": inference.turns} | {kind: Turns(at_once, what=kind) for kind, at_once in LIMITS.items()}
+    return {"inference": inference.turns} | {kind: Turns(at_once, kind=kind) for kind, at_once in LIMITS.items()}
 
 
 def takes_turn(kind: str) -> Any:

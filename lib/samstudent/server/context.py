@@ -107,7 +107,7 @@ class ServerContext:
         model = self.tasks.models.get(name)
         if isinstance(model, StudentInferTask) and (fault := self.student_fault()):
             raise Conflict(fault)
-        return known(name, {name: task for name, task in self.tasks.models.items() if task.is_valid()}, "model")
+        return require_known(name, {name: task for name, task in self.tasks.models.items() if task.is_valid()}, "model")
 
     def image_id(self, image: str) -> str:
         """Validated id of an image; with a PACS also of series outside of its search filter.
@@ -129,19 +129,19 @@ class ServerContext:
         return {"pacs": store.label_state(image, FINAL)}
 
 
-def known(name: str, available: Mapping[str, Any], what: str) -> Any:
+def require_known(name: str, available: Mapping[str, Any], kind: str) -> Any:
     """Value of a name.
 
     Args:
         name: name in the request.
         available: values by name.
-        what: kind of the values, for the message.
+        kind: kind of the values, for the message.
 
     Raises:
         NotFound: unknown name; the message lists the available ones.
     """
     if name not in available:
-        raise NotFound(f"there is no {what} {name!r}; available: {', '.join(sorted(available)) or 'none'}")
+        raise NotFound(f"there is no {kind} {name!r}; available: {', '.join(sorted(available)) or 'none'}")
     return available[name]
 
 

@@ -29,12 +29,12 @@ def index(tmp_path: Path) -> LabelIndex:
 
 def test_changes_since_a_position(index: LabelIndex) -> None:
     first = index.read(None)
-    assert (first.is_whole, list(first.entries), first.header) == (True, ["b", "a"], HEADER)
+    assert (first.is_complete, list(first.entries), first.header) == (True, ["b", "a"], HEADER)
     other = LabelIndex(index.path)
     other.write(HEADER, {"a": entry("3"), "c": entry("4")}, ["b"])
     assert index.is_changed()
     changes = index.read(first.position)
-    assert (changes.is_whole, dict(changes.entries), changes.removed) == (
+    assert (changes.is_complete, dict(changes.entries), changes.removed) == (
         False, {"a": entry("3"), "c": entry("4")}, {"b"},
     )  # fmt: skip
     nothing = index.read(changes.position)
@@ -49,7 +49,7 @@ def test_rebuilt_index_is_read_completely(index: LabelIndex) -> None:
     index.path.unlink()
     index.make(HEADER, {"x": entry("1")}, None)
     changes = index.read(position)
-    assert changes.is_whole and list(changes.entries) == ["x"]
+    assert changes.is_complete and list(changes.entries) == ["x"]
 
 
 def test_second_change_within_the_clock_resolution_is_detected(index: LabelIndex) -> None:

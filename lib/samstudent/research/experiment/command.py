@@ -35,9 +35,9 @@ def run(folder: Path, output: Path, *, labels: str, methods: str, seeds: str, jo
         True if no job failed.
     """
     if methods == "list":
-        table = Table("method", "its student is trained on the labels ...")
+        table = Table("method", "training data of its student")
         for name, method in METHODS.items():
-            table.add_row(name, method.meaning)
+            table.add_row(name, method.description)
         console.print(table)
         return True
     names = tuple(word.strip() for word in methods.split(",") if word.strip())

@@ -1,8 +1,8 @@
-"""Compared methods: the training data of each one's student.
+"""Methods of an experiment: the training data of their students.
 
-All students train for as many steps: twice ``--steps``. A method that makes pseudo labels trains a student on the
-labels alone for half of them, predicts the other cases with it, and continues its training for the other half, as a
-round of the server does; the labels-only student for comparison trains on the labels for all steps.
+All students are trained for the same number of steps, twice ``--steps``. A method with pseudo labels trains a student
+on the labels for half of the steps, predicts the other cases with it, and continues its training for the other half,
+like a round of the server; the labels-only student of the comparison is trained on the labels for all steps.
 
 A method is a function of a ``Planner``, the number of labels and the seed, which returns the job of its student.
 """
@@ -118,30 +118,30 @@ class Method:
     """A method of the registry.
 
     Attributes:
-        build: factory of its student's job from planner, number of labels (None only for the ceiling) and seed.
-        meaning: one line for the report, continues "its student is trained on the labels ...".
-        per_labels: False: independent of the number of labels.
-        uses_sam: SAM's embeddings of the unlabelled images are needed.
+        build: factory of its student's job from planner, number of labels (None only for ``all``) and seed.
+        description: training data of its student, one line for the report.
+        per_labels: whether its result depends on the number of labels.
+        uses_sam: whether SAM's embeddings of the unlabelled images are needed.
     """
 
     build: Callable[[Planner, Any, int], Job]
-    meaning: str
+    description: str
     per_labels: bool = True
     uses_sam: bool = False
 
 
-#: ``ours`` with one change: suffix of its name -> changed options (``ours.run``), and its meaning.
+#: ``ours`` with one change: suffix of its name -> changed options (``ours.run``), and its description.
 ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "heads": ({"ablations": {"embedding_head": False}}, "ours without convolutions on SAM's embeddings"),
-    "adapt": ({"ablations": {"adapt_sam": False}}, "ours with SAM's plain decoder"),
+    "heads": ({"ablations": {"embedding_head": False}}, "ours without heads on SAM's embeddings"),
+    "adapt": ({"ablations": {"adapt_sam": False}}, "ours with SAM's original decoder"),
     "recipes": ({"ablations": {"choose_recipe": False}}, "ours with the task's recipe for every structure"),
     "fusion": ({"ablations": {"fusion": False}}, "ours without fusing SAM's and the student's masks"),
-    "quality": ({"ablations": {"estimate_quality": False}}, "ours with the quality formula in place of the model"),
+    "quality": ({"ablations": {"estimate_quality": False}}, "ours with the quality formula instead of the model"),
     "weights": ({"ablations": {"weight_by_quality": False}}, "ours with weight 1 for every accepted mask"),
-    "masks": ({"ablations": {"targets": "masks"}}, "ours with masks as targets, however few are accepted"),
+    "masks": ({"ablations": {"targets": "masks"}}, "ours with masks as targets, also if few are accepted"),
     "probabilities": ({"ablations": {"targets": "probabilities"}}, "ours with probabilities as targets"),
-    "scratch": ({"start": "scratch"}, "ours from random weights, for half of the steps"),
-    "random-sam": ({"random_sam": 0}, "ours with a SAM of shuffled weights, which must not lower the Dice"),
+    "scratch": ({"start": "scratch"}, "ours, final student from random weights, half of the steps"),
+    "random-sam": ({"random_sam": 0}, "ours with shuffled weights of SAM; the Dice must not be below labels only"),
 }
 
 
@@ -158,45 +158,52 @@ def _ablation(changes: dict[str, Any]) -> Callable[[Planner, Any, int], Job]:
 
 
 METHODS: dict[str, Method] = {
-    "labels": Method(lambda planner, n, seed: planner.student(n, seed), "alone"),
-    "all": Method(lambda planner, n, seed: planner.student(None, seed), "of all cases: the ceiling", per_labels=False),
+    "labels": Method(lambda planner, n, seed: planner.student(n, seed), "labels only"),
+    "all": Method(
+        lambda planner, n, seed: planner.student(None, seed),
+        "labels of all training cases (upper reference)",
+        per_labels=False,
+    ),
     "teacher": Method(
         lambda planner, n, seed: planner.teacher(n, seed),
-        "alone, for half of the steps: the methods below continue from this student",
+        "labels only, half of the steps; initial student of the methods with pseudo labels",
     ),
     "nnunet": Method(
         lambda planner, n, seed: planner.nnunet(n, seed),
-        "by nnU-Net, which configures and trains itself (needs the extra nnunetv2)",
+        "labels only, nnU-Net with its own configuration and training (requires the extra nnunetv2)",
     ),
     "raw": Method(
-        lambda planner, n, seed: planner.self_training("raw", n, seed), "and on its own masks of the other cases"
+        lambda planner, n, seed: planner.self_training("raw", n, seed),
+        "labels, and the teacher's masks of the unlabelled cases",
     ),
     "largest": Method(
         lambda planner, n, seed: planner.self_training("largest", n, seed),
-        "and on the largest component of each of these masks",
+        "labels, and the largest component of each of the teacher's masks",
     ),
     "walker": Method(
         lambda planner, n, seed: planner.self_training("walker", n, seed),
-        "and on these masks refined by a random walker from their confident pixels",
+        "labels, and the teacher's masks refined by a random walker with confident pixels as seeds",
     ),
     "meanteacher": Method(
         lambda planner, n, seed: planner.student(n, seed, unlabelled=planner.setting.rest(n)),
-        "and on the other images with a mean teacher (Tarvainen and Valpola 2017), without masks",
+        "labels, and consistency with a mean teacher on the unlabelled images (Tarvainen and Valpola 2017)",
     ),
     "paper": Method(
         lambda planner, n, seed: planner.self_training("paper", n, seed),
-        "and on these masks refined by SAM as published (arXiv 2411.12602): most probable component; box, then points "
-        "with logits; plain decoder; every mask used, binary, with weight 1",
+        "labels, and the teacher's masks refined by SAM as published (arXiv 2411.12602): most probable component; box, "
+        "then points with logits; original decoder; all masks, binary, weight 1",
         uses_sam=True,
     ),
-    "ours": Method(_ours, "and on the pseudo labels of one round of the product (rounds.run_round)", uses_sam=True),
+    "ours": Method(_ours, "labels, and pseudo labels of one round of samstudent (rounds.run_round)", uses_sam=True),
     "ours-twice": Method(
-        _ours_twice, "and on the pseudo labels of a second round, whose teachers include the student of the first",
+        _ours_twice,
+        "labels, and pseudo labels of a second round, whose teacher includes the student of the first round",
         uses_sam=True,
     ),
-}  # fmt: skip
+}
 METHODS |= {
-    f"ours-{name}": Method(_ablation(changes), meaning, uses_sam=True) for name, (changes, meaning) in ABLATIONS.items()
+    f"ours-{name}": Method(_ablation(changes), description, uses_sam=True)
+    for name, (changes, description) in ABLATIONS.items()
 }
 
 

@@ -81,27 +81,27 @@ class _Page:
         return Section("", blocks)
 
     def methods_compared(self) -> Section:
-        """Training and measured cases, and a line for each method."""
+        """Training and test cases, and the description of each method."""
         content, student, cases = self.content, self.content["task"]["student"], self.content["cases"]
         split = content["options"]["folder"]["split"]
         unlabelled = ", ".join(str(cases["unlabelled"][str(n)]) for n in self.labels)
         text = (
-            f"Students of one kind ({student['network']}, {' x '.join(map(str, student['size']))} pixels) were trained "
-            f"on the first {', '.join(map(str, self.labels))} of {cases['all']} labelled training cases; the labels of "
-            f"the others ({unlabelled}) were hidden, and only their images used. All students of a table trained for "
-            f"{content['steps']} steps: those with pseudo labels continue from a labels-only student that trained for "
-            f"half of them, and the labels-only student that they are compared with trained on the labels for all of "
-            f"them. A seed changes a student's first weights, the order of the cases and their augmentation. "
+            f"Students with the same network ({student['network']}, {' x '.join(map(str, student['size']))} pixels) "
+            f"were trained on the first {', '.join(map(str, self.labels))} of {cases['all']} labelled training cases; "
+            f"the labels of the others ({unlabelled}) were hidden, and only their images used. All students of a table "
+            f"were trained for {content['steps']} steps. Students with pseudo labels continue from a labels-only "
+            "student (the teacher) that was trained for half of the steps; the method labels was trained on the labels "
+            "for all steps. A seed changes the initial weights, the order of the cases and their augmentation. "
             f"Seeds: {', '.join(map(str, content['options']['seeds']))}. Measured on {len(cases[split])} "
             f"{split} cases, which were not used for training or selection."
         )
-        meanings = {name: method.meaning for name, method in METHODS.items()}
-        header = [Cell("method"), Cell("its student is trained on the labels ...", "text")]
-        rows = [[self._name(name), Cell(meanings.get(name, ""), f"text {_mark(name)}")] for name in self.methods]
-        return Section("What was compared", [Text(text), Table(header, rows)])
+        descriptions = {name: method.description for name, method in METHODS.items()}
+        header = [Cell("method"), Cell("training data of its student", "text")]
+        rows = [[self._name(name), Cell(descriptions.get(name, ""), f"text {_mark(name)}")] for name in self.methods]
+        return Section("Compared methods", [Text(text), Table(header, rows)])
 
     def dice(self) -> Section:
-        """Dice, spread and share of the gap, and the curves."""
+        """Dice, standard deviation, closed gap, and the curves."""
         if not self.lines:
             return Section("Dice", [])
         table = self._table(["Dice", "spread", "gap closed"], self._dice_cells)
@@ -123,7 +123,7 @@ class _Page:
         return Section("Published and measured", [table, Text(published_note(self.content), "soft")])
 
     def pairs(self) -> Section:
-        """Differences between the main method and the others on the same cases."""
+        """Differences between the first method and the others on the same cases."""
         found = {(pair["other"], pair["labels"]): pair for pair in self.content["pairs"]}
         if not found:
             return Section("", [])
@@ -172,19 +172,19 @@ class _Page:
             ]
             blocks += [Heading(f"{n} labels"), Table(cells(["structure", *self.methods]), rows)]
         note = Text("Dice in percent, mean over cases and seeds; a false positive counts 0.", "soft")
-        return Section("Each structure", [*blocks, note])
+        return Section("Structures", [*blocks, note])
 
     def pseudo_labels(self) -> Section:
-        """Quality of the pseudo labels themselves."""
+        """Quality of the pseudo labels."""
         qualities = self.content["quality"]
         if not qualities:
             return Section("", [])
         columns = ["method", "labels", "teacher's mask", "pseudo label", "accepted masks", "accepted"]
         rows = [cells([*quality_texts(quality), quality["targets"] or DASH]) for quality in qualities]
         note = (
-            "Dice in percent against the hidden truth of the unlabelled cases, all seeds: the teacher's own masks, "
-            "all masks of the pseudo labels, the accepted ones; the accepted share. Correlation and calibration error: "
-            "estimated against true Dice of a mask. Targets: of the student's training."
+            "Dice in percent against the hidden labels of the unlabelled cases, all seeds: masks of the teacher, all "
+            "masks of the pseudo labels, accepted masks; share of accepted masks. Correlation and calibration error: "
+            "estimated and true Dice of a mask. Targets: training targets of the student."
         )
         table = Table(cells([*columns, "correlation", "calibration error", "targets"]), rows)
         blocks: list[Block] = [table, Text(note, "soft")]
@@ -226,7 +226,7 @@ class _Page:
 
 
 def findings(pairs: Sequence[Content], lines: Sequence[Line]) -> list[str]:
-    """The comparison of ours with labels only, a sentence for each number of labels."""
+    """Comparison of ours with labels only, one sentence per number of labels."""
     sentences = []
     for pair in pairs:
         if {pair["method"], pair["other"]} != {"ours", "labels"}:

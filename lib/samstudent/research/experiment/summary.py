@@ -32,7 +32,7 @@ class Line:
     """One method at one number of labels, over its seeds.
 
     Attributes:
-        method, labels: labels is None for the ceiling.
+        method, labels: name of the method, number of labels; None: all labels.
         seeds: seeds with results.
         dice, paper_dice: mean and standard deviation over seeds (nan with one seed).
         gap_closed: share of the difference between labels only and all labels; nan if that is too small.
@@ -94,11 +94,11 @@ def table(results: Sequence[Result]) -> list[Line]:
     for result in results:
         groups.setdefault((result["method"], result["labels"]), []).append(result)
     means = {key: mean_of(_overall(dice_of(r)) for r in group) for key, group in groups.items()}
-    ceiling = next((mean for (method, _), mean in means.items() if method == "all"), math.nan)
+    upper = next((mean for (method, _), mean in means.items() if method == "all"), math.nan)
     lines = []
     for (method, labels), group in groups.items():
         start = means.get(("labels", labels), math.nan)
-        gap = ceiling - start
+        gap = upper - start
         gap_closed = (means[method, labels] - start) / gap if abs(gap) >= _SMALLEST_GAP else math.nan
         names = group[0]["structures"]
         dice = np.array([np.nanmean(dice_of(r), axis=0) if r["cases"] else [] for r in group])
@@ -133,11 +133,11 @@ def dice_of(result: Result, paper: bool = False, cases: Sequence[str] | None = N
 
 
 def pairs(results: Sequence[Result], method: str, seed: int = 0) -> list[Pair]:
-    """``method`` against every other at the same number of labels (and the ceiling), on their common seeds and
-    cases. If these are all, the difference is that of the table.
+    """Differences between a method and each other one with equal number of labels, or with all labels.
 
-    The bootstrap draws cases and seeds, each with replacement: another sample of patients, and other trainings. Three
-    seeds are few for the variation of seeds, so the interval is too narrow rather than too wide.
+    Common seeds and cases are compared; if these are all, the difference is that of the table. The bootstrap samples
+    cases and seeds with replacement. With three seeds the variation between seeds is underestimated: the interval tends
+    to be too narrow.
     """
     by_key = {(r["method"], r["labels"], r["seed"]): r for r in results}
     found = []

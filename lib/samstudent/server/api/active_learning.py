@@ -13,7 +13,7 @@ from samstudent.server.api.params import check_params
 from samstudent.server.auth.current_user import stamped
 from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
-from samstudent.server.context import Context, known
+from samstudent.server.context import Context, require_known
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def post_next_sample(
     strategy: str,
     params: Annotated[dict[str, Any] | None, Body(description="client_id: name of the client")] = None,
 ) -> dict[str, Any]:
-    select = known(strategy, context.tasks.strategies, "strategy")
+    select = require_known(strategy, context.tasks.strategies, "strategy")
     check_params(params or {}, context.devices)
     request = {"strategy": strategy, **stamped(params or {})}
     logger.info("next sample by %s for %s", strategy, request.get("client_id"))

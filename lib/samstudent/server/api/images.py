@@ -19,7 +19,7 @@ from samstudent.server.auth.audit import AuditLine, audited
 from samstudent.server.auth.current_user import user_name
 from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
-from samstudent.server.context import Context, ServerContext, known
+from samstudent.server.context import Context, ServerContext, require_known
 from samstudent.server.datastore.identifiers import check_image_id
 from samstudent.server.pacs.datastore import PacsDatastore
 from samstudent.util.places import require_readable
@@ -89,7 +89,9 @@ def head_image(
     file = _file_of(context, context.image_id(image))
     if check_sum:
         algorithm, _, digest = check_sum.rpartition(":")
-        algorithm = known(algorithm or "SHA256", {name: name for name in ("SHA256", "SHA512", "MD5")}, "checksum")
+        algorithm = require_known(
+            algorithm or "SHA256", {name: name for name in ("SHA256", "SHA512", "MD5")}, "checksum"
+        )
         if file_checksum(str(file), algorithm).rpartition(":")[2] != digest.lower():
             raise NotFound(f"image {image!r} has another checksum")
     return {}

@@ -42,14 +42,14 @@ _DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?|mps")
 _GPUS = re.compile(r"all|\d{1,2}(,\d{1,2})*")
 
 
-def json_object(text: str | None, what: str) -> dict[str, Any]:
+def json_object(text: str | None, name: str) -> dict[str, Any]:
     """Parsed form field with a JSON object; empty: ``{}``."""
     try:
         value = strict_json(text) if text else {}
     except ValueError as error:
-        raise UserError(f"{what} is not valid JSON: {error}") from error
+        raise UserError(f"{name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{what} must be a JSON object, not {type(value).__name__}")
+        raise UserError(f"{name} must be a JSON object, not {type(value).__name__}")
     return value
 
 
@@ -79,14 +79,14 @@ def check_params(params: Mapping[str, Any], devices: Collection[str] = (), model
 
 
 def check_params_by_name(
-    params: Mapping[str, Any], known: Collection[str], what: str, devices: Collection[str]
+    params: Mapping[str, Any], known: Collection[str], kind: str, devices: Collection[str]
 ) -> None:
     """Validate a body with parameters for several tasks, each under its name, and parameters for all of them.
 
     Args:
         params: parameters of the request.
         known: names of the tasks.
-        what: kind of the tasks, for messages.
+        kind: kind of the tasks, for messages.
         devices: see ``check_params``.
 
     Raises:
@@ -95,7 +95,7 @@ def check_params_by_name(
     for key, value in params.items():
         if isinstance(value, dict) and key not in TEXT_KEYS:
             if key not in known:
-                raise NotFound(f"there is no {what} {key!r}; available: {', '.join(sorted(known)) or 'none'}")
+                raise NotFound(f"there is no {kind} {key!r}; available: {', '.join(sorted(known)) or 'none'}")
             check_params(value, devices, key)
         else:
             check_params({key: value}, devices, key)

@@ -11,7 +11,7 @@ from samstudent.server.api.job_status import JobJson, job_status
 from samstudent.server.api.params import check_params, check_params_by_name, params_of
 from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
-from samstudent.server.context import Context, known
+from samstudent.server.context import Context, require_known
 from samstudent.server.jobs.job import JobRunning
 
 router = APIRouter(
@@ -54,7 +54,7 @@ def post_scoring(
     params: Annotated[dict[str, Any] | None, Body(description="options of the method")] = None,
     run_sync: Wait = False,
 ) -> Any:
-    known(method, context.tasks.scoring, "scoring method")
+    require_known(method, context.tasks.scoring, "scoring method")
     check_params(params or {}, context.devices)
     start = context.jobs.run if run_sync else context.jobs.start
     return start("scoring", {"method": method, **(params or {})})

@@ -15,7 +15,7 @@ from samstudent.server.auth.audit import AuditLine, audited
 from samstudent.server.auth.current_user import user_name
 from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
-from samstudent.server.context import Context, known
+from samstudent.server.context import Context, require_known
 from samstudent.server.jobs.job import JobRunning
 
 router = APIRouter(
@@ -72,7 +72,7 @@ def post_training(
     run_sync: Wait = False,
     enqueue: Annotated[bool, Query(description="start after the running job")] = False,
 ) -> Any:
-    trainer = known(model, context.tasks.trainers, "trainer")
+    trainer = require_known(model, context.tasks.trainers, "trainer")
     check_params(params or {}, context.devices, model)
     if plan := getattr(trainer, "plan", None):
         plan(params or {}, context.datastore)

@@ -26,8 +26,8 @@ def check_image_id(value: str) -> str:
     return name
 
 
-def check_name(value: str, what: str) -> str:
+def check_name(value: str, kind: str) -> str:
     """Validated name of a tag, model, strategy or run: at most 64 letters, digits and ``_ . + -``."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise UserError(f"{what} {value!r}: must be 1 to 64 letters, digits or any of _ . + - and start with no sign")
+        raise UserError(f"{kind} {value!r}: must be 1 to 64 letters, digits or any of _ . + - and start with no sign")
     return value

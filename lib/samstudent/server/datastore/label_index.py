@@ -70,7 +70,7 @@ class Changes:
         header: fields of the host's list other than its objects.
         entries: entries by case id, in the order of their creation.
         removed: ids of removed cases.
-        is_whole: whether ``entries`` is the complete content.
+        is_complete: whether ``entries`` is the complete content.
         export: state of the host's list.
     """
 
@@ -78,7 +78,7 @@ class Changes:
     header: Mapping[str, str]
     entries: Mapping[str, ImageLabelModel]
     removed: frozenset[str]
-    is_whole: bool
+    is_complete: bool
     export: Export = field(default_factory=Export)
 
 
@@ -138,8 +138,8 @@ class LabelIndex:
                 _require_sound(database)
             values = {name: json.loads(value) for name, value in database.execute("SELECT name, value FROM study")}
             position = Position(values["generation"], values["revision"])
-            is_whole = since is None or since.generation != position.generation
-            after = -1 if since is None or is_whole else since.revision
+            is_complete = since is None or since.generation != position.generation
+            after = -1 if since is None or is_complete else since.revision
             query = "SELECT case_id, entry FROM cases WHERE revision > ? ORDER BY position"
             rows = database.execute(query, (after,)).fetchall()
             removed = frozenset(case for (case,) in database.execute(_REMOVED_SINCE, (after,)))
@@ -148,7 +148,7 @@ class LabelIndex:
         revision, exported, is_due = values["export"]
         self._read_stamp, self._read_at = stamp, now
         export = Export(revision, tuple(exported) if exported else None, is_due)
-        return Changes(position, values["header"], entries, removed, is_whole, export)
+        return Changes(position, values["header"], entries, removed, is_complete, export)
 
     def write(
         self, header: Mapping[str, str], entries: Mapping[str, ImageLabelModel], removed: Iterable[str]

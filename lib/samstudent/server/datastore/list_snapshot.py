@@ -78,8 +78,8 @@ class ListSnapshot:
         self.export = export
 
     def _apply(self, changes: Changes) -> None:
-        if changes.entries or changes.removed or changes.is_whole or changes.header != header_of(self.model):
-            unchanged = {} if changes.is_whole else self.model.objects
+        if changes.entries or changes.removed or changes.is_complete or changes.header != header_of(self.model):
+            unchanged = {} if changes.is_complete else self.model.objects
             objects = {case: entry for case, entry in unchanged.items() if case not in changes.removed}
             objects.update(changes.entries)
             self.model = self.model.model_copy(update={**changes.header, "objects": objects})

@@ -162,11 +162,11 @@ class Pacs:
     # ---- requests ----
 
     @contextmanager
-    def _request(self, what: str, images: bool = False) -> Iterator[Any]:
+    def _request(self, description: str, images: bool = False) -> Iterator[Any]:
         """Client for one request; its errors become ``Unavailable``.
 
         Args:
-            what: description of the request, for messages.
+            description: what is requested, for messages.
             images: whether images are transferred, which may take longer.
         """
         timeouts = IMAGE_TIMEOUTS if images else LIST_TIMEOUTS
@@ -178,17 +178,17 @@ class Pacs:
             text = f" {response.text[:200].strip()}" if response is not None and response.text else ""
             status = response.status_code if response is not None else 0
             kind = Refused if 400 <= status < 500 and status not in (408, 429) else Unavailable
-            raise kind(f"PACS {self.url}: {what}: {error}{text}") from error
+            raise kind(f"PACS {self.url}: {description}: {error}{text}") from error
         except (requests.ConnectionError, requests.Timeout) as error:
-            raise Unavailable(f"no response from PACS {self.url} ({what}): {_short(error)}") from error
+            raise Unavailable(f"no response from PACS {self.url} ({description}): {_short(error)}") from error
         except Unavailable:
             raise
         except OSError as error:
             if not isinstance(error, requests.RequestException):
                 raise  # error of the local disk
-            raise Unavailable(f"PACS {self.url}: {what}: {_short(error)}") from error
+            raise Unavailable(f"PACS {self.url}: {description}: {_short(error)}") from error
         except Exception as error:  # parsers raise any kind of error
-            raise Unavailable(f"invalid response from PACS {self.url} ({what}): {_short(error)}") from error
+            raise Unavailable(f"invalid response from PACS {self.url} ({description}): {_short(error)}") from error
 
     def _client(self) -> Any:
         if not hasattr(self._local, "client"):

@@ -89,11 +89,11 @@ class PacsDatastore(StudyFolderDatastore):
         """References of all cases, by case id."""
         return {case: found for case in self.list_images() if (found := self.reference(case))}
 
-    def put_references(self, wanted: Mapping[str, Reference]) -> None:
+    def put_references(self, references: Mapping[str, Reference]) -> None:
         """Replace the cases of the study. Labels of a removed case are kept, and used again if the case returns."""
         present = self.references()
-        changed = [reference for case, reference in wanted.items() if present.get(case) != reference]
-        gone = set(present) - set(wanted)
+        changed = [reference for case, reference in references.items() if present.get(case) != reference]
+        gone = set(present) - set(references)
         if not changed and not gone:
             return
         with self.transaction():
@@ -103,7 +103,7 @@ class PacsDatastore(StudyFolderDatastore):
                 self._references.remove(case)
             self._reconcile_datastore()
         logger.info(
-            "PACS %s: %d cases, %d new or changed, %d removed", self.pacs.url, len(wanted), len(changed), len(gone)
+            "PACS %s: %d cases, %d new or changed, %d removed", self.pacs.url, len(references), len(changed), len(gone)
         )
 
     def _reference_or_query(self, case: str) -> Reference:

@@ -31,7 +31,7 @@ class PacsStudy(Protocol):
     def references(self) -> dict[str, Reference]:
         """References of all cases, by case id."""
 
-    def put_references(self, wanted: Mapping[str, Reference]) -> None:
+    def put_references(self, references: Mapping[str, Reference]) -> None:
         """Replace the cases of the study; labels of removed cases are kept."""
 
     def unreadable(self) -> dict[str, str]:

@@ -91,18 +91,18 @@ class ReviewService:
         volume = len(shown.shape) == 3
         structures = []
         for name in self.task.names:
-            about: dict[str, Any] = {"name": name, "status": "absent", **entry.structures.get(name, {})}
+            row: dict[str, Any] = {"name": name, "status": "absent", **entry.structures.get(name, {})}
             there = masks.refined.get(name) or masks.student.get(name)
-            about |= {"refined": name in masks.refined, "student": name in masks.student}
-            about["threshold"] = self.task.threshold_of(name)
-            about["slices"] = there.fullest() if there is not None and volume else None
-            structures.append(about)
-        answer = entry.as_json() | {"digest": digest, "image": self.image_key(case), "structures": structures}
-        answer |= {"size": list(shown.shape), "spacing": list(shown.spacing), "overlap": self.task.overlap}
-        answer["provenance"] = dict(entry.info.get("provenance") or {})
-        answer["axes"] = {name: shown.shape[axis] for name, axis in AXES.items()} if volume else None
-        answer["sides"] = SIDES if volume else None
-        return answer
+            row |= {"refined": name in masks.refined, "student": name in masks.student}
+            row["threshold"] = self.task.threshold_of(name)
+            row["slices"] = there.fullest() if there is not None and volume else None
+            structures.append(row)
+        response = entry.as_json() | {"digest": digest, "image": self.image_key(case), "structures": structures}
+        response |= {"size": list(shown.shape), "spacing": list(shown.spacing), "overlap": self.task.overlap}
+        response["provenance"] = dict(entry.info.get("provenance") or {})
+        response["axes"] = {name: shown.shape[axis] for name, axis in AXES.items()} if volume else None
+        response["sides"] = SIDES if volume else None
+        return response
 
     def shown(self, case: str) -> Shown:
         """Displayed image of a case, cached."""
@@ -135,11 +135,11 @@ class ReviewService:
     def runs(self, case: str, where: Slice) -> dict[str, Any]:
         """Masks of one plane: run lengths (``pictures.runs``) by source and structure."""
         shown, masks = self.shown(case), self.masks(case)
-        answer: dict[str, Any] = {"size": list(where.extent(shown.shape, shown.spacing))}
+        response: dict[str, Any] = {"size": list(where.extent(shown.shape, shown.spacing))}
         for source, by_name in (("refined", masks.refined), ("student", masks.student)):
             found = {name: runs(mask, where, shown.shape, shown.spacing) for name, mask in by_name.items()}
-            answer[source] = {name: lengths for name, lengths in found.items() if lengths}
-        return answer
+            response[source] = {name: lengths for name, lengths in found.items() if lengths}
+        return response
 
     # ---- decisions ----
 
@@ -167,7 +167,7 @@ class ReviewService:
         if masks is None:
             raise NotFound(f"{case!r} has no pseudo label; the next round, or batch inference, makes one")
         label = compose(sources, masks, raw if raw is not None else masks & False, self.task)
-        taken = {name: about | {"taken": sources[name]} for name, about in entry.structures.items()}
+        taken = {name: row | {"taken": sources[name]} for name, row in entry.structures.items()}
         made_of = {
             "tag": PSEUDO,
             "digest": digest,
@@ -178,7 +178,7 @@ class ReviewService:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "label.seg.nrrd"
             write_masks(path, label, self.task, grid)
-            with self._alone():
+            with self._exclusive():
                 self._undecided(case, digest)
                 self.datastore.save_label(case, str(path), FINAL, info)
             self.context.wait_for_pacs(case)
@@ -187,18 +187,18 @@ class ReviewService:
 
     def decide(self, case: str, decision: Verdict, digest: str, who: str) -> object:
         """Reject a pseudo label, or send its case to the annotators; returns its provenance. Raises as ``accept``."""
-        with self._alone():
+        with self._exclusive():
             entry = self._undecided(case, digest)
             self.study.reviews.record(case, decision, entry.info, who)
         return entry.info.get("provenance")
 
     def undo(self, case: str) -> State:
-        """Undo the last decision about a case; an accepted label goes to the history. Returns the earlier state.
+        """Undo the last decision about a case; an accepted label goes to the history. Returns the state before.
 
         Raises:
             Conflict: there is no decision, or a human label was saved since.
         """
-        with self._alone():
+        with self._exclusive():
             entry = self.entry(case)
             if entry.state == "accepted":
                 self.datastore.remove_label(self._labelled(case)[FINAL], FINAL)
@@ -223,7 +223,7 @@ class ReviewService:
         return entry
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         """Block without concurrent decisions or changes of labels."""
         with self._lock, self.datastore.transaction():
             yield

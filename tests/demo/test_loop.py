@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from samstudent.demo import walk
+from samstudent.demo import loop
 from samstudent.demo.server import DemoError
 from samstudent.util.progress import Progress
 
@@ -30,12 +30,12 @@ def job(id: str, status: str, *steps: Progress) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "_POLL_EVERY", 0)
+    monkeypatch.setattr(loop, "_POLL_SECONDS", 0)
 
 
-def follow(server: Answers, earlier: str | None) -> list[str]:
+def follow(server: Answers, before: str | None) -> list[str]:
     text = io.StringIO()
-    walk._follow(server, "train", earlier, Console(file=text, width=80))  # type: ignore[arg-type]
+    loop._follow(server, "train", before, Console(file=text, width=80))  # type: ignore[arg-type]
     return text.getvalue().splitlines()
 
 
@@ -60,6 +60,6 @@ def test_failed_job_is_an_error_with_its_last_lines(status: str) -> None:
 
 
 def test_job_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "_STARTS_WITHIN", 0)
+    monkeypatch.setattr(loop, "_START_SECONDS", 0)
     with pytest.raises(DemoError, match="no job started"):
         follow(Answers(job("a", "DONE")), "a")
