@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
 import subprocess
@@ -43,6 +44,8 @@ def work(kind: str, request: dict[str, Any], report: Report) -> Any:
         raise UserError("task.yaml: no such key")
     elif how == "fault":
         raise ZeroDivisionError("no good")
+    elif how == "group":
+        raise builtins.ExceptionGroup("two shards failed", [ZeroDivisionError("first"), OSError("second")])
     elif how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     elif how == "sleep":
@@ -146,6 +149,16 @@ def test_unexpected_error_has_a_traceback_in_the_details(jobs: JobRunner) -> Non
         jobs.run("train", {"how": "fault"})
     details = jobs.jobs("train")[-1]["details"]
     assert "Traceback (most recent call last):" in details and any("in work" in line for line in details)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups are of Python 3.11")
+def test_traceback_of_an_exception_group_is_complete(jobs: JobRunner) -> None:
+    with pytest.raises(Conflict):
+        jobs.run("train", {"how": "group"})
+    *tree, reason = jobs.jobs("train")[-1]["details"]
+    assert reason == "ExceptionGroup: two shards failed (2 sub-exceptions)"
+    assert "ZeroDivisionError: first" in tree[-4] and "OSError: second" in tree[-2]
+    assert set(tree[-1]) <= set(" +-")
 
 
 def test_one_job_of_a_kind_at_a_time(jobs: JobRunner, tmp_path: Path) -> None:

@@ -111,8 +111,13 @@ def run_job(connection: Connection, output: Connection) -> None:
 
 
 def _print_stack(error: Exception) -> None:
-    """Print the traceback of an error without its last lines, type and message, which the ``Failure`` contains."""
-    lines = traceback.format_exception(error)[: -len(traceback.format_exception_only(error))]
+    """Print the traceback of an error without its reason (type and message), which the ``Failure`` contains.
+
+    The traceback of an exception group is complete: its last lines are those of the contained errors.
+    """
+    lines, reason = traceback.format_exception(error), traceback.format_exception_only(error)
+    if lines[-len(reason) :] == reason:
+        del lines[-len(reason) :]
     print(*lines, sep="", end="", file=sys.stderr, flush=True)
 
 
