@@ -24,24 +24,25 @@ export class Queue {
       this.items, this.pager);
   }
 
-  query(first) {
+  /** Request a page of the list with the present filters. first: index of the page's first case. */
+  requestPage(first) {
     const query = new URLSearchParams({ state: this.state.value, first, count: PAGE_SIZE });
     if (this.structure.value) query.set('structure', this.structure.value);
-    return query.toString();
+    return get(`samstudent/review?${query}`);
   }
 
   /** Load a page and select a case of it. first: index of the page's first case; name: of the case, null: the first one. */
   async load(first = 0, name = null) {
-    const query = this.query(first);
-    this.lastQuery = query;
+    const request = this.requestPage(first);
+    this.lastLoad = request;
     let page;
     try {
-      page = await get(`samstudent/review?${query}`);
+      page = await request;
     } catch (error) {
       notice(error.message, { error: true });
       return;
     }
-    if (this.lastQuery !== query) return; // the filters have changed in the meantime
+    if (this.lastLoad !== request) return; // another page was requested in the meantime
     this.page = page;
     this.show();
     await this.select(name ?? this.firstCase());
@@ -62,7 +63,7 @@ export class Queue {
   async update(counts) {
     if (!Object.keys(STATES).some((state) => this.page.counts[state] !== counts[state])) return false;
     const before = this.page;
-    const page = await get(`samstudent/review?${this.query(before.first)}`).catch(() => null);
+    const page = await this.requestPage(before.first).catch(() => null);
     if (!page || this.page !== before) return false;
     this.page = page;
     this.show();

@@ -1,6 +1,7 @@
 // Review of pseudo labels: queue, viewer, and panel of the case with the decisions to accept, reject or send it.
 
 import { get, post, remove, reviewPath } from './api.js';
+import { RequestCache } from './cache.js';
 import { button, dateTime, h, notice, percent } from './dom.js';
 import { colour, css } from './masks.js';
 import { Queue, STATES } from './queue.js';
@@ -22,7 +23,7 @@ export class Review {
   constructor(main, me, overview, refresh) {
     this.me = me;
     this.refresh = refresh;
-    this.details = new Map(); // case -> promise of the response of `samstudent/review/<case>`
+    this.details = new RequestCache(MAX_DETAILS); // responses of `samstudent/review/<case>` by case
     this.lastDecided = null; // case of the last decision, for undo
     this.requested = undefined; // name of the selected case; null: none; undefined: not loaded yet
     this.current = null; // details of the case that is shown
@@ -50,13 +51,7 @@ export class Review {
   // ---- case ----
 
   detail(name) {
-    if (!this.details.has(name)) {
-      const response = get(reviewPath(name));
-      response.catch(() => this.details.delete(name));
-      this.details.set(name, response);
-      while (this.details.size > MAX_DETAILS) this.details.delete(this.details.keys().next().value);
-    }
-    return this.details.get(name);
+    return this.details.get(name, () => get(reviewPath(name)));
   }
 
   async select(name) {

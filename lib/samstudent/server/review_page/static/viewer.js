@@ -1,6 +1,7 @@
 // Viewer of a case: image with mask overlay, zoom, slices. Images are requested in the size of the screen, not of the file.
 
 import { get, getBlob, reviewPath } from './api.js';
+import { RequestCache } from './cache.js';
 import { button, h } from './dom.js';
 import { maskOverlay } from './masks.js';
 
@@ -10,35 +11,13 @@ const MAX_PLANES = 48;
 const RELOAD_DELAY = 250; // milliseconds from the last change of the size to the request for another resolution
 const AXIS_NAMES = { z: 'axial', y: 'coronal', x: 'sagittal' };
 
-/** Cache of the last planes, { bitmap, masks }, by case, image, label, axis, index and size. */
-class PlaneCache {
-  planes = new Map();
 
-  get(data, axis, index, size) {
-    const key = [data.case, data.image, data.digest, axis, index, size].join(' ');
-    const cached = this.planes.get(key);
-    if (cached) {
-      this.planes.delete(key);
-      this.planes.set(key, cached);
-      return cached;
-    }
-    const query = { axis, index, size };
-    const plane = Promise.all([
-      getBlob(reviewPath(data.case, '/image', query)).then((blob) => createImageBitmap(blob)),
-      get(reviewPath(data.case, '/masks', query)),
-    ]).then(([bitmap, masks]) => ({ bitmap, masks }));
-    plane.catch(() => this.planes.delete(key));
-    this.planes.set(key, plane);
-    while (this.planes.size > MAX_PLANES) this.planes.delete(this.planes.keys().next().value);
-    return plane;
-  }
-}
 
 export class Viewer {
   /** onError: receiver of errors of requests. */
   constructor(onError) {
     this.onError = onError;
-    this.planes = new PlaneCache();
+    this.planes = new RequestCache(MAX_PLANES);
     this.display = { refined: true, student: false, filled: true, opacity: 0.3, hidden: new Set(), highlighted: null, masks: true };
     this.data = null;
     this.plane = null;
@@ -95,7 +74,7 @@ export class Viewer {
 
   prefetch(data) {
     const axis = data.axes ? this.axis ?? 'z' : null;
-    this.planes.get(data, axis, data.axes ? startIndex(data, axis) : null, this.size(data, axis)).catch(() => {});
+    this.requestPlane(data, axis, data.axes ? startIndex(data, axis) : null).catch(() => {});
   }
 
   setAxis(axis) {
@@ -131,18 +110,31 @@ export class Viewer {
     return SIZES.find((step) => step >= needed) ?? SIZES.at(-1);
   }
 
+  /** Request a plane, { bitmap, masks }, in the resolution of the screen. */
+  requestPlane(data, axis, index) {
+    const query = { axis, index, size: this.size(data, axis) };
+    const key = [data.case, data.image, data.digest, ...Object.values(query)].join(' ');
+    return this.planes.get(key, async () => {
+      const [bitmap, masks] = await Promise.all([
+        getBlob(reviewPath(data.case, '/image', query)).then((blob) => createImageBitmap(blob)),
+        get(reviewPath(data.case, '/masks', query)),
+      ]);
+      return { bitmap, masks };
+    });
+  }
+
   async load() {
     const { data, axis, index } = this;
     if (!data) return;
     this.showPosition();
     try {
-      const plane = await this.planes.get(data, axis, index, this.size(data, axis));
+      const plane = await this.requestPlane(data, axis, index);
       if (this.data !== data || this.axis !== axis || this.index !== index) return;
       this.plane = plane;
       this.redraw();
       this.stage.dataset.shown = `${data.case} ${axis ?? ''} ${index ?? ''}`.trim();
       if (axis) for (const next of [index + 1, index - 1, index + 2]) {
-        if (next >= 0 && next < data.axes[axis]) this.planes.get(data, axis, next, this.size(data, axis)).catch(() => {});
+        if (next >= 0 && next < data.axes[axis]) this.requestPlane(data, axis, next).catch(() => {});
       }
     } catch (error) {
       if (this.data === data) this.onError(error);
