@@ -1,11 +1,11 @@
-"""Draw labelled folders for ``samstudent experiment``, of anatomies for which no images were there to try.
+"""Synthetic labelled folders for ``samstudent experiment``, of anatomies without available images.
 
     python benchmarks/drawn.py wrists|teeth|chest FOLDER [CASES]
 
-``wrists``: the demo's phantoms, six bones that overlap. ``teeth``: panoramic films, 32 teeth in two arches, some not
-there. ``chest``: 5 structures that overlap; the heart's border is faint and the clavicles are thin. Two fifths of the
-cases are the test split, the others train; a kind and a number always give the same films. They are cartoons: they show
-that a method does not break on such a task, and nothing of how it fares on real films.
+``wrists``: radiographs of the demo, six overlapping bones. ``teeth``: panoramic radiographs, 32 teeth in two arches,
+some missing. ``chest``: 5 overlapping structures; the border of the heart has low contrast and the clavicles are thin.
+Two fifths of the cases are the test split, the others the train split; a kind and a number always give the same images.
+They are simple drawings: they test whether a method works on such a task, not its quality on real images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy import ndimage
 from samstudent.task import load_task
 
 Drawn = tuple[NDArray[np.float64], NDArray[np.bool_]]
-#: FDI numbers in the order of the film, from the viewer's left.
+#: FDI numbers in the order of the image, from the viewer's left.
 UPPER = [*range(18, 10, -1), *range(21, 29)]
 LOWER = [*range(48, 40, -1), *range(31, 39)]
 

@@ -1,10 +1,10 @@
-"""Faults and attacks on this server, and on the host's own radiology app beside it: the same on both.
+"""Faults and attacks on this server and, for comparison, on the radiology app of the host.
 
-    python benchmarks/faults_and_attacks.py # both, some ten minutes on two cores
+    python benchmarks/faults_and_attacks.py # both servers, about ten minutes on two cores
 
-A hole counts as open by what came of it, not by the answer: a file outside the study made or read, code run, a header
-for another site, gigabytes taken. A fault counts as survived when all that was acknowledged is there and the server
-answers. The tests (``tests/system``) try far more on ours.
+An attack succeeds (open) by its effect, not by the response: a file outside the study was written or read, code was
+executed, a header for another site was sent, gigabytes of memory were used. A fault is survived if all acknowledged
+data exist and the server responds. The tests (``tests/system``) contain more attacks on our server.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from support import bombs
 
 SECONDS = 60
 KILLS = 3
-#: A bomb is refused by who stays below this; it unpacks to more.
+#: Memory in MB that a decompression bomb must not exceed; its content is larger.
 ALLOWED = 200 << 20
 
 

@@ -1,8 +1,8 @@
-"""Times of clean-up, prompts, two-stage refinement and embedding: the first three rows of issue 2's "To measure".
+"""Times of coarse masks, prompts, two-stage refinement and embedding (first three measurements of issue 2).
 
     python benchmarks/refinement.py [--runs 7] [--threads 2]
 
-17 drawn ellipses at 384x224, overlapping as wrist bones do, each with a second component that must be dropped.
+17 ellipses at 384x224 that overlap like wrist bones, each with a second component that has to be removed.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""How the real server answers while it works: ours, and beside it the host's own radiology app.
+"""Response times of the server while it works and, for comparison, of the radiology app of the host.
 
-    python benchmarks/server.py            # both, some fifteen minutes on two cores
+    python benchmarks/server.py            # both servers, about fifteen minutes on two cores
     python benchmarks/server.py --only ours --seconds 30 --saves 200
 
-For each server, on a thousand drawn images of its own:
+For each server, with a thousand synthetic images:
 
-- /info and next sample when idle, and with one training and four inferences under way all the time;
-- a thousand labels saved by forty clients at once, and how many of them are lost;
-- (ours) memory before and after a thousand mixed requests.
+- /info and next sample when idle, and during one training and four inferences;
+- a thousand labels saved by forty clients at once, and the number of lost ones;
+- (our server) memory before and after a thousand mixed requests.
 
-The host's app is DeepEdit on small volumes with random weights: its results have no meaning, but it takes as long.
+The app of the host is DeepEdit on small volumes with random weights: its results are meaningless, but not its times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Published results in docs/results: keep one, and write the page of tables.
+"""Published results in docs/results: add a result, and generate the page of tables.
 
 python benchmarks/tables.py                                    # docs/results/README.md from the JSON beside it
 python benchmarks/tables.py keep OUT/results.json NAME TITLE [NOTE]

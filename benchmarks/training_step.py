@@ -1,9 +1,9 @@
-"""What a step of a student's training costs, and which part of it.
+"""Time of a training step of the student, and of its parts.
 
     OMP_NUM_THREADS=1 python benchmarks/training_step.py
 
-Drawn cases, batches of six, one thread. Milliseconds of processor time (medians), which other work on the machine
-disturbs less than wall time.
+Synthetic cases, batches of six, one thread. Milliseconds of CPU time (medians), which depends less on other work on the
+machine than wall time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from samstudent.student.training_case import TrainingCase
 from samstudent.task import Task
 from samstudent.util.device import autocast
 
-#: Size of the student's view, number of structures, whether they overlap.
+#: Size of the student's input, number of structures, whether they overlap.
 SETTINGS = (
     ((128, 128), 2, False),
     ((192, 192), 2, False),

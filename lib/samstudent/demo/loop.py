@@ -102,6 +102,7 @@ def run_loop_on_pacs(annotator: Annotator, labels: int, parts: Parts) -> Arms:
 
 
 def _submit(annotator: Annotator, cases: Sequence[str], step: str, console: Console) -> None:
+    """Submit the labels of these cases, with a progress bar of this name."""
     with ProgressBars(console) as bars:
         report = StepReport(bars, step)
         for number, case in enumerate(cases, 1):
@@ -122,6 +123,7 @@ def _label(annotator: Annotator, count: int, console: Console) -> list[str]:
 
 
 def _train(annotator: Annotator, params: dict[str, Any], console: Console) -> dict[str, Any]:
+    """Run a round with these parameters and return its record. Raises DemoError."""
     before = annotator.find("train").get("id")
     annotator.client.train_start("student", params)
     return _wait_for_round(annotator, before, console)
