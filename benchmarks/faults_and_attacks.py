@@ -34,7 +34,7 @@ from support import bombs
 
 SECONDS = 60
 KILLS = 3
-#: Memory in MB that a decompression bomb must not exceed; its content is larger.
+#: Maximum memory, in bytes, for the refusal of a decompression bomb; its content is larger.
 ALLOWED = 200 << 20
 
 

@@ -1,6 +1,6 @@
 """Errors that users can correct. The command line prints them, the server responds with a status 4xx or 5xx.
 
-Each message names the wrong file, key or value and what would be right.
+Each message contains the wrong file, key or value and the valid ones.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def dice_per_structure(truth: Masks, prediction: Masks) -> NDArray[np.float64]:
 
 
 def dice_where_known(truth: LabelledMasks, prediction: Masks) -> NDArray[np.float64]:
-    """``dice_per_structure`` where the label knows the structure; nan where it is not annotated."""
+    """``dice_per_structure`` of annotated structures; nan for those that are not annotated."""
     return dice_per_structure(truth.masks, truth.known_part(prediction))
 
 

@@ -34,8 +34,8 @@ class ImageSection(_Section):
 
     intensity: Literal["auto", "window", "percentile"] = Field(
         default="auto",
-        description="`auto`: the DICOM window where the file has one, else percentiles. `window`: from `low` to `high` "
-        "in the file's own units (Hounsfield for CT). `percentile`: from the `low`-th to the `high`-th percentile of "
+        description="`auto`: the DICOM window if the file has one, else percentiles. `window`: from `low` to `high` "
+        "in the file's units (Hounsfield for CT). `percentile`: from the `low`-th to the `high`-th percentile of "
         "the image.",
     )
     low: float = Field(
@@ -45,8 +45,8 @@ class ImageSection(_Section):
     high: float = Field(default=99.5, description="Value or percentile that becomes white.")
     channels: Literal[1, 3] = Field(
         default=1,
-        description="Channels that the student sees. 1: luminance. 3: red, green, blue (grey images are repeated). "
-        "SAM always sees three.",
+        description="Input channels of the student. 1: luminance. 3: red, green, blue (grey images are repeated). "
+        "SAM always has three.",
     )
 
     @model_validator(mode="after")
@@ -66,8 +66,8 @@ class StudentSection(_Section):
     )
     size: tuple[int, ...] = Field(
         default=(256, 256),
-        description="Input of the network, (y, x) or (z, y, x), in pixels. 2D images are fitted into it, keeping their "
-        "aspect; volumes are resampled to spacing and pass it as a sliding window.",
+        description="Input of the network, (y, x) or (z, y, x), in pixels. 2D images are fitted into it, with their "
+        "aspect; volumes are resampled to `spacing` and processed by a sliding window of this size.",
     )
     spacing: tuple[float, float, float] = Field(
         default=(1.0, 1.0, 1.0), description="Voxel size (z, y, x) in mm to which volumes are resampled; 3D only."
@@ -89,18 +89,18 @@ class SamSection(_Section):
 
     backend: Literal["lite_medsam", "vit_b", "vit_l", "vit_h", "medsam"] = Field(
         default="lite_medsam",
-        description="The model. `lite_medsam` comes embedded; the others are segment-anything's models and MedSAM "
-        "(a `vit_b`), with weights that you have.",
+        description="SAM model. `lite_medsam` is part of the installation; the others are segment-anything's models "
+        "and MedSAM (a `vit_b`), with weights in `checkpoint`.",
     )
     checkpoint: Path | None = Field(
         default=None,
-        description="File of the weights (.pth), for every backend but `lite_medsam`. A relative path is relative to "
+        description="File of the weights (.pth), for all backends except `lite_medsam`. A relative path is relative to "
         "the task file.",
     )
     sha256: str | None = Field(
         default=None,
         pattern=r"^[0-9a-f]{64}$",
-        description="SHA-256 that the checkpoint must have; it is refused when it differs. None: not checked.",
+        description="Expected SHA-256 of the checkpoint; another one is an error. None: not checked.",
     )
 
     @model_validator(mode="after")
@@ -206,7 +206,7 @@ class Recipe(_Section):
 
 
 class TrainingSection(_Section):
-    """Training of a student, in steps: equal work whatever the number of cases."""
+    """Training of a student, in steps: its time is independent of the number of cases."""
 
     steps: int = Field(default=600, ge=1, description="Optimisation steps of a training.")
     batch_size: int = Field(default=6, ge=1, description="Cases, or windows of volumes, in a batch.")
@@ -252,14 +252,14 @@ class PseudoLabelSection(_Section):
 
 
 class HoldOutSection(_Section):
-    """Cases for the comparison of models, which never train."""
+    """Cases for the comparison of models, which are never used for training."""
 
     fraction: float = Field(
         default=0.2,
         ge=0,
         lt=1,
-        description="Share of all cases that is held out, chosen when a case is first seen. Rows of `split.csv` "
-        "(`val`, `test`) go before it.",
+        description="Share of all cases that is held out, drawn when a case is first listed. Rows `val` and `test` "
+        "of `split.csv` have precedence.",
     )
 
 
@@ -307,21 +307,21 @@ class Task(_Section):
         description="Name of the folder of the task's rounds, `<studies>/.samstudent/<name>/`: two tasks of one study "
         "need two names.",
     )
-    description: str = Field(default="", description="One line for people.")
+    description: str = Field(default="", description="One line for users.")
     dimension: Literal[2, 3] = Field(
         description="Dimension of the images: 2 (radiographs, ultrasound, photographs) or 3 (CT, MR)."
     )
     structures: dict[Name, int] = Field(
         min_length=1,
         max_length=250,
-        description="Structures: names with label values 1, 2, 3, ... without a gap. A list is short for that: "
-        "`[nerve, vessel]`. `background` and `ignore` are refused.",
+        description="Structures: names with label values 1, 2, 3, ... without a gap. Short form: a list, "
+        "`[nerve, vessel]`. `background` and `ignore` are not allowed.",
     )
     codes: dict[Name, Code] = Field(
         default={},
         description='Code of each structure in DICOM segmentations, e.g. `heart: {value: "80891009", meaning: Heart}`. '
-        "Structures without a code go by their name (scheme `99SAMSTUDENT`). Segmentations of other software are "
-        "recognised by the codes, whatever they call their segments.",
+        "Structures without a code are coded by name (scheme `99SAMSTUDENT`). Segmentations of other software are "
+        "recognised by the codes, independent of the names of their segments.",
     )
     overlap: bool = Field(
         default=False,

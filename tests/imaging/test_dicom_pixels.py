@@ -107,7 +107,7 @@ def test_table_with_an_unsigned_first_value_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (table([]), "LUT: expected a descriptor|holds no values"),
+        (table([]), "LUT: expected a descriptor|contains no values"),
         (table([1, 2], bits=40), "values of 40 bits; expected 8 to 16"),
     ],
 )

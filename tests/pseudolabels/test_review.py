@@ -99,7 +99,7 @@ STRUCTURES = {"disk": structure("accepted", 0.9), "square": structure("rejected"
 
 
 def test_rejected_structure_requires_a_source() -> None:
-    with pytest.raises(UserError, match=r"say for square whether .* annotator"):
+    with pytest.raises(UserError, match=r"no source for square; .* annotator"):
         check_sources({}, STRUCTURES, TASK)
     assert check_sources({"square": "student"}, STRUCTURES, TASK) == {
         "disk": "refined",

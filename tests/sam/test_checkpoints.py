@@ -23,7 +23,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         ({"weight": torch.zeros(3, 2)}, "1 missing, 0 unknown .*bias"),
         ({**model.state_dict(), "extra": torch.zeros(1)}, "0 missing, 1 unknown .*extra"),
         ({"weight": torch.zeros(2, 2), "bias": torch.zeros(3)}, r"weight is \(2, 2\), should be \(3, 2\)"),
-        (torch.zeros(3), "holds a Tensor"),
+        (torch.zeros(3), "contains a Tensor"),
     ):
         torch.save(state, file)
         with pytest.raises(UserError, match=rf"w\.pth.*{reason}"):

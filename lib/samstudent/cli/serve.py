@@ -88,6 +88,4 @@ def serve(
     except SystemExit as ended:
         if ended.code:
             # E.g. the port was taken in the meantime. The process does not wait for jobs that were started.
-            end_now(
-                ended.code if isinstance(ended.code, int) else 1, "the server did not start; the lines above say why"
-            )
+            end_now(ended.code if isinstance(ended.code, int) else 1, "the server did not start; see the lines above")

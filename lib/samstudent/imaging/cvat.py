@@ -104,7 +104,7 @@ def read_cvat(paths: Iterable[Path], attribute: str | None = None) -> dict[str, 
 class _NoDoctype(ET.TreeBuilder):
     """Builder that refuses a document type declaration, without which no entity can be declared.
 
-    That is the whole of entity attacks (expansion, files, network). CVAT writes none. The standard library suffices
+    That excludes all entity attacks (expansion, files, network). CVAT writes none. The standard library suffices
     with it: defusedxml does the same, has had no release since 2021, and nothing here depends on it.
     """
 

@@ -42,7 +42,7 @@ def read_dicom(path: Path) -> Stored:
 
 
 def geometry_of(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
-    """(k, j, i) and affine as ``read_dicom`` gives them, from the headers alone. Raises as ``read_dicom``."""
+    """(k, j, i) and affine as ``read_dicom`` gives them, from the headers only. Raises as ``read_dicom``."""
     with decoding(path, "DICOM"):
         series = Series([read_slice(path)], None) if path.is_file() else find_series(path)
         header = series.slices[0].header

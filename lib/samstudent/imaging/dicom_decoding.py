@@ -40,7 +40,7 @@ def decoded_values(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
         raise UserError(f"{path}: its pixels are compressed, but its transfer syntax is {syntax.name}")
     dataset.file_meta.TransferSyntaxUID = syntax
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise UserError(f"{path}: holds no pixels: only the header of an image, or truncated after it")
+        raise UserError(f"{path}: contains no pixels: only the header of an image, or truncated after it")
     photometric = text(dataset, "PhotometricInterpretation").upper() or "MONOCHROME2"
     if photometric not in _PHOTOMETRIC:
         raise UserError(

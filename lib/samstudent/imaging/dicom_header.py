@@ -87,7 +87,7 @@ def _has_dicom_elements(head: bytes, explicit: bool) -> bool:
 
 
 def read_header(path: Path) -> Dataset:
-    """All elements before the pixels. Call ``check_dicom`` first: pydicom decompresses a deflated file whole."""
+    """All elements before the pixels. Call ``check_dicom`` first: pydicom decompresses a deflated file completely."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid values: those that matter are checked where they are used
         return pydicom.dcmread(path, stop_before_pixels=True, force=True)
@@ -108,12 +108,12 @@ def transfer_syntax(dataset: Dataset) -> UID | None:
 
 
 def sop_class(dataset: Dataset) -> str:
-    """SOP class UID of the dataset, or of its file's header; "" where neither says."""
+    """SOP class UID of the dataset, or of its file's header; "" if neither has one."""
     return text(dataset, "SOPClassUID") or text(getattr(dataset, "file_meta", Dataset()), "MediaStorageSOPClassUID")
 
 
 def no_image(dataset: Dataset) -> str | None:
-    """What it is instead, as half a sentence, with what can be done about it; None: it may be an image."""
+    """Description of an object that is not an image, with a remedy, for messages; None: it may be an image."""
     uid = sop_class(dataset)
     if uid == _RT_IMAGE or uid.startswith(_RT_IMAGE + "."):
         return None

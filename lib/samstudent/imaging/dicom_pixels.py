@@ -66,7 +66,7 @@ def check_image(path: Path, header: Dataset) -> None:
     rows, columns = int(number(header, "Rows", 0)), int(number(header, "Columns", 0))
     frames, samples = int(number(header, "NumberOfFrames", 1)), int(number(header, "SamplesPerPixel", 1))
     if frames > 1:
-        raise UserError(f"{path}: holds {frames} frames; expected one image per DICOM file")
+        raise UserError(f"{path}: contains {frames} frames; expected one image per DICOM file")
     if rows < 1 or columns < 1 or samples not in (1, 3, 4):
         raise UserError(f"{path}: {columns} x {rows} pixels of {samples} values; expected an image of 1 or 3 values")
     bits = int(number(header, "BitsAllocated", 16))
@@ -202,7 +202,7 @@ def _table(
     Args:
         path: for errors.
         dataset: the file, for its byte order.
-        item: dataset or sequence item that holds the table.
+        item: dataset or sequence item with the table.
         descriptor, data: keywords without "Descriptor" and "Data".
     """
     described = numbers(item, f"{descriptor}Descriptor")
@@ -225,7 +225,7 @@ def _table(
         values = np.asarray(value if isinstance(value, Sequence) else [value]).reshape(-1)
     values = values[:count].astype(np.uint16)
     if not len(values):
-        raise UserError(f"{path}: {data}Data holds no values")
+        raise UserError(f"{path}: {data}Data contains no values")
     return values, int(described[1]), bits
 
 

@@ -49,7 +49,7 @@ class Segment:
 def is_seg(path: Path) -> bool:
     """Whether a DICOM file is a segmentation."""
     with decoding(path, "DICOM"):
-        check_dicom(path)  # pydicom unpacks a deflated file whole
+        check_dicom(path)  # pydicom decompresses a deflated file completely
         return sop_class(read_header(path)) in SOP_CLASSES
 
 
@@ -138,7 +138,7 @@ def references_of(seg: Dataset) -> tuple[str | None, list[str]]:
 def _header(path: Path) -> Iterator[Dataset]:
     """Header of a SEG; whatever pydicom raises on it becomes a UserError."""
     with decoding(path, "a DICOM segmentation"):
-        check_dicom(path)  # pydicom unpacks a deflated file whole
+        check_dicom(path)  # pydicom decompresses a deflated file completely
         yield read_header(path)
 
 

@@ -1,6 +1,6 @@
 """Frames of a DICOM segmentation (SEG) as masks on an image's grid.
 
-``dicom_seg`` says which structure each segment is; ``dicom_seg_write`` is the way back.
+``dicom_seg`` identifies the structure of each segment; ``dicom_seg_write`` writes segmentations.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read_seg(path: Path, task: Task, grid: Grid, marked: str = "") -> NDArray[An
         UserError: cannot be read; too large; none of the task's structures; another size; another place.
     """
     with decoding(path, "a DICOM segmentation"):
-        check_dicom(path)  # pydicom unpacks a deflated file whole
+        check_dicom(path)  # pydicom decompresses a deflated file completely
         seg = pydicom.dcmread(path, force=True)
         structures = structures_of(seg, task, marked)
         if not structures and (marked or structures_of(seg, task, IGNORE)):

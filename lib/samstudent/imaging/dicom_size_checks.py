@@ -1,4 +1,4 @@
-"""Size checks of DICOM files, before they are read whole or decompressed; see ``imaging/size_checks.py``."""
+"""Size checks of DICOM files, before they are read completely or decompressed; see ``imaging/size_checks.py``."""
 
 from __future__ import annotations
 

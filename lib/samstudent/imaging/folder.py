@@ -105,8 +105,8 @@ def list_folder(folder: Path, extensions: Sequence[str] = IMAGES, listed: Mappin
 
 
 def images_folder(study: Path, extensions: Sequence[str] = IMAGES) -> Path:
-    """Folder of a study's images: the one in the server's list, else ``images/`` unless the study folder itself holds
-    images."""
+    """Folder of a study's images: the one in the server's list, else ``images/`` unless the study folder itself
+    contains images."""
     images_dir = _server_list(study).get("images_dir")
     if isinstance(images_dir, str) and (study / images_dir).is_dir():
         return study if images_dir == "." else study / images_dir

@@ -210,7 +210,7 @@ def from_itk(image: Any, path: Path, metadata: dict[str, str], has_geometry: boo
         raise UserError(f"{path}: has {len(sizes)} axes {sizes}; expected one image or one volume")
     pixels = sitk.GetArrayFromImage(image)
     if np.iscomplexobj(pixels):
-        raise UserError(f"{path}: holds complex numbers; expected their magnitude")
+        raise UserError(f"{path}: contains complex numbers; expected their magnitude")
     shape = sizes[:3][::-1]
     pixels = pixels.reshape(*shape, *((image.GetNumberOfComponentsPerPixel(),) if "vector" in _type(image) else ()))
     return Stored(pixels, shape, itk_affine(image), has_geometry, metadata=metadata)

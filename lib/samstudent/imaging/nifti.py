@@ -50,7 +50,7 @@ def read_nifti(path: Path) -> Stored:
         shape = tuple(int(n) for n in image.shape)
         stored = image.get_data_dtype()
         if stored.kind == "c":
-            raise UserError(f"{path}: holds complex numbers; expected their magnitude")
+            raise UserError(f"{path}: contains complex numbers; expected their magnitude")
         check_size(path, shape, bytes_each=stored.itemsize)
         check_holds(path, math.prod(shape) * stored.itemsize, packed=is_gzip(path))
         pixels = np.asanyarray(image.dataobj)

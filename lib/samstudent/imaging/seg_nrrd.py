@@ -42,7 +42,7 @@ def segments_of(stored: Stored, path: Path) -> list[Segment]:
         prefix = f"Segment{len(found)}_"
         name = stored.metadata.get(prefix + "Name") or stored.metadata[prefix + "ID"]
         try:
-            # Without these fields, as in older files, every segment is a layer of its own with value 1.
+            # Without these fields, as in older files, every segment is a separate layer with value 1.
             layer = int(stored.metadata.get(prefix + "Layer", len(found)))
             value = int(stored.metadata.get(prefix + "LabelValue", 1))
         except ValueError as error:

@@ -84,7 +84,7 @@ def unpacked(path: Path) -> io.BufferedIOBase:
 def check_nifti_header(path: Path) -> None:
     """Refuse anything but NIfTI in one file, and extensions larger than ``MAX_NIFTI_EXTENSIONS`` or without an end.
 
-    nibabel reads them whole, and to the file's end if the header has no offset of the pixels.
+    nibabel reads them completely, and to the end of the file if the header has no offset of the pixels.
     """
     try:
         with unpacked(path) as file:

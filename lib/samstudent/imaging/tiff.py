@@ -92,7 +92,7 @@ def tiff_orientation(path: Path) -> int:
 
 
 def _check_chain(path: Path) -> None:
-    """Refuse a circular or too long chain of pages, which tifffile would follow for ever."""
+    """Refuse a circular or too long chain of pages, which tifffile would follow without end."""
     with path.open("rb") as file:
         head = file.read(16)
         order = "<" if head.startswith(b"II") else ">"
@@ -147,7 +147,7 @@ def _check_supported(path: Path, page: Any) -> None:
     if page.dtype is None:
         raise UserError(f"{path}: TIFF samples of {bits} bits in format {page.sampleformat} are not supported")
     if page.dtype.kind == "c":
-        raise UserError(f"{path}: holds complex numbers; expected their magnitude")
+        raise UserError(f"{path}: contains complex numbers; expected their magnitude")
     if page.imagedepth > 1:
         raise UserError(f"{path}: TIFF of depth {page.imagedepth} is not supported; save each slice as a page")
     if photometric == _PALETTE and page.samplesperpixel > 1:
@@ -194,7 +194,7 @@ def _check_segments(path: Path, page: Any) -> None:
         raise UserError(f"{path}: truncated, some of its strips or tiles are not in the file")
     width, height = page.imagewidth, page.imagelength
     if page.is_tiled and not page.is_contiguous:
-        # A tile is decoded whole, however small the image is.
+        # A tile is decoded completely, also if the image is smaller.
         width = math.ceil(width / page.tilewidth) * page.tilewidth
         height = math.ceil(height / page.tilelength) * page.tilelength
         check_size(path, (width, height), page.samplesperpixel, page.dtype.itemsize)

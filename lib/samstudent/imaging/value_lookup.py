@@ -43,7 +43,7 @@ class KnownNames:
         self._tiers: dict[int, dict[str, list[Record]]] = {}
 
     def find(self, sha256: str) -> Iterator[list[Record]]:
-        """Records of this content, one kind of source at a time, the most reliable first."""
+        """Records of this content, by kind of source, the most reliable first."""
         for number, source in enumerate((self._beside_labels, self._in_list)):
             if number not in self._tiers:
                 self._tiers[number] = {}

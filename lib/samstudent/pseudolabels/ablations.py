@@ -11,7 +11,7 @@ Targets = Literal["auto", "masks", "probabilities"]
 
 @dataclass(frozen=True)
 class Ablations:
-    """Parts of a round that experiments switch off; the defaults are what the server runs.
+    """Parts of a round that experiments disable; the defaults are those of the server.
 
     Attributes:
         embedding_head: train convolutions on SAM's embeddings beside the students (``embedding_head``).

@@ -1,6 +1,6 @@
 """The embedding head: a few convolutions on SAM's image embeddings that segment without prompts.
 
-SAM's decoder segments only with prompts, and a student trained on ten cases gives poor ones. The encoder was trained on
+SAM's decoder requires prompts, and those of a student trained on ten cases are inaccurate. The encoder was trained on
 many more images than a hospital has labels. A few convolutions on its cached embeddings learn the positions of the
 structures in about a minute. Embedding heads are members of the teacher's ensemble in a round; they are not served,
 because every image would need SAM's encoder.

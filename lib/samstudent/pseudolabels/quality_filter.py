@@ -130,7 +130,7 @@ def training_weights(structures: Mapping[str, Mapping[str, Any]], task: Task, by
 
     Args:
         structures: by name.
-        task: gives their order.
+        task: task that defines their order.
         by_quality: False: the weight of accepted and absent structures is 1.
     """
     weights = np.zeros(len(task.names), dtype=np.float32)

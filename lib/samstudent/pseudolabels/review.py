@@ -176,8 +176,8 @@ def check_sources(chosen: Mapping[str, str], structures: Mapping[str, Mapping[st
     sources |= chosen
     if left := [name for name, source in sources.items() if not source]:
         raise UserError(
-            f"structures: say for {', '.join(left)} whether the refined mask is right, the student's is, or it is "
-            "absent: what a label leaves out is taught as absent. If neither is right, send the case to an annotator"
+            f"structures: no source for {', '.join(left)}; expected refined, student or absent, because a structure "
+            "without a mask is trained as absent. If neither mask is correct, send the case to an annotator"
         )
     return sources
 

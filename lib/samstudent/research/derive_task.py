@@ -45,8 +45,8 @@ def derive_task(folder: Folder, labelled: Sequence[str], size: Sequence[int] | N
     - 2D student: the images' median aspect with about 256 x 256 pixels; up to 2.25 times as many where the smaller
       structures (lower quartile of the medians over ``labelled``) would be narrower than 20 pixels; never more than the
       images have.
-    - 3D student: the median voxel size (coarser where a volume would exceed 160^3 voxels) and a window that holds the
-      median volume, or as much of it as 64 x 96 x 96 voxels do.
+    - 3D student: the median voxel size (coarser where a volume would exceed 160^3 voxels) and a window of the size of
+      the median volume, at most 64 x 96 x 96 voxels.
 
     Everything else has the defaults of the task file.
 

@@ -1,4 +1,4 @@
-"""Pictures as PNG: cases with outlines of masks, prompts and panels side by side; how far estimates can be trusted."""
+"""PNG pictures: cases with outlines of masks and prompts in panels side by side; reliability of quality estimates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEGEND_LIMIT = 20
 
 @dataclass(frozen=True)
 class Panel:
-    """One view of a case: a title, and what is drawn over the image. masks: bool (S, *spatial) or None."""
+    """Panel of a case: title, and overlay of the image. masks: bool (S, *spatial) or None."""
 
     title: str
     masks: NDArray[Any] | None = None
@@ -45,9 +45,9 @@ def case_panels(image: NDArray[Any], panels: Sequence[Panel], names: Sequence[st
     """Draw one case's panels side by side.
 
     Args:
-        image: (*spatial) grey of any range, or uint8 (*spatial, 3) as SAM sees it; 2D or 3D. Of a volume the slice
+        image: (*spatial) grey of any range, or uint8 (*spatial, 3), the input of SAM; 2D or 3D. Of a volume the slice
             along z with most foreground in the first panel that has masks is shown.
-        panels: what to show, left to right.
+        panels: panels from left to right.
         names: of the S structures.
         height: of the picture, in inches at 110 dots.
 
@@ -84,10 +84,10 @@ def case_panels(image: NDArray[Any], panels: Sequence[Panel], names: Sequence[st
 
 
 def reliability_picture(results: Mapping[str, Mapping[str, Any]], *, height: float = 3.4) -> bytes:
-    """Draw how far estimates of Dice can be trusted: the calibration curve, and Dice over the share of masks kept.
+    """Picture of the reliability of Dice estimates: calibration curve, and Dice over the share of accepted masks.
 
     Args:
-        results: by a name for the legend, e.g. "calibrated" and "formula": what ``calibration.reliability`` returns.
+        results: results of ``reliability`` by a name for the legend, e.g. "calibrated" and "formula".
         height: of the picture, in inches at 110 dots.
 
     Returns:

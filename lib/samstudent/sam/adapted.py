@@ -45,7 +45,7 @@ class Adaptation:
         gain: mean paired difference of the two over cases.
         error: standard error of ``gain``.
         used: whether the adapted SAM is better: the gain exceeds its standard error.
-        reason: one line for people about ``used``.
+        reason: one line for users about ``used``.
         curve: per checkpoint "step", "dice" and "folds" (fold -> Dice).
         labels: ids of the cases.
         settings: ``AdaptationOptions``, seed and stages of the prompts.

@@ -46,7 +46,7 @@ def load_weights(model: torch.nn.Module, path: Path, name: str) -> None:
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__}, not the weights of {name}")
+        raise UserError(f"{path}: contains a {type(state).__name__}, not the weights of {name}")
     own = model.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(map(str, state.keys() - own.keys()))
     if missing or unknown:

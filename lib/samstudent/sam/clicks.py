@@ -32,7 +32,7 @@ from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Box, Mask, Point, Prompt
 
-#: Models whose point prompts were never trained; those for which ``Recipe.stages_for`` takes boxes alone.
+#: Models whose point prompts were never trained; those for which ``Recipe.stages_for`` uses only boxes.
 BOX_ONLY = ("lite_medsam", "medsam")
 #: Sides of the boxes around a click, as shares of the image's longer side.
 SCALES = (0.1, 0.14, 0.2, 0.28, 0.4)

@@ -67,7 +67,7 @@ def decode_structures(
         coarse: bool (S, y, x) on the grid of ``embedding.image_size``. Negative points come from all of them.
         embedding: of the image.
         plans: S; None for a structure that is not decoded.
-        owners: S numbers, equal for parts of one structure, which give no negative points for each other; None: all
+        owners: S numbers, equal for parts of one structure, which are not negative points of each other; None: all
             differ.
 
     Returns:
@@ -143,7 +143,7 @@ def sources_of(
 
     Args:
         coarse: bool (S, y, x).
-        present: indices of those that are not empty; each may give a negative point of the others.
+        present: indices of those that are not empty; each may be a negative point of the others.
         recipes: of the structures that are decoded, by index.
         backend: name of the SAM.
         owners: as of ``decode_structures``.

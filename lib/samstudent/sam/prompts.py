@@ -203,7 +203,7 @@ def negative_points(
     """Negative points of every structure: the inner points of all others.
 
     Where structures overlap, another's inner point may lie on this structure. Then it is replaced by the deepest pixel
-    of the other outside this one, and left out where the other lies wholly within this one.
+    of the other outside this one, and omitted if the other structure is inside this one.
 
     Args:
         masks: the masks of the present structures, bool (y, x), none empty.

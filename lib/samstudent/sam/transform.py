@@ -37,7 +37,7 @@ class SamRefine(Transform):
 
         Args:
             probabilities: array or tensor (S, *spatial), 0 to 1; coarse masks of 0 and 1 are allowed.
-            image: array or tensor uint8 on the same grid, (*spatial, 3) or as ``channel_dim`` says.
+            image: array or tensor uint8 on the same grid, (*spatial, 3) unless ``channel_dim`` is set.
             spacing: of a volume, the voxel size along its axes; None: that of a MetaTensor, else taken as equal.
         """
         return masks_like(self.refine(probabilities, image, spacing), probabilities)

@@ -22,7 +22,7 @@ from monailabel.config import settings
 
 from samstudent.errors import UserError
 
-#: Largest number of concurrent inferences on CPUs: more share the same cores, and each holds its image in memory.
+#: Largest number of concurrent inferences on CPUs: more share the same cores, and each has its image in memory.
 MOST_INFERENCES = 4
 #: Largest number of waiting inferences; further ones are refused with Retry-After.
 MOST_WAITING = 32

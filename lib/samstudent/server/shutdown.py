@@ -80,7 +80,7 @@ class Shutdown:
                 _mark_rounds(self.ledger)
             while self._busy() and time.monotonic() < deadline:
                 time.sleep(0.05)
-            # A daemon: another process that holds the study's lock must not delay the end; the next start exports.
+            # A daemon: another process with the study's lock must not delay the end; the next start exports.
             export = threading.Thread(target=export_all, name="export", daemon=True)
             export.start()
             export.join(LONGEST_EXPORT)

@@ -48,7 +48,7 @@ def make_tables(path: Path, schema: str, otherwise: str, journal: Literal["WAL",
 
 @contextmanager
 def connection(path: Path, begin: Literal["", "DEFERRED", "IMMEDIATE"] = "") -> Iterator[sqlite3.Connection]:
-    """One transaction, committed if the block ends without an error. Each use has a connection of its own, because
+    """One transaction, committed if the block ends without an error. Each use has its own connection, because
     connections must not be shared by threads or inherited by a forked process.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 
 from samstudent.errors import UserError
 
-#: Largest number of threads: more would wait for memory bandwidth, and each needs memory of its own.
+#: Largest number of threads: more would wait for memory bandwidth, and each needs its own memory.
 _MOST_THREADS = 8
 
 Part = TypeVar("Part")

@@ -49,7 +49,7 @@ def atomic_path(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, content: bytes | str, mode: int = 0o644) -> None:
-    """Write a whole file so that readers, also after a crash, find either the old or the new content."""
+    """Write a file atomically: readers, also after a crash, find either the old or the new content."""
     with atomic_path(path, mode) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 

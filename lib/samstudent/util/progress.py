@@ -1,6 +1,6 @@
 """Progress of long work as structured events: a round, batch inference and scoring call a ``Report`` with each.
 
-Who reports does not know who watches: a server shows the events on its page, a command line as progress bars
+The sender is independent of the receiver: a server shows the events on its page, a command line as progress bars
 (``util/progress_bar.py``), a log as lines (``log_progress``), tests collect them in a list.
 """
 
@@ -25,10 +25,10 @@ class Progress:
     Args:
         step: name of the step, the same in all its events ("training the student").
         done: units of work (training steps, cases, ...) that are done.
-        total: units of work of the whole step; None where that is not known: then the step only runs.
+        total: units of work of the whole step; None: not known.
         loss: training loss of the last unit.
         seconds_left: estimate of the time that the rest of this step takes, in seconds.
-        message: one line of detail for people, such as the id of the case.
+        message: one line of detail for users, such as the id of the case.
     """
 
     step: str

@@ -22,7 +22,7 @@ _LONGEST = 512
 
 
 def case_pictures(setting: Setting, measured: Sequence[Job], results: Sequence[Result], main: str) -> list[Picture]:
-    """Pictures of the main method beside labels only, with its smallest number of labels and first seed.
+    """Pictures of the main method and of labels only, with the smallest number of labels and the first seed.
 
     Args:
         setting: setting of the experiment.

@@ -43,7 +43,7 @@ def export(cases: FolderCases, train: Sequence[str], test: Sequence[str], raw: P
     """Write cases in nnU-Net's raw format.
 
     2D images become 8-bit PNG as in SAM's input (grey if the student's is grey), volumes NIfTI with their spacing.
-    Overlapping structures become regions: each combination in the labels has a value of its own.
+    Overlapping structures become regions: each combination in the labels has its own value.
 
     Args:
         cases: prepared cases.

@@ -1,6 +1,6 @@
 """Login sessions of this server in SQLite.
 
-A token is random; the table holds its SHA-256 digest, so that the file is of no use for a login.
+A token is random; the table contains only its SHA-256 digest, so the file cannot be used for a login.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from samstudent.server.datastore.history import History
 from samstudent.server.datastore.identifiers import check_name
 from samstudent.util.files import sha256_file
 
-#: Tag, label file, its info -> its info with what its values mean; None: the label is another task's.
+#: Tag, label file, its info -> its info with the names of its values; None: the label is of another task.
 AddValueNames = Callable[[str, Path, dict[str, Any]], dict[str, Any] | None]
 
 
@@ -29,12 +29,12 @@ class Reconciler:
 
     Args:
         extensions: of image files, see ``imaging.folder.list_folder``.
-        history: gives a label file its own info back when the list has lost it.
+        history: source of the info of a label file that is missing in the list.
         adopted_at: time stamp of a file that is new to the list; None: the time it was written.
-        add_value_names: see ``ValueNameRecords``; as it is, it adds none.
+        add_value_names: see ``ValueNameRecords``; the default adds none.
 
     Attributes:
-        problems: lines for people about what is passed over, and other faults of the folder.
+        problems: messages for users about skipped files and other faults of the folder.
         images: case id -> file of the images found, in ``folder``.
     """
 
@@ -91,7 +91,7 @@ class Reconciler:
         return ImageLabelModel(image=image, labels=labels)
 
     def _label(self, case: str, tag: str, known: DataModel | None, file: Path | None) -> DataModel | None:
-        """What the list should say of one label; None where there is no such file."""
+        """Entry of a label for the list; None: there is no such file."""
         if file is None:
             return None
         ext = split_name(file.name, LABELS)[1]
@@ -117,7 +117,7 @@ class Reconciler:
         return known if known is not None and named is known.info else DataModel(info=named, ext=ext)
 
     def _keep_labels_of_lost_image(self, case: str, entry: ImageLabelModel, tags: _Tags) -> None:
-        """An image may be away for a moment (a link to a disk); its labels must not forget what their values mean."""
+        """Keep the entries of the labels: the image may be missing temporarily (a link to a disk)."""
         for tag, label in entry.labels.items():
             file = tags.get(tag, {}).get(case)
             if file is None or tag in MACHINE_TAGS or file.name != name_of(case, label.ext, label.info):

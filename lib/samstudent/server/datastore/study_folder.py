@@ -36,7 +36,7 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
     """Study folder with images in it or in ``images/``, and labels in ``labels/<tag>/<image id><extension>``.
 
     ``imaging.folder`` defines which files are images or labels, and their ids. The files are authoritative; the list
-    (``study_list``) holds their metadata.
+    (``study_list``) contains their metadata.
 
     Args:
         path: study folder.

@@ -1,4 +1,4 @@
-"""Runner of the server's jobs: each in a process of its own, one of each kind at a time, further ones in a queue."""
+"""Runner of the server's jobs: separate processes, one job of each kind at a time, further ones in a queue."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """OHIF's files as MONAI Label ships them, with our configuration.
 
-The host's own answer finds files of the top folder alone, and gives the page itself for all others: a picture or a
+The host's endpoint finds only files of the top folder, and returns the page itself for all others: a picture or a
 script that is not found is then HTML.
 """
 
@@ -15,14 +15,14 @@ from fastapi.responses import FileResponse, Response
 
 from samstudent.errors import NotFound
 
-#: Pages that the host's package holds; found without importing the host's endpoints.
+#: Folder of the pages in the host's package; found without importing the host's endpoints.
 STATIC = Path(str(find_spec("monailabel").origin)).parent / "endpoints" / "static"  # type: ignore[union-attr]
 SHIPPED = STATIC / "ohif"
 OURS = {"app-config.js": Path(__file__).parent / "app-config.js"}
 
 
 def ohif_file(path: str) -> Response:
-    """A file of OHIF; its page for what is no file's name, which is a place within it.
+    """File of OHIF; its page for other paths, which are addresses within the page.
 
     Args:
         path: below ``/ohif/``.

@@ -22,7 +22,7 @@ class PacsImageCheck:
 
     Args:
         images: image cache.
-        sync_state: holds the problems.
+        sync_state: storage of the problems.
         dimension: 2 or 3, of the task.
     """
 

@@ -19,17 +19,17 @@ from samstudent.task import Task
 def send(study: PacsStudy, case: str, tag: str, uids: tuple[str, str]) -> None:
     """Store a label in the PACS as a SEG: of a human's the annotated structures, of a pseudo label the accepted ones.
 
-    A segment without pixels says that its structure is absent, so a structure that is not annotated has no segment;
+    A segment without pixels means that its structure is absent, so a structure that is not annotated has no segment;
     the series description and Image Comments name it.
 
     Args:
-        study: holds image and label.
+        study: study with image and label.
         case: its id.
         tag: of the label.
         uids: Series and SOP Instance UID of the SEG.
 
     Raises:
-        Unavailable: the PACS does not take it, or does not give the image.
+        Unavailable: the PACS does not accept it, or does not send the image.
         UserError: the label does not fit its image.
     """
     task = study.task

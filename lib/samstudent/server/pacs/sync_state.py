@@ -65,7 +65,7 @@ class Failure:
     """Last attempt to send a label that failed.
 
     Attributes:
-        reason: for people.
+        reason: message for users.
         time: of the attempt, seconds since 1970.
     """
 
@@ -103,12 +103,12 @@ class SyncState:
             return database.execute(query, (instance, instance)).fetchone() is not None
 
     def set_examined(self, instance: str, case: str | None, outcome: str) -> None:
-        """Record what became of a segmentation.
+        """Record the outcome of a segmentation.
 
         Args:
             instance: SOP Instance UID.
             case: that it belongs to; None: unknown.
-            outcome: for people; begins with ``LEFT_OUT`` where it did not become a label.
+            outcome: message for users; begins with ``LEFT_OUT`` if it did not become a label.
         """
         with connection(self.path) as database:
             row = (instance, case, outcome, time.time())
@@ -180,7 +180,7 @@ class SyncState:
 
         Args:
             case: its id.
-            state: of the image, and of what reads it.
+            state: state of the image and of its reader.
             problem: why it cannot be used; "": it can.
         """
         with connection(self.path) as database:

@@ -24,7 +24,7 @@ from samstudent.task import ActiveLearningSection, Task
 
 logger = logging.getLogger(__name__)
 
-#: Upper bound of ``reserve_minutes`` in a client's request, minutes: no case stays reserved for ever.
+#: Upper bound of ``reserve_minutes`` in a client's request, minutes: no case remains reserved permanently.
 LONGEST_RESERVATION = 24 * 60.0
 DESCRIPTIONS = {
     "uniform": "Random unlabelled case",

@@ -1,18 +1,18 @@
 """``sam``: Segment Anything for a human's boxes and points, from Slicer's and OHIF's smart-edit panels.
 
-It needs no student, so the first labels of a study can be made with it.
+It requires no student, so it is available for the first labels of a study.
 
-Of the host's two types for smart edit, ``deepgrow`` of dimension 2 is the one that both clients use as meant here, also
-for volumes, a slice at a time (``smart_edit`` says what each sends):
+The host has two types of models for smart edit. ``deepgrow`` with dimension 2 is the one with which both clients show
+the required behaviour, also for volumes, slice by slice (requests of the clients: ``smart_edit``):
 
-- Slicer offers background points only for deepgrow. With dimension 2 it replaces one slice of one segment and leaves
-  all else as it is; with dimension 3, or deepedit, it replaces whole segments: what was drawn on other slices is lost.
+- Slicer offers background points only for deepgrow. With dimension 2 it replaces one slice of one segment;
+  with dimension 3, or deepedit, it replaces complete segments: masks on other slices are lost.
 - OHIF accepts any value as the structure that was clicked only for deepgrow, and changes only one slice only for
   dimension 2.
 
-The answer is a label map on the input's grid, 0 but on the slices that were asked for. A structure has its task value;
-what the task does not know has value 1. ``label_names`` of the result says what the values mean, also of structures
-that were not drawn: Slicer, where it loads a saved answer, takes value i for the i-th name.
+The result is a label map on the input's grid, 0 except on the requested slices. A structure has its value in the task;
+a structure that is not in the task has value 1. ``label_names`` of the result contains the names of all values, also of
+structures without a mask: Slicer assigns value i to the i-th name when it loads a saved result.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
 
     Args:
         task: the checked task.
-        sam: gives the active SAM. Called at each request, because a training may activate another; not before,
-            because the host's child processes build every task.
-        plain: gives the SAM that is not adapted, for structures that the task does not have: the adapted one never saw
+        sam: function that returns the active SAM. Called at each request, because a round may activate another; not
+            before, because the host's child processes build every task.
+        plain: function that returns the plain SAM, for structures that are not in the task: the adapted one never saw
             any of them.
         embeddings: the study's embedding cache: a click on a slice that was clicked on before takes no encoder.
     """
@@ -96,7 +96,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         """Draw the requested structures.
 
         Args:
-            request: ``image`` (path), ``result_extension``, ``result_compress``, and what ``read_request`` reads.
+            request: ``image`` (path), ``result_extension``, ``result_compress``, and the keys of ``read_request``.
             callbacks: the host's.
 
         Returns:
@@ -111,7 +111,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
             raise UserError("image must be the path of an image")
         known = {key: request[key] for key in (*_KEYS, *self.task.names) if key in request}
         file, result = super().__call__(known, callbacks)
-        # The host puts the labels of the task there, also where it does not know what was drawn.
+        # The host writes the labels of the task there, also if the segmented structure is unknown to it.
         result["label_names"] = result.pop("values")
         return file, result
 
@@ -172,7 +172,7 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def _task_of(drawn: list[str], task: Task) -> Task:
-    """The task whose structures were drawn: the server's own, or one of a single structure that it does not have."""
+    """Task of the segmented structures: that of the server, or one with a single structure that is not in it."""
     unknown = sorted(set(drawn) - set(task.structures))
     if not unknown:
         return task

@@ -49,7 +49,7 @@ class CaseScorer:
 
     def keep_scores(self, case: str, image: CaseImage, label: PseudoLabel) -> None:
         """Store the scores of a new pseudo label, if it was generated as by ``predict``: with the champion, the task's
-        recipe and the active SAM. A recipe that a round has selected gives other scores."""
+        recipe and the active SAM. With a recipe that a round has selected, scores differ."""
         version, state, champion = self.version(), self.study.selection, self.study.ledger.champion()
         if version is None or champion is None or label.provenance.student != champion.model_digest:
             return

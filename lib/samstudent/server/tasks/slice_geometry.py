@@ -31,7 +31,7 @@ class SliceStack:
     """Slices of one image, with the way from the client's indices and back to the canonical grid.
 
     Attributes:
-        pixels: uint8 (K, y, x, 3) as SAM sees them; K is 1 for a 2D image.
+        pixels: input of SAM, uint8 (K, y, x, 3); K is 1 for a 2D image.
         grid: of the image.
     """
 
@@ -40,7 +40,7 @@ class SliceStack:
 
     @classmethod
     def of(cls, image: CaseImage, section: ImageSection) -> SliceStack:
-        """Cut an image whose intensities are read as the task's ``image`` section says (over the whole volume)."""
+        """Slices of an image with intensities by the task's ``image`` section (over the complete volume)."""
         pixels = for_sam(image, section)
         if image.grid.dimension == 2:
             return cls(pixels[None], image.grid)

@@ -133,7 +133,7 @@ def _slice_of_box(stack: SliceStack, roi: Corners, chosen: int | None, first: in
     candidates: list[float] = []
     if chosen is not None and stack.count > 1:
         i, j, _ = ((a + b) / 2 for a, b in zip(*roi, strict=True))
-        to_patient = stack.grid.itk_affine  # as Slicer sees the image
+        to_patient = stack.grid.itk_affine  # the affine that Slicer uses
         per_slice, start = to_patient[2, 2], to_patient[2] @ [i, j, 0.0, 1.0]
         if abs(per_slice) > 1e-3:
             candidates = [float((height - start) / per_slice) for height in (chosen, -chosen)]

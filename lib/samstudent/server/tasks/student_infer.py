@@ -66,7 +66,7 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
         return True
 
     def get_path(self, validate: bool = True) -> str | None:
-        """The champion's file; the host's GET /model answers with it."""
+        """Model file of the champion, the response of the host's GET /model."""
         try:
             path = self.study.ledger.champion_path()
         except UserError:
@@ -108,13 +108,13 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
         Returns:
             Path of the label file and its facts: ``label_names`` (all structures, name to value, in the order of the
             values: Slicer takes value i for the i-th of them, whatever is there), ``structures``, ``student``, and
-            ``sam`` where it was asked: its ``digest``, that of the ``adapted`` decoder, and the round whose ``recipes``
+            ``sam`` if SAM was run: its ``digest``, that of the ``adapted`` decoder, and the round whose ``recipes``
             were taken, or "task".
         """
         if not isinstance(request.get("image"), str) or not request["image"]:
             raise UserError("image: expected the id of a case, or the path of an image file")
         result_extension(request)
-        # Without the writer the host would answer with arrays, which are no JSON.
+        # Without the writer the host would return arrays, which cannot be encoded as JSON.
         file, facts = super().__call__(request | {"skip_writer": False}, callbacks)
         facts["label_names"] = dict(self.task.structures)
         return file, facts
@@ -197,7 +197,7 @@ class StudentSamInferTask(StudentInferTask):
         refinement: Refinement = data["pred_refinement"]
         structures = {}
         for result, mask in zip(refinement.structures, masks, strict=True):
-            # Without an agreement SAM was not run, and there is nothing to judge by: 0 would say that it is bad.
+            # Without an agreement SAM was not run, and the quality is unknown; 0 would mean low quality.
             judged = result.present and result.agreement is not None
             quality = structure_quality(result) if judged else None
             structures[result.name] = {**result.as_json(), "present": bool(mask.any()), "quality": quality}
@@ -205,16 +205,16 @@ class StudentSamInferTask(StudentInferTask):
 
 
 def result_extension(request: Mapping[str, Any]) -> str:
-    """The format to answer in.
+    """File format of the result.
 
     Raises:
         UserError: one that cannot hold masks.
     """
-    asked = request.get("result_extension")
-    if asked:
-        if asked not in RESULT_EXTENSIONS:
-            raise UserError(f"result_extension {asked!r}: use one of {', '.join(RESULT_EXTENSIONS)}")
-        return str(asked)
+    requested = request.get("result_extension")
+    if requested:
+        if requested not in RESULT_EXTENSIONS:
+            raise UserError(f"result_extension {requested!r}: use one of {', '.join(RESULT_EXTENSIONS)}")
+        return str(requested)
     name = str(request["image"]).lower()
     if name.endswith((".jpg", ".jpeg")):
         return ".png"

@@ -1,7 +1,7 @@
 """The host's trainer task ``student``: one call is one round.
 
 A round trains a challenger into its own folder, compares it with the champion on the hold-out, and points the ledger at
-it if it is not worse. The served file is never written to, so a kill at any moment leaves it whole.
+it if it is not worse. The served file is never written to, so it remains complete if the process is killed.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
         return stats
 
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
-        """Run a round and return what the host and its clients read of one.
+        """Run a round and return its result for the host and its clients.
 
         Raises:
             Conflict: nothing is labelled that may train.
