@@ -25,7 +25,7 @@ pytestmark = pytest.mark.training
 
 #: ``FakeSam`` has nothing to train.
 FAST = Ablations(adapt_sam=False, embedding_head=False)
-TASK = small_task(training={"steps": 20, "batch_size": 4, "learning_rate": 0.01})
+TASK = small_task(training={"steps": 10, "batch_size": 4, "learning_rate": 0.01})
 
 
 def sources(ids: str, labelled: bool = True) -> list[DrawnSource]:
@@ -95,7 +95,7 @@ def test_stopped_round_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_papers_recipe_runs_through_a_round(tmp_path: Path, tiny: Any) -> None:
     """A box, then points with the logits of the first stage; SAM has random weights."""
     task = small_task(
-        training={"steps": 20, "batch_size": 4, "learning_rate": 0.01},
+        training={"steps": 10, "batch_size": 4, "learning_rate": 0.01},
         recipe=Recipe(component="probable", stages=PAPER_STAGES).model_dump(),
     )
     sam = CachedSam(tiny, EmbeddingCache(tmp_path / "embeddings"))

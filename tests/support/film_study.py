@@ -92,10 +92,11 @@ def films(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> FilmStu
 
 
 @contextmanager
-def server_on(study: PacsStudy, home: Path) -> Iterator[RunningServer]:
-    """Server that polls the PACS often and with a short wait."""
-    often = {"SAMSTUDENT_PACS_POLL_SECONDS": "0.5", "SAMSTUDENT_PACS_TIMEOUT": "5"}
-    running = RunningServer(study, home, environment=often)  # type: ignore[arg-type]
+def server_on(study: PacsStudy, home: Path, *, scores: bool = True) -> Iterator[RunningServer]:
+    """Server that polls the PACS often and with a short wait; ``scores``: it scores the cases for active learning."""
+    environment = {"SAMSTUDENT_PACS_POLL_SECONDS": "0.5", "SAMSTUDENT_PACS_TIMEOUT": "5"}
+    environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] = str(scores).lower()
+    running = RunningServer(study, home, environment=environment)  # type: ignore[arg-type]
     try:
         running.wait_until_up()
         yield running

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.server
 @pytest.fixture(scope="module")
 def server(ct: CtStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     require_browser()
-    with server_on(ct, tmp_path_factory.mktemp("home")) as running:
+    # SAM sees every slice for the scores, which takes longer than all that OHIF asks for.
+    with server_on(ct, tmp_path_factory.mktemp("home"), scores=False) as running:
         yield running
 
 

@@ -6,8 +6,6 @@ The tests of this file share one server and run in order: an annotator's day, fr
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -351,24 +349,6 @@ def test_fully_labelled_study_has_no_next_sample(
     for case in CASES[7:]:
         client.save_label(case, str(study.label(case, tmp_path)))
     assert client.next_sample("random", {}) == {"reason": f"all {len(CASES)} cases are labelled"}
-
-
-# ---- the end ----
-
-
-def test_end_of_the_server_ends_its_training(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """SIGTERM, as by Ctrl-C or systemd; the host leaves the training running."""
-    server = RunningServer(study, tmp_path_factory.mktemp("second"))
-    try:
-        server.wait_until_up()
-        server.client().train_start("student", {"steps": 100_000, "pseudo_labels": "off"})
-        wait_until(lambda: "train" in server.jobs())
-        os.kill(server.process.pid, signal.SIGTERM)
-        server.process.wait(30)
-        wait_until(lambda: not server.members())
-    finally:
-        server.stop()
-    assert not server.members()
 
 
 def read_nrrd(content: bytes) -> tuple[dict[str, Any], np.ndarray]:

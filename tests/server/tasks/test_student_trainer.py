@@ -325,7 +325,7 @@ def test_soft_targets_are_used_if_the_quality_filter_accepts_few_masks(
 def test_small_hold_out_is_supplemented_by_out_of_fold_scores(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)
-    train(bench, pseudo_labels="off")
+    train(bench, pseudo_labels="off", steps=30)
     ledger = bench.study.ledger
     first = ledger.read_json("r0001", "scores")["folds"]
     assert sorted(first) == free[:3] and np.mean(list(first.values())) > 0.2
