@@ -13,10 +13,11 @@ def line(method: str, labels: int | None, mean: float | None, spread: float | No
 
 
 def test_most_labels_are_compared_and_methods_without_a_figure_are_listed() -> None:
-    published = Published("A paper, table 1", 43, {"labels": 0.7429, "paper": 0.8417, "nnunet": 0.8})
+    published = Published("A paper, table 1", 43, {"labels": 0.7429, "paper": 0.8417, "nnunet": 0.8, "raw": 0.75})
     lines = [
         line("labels", 5, 0.5), line("labels", 43, 0.75, 0.012), line("paper", 5, 0.6), line("paper", 43, None),
         line("ours", 5, 0.7), line("ours", 43, 0.861), line("all", None, 0.9),
+        line("raw", 10, 0.7),
     ]  # fmt: skip
     content = {"published": asdict(published), "table": lines}
     columns, rows = published_table(content)
@@ -26,6 +27,7 @@ def test_most_labels_are_compared_and_methods_without_a_figure_are_listed() -> N
         ["paper", "84.17", "43", "–", "–"],
         ["ours", "–", "43", "86.1", "–"],
         ["all", "–", "all", "90.0", "–"],
+        ["raw", "75.00", "10", "70.0", "–"],
         ["nnunet", "80.00", "–", "–", "–"],
     ]
     assert "A paper, table 1" in published_note(content)

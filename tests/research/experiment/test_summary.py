@@ -53,6 +53,13 @@ def test_dice_counts_false_positives_but_paper_dice_does_not() -> None:
     assert (line.missed, line.false_positives) == (0, 1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_structure_that_is_in_no_case_has_no_dice() -> None:
+    line = summary.table([result("labels", 5, 0, [[None, 0.9], [None, 0.7]])])[0]
+    assert math.isnan(line.structures["a"]) and line.structures["b"] == pytest.approx(0.8)
+    assert line.dice[0] == pytest.approx(0.8)
+
+
 def test_small_gap_has_no_closed_share() -> None:
     lines = summary.table([result("labels", 5, 0, [[0.8, 0.8]]), result("raw", 5, 0, [[0.9, 0.9]]),
                            result("all", None, 0, [[0.801, 0.801]])])  # fmt: skip

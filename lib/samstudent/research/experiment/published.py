@@ -28,7 +28,8 @@ def published_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[st
     """Header and rows of texts: for each method the published and the measured Dice, in percent.
 
     Args:
-        content: content of results.json, with ``published``. A method's line with the most labels is compared.
+        content: content of results.json, with ``published``. A method's line with the most labels is shown; the
+            difference only if these are as many as in the publication.
     """
     published = content["published"]
     lines = {line["method"]: line for line in sorted(content["table"], key=lambda line: line["labels"] or 0)}
@@ -36,9 +37,10 @@ def published_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[st
     for method in dict.fromkeys([line["method"] for line in content["table"]] + list(published["dice"])):
         given, line = published["dice"].get(method), lines.get(method)
         mean, spread = (None, None) if line is None else line["paper_dice"]
-        difference = DASH if given is None or mean is None else points(mean - given)
         measured = percent(mean) if spread is None else f"{percent(mean)} ± {percent(spread)}"
         labels = DASH if line is None else str(line["labels"] or "all")
+        is_comparable = given is not None and mean is not None and labels == str(published["labels"])
+        difference = points(mean - given) if is_comparable else DASH
         rows.append([method, DASH if given is None else f"{100 * given:.2f}", labels, measured, difference])
     return ["method", f"published, {published['labels']} labels", "labels", "measured", "difference"], rows
 

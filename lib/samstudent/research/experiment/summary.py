@@ -101,7 +101,7 @@ def table(results: Sequence[Result]) -> list[Line]:
         gap = upper - start
         gap_closed = (means[method, labels] - start) / gap if abs(gap) >= _SMALLEST_GAP else math.nan
         names = group[0]["structures"]
-        dice = np.array([np.nanmean(dice_of(r), axis=0) if r["cases"] else [] for r in group])
+        dice = np.array([[mean_of(column) for column in dice_of(r).T] if r["cases"] else [] for r in group])
         flags = [np.array([[c["truth"], c["found"]] for c in r["cases"].values()]) for r in group]
         lines.append(
             Line(
