@@ -1,11 +1,12 @@
 """Synthetic labelled folders for ``samstudent experiment``, of anatomies without available images.
 
-    python benchmarks/drawn.py wrists|teeth|chest FOLDER [CASES]
+    python benchmarks/drawn.py wrists|teeth|chest|hard-teeth|hard-chest FOLDER [CASES]
 
-``wrists``: radiographs of the demo, six overlapping bones. ``teeth``: panoramic radiographs, 32 teeth in two arches,
-some missing. ``chest``: 5 overlapping structures; the border of the heart has low contrast and the clavicles are thin.
-Two fifths of the cases are the test split, the others the train split; a kind and a number always give the same images.
-They are simple drawings: they test whether a method works on such a task, not its quality on real images.
+``wrists``: radiographs of the demo, six overlapping bones. ``teeth``, ``chest``: ellipses with little around them; two
+fifths of the cases are the test split, the others the train split. ``hard-teeth``: panoramic radiographs, 32 teeth in
+their jaws, some missing, with fillings, bridges and implants. ``hard-chest``: 5 overlapping structures with ribs,
+spine, vessels, effusions and tubes. Of the hard ones (300 by default) two thirds are train, 2 of 15 val and a fifth
+test. A kind and a number always give the same image. Differences from real ones: ``docs/explanation/drawn-data.md``.
 """
 
 from __future__ import annotations
@@ -13,131 +14,94 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from films.cartoons import chest, teeth
+from films.panoramic import panoramic
+from films.raster import Mask, Pixels
+from films.thorax import thorax
 from PIL import Image
-from scipy import ndimage
 
 from samstudent.task import load_task
 
-Drawn = tuple[NDArray[np.float64], NDArray[np.bool_]]
-#: FDI numbers in the order of the image, from the viewer's left.
-UPPER = [*range(18, 10, -1), *range(21, 29)]
-LOWER = [*range(48, 40, -1), *range(31, 39)]
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of film.
+
+    Attributes:
+        draw: film in 0 to 1 and masks (S, y, x) in the order of the task's structures.
+        task: shipped task whose structures it has.
+        seed: first part of a film's seed; the second is its number.
+        cases, val, test: number of films by default, and shares of the splits.
+    """
+
+    draw: Callable[[np.random.Generator], tuple[Pixels, Mask]]
+    task: str
+    seed: int
+    cases: int = 60
+    val: float = 0.0
+    test: float = 0.4
+
+    def film(self, number: int) -> tuple[Pixels, Mask]:
+        """Film and masks of a number."""
+        return self.draw(np.random.default_rng((self.seed, number)))
 
 
-def clouds(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> NDArray[np.float64]:
-    """Soft noise of standard deviation 1."""
-    noise = ndimage.gaussian_filter(rng.normal(size=shape), sigma)
-    return noise / noise.std()
+KINDS = {
+    "teeth": Kind(teeth, "teeth", 5),
+    "chest": Kind(chest, "chest", 5),
+    "hard-teeth": Kind(panoramic, "teeth", 6, 300, 2 / 15, 1 / 5),
+    "hard-chest": Kind(thorax, "chest", 7, 300, 2 / 15, 1 / 5),
+}
 
 
-def ellipse(
-    shape: tuple[int, int], centre: NDArray[np.float64], radii: NDArray[np.float64], turn: float = 0.0
-) -> NDArray[np.float64]:
-    """Distance from the centre (y, x) in radii (y, x) of an ellipse turned by ``turn`` radians; 1 is its border."""
-    y, x = np.indices(shape, dtype=np.float64) - np.asarray(centre)[:, None, None]
-    along, across = y * np.cos(turn) + x * np.sin(turn), x * np.cos(turn) - y * np.sin(turn)
-    return np.hypot(along / radii[0], across / radii[1])
-
-
-def teeth(rng: np.random.Generator, shape: tuple[int, int] = (320, 640)) -> Drawn:
-    """32 masks in the order of their FDI numbers; a pixel belongs to one tooth at most."""
-    height, width = shape
-    film = 0.35 + 0.05 * clouds(rng, shape, 30) + 0.03 * clouds(rng, shape, 6)
-    masks = np.zeros((32, *shape), bool)
-    names = sorted(UPPER + LOWER)
-    middle, curve, pitch = height * rng.uniform(0.47, 0.53), rng.uniform(20, 45), rng.uniform(29, 33)
-    for row, sign in ((UPPER, -1), (LOWER, 1)):
-        shift = width / 2 + rng.normal(0, 8)
-        for place, number in enumerate(row):
-            if rng.random() < (0.4 if number % 10 == 8 else 0.05):
-                continue
-            across = (place - 7.5) / 7.5
-            size = np.array([44 - 8 * abs(across), 11.5 + 4 * (number % 10 >= 6)]) * rng.normal(1, 0.06, 2)
-            centre = np.array(
-                [
-                    middle - curve * across**2 + sign * (size[0] + 3 + rng.normal(0, 2)),
-                    shift + (place - 7.5) * pitch + rng.normal(0, 1.5),
-                ]
-            )
-            far = ellipse(shape, centre, size, sign * across * 0.25 + rng.normal(0, 0.05))
-            # A crown is wider than the root.
-            crown = sign * (centre[0] - np.indices(shape)[0]) / size[0]
-            mask = (far * (1.15 - 0.25 * np.clip(crown, -1, 1)) < 1) & ~masks.any(axis=0)
-            masks[names.index(number)] = mask
-            film += ndimage.gaussian_filter(mask * rng.uniform(0.18, 0.32), 1.5)
-            film -= 0.1 * ndimage.gaussian_filter((far < 0.25).astype(float), 2)
-    return film + 0.03 * rng.normal(size=shape), masks
-
-
-def chest(rng: np.random.Generator, shape: tuple[int, int] = (320, 320)) -> Drawn:
-    """5 masks in the order of the task ``chest``."""
-    height, width = shape
-    film = 0.6 + 0.06 * clouds(rng, shape, 40) + 0.03 * clouds(rng, shape, 8)
-    masks = np.zeros((5, *shape), bool)
-    top, middle, size = height * rng.uniform(0.5, 0.56), width * rng.uniform(0.47, 0.53), rng.normal(1, 0.07)
-    for place, side in ((0, 1), (1, -1)):
-        radii = np.array([105, 52]) * size * rng.normal(1, 0.06, 2)
-        centre = np.array([top + rng.normal(0, 4), middle + side * 66 * size + rng.normal(0, 3)])
-        masks[place] = ellipse(shape, centre, radii, side * rng.normal(-0.12, 0.05)) < 1
-        film -= ndimage.gaussian_filter(masks[place] * rng.uniform(0.2, 0.32), 3)
-    heart = ellipse(
-        shape,
-        np.array([top + 45, middle + 18]) + rng.normal(0, 4, 2),
-        np.array([42, 55]) * size * rng.normal(1, 0.08, 2),
-        rng.normal(0.4, 0.1),
-    )
-    masks[2] = heart < 1
-    # Its left border is a step, its right and lower ones are lost.
-    film += ndimage.gaussian_filter(masks[2] * 0.14 * np.clip((np.indices(shape)[1] - middle + 40) / 60, 0, 1), 5)
-    for place, side in ((3, 1), (4, -1)):
-        centre = np.array([top - 88 * size + rng.normal(0, 4), middle + side * 62 * size + rng.normal(0, 4)])
-        masks[place] = (
-            ellipse(shape, centre, np.array([6.0, 52.0]) * rng.normal(1, 0.08, 2), side * rng.normal(0.25, 0.08)) < 1
-        )
-        film += ndimage.gaussian_filter(masks[place] * rng.uniform(0.06, 0.12), 1.5)
-    for rib in range(9):
-        y = top - 95 + 24 * rib + 18 * np.cos((np.indices(shape)[1] - middle) / 60)
-        film += 0.05 * np.exp(-(((np.indices(shape)[0] - y) / 4) ** 2))
-    return film + 0.03 * rng.normal(size=shape), masks
-
-
-def write(folder: Path, kind: str, cases: int) -> None:
-    """Images, labels, the structures' names and ``split.csv``."""
-    names = load_task(kind).names
-    labels = folder / ("labels_overlap" if kind == "chest" else "labels")
+def write(folder: Path, name: str, cases: int) -> None:
+    """Images, labels, and the structures' names."""
+    kind = KINDS[name]
+    task = load_task(kind.task)
+    labels = folder / ("labels_overlap" if task.overlap else "labels")
     for made in (folder / "images", labels):
         made.mkdir(parents=True, exist_ok=True)
+    values = 1 << np.arange(len(task.names)) if task.overlap else np.arange(1, len(task.names) + 1)
     for number in range(cases):
-        film, masks = (chest if kind == "chest" else teeth)(np.random.default_rng((5, number)))
-        values = (1 << np.arange(5)) if kind == "chest" else np.arange(1, 33)
+        film, masks = kind.film(number)
         label = (masks * values[:, None, None]).sum(axis=0).astype(np.uint8)
-        Image.fromarray((film.clip(0, 1) * 255).astype(np.uint8)).save(folder / "images" / f"{kind}_{number:03d}.png")
-        Image.fromarray(label).save(labels / f"{kind}_{number:03d}.png")
-    (folder / "labels.json").write_text(json.dumps({str(i): name for i, name in enumerate(names, 1)}), encoding="utf-8")
+        case = f"{name}_{number:03d}.png"
+        Image.fromarray((film.clip(0, 1) * 255).astype(np.uint8)).save(folder / "images" / case)
+        Image.fromarray(label).save(labels / case)
+    names = {str(i): structure for i, structure in enumerate(task.names, 1)}
+    (folder / "labels.json").write_text(json.dumps(names), encoding="utf-8")
 
 
-def main(kind: str, folder: Path, cases: int = 60) -> None:
-    if kind == "wrists":
-        from samstudent.demo.phantom import make_study
-
-        make_study(folder, cases, 7)
-    else:
-        write(folder, kind, cases)
+def write_split(folder: Path, val: float, test: float) -> None:
+    """``split.csv`` with these shares of the cases, and the order in which train cases are labelled."""
     ids = sorted(path.stem for path in (folder / "images").iterdir())
     shuffled = np.random.default_rng((7, len(ids))).permutation(ids).tolist()
-    held = round(0.4 * len(ids))
+    held, seen = round(test * len(ids)), round((test + val) * len(ids))
     with (folder / "split.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "split", "train_order"])
         rows.writerows([case, "test", ""] for case in sorted(shuffled[:held]))
-        rows.writerows([case, "train", place] for place, case in enumerate(shuffled[held:], 1))
+        rows.writerows([case, "val", ""] for case in sorted(shuffled[held:seen]))
+        rows.writerows([case, "train", place] for place, case in enumerate(shuffled[seen:], 1))
+
+
+def main(name: str, folder: Path, cases: int | None = None) -> None:
+    if name == "wrists":
+        from samstudent.demo.phantom import make_study
+
+        make_study(folder, cases or 60, 7)
+        write_split(folder, 0.0, 0.4)
+    else:
+        write(folder, name, cases or KINDS[name].cases)
+        write_split(folder, KINDS[name].val, KINDS[name].test)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4) or sys.argv[1] not in ("wrists", "teeth", "chest"):
+    if len(sys.argv) not in (3, 4) or sys.argv[1] not in ("wrists", *KINDS):
         sys.exit(__doc__)
     main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -1,0 +1,1 @@
+"""Drawn radiographs for ``benchmarks/drawn.py``."""
