@@ -101,6 +101,15 @@ def closed(knots: Sequence[tuple[float, float]] | Points, count: int = 120, smoo
     return np.asarray(ndimage.gaussian_filter1d(line, smooth, axis=0, mode="wrap"))
 
 
+def annotated(rng: np.random.Generator, points: Points, off: float) -> Points:
+    """Outline as an annotator draws it: off by a smooth distance of standard deviation ``off``."""
+    noise = ndimage.gaussian_filter1d(rng.normal(size=len(points)), 5, mode="wrap")
+    along = np.roll(points, -1, axis=0) - np.roll(points, 1, axis=0)
+    normal = np.stack([along[:, 1], -along[:, 0]], axis=1)
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+    return np.asarray(points + off * (noise / noise.std())[:, None] * normal)
+
+
 def disk(centre: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> Points:
     """Outline of an ellipse; ``turn`` in radians."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
