@@ -1,6 +1,6 @@
 """Picture of the review page, docs/images/review.png: headless Chromium on a real server with a synthetic study.
 
-python docs/pictures/review_page.py     # needs apt-get install chromium chromium-driver; 2 minutes on two cores
+python docs/pictures/review_page.py     # needs apt-get install chromium chromium-driver; 3 minutes on two idle cores
 
 All masks are results: a student is trained on six labels, and SAM refines its masks of the other cases.
 """
@@ -36,8 +36,8 @@ SEED = 4
 STEPS = 150
 #: Position of the displayed case in the queue, from 0, lowest quality first.
 POSITION = 2
-#: Time limit for the page, in seconds.
-WAIT_SECONDS = 60
+#: Time limit for the page and for the scoring of all cases, in seconds.
+WAIT_SECONDS = 900
 
 
 def make_study(folder: Path) -> Path:
@@ -79,8 +79,11 @@ def take_picture(url: str, path: Path) -> None:
         item = items[min(POSITION, len(items) - 1)]
         case = item.get_attribute("data-case")
         item.click()
+        browser.find_element(By.CSS_SELECTOR, "[data-display=student]").click()
         shown = "return document.querySelector('.stage')?.dataset.shown"
         wait.until(lambda b: b.execute_script(shown) == case)
+        # The header shows the progress of the scoring that the server starts for the new student.
+        wait.until(lambda b: not b.find_element(By.ID, "job").is_displayed())
         browser.save_screenshot(str(path))
     finally:
         browser.quit()

@@ -79,7 +79,7 @@ def test_space_unknown_to_itk_is_read_as_ras(tmp_path: Path, space: str) -> None
 
 @pytest.mark.parametrize(("unit", "scale"), [("um", 0.001), ("cm", 10), ("mm", 1), ("furlong", 1), ("m", 1000)])
 def test_units_unknown_to_itk_are_converted(tmp_path: Path, unit: str, scale: float) -> None:
-    """The student needs mm, ITK's readers an answer where ITK sees the image."""
+    """The student needs mm; clients that read with ITK need results at the position that ITK reads."""
     path = save(tmp_path / "a.nrrd", f'{LPS}\nspace units: "{unit}" "{unit}" "{unit}"')
     grid = read_image(path).grid
     assert grid.spacing == pytest.approx((4 * scale, 3 * scale, 2 * scale))

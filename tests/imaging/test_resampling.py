@@ -32,7 +32,7 @@ TURNS = [np.eye(3)[:, list(order)] * signs for order in permutations(range(3)) f
 
 
 @dataclass
-class Drawn:
+class Sample:
     """Image and label as an array of the image's file."""
 
     values: NDArray[Any]
@@ -61,7 +61,7 @@ def affines(draw: st.DrawFn) -> NDArray[Any]:
 
 
 @st.composite
-def drawings(draw: st.DrawFn, codes: tuple[tuple[int, int], ...] = ()) -> Drawn:
+def samples(draw: st.DrawFn, codes: tuple[tuple[int, int], ...] = ()) -> Sample:
     shape = tuple(draw(st.lists(st.integers(3, 6), min_size=3, max_size=3)))
     sform = draw(affines())
     qform = sform.copy()
@@ -78,7 +78,7 @@ def drawings(draw: st.DrawFn, codes: tuple[tuple[int, int], ...] = ()) -> Drawn:
         qform[:3, :3] = other[:3, :3] / np.linalg.norm(other[:3, :3], axis=0) * spacing
         qform[:3, 3] = other[:3, 3]
     values = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 3, shape)
-    return Drawn(
+    return Sample(
         values,
         sform,
         qform,
@@ -88,7 +88,7 @@ def drawings(draw: st.DrawFn, codes: tuple[tuple[int, int], ...] = ()) -> Drawn:
     )
 
 
-def by_nibabel(drawn: Drawn, image: Path, folder: Path, whole_header: bool, slope: float = 1.0) -> Path:
+def by_nibabel(drawn: Sample, image: Path, folder: Path, whole_header: bool, slope: float = 1.0) -> Path:
     """With the image's header, both transforms and all; or with the affine that nibabel sees, in whatever unit."""
     source: Any = nibabel.load(image)
     data = (drawn.values.T / slope).astype(drawn.dtype)
@@ -98,14 +98,14 @@ def by_nibabel(drawn: Drawn, image: Path, folder: Path, whole_header: bool, slop
     return folder / "label.nii.gz"
 
 
-def by_itk(drawn: Drawn, image: Path, folder: Path, extension: str) -> Path:
+def by_itk(drawn: Sample, image: Path, folder: Path, extension: str) -> Path:
     label = sitk.GetImageFromArray(drawn.values.astype(drawn.dtype))
     label.CopyInformation(sitk.ReadImage(str(image)))
     sitk.WriteImage(label, str(folder / f"label{extension}"), useCompression=True)
     return folder / f"label{extension}"
 
 
-def by_pynrrd(drawn: Drawn, image: Path, folder: Path, encoding: str) -> Path:
+def by_pynrrd(drawn: Sample, image: Path, folder: Path, encoding: str) -> Path:
     """Segments in two layers, the list axis last, the image's place as ITK sees it, in NRRD's other spaces."""
     ras = place_by_itk(image)
     sign, space = {"gzip": ([1, 1, 1], "RAS"), "raw": ([-1, 1, 1], "left-anterior-superior")}.get(
@@ -138,8 +138,8 @@ WRITERS = {
 
 
 @settings(max_examples=60)
-@given(drawn=drawings(), writer=st.sampled_from(list(WRITERS)))
-def test_label_round_trip_is_lossless(drawn: Drawn, writer: str) -> None:
+@given(drawn=samples(), writer=st.sampled_from(list(WRITERS)))
+def test_label_round_trip_is_lossless(drawn: Sample, writer: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         image = drawn.save(folder)
@@ -151,8 +151,8 @@ def test_label_round_trip_is_lossless(drawn: Drawn, writer: str) -> None:
 
 
 @settings(max_examples=30)
-@given(drawn=drawings(), extension=st.sampled_from([".seg.nrrd", ".nrrd", ".nii", ".nii.gz"]))
-def test_written_label_is_aligned_with_the_image_in_each_reader(drawn: Drawn, extension: str) -> None:
+@given(drawn=samples(), extension=st.sampled_from([".seg.nrrd", ".nrrd", ".nii", ".nii.gz"]))
+def test_written_label_is_aligned_with_the_image_in_each_reader(drawn: Sample, extension: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         image = drawn.save(folder, ".nii")
@@ -170,11 +170,11 @@ def test_written_label_is_aligned_with_the_image_in_each_reader(drawn: Drawn, ex
 
 @settings(max_examples=30)
 @given(
-    drawn=drawings(((2, 1), (1, 1), (4, 1), (1, 0), (0, 1))),
+    drawn=samples(((2, 1), (1, 1), (4, 1), (1, 0), (0, 1))),
     cut=st.lists(st.integers(0, 1), min_size=6, max_size=6),
     by=st.sampled_from(["nibabel", "ITK"]),
 )
-def test_cropped_label_is_placed_on_the_image(drawn: Drawn, cut: list[int], by: str) -> None:
+def test_cropped_label_is_placed_on_the_image(drawn: Sample, cut: list[int], by: str) -> None:
     """If it fits both transforms, the position of the writing library decides."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -203,8 +203,8 @@ def test_cropped_label_is_placed_on_the_image(drawn: Drawn, cut: list[int], by: 
 
 
 @settings(max_examples=20)
-@given(drawn=drawings(), orientation=st.sampled_from(["LPS", "RAS", "PIR", "ASL"]), by=st.booleans())
-def test_reoriented_label_is_mapped_to_the_image(drawn: Drawn, orientation: str, by: bool) -> None:
+@given(drawn=samples(), orientation=st.sampled_from(["LPS", "RAS", "PIR", "ASL"]), by=st.booleans())
+def test_reoriented_label_is_mapped_to_the_image(drawn: Sample, orientation: str, by: bool) -> None:
     drawn.qform, drawn.codes = drawn.sform, (2, 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

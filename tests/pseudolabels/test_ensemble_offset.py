@@ -38,14 +38,14 @@ def test_expected_ensemble_dice_is_closer_to_the_truth_than_member_dice() -> Non
     off_each, off_all = [], []
     for _ in range(30):
         noise = rng.normal(0, 1.6, (3, 1, 10, 10)).repeat(4, 2).repeat(4, 3)
-        views = expit(np.where(truth, 1.0, -1.0) + noise)
-        common = views.mean(0)
-        own = [dice_per_structure(truth, v >= 0.5) for v in views]
-        folds = [EstimatedMasks(v >= 0.5, np.asarray(d)) for v, d in zip(views, own, strict=True)]
-        deserved = dice_per_structure(truth, common >= 0.5)[0]
+        probabilities = expit(np.where(truth, 1.0, -1.0) + noise)
+        common = probabilities.mean(0)
+        own = [dice_per_structure(truth, v >= 0.5) for v in probabilities]
+        folds = [EstimatedMasks(v >= 0.5, np.asarray(d)) for v, d in zip(probabilities, own, strict=True)]
+        true_dice = dice_per_structure(truth, common >= 0.5)[0]
         expected = expected_ensemble_dice(EstimatedMasks(common >= 0.5, np.array([0.5])), folds, common)[0]
-        off_each.append(deserved - np.mean(own))
-        off_all.append(deserved - expected)
+        off_each.append(true_dice - np.mean(own))
+        off_all.append(true_dice - expected)
     assert np.mean(off_each) > 0.05
     assert abs(np.mean(off_all)) < np.mean(off_each)
 

@@ -106,7 +106,7 @@ def test_rejected_structure_requires_a_source() -> None:
         "square": "student",
         "ring": "absent",
     }
-    with pytest.raises(UserError, match="ring"):  # the label does not tell of it at all
+    with pytest.raises(UserError, match="ring"):  # the label does not mention it
         check_sources({"square": "absent"}, {k: v for k, v in STRUCTURES.items() if k != "ring"}, TASK)
 
 

@@ -26,13 +26,13 @@ TASK = small_task()
 class Fake:
     """Student that predicts the true masks with probability ``sure``, or exchanges the structures."""
 
-    def __init__(self, sure: float = 1.0, *, mistaken: bool = False) -> None:
-        self.sure, self.mistaken, self.asked = sure, mistaken, 0
+    def __init__(self, sure: float = 1.0, *, has_wrong_masks: bool = False) -> None:
+        self.sure, self.has_wrong_masks, self.requests = sure, has_wrong_masks, 0
 
     def predict(self, image: Any, size: Any = None) -> Any:
-        self.asked += 1
+        self.requests += 1
         masks = TRUTHS[image.pixels.tobytes()]
-        return self.sure * (masks[::-1] if self.mistaken else masks).astype(np.float32)
+        return self.sure * (masks[::-1] if self.has_wrong_masks else masks).astype(np.float32)
 
 
 TRUTHS: dict[bytes, Any] = {}
@@ -52,7 +52,7 @@ def cases(store: CaseStore, count: int) -> list[PreparedCase]:
 
 
 def test_better_student_has_a_higher_weight(store: CaseStore) -> None:
-    right, wrong = Fake(0.8), Fake(mistaken=True)
+    right, wrong = Fake(0.8), Fake(has_wrong_masks=True)
     for found, good in ((weigh_champion(wrong, right, cases(store, 3), store), {0.75, 1.0}),
                         (weigh_champion(right, wrong, cases(store, 3), store), {0.25, 0.0})):  # fmt: skip
         assert set(found) == set(CHAMPION_WEIGHTS)
@@ -64,18 +64,18 @@ def test_better_student_has_a_higher_weight(store: CaseStore) -> None:
 def test_only_a_sample_of_many_cases_is_predicted(store: CaseStore) -> None:
     champion = Fake()
     weigh_champion(Fake(), champion, cases(store, 3) * MAX_WEIGHT_CASES, store)
-    assert champion.asked == MAX_WEIGHT_CASES
+    assert champion.requests == MAX_WEIGHT_CASES
 
 
-@pytest.mark.parametrize("mistaken", [False, True])
-def test_a_student_that_has_not_converged_is_reported(mistaken: bool) -> None:
+@pytest.mark.parametrize("has_wrong_masks", [False, True])
+def test_a_student_that_has_not_converged_is_reported(has_wrong_masks: bool) -> None:
     pixels, masks = shapes(3)
     image = case_image(pixels)
     TRUTHS[image.pixels.tobytes()] = masks
-    dice = train_dice(Fake(mistaken=mistaken), [(image, LabelledMasks(masks))], TASK)
-    assert dice == (pytest.approx(0.0, abs=0.2) if mistaken else 1.0)
+    dice = train_dice(Fake(has_wrong_masks=has_wrong_masks), [(image, LabelledMasks(masks))], TASK)
+    assert dice == (pytest.approx(0.0, abs=0.2) if has_wrong_masks else 1.0)
     message = not_converged(dice)
-    assert (message is not None and "training.steps" in message) if mistaken else message is None
+    assert (message is not None and "training.steps" in message) if has_wrong_masks else message is None
 
 
 def test_unknown_training_dice_is_not_reported() -> None:

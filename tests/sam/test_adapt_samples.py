@@ -32,10 +32,10 @@ def test_batches_are_balanced_over_structures_and_cases() -> None:
     rng = np.random.default_rng(0)
     stream = batches(examples, samples, 6, rng)
     drawn = [q for _ in range(100) for q in next(stream)]
-    meant = [q for q in drawn if q.is_positive]
-    assert len(drawn) - len(meant) == pytest.approx(100, abs=30)
-    structures = Counter(q.structure for q in meant)
+    positive = [q for q in drawn if q.is_positive]
+    assert len(drawn) - len(positive) == pytest.approx(100, abs=30)
+    structures = Counter(q.structure for q in positive)
     assert abs(structures[0] - structures[1]) <= 1
-    cases = Counter(examples[q.example].id for q in meant if q.structure == 0)
+    cases = Counter(examples[q.example].id for q in positive if q.structure == 0)
     assert max(cases.values()) - min(cases.values()) <= 1 and len(cases) == 6
-    assert {q.example for q in meant} >= {5, 6, 7}
+    assert {q.example for q in positive} >= {5, 6, 7}

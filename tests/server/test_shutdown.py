@@ -147,7 +147,7 @@ def test_two_annotators_get_cases_and_shared_cases_are_reported(server: RunningS
     assert len(set(seen)) == unlabelled
     got = [bob.next_sample("uniform", {}) for _ in range(3)]
     assert len({answer["id"] for answer in got}) == 3 and not any("shared_with" in answer for answer in got)
-    # Anna clicks in a case: it stays hers when she goes on.
+    # Clicks in a case extend its reservation.
     case = anna.next_sample("uniform", {})["id"]
     click = {"label": "lunate", "foreground": [[31, 26, 0]], "background": [], "slice": 0}
     anna.infer("sam", case, click)

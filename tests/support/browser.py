@@ -135,7 +135,7 @@ class Browser:
             if value := condition():
                 return value
         reported = f"not answered: {self.waiting()}; console: {self.console()}; page: {self.text('body')[:3000]}"
-        pytest.fail(f"waited in vain for {what}; {reported}")
+        pytest.fail(f"{what} did not happen within {seconds:g} s; {reported}")
 
     def shows(self, case: str) -> None:
         """Wait until the image of a case (with axis and index of a volume: ``v0 z 5``) is displayed."""

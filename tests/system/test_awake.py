@@ -125,7 +125,7 @@ def test_server_responds_during_a_training_and_four_inferences(server: RunningSe
             assert "id" in server.client("ninth").next_sample("random", {})
             assert requests.get(f"{server.url}/train/?check_if_running=true", timeout=60).ok
             assert requests.get(f"{server.url}/datastore/image?image={CASES[1]}", timeout=60).content
-            # More wait, up to a bound; who comes after them is told when to come again.
+            # More requests wait, up to a limit; further ones are refused with Retry-After.
             asked += [people.submit(held, server, number) for number in range(AT_ONCE, AT_ONCE + MOST_WAITING)]
             refused: list[requests.Response] = []
 

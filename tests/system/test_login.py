@@ -295,11 +295,11 @@ def test_client_of_slicer_logs_in(server: RunningServer, study: TinyStudy, tmp_p
     assert [(line["user"], line["case"], line["tag"], line["address"]) for line in saved] == [
         ("anna", case, "final", "127.0.0.1")
     ]
-    # The same person at another desk is the same person: what she was given is hers, and others get something else.
+    # A user with another client keeps the reserved case; other users get another one.
     other = MONAILabelClient(server.url, tmpdir=str(tmp_path), client_id="ada")
     other.update_auth(other.auth_token("rita", PASSWORDS["rita"]))
-    hers = client.next_sample("random", {})["id"]
-    assert other.next_sample("random", {})["id"] != hers
+    reserved = client.next_sample("random", {})["id"]
+    assert other.next_sample("random", {})["id"] != reserved
     with pytest.raises(MONAILabelClientException, match="403"):
         client.train_start("student", {})
 

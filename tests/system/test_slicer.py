@@ -253,7 +253,7 @@ ORDERS = {
     "reversed": ["lunate", "ulna", "radius"],
     "background in the middle": ["ulna", "background", "radius", "lunate"],
     "background and scribbles first": ["background", "foreground_scribbles", "background_scribbles", *NAMES[::-1]],
-    "a segment of his own first": ["Segment_1", "lunate", "radius", "ulna"],
+    "a segment of the user first": ["Segment_1", "lunate", "radius", "ulna"],
 }
 
 

@@ -348,8 +348,8 @@ def test_full_disk_mixes_no_metadata_of_labels(study: Path, tmp_path: Path, monk
 
 def test_history_has_a_version_for_each_label_info_of_equal_files(study: Path, tmp_path: Path) -> None:
     store = StudyFolderDatastore(study)
-    for meant in ("wrong", "right", "right"):
-        store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": meant, "idx": 1}]})
+    for name in ("wrong", "right", "right"):
+        store.save_label(CASES[0], label(tmp_path), "final", {"label_info": [{"name": name, "idx": 1}]})
     store.remove_label(CASES[0], "final")
     assert len(earlier_labels(store, CASES[0])) == 2
     (study / "labels" / "final").mkdir(parents=True, exist_ok=True)

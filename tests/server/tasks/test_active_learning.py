@@ -59,7 +59,7 @@ def test_each_request_selects_another_case_and_reserves_only_it(study: Study):
     seen = [study.ask("anna") for _ in range(4)]
     assert sorted(seen) == ["c0", "c1", "c2", "c3"]
     assert study.state.reserved() == {seen[-1]: "anna"}
-    # All were shown: what she saw longest ago comes again, in the same order.
+    # All were offered: the case offered longest ago is offered again, in the same order.
     assert [study.ask("anna") for _ in range(4)] == seen
     held = study.state.reserved()
     assert study.ask("bob") not in held and len(study.state.reserved()) == 2

@@ -136,7 +136,7 @@ def test_champion_has_the_teacher_weight_of_the_best_hold_out_dice(bench: Any, m
     ledger = bench.study.ledger
     train(bench, steps=20)
     train(bench, steps=20)
-    assert "champion_weight" not in ledger.read_json("r0002", "scores"), "a small hold-out cannot tell"
+    assert "champion_weight" not in ledger.read_json("r0002", "scores"), "the hold-out is too small"
     alone = ledger.read_json("r0002", "inputs")["pseudo_labels_made_with"]["student"]
     monkeypatch.setattr(fair, "MIN_HELD", len(held))
     champion = ledger.champion().id
@@ -158,7 +158,7 @@ def test_teacher_below_minimum_dice_makes_no_pseudo_labels(bench: Any, monkeypat
     stats = train(bench, steps=2)
     assert "trained on labels only" in stats["decision"]
     assert bench.study.ledger.get("r0001").pseudo_used.n == 0
-    # The served student was compared on the hold-out, and is heard.
+    # The served student was compared on the hold-out, and is part of the teacher.
     monkeypatch.setattr("samstudent.rounds.scoring.CHAMPION_WEIGHTS", (0.5,))
     monkeypatch.setattr(fair, "MIN_HELD", 1)
     assert "labels only" not in train(bench, steps=2)["decision"]

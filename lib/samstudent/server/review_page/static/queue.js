@@ -5,7 +5,7 @@ import { button, dateTime, h, notice, percent } from './dom.js';
 
 const PAGE_SIZE = 50;
 /** Review states and their names in the filter. */
-export const STATES = { waiting: 'waiting, lowest quality first', sent: 'sent to annotators', rejected: 'rejected', accepted: 'accepted' };
+export const STATES = { waiting: 'waiting for review', sent: 'sent to annotators', rejected: 'rejected', accepted: 'accepted' };
 
 export class Queue {
   /** overview: response of `samstudent/overview`; select: async function that shows a case by name, null: none. */
@@ -15,7 +15,7 @@ export class Queue {
     this.selected = null;
 
     const option = (value, text) => h('option', { value }, text);
-    this.state = h('select', { id: 'state', onchange: () => this.load() }, Object.entries(STATES).map(([value, text]) => option(value, text)));
+    this.state = h('select', { id: 'state', title: 'cases waiting for review: lowest quality first', onchange: () => this.load() }, Object.entries(STATES).map(([value, text]) => option(value, text)));
     this.structure = h('select', { id: 'structure', onchange: () => this.load() }, option('', 'all structures'), overview.study.structures.map((name) => option(name, name)));
     this.items = h('ol', { class: 'queue-items', id: 'queue' });
     this.pager = h('div', { class: 'pager' });

@@ -93,7 +93,7 @@ export class Review {
     const actions = !this.me.may.review ? h('p', { class: 'empty' }, 'Decisions require the role reviewer.')
       : decided ? h('div', { class: 'actions' }, button(`Undo: ${data.state}`, () => this.undo(data.case), { id: 'undo' }))
         : h('div', { class: 'actions' }, this.action('Accept', 'a', 'accept', 'primary'), this.action('Reject', 'r', 'reject'), this.action('Send', 's', 'send'));
-    const status = decided ? `${STATES[data.state].split(',')[0]}${data.who ? ` by ${data.who}` : ''}, ${dateTime(data.time)}` : `lowest ${percent(data.worst, 0)}, mean ${percent(data.mean, 0)}`;
+    const status = decided ? `${STATES[data.state]}${data.who ? ` by ${data.who}` : ''}, ${dateTime(data.time)}` : `lowest ${percent(data.worst, 0)}, mean ${percent(data.mean, 0)}`;
     this.panel.replaceChildren(h('div', { class: 'case-summary' }, h('h2', { title: data.case }, data.case), h('p', {}, status), h('p', { class: 'small', title: provenance }, `${size} · ${provenance}`)),
       h('div', { class: 'legend' }, h('span', { title: 'estimated Dice; line: threshold of the quality filter' }, 'quality'), h('span', {}, 'source')),
       h('ul', { class: 'structures' }, this.rows), actions);
