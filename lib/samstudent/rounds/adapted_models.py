@@ -1,7 +1,7 @@
 """Adapted models of one study: SAMs with an adapted mask decoder, and which of them is active.
 
-Each lies in ``sam/<id>/`` with ``adapted.safetensors`` and ``record.json``. ``sam.json`` alone names the active one, or
-says that the plain SAM is active; it is replaced atomically, so a kill leaves the old choice or the new one.
+Each lies in ``sam/<id>/`` with ``adapted.safetensors`` and ``record.json``. Only ``sam.json`` determines the active
+one, or the plain SAM; it is replaced atomically, so after a kill it has its old or its new content.
 """
 
 from __future__ import annotations

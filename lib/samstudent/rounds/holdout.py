@@ -211,7 +211,7 @@ def read_split(path: Path) -> dict[str, str]:
     """Read a ``split.csv``: case id -> ``train``, ``val`` or ``test``.
 
     Raises:
-        UserError: naming the line (the header is line 1) and what would be right.
+        UserError: with the line (the header is line 1) and the valid content.
     """
     expected = "expected the columns id,split and optionally train_order, separated by commas"
     try:

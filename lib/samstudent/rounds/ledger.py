@@ -1,8 +1,8 @@
 """Ledger of a study: the record of every round, and which round is served.
 
 Rounds lie in ``rounds/<id>/`` with ``model.pt``, ``round.json`` and the files of ``RoundStore.write_record``.
-``champion.json`` alone names the served round: a promotion or a roll-back, with its line in the history, is one atomic
-write of that file, so a kill leaves the old champion or the new one.
+Only ``champion.json`` determines the served round: a promotion or a roll-back, with its line in the history, is one
+atomic write of that file, so a kill leaves the old champion or the new one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Ledger:
         """Use a study's state folder; nothing is written yet.
 
         Args:
-            folder: holds ``rounds/`` and ``champion.json``.
+            folder: folder of ``rounds/`` and ``champion.json``.
             before_change: called with each promotion and roll-back before it is made; an exception prevents the change.
         """
         self.folder = folder

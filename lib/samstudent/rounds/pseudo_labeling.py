@@ -99,7 +99,7 @@ def make_pseudo_labels(
         fitted = fit_labeling(teacher, labels, unlabelled, options, report)
         policy = store.policy_fitted(fitted, labels.digests(cross.folds))
         _add_champion(teacher, champion, ChampionCases(labels, unlabelled, unseen), context)
-    # A champion with a weight chosen on the hold-out is good enough for pseudo labels.
+    # A champion with a weight chosen on the hold-out is sufficient for pseudo labels.
     skip_reason = None if teacher.uses_champion else policy.skip_reason
     if skip_reason is not None:
         logger.warning("%s", skip_reason)

@@ -1,4 +1,4 @@
-"""Context of a running round: what all of its steps use."""
+"""Context of a running round: data that all of its steps use."""
 
 from __future__ import annotations
 

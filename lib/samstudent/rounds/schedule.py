@@ -139,7 +139,7 @@ class Scheduler:
 
     Args:
         section: the task's schedule.
-        ledger: the study's rounds; ``schedule.json`` lies in its folder.
+        ledger: the study's rounds; ``schedule.json`` is in its folder.
         jobs: functions of the server.
         clock: time and pauses.
     """

@@ -41,7 +41,7 @@ class Study:
 
     Args:
         studies: path of the study folder, or the URL of a DICOMweb server.
-        app_dir: the app folder; holds the state of studies that are no folder.
+        app_dir: the app folder; contains the state of studies in a PACS.
         task: the checked task.
     """
 
@@ -92,7 +92,7 @@ class Study:
 
     @cached_property
     def embeddings(self) -> EmbeddingCache:
-        # Shared by all tasks of a study: an embedding depends on the image alone.
+        # Shared by all tasks of a study: an embedding only depends on the image.
         return EmbeddingCache(self.root / "embeddings")
 
     @cached_property

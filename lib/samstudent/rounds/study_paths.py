@@ -30,7 +30,7 @@ class StudyPaths:
             app_dir: the app folder, with the state of studies that are no folder.
 
         Raises:
-            Conflict: the state of a study folder lies elsewhere, behind a link or a mount.
+            Conflict: the state of a study folder is in another folder, by a link or a mount.
         """
         if is_pacs(studies):
             root = Path(app_dir) / "model" / slug_of(studies)

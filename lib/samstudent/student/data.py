@@ -103,7 +103,7 @@ class AugmentedCases(Dataset[dict[str, torch.Tensor]]):
         cases: the cases.
         task: structures and augmentation.
         plain: add ``plain`` to each item: the image after the same changes of geometry, with unchanged intensities.
-        absent: bool (S,), structures that human-labelled cases teach as absent, see ``never_known``; None: none.
+        absent: bool (S,), structures trained as absent on human-labelled cases, see ``never_known``; None: none.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ def augmentation(task: Task) -> tuple[Compose, Compose]:
 def never_known(weights: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Structures bool (S,) that no case annotates, from the weights (S,) of each case; at least one case.
 
-    They are taught as absent: an output that is never trained predicts anything anywhere.
+    They are trained as absent: an output that is never trained has arbitrary predictions.
     """
     return ~(np.stack(weights) > 0).any(axis=0)
 

@@ -248,7 +248,7 @@ def train_student(
 
     Returns:
         The model's version (SHA-256 of the file). On one kind of CPU with the same number of threads it depends on the
-        arguments alone.
+        arguments only.
 
     Raises:
         UserError: no human-labelled case; the task's network is not possible; ``start`` does not fit.
