@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
 from samstudent.pseudolabels.provenance import is_current
 from samstudent.server.auth import audit
+from samstudent.server.datastore.study_list import StudyList
 from samstudent.server.tasks.active_learning import SelectionStrategy
 from samstudent.server.tasks.study_round import StudyRound
 from support.review_bench import HEADER, MADE, QUALITIES, RAW, Bench, shifted, volume_bench
@@ -118,6 +120,23 @@ def test_acceptance_saves_a_label_of_the_user(bench: Bench) -> None:
     for tag in ("pseudo", "pseudo_raw"):  # as the next round does it
         bench.datastore.remove_label("good", tag)
     assert set(client.get("/samstudent/review/good/masks").json()["refined"]) == {"disk", "square"}
+
+
+def test_masks_are_available_while_a_label_is_accepted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saving a human label writes the list before the file; a request for the masks waits for both."""
+    client, write, responses = bench.client, StudyList.write, []
+    request = threading.Thread(target=lambda: responses.append(bench.client.get("/samstudent/review/good/masks")))
+
+    def slow_write(listed: StudyList) -> None:
+        write(listed)
+        if not request.ident:
+            request.start()
+            request.join(1)
+
+    monkeypatch.setattr(StudyList, "write", slow_write)
+    assert decide(client, "good", "accept").status_code == 200
+    request.join()
+    assert [response.status_code for response in responses] == [200], responses[0].text
 
 
 def test_rejected_structure_requires_a_source(bench: Bench) -> None:

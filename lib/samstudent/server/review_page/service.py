@@ -126,9 +126,10 @@ class ReviewService:
 
     def masks(self, case: str) -> Masks:
         """Masks of a case's pseudo label, or of the label that was accepted; cached."""
-        accepted = self.entry(case).state == "accepted"
-        final = self._sha256(case, FINAL, self._labels(case)[FINAL]) if accepted else None
-        key = ("masks", case, final or self.digest(case), self.image_key(case))
+        with self._lock:  # while a label is being accepted, the list has its entry but the file does not exist yet
+            accepted = self.entry(case).state == "accepted"
+            final = self._sha256(case, FINAL, self._labels(case)[FINAL]) if accepted else None
+            key = ("masks", case, final or self.digest(case), self.image_key(case))
         masks: Masks = self._cache.get(key, lambda: self._read_masks(case, FINAL if accepted else PSEUDO))
         return masks
 
