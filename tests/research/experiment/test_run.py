@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from filelock import FileLock
 
 from samstudent.errors import Conflict, UserError
@@ -131,6 +132,15 @@ def test_invalid_options_are_reported(tmp_path: Path) -> None:
         run_experiment(options_of(tmp_path, split="val"))
     with pytest.raises(UserError, match="--size"):
         run_experiment(options_of(tmp_path, size=(60, 64)))
+
+
+def test_weights_of_another_model_are_refused_before_the_first_training(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "sam.pth")
+    options = options_of(tmp_path, methods=("labels", "paper"))
+    task_file(tmp_path / "data", sam={"backend": "vit_b", "checkpoint": str(tmp_path / "sam.pth")})
+    with pytest.raises(UserError, match=r"sam\.pth: not the weights of vit_b"):
+        run_experiment(options)
+    assert not list((tmp_path / "out" / "work").iterdir())
 
 
 def test_folder_in_use_by_another_run_is_refused(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from samstudent.research.experiment.results import write_results
 from samstudent.research.experiment.runner import Runner, run_items
 from samstudent.research.experiment.work import EmbedImages
 from samstudent.research.setting import Setting, make_setting
+from samstudent.sam.registry import load_backend
 
 console = Console()
 
@@ -54,6 +55,9 @@ def _check(setting: Setting, options: ExperimentOptions) -> None:
         nnunet.require()
     if min(options.labels) < MIN_LABELS and any(name.startswith("ours") for name in options.methods):
         raise UserError(f"--labels {min(options.labels)}: the method ours needs {MIN_LABELS} or more")
+    if setting.task.sam.checkpoint is not None and any(method.uses_sam for method in select(options.methods).values()):
+        # Else hours of labels-only training would come before the error about a wrong file.
+        load_backend(setting.task.sam, "cpu").load()
 
 
 def _run(setting: Setting, options: ExperimentOptions, jobs: Mapping[str, Job], engine: Engine) -> dict[str, str]:
