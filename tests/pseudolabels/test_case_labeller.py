@@ -9,6 +9,7 @@ import pytest
 from samstudent.imaging.case import CaseImage, read_image
 from samstudent.pseudolabels.case import binarize, pseudo_label_case, pseudo_label_of
 from samstudent.pseudolabels.case_labeller import CaseLabeller
+from samstudent.pseudolabels.dice_bound import DiceEstimate
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.results import Refinement, StructureResult
@@ -60,7 +61,7 @@ def test_structure_that_lost_all_pixels_is_ignored_in_training() -> None:
         StructureResult(name, True, [], 0.9, agreement) for name, agreement in (("disk", 0.9), ("square", 0.0))
     ]
     refinement = Refinement(masks, coarse, structures, masks.astype(np.float16))
-    estimates = {"disk": 0.8, "square": 0.8}
+    estimates = {"disk": DiceEstimate(0.8, 0.7), "square": DiceEstimate(0.8)}
     label = pseudo_label_of(refinement, probabilities, TASK, provenance_of("v", FakeSam(), TASK), estimates)
     assert [s.status for s in label.structures] == ["accepted", "rejected"]
     assert (label.ignore[1] == coarse[1]).all() and label.soft[1].max() == pytest.approx(0.6, abs=1e-3)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samstudent.pseudolabels.dice_bound import DiceEstimate
 from samstudent.pseudolabels.quality_filter import (
     filter_structures,
     structure_quality,
@@ -67,12 +68,14 @@ def test_training_weights_follow_from_label_metadata() -> None:
 def test_estimate_replaces_the_formula() -> None:
     probabilities = np.zeros((2, 4, 4), np.float32)
     results = [result("disk"), result("square")]
-    first, second = filter_structures(results, probabilities, small_task(), {"disk": 0.3})
-    assert (first.status, first.quality) == ("rejected", 0.3)
+    first, second = filter_structures(results, probabilities, small_task(), {"disk": DiceEstimate(0.3, 0.2)})
+    assert (first.status, first.quality, first.lower_bound) == ("rejected", 0.3, 0.2)
+    assert first.as_json() | {"lower_bound": 0.2, "certainty": 0.9} == first.as_json()
     assert (second.status, second.quality) == ("accepted", pytest.approx(0.6))
+    assert not {"lower_bound", "certainty"} & second.as_json().keys()
     # An estimate for a structure that is not there does not bring it back.
     gone = filter_structures(
-        [result("disk", False, None, None), results[1]], probabilities, small_task(), {"disk": 0.9}
+        [result("disk", False, None, None), results[1]], probabilities, small_task(), {"disk": DiceEstimate(0.9, 0.8)}
     )
     assert (gone[0].status, gone[0].quality) == ("absent", None)
 

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from samstudent.errors import UserError
+from samstudent.pseudolabels.dice_bound import check
 from samstudent.pseudolabels.quality_features import QualityFeatures, ShapeStatistics
 from samstudent.pseudolabels.quality_filter import sam_quality
-from samstudent.pseudolabels.quality_model import QualityModel, Row, case_folds
+from samstudent.pseudolabels.quality_model import QualityModel, Row
+from samstudent.pseudolabels.quality_regression import case_folds
 from samstudent.pseudolabels.reliability import reliability
 
 STATISTICS = ShapeStatistics.of([np.ones((3, 4, 4), bool), np.zeros((3, 4, 4), bool)])
@@ -165,6 +167,7 @@ def test_json_round_trip_keeps_estimates() -> None:
     again = QualityModel.from_json(json.loads(json.dumps(model.as_json(), allow_nan=False)))
     for row in made_rows(3, 10):
         assert again.predict(row.structure, row.features) == model.predict(row.structure, row.features)
+        assert again.lower_bound(row.structure, row.features) == model.lower_bound(row.structure, row.features)
     assert again.report == model.report and again.as_json() == model.as_json()
 
 
@@ -202,13 +205,15 @@ def test_features_specific_to_a_case_get_no_weight() -> None:
 
 def test_estimates_omit_absent_structures() -> None:
     features = made_rows(1, 1)[0].features
-    assert FITTED.estimates(["s0", "s1"], [features, None]) == {"s0": FITTED.predict("s0", features)}
+    assert FITTED.estimates(["s0", "s1"], [features, None]) == {"s0": (FITTED.predict("s0", features), None)}
 
 
 def test_an_offset_shifts_the_logit() -> None:
+    model = fit(made_rows(2, 12))
     features = made_rows(1, 1)[0].features
     assert FITTED.shifted(0.5).predict("s0", features) > FITTED.predict("s0", features)
     assert FITTED.shifted(0.0).as_json() == FITTED.as_json()
+    assert model.shifted(0.5).lower_bound("s0", features) > model.lower_bound("s0", features)
 
 
 def test_dice_outside_0_to_1_is_refused_and_nan_ignored() -> None:
@@ -216,3 +221,42 @@ def test_dice_outside_0_to_1_is_refused_and_nan_ignored() -> None:
     with pytest.raises(UserError, match=r"'s0' in 'c0' is 1\.5"):
         fit([Row("s0", "c0", QualityFeatures(), 1.5), *rows])
     assert fit([Row("s0", "c0", QualityFeatures(), math.nan), *rows]).as_json() == fit(rows).as_json()
+
+
+@pytest.mark.parametrize("cases", [9, 20])
+def test_bound_of_new_rows_is_true_as_often_as_certain(cases: int) -> None:
+    """Coverage varies with the labelled cases: mean of six draws, with three standard errors of as many cases."""
+    shares, validated = [], []
+    for seed in range(6):
+        model, fresh = fit(made_rows(seed, cases)), made_rows(100 + seed, 60, first=1000)
+        bounds = np.array([model.lower_bound(row.structure, row.features) for row in fresh], dtype=float)
+        found = check(bounds, np.array([row.dice for row in fresh]), [row.case for row in fresh])
+        shares.append(found["coverage"])
+        validated.append(model.report["bound"]["cross_validated"])
+        assert all(0 <= bound <= 1 for bound in bounds)
+        assert np.mean(bounds <= [model.predict(row.structure, row.features) for row in fresh]) > 0.95
+    assert 0.9 - 3 * math.sqrt(0.09 / (6 * cases)) < np.mean(shares) < 0.99
+    if cases == 9:  # eight are too few for the cross-validation
+        assert validated == [None] * 6
+    else:
+        assert np.mean([found["coverage"] for found in validated]) == pytest.approx(np.mean(shares), abs=0.06)
+
+
+def test_without_enough_cases_there_is_no_bound() -> None:
+    model = fit(made_rows(0, 8))
+    assert model.lower_bound("s0", QualityFeatures()) is None
+    assert model.report["bound"] == {"certainty": 0.9, "cases": 8, "needed": 9, "cross_validated": None}
+
+
+def test_own_dice_takes_no_part_in_the_score_of_a_case() -> None:
+    rows = made_rows(3, 12)
+    changed = [dataclasses.replace(row, dice=0.0) if row.case == "c4" else row for row in rows]
+    numbers = [number for number, row in enumerate(sorted(rows, key=lambda row: (row.case, row.structure)))
+               if row.case == "c4"]  # fmt: skip
+    distances = []
+    for some in (rows, changed):
+        bound = fit(some).bound
+        assert bound is not None
+        dice = np.array([row.dice for row in sorted(some, key=lambda row: (row.case, row.structure))])[numbers]
+        distances.append((1.1 - dice) / bound.scores[numbers])
+    assert distances[0] == pytest.approx(distances[1], rel=1e-12)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.imaging.case import CaseImage, for_sam
+from samstudent.pseudolabels.dice_bound import DiceEstimate
 from samstudent.pseudolabels.provenance import Provenance, provenance_of
 from samstudent.pseudolabels.quality_filter import FilteredStructure, filter_structures
 from samstudent.sam.cached_sam import CachedSam
@@ -79,7 +80,7 @@ def pseudo_label_of(
     probabilities: NDArray[Any],
     task: Task,
     provenance: Provenance,
-    estimates: Mapping[str, float] | None = None,
+    estimates: Mapping[str, DiceEstimate] | None = None,
 ) -> PseudoLabel:
     """Pseudo label of a refinement. A structure without a refined mask is never accepted.
 

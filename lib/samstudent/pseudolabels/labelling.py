@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from samstudent.imaging.case import CaseImage, for_sam
 from samstudent.pseudolabels.case import PseudoLabel, mix, pseudo_label_of
+from samstudent.pseudolabels.dice_bound import DiceEstimate
 from samstudent.pseudolabels.out_of_fold import MemberPredictor, size_of
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.provenance import provenance_of
@@ -42,7 +43,7 @@ def label_case(image: CaseImage, teacher: MemberPredictor, policy: LabelingPolic
 
 def refine_and_estimate(
     image: CaseImage, members: NDArray[Any], policy: LabelingPolicy, sam: CachedSam
-) -> tuple[Refinement, NDArray[Any], dict[str, float] | None]:
+) -> tuple[Refinement, NDArray[Any], dict[str, DiceEstimate] | None]:
     """Refinement of an unlabelled case, the refined probabilities float32 (S, *size), and the estimated Dice of each
     present structure; None without a quality model.
 

@@ -250,7 +250,7 @@ def _fit_offset(
 
     def refine(image: CaseImage, members: NDArray[Any]) -> tuple[EstimatedMasks, NDArray[Any]]:
         refined, probabilities, found = refine_and_estimate(image, members, policy, sam)
-        values = [(found or {}).get(name, np.nan) for name in task.names]
+        values = [found[name].dice if found and name in found else np.nan for name in task.names]
         return EstimatedMasks(refined.masks, np.array(values)), probabilities
 
     for number, image in enumerate(images):

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.pseudolabels.ablations import Targets
+from samstudent.pseudolabels.dice_bound import CERTAINTY, DiceEstimate
 from samstudent.sam.results import StructureResult
 from samstudent.task import Task
 
@@ -52,14 +53,21 @@ class FilteredStructure:
     name: str
     status: Status
     quality: float | None
+    #: Dice that the mask reaches with the certainty ``dice_bound.CERTAINTY``, 0 to 1; None: not known.
+    lower_bound: float | None = None
     #: Of an absent structure: certainty of the absence, 1 - the student's highest probability anywhere.
     absence: float | None = None
     predicted_iou: float | None = None
     agreement: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values for the label's info."""
-        numbers = {"quality": self.quality, "absence": self.absence}
+        """Plain values for the label's info.
+
+        ``quality`` (estimated Dice), ``lower_bound`` (Dice that the mask reaches with the probability ``certainty``),
+        ``absence``, ``predicted_iou`` and ``agreement``, all 0 to 1; unknown ones are missing.
+        """
+        numbers = {"quality": self.quality, "lower_bound": self.lower_bound, "absence": self.absence}
+        numbers |= {"certainty": None if self.lower_bound is None else CERTAINTY}
         numbers |= {"predicted_iou": self.predicted_iou, "agreement": self.agreement}
         return {"status": self.status} | {k: round(float(v), 4) for k, v in numbers.items() if v is not None}
 
@@ -68,25 +76,26 @@ def filter_structures(
     results: Sequence[StructureResult],
     probabilities: NDArray[Any],
     task: Task,
-    estimates: Mapping[str, float] | None = None,
+    estimates: Mapping[str, DiceEstimate] | None = None,
 ) -> list[FilteredStructure]:
     """Status of each structure by its quality and ``task.threshold_of``.
 
     Args:
         results: of ``refine``, in the order of ``task.names``.
         probabilities: the student's, float (S, *spatial).
-        estimates: estimated Dice by name of a structure, 0 to 1 (``QualityModel.estimates``), in place of the formula
-            for these structures. None: the formula for all.
+        estimates: estimated Dice by name of a structure (``QualityModel.estimates``), in place of the formula for these
+            structures. None: the formula for all.
     """
-    estimates = estimates or {}
     filtered = []
     for result, probability in zip(results, probabilities, strict=True):
         if not result.present:
             filtered.append(FilteredStructure(result.name, "absent", None, absence=float(1 - probability.max())))
             continue
-        quality = estimates.get(result.name, structure_quality(result))
+        estimate = (estimates or {}).get(result.name) or DiceEstimate(structure_quality(result))
+        quality = estimate.dice
         status: Status = "accepted" if quality >= task.threshold_of(result.name) else "rejected"
         numbers = {"predicted_iou": result.predicted_iou, "agreement": result.agreement}
+        numbers["lower_bound"] = estimate.lower
         filtered.append(FilteredStructure(result.name, status, quality, **numbers))
     return filtered
 

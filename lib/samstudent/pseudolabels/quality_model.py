@@ -1,13 +1,15 @@
-"""Quality model: estimate of a refined mask's Dice, fitted to the labelled cases.
+"""Quality model: estimate and lower bound of a refined mask's Dice, fitted to the labelled cases.
 
-A fractional logistic regression (Papke and Wooldridge 1996, doi 10.1002/(SICI)1099-1255(199611)11:6): the expected Dice
-is the logistic function of a weighted sum of the quality features plus an offset for each structure. Three
-constraints prevent overfitting with few cases:
+The estimate is a fractional logistic regression (Papke and Wooldridge 1996, doi
+10.1002/(SICI)1099-1255(199611)11:6): the expected Dice is the logistic function of a weighted sum of the quality
+features plus an offset for each structure. Three constraints prevent overfitting with few cases:
 
 - the sign of each weight is fixed: more agreement never means a lower Dice;
 - ridge penalties shrink the weights to one small common weight, and the offsets to 0 (random effects): a sum of
   features with equal weights is a strong baseline (Dawes 1979, doi 10.1037/0003-066X.34.7.571);
 - the strength of these penalties is chosen by cross-validation grouped by case.
+
+The lower bound is that of ``dice_bound``.
 """
 
 from __future__ import annotations
@@ -18,15 +20,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from samstudent.errors import UserError
+from samstudent.pseudolabels.bound_calibration import bound_report, calibrated
+from samstudent.pseudolabels.dice_bound import DiceBound, DiceEstimate, least_cases
 from samstudent.pseudolabels.quality_features import QualityFeatures, ShapeStatistics
+from samstudent.pseudolabels.quality_regression import Coefficients, Float, FoldFits, RowArrays, case_folds
 from samstudent.pseudolabels.reliability import reliability
-
-Float = NDArray[np.float64]
 
 #: Smallest number of labelled cases for a fit.
 MIN_CASES = 3
@@ -39,18 +40,6 @@ SIGNS = {
     "size": -1,
     "position": -1,
 }
-#: Candidate strengths of the ridge; among equally good ones the first, strongest, is chosen.
-STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0)
-#: Common weight towards which the weights are shrunk, in logits per standard deviation of a feature. With 5 and 10
-#: labelled cases and a poor student better than 0 (correlation 0.55 against 0.48 on ultrasound).
-_COMMON_WEIGHT = 0.2
-#: Ridge of the intercept; keeps it finite when every Dice is 1 (or 0).
-_INTERCEPT_PENALTY = 0.01
-_FOLDS = 10
-#: Smallest scale of a feature: one that hardly varies in the labelled cases may vary in new ones.
-_SMALLEST_SCALE = 0.2
-#: Largest distance of new cases from the labelled ones, in standard deviations.
-_FURTHEST = 4.0
 
 
 @dataclass(frozen=True)
@@ -75,20 +64,20 @@ class QualityModel:
     """Estimator of Dice from quality features, made by ``fit``; plain numbers, stored as JSON.
 
     Attributes:
-        centre, scale, weights: float, one per feature in the order of ``SIGNS``, on the scale of ``transformed``.
-        intercept: on the logit scale.
-        offsets: by name of the structures with rows; others have 0.
+        structures: names of the structures with rows; others have the offset 0.
+        fitted: regression on all rows.
         statistics: of the labelled cases, for the features of new cases.
+        of_folds: regressions without the cases of each fold, for ``bound``.
+        bound: calibrated lower bound; None: too few labelled cases.
         report: ``reliability`` of the out-of-fold estimates, with ``rows``, ``cases``, ``error`` (mean absolute) and
-            ``strength`` of the ridge.
+            ``strength`` of the ridge; ``bound``: ``bound_calibration.bound_report``.
     """
 
-    centre: tuple[float, ...]
-    scale: tuple[float, ...]
-    weights: tuple[float, ...]
-    intercept: float
-    offsets: Mapping[str, float]
+    structures: tuple[str, ...]
+    fitted: Coefficients
     statistics: ShapeStatistics
+    of_folds: tuple[Coefficients, ...] = ()
+    bound: DiceBound | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -114,51 +103,64 @@ class QualityModel:
         cases = [row.case for row in rows]
         if len(set(cases)) < MIN_CASES:
             return None
-        names = sorted({row.structure for row in rows})
-        data = _Data(
+        names = tuple(sorted({row.structure for row in rows}))
+        data = RowArrays(
             np.array([transformed(row.features) for row in rows]),
             np.array([names.index(row.structure) for row in rows]),
             np.array([row.dice for row in rows]),
             len(names),
+            np.array(list(SIGNS.values()), dtype=float),
         )
-        folds = case_folds(cases, seed)
-        estimates = {strength: _out_of_fold(data, folds, strength) for strength in STRENGTHS}
-        strength = min(STRENGTHS, key=lambda strength: float(((estimates[strength] - data.dice) ** 2).mean()))
-        fitted = data.fit(strength)
-        report = reliability(estimates[strength], data.dice) | {
+        fits = FoldFits(data, case_folds(cases, seed))
+        estimates = expit(fits.out_of_fold())
+        report = reliability(estimates, data.dice) | {
             "rows": len(rows),
             "cases": len(set(cases)),
-            "error": float(np.abs(estimates[strength] - data.dice).mean()),
-            "strength": strength,
+            "error": float(np.abs(estimates - data.dice).mean()),
+            "strength": fits.strength(),
+            "bound": bound_report(fits, cases),
         }
-        offsets = dict(zip(names, _plain(fitted.offsets), strict=True))
-        numbers = _plain(fitted.centre), _plain(fitted.scale), _plain(fitted.weights)
-        return cls(*numbers, float(fitted.intercept), offsets, statistics, report)
+        bound = calibrated(fits, cases) if len(set(cases)) >= least_cases() else None
+        of_folds = tuple(fits.of_folds().values()) if bound else ()
+        return cls(names, fits.fit(), statistics, of_folds, bound, report)
 
     def predict(self, structure: str, features: QualityFeatures) -> float:
         """Expected Dice, 0 to 1, of a mask of a structure with these features."""
-        z = _standardised(transformed(features), np.array(self.centre), np.array(self.scale))
-        return float(expit(self.intercept + float(z @ np.array(self.weights)) + self.offsets.get(structure, 0.0)))
+        return float(expit(self._logit(self.fitted, structure, features)))
+
+    def lower_bound(self, structure: str, features: QualityFeatures) -> float | None:
+        """Dice that a mask of a structure with these features reaches with ``bound.certainty``; None: no bound."""
+        if self.bound is None:
+            return None
+        estimates = expit(np.array([[self._logit(fitted, structure, features)] for fitted in self.of_folds]))
+        return float(self.bound.lower(estimates)[0])
 
     def shifted(self, offset: float) -> QualityModel:
         """The model with ``offset`` added to the logits of its estimates."""
-        return replace(self, intercept=self.intercept + offset)
 
-    def estimates(self, names: Sequence[str], features: Sequence[QualityFeatures | None]) -> dict[str, float]:
-        """``predict`` of all present structures of a case, for ``quality_filter.filter_structures``."""
+        def moved(fitted: Coefficients) -> Coefficients:
+            return replace(fitted, intercept=fitted.intercept + offset)
+
+        return replace(self, fitted=moved(self.fitted), of_folds=tuple(map(moved, self.of_folds)))
+
+    def estimates(self, names: Sequence[str], features: Sequence[QualityFeatures | None]) -> dict[str, DiceEstimate]:
+        """Estimates of all present structures of a case, for ``quality_filter.filter_structures``."""
         pairs = zip(names, features, strict=True)
-        return {name: self.predict(name, found) for name, found in pairs if found is not None}
+        return {
+            name: DiceEstimate(self.predict(name, found), self.lower_bound(name, found))
+            for name, found in pairs
+            if found is not None
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; floats with all their digits, so that estimates stay the same."""
         return {
             "features": list(SIGNS),
-            "centre": list(self.centre),
-            "scale": list(self.scale),
-            "weights": list(self.weights),
-            "intercept": self.intercept,
-            "offsets": dict(self.offsets),
+            "structures": list(self.structures),
+            "fitted": self.fitted.as_json(),
             "statistics": self.statistics.as_json(),
+            "of_folds": [fitted.as_json() for fitted in self.of_folds],
+            "bound": None if self.bound is None else self.bound.as_json(),
             "report": dict(self.report),
         }
 
@@ -172,14 +174,20 @@ class QualityModel:
         if content["features"] != list(SIGNS):
             raise UserError(f"a quality model with the features {content['features']}, not {list(SIGNS)}")
         return cls(
-            tuple(content["centre"]),
-            tuple(content["scale"]),
-            tuple(content["weights"]),
-            content["intercept"],
-            content["offsets"],
+            tuple(content["structures"]),
+            Coefficients.from_json(content["fitted"]),
             ShapeStatistics.from_json(content["statistics"]),
+            tuple(map(Coefficients.from_json, content["of_folds"])),
+            None if content["bound"] is None else DiceBound.from_json(content["bound"]),
             content["report"],
         )
+
+    def _logit(self, fitted: Coefficients, structure: str, features: QualityFeatures) -> float:
+        if structure in self.structures:
+            number = np.array([self.structures.index(structure)])
+            return float(fitted.logits(transformed(features)[None], number)[0])
+        mean = replace(fitted, offsets=np.zeros(1))
+        return float(mean.logits(transformed(features)[None], np.zeros(1, dtype=np.intp))[0])
 
 
 def transformed(features: QualityFeatures) -> Float:
@@ -191,110 +199,3 @@ def transformed(features: QualityFeatures) -> Float:
         bounded = sign > 0 and math.isfinite(value)
         values.append(float(logit(min(max(value, 0.01), 0.99))) if bounded else value)
     return np.array(values)
-
-
-def case_folds(cases: Sequence[str], seed: int) -> NDArray[np.intp]:
-    """Fold of the cross-validation for each row (rows,): all rows of a case in one, at most ten folds."""
-    distinct = sorted(set(cases))
-    np.random.default_rng(seed).shuffle(distinct)
-    fold = {case: i % min(_FOLDS, len(distinct)) for i, case in enumerate(distinct)}
-    return np.array([fold[case] for case in cases])
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    centre: Float
-    scale: Float
-    weights: Float
-    intercept: float
-    offsets: Float
-
-    def predict(self, features: Float, structure: NDArray[np.intp]) -> Float:
-        """Expected Dice, float (rows,)."""
-        z = _standardised(features, self.centre, self.scale)
-        return np.asarray(expit(self.intercept + z @ self.weights + self.offsets[structure]))
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Rows as arrays.
-
-    Attributes:
-        features: float (rows, F), nan where unknown.
-        structure: int (rows,), number of each row's structure.
-        dice: float (rows,).
-        structures: number of all structures.
-    """
-
-    features: Float
-    structure: NDArray[np.intp]
-    dice: Float
-    structures: int
-
-    def part(self, rows: NDArray[Any]) -> _Data:
-        return _Data(self.features[rows], self.structure[rows], self.dice[rows], self.structures)
-
-    def fit(self, strength: float) -> _Fitted:
-        """Coefficients of the highest penalised quasi-likelihood; the problem is convex."""
-        centre, scale = _centre_and_scale(self.features)
-        z = _standardised(self.features, centre, scale)
-        signs = np.array(list(SIGNS.values()), dtype=float)
-        # A feature that no labelled case has gets no weight: its centre is not known either.
-        used = np.flatnonzero(np.isfinite(self.features).any(axis=0))
-        first = 1 + len(used)
-        design = np.zeros((len(z), first + self.structures))
-        design[:, 0] = 1
-        design[:, 1:first] = z[:, used] * signs[used]
-        design[np.arange(len(z)), first + self.structure] = 1
-        penalty = np.full(design.shape[1], strength)
-        penalty[0] = _INTERCEPT_PENALTY
-        target = np.zeros(design.shape[1])
-        target[1:first] = _COMMON_WEIGHT
-        lowest = np.full(design.shape[1], -np.inf)
-        lowest[1:first] = 0.0
-        found = _maximise(design, self.dice, penalty, target, lowest)
-        weights = np.zeros(z.shape[1])
-        weights[used] = found[1:first] * signs[used]
-        return _Fitted(centre, scale, weights, float(found[0]), found[first:])
-
-
-def _maximise(design: Float, dice: Float, penalty: Float, target: Float, lowest: Float) -> Float:
-    """Coefficients, none below ``lowest``, of a fractional logistic regression with a ridge towards ``target``."""
-
-    def loss(coefficients: Float) -> tuple[float, Float]:
-        value = design @ coefficients
-        pull = penalty * (coefficients - target)
-        # -(y log p + (1 - y) log(1 - p)) with p = expit(value), written so that it cannot overflow.
-        total = np.logaddexp(0, value).sum() - dice @ value + 0.5 * (coefficients - target) @ pull
-        return float(total), design.T @ (expit(value) - dice) + pull
-
-    bounds = [(None if math.isinf(low) else low, None) for low in lowest]
-    found = minimize(loss, target, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500})
-    return np.asarray(found.x)
-
-
-def _out_of_fold(data: _Data, folds: NDArray[np.intp], strength: float) -> Float:
-    """Estimates float (rows,) by models fitted without the rows of the same case."""
-    estimates = np.empty(len(folds))
-    for fold in np.unique(folds):
-        rows = folds == fold
-        estimates[rows] = data.part(~rows).fit(strength).predict(data.features[rows], data.structure[rows])
-    return estimates
-
-
-def _centre_and_scale(values: Float) -> tuple[Float, Float]:
-    known = np.isfinite(values)
-    count = np.maximum(known.sum(axis=0), 1)
-    centre = np.where(known, values, 0).sum(axis=0) / count
-    variance = np.where(known, (values - centre) ** 2, 0).sum(axis=0) / count
-    return centre, np.maximum(np.sqrt(variance), _SMALLEST_SCALE)
-
-
-def _standardised(values: Float, centre: Float, scale: Float) -> Float:
-    """Standardised features; unknown ones are 0, the mean."""
-    z = np.clip((values - centre) / scale, -_FURTHEST, _FURTHEST)
-    return np.asarray(np.where(np.isfinite(z), z, 0.0))
-
-
-def _plain(values: Float) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)

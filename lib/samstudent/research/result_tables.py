@@ -93,7 +93,7 @@ def _experiment(content: Content) -> list[str]:
         tables.append(markdown_table(columns, rows))
     if qualities := content.get("quality"):
         columns = ["pseudo labels of", "labels", "teacher", "pseudo label", "accepted ones", "accepted", "correlation",
-                   "calibration error"]  # fmt: skip
+                   "calibration error", "coverage of the bound", "bound ≥ 0.9", "true of these"]  # fmt: skip
         tables.append(markdown_table(columns, [quality_texts(quality) for quality in qualities]))
     return tables
 
@@ -120,14 +120,20 @@ def quality_texts(quality: Content) -> list[str]:
 
     Returns:
         Method, number of labels; Dice in percent of the teacher's masks, all masks and accepted masks; accepted share;
-        correlation and calibration error of the estimated Dice.
+        correlation and calibration error of the estimated Dice; coverage of its lower bound, share of the masks whose
+        bound is at least 0.9, and share of these whose Dice is.
     """
     reliability = quality.get("reliability") or {}
     correlation, error = reliability.get("correlation"), reliability.get("calibration_error")
+    bound = quality.get("bound") or {}
+    reached = next((level for level in bound.get("levels", ()) if level["dice"] == 0.9), None)
     figures = [percent(quality[key]) for key in ("raw", "refined", "accepted")]
     return [
         quality["method"], str(quality["labels"]), *figures, f"{percent(quality['acceptance'])} %",
         DASH if correlation is None else f"{correlation:.2f}", DASH if error is None else f"{error:.3f}",
+        f"{percent(bound['coverage'])} %" if bound else DASH,
+        f"{percent(reached['structures'] / bound['structures'])} %" if reached else DASH,
+        DASH if reached is None or reached["true"] is None else f"{percent(reached['true'])} %",
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from samstudent.imaging.annotations import LabelledMasks
+from samstudent.pseudolabels.quality_filter import FilteredStructure
 from samstudent.research.experiment.measure import measure, quality_rows
 from support.drawn import shapes, small_task
 
@@ -29,11 +30,13 @@ def test_quality_rows_include_rejected_structures() -> None:
     task = small_task()
     half = masks.copy()
     half[0, :, : int(np.flatnonzero(masks[0].any(0)).mean())] = False
-    rows = quality_rows(
-        "a", LabelledMasks(masks), half, masks, task, {"disk": ("rejected", 0.4), "square": ("accepted", 0.9)}
-    )
+    filtered = {
+        "disk": FilteredStructure("disk", "rejected", 0.4),
+        "square": FilteredStructure("square", "accepted", 0.9, lower_bound=0.8),
+    }
+    rows = quality_rows("a", LabelledMasks(masks), half, masks, task, filtered)
     assert [row["status"] for row in rows] == ["rejected", "accepted"]
     assert rows[0]["refined"] == 1
     assert rows[0]["raw"] < 0.8
-    assert rows[0]["quality"] == 0.4
+    assert [(row["quality"], row["lower_bound"]) for row in rows] == [(0.4, None), (0.9, 0.8)]
     assert quality_rows("a", None, half, masks, task) == []

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
 from samstudent.research.experiment import summary
+from samstudent.research.result_tables import quality_texts
 
 
 def result(method: str, labels: int | None, seed: int, dice: list[list[float | None]]) -> dict[str, Any]:
@@ -123,4 +125,21 @@ def test_quality_of_pseudo_labels() -> None:
     assert found.reliability is not None
     assert found.reliability["correlation"] == pytest.approx(1)
     assert found.reliability["calibration_error"] == pytest.approx(0, abs=1e-9)
+    assert found.bound is None
     assert summary.quality("ours", 5, []) is None
+
+
+def test_coverage_of_the_bound_of_pseudo_labels() -> None:
+    keys = ("case", "structure", "status", "quality", "lower_bound", "raw", "refined")
+    values = [
+        ("x", "a", "accepted", 0.95, 0.9, 0.5, 0.96),
+        ("x", "b", "accepted", 0.95, 0.91, 0.5, 0.85),
+        ("y", "a", "rejected", 0.5, 0.3, 0.5, 0.4),
+        ("y", "b", "absent", None, None, 0.0, 0.0),
+        ("y", "c", "accepted", 0.9, None, 0.5, 0.2),
+    ]
+    found = summary.quality("ours", 5, [dict(zip(keys, row, strict=True)) for row in values])
+    assert found is not None and found.bound is not None
+    assert (found.bound["certainty"], found.bound["coverage"], found.bound["structures"]) == (0.9, 0.75, 3)
+    texts = quality_texts(asdict(found))
+    assert texts[-3:] == ["75.0 %", "66.7 %", "50.0 %"]

@@ -15,7 +15,8 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.quality_features import ShapeStatistics
-from samstudent.pseudolabels.quality_model import QualityModel
+from samstudent.pseudolabels.quality_model import SIGNS, QualityModel
+from samstudent.pseudolabels.quality_regression import Coefficients
 from samstudent.pseudolabels.recipe_choice import RecipeChoice, StructureChoice
 from samstudent.rounds.study import Study
 from samstudent.server.tasks.student_infer import StudentInferTask, StudentSamInferTask, result_extension
@@ -153,7 +154,8 @@ def test_sam_is_not_run_on_volumes_if_no_recipe_uses_it(
     recipe = drawn.recipe.model_copy(update={"source": source})
     choice = RecipeChoice({name: StructureChoice(recipe) for name in drawn.names})
     statistics = ShapeStatistics(np.zeros((1, 2)), np.zeros((1, 2, 3)))
-    policy = LabelingPolicy(drawn, 0.0, choice, QualityModel((), (), (), 0.0, {}, statistics))
+    fitted = Coefficients(*(np.zeros(len(SIGNS)) for _ in range(3)), 0.0, np.zeros(0))
+    policy = LabelingPolicy(drawn, 0.0, choice, QualityModel((), fitted, statistics))
     monkeypatch.setattr(study, "plain_sam", lambda: sam)
     monkeypatch.setattr(study, "policy_of", lambda round_id: policy)
     task = StudentSamInferTask(study)

@@ -9,6 +9,7 @@ import numpy as np
 
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.metrics import dice_where_known, surface_distances
+from samstudent.pseudolabels.quality_filter import FilteredStructure
 from samstudent.sam.prompts import Mask
 from samstudent.task import Task
 
@@ -40,7 +41,7 @@ def quality_rows(
     raw: Mask,
     refined: Mask,
     task: Task,
-    status: Mapping[str, tuple[str, float | None]] | None = None,
+    status: Mapping[str, FilteredStructure] | None = None,
 ) -> list[dict[str, Any]]:
     """Quality of a case's pseudo label: a row for each structure that truth, student or pseudo label contains.
 
@@ -50,7 +51,7 @@ def quality_rows(
         raw: the teacher's own masks, bool (S, *spatial).
         refined: all masks of the pseudo label, before the quality filter, bool (S, *spatial).
         task: names of the structures.
-        status: structure -> status and estimated Dice; None: every mask is accepted.
+        status: result of the quality filter by structure; None: every mask is accepted.
     """
     if truth is None:
         return []
@@ -59,8 +60,10 @@ def quality_rows(
     for i, name in enumerate(task.names):
         if np.isnan(before[i]) and np.isnan(after[i]):
             continue
-        word, estimate = (status or {}).get(name, ("accepted" if refined[i].any() else "absent", None))
-        row = {"case": case, "structure": name, "status": word, "quality": estimate}
+        drawn = FilteredStructure(name, "accepted" if refined[i].any() else "absent", None)
+        found = (status or {}).get(name, drawn)
+        row: dict[str, Any] = {"case": case, "structure": name, "status": found.status}
+        row |= {"quality": found.quality, "lower_bound": found.lower_bound}
         row |= {"truth": bool(truth.masks[i].any()), "raw": number(before[i]), "refined": number(after[i])}
         rows.append(row)
     return rows

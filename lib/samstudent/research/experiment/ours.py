@@ -41,7 +41,7 @@ class ExperimentStore(RoundStore):
         truth = self.setting.cases.truth(case_id)
         if truth is not None and truth.masks.shape != label.refined.shape:
             truth = on_working_grid(truth, label.refined.shape[1:])
-        status = {s.name: (s.status, s.quality) for s in label.structures}
+        status = {s.name: s for s in label.structures}
         self.rows[case_id] = quality_rows(case_id, truth, label.raw, label.refined, self.task, status)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.metrics import mean_of
+from samstudent.pseudolabels.dice_bound import CERTAINTY, check
 from samstudent.pseudolabels.reliability import reliability
 
 RESAMPLES = 2000
@@ -75,6 +76,8 @@ class Quality:
             accepted; means over structures and seeds.
         acceptance: accepted share of the masks.
         reliability: reliability of the estimated Dice (``reliability``); None: no estimates.
+        bound: how often the lower bounds of Dice are true (``dice_bound.check``), with their ``certainty``; None: there
+            are none.
         targets: "masks", "probabilities", or both if seeds differ.
     """
 
@@ -85,6 +88,7 @@ class Quality:
     accepted: float
     acceptance: float
     reliability: dict[str, Any] | None
+    bound: dict[str, Any] | None = None
     targets: str = ""
 
 
@@ -204,8 +208,18 @@ def quality(method: str, labels: int, rows: Sequence[Mapping[str, Any]], targets
         accepted=dice("refined", accepted),
         acceptance=len(accepted) / len(drawn) if drawn else math.nan,
         reliability=estimated,
+        bound=_bound(known),
         targets=targets,
     )
+
+
+def _bound(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """``Quality.bound`` of masks with a known Dice."""
+    rows = [row for row in rows if row.get("lower_bound") is not None]
+    if not rows:
+        return None
+    bounds, dice = (np.array([row[key] for row in rows], dtype=float) for key in ("lower_bound", "refined"))
+    return {"certainty": CERTAINTY} | check(bounds, dice, [row["case"] for row in rows])
 
 
 def _partner(by_key: Mapping[tuple[str, Any, int], Result], method: str, n: int, seed: int) -> Result | None:
