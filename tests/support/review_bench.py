@@ -54,12 +54,14 @@ def write_pseudo_label(
     qualities: Mapping[str, float | None],
     made: Provenance = MADE,
     raw: Provenance = RAW,
+    bounds: Mapping[str, float] | None = None,
 ) -> None:
     """As ``produce`` writes it: refined masks gated at ``THRESHOLD``, the student's ``shifted`` beside it.
 
     Args:
         refined: bool (S, *spatial).
         qualities: by structure; None: absent.
+        bounds: lower bound of Dice by structure; None: there are none.
     """
     grid = read_image(datastore.get_image_uri(case)).grid
     structures: dict[str, dict[str, Any]] = {}
@@ -71,6 +73,8 @@ def write_pseudo_label(
         accepted[index] = quality is not None and quality >= THRESHOLD
         status = "absent" if quality is None else "accepted" if accepted[index].all() else "rejected"
         structures[name] = {"status": status} | ({} if quality is None else {"quality": quality})
+        if bounds is not None and quality is not None:
+            structures[name] |= {"lower_bound": bounds[name], "certainty": 0.9}
     student = shifted(refined) & there
     rejected = refined & there & ~accepted
     with tempfile.TemporaryDirectory() as folder:

@@ -78,6 +78,7 @@ NEEDED = {
         GET /samstudent
         GET /samstudent/page/{name}
         GET /samstudent/overview
+        GET /samstudent/promised
         GET /samstudent/review
         GET /samstudent/review/{case}
         GET /samstudent/review/{case}/image
@@ -92,6 +93,8 @@ NEEDED = {
         POST /samstudent/review/{case}/reject
         POST /samstudent/review/{case}/send
         DELETE /samstudent/review/{case}/decision
+        POST /samstudent/promised
+        DELETE /samstudent/promised/{batch}
     """,
     "admin": """
         POST /batch/infer/{model}

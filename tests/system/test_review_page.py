@@ -299,6 +299,31 @@ def test_running_round_has_a_bar_for_each_step(review_bench: Bench, tmp_path: Pa
         over.set()
 
 
+def test_promised_structures_are_accepted_at_once(review_bench: Bench, tmp_path: Path) -> None:
+    review_bench.pseudo_label("good", bounds={"disk": 0.938, "square": 0.91})
+    review_bench.pseudo_label("middle", bounds={"disk": 0.5, "square": 0.92})
+    with page_of(review_bench, tmp_path / "profile") as browser:
+        browser.open("samstudent#review")
+        browser.find("#queue button")
+        browser.run("const s = document.getElementById('bound'); s.value = '0.9'; s.dispatchEvent(new Event('change'))")
+        browser.shows("good")
+        assert browser.run("return [...document.querySelectorAll('.bound')].map((e) => [e.textContent, e.title])") == [
+            ["≥ 0.93", "Dice ≥ 0.93, certainty 90 %"], ["≥ 0.91", "Dice ≥ 0.91, certainty 90 %"],
+        ]  # fmt: skip
+        browser.find("#accept-promised").click()
+        browser.until(lambda: browser.text("#confirm") == "Accept 2 structures in 1 case", "the preview")
+        browser.find("#promised-partial").click()
+        browser.until(lambda: browser.text("#confirm") == "Accept 3 structures in 2 cases", "partial cases")
+        assert "1 other structure of these cases" in browser.text("dialog .facts")
+        browser.find("#confirm").click()
+        browser.until(lambda: "3 structures in 2 cases accepted" in browser.text("#notices"), "acceptance")
+        assert sorted(review_bench.datastore.get_labeled_images()) == ["good", "middle"]
+        browser.find("#notices button").click()
+        browser.until(lambda: "2 cases: no longer accepted" in browser.text("#notices"), "undo")
+        assert not review_bench.datastore.get_labeled_images()
+        assert browser.console() == []
+
+
 def test_volume_is_displayed_by_slices(volumes: Browser) -> None:
     volumes.open("samstudent#review")
     volumes.shows("v0 z 7")  # where the worse of the two, the block, is seen best

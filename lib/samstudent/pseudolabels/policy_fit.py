@@ -72,12 +72,15 @@ class FitOptions:
         ablations: parts that are left out.
         inputs: ``policy_inputs`` of the same arguments, recorded for ``reuse_policy``; None: not recorded.
         progress: called with the progress.
+        unchecked: ids of cases whose label is a pseudo label that no person has seen; the quality model is not fitted
+            to them, as their estimates would confirm themselves.
     """
 
     seed: int = 0
     ablations: Ablations = FULL
     inputs: str | None = None
     progress: Progress = lambda part, done, total: None
+    unchecked: frozenset[str] = frozenset()
 
 
 def fit_policy(
@@ -201,7 +204,8 @@ def _fit_to_labels(
         statistics = ShapeStatistics.of((case.truth.masks for case in cases), complete)
         uses_sam = needs_sam(task, head_weight, choice)
         rows = evaluator.quality_rows(choice.recipes, statistics, uses_sam)
-        quality = QualityModel.fit(rows, statistics, options.seed)
+        checked = [row for row in rows if row.case not in options.unchecked]
+        quality = QualityModel.fit(checked, statistics, options.seed)
         options.progress("fitting the quality model", 1, 1)
     record = {
         "cases": len(cases),

@@ -19,8 +19,10 @@ from samstudent.task import Task
 from samstudent.util.database import connection, make_tables
 
 Verdict = Literal["rejected", "sent"]
-#: Origin of a structure of an accepted label: the refined mask, the student's own, or the structure is absent.
-MaskOrigin = Literal["refined", "student", "absent"]
+#: Origin of a structure of an accepted label: the refined mask, the student's own, or the structure is absent;
+#: ``unknown``: not annotated, in labels that were accepted for their lower bounds of Dice only.
+MaskOrigin = Literal["refined", "student", "absent", "unknown"]
+#: Choices of a reviewer.
 SOURCES: tuple[MaskOrigin, ...] = ("refined", "student", "absent")
 
 #: In the study's state.sqlite, beside the tables of active learning.
@@ -122,11 +124,13 @@ class QualitySummary:
         worst: the lowest quality; None where no structure was found.
         mean: mean quality.
         rejected: number of structures that the quality filter rejected.
+        lower_bound: the lowest lower bound of Dice; None where a structure has none, or none was found.
     """
 
     worst: float | None
     mean: float | None
     rejected: int
+    lower_bound: float | None = None
 
     @classmethod
     def of(cls, structures: Mapping[str, Mapping[str, Any]], only: str | None = None) -> QualitySummary:
@@ -136,19 +140,26 @@ class QualitySummary:
         rejected = sum(s.get("status") == "rejected" for s in found)
         if not qualities:
             return cls(None, None, 0)
-        return cls(min(qualities), sum(qualities) / len(qualities), rejected)
+        bounds = [s.get("lower_bound") for s in found]
+        lower = None if None in bounds else min(float(bound) for bound in bounds if bound is not None)
+        return cls(min(qualities), sum(qualities) / len(qualities), rejected, lower)
 
 
-def worst_first(summaries: Mapping[str, QualitySummary]) -> list[str]:
+def worst_first(summaries: Mapping[str, QualitySummary], *, by_bound: bool = False) -> list[str]:
     """Cases in the order of the review: lowest worst quality first, then lowest mean.
 
     Cases without a found structure come first: their structures were probably missed.
+
+    Args:
+        summaries: by case.
+        by_bound: lowest lower bound of Dice first; before them cases without one.
     """
 
-    def key(case: str) -> tuple[float, float, str]:
+    def key(case: str) -> tuple[float, float, float, str]:
         summary = summaries[case]
+        bound = summary.lower_bound if by_bound else None
         worst = -1.0 if summary.worst is None else summary.worst
-        return worst, summary.mean or 0.0, case
+        return -1.0 if bound is None else bound, worst, summary.mean or 0.0, case
 
     return sorted(summaries, key=key)
 
@@ -186,7 +197,7 @@ def compose(sources: Mapping[str, str], refined: NDArray[Any], student: NDArray[
     """Label of an accepted pseudo label.
 
     Args:
-        sources: of ``check_sources``.
+        sources: of ``check_sources``; structures that are ``unknown`` are empty.
         refined: bool (S, *spatial), refined masks, rejected ones included.
         student: bool (S, *spatial), the student's own.
 
@@ -200,7 +211,7 @@ def compose(sources: Mapping[str, str], refined: NDArray[Any], student: NDArray[
     masks = np.zeros_like(refined, dtype=bool)
     for index, name in enumerate(task.names):
         source = sources[name]
-        if source != "absent":
+        if source in ("refined", "student"):
             masks[index] = (refined if source == "refined" else student)[index]
             if not masks[index].any():
                 raise UserError(f"structures: {name}: its {source} mask is empty; choose another, or absent")

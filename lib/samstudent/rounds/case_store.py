@@ -40,11 +40,13 @@ class CaseContent:
         label: SHA-256, hex, of the human label's file; None: there is no human label.
         names: ``names[v - 1]`` is the structure of value v of the label; None: the task's values, or the file names
             them.
+        checked: False: the label is a pseudo label that was accepted for its estimated Dice, and no person has seen it.
     """
 
     image: str
     label: str | None = None
     names: tuple[str, ...] | None = None
+    checked: bool = True
 
 
 class CaseSource(Protocol):

@@ -61,6 +61,10 @@ class RoundRecord(BaseModel):
     dice: dict[Literal["challenger", "champion"], DiceTable | None] = {}
     #: Mean Dice of the challenger on some of its own training labels; a low one means that it has not converged.
     train_dice: float | None = None
+    #: Lower bound of the Dice of this round's pseudo labels (``bound_calibration.bound_report``): the certainty, the
+    #: number of labelled cases and the smallest one for a bound, and the cross-validated coverage; shares from 0 to 1.
+    #: None: no quality model was fitted.
+    dice_bound: dict[str, Any] | None = None
     #: Basis of the decision: ``fair.Comparison`` as JSON, None where there was nothing to compare, and
     #: ``fair.Decision.accumulated_loss``.
     comparison: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ from samstudent.active_learning.readable import ImageCheck
 from samstudent.active_learning.state import SelectionState
 from samstudent.errors import UserError
 from samstudent.pseudolabels.ablations import FULL, Ablations
+from samstudent.pseudolabels.bound_checks import BoundChecks
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.review import Reviews
 from samstudent.rounds.adapted_models import TRAINING, AdaptedModels
@@ -89,6 +90,10 @@ class Study:
     @cached_property
     def reviews(self) -> Reviews:
         return Reviews(self.folder / "state.sqlite")
+
+    @cached_property
+    def bound_checks(self) -> BoundChecks:
+        return BoundChecks(self.folder / "state.sqlite")
 
     @cached_property
     def embeddings(self) -> EmbeddingCache:

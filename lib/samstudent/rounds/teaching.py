@@ -53,8 +53,11 @@ class LabelledSet:
 
 
 def label_record(case: PreparedCase) -> dict[str, Any]:
-    """Record of the human label of a case: tag, SHA-256 of its file, and names of its values where they are known."""
+    """Record of the human label of a case: tag, SHA-256 of its file, names of its values where they are known, and
+    ``checked``: False where no person has seen it."""
     record: dict[str, Any] = {"tag": FINAL, "sha256": case.content.label}
+    if not case.content.checked:
+        record["checked"] = False
     return record if case.content.names is None else record | {"names": list(case.content.names)}
 
 
@@ -133,7 +136,8 @@ def fit_labeling(
         steps.setdefault(part, StepReport(report, part))(done, total)
 
     sam, compared = store.plain_sam(), cases_for_offset([case.id for case in unlabelled], task)
-    fit_options = FitOptions(options.seed or 0, options.ablations, progress=progress)
+    unchecked = frozenset(case.id for case in labels.cases if not case.content.checked)
+    fit_options = FitOptions(options.seed or 0, options.ablations, progress=progress, unchecked=unchecked)
     inputs = policy_inputs(teacher, labels.digests(teacher.folds), task, sam.backend, fit_options, len(compared))
     policy = reuse_policy(store.earlier_policies, inputs, store.policy_folder, task, sam.backend)
     if policy is None:

@@ -64,6 +64,7 @@ def test_queue_is_sorted_by_quality_without_hold_out_cases(bench: Bench) -> None
     assert answer["total"] == 4 and answer["counts"]["waiting"] == 4
     assert answer["cases"][1] == {
         "case": "low", "state": "waiting", "who": None, "time": None, "worst": 0.3, "mean": 0.6, "rejected": 1,
+        "lower_bound": None,
     }  # fmt: skip
 
 
@@ -261,6 +262,10 @@ def test_hold_out_case_cannot_be_accepted(bench: Bench) -> None:
         ("get", "review?state=nosuch", 400, "waiting"),
         ("get", "review?structure=nosuch", 404, "disk"),
         ("get", "review?count=0", 400, "count"),
+        ("get", "review?order=nosuch", 400, "quality, bound"),
+        ("get", "review?bound=90", 400, "from 0 to 1"),
+        ("get", "promised?dice=nan", 400, "from 0 to 1"),
+        ("delete", "promised/nosuch", 404, "nosuch"),
         ("post", "review/nosuch/accept", 404, "nosuch"),
         ("post", "review/nosuch/reject", 404, "nosuch"),
         ("delete", "review/nosuch/decision", 404, "nosuch"),
@@ -289,6 +294,8 @@ def test_decisions_from_other_sites_are_refused(bench: Bench) -> None:
         answer = foreign.post(f"/samstudent/review/good/{verb}", json={"digest": "x"})
         assert answer.status_code == 403 and "X-Samstudent" in answer.json()["detail"]
     assert foreign.delete("/samstudent/review/good/decision").status_code == 403
+    assert foreign.post("/samstudent/promised", json={"digest": "x"}).status_code == 403
+    assert foreign.delete("/samstudent/promised/x").status_code == 403
     assert queue(TestClient(bench.app, headers=HEADER))[-1] == "good"
 
 

@@ -10,6 +10,8 @@ from samstudent.imaging.file_names import is_id
 
 #: Key of the metadata of a label that was accepted in review: origin of the label.
 ACCEPTED_FROM = "accepted_from"
+#: Key in the value of ``ACCEPTED_FROM`` of labels that were accepted for their lower bound of Dice, unseen.
+PROMISE = "promise"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,63}")
 

@@ -78,7 +78,20 @@ def _served(ledger: Ledger) -> dict[str, Any] | None:
 
 
 def _brief(record: RoundRecord) -> dict[str, Any]:
-    fields = {"id", "status", "promoted", "started", "finished", "reason", "dice", "decision", "error", "steps", "step"}
+    fields = {
+        "dice_bound",
+        "id",
+        "status",
+        "promoted",
+        "started",
+        "finished",
+        "reason",
+        "dice",
+        "decision",
+        "error",
+        "steps",
+        "step",
+    }
     brief = record.model_dump(mode="json", include=fields)
     brief["labels"], brief["pseudo"] = len(record.labels_used), record.pseudo_used.n
     brief["left_out"], brief["not_compared"] = record.unreadable, record.not_compared

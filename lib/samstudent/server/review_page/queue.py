@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from samstudent.errors import NotFound, UserError
@@ -15,6 +15,9 @@ from samstudent.server.datastore.identifiers import ACCEPTED_FROM
 #: ``waiting``: no decision yet.
 State = Literal["waiting", "rejected", "sent", "accepted"]
 STATES: tuple[State, ...] = get_args(State)
+
+#: Orders of waiting cases: lowest quality first, or lowest lower bound of Dice first.
+ORDERS = ("quality", "bound")
 
 #: Label metadata by case id and tag.
 Infos = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -43,9 +46,8 @@ class QueueItem:
         return dict(self.info.get("structures") or {})
 
     def as_json(self, structure: str | None = None) -> dict[str, Any]:
-        """Item of a list; with the quality of one structure, or of all."""
-        summary = QualitySummary.of(self.structures, structure)
-        quality = {"worst": summary.worst, "mean": summary.mean, "rejected": summary.rejected}
+        """Item of a list; with quality and lower bound of one structure, or of all."""
+        quality = asdict(QualitySummary.of(self.structures, structure))
         return {"case": self.case, "state": self.state, "who": self.who, "time": self.time} | quality
 
 
@@ -58,12 +60,16 @@ class QueuePage:
         structure: only cases with this structure, sorted by its quality; None: all cases.
         first: index of the first item.
         count: largest number of items.
+        order: of waiting cases, a name in ``ORDERS``.
+        bound: only cases whose structures all have at least this lower bound of Dice, 0 to 1; None: all cases.
     """
 
     state: str
     structure: str | None
     first: int
     count: int
+    order: str = "quality"
+    bound: float | None = None
 
     def check(self, structures: Collection[str]) -> None:
         """Validate the request. Raises UserError or NotFound."""
@@ -71,6 +77,10 @@ class QueuePage:
             raise UserError(f"state must be one of {', '.join(STATES)}, not {self.state!r}")
         if self.structure is not None and self.structure not in structures:
             raise NotFound(f"structure {self.structure!r}: the task has {', '.join(structures)}")
+        if self.order not in ORDERS:
+            raise UserError(f"order must be one of {', '.join(ORDERS)}, not {self.order!r}")
+        if self.bound is not None and not 0 <= self.bound <= 1:
+            raise UserError(f"bound is a Dice from 0 to 1, not {self.bound}")
         if self.first < 0 or not 1 <= self.count <= 500:
             raise UserError(f"first must be at least 0 and count from 1 to 500, not {self.first} and {self.count}")
 
@@ -96,12 +106,14 @@ def queue_items(study: Study, infos: Infos) -> dict[str, QueueItem]:
 
 
 def page_of(items: Mapping[str, QueueItem], page: QueuePage) -> dict[str, Any]:
-    """Page of the queue as JSON: lowest quality first, or latest decision first."""
+    """Page of the queue as JSON: lowest quality or bound first, or latest decision first."""
     chosen = {case: item for case, item in items.items() if item.state == page.state}
     summaries = {case: QualitySummary.of(item.structures, page.structure) for case, item in chosen.items()}
     if page.structure is not None:
         summaries = {case: summary for case, summary in summaries.items() if summary.worst is not None}
-    order = worst_first(summaries)
+    if (bound := page.bound) is not None:
+        summaries = {c: s for c, s in summaries.items() if s.lower_bound is not None and s.lower_bound >= bound}
+    order = worst_first(summaries, by_bound=page.order == "bound")
     if page.state != "waiting":
         order.sort(key=lambda case: -(chosen[case].time or 0))
     counts = {name: sum(item.state == name for item in items.values()) for name in STATES}

@@ -19,6 +19,7 @@ from samstudent.server.auth.current_user import User, user_name
 from samstudent.server.auth.roles import from_page, permissions, require
 from samstudent.server.review_page.overview import overview
 from samstudent.server.review_page.pictures import Slice, picture
+from samstudent.server.review_page.promised import Promise, PromisedLabels
 from samstudent.server.review_page.queue import QueuePage
 from samstudent.server.review_page.service import ReviewService
 
@@ -53,6 +54,19 @@ class AcceptedLabel(DecidedLabel):
         {},
         description="source by structure: refined, student or absent; required for rejected structures; default for "
         "others: refined if accepted by the quality filter, absent if not found",
+    )
+
+
+class PromisedBody(BaseModel):
+    """Body of an acceptance of all promised structures."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    digest: str = Field(max_length=64, description="digest of the selection, from GET /samstudent/promised")
+    dice: float = Field(0.9, ge=0, le=1, description="smallest lower bound of Dice")
+    partial: bool = Field(
+        False,
+        description="also cases in which only some of the structures found reach it; the others are not annotated then",
     )
 
 
@@ -91,11 +105,17 @@ def get_overview(review: Review) -> dict[str, Any]:
     return overview(review)
 
 
-@router.get("/review", summary="Review queue: pseudo labels, lowest quality first", dependencies=READ)
+@router.get("/review", summary="Review queue: pseudo labels, lowest quality or bound first", dependencies=READ)
 def get_queue(
-    review: Review, state: str = "waiting", structure: str | None = None, first: int = 0, count: int = 50
+    review: Review,
+    state: str = "waiting",
+    structure: str | None = None,
+    first: int = 0,
+    count: int = 50,
+    order: str = "quality",
+    bound: float | None = None,
 ) -> dict[str, Any]:
-    return review.queue(QueuePage(state, structure, first, count))
+    return review.queue(QueuePage(state, structure, first, count, order, bound))
 
 
 @router.get("/review/{case}", summary="One case of the queue: structures, digest, size", dependencies=READ)
@@ -169,6 +189,27 @@ def delete_decision(review: Review, line: Annotated[AuditLine, audited("undo")],
     undone = review.undo(case)
     line.describe(user_name(), case=case, undone=undone)
     return {"case": case, "undone": undone}
+
+
+@router.get("/promised", summary="Structures whose lower bound of Dice reaches a value", dependencies=READ)
+def get_promised(review: Review, dice: float = 0.9, partial: bool = False) -> dict[str, Any]:
+    return PromisedLabels(review).preview(Promise(dice, partial))
+
+
+@router.post("/promised", summary="Accept all of them as labels of this user, unseen", dependencies=REVIEW)
+def post_promised(
+    review: Review, line: Annotated[AuditLine, audited("accept promised")], body: PromisedBody
+) -> dict[str, Any]:
+    accepted = PromisedLabels(review).accept(Promise(body.dice, body.partial), body.digest, user_name())
+    line.describe(user_name(), dice=body.dice, partial=body.partial, **accepted)
+    return accepted
+
+
+@router.delete("/promised/{batch}", summary="Undo such an acceptance", dependencies=REVIEW)
+def delete_promised(review: Review, line: Annotated[AuditLine, audited("undo promised")], batch: str) -> dict[str, Any]:
+    undone = PromisedLabels(review).undo(batch)
+    line.describe(user_name(), batch=batch, **undone)
+    return undone
 
 
 def _static(name: str) -> Response:

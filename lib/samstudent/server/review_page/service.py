@@ -7,19 +7,22 @@ import hashlib
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from samstudent.errors import Conflict, NotFound
 from samstudent.imaging.case import read_image
 from samstudent.imaging.label_tags import FINAL, PSEUDO, PSEUDO_RAW
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks, read_rejected
+from samstudent.imaging.structure_names import IGNORE
 from samstudent.pseudolabels.review import Verdict, check_sources, compose
 from samstudent.server.context import ServerContext
-from samstudent.server.datastore.identifiers import ACCEPTED_FROM
+from samstudent.server.datastore.identifiers import ACCEPTED_FROM, PROMISE
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Shown, Slice, runs
 from samstudent.server.review_page.queue import QueueItem, QueuePage, State, page_of, queue_items
 from samstudent.util.files import sha256_file
@@ -159,8 +162,25 @@ class ReviewService:
         Raises:
             Conflict: another label or decision in the meantime. UserError: see ``check_sources`` and ``compose``.
         """
+        sources = check_sources(chosen, self._undecided(case, digest).structures, self.task)
+        return self._accept(case, digest, sources, {"user": who})
+
+    def accept_promised(self, case: str, digest: str, structures: Collection[str], info: Mapping[str, Any]) -> None:
+        """Save the refined masks of some structures as label; all others are not annotated in it.
+
+        Args:
+            case: case id.
+            digest: digest of the pseudo label.
+            structures: names.
+            info: ``user``, and ``PROMISE`` for the origin of the label.
+
+        Raises: as ``accept``.
+        """
+        self._accept(case, digest, {n: "refined" if n in structures else "unknown" for n in self.task.names}, info)
+
+    def _accept(self, case: str, digest: str, sources: dict[str, str], more: Mapping[str, Any]) -> dict[str, Any]:
+        """``accept`` with the source of each structure; ``more``: ``user``, and maybe ``PROMISE``."""
         entry = self._undecided(case, digest)
-        sources = check_sources(chosen, entry.structures, self.task)
         refined, student = (self._uri(case, tag) for tag in (PSEUDO, PSEUDO_RAW))
         grid = self.shown(case).grid
         masks = read_masks(refined, self.task, grid) | read_rejected(refined, self.task, grid) if refined else None
@@ -175,10 +195,13 @@ class ReviewService:
             "provenance": entry.info.get("provenance"),
             "time": time.time(),
         }
-        info = {"user": who, ACCEPTED_FROM: made_of | {"structures": taken}}
+        made_of |= {PROMISE: more[PROMISE]} if PROMISE in more else {}
+        info = {"user": more["user"], ACCEPTED_FROM: made_of | {"structures": taken}}
+        unknown = np.zeros_like(label)
+        unknown[[sources[name] == "unknown" for name in self.task.names]] = True
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "label.seg.nrrd"
-            write_masks(path, label, self.task, grid)
+            write_masks(path, label, self.task, grid, marked={IGNORE: unknown} if unknown.any() else None)
             with self._exclusive():
                 self._undecided(case, digest)
                 self.datastore.save_label(case, str(path), FINAL, info)

@@ -32,6 +32,7 @@ from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.study import Study
 from samstudent.rounds.trained import ImageContents, content_of, images_of, trained_of, under_ids
 from samstudent.sam.cached_sam import CachedSam
+from samstudent.server.tasks.human_checks import is_checked, record_check
 from samstudent.task import Task
 from samstudent.util.files import sha256_file
 
@@ -74,17 +75,18 @@ class DatastoreCase:
 
     def _found(self) -> tuple[Path, Path | None, CaseContent]:
         if self._files is None:
-            label, names, digest = None, None, None
+            label, names, digest, checked = None, None, None, True
             if self.labelled:
                 label_id = self.datastore.get_labels_by_image_id(self.id).get(FINAL)
                 if label_id is None:
                     raise NotFound("its label was removed")
                 label = Path(self.datastore.get_label_uri(label_id, FINAL))
-                names = names_for_reading(label, self.datastore.get_label_info(label_id, FINAL))
+                info = self.datastore.get_label_info(label_id, FINAL)
+                names, checked = names_for_reading(label, info), is_checked(info)
                 digest = sha256_file(label)
             image = Path(self.datastore.get_image_uri(self.id))
             known = None if self.contents is None else self.contents.of(image)
-            self._files = image, label, CaseContent(known or content_of(image), digest, names)
+            self._files = image, label, CaseContent(known or content_of(image), digest, names, checked)
         return self._files
 
 
@@ -135,6 +137,7 @@ class StudyRound(RoundStore):
         holdout = self.study.holdout
         without = {*self._human_ids(), *holdout.ids, *holdout.excluded} & set(ids)
         for case_id in without:
+            record_check(self.study, self.datastore, case_id)
             self.drop_labels(case_id, "refined")
         return without
 
@@ -164,7 +167,12 @@ class StudyRound(RoundStore):
     # ---- events of the round ----
 
     def policy_fitted(self, policy: LabelingPolicy, labels: Mapping[str, Any]) -> LabelingPolicy:
-        """Store the adapted SAM in the study; the result is without it if a user has selected the plain SAM."""
+        """Store the adapted SAM in the study, and the figures of the lower bound in the round's record.
+
+        The result is without the adapted SAM if a user has selected the plain one.
+        """
+        if self.round_id is not None and (quality := policy.record["quality"]) is not None:
+            self.study.ledger.update(self.round_id, dice_bound=quality["bound"])
         if found := policy.record["adaptation"]:
             id = self.study.store_adaptation(found, self.policy_folder / ADAPTED_FILE, labels, self.round_id)
             logger.info("SAM %s: %s", id, found["reason"])

@@ -24,4 +24,8 @@ export class RequestCache {
   delete(key) {
     this.requests.delete(key);
   }
+
+  clear() {
+    this.requests.clear();
+  }
 }

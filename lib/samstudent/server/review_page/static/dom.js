@@ -22,6 +22,9 @@ export const button = (text, onclick, attributes) => h('button', { type: 'button
 
 export const percent = (value, digits = 1) => (value === null || value === undefined ? '–' : `${(100 * value).toFixed(digits)} %`);
 
+/** Text of a lower bound of Dice, e.g. "Dice ≥ 0.87"; null: there is none. Rounded down, so that it stays true. */
+export const boundText = (value) => (value === null || value === undefined ? null : `Dice ≥ ${(Math.floor(100 * value + 1e-9) / 100).toFixed(2)}`);
+
 /** Local date and time of a Unix time in seconds. */
 export function dateTime(seconds) {
   if (!seconds) return '–';

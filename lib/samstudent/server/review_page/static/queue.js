@@ -1,26 +1,33 @@
 // List of the review queue, with filters by state and structure, in pages.
 
 import { get } from './api.js';
-import { button, dateTime, h, notice, percent } from './dom.js';
+import { boundText, button, dateTime, h, notice, percent } from './dom.js';
 
 const PAGE_SIZE = 50;
+/** Orders of waiting cases, and lower bounds of Dice for the filter. */
+const ORDERS = { quality: 'lowest quality first', bound: 'lowest bound first' };
+const BOUNDS = [0.8, 0.85, 0.9, 0.95];
 /** Review states and their names in the filter. */
 export const STATES = { waiting: 'waiting for review', sent: 'sent to annotators', rejected: 'rejected', accepted: 'accepted' };
 
 export class Queue {
-  /** overview: response of `samstudent/overview`; select: async function that shows a case by name, null: none. */
-  constructor(overview, select) {
+  /** overview: response of `samstudent/overview`; select: async function that shows a case by name, null: none;
+   *  bulk: element below the filters. */
+  constructor(overview, select, bulk = null) {
     this.select = select;
     this.page = { total: 0, first: 0, cases: [], counts: overview.counts };
     this.selected = null;
 
     const option = (value, text) => h('option', { value }, text);
-    this.state = h('select', { id: 'state', title: 'cases waiting for review: lowest quality first', onchange: () => this.load() }, Object.entries(STATES).map(([value, text]) => option(value, text)));
+    this.state = h('select', { id: 'state', onchange: () => this.load() }, Object.entries(STATES).map(([value, text]) => option(value, text)));
     this.structure = h('select', { id: 'structure', onchange: () => this.load() }, option('', 'all structures'), overview.study.structures.map((name) => option(name, name)));
+    this.order = h('select', { id: 'order', onchange: () => this.load() }, Object.entries(ORDERS).map(([value, text]) => option(value, text)));
+    this.bound = h('select', { id: 'bound', onchange: () => this.load() }, option('', 'any bound'), BOUNDS.map((dice) => option(dice, `Dice ≥ ${dice.toFixed(2)}`)));
     this.items = h('ol', { class: 'queue-items', id: 'queue' });
     this.pager = h('div', { class: 'pager' });
     this.element = h('section', { class: 'queue', 'aria-label': 'Review queue' },
-      h('div', { class: 'filters' }, h('label', {}, h('span', { class: 'sr' }, 'Cases'), this.state), h('label', {}, h('span', { class: 'sr' }, 'Structure'), this.structure)),
+      h('div', { class: 'filters' }, h('label', {}, h('span', { class: 'sr' }, 'Cases'), this.state), h('label', {}, h('span', { class: 'sr' }, 'Structure'), this.structure),
+        h('label', {}, h('span', { class: 'sr' }, 'Order'), this.order), h('label', {}, h('span', { class: 'sr' }, 'Lower bound of Dice'), this.bound), bulk),
       this.items, this.pager);
   }
 
@@ -28,6 +35,8 @@ export class Queue {
   requestPage(first) {
     const query = new URLSearchParams({ state: this.state.value, first, count: PAGE_SIZE });
     if (this.structure.value) query.set('structure', this.structure.value);
+    if (this.order.value !== 'quality') query.set('order', this.order.value);
+    if (this.bound.value) query.set('bound', this.bound.value);
     return get(`samstudent/review?${query}`);
   }
 
@@ -83,9 +92,10 @@ export class Queue {
 
   item(item) {
     const lowest = item.worst === null ? 'nothing found' : percent(item.worst, 0);
+    const bound = boundText(item.lower_bound);
     const note = item.state === 'waiting' ? (item.rejected ? `${item.rejected} below threshold` : '') : `${item.who ?? ''} ${dateTime(item.time)}`;
     return h('li', {}, h('button', { type: 'button', 'data-case': item.case, 'aria-current': item.case === this.selected ? 'true' : null, onclick: () => this.select(item.case) },
-      h('span', { class: 'name' }, item.case), h('span', { class: 'quality', title: 'lowest estimated quality' }, lowest), h('small', {}, note)));
+      h('span', { class: 'name' }, item.case), h('span', { class: 'quality', title: bound ? `lowest estimated quality; ${bound}` : 'lowest estimated quality' }, lowest), h('small', {}, [note, bound].filter(Boolean).join(' · '))));
   }
 
   /** Mark a case as selected, and scroll to it. */

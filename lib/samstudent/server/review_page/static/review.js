@@ -1,8 +1,9 @@
 // Review of pseudo labels: queue, viewer, and panel of the case with the decisions to accept, reject or send it.
 
 import { get, post, remove, reviewPath } from './api.js';
+import { Bulk } from './bulk.js';
 import { RequestCache } from './cache.js';
-import { button, dateTime, h, notice, percent } from './dom.js';
+import { boundText, button, dateTime, h, notice, percent } from './dom.js';
 import { colour, css } from './masks.js';
 import { Queue, STATES } from './queue.js';
 import { Viewer } from './viewer.js';
@@ -28,7 +29,8 @@ export class Review {
     this.requested = undefined; // name of the selected case; null: none; undefined: not loaded yet
     this.current = null; // details of the case that is shown
     this.viewer = new Viewer((error) => notice(error.message, { error: true }));
-    this.queue = new Queue(overview, (name) => this.select(name));
+    const bulk = new Bulk(me, async () => { this.details.clear(); await this.queue.load(); this.refresh(); });
+    this.queue = new Queue(overview, (name) => this.select(name), bulk.element);
     this.panel = h('section', { class: 'panel', 'aria-label': 'Case' });
     main.append(this.queue.element, this.viewer.element, this.panel);
   }
@@ -93,9 +95,9 @@ export class Review {
     const actions = !this.me.may.review ? h('p', { class: 'empty' }, 'Decisions require the role reviewer.')
       : decided ? h('div', { class: 'actions' }, button(`Undo: ${data.state}`, () => this.undo(data.case), { id: 'undo' }))
         : h('div', { class: 'actions' }, this.action('Accept', 'a', 'accept', 'primary'), this.action('Reject', 'r', 'reject'), this.action('Send', 's', 'send'));
-    const status = decided ? `${STATES[data.state]}${data.who ? ` by ${data.who}` : ''}, ${dateTime(data.time)}` : `lowest ${percent(data.worst, 0)}, mean ${percent(data.mean, 0)}`;
+    const status = decided ? `${STATES[data.state]}${data.who ? ` by ${data.who}` : ''}, ${dateTime(data.time)}` : [`lowest ${percent(data.worst, 0)}, mean ${percent(data.mean, 0)}`, boundText(data.lower_bound)].filter(Boolean).join(', ');
     this.panel.replaceChildren(h('div', { class: 'case-summary' }, h('h2', { title: data.case }, data.case), h('p', {}, status), h('p', { class: 'small', title: provenance }, `${size} · ${provenance}`)),
-      h('div', { class: 'legend' }, h('span', { title: 'estimated Dice; line: threshold of the quality filter' }, 'quality'), h('span', {}, 'source')),
+      h('div', { class: 'legend' }, h('span', { title: 'estimated Dice; line: threshold of the quality filter; ≥: lower bound of Dice' }, 'quality, Dice ≥'), h('span', {}, 'source')),
       h('ul', { class: 'structures' }, this.rows), actions);
   }
 
@@ -112,12 +114,15 @@ export class Review {
     const swatch = h('button', { type: 'button', class: 'swatch', 'aria-pressed': String(!this.viewer.display.hidden.has(name)), 'aria-label': `Show ${name}`, onclick: () => this.toggleStructure(index) }, index < 9 ? String(index + 1) : '');
     swatch.style.setProperty('--colour', css(colour(index)));
     const text = status === 'absent' ? 'not found' : percent(quality ?? 0, 0);
+    const bound = boundText(structure.lower_bound);
+    const certain = bound && `${bound}, certainty ${percent(structure.certainty, 0)}`;
     const choices = Object.entries(SOURCES).map(([source, { text: label, title }]) => button(label, () => this.choose(name, source), {
       'data-source': source, disabled: source !== 'absent' && !structure[source], 'aria-label': `${name}: ${label}`, 'aria-pressed': String(this.sources[name] === source), title,
     }));
     return h('li', { class: status, 'data-structure': name, onmouseenter: () => this.viewer.highlight(name), onmouseleave: () => this.viewer.highlight(null) }, swatch,
       h('button', { type: 'button', class: 'label', title: structure.slices ? 'go to the slice with its largest area' : name, onclick: () => this.viewer.goToStructure(structure) }, name),
       status !== 'absent' && h('span', { class: 'bar', role: 'img', 'aria-label': `quality ${text}, ${status}` }, fill, tick), h('span', { class: 'number' }, text),
+      status !== 'absent' && h('span', { class: 'number bound', title: certain ?? 'no lower bound of Dice: too few labelled cases', 'aria-label': certain ?? 'no lower bound' }, bound ? bound.replace('Dice ', '') : '–'),
       h('span', { class: 'segments', role: 'group', 'aria-label': `Source of ${name}` }, this.current.state === 'waiting' && this.me.may.review ? choices : null));
   }
 
