@@ -174,6 +174,7 @@ def test_expired_upload_is_removed(server: RunningServer, many: TinyStudy) -> No
     assert requests.get(url, timeout=60).ok
     wait_until(lambda: requests.get(url, timeout=60).status_code == 404, 10)
     assert not Path(session["session_info"]["path"]).exists()
+    server.stop()  # the last test that needs it; else it computes embeddings beside the others
 
 
 COMMAND = [sys.executable, "-m", "samstudent.cli.main"]

@@ -15,7 +15,7 @@ from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.imaging.label_writing import write_masks
 from samstudent.server.pacs.orthanc import Orthanc
 from samstudent.task import Task, load_task
-from support.live_server import TASK, RunningServer, draw_film
+from support.live_server import NO_SCORES, TASK, RunningServer, draw_film
 from support.needed import require_orthanc
 
 FILMS = 6
@@ -94,9 +94,8 @@ def films(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> FilmStu
 @contextmanager
 def server_on(study: PacsStudy, home: Path, *, scores: bool = True) -> Iterator[RunningServer]:
     """Server that polls the PACS often and with a short wait; ``scores``: it scores the cases for active learning."""
-    environment = {"SAMSTUDENT_PACS_POLL_SECONDS": "0.5", "SAMSTUDENT_PACS_TIMEOUT": "5"}
-    environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] = str(scores).lower()
-    running = RunningServer(study, home, environment=environment)  # type: ignore[arg-type]
+    often = {"SAMSTUDENT_PACS_POLL_SECONDS": "0.5", "SAMSTUDENT_PACS_TIMEOUT": "5"}
+    running = RunningServer(study, home, environment=often | ({} if scores else NO_SCORES))  # type: ignore[arg-type]
     try:
         running.wait_until_up()
         yield running

@@ -35,6 +35,8 @@ from support.waits import POLL_SECONDS, until
 
 APP = Path(__file__).resolve().parents[2] / "apps" / "samstudent"
 START_SECONDS = 120
+#: Environment of a server that does not score its cases for active learning: SAM sees every slice of a volume for that.
+NO_SCORES = {"MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}
 SIZE = 64
 CASES = [f"case{index:02d}" for index in range(10)]
 TASK = """\

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.server
 @pytest.fixture(scope="module")
 def server(ct: CtStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     require_browser()
-    # SAM sees every slice for the scores, which takes longer than all that OHIF asks for.
     with server_on(ct, tmp_path_factory.mktemp("home"), scores=False) as running:
         yield running
 

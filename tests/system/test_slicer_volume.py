@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import requests
 import torch
 from numpy.typing import NDArray
 
@@ -23,7 +24,7 @@ from samstudent.student.predict import save_model
 from samstudent.student.training import new_network
 from samstudent.task import Task, load_task
 from support.human_labels import read_human_label
-from support.live_server import RunningServer
+from support.live_server import NO_SCORES, RunningServer
 from support.slicer_module import Panel, connected_module
 from support.slicer_qt import SETTINGS
 
@@ -73,6 +74,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Solids:
     return made
 
 
+@pytest.fixture(scope="module")
+def server(study: Solids, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    running = RunningServer(study, tmp_path_factory.mktemp("home"), environment=NO_SCORES)  # type: ignore[arg-type]
+    try:
+        running.wait_until_up()
+        yield running
+    finally:
+        running.stop()
+
+
 def scan(seed: int) -> NDArray[np.int16]:
     """(i, j, k): two bright balls on noise."""
     rng = np.random.default_rng(seed)
@@ -111,6 +122,11 @@ def test_next_sample_is_one_of_the_volumes(panel: Panel) -> None:
     panel.quiet()
     assert panel.widget.current_sample["id"] in [f"scan{axes}" for axes in AXES]
     assert sorted(panel.volume.image.GetSize()) == sorted(SHAPE)
+
+
+def test_cases_are_not_scored_against_the_setting(server: RunningServer) -> None:
+    """Neither at the start nor by the next sample, which the test before has requested."""
+    assert requests.get(f"{server.url}/scoring/", timeout=30).status_code == 404
 
 
 @pytest.mark.parametrize("axes", AXES)

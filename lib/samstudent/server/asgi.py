@@ -46,6 +46,7 @@ def _context(app: SamstudentApp) -> ServerContext:
     study, datastore, jobs = app.study, app.datastore(), app.jobs
     assert jobs is not None  # created in the constructor of a server's app
     inference = InferencePool(inferences_at_once())
+    automatic = list(app._scoring_methods) if settings.MONAI_LABEL_AUTO_UPDATE_SCORING else []
 
     def start_round(reason: str) -> None:
         audit.record("training started", "schedule", model="student", why=reason)
@@ -68,7 +69,7 @@ def _context(app: SamstudentApp) -> ServerContext:
         sessions=open_sessions() if settings.MONAI_LABEL_SESSIONS else None,
         inference=inference,
         turns=all_turns(inference),
-        refresh_scores=ScoreUpdates(study, datastore, jobs, list(app._scoring_methods)).update,
+        refresh_scores=ScoreUpdates(study, datastore, jobs, automatic).update,
         login=logins.configured(app.app_dir),
         grants=download_grants.configured(),
         log_file=Path(settings.MONAI_LABEL_APP_DIR) / "logs" / "app.log",
