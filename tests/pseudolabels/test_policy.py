@@ -14,14 +14,14 @@ from samstudent.errors import NotFound, UserError
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.pseudolabels import out_of_fold, policy_fit
 from samstudent.pseudolabels.ablations import Ablations
-from samstudent.pseudolabels.labelling import label_case
+from samstudent.pseudolabels.labelling import label_case, refine_and_estimate
 from samstudent.pseudolabels.out_of_fold import LearningCases
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.policy_fit import FitOptions, cases_for_offset, fit_policy, policy_inputs, reuse_policy
 from samstudent.sam.adapted import Adaptation
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.task import Task
-from support.drawn import FakeSam, FakeTeacher, case_image, learn_recipes, small_task
+from support.drawn import FakeSam, FakeTeacher, case_image, learn_recipes, shapes, small_task
 
 TASK = small_task()
 #: ``FakeSam`` has nothing to train.
@@ -313,3 +313,24 @@ def test_teacher_below_the_minimum_dice_is_skipped(tmp_path: Path) -> None:
     policy = fit(tmp_path)
     assert policy.record["oof_dice"] > 0.3 and policy.skip_reason is None
     assert "labels only" in (replace(policy, record={"oof_dice": 0.04}).skip_reason or "")
+
+
+def test_lower_bounds_need_enough_labels_that_a_person_has_seen(tmp_path: Path) -> None:
+    teacher: Any = FakeTeacher(10)
+    plain = CachedSam(sam())
+
+    def fitted(unchecked: set[str]) -> LabelingPolicy:
+        options = FitOptions(ablations=FIXED, unchecked=frozenset(unchecked))
+        return fit_policy(teacher, LearningCases(teacher.read), TASK, plain, tmp_path / str(len(unchecked)), options)
+
+    policy = fitted({"case9"})
+    assert policy.record["quality"]["bound"]["cases"] == 9
+    again = LabelingPolicy.load(tmp_path / "1", TASK, sam())
+    image = case_image(shapes(20)[0])
+    _, _, estimates = refine_and_estimate(image, teacher.predict_oof("case20", image), again, plain)
+    assert estimates is not None and set(estimates) == {"disk", "square"}
+    assert all(found.lower is not None and found.lower <= found.dice for found in estimates.values())
+    few = fitted({"case8", "case9"})
+    assert few.record["quality"]["bound"]["needed"] == 9
+    _, _, estimates = refine_and_estimate(image, teacher.predict_oof("case20", image), few, plain)
+    assert estimates is not None and all(found.lower is None for found in estimates.values())

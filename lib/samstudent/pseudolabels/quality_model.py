@@ -129,11 +129,12 @@ class QualityModel:
         return float(expit(self._logit(self.fitted, structure, features)))
 
     def lower_bound(self, structure: str, features: QualityFeatures) -> float | None:
-        """Dice that a mask of a structure with these features reaches with ``bound.certainty``; None: no bound."""
+        """Dice that a mask of a structure with these features reaches with ``bound.certainty``, not above the estimate;
+        None: no bound."""
         if self.bound is None:
             return None
         estimates = expit(np.array([[self._logit(fitted, structure, features)] for fitted in self.of_folds]))
-        return float(self.bound.lower(estimates)[0])
+        return min(float(self.bound.lower(estimates)[0]), self.predict(structure, features))
 
     def shifted(self, offset: float) -> QualityModel:
         """The model with ``offset`` added to the logits of its estimates."""
