@@ -133,8 +133,8 @@ def dice_table(truths: Iterable[Masks], predictions: Iterable[Masks], names: Seq
 
 def mean_of(values: Iterable[float]) -> float:
     """Mean without nan; nan without a value."""
-    kept = [value for value in values if not np.isnan(value)]
-    return float(np.mean(kept)) if kept else float("nan")
+    measured = [value for value in values if not np.isnan(value)]
+    return float(np.mean(measured)) if measured else float("nan")
 
 
 def _score(name: str, dice_of_cases: NDArray[np.float64], found: NDArray[Any]) -> StructureScore:

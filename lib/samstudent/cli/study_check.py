@@ -98,7 +98,7 @@ def _label_infos(path: Path) -> dict[str, dict[str, Any]]:
     """Info of the human labels by case id, from the host's list of a folder."""
     try:
         objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
-        finals = {case_id(case): kept["labels"].get("final") for case, kept in objects.items()}
+        finals = {case_id(case): entry["labels"].get("final") for case, entry in objects.items()}
         return {case: final["info"] for case, final in finals.items() if final}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no server has used this folder yet
         return {}

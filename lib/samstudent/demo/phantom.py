@@ -129,9 +129,9 @@ def _project(
         radius = radius + shaft * (bone.shaft_width / 2 - radius)
         shell = bone.shell + shaft * (bone.shaft_shell - bone.shell)
         hollow = 1 - 0.75 * shaft
-    whole = _inflated(depth_in, radius)
-    inner = np.minimum(_inflated(depth_in - shell, radius - shell), whole)
-    absorption[box] = COMPACT * (whole - inner) + SPONGY * inner * hollow * grain[box]
+    outer = _inflated(depth_in, radius)
+    inner = np.minimum(_inflated(depth_in - shell, radius - shell), outer)
+    absorption[box] = COMPACT * (outer - inner) + SPONGY * inner * hollow * grain[box]
     return inside, absorption
 
 

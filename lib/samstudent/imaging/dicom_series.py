@@ -102,8 +102,8 @@ def find_series(folder: Path) -> Series:
     found, notes = _images(folder)
     series = Counter(text(one.header, "SeriesInstanceUID") for one in found)
     if len(series) != 1:
-        what = f"{len(series)} series" if series else "no DICOM image"
-        raise UserError(f"{folder}: {what} in this folder; expected the files of one series")
+        content = f"{len(series)} series" if series else "no DICOM image"
+        raise UserError(f"{folder}: {content} in this folder; expected the files of one series")
     slices, passed = _without_localizers(found)
     slices, odd = _largest_stack(folder, slices)
     notes += passed + odd
@@ -145,8 +145,8 @@ def _without_localizers(found: list[Slice]) -> tuple[list[Slice], list[str]]:
     if not localizers or len(localizers) == len(found):
         return found, []
     names = ", ".join(sorted(one.path.name for one in localizers)[:3])
-    kept = [one for one in found if one not in localizers]
-    return kept, [f"{len(localizers)} localizer images are skipped ({names})"]
+    others = [one for one in found if one not in localizers]
+    return others, [f"{len(localizers)} localizer images are skipped ({names})"]
 
 
 def _largest_stack(folder: Path, found: list[Slice]) -> tuple[list[Slice], list[str]]:
@@ -208,11 +208,11 @@ def _one_each(folder: Path, slices: list[Slice]) -> tuple[list[Slice], list[str]
             groups.setdefault(tuple(texts(one.header, keyword)), []).append(one)
         if len(groups) > 1 and all(len(_places(group)) == len(group) for group in groups.values()):
             most = max(map(len, groups.values()))
-            value, kept = next((value, group) for value, group in groups.items() if len(group) == most)
-            if len(kept) == len(places):
-                return kept, [
+            value, largest = next((value, group) for value, group in groups.items() if len(group) == most)
+            if len(largest) == len(places):
+                return largest, [
                     f"of {len(groups)} images at each position (by {keyword}) those with {'/'.join(value)}"
-                    f" are taken, {len(slices) - len(kept)} are skipped"
+                    f" are taken, {len(slices) - len(largest)} are skipped"
                 ]
     worst = next(place for place in places if not _equal(place))
     raise UserError(

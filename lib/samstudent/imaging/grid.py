@@ -141,8 +141,8 @@ class Grid:
         lead = array.ndim - len(self.shape)
         if self.dropped is not None:
             array = np.squeeze(array, axis=lead + self.dropped)
-        kept = sorted(self._axes)
-        order = [lead + kept.index(axis) for axis in self._axes]
+        axes = sorted(self._axes)
+        order = [lead + axes.index(axis) for axis in self._axes]
         return np.ascontiguousarray(self._flip(array.transpose([*range(lead), *order])))
 
     def to_file(self, array: NDArray[Any]) -> NDArray[Any]:

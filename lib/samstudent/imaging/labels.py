@@ -173,12 +173,12 @@ def _integers(values: NDArray[Any], path: Path) -> NDArray[Any]:
     """
     if values.dtype.kind != "f":
         return values
-    whole = np.rint(values)
+    rounded = np.rint(values)
     with np.errstate(invalid="ignore"):  # infinity less infinity
-        wrong = values[~(np.abs(values - whole) <= _NEARLY) | (np.abs(values) > _EXACT)]
+        wrong = values[~(np.abs(values - rounded) <= _NEARLY) | (np.abs(values) > _EXACT)]
     if wrong.size:
         raise UserError(f"{path}: value {wrong.flat[0]} is no structure; the values of a label map are whole numbers")
-    return whole
+    return rounded
 
 
 def _on_grid(stored: Stored, grid: Grid, path: Path) -> NDArray[Any]:

@@ -128,10 +128,10 @@ def choose(dice: Float) -> tuple[NDArray[np.intp], Float, Float]:
     }
     chosen = np.zeros(structures, dtype=np.intp)
     for s in range(structures):
-        better = [c for c in range(1, candidates) if lead[c, 0][0][s] > lead[c, 0][1][s]]
-        if better:
-            best = max(better, key=lambda c: lead[c, 0][0][s])
-            chosen[s] = next(c for c in better if lead[best, c][0][s] <= lead[best, c][1][s])
+        eligible = [c for c in range(1, candidates) if lead[c, 0][0][s] > lead[c, 0][1][s]]
+        if eligible:
+            best = max(eligible, key=lambda c: lead[c, 0][0][s])
+            chosen[s] = next(c for c in eligible if lead[best, c][0][s] <= lead[best, c][1][s])
     gain, error = (np.array([lead[c, 0][part][s] for s, c in enumerate(chosen)]) for part in (0, 1))
     return chosen, gain, error
 

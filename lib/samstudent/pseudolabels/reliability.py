@@ -48,13 +48,13 @@ def reliability(estimated: Sequence[float] | Float, true: Sequence[float] | Floa
     curve = [{"estimated": float(guess[b].mean()), "true": float(truth[b].mean()), "rows": len(b)} for b in bins]
     coverage = []
     for share in COVERAGES:
-        kept = order[::-1][: math.ceil(share * len(order))]
+        accepted = order[::-1][: math.ceil(share * len(order))]
         coverage.append(
             {
                 "share": share,
-                "dice": float(truth[kept].mean()),
-                "estimated": float(guess[kept].mean()),
-                "error": float(np.abs(guess - truth)[kept].mean()),
+                "dice": float(truth[accepted].mean()),
+                "estimated": float(guess[accepted].mean()),
+                "error": float(np.abs(guess - truth)[accepted].mean()),
             }
         )
     error = noise = 0.0

@@ -104,7 +104,7 @@ class Reviews:
         """Case -> decision, oldest first."""
         with connection(self.path) as database:
             rows = database.execute("SELECT case_id, decision, made_with, who, time FROM reviews ORDER BY time, rowid")
-            return {case: ReviewDecision(what, json.loads(made), who, at) for case, what, made, who, at in rows}
+            return {case: ReviewDecision(decision, json.loads(made), who, at) for case, decision, made, who, at in rows}
 
     def sent(self) -> list[str]:
         """Cases that were sent to the annotators, in the order of the decisions."""

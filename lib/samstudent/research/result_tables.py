@@ -29,11 +29,11 @@ Content = Mapping[str, Any]
 
 def trimmed(content: Content, title: str, note: str = "") -> dict[str, Any]:
     """Content of a ``results.json`` for publication: without single cases, with a title and a note."""
-    kept = {key: value for key, value in content.items() if key not in _LONG}
-    if isinstance(cases := kept.get("cases"), Mapping):
-        kept["cases"] = {name: _counted(value) for name, value in cases.items()}
+    published = {key: value for key, value in content.items() if key not in _LONG}
+    if isinstance(cases := published.get("cases"), Mapping):
+        published["cases"] = {name: _counted(value) for name, value in cases.items()}
     kind = "simulation" if "strategies" in content["options"] else "experiment"
-    return {"kind": kind, "title": title, "note": note, **kept}
+    return {"kind": kind, "title": title, "note": note, **published}
 
 
 def write_tables(folder: Path) -> Path:

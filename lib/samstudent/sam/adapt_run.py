@@ -169,8 +169,8 @@ def sample_loss(
     dice_loss = 1 - (2 * common + 1) / (size + 1)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
     with torch.no_grad():
-        drawn, there = logits > 0, truth >= 0.5
-        real = (drawn & there).sum(1) / (drawn | there).sum(1).clamp(min=1)
+        drawn, expected = logits > 0, truth >= 0.5
+        real = (drawn & expected).sum(1) / (drawn | expected).sum(1).clamp(min=1)
     return (positive * (dice_loss + entropy) + (iou - real) ** 2).sum()
 
 

@@ -102,9 +102,9 @@ def _bridge(mask: Mask, min_size: int) -> Mask:
     bridge = np.zeros_like(mask)
     labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=np.bool_))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    kept = [int(i) for i in np.argsort(-sizes, kind="stable")[:_COMPONENTS] if sizes[i] >= min_size]
+    largest = [int(i) for i in np.argsort(-sizes, kind="stable")[:_COMPONENTS] if sizes[i] >= min_size]
     extents = [found[0] for found in ndimage.find_objects(labels)]
-    for low, high in itertools.permutations(kept, 2):
+    for low, high in itertools.permutations(largest, 2):
         first, last = extents[low].stop - 1, extents[high].start
         if not 1 < last - first <= _GAP + 1:
             continue
@@ -130,8 +130,8 @@ def parts_of(mask: Mask, recipe: Recipe) -> list[Mask]:
     labels, count = ndimage.label(mask, structure=np.ones((3, 3), dtype=np.bool_))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     order = [int(i) for i in np.argsort(-sizes, kind="stable")[:_PARTS]]
-    kept = [i for i in order if sizes[i] >= recipe.min_size] or order[:1]
-    return [labels == i + 1 for i in kept]
+    largest = [i for i in order if sizes[i] >= recipe.min_size] or order[:1]
+    return [labels == i + 1 for i in largest]
 
 
 def outliers(masks: Mapping[int, Mask], coarse: Mask, step: int = 1) -> set[int]:

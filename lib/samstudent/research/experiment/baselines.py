@@ -90,16 +90,16 @@ def random_walk(grey: NDArray[Any], probability: NDArray[Any]) -> NDArray[Any]:
     Returns:
         float (*spatial); seeds are 0 and 1.
     """
-    sure, doubt = probability >= WALKER_SURE, (probability < WALKER_SURE) & (probability > 1 - WALKER_SURE)
+    sure, uncertain = probability >= WALKER_SURE, (probability < WALKER_SURE) & (probability > 1 - WALKER_SURE)
     result = sure.astype(np.float64)
-    if not sure.any() or not doubt.any():
+    if not sure.any() or not uncertain.any():
         return result
     # Only around pixels without a seed: an image has millions of pixels, of which the walker needs thousands.
     window = tuple(
         slice(max(part.start - _WALKER_MARGIN, 0), part.stop + _WALKER_MARGIN)
-        for part in ndimage.find_objects((sure | doubt).astype(np.uint8))[0]
+        for part in ndimage.find_objects((sure | uncertain).astype(np.uint8))[0]
     )
-    seeds = np.where(sure[window], 1, np.where(doubt[window], 0, 2))
+    seeds = np.where(sure[window], 1, np.where(uncertain[window], 0, 2))
     if not (seeds == 2).any():
         return result
     walked = random_walker(grey[window], seeds, beta=WALKER_BETA, mode="cg_j", tol=1e-5, return_full_prob=True)

@@ -78,7 +78,7 @@ class Runner:
             return self.failed
         started = time.monotonic()
         with _bars() as self._bars:
-            whole = self._bars.add_task("", total=1.0)
+            total = self._bars.add_task("", total=1.0)
             while True:
                 while len(self._running) < self.engine.workers and (key := self._ready()):
                     self._start(key)
@@ -88,7 +88,7 @@ class Runner:
                     self._end(outcome)
                 finished = len(self._done) + len(self.failed)
                 text = f"{finished} of {len(self.jobs)} jobs, about {duration(self._left())} left"
-                self._bars.update(whole, completed=finished / len(self.jobs), description=text)
+                self._bars.update(total, completed=finished / len(self.jobs), description=text)
         console.print(f"{len(self._done)} jobs done after {duration(time.monotonic() - started)}")
         return self.failed
 

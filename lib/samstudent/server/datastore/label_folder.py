@@ -99,9 +99,9 @@ def confirm(study: Path, task: Task) -> dict[str, int]:
         Conflict: ``labels/`` has labels of another task, there is no label map, or the folder is outside of the study.
     """
     if label_folder(study, task).labels != LABELS:
-        given = [n for n in _beside(study) if n.source in ("client", "user") and n.is_of_another_task(task)]
-        if given:
-            raise Conflict(f"{study / LABELS}: has {len(given)} label maps of {given[0].task}")
+        foreign = [n for n in _beside(study) if n.source in ("client", "user") and n.is_of_another_task(task)]
+        if foreign:
+            raise Conflict(f"{study / LABELS}: has {len(foreign)} label maps of {foreign[0].task}")
     names = ValueNames(tuple(task.names), "user", TaskIdentity.of(task))
     counts = {"confirmed": 0, "known": 0, "other values": 0}
     for path in _label_files(study / LABELS):

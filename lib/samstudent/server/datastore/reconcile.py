@@ -64,8 +64,8 @@ class Reconciler:
                 continue
             result[case] = self._case(case, entry, self.images[case], tags)
         for tag, files in tags.items():
-            if lost := sorted(c for c in files if c not in result):
-                self.problems.append(f"labels/{tag}: {len(lost)} without an image of that name, e.g. {lost[0]!r}")
+            if missing := sorted(c for c in files if c not in result):
+                self.problems.append(f"labels/{tag}: {len(missing)} without an image of that name, e.g. {missing[0]!r}")
         return result
 
     def _listed(

@@ -30,13 +30,13 @@ def ohif_file(path: str) -> Response:
     Raises:
         NotFound: there is no such file.
     """
-    wanted = PurePosixPath(path)
-    if {".", ".."} & set(path.split("/")) or wanted.is_absolute() or "\\" in path:
+    requested = PurePosixPath(path)
+    if {".", ".."} & set(path.split("/")) or requested.is_absolute() or "\\" in path:
         raise NotFound("no such page")
-    file = OURS.get(path, SHIPPED / wanted)
+    file = OURS.get(path, SHIPPED / requested)
     # Not `file.is_file()`, which raises where a name is longer than the disk allows.
     if not os.path.isfile(file):
-        if wanted.suffix:
+        if requested.suffix:
             raise NotFound(f"OHIF has no file {path}")
         file = SHIPPED / "index.html"
     # It asks each time whether a file is still the same: an update of this server must not meet pages of the last.

@@ -126,8 +126,8 @@ def save_for_viewer(stored: Stored, path: Path) -> None:
     """Write a volume (k, j, i) as NIfTI with perpendicular axes, as ITK requires."""
     stored = upright(stored)
     pixels = stored.pixels.transpose(2, 1, 0)
-    whole = np.array_equal(pixels, np.round(pixels)) and np.abs(pixels).max(initial=0) < 2**15
-    values = pixels.astype(np.int16 if whole else np.float32)
+    fits_int16 = np.array_equal(pixels, np.round(pixels)) and np.abs(pixels).max(initial=0) < 2**15
+    values = pixels.astype(np.int16 if fits_int16 else np.float32)
     image: Any = nibabel.Nifti1Image(values, stored.affine)  # type: ignore[no-untyped-call]
     # Both, because programs differ in which one they use.
     image.set_qform(stored.affine, code=1)

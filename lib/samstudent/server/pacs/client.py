@@ -89,11 +89,11 @@ class Pacs:
         """Image series that pass the filters, and all segmentation series."""
         modalities, filters = self.settings.modalities, self.settings.filters
         if filters:
-            wanted = [{**filters, "Modality": modality} for modality in modalities] + [{"Modality": "SEG"}]
+            queries = [{**filters, "Modality": modality} for modality in modalities] + [{"Modality": "SEG"}]
         else:
-            wanted = [{}]  # one query instead of one for each modality
+            queries = [{}]  # one query instead of one for each modality
         found: dict[str, Series] = {}
-        for query in wanted:
+        for query in queries:
             found |= {series.uid: series for series in self._pages(query)}
         return [series for series in found.values() if series.modality in (*modalities, "SEG")]
 

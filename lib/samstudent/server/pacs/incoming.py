@@ -163,8 +163,8 @@ def take(study: PacsStudy, found: Found, references: Mapping[str, Reference]) ->
 def case_of(found: Found, references: Mapping[str, Reference]) -> str | None:
     """Id of the case of a segmentation; None: no case, or several possible ones."""
     named = [r for r in references.values() if r.image in found.images]
-    whole = [r for r in references.values() if r.series == found.source]
-    candidates = named or [r for r in whole if r.image is None] or (whole if not found.images else [])
+    of_series = [r for r in references.values() if r.series == found.source]
+    candidates = named or [r for r in of_series if r.image is None] or (of_series if not found.images else [])
     return candidates[0].case if len(candidates) == 1 else None
 
 

@@ -69,9 +69,9 @@ def films(series: Series, instances: Sequence[Instance], known: Mapping[str, str
         known: case ids by SOP Instance UID of earlier polls; ids do not change, because labels refer to them.
     """
     stills = [instance for instance in instances if instance.frames == 1]
-    alone = len(stills) == 1 and series.uid not in known.values()
+    is_series = len(stills) == 1 and series.uid not in known.values()
     found = []
     for still in stills:
-        case = known.get(still.uid) or (series.uid if alone else still.uid)
+        case = known.get(still.uid) or (series.uid if is_series else still.uid)
         found.append(Reference(case, series.study, series.uid, still.uid, series.images, series.facts))
     return found

@@ -85,8 +85,8 @@ def _search_filter() -> tuple[tuple[str, ...], dict[str, str]]:
     filters: dict[str, Any] = dict(host.MONAI_LABEL_DICOMWEB_SEARCH_FILTER)
     if filters == {"Modality": "CT"}:
         return (), {}
-    wanted = filters.pop("Modality", [])
-    modalities = tuple([wanted] if isinstance(wanted, str) else wanted)
+    chosen = filters.pop("Modality", [])
+    modalities = tuple([chosen] if isinstance(chosen, str) else chosen)
     if any(not isinstance(value, str) for value in (*modalities, *filters.values())):
         found = host.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
         raise UserError(f"{_FILTER}={found}: values must be strings; of Modality a string or a list of strings")

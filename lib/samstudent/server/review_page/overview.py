@@ -20,9 +20,14 @@ def overview(review: ReviewService) -> dict[str, Any]:
     records = ledger.rounds()
     running = next((r for r in reversed(records) if r.status == "running"), None)
     task = review.task
-    about = {"name": task.name, "description": task.description, "structures": task.names, "dimension": task.dimension}
+    study = {
+        "name": task.name,
+        "description": task.description,
+        "structures": task.names,
+        "dimension": task.dimension,
+    }
     return {
-        "study": about,
+        "study": study,
         "counts": counts(review, infos),
         "problems": problems(review),
         "served": _served(ledger),
@@ -73,8 +78,8 @@ def _served(ledger: Ledger) -> dict[str, Any] | None:
     if champion is None:
         return None
     last = history[-1]
-    about = {"since": last.time, "by": last.who, "how": last.kind, "why": last.why, "before": ledger.previous()}
-    return _brief(champion) | about
+    promotion = {"since": last.time, "by": last.who, "how": last.kind, "why": last.why, "before": ledger.previous()}
+    return _brief(champion) | promotion
 
 
 def _brief(record: RoundRecord) -> dict[str, Any]:

@@ -103,9 +103,9 @@ class Slice:
 
     def extent(self, shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, int]:
         """Height and width of the picture, with square pixels not smaller than the smallest spacing of the plane."""
-        kept = [i for i in range(len(shape)) if self.axis is None or i != AXES[self.axis]]
-        finest = min(spacing[i] for i in kept)
-        height, width = (shape[i] * spacing[i] / finest for i in kept)
+        in_plane = [i for i in range(len(shape)) if self.axis is None or i != AXES[self.axis]]
+        finest = min(spacing[i] for i in in_plane)
+        height, width = (shape[i] * spacing[i] / finest for i in in_plane)
         scale = min(1.0, self.size / max(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -139,10 +139,10 @@ class Cropped:
         """Cropped mask of a mask (*spatial); None for an empty mask."""
         box = []
         for axis in range(mask.ndim):
-            there = np.flatnonzero(mask.any(axis=tuple(i for i in range(mask.ndim) if i != axis)))
-            if not there.size:
+            occupied = np.flatnonzero(mask.any(axis=tuple(i for i in range(mask.ndim) if i != axis)))
+            if not occupied.size:
                 return None
-            box.append(slice(int(there[0]), int(there[-1]) + 1))
+            box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
         return cls(tuple(s.start for s in box), np.ascontiguousarray(mask[tuple(box)], dtype=bool))
 
     @property
@@ -165,11 +165,11 @@ class Cropped:
             full[tuple(slice(s, s + n) for s, n in zip(self.start, self.content.shape, strict=True))] = self.content
             return full
         axis = AXES[where.axis]
-        kept = [i for i in range(3) if i != axis]
-        full = np.zeros([shape[i] for i in kept], dtype=bool)
+        in_plane = [i for i in range(3) if i != axis]
+        full = np.zeros([shape[i] for i in in_plane], dtype=bool)
         at = (where.index or 0) - self.start[axis]
         if 0 <= at < self.content.shape[axis]:
-            box = tuple(slice(self.start[i], self.start[i] + self.content.shape[i]) for i in kept)
+            box = tuple(slice(self.start[i], self.start[i] + self.content.shape[i]) for i in in_plane)
             full[box] = np.take(self.content, at, axis=axis)
         return full[::-1, ::-1]
 

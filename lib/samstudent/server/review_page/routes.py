@@ -96,8 +96,8 @@ def get_part(name: str) -> Response:
 
 @router.get("/me", summary="Current user and permissions")
 def get_me(user: Annotated[User, require("user")]) -> dict[str, Any]:
-    about = {"user": user_name(), "name": user.name, "roles": user.roles}
-    return about | {"login": settings.MONAI_LABEL_AUTH_ENABLE, "may": permissions()}
+    user_data = {"user": user_name(), "name": user.name, "roles": user.roles}
+    return user_data | {"login": settings.MONAI_LABEL_AUTH_ENABLE, "may": permissions()}
 
 
 @router.get("/overview", summary="Counts, served student, running jobs, schedule and rounds", dependencies=READ)

@@ -95,10 +95,10 @@ class ReviewService:
         structures = []
         for name in self.task.names:
             row: dict[str, Any] = {"name": name, "status": "absent", **entry.structures.get(name, {})}
-            there = masks.refined.get(name) or masks.student.get(name)
+            mask = masks.refined.get(name) or masks.student.get(name)
             row |= {"refined": name in masks.refined, "student": name in masks.student}
             row["threshold"] = self.task.threshold_of(name)
-            row["slices"] = there.fullest() if there is not None and volume else None
+            row["slices"] = mask.fullest() if mask is not None and volume else None
             structures.append(row)
         response = entry.as_json() | {"digest": digest, "image": self.image_key(case), "structures": structures}
         response |= {"size": list(shown.shape), "spacing": list(shown.spacing), "overlap": self.task.overlap}

@@ -90,10 +90,10 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
         unlabelled, labelled = split_cases(datastore, self.holdout)
         unlabelled -= unreadable(datastore).keys()
         tables, sent = self.state.tables(), self._sent(labelled)
-        lost: set[str] = set()
+        taken: set[str] = set()
         while True:
             held = self.state.reservations()
-            candidates = _candidates(unlabelled - lost, held, self.state.shown(client, minutes), client)
+            candidates = _candidates(unlabelled - taken, held, self.state.shown(client, minutes), client)
             # A reserved case will be labelled, so diversity counts it as labelled.
             covered = (labelled | (unlabelled & held.keys())) - candidates
             pool = CasePool(candidates, covered, self.holdout.ids, self.holdout.fraction, sent)
@@ -104,18 +104,18 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
                 logger.warning("case %s is skipped: %s", selected.case, problem)
                 unlabelled.discard(selected.case)
                 continue
-            answer = {"id": selected.case, "selected_by": selected.by, "score": selected.score}
+            response = {"id": selected.case, "selected_by": selected.by, "score": selected.score}
             other = held.get(selected.case)
             if other is None or other.client == client:
                 reserved = self.state.reserve(selected.case, client, minutes)
             else:
                 self.state.record_offer(selected.case, client)
-                answer |= _shared(other)
+                response |= _shared(other)
                 reserved = True
             if reserved:
                 logger.info("next sample for client %r: %s, selected by %s", client, selected.case, selected.by)
-                return answer
-            lost.add(selected.case)  # reserved by another client in the meantime
+                return response
+            taken.add(selected.case)  # reserved by another client in the meantime
 
     def reason_for_none(self, datastore: Datastore) -> str:
         """Message for the user when there is no next case."""

@@ -68,8 +68,8 @@ class SamstudentBatchInfer(BatchInferTask):  # type: ignore[misc]
         student = Student.load(path, task, name_to_device(request.get("device")))
         cached = None if sam is None else CachedSam(sam, self.study.embeddings)
         labeller = CaseLabeller(task, student, cached, policy)
-        wanted = sources(self.study, datastore, set(ids) - skipped, labelled=False)
-        cases, failed = prepare(wanted, store.cases, self.report)
+        cases_to_label = sources(self.study, datastore, set(ids) - skipped, labelled=False)
+        cases, failed = prepare(cases_to_label, store.cases, self.report)
         counts = label_cases(cases, labeller, store, self.report)
         failed |= counts.failed
         if failed and not (counts.made or counts.current or skipped):

@@ -74,7 +74,7 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
         options, train_ids = self.plan(request, datastore)
         device = str(name_to_device(request.get("device") or device_list()[0]))
         parts = replace(self.study.ablations, choose_recipe=False, estimate_quality=False)
-        how = replace(options.round_options(self.study.task, device), ablations=parts)
+        round_options = replace(options.round_options(self.study.task, device), ablations=parts)
         with tempfile.TemporaryDirectory() as name:
             store = StudyRound(self.study, datastore)
             store.folder, store.earlier_policies = Path(name), []
@@ -82,14 +82,15 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
                 sources(self.study, datastore, train_ids, labelled=True), store.cases, self.report
             )
             labels = LabelledSet(cases, store)
-            cross = cross_fit_labels(labels, how, self.report)
+            cross = cross_fit_labels(labels, round_options, self.report)
             if cross is None:
                 reasons = "; ".join(f"{case}: {why}" for case, why in left_out.items())
                 raise Conflict(
                     f"SAM was not adapted: it needs {MIN_LABELS} labels of different images that can be read; "
                     f"left out: {reasons or 'none'}"
                 )
-            policy = fit_labeling(fit_heads(cross, labels, how, self.report), labels, [], how, self.report)
+            teacher = fit_heads(cross, labels, round_options, self.report)
+            policy = fit_labeling(teacher, labels, [], round_options, self.report)
             found, learnt_from = policy.record["adaptation"], labels.digests(cross.folds)
             id = self.study.store_adaptation(found, store.policy_folder / ADAPTED_FILE, learnt_from)
         logger.info("SAM %s: %s", id, found["reason"])

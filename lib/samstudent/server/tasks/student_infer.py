@@ -107,7 +107,7 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
 
         Returns:
             Path of the label file and its facts: ``label_names`` (all structures, name to value, in the order of the
-            values: Slicer takes value i for the i-th of them, whatever is there), ``structures``, ``student``, and
+            values, because Slicer assigns value i to the i-th of them), ``structures``, ``student``, and
             ``sam`` if SAM was run: its ``digest``, that of the ``adapted`` decoder, and the round whose ``recipes``
             were taken, or "task".
         """
@@ -155,15 +155,15 @@ class StudentInferTask(BasicInferTask):  # type: ignore[misc]
 
     def _facts(self, masks: np.ndarray[Any, Any], data: Mapping[str, Any]) -> dict[str, Any]:
         present = {name: bool(mask.any()) for name, mask in zip(self.task.names, masks, strict=True)}
-        return {"structures": {name: {"present": there} for name, there in present.items()}}
+        return {"structures": {name: {"present": is_present} for name, is_present in present.items()}}
 
 
 class StudentSamInferTask(StudentInferTask):
-    """The student's masks redrawn by SAM, with the quality of each.
+    """The student's masks refined by SAM, with quality estimates.
 
-    Each structure by the recipe that the served round found for it (``Study.policy_of``), else by the task's. SAM is
-    not run on volumes where that round found that it takes no part (``LabelingPolicy.uses_sam``); figures are None
-    there.
+    Each structure is refined with the recipe that the served round selected (``Study.policy_of``), otherwise with that
+    of the task. SAM is not run on volumes if the policy of the round does not use it (``LabelingPolicy.uses_sam``);
+    the estimates are then None.
     """
 
     def __init__(self, study: Study) -> None:

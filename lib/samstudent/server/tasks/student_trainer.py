@@ -80,17 +80,17 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
         task, ledger = self.study.task, self.study.ledger
         options, train_ids, held_ids = self.plan(request, datastore)
         device = str(name_to_device(request.get("device") or device_list()[0]))
-        how = replace(options.round_options(task, device), ablations=self.study.ablations)
+        round_options = replace(options.round_options(task, device), ablations=self.study.ablations)
         digest = hashlib.sha256(task.model_dump_json().encode()).hexdigest()
-        fields = {"seed": how.seed, "steps": how.steps}
+        fields = {"seed": round_options.seed, "steps": round_options.steps}
         with ledger.run(options.reason, task_digest=digest, holdout_ids=held_ids, **fields) as round_id:
             store = StudyRound(self.study, datastore, round_id, self.on_case)
             store.drop_replaced(datastore.list_images())
-            follow = _Follower(self, round_id, split_steps(how.steps or 1))
+            follow = _Follower(self, round_id, split_steps(round_options.steps or 1))
             cases = store.round_cases(train_ids, held_ids)
-            result = run_round(cases, task, how, store=store, report=follow)
+            result = run_round(cases, task, round_options, store=store, report=follow)
             stats = self._conclude(round_id, options, result)
-            if how.pseudo_labels == "renew":  # other rounds do not use all cases
+            if round_options.pseudo_labels == "renew":  # other rounds do not use all cases
                 store.prune(follow.started)
             return stats
 
@@ -104,8 +104,8 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
         self.study.holdout.extend(datastore.list_images(), labelled)
         train_ids, held_ids = self.study.holdout.split(labelled)
         if not train_ids:
-            kept = f"; the {len(held_ids)} labelled so far are kept to compare models" if held_ids else ""
-            raise Conflict(f"nothing to train on: no case is labelled by a human{kept}. Label one and train again")
+            held = f"; the {len(held_ids)} labelled so far are kept to compare models" if held_ids else ""
+            raise Conflict(f"nothing to train on: no case is labelled by a human{held}. Label one and train again")
         return options, train_ids, held_ids
 
     def _conclude(self, round_id: str, options: TrainOptions, result: RoundResult) -> dict[str, Any]:

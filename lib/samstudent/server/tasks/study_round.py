@@ -181,7 +181,7 @@ class StudyRound(RoundStore):
     def last_made_with(self) -> Provenance | None:
         ledger = self.study.ledger
         earlier = [ledger.read_json(record.id, "inputs") for record in ledger.rounds() if record.id != self.round_id]
-        made = [kept.get("pseudo_labels_made_with") for kept in earlier if kept]
+        made = [inputs.get("pseudo_labels_made_with") for inputs in earlier if inputs]
         # Pseudo labels of a raw round have another tag.
         known = [Provenance(**found) for found in made if found and found["sam_backend"]]
         return known[-1] if known else None
