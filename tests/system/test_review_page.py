@@ -314,7 +314,7 @@ def test_promised_structures_are_accepted_at_once(review_bench: Bench, tmp_path:
         browser.until(lambda: browser.text("#confirm") == "Accept 2 structures in 1 case", "the preview")
         browser.find("#promised-partial").click()
         browser.until(lambda: browser.text("#confirm") == "Accept 3 structures in 2 cases", "partial cases")
-        assert "1 other structure of these cases" in browser.text("dialog .facts")
+        assert "1 other structure of these cases, and structures that were not found" in browser.text("dialog .facts")
         browser.find("#confirm").click()
         browser.until(lambda: "3 structures in 2 cases accepted" in browser.text("#notices"), "acceptance")
         assert sorted(review_bench.datastore.get_labeled_images()) == ["good", "middle"]

@@ -13,6 +13,8 @@ from samstudent.errors import UserError
 from samstudent.imaging.annotations import read_label
 from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
+from samstudent.pseudolabels.policy import LabelingPolicy
+from samstudent.pseudolabels.recipe_choice import RecipeChoice
 from samstudent.server.auth import audit
 from samstudent.server.tasks.study_round import StudyRound, sources
 from support.review_bench import Bench, shifted
@@ -174,3 +176,17 @@ def test_labels_accepted_unseen_do_not_calibrate(promised: Bench) -> None:
     promised.datastore.save_label("low", promised.datastore.get_label_uri("low", "pseudo"), "final", {"user": "bob"})
     found = sources(promised.study, promised.datastore, ["good", "low", "middle"], labelled=True)
     assert {source.id: source.content().checked for source in found} == {"good": False, "low": True, "middle": False}
+
+
+def test_figures_of_the_bound_are_in_the_record_of_the_round(promised: Bench) -> None:
+    study = promised.study
+    assert preview(promised)["left_out"] is None
+    figures = {"certainty": 0.9, "cases": 8, "needed": 9, "cross_validated": None}
+    record = {"adaptation": None, "quality": {"bound": figures}}
+    policy = LabelingPolicy(study.task, 0.0, RecipeChoice({}), None, record=record)
+    id = study.ledger.new_round("manual")
+    StudyRound(study, promised.datastore, id).policy_fitted(policy, {})
+    assert study.ledger.get(id).dice_bound == figures
+    assert preview(promised)["left_out"] == figures
+    (brief,) = promised.client.get("/samstudent/overview").json()["rounds"]
+    assert brief["dice_bound"] == figures

@@ -12,7 +12,7 @@ export function facts(found) {
   const dice = found.dice.toFixed(2), certainty = percent(found.certainty, 0);
   const sentences = [found.cases ? `${count(found.structures, 'structure')} in ${count(found.cases, 'case')} will become your labels, unseen. Each has a Dice of at least ${dice} with a certainty of ${certainty}.`
     : `No waiting case has structures with a Dice of at least ${dice} at a certainty of ${certainty}.`];
-  if (found.cases) sentences.push(`${found.others ? `${count(found.others, 'other structure')} of these cases and structures` : 'Structures'} that were not found will be not annotated.`);
+  if (found.cases) sentences.push(`${found.others ? `${count(found.others, 'other structure')} of these cases, and structures` : 'Structures'} that were not found${found.others ? ',' : ''} will not be annotated.`);
   const validated = found.left_out?.cross_validated;
   const level = validated?.levels.find((item) => item.dice === found.dice);
   if (validated) {

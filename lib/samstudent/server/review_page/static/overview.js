@@ -76,9 +76,11 @@ export class Overview {
     const facts = h('p', { class: 'lead' }, h('strong', {}, round.id), typeof dice === 'number' ? ` · Dice ${percent(dice)} on ${round.held_out} held-out cases` : ' · not measured');
     const action = round.how === 'rollback' ? 'rolled back to' : 'promoted';
     const details = h('p', {}, `${round.labels} labels and ${round.pseudo} pseudo labels. ${action[0].toUpperCase()}${action.slice(1)} ${dateTime(round.since)}${round.by ? ` by ${round.by}` : ''}.`);
+    const validated = round.dice_bound?.cross_validated;
+    const bound = validated && h('p', { class: 'small' }, `Lower bounds of Dice with a certainty of ${percent(round.dice_bound.certainty, 0)}: true for ${percent(validated.coverage, 0)} of ${validated.structures} structures of labelled cases that were left out.`);
     const rollBack = this.me.may.administer && round.before && button(`Roll back to ${round.before}`, () => this.rollBack(round.before), { id: 'roll-back' });
     const fault = this.overview.served_fault && h('p', { class: 'error-text' }, `Unusable: ${this.overview.served_fault}.`);
-    return [title, fault, facts, details, rollBack];
+    return [title, fault, facts, details, bound, rollBack];
   }
 
   jobs() {
