@@ -64,7 +64,7 @@ def measure(size: tuple[int, int], structures: int, overlap: bool, steps: int) -
             logits = network(batch["image"])
         clock.append(time.process_time())
         answer = logits.detach().requires_grad_()
-        loss(answer, batch).backward()
+        loss(answer, batch).total.backward()
         clock.append(time.process_time())
         logits.backward(answer.grad)
         optimizer.step()

@@ -86,7 +86,7 @@ def test_checkpoint_is_found_relative_to_the_task_file(tmp_path: Path, monkeypat
     ("changes", "wrong"),
     [
         ({"colour": "red"}, "colour: unknown key; allowed here: name, description, dimension"),
-        ({"student": {"sizes": [256, 256]}}, r"student\.sizes: unknown key; allowed here: network, size"),
+        ({"student": {"sizes": [256, 256]}}, r"student\.sizes: unknown key; allowed here: network, encoder"),
         ({"recipe": {"stages": [{"prompt": ["box"]}]}}, r"stages\.0\.prompt: unknown key; allowed here: prompts$"),
         ({"name": None}, "name"),
         ({"name": "../x"}, "name: .*got '../x'"),

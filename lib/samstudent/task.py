@@ -19,10 +19,17 @@ from samstudent.util.dicom_codes import Code, own_code
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+#: Number of optimisation steps, or as many as it takes until a student has converged.
+Steps = Literal["auto"] | Annotated[int, Field(ge=1)]
 Unmentioned = Literal["absent", "unknown"]
 #: Sources of a recipe's mask, from the simplest.
 MaskSource = Literal["student", "plain_sam", "sam", "fused"]
 PromptKind = Literal["box", "positive", "negative", "logits", "mask"]
+
+
+def multiple(times: int, steps: Steps) -> Steps:
+    """A multiple of a number of steps; ``auto`` stays."""
+    return steps if steps == "auto" else times * steps
 
 
 class _Section(BaseModel):
@@ -61,8 +68,19 @@ class ImageSection(_Section):
 class StudentSection(_Section):
     """The small network that is trained and served."""
 
-    network: Literal["unet", "segresnet", "basicunet"] = Field(
-        default="unet", description="MONAI's network of this name."
+    network: Literal["efficientnet_lite0", "efficientnet_lite2", "timm", "unet", "segresnet", "basicunet"] = Field(
+        default="efficientnet_lite0",
+        description="2D: `efficientnet_lite0` or the larger `efficientnet_lite2`, U-Nets with an encoder that was "
+        "pretrained on ImageNet and comes embedded; `timm`: with the encoder of `encoder` and `checkpoint`. `unet` "
+        "(the default in 3D and with `channels`), `segresnet`, `basicunet`: MONAI's networks, with random weights.",
+    )
+    encoder: str | None = Field(
+        default=None, description="Name of a convolutional network of timm, e.g. `convnext_tiny`; with `network: timm`."
+    )
+    checkpoint: Path | None = Field(
+        default=None,
+        description="File of its pretrained weights, with timm's names (.pth). A relative path is relative to the task "
+        "file.",
     )
     size: tuple[int, ...] = Field(
         default=(256, 256),
@@ -72,8 +90,9 @@ class StudentSection(_Section):
     spacing: tuple[float, float, float] = Field(
         default=(1.0, 1.0, 1.0), description="Voxel size (z, y, x) in mm to which volumes are resampled; 3D only."
     )
-    channels: tuple[int, ...] = Field(
-        default=(16, 32, 64, 128, 256), description="Feature channels of each level of the network."
+    channels: tuple[int, ...] | None = Field(
+        default=None,
+        description="Feature channels of each level of `unet`, `segresnet` or `basicunet`. None: 16, 32, 64, 128, 256.",
     )
 
     @field_validator("size")
@@ -82,6 +101,17 @@ class StudentSection(_Section):
         if any(v < 16 or v % 16 for v in value):
             raise ValueError(f"every side of size must be a multiple of 16, at least 16, not {list(value)}")
         return value
+
+    @model_validator(mode="after")
+    def _encoder_and_weights(self) -> StudentSection:
+        own = self.encoder is not None, self.checkpoint is not None
+        if self.network == "timm" and not all(own):
+            raise ValueError("network timm needs 'encoder', a name of timm, and 'checkpoint', the path of its weights")
+        if self.network != "timm" and any(own):
+            raise ValueError(f"encoder and checkpoint belong to network timm, not to {self.network}")
+        if self.channels is not None and not self.network.endswith("net"):
+            raise ValueError(f"channels belong to network unet, segresnet or basicunet, not to {self.network}")
+        return self
 
 
 class SamSection(_Section):
@@ -208,10 +238,20 @@ class Recipe(_Section):
 class TrainingSection(_Section):
     """Training of a student, in steps: its time is independent of the number of cases."""
 
-    steps: int = Field(default=600, ge=1, description="Optimisation steps of a training.")
+    steps: Steps = Field(
+        default="auto",
+        description="Optimisation steps of a training. `auto`: until its Dice has stopped rising, within `budget`.",
+    )
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        description="Longest time of a training with `steps: auto`, in minutes. None: 30 on a CPU, 60 on a GPU.",
+    )
     batch_size: int = Field(default=6, ge=1, description="Cases, or windows of volumes, in a batch.")
-    learning_rate: float = Field(
-        default=3e-3, gt=0, description="Highest learning rate, after a short rise; it falls by half a cosine."
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="Highest learning rate, after a short rise. None: 0.002 with a pretrained encoder, else 0.003.",
     )
     seed: int = Field(default=0, description="Seed of weights, batches, folds and augmentation.")
     rotate: float = Field(
@@ -226,6 +266,17 @@ class TrainingSection(_Section):
         default=0.2,
         description="Augmentation: strength of changes of contrast, brightness, blur and noise; 0 switches them off.",
     )
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        if value != "auto" and not (isinstance(value, int) and value >= 1):
+            raise ValueError("a number of at least 1, or auto")
+        return value
+
+    def budget_seconds(self, device: str) -> float:
+        """Longest time of a training with ``steps: auto`` on a type of device ("cpu", "cuda")."""
+        return 60 * (self.budget or (30 if device == "cpu" else 60))
 
 
 class PseudoLabelSection(_Section):
@@ -363,6 +414,17 @@ class Task(_Section):
         rest = {key: value for key, value in content.items() if key != "trust"}
         return rest | {"pseudo_labels": {**pseudo_labels, "policy": policy}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_network(cls, content: object) -> object:
+        """``unet`` in 3D, and where its channels are given."""
+        section = content.get("student", {}) if isinstance(content, dict) else None
+        if not isinstance(content, dict) or not isinstance(section, dict):
+            return content
+        if content.get("dimension") != 3 and section.get("channels") is None:
+            return content
+        return content | {"student": {"network": "unet"} | section}
+
     @field_validator("structures", mode="before")
     @classmethod
     def _names_may_be_listed(cls, value: object) -> object:
@@ -387,6 +449,8 @@ class Task(_Section):
     def _fits_dimension(self) -> Task:
         if len(self.student.size) != self.dimension:
             raise ValueError(f"student.size needs {self.dimension} numbers, not {list(self.student.size)}")
+        if self.dimension == 3 and not self.student.network.endswith("net"):
+            raise ValueError(f"student.network: {self.student.network} is a network for 2D; use unet or segresnet")
         threshold = self.pseudo_labels.threshold
         if isinstance(threshold, dict) and (unknown := set(threshold) - set(self.structures)):
             raise ValueError(f"pseudo_labels.threshold names unknown structures {sorted(unknown)}")
@@ -447,9 +511,10 @@ def load_task(name_or_path: str | Path) -> Task:
         raise UserError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a task file is a mapping with name, dimension and structures")
-    if isinstance(sam := content.get("sam"), dict) and isinstance(checkpoint := sam.get("checkpoint"), str):
-        # A relative checkpoint is relative to the task file, not to the working directory.
-        sam["checkpoint"] = str((path.parent / Path(checkpoint).expanduser()).resolve())
+    for section in (content.get("sam"), content.get("student")):
+        if isinstance(section, dict) and isinstance(checkpoint := section.get("checkpoint"), str):
+            # A relative checkpoint is relative to the task file, not to the working directory.
+            section["checkpoint"] = str((path.parent / Path(checkpoint).expanduser()).resolve())
     try:
         return Task.model_validate(content)
     except ValidationError as error:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from samstudent.imaging.case import CaseImage, read_image
-from samstudent.pseudolabels.case import binarize, pseudo_label_case, pseudo_label_of
+from samstudent.pseudolabels.case import pseudo_label_case, pseudo_label_of
 from samstudent.pseudolabels.case_labeller import CaseLabeller
 from samstudent.pseudolabels.dice_bound import DiceEstimate
 from samstudent.pseudolabels.provenance import provenance_of
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.results import Refinement, StructureResult
+from samstudent.student.predict import binarize
 from support.drawn import FakeSam, FakeStudent, dice, shapes, small_task, write_png
 
 TASK = small_task()

@@ -67,6 +67,19 @@ def test_oof_student_did_not_train_on_the_case(tmp_path: Path) -> None:
         fit.student_for("never seen")
 
 
+def test_full_student_trains_for_the_mean_steps_of_converged_folds(
+    tmp_path: Path,
+) -> None:
+    task = TASK.model_copy(update={"training": TASK.training.model_copy(update={"steps": "auto", "budget": 1e-6})})
+    fit = cross_fit(CASES, task, tmp_path, CrossFitOptions(2, full_student=True))
+    folds, full = [fit.trainings[name] for name in ("fold0", "fold1")], fit.trainings["full"]
+    assert {training.ending for training in folds} == {"budget"} and full.ending == "fixed"
+    assert full.steps == sum(training.steps for training in folds) / 2
+    # The left-out cases are measured, those of the student of all cases are not: there are none.
+    assert folds[0].curve[-1].validation is not None and full.curve[-1].validation is None
+    assert cross_fit(CASES, task, tmp_path, CrossFitOptions(2, full_student=True)).trainings == fit.trainings
+
+
 def test_full_student_trains_on_all_cases(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     options = CrossFitOptions(2, 1, on_step=lambda step, of, loss: steps.append((step, of)))

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from samstudent.imaging.annotations import LabelledMasks
-from samstudent.pseudolabels.case import binarize
 from samstudent.pseudolabels.cross_fitting import CrossFit, CrossFitOptions, cross_fit
 from samstudent.pseudolabels.out_of_fold import LearningCases
 from samstudent.pseudolabels.teacher import Teacher, fit_champion_head, fit_teacher
 from samstudent.sam.cached_sam import CachedSam
-from samstudent.student.predict import Student
+from samstudent.student.predict import Student, binarize
 from samstudent.task import Task
 from support.drawn import FakeSam, case_image, dice, shapes, small_task, training_cases
 

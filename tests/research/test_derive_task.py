@@ -77,7 +77,7 @@ def test_volumes_give_a_task_of_three_dimensions(tmp_path: Path) -> None:
 def test_student_size_follows_aspect_ratio_and_small_structures() -> None:
     large = np.full((5, 3), 0.1)
     assert student_size(np.array([1000.0, 1000.0]), large) == (256, 256)
-    assert student_size(np.array([500.0, 1000.0]), large) == (176, 368)
+    assert student_size(np.array([500.0, 1000.0]), large) == (192, 352)
     # No more pixels than the image has.
     assert student_size(np.array([96.0, 64.0]), large) == (96, 64)
     # 10 pixels wide at 256 x 256: as much larger as is allowed.

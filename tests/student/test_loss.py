@@ -19,7 +19,7 @@ def targets(masks: torch.Tensor, ignore: torch.Tensor | None = None, weights: to
 def test_sigmoid_known_number() -> None:
     # Four pixels at probability 1/2, one of them the structure: BCE = ln 2, Dice = 2 * 0.5 / (2 + 1).
     masks = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
-    loss = StudentLoss(overlap=True)(torch.zeros(1, 1, 2, 2), targets(masks))
+    loss = StudentLoss(overlap=True)(torch.zeros(1, 1, 2, 2), targets(masks)).total
     assert loss.item() == pytest.approx(math.log(2) + 1 - 1 / 3, abs=1e-5)
 
 
@@ -27,7 +27,7 @@ def test_softmax_known_number() -> None:
     # Three channels at probability 1/3 each; structure 0 has one of four pixels, structure 1 none: only 0 has a Dice.
     masks = torch.zeros(1, 2, 2, 2)
     masks[0, 0, 0, 0] = 1
-    loss = StudentLoss(overlap=False)(torch.zeros(1, 3, 2, 2), targets(masks))
+    loss = StudentLoss(overlap=False)(torch.zeros(1, 3, 2, 2), targets(masks)).total
     assert loss.item() == pytest.approx(math.log(3) + 1 - (2 / 3) / (4 / 3 + 1), abs=1e-5)
 
 
@@ -38,14 +38,14 @@ def test_perfect_prediction_has_no_loss(overlap: bool) -> None:
     logits = 40 * masks - 20
     if not overlap:
         logits = torch.cat([20 - 40 * masks.amax(1, keepdim=True), logits], dim=1)
-    assert StudentLoss(overlap)(logits, targets(masks)).item() == pytest.approx(0, abs=1e-4)
+    assert StudentLoss(overlap)(logits, targets(masks)).total.item() == pytest.approx(0, abs=1e-4)
 
 
 def gradient(overlap: bool, masks, ignore=None, weights=None) -> torch.Tensor:
     torch.manual_seed(0)
     channels = masks.shape[1] + (0 if overlap else 1)
     logits = torch.randn(masks.shape[0], channels, *masks.shape[2:], requires_grad=True)
-    StudentLoss(overlap)(logits, targets(masks, ignore, weights)).backward()
+    StudentLoss(overlap)(logits, targets(masks, ignore, weights)).total.backward()
     return logits.grad
 
 
@@ -84,11 +84,13 @@ def test_softmax_merges_an_unknown_structure_with_background() -> None:
     masks = torch.zeros(1, 2, 4, 4)
     logits = torch.zeros(1, 3, 4, 4, requires_grad=True)
     known = targets(masks, weights=torch.tensor([[1.0, 0.0]]))
-    StudentLoss(overlap=False)(logits, known).backward()
+    StudentLoss(overlap=False)(logits, known).total.backward()
     # "Background or structure 1" is taught: both rise (the gradient is negative) and only structure 0 falls.
     assert (logits.grad[0, 0] < 0).all() and (logits.grad[0, 2] < 0).all() and (logits.grad[0, 1] > 0).all()
     # ln(3/2): the probability of the two together is 2/3.
-    assert StudentLoss(overlap=False)(torch.zeros(1, 3, 4, 4), known).item() == pytest.approx(math.log(1.5), abs=1e-5)
+    assert StudentLoss(overlap=False)(torch.zeros(1, 3, 4, 4), known).total.item() == pytest.approx(
+        math.log(1.5), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -123,7 +125,7 @@ def test_label_map_and_masks_have_equal_loss(unknown: bool) -> None:
     for form in both_forms(unknown):
         torch.manual_seed(0)
         logits = torch.randn(2, 3, 8, 8, requires_grad=True)
-        loss = StudentLoss(overlap=False)(logits, form)
+        loss = StudentLoss(overlap=False)(logits, form).total
         loss.backward()
         results.append((loss.detach(), logits.grad))
     torch.testing.assert_close(results[0], results[1])
@@ -134,11 +136,11 @@ def test_soft_targets_known_number() -> None:
     masks = torch.tensor([0.7, 0.1]).reshape(1, 2, 1, 1)
     logits = torch.tensor([0.25, 0.5, 0.25]).log().reshape(1, 3, 1, 1)
     entropy = -(0.2 * math.log(0.25) + 0.7 * math.log(0.5) + 0.1 * math.log(0.25))
-    loss = StudentLoss(overlap=False)(logits, targets(masks))
+    loss = StudentLoss(overlap=False)(logits, targets(masks)).total
     assert loss.item() == pytest.approx(entropy + 1 - 2 * 0.5 / 1.2, abs=1e-5)
     # Structure 1 unknown: background or structure 1 is taught by the 0.2 that are neither's.
     known = -(0.2 * math.log(0.5) + 0.7 * math.log(0.5)) / 0.9
-    loss = StudentLoss(overlap=False)(logits, targets(masks, weights=torch.tensor([[1.0, 0.0]])))
+    loss = StudentLoss(overlap=False)(logits, targets(masks, weights=torch.tensor([[1.0, 0.0]]))).total
     assert loss.item() == pytest.approx(known + 1 - 2 * 0.5 / 1.2, abs=1e-5)
 
 
@@ -150,7 +152,7 @@ def test_loss_of_a_soft_target_is_minimal_at_the_target(overlap: bool, target: f
     def cost(p: float) -> float:
         logit = torch.full((1, 1, 4, 4), math.log(p / (1 - p)))
         logits = logit if overlap else torch.cat([torch.zeros_like(logit), logit], dim=1)
-        return StudentLoss(overlap)(logits, targets(masks)).item()
+        return StudentLoss(overlap)(logits, targets(masks)).total.item()
 
     assert min((0.3, 0.5, 0.55, 0.65, 0.8, 0.9, 0.95, 0.99), key=cost) == target
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from samstudent.errors import UserError
-from samstudent.student.network import SpatialPrior, build_network, output_channels
+from samstudent.student.network import SpatialPrior, build_network, coarse_size, output_channels
 from samstudent.task import load_task, shipped_tasks
 from support.drawn import small_task
 
@@ -86,3 +86,25 @@ def test_impossible_networks_are_refused(student: dict[str, object], says: str) 
 @pytest.mark.parametrize("name", shipped_tasks())
 def test_every_shipped_task_has_a_network(name: str) -> None:
     assert sum(p.numel() for p in build_network(load_task(name)).parameters()) > 10_000
+
+
+@pytest.mark.parametrize(
+    ("student", "size"),
+    [
+        ({"size": [256, 512]}, (128, 256)),
+        ({"size": [160, 160]}, (64, 64)),  # a multiple of 32
+        ({"size": [384, 224], "channels": [8, 8, 8, 8, 8]}, (192, 112)),
+        ({"size": [64, 64]}, None),  # the deepest level would have one pixel
+    ],
+)
+def test_coarse_size_is_at_most_half_and_suits_the_network(
+    student: dict[str, object], size: tuple[int, ...] | None
+) -> None:
+    task = small_task(student=student)
+    assert coarse_size(task) == size
+    if size is not None:
+        assert build_network(task).eval()(torch.rand(1, 1, *size)).shape == (1, 3, *size)
+
+
+def test_volumes_have_no_coarse_size() -> None:
+    assert coarse_size(small_task(dimension=3, student={"size": [64, 64, 64]})) is None

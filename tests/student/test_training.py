@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from samstudent.errors import NotFound, UserError
-from samstudent.pseudolabels.case import binarize
-from samstudent.student.predict import Student, save_model
+from samstudent.student.predict import Student, binarize, save_model
 from samstudent.student.training import (
     MeanTeacher,
     TrainingOptions,
+    epochs_of,
     new_average,
     new_network,
-    rate_factor,
-    split_steps,
+    resized,
     train_student,
 )
 from samstudent.student.training_case import CaseLabel, prepare_case, without_label
+from samstudent.task import Steps
 from samstudent.util import device
 from samstudent.util.device import half_precision, pick_device
 from support.drawn import case_image, dice, shapes, small_task, training_cases
@@ -32,9 +32,9 @@ from support.drawn import case_image, dice, shapes, small_task, training_cases
 @pytest.mark.parametrize("overlap", [False, True])
 def test_student_segments_disks_and_squares(tmp_path: Path, overlap: bool) -> None:
     task = small_task(overlap=overlap)
-    version = train_student(training_cases(6, task), task, tmp_path / "model.pt", TrainingOptions(seed=1))
+    trained = train_student(training_cases(6, task), task, tmp_path / "model.pt", TrainingOptions(seed=1))
     student = Student.load(tmp_path / "model.pt", task)
-    assert student.version == version
+    assert student.version == trained.version
     for seed in (100, 101):
         # Another size than the training images', not square: the answer still lies on the image's own grid.
         pixels, masks = shapes(seed, (96, 80), overlap)
@@ -153,16 +153,9 @@ def test_half_precision_predicts_like_full_precision(tmp_path: Path, monkeypatch
     assert dice(half > 0.5, full > 0.5) > 0.98
 
 
-@pytest.mark.parametrize(("steps", "epochs", "each"), [(1, 1, 1), (50, 1, 50), (51, 2, 26), (600, 12, 50)])
-def test_steps_are_split_into_epochs(steps: int, epochs: int, each: int) -> None:
-    assert split_steps(steps) == (epochs, each)
-
-
-def test_learning_rate_has_a_short_rise_and_falls_to_nearly_zero() -> None:
-    rates = [rate_factor(step, 100) for step in range(100)]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert 0 < rates[-1] < 0.01
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (50, 1), (51, 2), (600, 12), ("auto", 0)])
+def test_epochs_of_a_number_of_steps(steps: Steps, epochs: int) -> None:
+    assert epochs_of(steps) == epochs
 
 
 def test_files_that_are_no_matching_model_are_refused(tmp_path: Path) -> None:
@@ -233,3 +226,36 @@ def test_labelled_case_is_not_accepted_as_unlabelled(tmp_path: Path) -> None:
     options = TrainingOptions(teacher=MeanTeacher(training_cases(1, task)))
     with pytest.raises(ValueError, match="without_label"):
         train_student(training_cases(1, task), task, tmp_path / "m", options)
+
+
+def test_smaller_batches_show_the_same_structures() -> None:
+    masks = shapes(3, (96, 64))[1]
+    label = torch.zeros(1, 96, 64, dtype=torch.uint8)
+    for value, mask in enumerate(torch.from_numpy(masks), 1):
+        label[0][mask] = value
+    full = torch.from_numpy(masks)[None]
+    batch = {"image": torch.rand(1, 1, 96, 64), "label": label, "masks": full.float(), "weights": torch.ones(1, 2)}
+    smaller = resized(batch | {"ignore": full}, (48, 32))
+    assert smaller["image"].shape == (1, 1, 48, 32) and smaller["weights"] is batch["weights"]
+    torch.testing.assert_close(smaller["image"][0, 0, 5, 7], batch["image"][0, 0, 10:12, 14:16].mean())
+    assert smaller["label"].dtype == torch.uint8 and smaller["ignore"].dtype == torch.bool
+    for value, mask in enumerate(masks, 1):
+        expected = mask.reshape(48, 2, 32, 2).mean(axis=(1, 3))
+        np.testing.assert_allclose(smaller["masks"][0, value - 1], expected)
+        for found in ((smaller["label"][0] == value).numpy(), smaller["ignore"][0, value - 1].numpy()):
+            assert dice(found, expected >= 0.5) > 0.9
+
+
+def test_mean_teacher_has_statistics_of_its_own_activations(tmp_path: Path) -> None:
+    task = small_task(student={"size": [64, 64]}, training={"steps": 4, "batch_size": 4})
+    cases = training_cases(4, task)
+    unlabelled = [without_label(f"u{s}", case_image(shapes(s)[0]), task) for s in range(20, 24)]
+    train_student(cases, task, tmp_path / "m.pt", TrainingOptions(teacher=MeanTeacher(unlabelled)))
+    network = Student.load(tmp_path / "m.pt", task).network
+    norm = next(layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    means: list[torch.Tensor] = []
+    norm.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean(dim=(0, 2, 3))))
+    with torch.no_grad():
+        network(torch.stack([torch.from_numpy(case.image) for case in (*cases, *unlabelled)]))
+    # Of augmented images; the pretrained statistics are those of photographs.
+    assert (means[0] - norm.running_mean).abs().mean() < 0.2 * norm.running_var.sqrt().mean()

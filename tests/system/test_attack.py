@@ -25,7 +25,7 @@ from PIL import Image
 
 from samstudent.errors import UserError
 from samstudent.rounds.study import Study
-from samstudent.sam.checkpoints import load_weights
+from samstudent.util.checkpoints import load_weights
 from support import bombs
 from support.live_server import CASES, RunningServer, TinyStudy, detail
 from support.waits import POLL_SECONDS

@@ -13,15 +13,21 @@ import typer
 
 def experiment(
     folder: Annotated[Path, typer.Argument(help="Labelled folder: images/, labels/ or labels_overlap/, split.csv.")],
-    output: Annotated[Path, typer.Option(help="Folder for models, results.json and report.html.")],
+    output: Annotated[Path, typer.Option(help="Folder for models, results.json and report.html.")] = Path("results"),
     task: Annotated[str | None, typer.Option("--task", "-t", help="Task; default: derived from the folder.")] = None,
-    labels: Annotated[str, typer.Option(help="Numbers of labels, e.g. 10,30.")] = "10,30",
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of labels; default: 10,30, or all labelled train cases if other train cases have no label."
+        ),
+    ] = None,
     methods: Annotated[
         str, typer.Option(help="Methods to compare; list: print all methods.")
     ] = "labels,raw,paper,ours,all",
     seeds: Annotated[str, typer.Option(help="Random seeds of the training.")] = "0,1,2",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Half of the training steps of each student; default: those of the task.")
+        int | None,
+        typer.Option(min=1, help="Half of the training steps of each student; default: training.steps of the task."),
     ] = None,
     size: Annotated[str | None, typer.Option(help="Size of the student's input, Y,X or Z,Y,X.")] = None,
     jobs: Annotated[

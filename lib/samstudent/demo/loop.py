@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from samstudent.demo.server import Annotator, DemoError
+from samstudent.task import Steps, multiple
 from samstudent.util.progress import Progress, StepReport
 from samstudent.util.progress_bar import ProgressBars
 
@@ -44,7 +45,7 @@ class Parts:
         self.console.print(f"[bold]{self.number} of {self.total}: {title}[/bold]")
 
 
-def run_loop(annotator: Annotator, labels: int, steps: int, parts: Parts) -> Arms:
+def run_loop(annotator: Annotator, labels: int, steps: Steps, parts: Parts) -> Arms:
     """Run the loop over HTTP.
 
     All three students are trained on the same human labels for the same number of steps: the student of the scheduled
@@ -62,7 +63,7 @@ def run_loop(annotator: Annotator, labels: int, steps: int, parts: Parts) -> Arm
     Raises:
         DemoError: a job failed.
     """
-    console, double = parts.console, {"steps": 2 * steps}
+    console, double = parts.console, {"steps": multiple(2, steps)}
     parts.begin("labels of the annotator")
     annotator.put("samstudent/schedule", {"paused": True})
     _submit(annotator, annotator.study.holdout, "labelling the hold-out", console)

@@ -16,6 +16,7 @@ from samstudent.pseudolabels.quality_filter import FilteredStructure, filter_str
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.refiner import Refiner
 from samstudent.sam.results import Refinement
+from samstudent.student.predict import binarize
 from samstudent.task import Task
 
 
@@ -113,16 +114,6 @@ def pseudo_label_of(
         soft=np.where(accepted, refined.soft, probabilities).astype(np.float16),
         refined=refined.masks,
     )
-
-
-def binarize(probabilities: NDArray[Any], task: Task) -> NDArray[Any]:
-    """Masks bool (S, *spatial) of probabilities (S, *spatial): threshold at 0.5 where structures may overlap, else
-    arg-max including background."""
-    if task.overlap:
-        return np.asarray(probabilities >= 0.5)
-    present = probabilities.max(axis=0) > 1 - probabilities.sum(axis=0)
-    values = np.arange(len(probabilities)).reshape(-1, *(1,) * (probabilities.ndim - 1))
-    return np.asarray((probabilities.argmax(axis=0) == values) & present)
 
 
 def mix(members: NDArray[Any], weight: float) -> NDArray[Any]:

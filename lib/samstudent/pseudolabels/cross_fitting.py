@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,9 +19,9 @@ import numpy as np
 from samstudent.errors import UserError
 from samstudent.pseudolabels.ensemble import Ensemble
 from samstudent.student.predict import Student
-from samstudent.student.training import OnStep, TrainingOptions, split_steps, train_student
+from samstudent.student.training import OnStep, TrainedStudent, TrainingOptions, train_student
 from samstudent.student.training_case import TrainingCase
-from samstudent.task import Task
+from samstudent.task import Steps, Task
 from samstudent.util.files import atomic_write, sha256_file
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class CrossFit:
         task: of the students.
         device: name of the PyTorch device of the students; None: the best available.
         full_student: model file of a student trained on all cases; None: there is none.
+        trainings: result of each training by the name of its model file (``fold0``, ..., ``full``).
     """
 
     folds: dict[str, int]
@@ -65,6 +66,7 @@ class CrossFit:
     task: Task
     device: str | None = None
     full_student: Path | None = None
+    trainings: Mapping[str, TrainedStudent] = field(default_factory=dict)
 
     @cached_property
     def ensemble(self) -> Ensemble:
@@ -88,7 +90,9 @@ class CrossFitOptions:
 
     Attributes:
         folds: number of folds, 2 or more; at most one for each case.
-        steps: optimisation steps of each student; None: the task's.
+        steps: optimisation steps of each student, or ``auto``: until Dice on its left-out cases, too, has stopped
+            rising, within an equal share of the task's budget. The student of all cases then trains for the mean number
+            of steps of the others, because no case is left out. None: the task's.
         seed: of folds and trainings.
         device: name of the PyTorch device; None: the best available.
         full_student: also train a student on all cases, into ``full.pt``.
@@ -98,7 +102,7 @@ class CrossFitOptions:
     """
 
     folds: int = 3
-    steps: int | None = None
+    steps: Steps | None = None
     seed: int = 0
     device: str | None = None
     full_student: bool = False
@@ -136,22 +140,30 @@ def cross_fit(
     trainings = {f"fold{fold}": fold for fold in range(max(folds.values()) + 1)}
     if options.full_student:
         trainings["full"] = len(trainings)  # no case is of this fold
-    epochs, each = split_steps(options.steps or task.training.steps)
-    models = []
+    steps = options.steps or task.training.steps
+    models, made = [], dict[str, TrainedStudent]()
     for name, number in trainings.items():
         path = folder / f"{name}.pt"
         train = sorted((case for case in cases if folds[case.id] != number), key=lambda case: case.id)
-        inputs = digest_of(train, task, steps=epochs * each, seed=seed + number)
-        if is_made(path, inputs):
+        left_out = [case for case in cases if folds[case.id] == number]
+        own: Steps = steps
+        if steps == "auto" and not left_out:
+            own = round(sum(training.steps for training in made.values()) / len(made))
+        inputs = digest_of(train, task, steps=own, seed=seed + number)
+        if (known := trained_before(path, inputs)) is not None:
             logger.info("%d of %d: this student exists already", number + 1, len(trainings))
+            made[name] = known
         else:
             report = None if options.on_step is None else StepsOfAll(options.on_step, number, len(trainings))
-            training = TrainingOptions(options.steps, seed + number, device=options.device, on_step=report)
-            version = train_student(train, task, path, training)
-            write_inputs(path, inputs, version, trained_on=[case.id for case in train])
+            training = TrainingOptions(own, seed + number, device=options.device, on_step=report)
+            if own == "auto":
+                training = replace(training, validation=left_out, budget=1 / len(trainings))
+            made[name] = train_student(train, task, path, training)
+            version, training_json = made[name].version, made[name].as_json()
+            write_inputs(path, inputs, version, trained_on=[case.id for case in train], training=training_json)
         models.append(path)
     full = models.pop() if options.full_student else None
-    return CrossFit(folds, models, task, options.device, full)
+    return CrossFit(folds, models, task, options.device, full, made)
 
 
 def digest_of(cases: Sequence[TrainingCase], task: Task, **others: object) -> str:
@@ -173,6 +185,13 @@ def digest_of(cases: Sequence[TrainingCase], task: Task, **others: object) -> st
 def write_inputs(path: Path, inputs: str, version: str, **more: object) -> None:
     """Write a model's sidecar: digest of its inputs, and of the file."""
     atomic_write(path.with_suffix(".json"), json.dumps({"inputs": inputs, "version": version, **more}, indent=1))
+
+
+def trained_before(path: Path, inputs: str) -> TrainedStudent | None:
+    """Result of the training of a complete model file from these inputs; None: there is none."""
+    if not is_made(path, inputs):
+        return None
+    return TrainedStudent.from_json(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["training"])
 
 
 def is_made(path: Path, inputs: str) -> bool:

@@ -18,11 +18,12 @@ from samstudent.imaging.case import CaseImage, for_sam
 from samstudent.pseudolabels.embedding_head import EMBEDDING_CHANNELS, HeadNetwork, filled_size, slice_axis_of
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.embedding import Embedding
+from samstudent.student.convergence import FixedSteps
 from samstudent.student.data import label_of, never_known
 from samstudent.student.network import output_channels
 from samstudent.student.predict import save_model
 from samstudent.student.training import OnStep, TrainingState, make_trainer
-from samstudent.task import Task
+from samstudent.task import Steps, Task
 from samstudent.util.device import pick_device
 
 #: Slices in a batch.
@@ -60,7 +61,7 @@ class HeadTraining:
     Attributes:
         seed: of weights, batches and augmentation.
         device: name of the PyTorch device; None: the best available.
-        steps: optimisation steps; None: ``head_steps``.
+        steps: optimisation steps; None: ``head_steps`` of the task's.
         on_step: called after every step with its number, the number of all steps and the loss.
     """
 
@@ -74,9 +75,9 @@ class HeadTraining:
 DEFAULT_TRAINING = HeadTraining()
 
 
-def head_steps(task: Task) -> int:
+def head_steps(steps: Steps) -> int:
     """Optimisation steps of a head, at most those of a student."""
-    return min(_STEPS, task.training.steps)
+    return _STEPS if steps == "auto" else min(_STEPS, steps)
 
 
 def head_cases(image: CaseImage, truth: LabelledMasks, task: Task, sam: CachedSam) -> list[HeadCase]:
@@ -116,14 +117,14 @@ def train_head(cases: Sequence[HeadCase], task: Task, out_path: Path, training: 
     if not cases:
         raise UserError("there is no human-labelled case to train an embedding head on")
     device = pick_device(training.device)
-    steps = training.steps or head_steps(task)
+    steps = training.steps or head_steps(task.training.steps)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = HeadNetwork(output_channels(task)).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-2)
         batches = _Batches(cases, steps, training.seed, task.overlap)
         state = TrainingState(network, optimizer, device)
-        make_trainer(state, batches, task, (1, steps), training.on_step).run()
+        make_trainer(state, batches, task, FixedSteps(steps), training.on_step, steps).run()
     return save_model(out_path, network, task)
 
 

@@ -24,7 +24,7 @@ from samstudent.errors import UserError
 from samstudent.imaging.case import CaseImage
 from samstudent.metrics import dice_where_known, mean_of
 from samstudent.pseudolabels.ablations import FULL, Ablations
-from samstudent.pseudolabels.case import binarize, mix
+from samstudent.pseudolabels.case import mix
 from samstudent.pseudolabels.ensemble_offset import EstimatedMasks, ensemble_offset, expected_ensemble_dice
 from samstudent.pseudolabels.labelling import refine_and_estimate
 from samstudent.pseudolabels.out_of_fold import (
@@ -48,7 +48,8 @@ from samstudent.sam.adapt_run import AdaptationOptions
 from samstudent.sam.adapted import Adaptation, load_adapted, save_adapted, with_weights
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.model import SamModel
-from samstudent.task import Task
+from samstudent.student.predict import binarize
+from samstudent.task import Steps, Task
 from samstudent.util.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class FitOptions:
 
     Attributes:
         seed: of adaptation, choice and cross-validation.
+        steps: optimisation steps of the students, or ``auto``; the adaptation of SAM takes a part of them. None: the
+            task's.
         ablations: parts that are left out.
         inputs: ``policy_inputs`` of the same arguments, recorded for ``reuse_policy``; None: not recorded.
         progress: called with the progress.
@@ -80,6 +83,7 @@ class FitOptions:
     ablations: Ablations = FULL
     inputs: str | None = None
     progress: Progress = lambda part, done, total: None
+    steps: Steps | None = None
     unchecked: frozenset[str] = frozenset()
 
 
@@ -146,7 +150,7 @@ def policy_inputs(
     """
     parts = [__version__, teacher.version, dict(teacher.folds), dict(labels), valid_for(task, backend), options.seed]
     parts += [unlabelled, options.ablations.as_json()]
-    parts += [backend.embedding_digest, task.training.steps]
+    parts += [backend.embedding_digest, options.steps or task.training.steps]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -223,7 +227,7 @@ def _adapt(
 ) -> Adaptation:
     """SAM's decoder trained on the labels."""
     examples = [part for case in cases for part in examples_of(case, head_weight, task, sam, len(cases))]
-    training = AdaptationOptions.for_training(task.training.steps)
+    training = AdaptationOptions.for_training(options.steps or task.training.steps)
     return adapt(sam.backend, examples, task.recipe, options.seed, training, partial(options.progress, "adapting SAM"))
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
-from samstudent.pseudolabels.case import Predictor, binarize, mix
+from samstudent.pseudolabels.case import Predictor, mix
 from samstudent.pseudolabels.cross_fitting import CrossFit, StepsOfAll, is_made, write_inputs
 from samstudent.pseudolabels.embedding_head import EmbeddingHead
 from samstudent.pseudolabels.ensemble import Ensemble
@@ -40,7 +40,7 @@ from samstudent.pseudolabels.head_training import (
 from samstudent.pseudolabels.out_of_fold import LearningCases, Read, Size, read_each, size_of
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.student.data import HUMAN_FRACTION
-from samstudent.student.predict import Student
+from samstudent.student.predict import Student, binarize
 from samstudent.task import Task
 
 #: Weight of the student of all labels among those of the folds, each of which lacks a part of the labels
@@ -221,7 +221,8 @@ def fit_champion_head(
         return
     # Repeated until their fraction equals that of human labels in a student's batches.
     human *= max(1, math.ceil(HUMAN_FRACTION / (1 - HUMAN_FRACTION) * len(predicted) / len(human)))
-    train_head([*human, *predicted], task, path, replace(training, steps=_CHAMPION_HEAD_STEPS * head_steps(task)))
+    steps = _CHAMPION_HEAD_STEPS * (training.steps or head_steps(task.training.steps))
+    train_head([*human, *predicted], task, path, replace(training, steps=steps))
     teacher.champion_head = EmbeddingHead.load(path, task, sam, training.device)
 
 
@@ -229,7 +230,7 @@ def _inputs(train: Iterable[str], model: Path, task: Task, sam: CachedSam, train
     """Digest of the inputs of a head; the content of the cases is part of the digest of the student's inputs."""
     student = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))["inputs"]
     parts = [student, list(train), task.recipe.axis, sam.backend.embedding_digest, sam.backend.preprocessing]
-    parts += [training.steps or head_steps(task), training.seed]
+    parts += [training.steps or head_steps(task.training.steps), training.seed]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -64,7 +64,7 @@ def _conditions(content: Content) -> str:
     if seeds := content.get("options", {}).get("seeds"):
         parts.append(f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}")
     if steps := content.get("steps"):
-        parts.append(f"{steps} training steps")
+        parts.append("trained until converged" if steps == "auto" else f"{steps} training steps")
     text = ", ".join(parts) + "."
     return f"{text} {content['note']}" if content.get("note") else text
 

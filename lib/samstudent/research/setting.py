@@ -17,7 +17,7 @@ from samstudent.research.derive_task import derive_task
 from samstudent.research.folder import Folder, FolderCase, open_folder
 from samstudent.rounds.case_store import CaseStore
 from samstudent.sam.cache import EmbeddingCache
-from samstudent.task import Task, load_task
+from samstudent.task import Steps, Task, load_task
 from samstudent.util.files import atomic_write
 
 console = Console()
@@ -70,7 +70,7 @@ class Setting:
         unlabelled: largest number of unlabelled cases for a method; None: all of the pool.
         test: measured cases.
         split: ``test`` or ``val``.
-        steps: training steps.
+        steps: training steps, or ``auto``: until a student has converged.
         sources: sources of the pool's and the test cases, by id.
     """
 
@@ -82,7 +82,7 @@ class Setting:
     unlabelled: int | None
     test: tuple[str, ...]
     split: str
-    steps: int
+    steps: Steps
     sources: dict[str, FolderCase]
 
     @property

@@ -10,12 +10,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.pseudolabels.case import binarize
 from samstudent.pseudolabels.case_labeller import CaseLabeller
 from samstudent.pseudolabels.provenance import Provenance
 from samstudent.rounds.case_store import PreparedCase
 from samstudent.rounds.pseudo_store import Kind
 from samstudent.rounds.round_store import RoundStore
+from samstudent.student.predict import binarize
 from samstudent.task import Task
 from samstudent.util.progress import Report, StepReport, no_report
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from samstudent.errors import UserError
 from samstudent.rounds.round_options import PseudoLabels, RoundOptions
-from samstudent.student.training import EPOCH_STEPS, split_steps
-from samstudent.task import Task
+from samstudent.student.training import EPOCH_STEPS, epochs_of
+from samstudent.task import Steps, Task
 
 CHOICES: tuple[PseudoLabels, ...] = ("renew", "use", "raw", "off")
 
@@ -22,8 +22,8 @@ class TrainOptions(BaseModel):
 
     #: Optimisation steps; takes precedence over ``max_epochs``.
     steps: int | None = Field(default=None, ge=1, le=1_000_000)
-    #: Epochs of ``EPOCH_STEPS`` steps, for clients that count in epochs.
-    max_epochs: int | None = Field(default=None, ge=1, le=20_000)
+    #: Epochs of ``EPOCH_STEPS`` steps, for clients that count in epochs; 0: until the student has converged.
+    max_epochs: int | None = Field(default=None, ge=0, le=20_000)
     #: ``renew``: make missing pseudo labels and use all. ``use``: use existing ones only. ``raw``: the student's own
     #: masks, not refined. ``off``: human labels only.
     pseudo_labels: PseudoLabels = "renew"
@@ -63,13 +63,12 @@ class TrainOptions(BaseModel):
             task: the checked task.
             device: name of the PyTorch device.
         """
-        epochs, each = self.epochs(task)
-        return RoundOptions(self.pseudo_labels, epochs * each, self.seed, device)
+        return RoundOptions(self.pseudo_labels, self._steps(task), self.seed, device)
 
-    def epochs(self, task: Task) -> tuple[int, int]:
-        """(epochs, steps of each)."""
-        default = split_steps(task.training.steps)
+    def _steps(self, task: Task) -> Steps:
+        if self.steps is not None:
+            return self.steps
         # Clients send the default number of epochs; it means the task's steps, which need not be a multiple.
-        if self.steps is None and self.max_epochs in (None, default[0]):
-            return default
-        return split_steps(self.steps or (self.max_epochs or 1) * EPOCH_STEPS)
+        if self.max_epochs in (None, epochs_of(task.training.steps)):
+            return task.training.steps
+        return self.max_epochs * EPOCH_STEPS or "auto"

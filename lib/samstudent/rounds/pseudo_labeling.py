@@ -82,6 +82,7 @@ def make_pseudo_labels(
             if cross is not None:
                 fold_dice = out_of_fold_dice(cross, labels.cases, store.cases)
                 store.add_scores(folds=fold_dice)
+                store.add_trainings(cross.trainings)
     teaching = cross is not None and renew
     if options.pseudo_labels == "off" or (not teaching and champion is None):
         if options.pseudo_labels != "off":

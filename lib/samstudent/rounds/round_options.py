@@ -12,8 +12,7 @@ from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.rounds.case_store import CaseSource
 from samstudent.rounds.scoring import CaseDice
 from samstudent.rounds.trained import Trained
-from samstudent.student.training import split_steps
-from samstudent.task import Task
+from samstudent.task import Steps, Task
 
 #: ``renew``: make missing and stale pseudo labels. ``use``: use existing ones only. ``raw``: the champion's own masks,
 #: not refined. ``off``: human labels only.
@@ -68,7 +67,8 @@ class RoundOptions:
 
     Attributes:
         pseudo_labels: which pseudo labels train.
-        steps: optimisation steps of the student; None: the task's.
+        steps: optimisation steps of each training of the student, or ``auto``: until it has converged; None: the
+            task's.
         seed: of everything random; None: the task's.
         device: name of the PyTorch device; None: the best available.
         fold_steps: steps of each cross-fitted student; None: those of the student.
@@ -80,18 +80,18 @@ class RoundOptions:
     """
 
     pseudo_labels: PseudoLabels = "renew"
-    steps: int | None = None
+    steps: Steps | None = None
     seed: int | None = None
     device: str | None = None
-    fold_steps: int | None = None
+    fold_steps: Steps | None = None
     champion_weight: float | None = None
     start: Literal["full_student", "scratch"] = "full_student"
     ablations: Ablations = FULL
 
     def complete(self, task: Task) -> RoundOptions:
-        """The options with the task's values for missing ones, and steps rounded to whole epochs."""
-        epochs, each = split_steps(self.steps or task.training.steps)
-        return replace(self, steps=epochs * each, seed=task.training.seed if self.seed is None else self.seed)
+        """The options with the task's values for missing ones."""
+        seed = task.training.seed if self.seed is None else self.seed
+        return replace(self, steps=self.steps or task.training.steps, seed=seed)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for the round's record."""

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from samstudent.task import Steps
+
 Status = Literal["running", "done", "failed", "interrupted"]
 #: Dice of each structure and ``mean``, their mean; None where nothing could be measured.
 DiceTable = dict[str, float | None]
@@ -53,7 +55,10 @@ class RoundRecord(BaseModel):
     #: Cases of the hold-out left out of the comparison, with the reason.
     not_compared: dict[str, str] = {}
     seed: int | None = None
-    steps: int | None = None
+    #: Requested number of steps, or ``auto``.
+    steps: Steps | None = None
+    #: ``TrainedStudent`` as JSON, without the version: steps, ending, curve.
+    training: dict[str, Any] | None = None
     #: Training step that was reached.
     step: int = 0
     holdout_ids: list[str] = []

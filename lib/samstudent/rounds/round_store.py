@@ -21,6 +21,7 @@ from samstudent.rounds.pseudo_store import Kind, PseudoLabelStore
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.registry import load_backend
+from samstudent.student.training import TrainedStudent
 from samstudent.task import Task
 from samstudent.util.files import atomic_write
 
@@ -52,6 +53,7 @@ class RoundStore:
         self.earlier_policies = list(earlier_policies)
         self._sam = sam
         self._scores: dict[str, Any] = {"structures": task.names}
+        self._trainings: dict[str, Any] = {}
 
     @property
     def model_path(self) -> Path:
@@ -135,5 +137,10 @@ class RoundStore:
             left_out: id -> reason, of labelled cases that do not train.
         """
 
-    def student_trained(self, digest: str) -> None:
-        """Called when ``model.pt`` is complete, with its SHA-256."""
+    def add_trainings(self, trainings: Mapping[str, TrainedStudent]) -> None:
+        """Add steps and curves of trainings to ``training.json``, by the names of their students."""
+        self._trainings |= {name: training.as_json() for name, training in trainings.items()}
+        self.write_record("training", self._trainings)
+
+    def student_trained(self, training: TrainedStudent) -> None:
+        """Called when ``model.pt`` is complete."""

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,11 +29,14 @@ from samstudent.rounds.teaching import LabelledSet
 from samstudent.rounds.trained import Trained
 from samstudent.rounds.training_set import PseudoLabelled, TrainingSet
 from samstudent.student.predict import Student
-from samstudent.student.training import TrainingOptions, train_student
+from samstudent.student.training import TrainedStudent, TrainingOptions, train_student
 from samstudent.task import Task
 from samstudent.util.progress import Progress, Report, StepReport, no_report
 
 __all__ = ["Champion", "PseudoLabels", "RoundCases", "RoundOptions", "RoundResult", "RoundStore", "run_round"]
+
+#: Share of the budget of a training that continues from the student of all labels.
+CONTINUED = 0.5
 
 #: Name of the step that trains the student, in its progress.
 TRAINING_STEP = "training the student"
@@ -45,7 +48,7 @@ class RoundResult:
 
     Attributes:
         model: model file of the new student.
-        digest: SHA-256, hex, of that file: the student's version.
+        training: its version, the number of steps and the curve.
         labels: ids of the human labels that trained.
         pseudo_labels: ids of the pseudo labels that trained.
         targets: whether their masks or probabilities were the targets; None: there are none.
@@ -60,7 +63,7 @@ class RoundResult:
     """
 
     model: Path
-    digest: str
+    training: TrainedStudent
     labels: tuple[str, ...]
     pseudo_labels: tuple[str, ...]
     targets: Literal["masks", "probabilities"] | None
@@ -120,28 +123,30 @@ def run_round(
         training = TrainingOptions(
             context.options.steps, context.options.seed, made.start, options.device, StepReport(report, TRAINING_STEP)
         )
-        digest = train_student(TrainingSet(labelled, pseudo, store), task, store.model_path, training)
-    store.student_trained(digest)
+        if made.start is not None:  # it continues, and the cross-fitting has used the rest of the budget
+            training = replace(training, budget=CONTINUED)
+        trained = train_student(TrainingSet(labelled, pseudo, store), task, store.model_path, training)
+    store.add_trainings({"student": trained})
+    store.student_trained(trained)
     with context.clock("compare"):
         report(Progress("comparing on the hold-out"))
         student = Student.load(store.model_path, task, options.device)
         known = map(labels.read, spread_out(ids_of(labelled), MAX_TRAIN_DICE_CASES))
         converged = train_dice(student, known, task)
-        trained = _trained_on(labelled, pseudo)
         compared = compare_on_holdout(
-            Candidate(f"this round ({store.name})", student, trained, made.fold_dice),
+            Candidate(f"this round ({store.name})", student, _trained_on(labelled, pseudo), made.fold_dice),
             None if champion is None else champion.as_candidate(),
             held,
             store.cases,
             seed=context.options.seed or 0,
         )
-    notes = [made.skip_reason, not_converged(converged)]
+    notes = [made.skip_reason, not_converged(converged), trained.warning]
     compared = compared.with_notes([note for note in notes if note], not_read)
     store.add_scores(challenger=compared.dice[0], champion=compared.dice[1])
     chosen = [] if pseudo is None else ids_of(list(pseudo.weights))
     return RoundResult(
         store.model_path,
-        digest,
+        trained,
         tuple(ids_of(labelled)),
         tuple(chosen),
         pseudo.targets if pseudo else None,

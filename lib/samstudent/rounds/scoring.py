@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.metrics import dice_where_known, mean_of
-from samstudent.pseudolabels.case import binarize
 from samstudent.pseudolabels.cross_fitting import CrossFit
 from samstudent.pseudolabels.out_of_fold import on_working_grid, size_of, spread_out
 from samstudent.pseudolabels.teacher import CHAMPION_WEIGHT
 from samstudent.rounds.case_store import CaseStore, PreparedCase
+from samstudent.student.predict import binarize
 from samstudent.task import Task
 
 #: Case id -> Dice of each structure in the order of the task; None where neither truth nor prediction shows it.
@@ -110,4 +110,7 @@ def not_converged(dice: float) -> str | None:
     """Warning about a student with this ``train_dice``; None: it has converged."""
     if not dice < CONVERGED:
         return None
-    return f"Dice on training labels is only {dice:.2f}: the student has not converged; raise training.steps"
+    return (
+        f"Dice on training labels is only {dice:.2f}: the student has not converged; raise training.budget or"
+        " training.steps"
+    )

@@ -12,7 +12,7 @@ from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.imaging.label_tags import FINAL
 from samstudent.pseudolabels.cross_fitting import CrossFit, CrossFitOptions, cross_fit, same_images
-from samstudent.pseudolabels.head_training import HeadTraining
+from samstudent.pseudolabels.head_training import HeadTraining, head_steps
 from samstudent.pseudolabels.out_of_fold import LearningCases
 from samstudent.pseudolabels.policy import MIN_LABELS, LabelingPolicy
 from samstudent.pseudolabels.policy_fit import FitOptions, cases_for_offset, fit_policy, policy_inputs, reuse_policy
@@ -22,6 +22,7 @@ from samstudent.rounds.round_options import RoundOptions
 from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.scoring import weigh_champion
 from samstudent.student.predict import Student
+from samstudent.task import Steps
 from samstudent.util.progress import Progress, Report, StepReport, no_report
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def fit_heads(cross: CrossFit, labels: LabelledSet, options: RoundOptions, repor
     if sam is not None:
         report(Progress("training embedding heads"))  # SAM is loaded first, and labelled cases are embedded
     progress = StepReport(report, "training embedding heads")
-    training = HeadTraining(options.seed or 0, options.device, on_step=progress)
+    training = HeadTraining(options.seed or 0, options.device, head_steps(_steps(options, labels)), progress)
     return fit_teacher(cross, labels.read, sam, training)
 
 
@@ -137,7 +138,9 @@ def fit_labeling(
 
     sam, compared = store.plain_sam(), cases_for_offset([case.id for case in unlabelled], task)
     unchecked = frozenset(case.id for case in labels.cases if not case.content.checked)
-    fit_options = FitOptions(options.seed or 0, options.ablations, progress=progress, unchecked=unchecked)
+    fit_options = FitOptions(
+        options.seed or 0, options.ablations, progress=progress, unchecked=unchecked, steps=_steps(options, labels)
+    )
     inputs = policy_inputs(teacher, labels.digests(teacher.folds), task, sam.backend, fit_options, len(compared))
     policy = reuse_policy(store.earlier_policies, inputs, store.policy_folder, task, sam.backend)
     if policy is None:
@@ -195,10 +198,15 @@ def add_champion(
     logger.info("weight of the champion in the teacher: %g; hold-out Dice by weight: %s", weight, record.get("dice"))
     learning = LearningCases(cases.labels.read, _Images(cases.unlabelled, store))
     progress = StepReport(report, "training the champion's embedding head")
-    training = HeadTraining(options.seed or 0, options.device, on_step=progress)
+    training = HeadTraining(options.seed or 0, options.device, head_steps(_steps(options, cases.labels)), progress)
     path = store.policy_folder / "champion_head.pt"
     fit_champion_head(teacher, learning, store.task, store.plain_sam(), path, training)
     return {"weight": weight, **record}
+
+
+def _steps(options: RoundOptions, labels: LabelledSet) -> Steps:
+    """Steps of the cross-fitted students."""
+    return options.fold_steps or options.steps or labels.store.task.training.steps
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from samstudent.sam.adapted import Weights, over_model, private_copy
 from samstudent.sam.embedding import Embedding, low_res_fraction
 from samstudent.sam.model import SamModel
 from samstudent.sam.prompts import Box
-from samstudent.task import Stage
+from samstudent.task import Stage, Steps
 from samstudent.util.device import autocast, half_precision
 
 #: Largest shift of a box's side, in standard deviations.
@@ -45,9 +45,9 @@ class AdaptationOptions:
     jitter: float = 0.1
 
     @classmethod
-    def for_training(cls, steps: int) -> AdaptationOptions:
+    def for_training(cls, steps: Steps) -> AdaptationOptions:
         """Options for students that train for ``steps`` steps: a sixth of these, at most the default."""
-        return cls(steps=min(cls.steps, math.ceil(steps / 6)))
+        return cls() if steps == "auto" else cls(steps=min(cls.steps, math.ceil(steps / 6)))
 
 
 class Run:

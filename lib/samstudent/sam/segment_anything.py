@@ -13,10 +13,10 @@ from segment_anything import sam_model_registry
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from samstudent.errors import UserError
-from samstudent.sam.checkpoints import checked_digest, load_weights
 from samstudent.sam.embedding import Size
 from samstudent.sam.model import SamModel
 from samstudent.task import SamSection
+from samstudent.util.checkpoints import checked_digest, load_weights
 
 
 class SegmentAnything(SamModel):
@@ -54,7 +54,7 @@ def load(section: SamSection, device: str | None = None) -> SamModel:
     if section.checkpoint is None:
         raise UserError(f"backend {section.backend} needs 'checkpoint', the path of its weights")
     path, name = section.checkpoint, section.backend
-    digest = checked_digest(path, section.sha256)
+    digest = checked_digest(path, "sam.checkpoint", section.sha256)
     kind: type[SamModel] = MedSam if name == "medsam" else SegmentAnything
     return kind(name, digest, lambda: _build(name, path), device)
 

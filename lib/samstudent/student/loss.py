@@ -16,11 +16,25 @@ both, which is the same for hard targets (the Dice semimetric loss of Wang et al
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 Targets = dict[str, torch.Tensor]
+
+
+class LossParts(NamedTuple):
+    """Loss of a batch.
+
+    Attributes:
+        total: the loss, a scalar with gradient.
+        dice: soft Dice of the batch, averaged over its structures.
+    """
+
+    total: torch.Tensor
+    dice: torch.Tensor
 
 
 class StudentLoss(nn.Module):
@@ -37,7 +51,7 @@ class StudentLoss(nn.Module):
         super().__init__()
         self.overlap = overlap
 
-    def forward(self, logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    def forward(self, logits: torch.Tensor, targets: Targets) -> LossParts:
         keys = [key for key in ("masks", "label", "ignore", "weights") if key in targets]
         split = [targets[key].to(logits.device).split(1) for key in keys]
         # One case at a time: on a CPU the allocation of arrays of a whole batch takes most of the time (32 structures
@@ -48,7 +62,7 @@ class StudentLoss(nn.Module):
         ]
         entropy, weight, common, both, shown = (torch.cat(part) for part in zip(*parts, strict=True))
         dice = _dice(common, both, shown, targets["weights"].to(common))
-        return entropy.sum() / weight.sum().clamp(min=1e-6) + dice
+        return LossParts(entropy.sum() / weight.sum().clamp(min=1e-6) + dice, 1 - dice.detach())
 
     def _of_case(self, logits: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, ...]:
         """Parts of one case: weighted sum of cross entropies and sum of their weights (1,), and the three sums of

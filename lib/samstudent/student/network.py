@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.unet import UNet
 
 from samstudent.errors import UserError
-from samstudent.task import Task
+from samstudent.student.encoder import REDUCTION, EncoderUNet, encoder_of
+from samstudent.task import StudentSection, Task
 
 
 class SteadyConv3d(torch.nn.Conv3d):
@@ -78,8 +80,27 @@ def output_channels(task: Task) -> int:
     return len(task.names) + (0 if task.overlap else 1)
 
 
+def channels_of(section: StudentSection) -> tuple[int, ...]:
+    """Feature channels of each level of a network without a pretrained encoder."""
+    return section.channels or (16, 32, 64, 128, 256)
+
+
+def reduction_of(section: StudentSection) -> int:
+    """Factor by which the deepest level of a network is smaller than the image; sides are multiples of it."""
+    return REDUCTION if encoder_of(section) is not None else 2 ** (len(channels_of(section)) - 1)
+
+
+def coarse_size(task: Task) -> tuple[int, ...] | None:
+    """At most half the student's size, which takes a quarter of the time; None: 3D, or the size is small already."""
+    if task.dimension != 2:
+        return None
+    reduction = reduction_of(task.student)
+    size = tuple(max(2 * reduction, side // 2 // reduction * reduction) for side in task.student.size)
+    return size if math.prod(size) < 0.6 * math.prod(task.student.size) else None
+
+
 def build_network(task: Task) -> torch.nn.Module:
-    """A network with fresh weights, drawn from torch's global generator (fork and seed it for repeatable ones).
+    """A network with random weights, drawn from torch's global generator (fork and seed it for repeatable ones).
 
     Input float32 (B, task.image.channels, *task.student.size); output logits (B, ``output_channels``, *size).
     ``student.channels`` are the channels of each level of ``unet`` and ``basicunet``; ``segresnet`` doubles
@@ -105,7 +126,9 @@ def _has_prior(task: Task) -> bool:
 
 def _convolutions(task: Task) -> torch.nn.Module:
     section = task.student
-    channels = section.channels
+    if (encoder := encoder_of(section)) is not None:
+        return EncoderUNet(encoder, output_channels(task))
+    channels = channels_of(section)
     dimension, inputs, outputs = task.dimension, task.image.channels, output_channels(task)
     if section.network == "unet":
         # A separate head: MONAI's UNet normalises the last maps of each image. With one map for each structure, the
@@ -128,14 +151,22 @@ def _convolutions(task: Task) -> torch.nn.Module:
 
 def _check(task: Task) -> None:
     section = task.student
-    levels = len(section.channels)
-    if levels < 2 or any(c < 1 for c in section.channels):
-        raise UserError(f"student.channels needs two or more positive numbers, not {list(section.channels)}")
+    if encoder_of(section) is not None:
+        if any(side % REDUCTION for side in section.size):
+            raise UserError(
+                f"student.size {list(section.size)}: with network {section.network} every side must be a multiple of "
+                f"{REDUCTION}"
+            )
+        return
+    channels = channels_of(section)
+    levels = len(channels)
+    if levels < 2 or any(c < 1 for c in channels):
+        raise UserError(f"student.channels needs two or more positive numbers, not {list(channels)}")
     if section.network == "basicunet" and levels != 5:
         raise UserError(f"student.channels: basicunet has exactly 5 levels, not {levels}")
-    if section.network == "segresnet" and section.channels[0] % 8:
-        raise UserError(f"student.channels: segresnet needs a first number divisible by 8, not {section.channels[0]}")
-    reduction = 2 ** (levels - 1)
+    if section.network == "segresnet" and channels[0] % 8:
+        raise UserError(f"student.channels: segresnet needs a first number divisible by 8, not {channels[0]}")
+    reduction = reduction_of(section)
     # Instance norm needs more than one pixel, so the deepest level has at least two along each axis.
     if any(side % reduction or side < 2 * reduction for side in section.size):
         raise UserError(

@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.inferers.inferer import SlidingWindowInferer
 from numpy.typing import NDArray
@@ -80,6 +81,16 @@ class Student:
             logits = self.network(batch)
         logits = logits.float()
         return torch.sigmoid(logits) if self.task.overlap else torch.softmax(logits, dim=1)[:, 1:]
+
+
+def binarize(probabilities: NDArray[Any], task: Task) -> NDArray[Any]:
+    """Masks bool (S, *spatial) of probabilities (S, *spatial): threshold at 0.5 where structures may overlap, else
+    arg-max including background."""
+    if task.overlap:
+        return np.asarray(probabilities >= 0.5)
+    present = probabilities.max(axis=0) > 1 - probabilities.sum(axis=0)
+    values = np.arange(len(probabilities)).reshape(-1, *(1,) * (probabilities.ndim - 1))
+    return np.asarray((probabilities.argmax(axis=0) == values) & present)
 
 
 def save_model(path: Path, network: torch.nn.Module, task: Task) -> str:

@@ -7,46 +7,59 @@ images, is a running average of the weights (``new_average``) beside the network
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine.engine import Engine
 from ignite.engine.events import Events
 from monai.engines.trainer import SupervisedTrainer
-from torch.nn.functional import mse_loss
-from torch.optim.swa_utils import AveragedModel
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate, mse_loss
+from torch.optim.swa_utils import AveragedModel, update_bn
 
+from samstudent.metrics import dice_per_structure, mean_of
+from samstudent.student.convergence import Ending, FixedSteps, Length, Point, UntilConverged
 from samstudent.student.data import make_loader
+from samstudent.student.encoder import EncoderUNet, load_encoder
 from samstudent.student.loss import StudentLoss
-from samstudent.student.network import build_network
-from samstudent.student.predict import load_weights, save_model
+from samstudent.student.network import SpatialPrior, build_network, coarse_size
+from samstudent.student.predict import Student, binarize, load_weights, save_model
 from samstudent.student.training_case import TrainingCase
-from samstudent.task import Task
+from samstudent.task import Steps, Task
 from samstudent.util.device import autocast, half_precision, pick_device
 
 #: Steps of one epoch of the host, for clients that count in epochs.
 EPOCH_STEPS = 50
-#: Fraction of the steps over which the learning rate rises.
-WARM_UP = 0.05
 #: Largest norm of a gradient; limits the effect of a wrong pseudo label.
 CLIP = 5.0
+
+#: Highest learning rate of a network with random weights, and of one with a pretrained encoder.
+RATE, PRETRAINED_RATE = 3e-3, 2e-3
+#: Learning rate of a pretrained encoder relative to that of the decoder.
+ENCODER_RATE = 1.0
 
 #: Decay of the mean teacher's running average.
 DECAY = 0.99
 #: Highest weight of the mean teacher's part of the loss, reached at the last step, as in the collection SSL4MIS.
 CONSISTENCY = 0.1
 
+#: Batches from which the statistics of a mean teacher's batch norms are computed.
+_STATISTICS = 20
+
 #: Called after every step with its number from 1, the number of all steps, and the loss.
 OnStep = Callable[[int, int, float], None]
 
 
-def split_steps(steps: int) -> tuple[int, int]:
-    """(epochs, steps of each) with at least ``steps`` steps in all, and less than one epoch more."""
-    epochs = math.ceil(steps / EPOCH_STEPS)
-    return epochs, math.ceil(steps / epochs)
+def epochs_of(steps: Steps) -> int:
+    """Number of epochs of ``EPOCH_STEPS``, the last one perhaps shorter; 0: as many as it takes."""
+    return 0 if steps == "auto" else math.ceil(steps / EPOCH_STEPS)
 
 
 def new_network(task: Task, seed: int, start: Path | None = None) -> torch.nn.Module:
@@ -56,19 +69,26 @@ def new_network(task: Task, seed: int, start: Path | None = None) -> torch.nn.Mo
         network = build_network(task)
     if start is not None:
         load_weights(network, start, task)
+    elif (body := _encoder_unet(network)) is not None:
+        load_encoder(body, task.student)
     return network
 
 
 def new_optimizer(network: torch.nn.Module, task: Task) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(network.parameters(), lr=task.training.learning_rate, weight_decay=1e-4)
+    """AdamW; a pretrained encoder learns at ``ENCODER_RATE`` of the rate of the rest."""
+    body = _encoder_unet(network)
+    rate = task.training.learning_rate or (RATE if body is None else PRETRAINED_RATE)
+    encoder = [] if body is None else list(body.encoder.parameters())
+    pretrained = set(map(id, encoder))
+    groups: list[dict[str, Any]] = [{"params": [p for p in network.parameters() if id(p) not in pretrained]}]
+    if encoder:
+        groups.append({"params": encoder, "lr": ENCODER_RATE * rate})
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=1e-4)
 
 
-def rate_factor(step: int, steps: int) -> float:
-    """Learning rate of a step (from 0) relative to the highest: a short rise, then half a cosine down to nearly 0."""
-    rise = max(1, round(WARM_UP * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+def _encoder_unet(network: torch.nn.Module) -> EncoderUNet | None:
+    body = network.network if isinstance(network, SpatialPrior) else network
+    return body if isinstance(body, EncoderUNet) else None
 
 
 def new_average(network: torch.nn.Module, decay: float = DECAY) -> AveragedModel:
@@ -100,6 +120,7 @@ class TrainingState:
             the probabilities of the network for an augmented image, and of ``average`` for the same image with
             unchanged intensities, over the cases of a batch without a label. The batches must have ``plain`` images
             then. 0: none.
+        coarse: size of the images in the steps that ``Length.coarse`` selects; None: that of the batches.
     """
 
     network: torch.nn.Module
@@ -107,6 +128,7 @@ class TrainingState:
     device: torch.device
     average: AveragedModel | None = None
     consistency: float = 0.0
+    coarse: tuple[int, ...] | None = None
 
 
 class TrainStep:
@@ -115,23 +137,26 @@ class TrainStep:
     Args:
         state: the network in training; a mean teacher is updated after the step.
         task: whether structures may overlap.
-        steps: number of all steps, for the learning rate.
+        length: decides on the learning rate and the last step.
     """
 
-    def __init__(self, state: TrainingState, task: Task, steps: int) -> None:
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, lambda step: rate_factor(step, steps))
-        self.task, self.steps, self.device = task, steps, state.device
+    def __init__(self, state: TrainingState, task: Task, length: Length) -> None:
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(state.optimizer, length.factor)
+        self.task, self.length, self.device = task, length, state.device
+        self.coarse = state.coarse
         self.average, self.consistency = state.average, state.consistency
         # Only float16 loses small gradients; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half_precision(self.device) == torch.float16)
 
     def __call__(self, engine: Any, batch: dict[str, torch.Tensor]) -> dict[str, float]:
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+        if self.coarse is not None and self.length.coarse(engine.state.iteration - 1):
+            batch = resized(batch, self.coarse)
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device):
             logits = engine.network(batch["image"])
-        loss = engine.loss_function(logits, batch)
+        loss, dice = engine.loss_function(logits, batch)
         if self.consistency:
             loss = loss + self._ramp(engine.state.iteration) * self._disagreement(logits, batch)
         self.scaler.scale(loss).backward()
@@ -145,10 +170,10 @@ class TrainStep:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise RuntimeError(f"the loss is {value} at step {engine.state.iteration}: lower training.learning_rate")
-        return {"loss": value}
+        return {"loss": value, "dice": float(dice)}
 
     def _ramp(self, step: int) -> float:
-        return self.consistency * math.exp(-5 * (1 - step / self.steps) ** 2)
+        return self.consistency * math.exp(-5 * (1 - step / self.length.expected(step)) ** 2)
 
     def _disagreement(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         unknown = (batch["weights"] == 0).all(dim=1)
@@ -163,40 +188,60 @@ class TrainStep:
         return logits.float().sigmoid() if self.task.overlap else logits.float().softmax(dim=1)
 
 
+def resized(batch: Mapping[str, torch.Tensor], size: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Smaller images and targets (B, ., *size) of a batch; what has no pixels stays."""
+    result = dict(batch)
+    for key in ("image", "plain", "masks"):
+        if key in batch:
+            result[key] = interpolate(batch[key], size, mode="area")
+    rows, columns = (
+        ((torch.arange(side) + 0.5) * (old / side)).long().to(batch["image"].device)
+        for side, old in zip(size, batch["image"].shape[2:], strict=True)
+    )
+    for key in ("label", "ignore"):
+        if key in batch:
+            result[key] = batch[key][..., rows[:, None], columns]
+    return result
+
+
 def make_trainer(
     state: TrainingState,
     loader: Iterable[dict[str, torch.Tensor]],
     task: Task,
-    epochs: tuple[int, int],
+    length: Length,
     on_step: OnStep | None = None,
+    epoch_steps: int = EPOCH_STEPS,
 ) -> SupervisedTrainer:
     """MONAI's trainer of a network.
 
     Args:
         state: the network in training.
-        loader: batches of one epoch.
+        loader: batches of an epoch; the next iteration continues.
         task: whether structures may overlap.
-        epochs: their number, and the steps of each (``split_steps``).
+        length: decides on the learning rate and the last step.
         on_step: called after every step.
+        epoch_steps: steps of an epoch.
     """
-    count, epoch_steps = epochs
-    steps = count * epoch_steps
     trainer = SupervisedTrainer(
         device=state.device,
-        max_epochs=count,
+        max_epochs=sys.maxsize,
         train_data_loader=loader,
         epoch_length=epoch_steps,
         network=state.network,
         optimizer=state.optimizer,
         loss_function=StudentLoss(task.overlap),
-        iteration_update=TrainStep(state, task, steps),
+        iteration_update=TrainStep(state, task, length),
     )
-    if on_step is not None:
 
-        def report(engine: Engine) -> None:
-            on_step(engine.state.iteration, steps, engine.state.output["loss"])  # type: ignore[index]
+    def after_step(engine: Engine) -> None:
+        step, output = engine.state.iteration, engine.state.output
+        assert isinstance(output, dict)
+        if length.done(step, output["dice"]):
+            engine.terminate()
+        if on_step is not None:
+            on_step(step, length.expected(step), output["loss"])
 
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, report)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, after_step)
     return trainer
 
 
@@ -219,25 +264,72 @@ class TrainingOptions:
     """Options of one training of a student.
 
     Attributes:
-        steps: optimisation steps; None: the task's.
+        steps: optimisation steps, or ``auto``: until the student has converged; None: the task's.
+        budget: share of the task's budget of time, where the training ends when it has converged.
         seed: of weights, batches and augmentation; None: the task's.
         start: model file with the initial weights; None: random ones.
         device: "cpu", "cuda", "cuda:1"; None: the best available.
         on_step: called after every step.
         teacher: trains a mean teacher; None: none.
+        validation: cases that do not train, whose Dice must have stopped rising, too, where there is no number of
+            steps.
+        budget: share of the task's budget of time for this training, where there is no number of steps.
     """
 
-    steps: int | None = None
+    steps: Steps | None = None
     seed: int | None = None
     start: Path | None = None
     device: str | None = None
     on_step: OnStep | None = None
     teacher: MeanTeacher | None = None
+    validation: Sequence[TrainingCase] = ()
+    budget: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainedStudent:
+    """Result of a training.
+
+    Attributes:
+        version: SHA-256 of the model file.
+        steps: number of steps.
+        ending: ``fixed``: a given number of steps; ``converged``: Dice had stopped rising; ``budget``: before that the
+            time was over.
+        curve: Dice over the steps.
+        rise: of Dice over the last quarter of the steps before the learning rate fell; None: ``fixed``, or
+            too few points.
+    """
+
+    version: str
+    steps: int
+    ending: Ending
+    curve: tuple[Point, ...]
+    rise: float | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """Sentence on a training that ended before the student had converged; None: it had, or was not asked to."""
+        if self.ending != "budget":
+            return None
+        rose = "had hardly been measured" if self.rise is None else f"rose by {100 * self.rise:.1f} points"
+        return (
+            f"the training was stopped by its budget of time after {self.steps} steps, while Dice still {rose} in the"
+            " last quarter of the steps; raise training.budget"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values of the training."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TrainedStudent:
+        """The training of ``as_json``."""
+        return cls(**{**content, "curve": tuple(Point(**point) for point in content["curve"])})
 
 
 def train_student(
     cases: Sequence[TrainingCase], task: Task, out_path: Path, options: TrainingOptions = TrainingOptions()
-) -> str:
+) -> TrainedStudent:
     """Train a student and write its last weights, or those of a mean teacher.
 
     Args:
@@ -247,8 +339,8 @@ def train_student(
         options: steps, seed, initial weights, device.
 
     Returns:
-        The model's version (SHA-256 of the file). On one kind of CPU with the same number of threads it depends on the
-        arguments only.
+        Version, steps and curve. On one kind of CPU with the same number of threads and a fixed number of steps the
+        version depends on the arguments only.
 
     Raises:
         UserError: no human-labelled case; the task's network is not possible; ``start`` does not fit.
@@ -260,11 +352,48 @@ def train_student(
         raise ValueError("unlabelled cases are those of training_case.without_label")
     device = pick_device(options.device)
     seed = task.training.seed if options.seed is None else options.seed
-    epochs = split_steps(options.steps or task.training.steps)
-    loader = make_loader([*cases, *unlabelled] if unlabelled else cases, task, epochs[1], seed, plain=bool(unlabelled))
+    every = [*cases, *unlabelled] if unlabelled else cases
+    loader = make_loader(every, task, EPOCH_STEPS, seed, plain=bool(unlabelled))
     network = new_network(task, seed, options.start).to(device)
     average = new_average(network) if unlabelled else None
     consistency = teacher.consistency if teacher is not None and unlabelled else 0.0
-    state = TrainingState(network, new_optimizer(network, task), device, average, consistency)
-    make_trainer(state, loader, task, epochs, options.on_step).run()
-    return save_model(out_path, network if average is None else average.module, task)
+    coarse = coarse_size(task)
+    state = TrainingState(network, new_optimizer(network, task), device, average, consistency, coarse)
+    steps = options.steps or task.training.steps
+    if steps == "auto":
+        validate = partial(_validation_dice, network, options.validation, task, device) if options.validation else None
+        fine = 1.0 if coarse is None else math.prod(task.student.size) / math.prod(coarse)
+        budget = options.budget * task.training.budget_seconds(device.type)
+        length: FixedSteps | UntilConverged = UntilConverged(budget, validate, fine)
+    else:
+        length = FixedSteps(steps)
+    make_trainer(state, loader, task, length, options.on_step).run()
+    if average is not None:
+        # Its batch norms have the statistics of the network's activations, not of its own.
+        update_bn((batch["image"] for batch in islice(loader, _STATISTICS)), average.module, device)
+    version = save_model(out_path, network if average is None else average.module, task)
+    assert length.steps is not None and length.ending is not None  # the training has ended
+    return TrainedStudent(version, length.steps, length.ending, tuple(length.curve), length.rise)
+
+
+def _validation_dice(
+    network: torch.nn.Module, cases: Sequence[TrainingCase], task: Task, device: torch.device, coarse: bool
+) -> float:
+    """Mean Dice of a network in training on cases, on the student's grid or ``coarse_size``."""
+    student, size = Student(network, task, "", device), coarse_size(task) if coarse else None
+    try:
+        found = [_dice_of(student, case, size) for case in cases]
+    finally:
+        network.train()
+    return mean_of(np.concatenate(found))
+
+
+def _dice_of(student: Student, case: TrainingCase, size: tuple[int, ...] | None) -> NDArray[Any]:
+    """Dice of each structure (S,); nan: absent from prediction and label, or not annotated."""
+    image, masks = case.image, case.masks
+    if size is not None:
+        batch = {"image": torch.from_numpy(image)[None], "masks": torch.from_numpy(masks.astype(np.float32))[None]}
+        smaller = resized(batch, size)
+        image, masks = smaller["image"][0].numpy(), smaller["masks"][0].numpy() >= 0.5
+    found = dice_per_structure(masks, binarize(student.on_grid(image), student.task))
+    return np.where(case.weights > 0, found, np.nan)

@@ -461,7 +461,7 @@ def test_paths_in_a_request_are_not_read_or_written(bench: Any, tmp_path: Any) -
     train(bench, steps=1, name="../../outside", train_ds=str(secret), val_ds=str(secret))
     assert {path.name for path in tmp_path.iterdir()} == before | {"cases.json"}
     assert {path.name for path in bench.study.ledger.folder_of("r0001").iterdir()} == {
-        *("model.pt", "round.json", "inputs.json", "scores.json")
+        *("model.pt", "round.json", "inputs.json", "scores.json", "training.json")
     }
 
 
@@ -479,7 +479,7 @@ def test_info_lists_the_options_for_clients(bench: Any) -> None:
     ("request_", "says"),
     [
         ({"pseudo_labels": "some"}, "pseudo_labels"),
-        ({"max_epochs": 0}, "max_epochs"),
+        ({"max_epochs": -1}, "max_epochs"),
         ({"steps": "many"}, "steps"),
         ({"seed": -1}, "seed"),
         ({"promote": "perhaps"}, "promote"),

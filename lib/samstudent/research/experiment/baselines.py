@@ -11,13 +11,13 @@ from scipy import ndimage
 from skimage.segmentation import random_walker
 
 from samstudent.imaging.case import CaseImage, for_sam
-from samstudent.pseudolabels.case import binarize
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.model import SamModel
 from samstudent.sam.prompts import Mask
 from samstudent.sam.refiner import Refiner, RefinerOptions
 from samstudent.sam.volume_refinement import SliceOptions
 from samstudent.sam.working_grid import enlarged, reduced, working_size
+from samstudent.student.predict import binarize
 from samstudent.task import PAPER_STAGES, Recipe, Task
 
 #: Masks bool (S, *spatial) from an image and a student's probabilities float (S, *spatial).

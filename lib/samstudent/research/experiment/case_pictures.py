@@ -8,14 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from samstudent.imaging.case import for_sam
-from samstudent.pseudolabels.case import binarize
 from samstudent.research.experiment import work
 from samstudent.research.experiment.plan import Job
 from samstudent.research.experiment.summary import Result, dice_of
 from samstudent.research.html import Picture, percent
 from samstudent.research.pictures import Panel, best_median_worst, case_panels, fullest_slice
 from samstudent.research.setting import Setting
-from samstudent.student.predict import Student
+from samstudent.student.predict import Student, binarize
 
 #: Longest side of a case's picture, in pixels of the image.
 _LONGEST = 512

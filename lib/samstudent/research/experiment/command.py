@@ -15,18 +15,22 @@ from samstudent.errors import UserError
 from samstudent.research.experiment.methods import METHODS, select
 from samstudent.research.experiment.plan import ExperimentOptions
 from samstudent.research.experiment.run import run_experiment
+from samstudent.research.folder import open_folder
 from samstudent.research.setting import FolderOptions
 from samstudent.util.signals import stop
 
 console = Console()
 
 
-def run(folder: Path, output: Path, *, labels: str, methods: str, seeds: str, jobs: int | None, **more: Any) -> bool:
+def run(
+    folder: Path, output: Path, *, labels: str | None, methods: str, seeds: str, jobs: int | None, **more: Any
+) -> bool:
     """Run an experiment and print the path of its report.
 
     Args:
         folder, output: as in ``FolderOptions``.
-        labels, seeds: numbers separated by commas.
+        labels: numbers separated by commas; None: ``default_labels``.
+        seeds: numbers separated by commas.
         methods: names separated by commas, or ``list``: print them.
         jobs: number of processes.
         more: other fields of ``FolderOptions``; ``size`` as numbers separated by commas.
@@ -44,7 +48,7 @@ def run(folder: Path, output: Path, *, labels: str, methods: str, seeds: str, jo
     select(names)
     options = ExperimentOptions(
         folder=folder_options(folder, output, **more),
-        labels=tuple(dict.fromkeys(whole_numbers("--labels", labels))),
+        labels=tuple(dict.fromkeys(whole_numbers("--labels", labels))) if labels else default_labels(folder),
         methods=names,
         seeds=tuple(dict.fromkeys(whole_numbers("--seeds", seeds))),
         jobs=jobs,
@@ -61,6 +65,19 @@ def run_and_print(options: ExperimentOptions) -> dict[str, Any]:
         console.print(f"[yellow]{escape(warning)}[/]", highlight=False, soft_wrap=True)
     console.print(f"results.json and report.html are in {options.folder.output}", soft_wrap=True)
     return results
+
+
+def default_labels(folder: Path) -> tuple[int, ...]:
+    """Numbers of labels to compare: all labelled train cases where other train cases have no label, else 10 and 30.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    found = open_folder(folder)
+    labelled = len(found.labelled("train"))
+    if labelled < len(found.order):
+        return (labelled,)
+    return tuple(n for n in (10, 30) if n < labelled) or (max(1, labelled // 3),)
 
 
 def folder_options(folder: Path, output: Path, size: str | None = None, **more: Any) -> FolderOptions:

@@ -1,8 +1,9 @@
 """Methods of an experiment: the training data of their students.
 
-All students are trained for the same number of steps, twice ``--steps``. A method with pseudo labels trains a student
-on the labels for half of the steps, predicts the other cases with it, and continues its training for the other half,
-like a round of the server; the labels-only student of the comparison is trained on the labels for all steps.
+All students are trained until they have converged, or for the same number of steps, twice ``--steps``. A method with
+pseudo labels trains a student on the labels (for half of the steps), predicts the other cases with it, and continues
+its training (for the other half), like a round of the server; the labels-only student of the comparison is trained on
+the labels for all steps.
 
 A method is a function of a ``Planner``, the number of labels and the seed, which returns the job of its student.
 """
@@ -16,6 +17,7 @@ from typing import Any
 from samstudent.errors import UserError
 from samstudent.research.experiment.plan import Job
 from samstudent.research.setting import Setting
+from samstudent.task import multiple
 
 
 class Planner:
@@ -38,7 +40,7 @@ class Planner:
             unlabelled: cases for a mean teacher.
         """
         labelled = self.setting.labelled(n)
-        params: dict[str, Any] = {"labelled": labelled, "steps": times * self.setting.steps, "seed": seed}
+        params: dict[str, Any] = {"labelled": labelled, "steps": multiple(times, self.setting.steps), "seed": seed}
         needs = {name: job for name, job in (("start", start), ("pseudo", pseudo)) if job is not None}
         label = f"student on {pseudo.label}" if pseudo else f"student on {_labels(n, seed)}"
         if unlabelled:

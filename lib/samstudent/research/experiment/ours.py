@@ -13,7 +13,7 @@ from samstudent.pseudolabels.ablations import Ablations
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.out_of_fold import on_working_grid
 from samstudent.pseudolabels.teacher import CHAMPION_WEIGHT
-from samstudent.research.experiment.measure import number, quality_rows
+from samstudent.research.experiment.measure import quality_rows
 from samstudent.research.setting import Setting
 from samstudent.rounds.pseudo_store import PseudoLabelStore
 from samstudent.rounds.round_store import RoundStore
@@ -47,7 +47,7 @@ class ExperimentStore(RoundStore):
 
 def run(
     setting: Setting, params: Mapping[str, Any], folder: Path, champion: Path | None, backend: SamModel, report: Report
-) -> dict[str, Any]:
+) -> tuple[RoundResult, dict[str, Any]]:
     """Run a round into ``folder``.
 
     Args:
@@ -60,8 +60,8 @@ def run(
         report: callback for the progress.
 
     Returns:
-        JSON values: ``rows`` of ``quality_rows``, ``trains`` (ids of pseudo labels in the training set), ``targets``,
-        ``policy``, ``skip_reason``, ``train_dice``, ``seconds``.
+        The result, and JSON values: ``rows`` of ``quality_rows``, ``trains`` (ids of pseudo labels in the training
+        set), ``targets``, ``policy``, ``skip_reason``, ``seconds``.
     """
     store = ExperimentStore(folder, setting, backend)
     options = RoundOptions(
@@ -77,7 +77,7 @@ def run(
         champion=None if champion is None else Champion(champion.name, champion / "model.pt"),
     )
     result = run_round(cases, setting.task, options, store=store, report=report)
-    return _record(result, store)
+    return result, _record(result, store)
 
 
 def _record(result: RoundResult, store: ExperimentStore) -> dict[str, Any]:
@@ -87,7 +87,6 @@ def _record(result: RoundResult, store: ExperimentStore) -> dict[str, Any]:
         "rows": [row for id in sorted(store.rows) for row in store.rows[id]],
         "policy": None if result.policy is None else dict(result.policy.record),
         "skip_reason": result.skip_reason,
-        "train_dice": number(result.train_dice),
         "seconds": result.seconds,
     }
 

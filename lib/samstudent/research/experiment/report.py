@@ -27,6 +27,7 @@ from samstudent.research.html import (
 )
 from samstudent.research.pictures import reliability_picture
 from samstudent.research.result_tables import quality_texts
+from samstudent.task import Steps
 
 Content = Mapping[str, Any]
 #: A line of ``summary.table`` as in the JSON.
@@ -88,10 +89,9 @@ class _Page:
         text = (
             f"Students with the same network ({student['network']}, {' x '.join(map(str, student['size']))} pixels) "
             f"were trained on the first {', '.join(map(str, self.labels))} of {cases['all']} labelled training cases; "
-            f"the labels of the others ({unlabelled}) were hidden, and only their images used. All students of a table "
-            f"were trained for {content['steps']} steps. Students with pseudo labels continue from a labels-only "
-            "student (the teacher) that was trained for half of the steps; the method labels was trained on the labels "
-            "for all steps. A seed changes the initial weights, the order of the cases and their augmentation. "
+            f"the labels of the others ({unlabelled}) were hidden, and only their images used. "
+            f"{_length(content['steps'])} A seed changes the initial weights, the order of the cases and their "
+            "augmentation. "
             f"Seeds: {', '.join(map(str, content['options']['seeds']))}. Measured on {len(cases[split])} "
             f"{split} cases, which were not used for training or selection."
         )
@@ -262,3 +262,16 @@ def _pair_cells(pair: Content | None) -> list[Cell]:
 
 def _mark(method: str) -> str:
     return "mark" if method == "ours" else ""
+
+
+def _length(steps: Steps) -> str:
+    if steps == "auto":
+        return (
+            "All students were trained until they had converged. Students with pseudo labels continue from a "
+            "labels-only student (the teacher)."
+        )
+    return (
+        f"All students of a table were trained for {steps} steps. Students with pseudo labels continue from a "
+        "labels-only student (the teacher) that was trained for half of the steps; the method labels was trained on "
+        "the labels for all steps."
+    )

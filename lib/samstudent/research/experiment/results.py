@@ -18,6 +18,7 @@ from samstudent.research.experiment.report import write_report
 from samstudent.research.html import Picture, installed_versions
 from samstudent.research.setting import Setting
 from samstudent.rounds.scoring import not_converged
+from samstudent.task import multiple
 from samstudent.util.files import atomic_write
 
 #: Work of a kind of job, for the report.
@@ -52,7 +53,7 @@ def write_results(
         "versions": installed_versions(),
         "options": asdict(options) | {"folder": options.folder.as_json()},
         "task": setting.task.model_dump(mode="json"),
-        "steps": 2 * setting.steps,
+        "steps": multiple(2, setting.steps),
         "cases": {
             "labelled": {str(n): setting.labelled(n) for n in numbers},
             "unlabelled": {str(n): len(setting.rest(n)) for n in numbers},
@@ -82,12 +83,16 @@ def write_results(
 
 
 def _warnings(results: Sequence[summary.Result], rounds: Mapping[str, Any]) -> list[str]:
-    """Warnings on labels-only students that did not fit their labels, and on rounds without pseudo labels."""
+    """Warnings on students that did not fit their labels or had not converged, and on rounds without pseudo labels."""
     found = []
     for r in results:
-        if r["method"] in ("labels", "all") and r["train_dice"] is not None and (why := not_converged(r["train_dice"])):
-            labels = "all" if r["labels"] is None else r["labels"]
-            found.append(f"{r['method']}, {labels} labels, seed {r['seed']}: {why} (--steps)")
+        low = (
+            not_converged(r["train_dice"]) if r["method"] in ("labels", "all") and r["train_dice"] is not None else None
+        )
+        labels = "all" if r["labels"] is None else r["labels"]
+        found += [
+            f"{r['method']}, {labels} labels, seed {r['seed']}: {why}" for why in (low, r["training"]["warning"]) if why
+        ]
     return found + [f"{label}: {record['skip_reason']}" for label, record in rounds.items() if record["skip_reason"]]
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from samstudent.engine.store import ContentStore, content_key
 from samstudent.imaging.case import for_sam
-from samstudent.pseudolabels.case import binarize
 from samstudent.pseudolabels.out_of_fold import spread_out
 from samstudent.research.cases import LazyCases
 from samstudent.research.experiment import baselines, nnunet, ours
@@ -24,13 +23,13 @@ from samstudent.research.setting import Setting
 from samstudent.rounds.scoring import MAX_TRAIN_DICE_CASES, train_dice
 from samstudent.sam.model import SamModel
 from samstudent.sam.registry import load_backend
-from samstudent.student.predict import Student
-from samstudent.student.training import MeanTeacher, TrainingOptions, train_student
+from samstudent.student.predict import Student, binarize
+from samstudent.student.training import MeanTeacher, TrainedStudent, TrainingOptions, train_student
 from samstudent.task import SamSection
 from samstudent.util.files import atomic_write
 from samstudent.util.progress import Progress, Report, StepReport
 
-MODEL, RESULT, TRAIN_DICE, ROWS = "model.pt", "result.json", "train_dice.json", "pseudo_labels.json"
+MODEL, RESULT, TRAINING, ROWS = "model.pt", "result.json", "training.json", "pseudo_labels.json"
 
 
 @dataclass(frozen=True)
@@ -136,10 +135,10 @@ def train(run: JobRun) -> None:
         on_step=StepReport(run.report, "training"),
         teacher=MeanTeacher(unlabelled) if unlabelled else None,
     )
-    train_student(LazyCases(readers), task, run.folder / MODEL, options)
+    trained = train_student(LazyCases(readers), task, run.folder / MODEL, options)
     student = Student.load(run.folder / MODEL, task)
     known = map(cases.labelled, spread_out(params["labelled"], MAX_TRAIN_DICE_CASES))
-    atomic_write(run.folder / TRAIN_DICE, json.dumps(number(train_dice(student, known, task))))
+    write_training(run.folder, trained, train_dice(student, known, task))
 
 
 def pseudo_label(run: JobRun) -> None:
@@ -166,9 +165,15 @@ def pseudo_label(run: JobRun) -> None:
 def product_round(run: JobRun) -> None:
     """One round of the product, ``model.pt``, and rows on the quality of its pseudo labels."""
     backend = sam_of(run.setting.task.sam, run.params["changes"].get("random_sam"))
-    record = ours.run(run.setting, run.params, run.folder, run.needed("champion"), backend, run.report)
-    atomic_write(run.folder / TRAIN_DICE, json.dumps(record["train_dice"]))
+    result, record = ours.run(run.setting, run.params, run.folder, run.needed("champion"), backend, run.report)
+    write_training(run.folder, result.training, result.train_dice)
     atomic_write(run.folder / ROWS, json.dumps(record))
+
+
+def write_training(folder: Path, training: TrainedStudent, dice: float) -> None:
+    """Write how a student was trained, and its Dice on training labels."""
+    content = training.as_json() | {"warning": training.warning, "dice": number(dice)}
+    atomic_write(folder / TRAINING, json.dumps(content))
 
 
 def run_nnunet(run: JobRun) -> None:
@@ -193,10 +198,13 @@ def evaluate(run: JobRun) -> None:
             predicted = binarize(student.predict(image), task)
         found[id] = measure(truth, predicted, image.grid.spacing)
         run.report(Progress("measuring", done, len(params["ids"])))
-    recorded = folder / TRAIN_DICE
+    recorded = folder / TRAINING
     result: dict[str, Any] = {key: params[key] for key in ("method", "labels", "seed", "split")}
     result |= {"structures": task.names, "training_seconds": json.loads((folder / "done.json").read_text())["seconds"]}
-    result["train_dice"] = json.loads(recorded.read_text()) if recorded.is_file() else None
+    # nnU-Net's has no such file.
+    training = json.loads(recorded.read_text()) if recorded.is_file() else {}
+    result["train_dice"] = training.get("dice")
+    result["training"] = {key: training.get(key) for key in ("steps", "ending", "rise", "warning")}
     atomic_write(run.folder / RESULT, json.dumps(result | {"cases": found}, indent=1))
 
 

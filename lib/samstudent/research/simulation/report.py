@@ -75,11 +75,12 @@ def _write_page(options: Simulation, setting: Setting, content: Mapping[str, Any
         head.append(Text(text, "warning"))
     if seeds < 3:
         head.append(Text(f"{seeds} seeds: differences between strategies may be chance.", "warning"))
+    length = "until it had converged" if setting.steps == "auto" else f"for {setting.steps} steps"
     head.append(
         Text(
             f"For each strategy and seed a student was trained on {options.start} cases; {options.rounds} times "
-            f"{options.batch} more were selected and labelled with the truth, and a new student was trained for "
-            f" {setting.steps} steps. All strategies of a seed start with the same cases. Dice is measured on "
+            f"{options.batch} more were selected and labelled with the truth, and a new student was trained "
+            f"{length}. All strategies of a seed start with the same cases. Dice is measured on "
             f"{len(setting.test)} cases of the {setting.split} split; a false positive (a predicted "
             "structure that is absent) counts 0."
         )

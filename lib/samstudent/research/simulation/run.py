@@ -22,7 +22,6 @@ from samstudent.active_learning.scores import disagreement_score, entropy_score
 from samstudent.active_learning.state import Tables
 from samstudent.imaging.case import for_sam
 from samstudent.metrics import dice_table
-from samstudent.pseudolabels.case import binarize
 from samstudent.research.experiment.methods import Planner
 from samstudent.research.experiment.plan import Job
 from samstudent.research.experiment.work import MODEL, JobWork, sam_of
@@ -33,7 +32,7 @@ from samstudent.research.simulation.report import write_results
 from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import coarse_masks
 from samstudent.sam.refiner import Refiner
-from samstudent.student.predict import Student
+from samstudent.student.predict import Student, binarize
 from samstudent.util.files import atomic_write
 from samstudent.util.progress import no_report
 

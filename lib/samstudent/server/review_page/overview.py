@@ -96,6 +96,7 @@ def _brief(record: RoundRecord) -> dict[str, Any]:
         "error",
         "steps",
         "step",
+        "training",
     }
     brief = record.model_dump(mode="json", include=fields)
     brief["labels"], brief["pseudo"] = len(record.labels_used), record.pseudo_used.n

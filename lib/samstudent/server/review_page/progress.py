@@ -48,7 +48,8 @@ def _of_job(job: Job, running: RoundRecord | None) -> dict[str, Any]:
 
 def _of_round(record: RoundRecord) -> dict[str, Any]:
     """A round of a command line; of its steps only that of the student is kept in the study."""
-    steps = [Progress("training the student", record.step, record.steps)] if record.step and record.steps else []
+    total = None if record.steps == "auto" else record.steps
+    steps = [Progress("training the student", record.step, total)] if record.step else []
     return {
         "kind": "round",
         "name": "training",

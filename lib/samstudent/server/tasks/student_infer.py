@@ -17,14 +17,13 @@ from monailabel.utils.others.generic import strtobool
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import CaseImage, for_sam, read_image
 from samstudent.imaging.label_writing import write_masks
-from samstudent.pseudolabels.case import binarize
 from samstudent.pseudolabels.quality_filter import structure_quality
 from samstudent.rounds.study import Study
 from samstudent.sam.refiner import Refiner, RefinerOptions, adapted_decoders
 from samstudent.sam.results import Refinement
 from samstudent.sam.transform import SamRefined
 from samstudent.sam.volume_refinement import SliceOptions
-from samstudent.student.predict import Student
+from samstudent.student.predict import Student, binarize
 from samstudent.util.device import pick_device
 
 logger = logging.getLogger(__name__)

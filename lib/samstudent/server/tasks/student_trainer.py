@@ -24,7 +24,7 @@ from samstudent.rounds.options import CHOICES, TrainOptions
 from samstudent.rounds.run_round import TRAINING_STEP, RoundResult, run_round
 from samstudent.rounds.study import Study
 from samstudent.server.tasks.study_round import StudyRound
-from samstudent.student.training import split_steps
+from samstudent.student.training import EPOCH_STEPS, epochs_of
 from samstudent.util.files import atomic_write
 from samstudent.util.progress import Progress, Report, log_progress
 
@@ -53,7 +53,7 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
         """Options that clients display and send with the request."""
         training = self.study.task.training
         return {
-            "max_epochs": split_steps(training.steps)[0],
+            "max_epochs": epochs_of(training.steps),
             "pseudo_labels": list(CHOICES),
             "promote": True,
             "seed": training.seed,
@@ -86,7 +86,7 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
         with ledger.run(options.reason, task_digest=digest, holdout_ids=held_ids, **fields) as round_id:
             store = StudyRound(self.study, datastore, round_id, self.on_case)
             store.drop_replaced(datastore.list_images())
-            follow = _Follower(self, round_id, split_steps(round_options.steps or 1))
+            follow = _Follower(self, round_id)
             cases = store.round_cases(train_ids, held_ids)
             result = run_round(cases, task, round_options, store=store, report=follow)
             stats = self._conclude(round_id, options, result)
@@ -145,9 +145,8 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
 class _Follower:
     """Report of a round that also writes the training's step to the ledger and its epochs to the stats."""
 
-    def __init__(self, trainer: StudentTrainTask, round_id: str, epochs: tuple[int, int]) -> None:
+    def __init__(self, trainer: StudentTrainTask, round_id: str) -> None:
         self.trainer, self.round_id = trainer, round_id
-        self.epochs, self.each = epochs
         self.started, self.epoch = time.time(), 0
 
     def __call__(self, progress: Progress) -> None:
@@ -155,11 +154,12 @@ class _Follower:
         if progress.step != TRAINING_STEP:
             return
         self.trainer.study.ledger.update(self.round_id, step=progress.done)
-        if (epoch := progress.done // self.each) > self.epoch:
+        if (epoch := progress.done // EPOCH_STEPS) > self.epoch:
             self.epoch = epoch
             passed = time.strftime("%H:%M:%S", time.gmtime(time.time() - self.started))
-            stats = {"epoch": epoch, "total_epochs": self.epochs, "start_ts": int(self.started)}
-            self.trainer.write_stats(stats | {"total_time": passed, "best_metric": self.trainer.served_dice()})
+            stats: dict[str, Any] = {"epoch": epoch, "total_epochs": epochs_of(progress.total or progress.done)}
+            stats |= {"start_ts": int(self.started), "total_time": passed}
+            self.trainer.write_stats(stats | {"best_metric": self.trainer.served_dice()})
 
 
 def _number(value: float | None) -> float:

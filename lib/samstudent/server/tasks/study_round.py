@@ -33,6 +33,7 @@ from samstudent.rounds.study import Study
 from samstudent.rounds.trained import ImageContents, content_of, images_of, trained_of, under_ids
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.server.tasks.human_checks import is_checked, record_check
+from samstudent.student.training import TrainedStudent
 from samstudent.task import Task
 from samstudent.util.files import sha256_file
 
@@ -218,9 +219,10 @@ class StudyRound(RoundStore):
             changes = {"labels_used": list(labels), "pseudo_used": dict(pseudo), "unreadable": dict(left_out)}
             self.study.ledger.update(self.round_id, **changes)
 
-    def student_trained(self, digest: str) -> None:
+    def student_trained(self, training: TrainedStudent) -> None:
         if self.round_id is not None:
-            self.study.ledger.update(self.round_id, model_digest=digest)
+            content = training.as_json()
+            self.study.ledger.update(self.round_id, model_digest=content.pop("version"), training=content)
 
     def _save(
         self,

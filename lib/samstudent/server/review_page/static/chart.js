@@ -1,4 +1,5 @@
-// Chart of the Dice by round, as SVG: points for the trained students, a line for the served students, bars for the labels.
+// Charts of Dice as SVG. By round: points for the trained students, a line for the served students, bars for the labels.
+// By step of a training: a line for the batches, points for cases that did not train.
 
 import { h, percent, svg } from './dom.js';
 
@@ -46,4 +47,22 @@ export function diceChart(rounds, key) {
       svg('text', { x: WIDTH - RIGHT + 6, y: HEIGHT - BOTTOM + 4 }, '0')),
     h('figcaption', {}, h('span', { class: 'key promoted' }), 'new student, served', h('span', { class: 'key not-promoted' }), 'not served',
       h('span', { class: 'key served' }), 'served student', h('span', { class: 'key labels' }), 'labels (right axis)'));
+}
+
+/** `training`: of a round's record: steps, ending, curve. */
+export function trainingChart(training) {
+  const width = 360, height = 90, left = 34, top = 8, bottom = 16;
+  const { curve, steps } = training;
+  const x = (step) => left + (width - left - 6) * (step / steps);
+  const y = (value) => top + (height - top - bottom) * (1 - value);
+  const ticks = [0, 0.5, 1].map((value) => [
+    svg('line', { class: 'grid', x1: left, x2: width - 6, y1: y(value), y2: y(value) }),
+    svg('text', { x: left - 4, y: y(value) + 4, 'text-anchor': 'end' }, percent(value, 0))]);
+  const line = curve.map((point) => `${x(point.step)},${y(point.train)}`).join(' ');
+  const points = curve.filter((point) => point.validation !== null).map((point) => svg('circle', { class: 'promoted', cx: x(point.step), cy: y(point.validation), r: 3 },
+    svg('title', {}, `step ${point.step}: ${percent(point.validation)} on cases that did not train`)));
+  const last = curve.at(-1);
+  return h('figure', { class: 'chart training' },
+    svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': `Dice of the training batches over ${steps} steps, ${percent(last?.train)} at the end` },
+      ticks, svg('polyline', { class: 'served', points: line }), points, svg('text', { x: width - 6, y: height - 3, 'text-anchor': 'end' }, `${steps} steps`)));
 }

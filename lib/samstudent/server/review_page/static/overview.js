@@ -1,7 +1,7 @@
 // Overview: counts, served student, running jobs, schedule and rounds.
 
 import { post, put, remove } from './api.js';
-import { diceChart } from './chart.js';
+import { diceChart, trainingChart } from './chart.js';
 import { button, confirmAction, dateTime, duration, h, notice, percent } from './dom.js';
 
 const bar = (value, name) => h('progress', { max: '100', value: value === null ? null : String(value), 'aria-label': name });
@@ -147,7 +147,15 @@ export class Overview {
     const numberCell = (value) => h('td', { class: 'number' }, value);
     return h('tr', { class: served ? 'served' : null }, h('th', { scope: 'row' }, round.id), h('td', { class: 'nowrap' }, dateTime(round.started), h('small', {}, time)),
       h('td', {}, round.reason), numberCell(String(round.labels)), numberCell(String(round.pseudo)), numberCell(percent(round.dice?.challenger?.mean)),
-      numberCell(percent(round.dice?.champion?.mean)), h('td', { class: 'decision' }, outcome, this.leftOut(round)), h('td', {}, action));
+      numberCell(percent(round.dice?.champion?.mean)), h('td', { class: 'decision' }, outcome, this.training(round), this.leftOut(round)), h('td', {}, action));
+  }
+
+  /** Collapsed curve of the student's training; null before its end. */
+  training(round) {
+    if (!round.training?.curve.length) return null;
+    const { steps, ending } = round.training;
+    const endings = { converged: `converged after ${steps} steps`, budget: `stopped by the budget after ${steps} steps`, fixed: `trained for ${steps} steps` };
+    return h('details', {}, h('summary', {}, endings[ending]), trainingChart(round.training));
   }
 
   /** Collapsed list of cases that a round did not use, with reasons; null if there are none. */

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samstudent.errors import UserError
-from samstudent.sam.checkpoints import checked_digest, load_weights
+from samstudent.util.checkpoints import checked_digest, load_weights
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."])
@@ -35,4 +35,6 @@ def test_training_checkpoint_is_loaded(tmp_path: Path) -> None:
     torch.save({"model": source.state_dict(), "epoch": 3}, file)
     load_weights(target, file, "vit_b")
     assert torch.equal(source.weight, target.weight)
-    assert checked_digest(file) == checked_digest(file, checked_digest(file))
+    assert checked_digest(file, "sam.checkpoint") == checked_digest(
+        file, "sam.checkpoint", checked_digest(file, "sam.checkpoint")
+    )

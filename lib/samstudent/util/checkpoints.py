@@ -1,4 +1,4 @@
-"""Checkpoints of SAM: reading of weights with a check of the digest, and without running code from the file."""
+"""Checkpoints of pretrained networks: their weights, read without running code from the file, and their digest."""
 
 from __future__ import annotations
 
@@ -12,19 +12,42 @@ from samstudent.errors import NotFound, UserError
 from samstudent.util.files import sha256_file
 
 
-def checked_digest(path: Path, expected: str | None = None) -> str:
+def checked_digest(path: Path, key: str, expected: str | None = None) -> str:
     """SHA-256 of a checkpoint's bytes, hex.
+
+    Args:
+        path: of the checkpoint.
+        key: key of the task file that names it, for the message.
+        expected: digest that it must have; None: any.
 
     Raises:
         NotFound: there is no such file.
         UserError: its digest is not ``expected``.
     """
     if not path.is_file():
-        raise NotFound(f"{path}: no such file; sam.checkpoint must be the path of the model's weights (.pth)")
+        raise NotFound(f"{path}: no such file; {key} must be the path of the model's weights (.pth)")
     digest = sha256_file(path)
     if expected is not None and digest != expected:
         raise UserError(f"{path}: its SHA-256 is {digest}, expected {expected}: a damaged download or another file")
     return digest
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Weights by name from a state dict written by ``torch.save``, bare or under the key "model".
+
+    Raises:
+        UserError: no such checkpoint. Names the file.
+    """
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a PyTorch checkpoint of plain weights: {reason}") from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}, not the weights of a network")
+    return state
 
 
 def load_weights(model: torch.nn.Module, path: Path, name: str) -> None:
@@ -38,15 +61,7 @@ def load_weights(model: torch.nn.Module, path: Path, name: str) -> None:
     Raises:
         UserError: no such checkpoint, or weights of another model. Names the file.
     """
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a PyTorch checkpoint of plain weights: {reason}") from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: contains a {type(state).__name__}, not the weights of {name}")
+    state = read_weights(path)
     own = model.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(map(str, state.keys() - own.keys()))
     if missing or unknown:
