@@ -162,7 +162,9 @@ class Stage(_Section):
 
 #: Paper, section 2.2: a box first, then points with the logits of the first stage.
 PAPER_STAGES = (Stage(prompts=("box",)), Stage(prompts=("positive", "negative", "logits")))
-#: For models that were trained with boxes only (LiteMedSAM, MedSAM): their point prompts were never trained.
+#: Models that were trained with boxes only: their point prompts were never trained.
+BOX_MODELS = ("lite_medsam", "medsam")
+#: For ``BOX_MODELS``.
 BOX_STAGES = (Stage(prompts=("box",)),)
 
 
@@ -232,7 +234,7 @@ class Recipe(_Section):
         """Stages of a backend: the task's, else the paper's two, or the box for models trained with boxes only."""
         if self.stages:
             return self.stages
-        return BOX_STAGES if backend in ("lite_medsam", "medsam") else PAPER_STAGES
+        return BOX_STAGES if backend in BOX_MODELS else PAPER_STAGES
 
 
 class TrainingSection(_Section):

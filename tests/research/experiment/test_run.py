@@ -13,10 +13,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 
 from samstudent.errors import Conflict, UserError
 from samstudent.research.experiment import work
+from samstudent.research.experiment.command import default_labels
 from samstudent.research.experiment.plan import ExperimentOptions
 from samstudent.research.experiment.run import run_experiment
 from samstudent.research.setting import FolderOptions, make_setting
@@ -52,12 +54,41 @@ def test_an_experiment_from_folder_to_report(tmp_path: Path, sam: FakeSam) -> No
     assert set(qualities) == {"raw", "largest", "walker", "paper", "ours", "ours-twice"}
     assert qualities["ours"]["reliability"] is not None
     assert qualities["raw"]["raw"] == qualities["raw"]["refined"]
+    assert {(r["training"]["steps"], r["training"]["ending"]) for r in results["results"]} == {
+        (6, "fixed"),
+        (12, "fixed"),
+    }
+    assert any("paper: lite_medsam was trained with boxes only" in warning for warning in results["warnings"])
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(written["results"]) == len(methods)
     assert {"command", "versions", "options", "steps"} <= set(written) and written["options"]["seeds"] == [0]
     html = (tmp_path / "out" / "report.html").read_text()
     assert "Worst test case of ours" in html
     assert "http" not in html.replace("http://www.w3.org", "")
+
+
+def test_students_train_until_they_have_converged_or_for_their_budget(tmp_path: Path, sam: FakeSam) -> None:
+    options = options_of(tmp_path, methods=("labels",), steps=None)
+    task = Path(str(options.folder.task))
+    content = yaml.safe_load(task.read_text())
+    content["training"] |= {"steps": "auto", "budget": 0.02}
+    task.write_text(yaml.safe_dump(content))
+    results = run_experiment(options)
+    assert results["steps"] == "auto"
+    (training,) = (r["training"] for r in results["results"])
+    assert training["ending"] == "budget" and training["steps"] > 1
+    assert any("raise training.budget" in warning for warning in results["warnings"])
+    assert "until they had converged" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("hidden", "numbers"), [((), (2,)), (("case0", "case1"), (5,))])
+def test_numbers_of_labels_follow_from_the_folder(
+    tmp_path: Path, hidden: tuple[str, ...], numbers: tuple[int, ...]
+) -> None:
+    labelled_folder(tmp_path, train=7, test=3)
+    for case in hidden:
+        (tmp_path / "labels" / f"{case}.png").unlink()
+    assert default_labels(tmp_path) == numbers
 
 
 def test_completed_jobs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

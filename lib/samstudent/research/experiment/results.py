@@ -18,7 +18,7 @@ from samstudent.research.experiment.report import write_report
 from samstudent.research.html import Picture, installed_versions
 from samstudent.research.setting import Setting
 from samstudent.rounds.scoring import not_converged
-from samstudent.task import multiple
+from samstudent.task import BOX_MODELS, multiple
 from samstudent.util.files import atomic_write
 
 #: Work of a kind of job, for the report.
@@ -66,7 +66,7 @@ def write_results(
         "quality": [asdict(found) for found in _qualities(setting, measured)],
         "rounds": rounds,
         "published": None if options.published is None else asdict(options.published),
-        "warnings": [*options.notes, *_warnings(results, rounds)],
+        "warnings": [*options.notes, *_warnings(setting, results, rounds)],
         "seconds": _seconds(setting, done),
         "results": results,
     }
@@ -82,9 +82,16 @@ def write_results(
     return content
 
 
-def _warnings(results: Sequence[summary.Result], rounds: Mapping[str, Any]) -> list[str]:
-    """Warnings on students that did not fit their labels or had not converged, and on rounds without pseudo labels."""
+def _warnings(setting: Setting, results: Sequence[summary.Result], rounds: Mapping[str, Any]) -> list[str]:
+    """Warnings on students that did not fit their labels or had not converged, on the paper's recipe with a SAM that it
+    does not suit, and on rounds without pseudo labels."""
     found = []
+    if setting.task.sam.backend in BOX_MODELS and any(r["method"] == "paper" for r in results):
+        found.append(
+            f"paper: {setting.task.sam.backend} was trained with boxes only. The second stage of the recipe prompts it "
+            "with points, from which it makes poor masks; a checkpoint of SAM (sam.backend: vit_h) is what the recipe "
+            "was published with"
+        )
     for r in results:
         low = (
             not_converged(r["train_dice"]) if r["method"] in ("labels", "all") and r["train_dice"] is not None else None
