@@ -63,7 +63,7 @@ def make_study(source: Path, folder: Path, labelled: int, unlabelled: int, held:
 @pytest.mark.parametrize(
     ("name", "student"),
     [
-        ("ultrasound", {"size": [128, 128], "channels": [16, 32, 64]}),
+        ("ultrasound", {"network": "unet", "size": [128, 128], "channels": [16, 32, 64]}),
         ("hippocampus", {"size": [32, 48, 32], "channels": [8, 16, 32]}),
     ],
 )

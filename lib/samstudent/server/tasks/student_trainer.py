@@ -154,7 +154,10 @@ class _Follower:
         if progress.step != TRAINING_STEP:
             return
         self.trainer.study.ledger.update(self.round_id, step=progress.done)
-        if (epoch := progress.done // EPOCH_STEPS) > self.epoch:
+        # The last epoch may be shorter.
+        ended = progress.done == progress.total
+        epoch = epochs_of(progress.done) if ended else progress.done // EPOCH_STEPS
+        if epoch > self.epoch:
             self.epoch = epoch
             passed = time.strftime("%H:%M:%S", time.gmtime(time.time() - self.started))
             stats: dict[str, Any] = {"epoch": epoch, "total_epochs": epochs_of(progress.total or progress.done)}
