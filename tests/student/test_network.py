@@ -94,6 +94,7 @@ def test_every_shipped_task_has_a_network(name: str) -> None:
         ({"size": [256, 512]}, (128, 256)),
         ({"size": [160, 160]}, (64, 64)),  # a multiple of 32
         ({"size": [384, 224], "channels": [8, 8, 8, 8, 8]}, (192, 112)),
+        ({"size": [96, 64], "channels": [8, 8, 8]}, None),  # small already
         ({"size": [64, 64]}, None),  # the deepest level would have one pixel
     ],
 )

@@ -42,6 +42,9 @@ class SteadyConv3d(torch.nn.Conv3d):
 #: Factor of the prior's parameters, whose optimiser steps have the same size as those of other parameters.
 PRIOR_SCALE = 32.0
 
+#: Fewest pixels of images in the first steps of a training.
+_FEWEST_PIXELS = 64 * 64
+
 #: Smallest number of structures for a spatial prior.
 MIN_STRUCTURES = 8
 
@@ -91,12 +94,14 @@ def reduction_of(section: StudentSection) -> int:
 
 
 def coarse_size(task: Task) -> tuple[int, ...] | None:
-    """At most half the student's size, which takes a quarter of the time; None: 3D, or the size is small already."""
+    """At most half the student's size, which takes a quarter of the time; None: 3D, or the size is small already
+    (fewer than ``_FEWEST_PIXELS`` would be left, or no fewer than 0.6 of them)."""
     if task.dimension != 2:
         return None
     reduction = reduction_of(task.student)
     size = tuple(max(2 * reduction, side // 2 // reduction * reduction) for side in task.student.size)
-    return size if math.prod(size) < 0.6 * math.prod(task.student.size) else None
+    pixels = math.prod(size)
+    return size if _FEWEST_PIXELS <= pixels < 0.6 * math.prod(task.student.size) else None
 
 
 def build_network(task: Task) -> torch.nn.Module:

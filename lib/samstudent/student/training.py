@@ -296,6 +296,7 @@ class TrainedStudent:
         ending: ``fixed``: a given number of steps; ``converged``: Dice had stopped rising; ``budget``: before that the
             time was over.
         curve: Dice over the steps.
+        coarse: number of the first steps, with smaller images.
         rise: of Dice over the last quarter of the steps before the learning rate fell; None: ``fixed``, or
             too few points.
     """
@@ -304,6 +305,7 @@ class TrainedStudent:
     steps: int
     ending: Ending
     curve: tuple[Point, ...]
+    coarse: int = 0
     rise: float | None = None
 
     @property
@@ -313,8 +315,8 @@ class TrainedStudent:
             return None
         rose = "had hardly been measured" if self.rise is None else f"rose by {100 * self.rise:.1f} points"
         return (
-            f"the training was stopped by its budget of time after {self.steps} steps, while Dice still {rose} in the"
-            " last quarter of the steps; raise training.budget"
+            f"Training was stopped by its budget of time after {self.steps} steps, while Dice still {rose} in the last"
+            " quarter of the steps; raise training.budget"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -373,7 +375,8 @@ def train_student(
         update_bn((batch["image"] for batch in islice(loader, _STATISTICS)), average.module, device)
     version = save_model(out_path, network if average is None else average.module, task)
     assert length.steps is not None and length.ending is not None  # the training has ended
-    return TrainedStudent(version, length.steps, length.ending, tuple(length.curve), length.rise)
+    smaller = 0 if coarse is None else sum(map(length.coarse, range(length.steps)))
+    return TrainedStudent(version, length.steps, length.ending, tuple(length.curve), smaller, length.rise)
 
 
 def _validation_dice(

@@ -51,8 +51,8 @@ export function diceChart(rounds, key) {
 
 /** `training`: of a round's record: steps, ending, curve. */
 export function trainingChart(training) {
-  const width = 360, height = 90, left = 34, top = 8, bottom = 16;
-  const { curve, steps } = training;
+  const width = 360, height = 90, left = 40, top = 8, bottom = 16;
+  const { curve, steps, coarse } = training;
   const x = (step) => left + (width - left - 6) * (step / steps);
   const y = (value) => top + (height - top - bottom) * (1 - value);
   const ticks = [0, 0.5, 1].map((value) => [
@@ -62,7 +62,9 @@ export function trainingChart(training) {
   const points = curve.filter((point) => point.validation !== null).map((point) => svg('circle', { class: 'promoted', cx: x(point.step), cy: y(point.validation), r: 3 },
     svg('title', {}, `step ${point.step}: ${percent(point.validation)} on cases that did not train`)));
   const last = curve.at(-1);
+  const enlarged = coarse ? [svg('line', { class: 'enlarged', x1: x(coarse), x2: x(coarse), y1: top, y2: height - bottom }),
+    svg('text', { x: x(coarse), y: height - 3, 'text-anchor': 'middle' }, 'full size')] : [];
   return h('figure', { class: 'chart training' },
     svg('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': `Dice of the training batches over ${steps} steps, ${percent(last?.train)} at the end` },
-      ticks, svg('polyline', { class: 'served', points: line }), points, svg('text', { x: width - 6, y: height - 3, 'text-anchor': 'end' }, `${steps} steps`)));
+      ticks, enlarged, svg('polyline', { class: 'served', points: line }), points, svg('text', { x: width - 6, y: height - 3, 'text-anchor': 'end' }, `${steps} steps`)));
 }
