@@ -58,3 +58,24 @@ def test_rounds_are_printed_as_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (record["id"], record["served"], record["labels_used"]) == (first, False, ["a"])
     show_round(first, str(tmp_path), str(task), as_json=True)
     assert json.loads(capsys.readouterr().out)["reason"] == "manual"
+
+
+@pytest.mark.parametrize(
+    ("cases", "validated", "text"),
+    [
+        (8, None, "none; 8 labelled cases, 9 are needed"),
+        (9, None, "how often they are true is not known; there are only 9 labelled cases"),
+        (45, {"coverage": 0.924, "structures": 1360}, "true for 92 % of 1360 structures that were left out"),
+    ],
+)
+def test_lower_bounds_of_a_round_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cases: int, validated: dict[str, float] | None, text: str
+) -> None:
+    task = tmp_path / "task.yaml"
+    task.write_text(yaml.safe_dump(TASK))
+    ledger = Ledger(tmp_path / ".samstudent" / "drawn")
+    first = ledger.new_round("manual")
+    figures = {"certainty": 0.9, "cases": cases, "needed": 9, "cross_validated": validated}
+    ledger.update(first, status="done", dice_bound=figures)
+    show_round(first, str(tmp_path), str(task))
+    assert f"lower bounds of Dice, certainty 90 %: {text}" in capsys.readouterr().out.splitlines()

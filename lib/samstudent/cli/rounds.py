@@ -10,6 +10,7 @@ from samstudent.cli.app_folder import app_folder_path
 from samstudent.cli.options import AsJson, Studies, TaskOption, print_json
 from samstudent.rounds.audited_ledger import audited_ledger
 from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.round_record import RoundRecord
 from samstudent.rounds.study_paths import StudyPaths
 from samstudent.task import load_task
 
@@ -42,7 +43,7 @@ def show_round(round_id: RoundId, studies: Studies, task: TaskOption, as_json: A
     typer.echo(
         f"hold-out: {len(record.holdout_ids)} labelled cases, {len(record.not_compared)} of them not compared on"
     )
-    for text in filter(None, (record.decision, record.error)):
+    for text in filter(None, (_bounds(record), record.decision, record.error)):
         typer.echo(text)
     for use, cases in (("not trained on", record.unreadable), ("not compared on", record.not_compared)):
         for case, reason in sorted(cases.items()):
@@ -94,6 +95,19 @@ def print_rounds(ledger: Ledger) -> None:
         typer.echo(
             "labels, pseudo: numbers of training cases. Reasons for cases left out: samstudent rounds show ROUND"
         )
+
+
+def _bounds(record: RoundRecord) -> str:
+    """How often the lower bounds of Dice of a round's pseudo labels were true; empty: there are none."""
+    bound = record.dice_bound
+    if bound is None:
+        return ""
+    about, found = f"lower bounds of Dice, certainty {100 * bound['certainty']:.0f} %", bound["cross_validated"]
+    if bound["cases"] < bound["needed"]:
+        return f"{about}: none; {bound['cases']} labelled cases, {bound['needed']} are needed"
+    if found is None:
+        return f"{about}: how often they are true is not known; there are only {bound['cases']} labelled cases"
+    return f"{about}: true for {100 * found['coverage']:.0f} % of {found['structures']} structures that were left out"
 
 
 def _percent(value: float | None) -> str:
