@@ -156,5 +156,7 @@ class PromisedLabels:
 
 
 def _digest(promise: Promise, chosen: list[SelectedCase]) -> str:
-    parts = [[case.item.case, case.digest, case.structures] for case in chosen]
+    # With the bounds: the same masks may be labelled again with another policy.
+    bounds = [[[name, case.item.structures[name]["lower_bound"]] for name in case.structures] for case in chosen]
+    parts = [[case.item.case, case.digest, found] for case, found in zip(chosen, bounds, strict=True)]
     return hashlib.sha256(json.dumps([asdict(promise), parts]).encode()).hexdigest()[:32]
