@@ -27,6 +27,10 @@ MaskSource = Literal["student", "plain_sam", "sam", "fused"]
 PromptKind = Literal["box", "positive", "negative", "logits", "mask"]
 
 
+#: Factor by which the deepest features of a network with an encoder are smaller than the image.
+ENCODER_REDUCTION = 32
+
+
 def multiple(times: int, steps: Steps) -> Steps:
     """A multiple of a number of steps; ``auto`` stays."""
     return steps if steps == "auto" else times * steps
@@ -85,7 +89,8 @@ class StudentSection(_Section):
     size: tuple[int, ...] = Field(
         default=(256, 256),
         description="Input of the network, (y, x) or (z, y, x), in pixels. 2D images are fitted into it, with their "
-        "aspect; volumes are resampled to `spacing` and processed by a sliding window of this size.",
+        "aspect; volumes are resampled to `spacing` and processed by a sliding window of this size. Multiples of 32 "
+        "(with `unet`, `segresnet` and `basicunet` of 16).",
     )
     spacing: tuple[float, float, float] = Field(
         default=(1.0, 1.0, 1.0), description="Voxel size (z, y, x) in mm to which volumes are resampled; 3D only."
@@ -109,8 +114,15 @@ class StudentSection(_Section):
             raise ValueError("network timm needs 'encoder', a name of timm, and 'checkpoint', the path of its weights")
         if self.network != "timm" and any(own):
             raise ValueError(f"encoder and checkpoint belong to network timm, not to {self.network}")
-        if self.channels is not None and not self.network.endswith("net"):
+        if self.network.endswith("net"):
+            return self
+        if self.channels is not None:
             raise ValueError(f"channels belong to network unet, segresnet or basicunet, not to {self.network}")
+        if len(self.size) == 2 and any(side % ENCODER_REDUCTION for side in self.size):
+            raise ValueError(
+                f"with network {self.network} every side of size must be a multiple of {ENCODER_REDUCTION}, not "
+                f"{list(self.size)}"
+            )
         return self
 
 

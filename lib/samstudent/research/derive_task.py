@@ -18,8 +18,7 @@ from samstudent.imaging.labels import stored_values
 from samstudent.imaging.structure_names import IGNORE, REJECTED
 from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.research.folder import Folder
-from samstudent.student.encoder import REDUCTION
-from samstudent.task import Task
+from samstudent.task import ENCODER_REDUCTION, Task
 
 #: Pixels of a student's image, unless structures are too small.
 _PIXELS = 256**2
@@ -105,7 +104,7 @@ def student_size(shape: NDArray[Any], shares: NDArray[Any]) -> tuple[int, ...]:
     needed = (_WIDTH / np.percentile(widths, 25)) ** 2 if widths else 1.0
     pixels = min(_PIXELS * float(np.clip(needed, 1, _MOST)), float(np.prod(shape)))
     factor = (pixels / np.prod(shape)) ** 0.5
-    return tuple(max(_SHORTEST, REDUCTION * round(side * factor / REDUCTION)) for side in shape)
+    return tuple(max(_SHORTEST, ENCODER_REDUCTION * round(side * factor / ENCODER_REDUCTION)) for side in shape)
 
 
 def student_window(shapes: NDArray[Any], spacings: NDArray[Any]) -> tuple[tuple[float, ...], tuple[int, ...]]:

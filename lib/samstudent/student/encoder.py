@@ -20,8 +20,6 @@ from samstudent.util.checkpoints import checked_digest, read_weights
 
 #: Channels of the decoder's five levels, from the deepest.
 DECODER_CHANNELS = (128, 64, 48, 32, 16)
-#: Reduction of the deepest level: sides of an image are multiples of it.
-REDUCTION = 32
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def _float32_on_cpu(kind: type[torch.nn.Conv2d]) -> type[torch.nn.Conv2d]:
 
 
 class EncoderUNet(torch.nn.Module):
-    """Images float (B, 1 or 3, H, W) in [0, 1] to logits (B, outputs, H, W); H and W are multiples of ``REDUCTION``.
+    """Images float (B, 1 or 3, H, W) in [0, 1] to logits (B, outputs, H, W).
 
     The scaling of the encoder's input is a part of the network, so that it cannot differ between training and
     prediction.

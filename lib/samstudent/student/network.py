@@ -12,8 +12,8 @@ from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.unet import UNet
 
 from samstudent.errors import UserError
-from samstudent.student.encoder import REDUCTION, EncoderUNet, encoder_of
-from samstudent.task import StudentSection, Task
+from samstudent.student.encoder import EncoderUNet, encoder_of
+from samstudent.task import ENCODER_REDUCTION, StudentSection, Task
 
 
 class SteadyConv3d(torch.nn.Conv3d):
@@ -90,7 +90,7 @@ def channels_of(section: StudentSection) -> tuple[int, ...]:
 
 def reduction_of(section: StudentSection) -> int:
     """Factor by which the deepest level of a network is smaller than the image; sides are multiples of it."""
-    return REDUCTION if encoder_of(section) is not None else 2 ** (len(channels_of(section)) - 1)
+    return ENCODER_REDUCTION if encoder_of(section) is not None else 2 ** (len(channels_of(section)) - 1)
 
 
 def coarse_size(task: Task) -> tuple[int, ...] | None:
@@ -157,12 +157,7 @@ def _convolutions(task: Task) -> torch.nn.Module:
 def _check(task: Task) -> None:
     section = task.student
     if encoder_of(section) is not None:
-        if any(side % REDUCTION for side in section.size):
-            raise UserError(
-                f"student.size {list(section.size)}: with network {section.network} every side must be a multiple of "
-                f"{REDUCTION}"
-            )
-        return
+        return  # StudentSection
     channels = channels_of(section)
     levels = len(channels)
     if levels < 2 or any(c < 1 for c in channels):
