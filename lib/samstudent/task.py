@@ -6,6 +6,7 @@ refused: a misspelt key must not silently have its default. The module is one ta
 
 from __future__ import annotations
 
+import math
 import re
 from importlib import resources
 from pathlib import Path
@@ -460,6 +461,13 @@ class Task(_Section):
         if any(re.fullmatch("background|ignore", name, re.IGNORECASE) for name in value):
             raise ValueError("'background' and 'ignore' are no structures")
         return dict(sorted(value.items(), key=lambda item: item[1]))
+
+    @model_validator(mode="after")
+    def _batch_norm_has_values(self) -> Task:
+        pixels = math.prod(self.student.size) // ENCODER_REDUCTION**2
+        if not self.student.network.endswith("net") and self.training.batch_size * pixels < 2:
+            raise ValueError(f"student.size {list(self.student.size)} needs a training.batch_size of at least 2")
+        return self
 
     @model_validator(mode="after")
     def _fits_dimension(self) -> Task:

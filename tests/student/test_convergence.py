@@ -83,6 +83,12 @@ def test_the_expected_number_of_steps_is_that_of_the_budget_and_then_exact() -> 
     assert length.expected(steps - 1) == steps
 
 
+def test_cases_without_a_structure_give_no_validation_dice() -> None:
+    length = UntilConverged(math.inf, lambda coarse: math.nan)
+    run(length, flat_from=100)
+    assert length.ending == "converged" and all(point.validation is None for point in length.curve)
+
+
 def test_the_rise_of_a_curve_is_the_larger_of_training_and_validation() -> None:
     flat = [Point(step, 0.5, 0.2 if step < 80 else 0.3) for step in range(10, 101, 10)]
     assert rise_of(flat) == pytest.approx(0.1 * 3 / 3, abs=0.04)

@@ -80,6 +80,15 @@ def test_an_encoder_from_a_file(tmp_path: Path) -> None:
         new_network(encoder_task(network="timm", encoder="resnet18", checkpoint=str(file)), 0)
 
 
+def test_an_encoder_whose_names_timm_flattens(tmp_path: Path) -> None:
+    file = tmp_path / "convnext.pth"
+    weights = timm.create_model("convnext_atto").state_dict()
+    torch.save(weights, file)
+    network = new_network(encoder_task(network="timm", encoder="convnext_atto", checkpoint=str(file)), 0)
+    assert isinstance(network, EncoderUNet)
+    assert torch.equal(network.encoder.state_dict()["stem_0.weight"], weights["stem.0.weight"])
+
+
 @pytest.mark.parametrize(
     ("encoder", "says"), [("resnet", "no network 'resnet'"), ("vit_tiny_patch16_224", "does not suit a U-Net")]
 )
@@ -95,6 +104,7 @@ def test_encoders_that_are_none(tmp_path: Path, encoder: str, says: str) -> None
     [
         ({"student": {"network": "timm", "size": [64, 64]}}, "needs 'encoder'"),
         ({"student": {"size": [64, 48]}}, "multiple of 32"),
+        ({"student": {"size": [32, 32]}, "training": {"batch_size": 1}}, "batch_size of at least 2"),
         ({"student": {"encoder": "resnet18", "size": [64, 64]}}, "belong to network timm"),
         ({"student": {"network": "efficientnet_lite0", "channels": [8, 8], "size": [64, 64]}}, "channels belong to"),
         ({"dimension": 3, "student": {"network": "efficientnet_lite2", "size": [32, 32, 32]}}, "a network for 2D"),

@@ -50,6 +50,7 @@ def run_loop(annotator: Annotator, labels: int, steps: Steps, parts: Parts) -> A
 
     All three students are trained on the same human labels for the same number of steps: the student of the scheduled
     round continues for ``steps`` from a labels-only student of ``steps``, so the others are trained for twice as many.
+    With ``auto`` each is trained until it has converged.
 
     Args:
         annotator: client of the server.

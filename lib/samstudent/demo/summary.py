@@ -47,7 +47,7 @@ def show_table(console: Console, task: Task, arms: Arms) -> None:
     """Print the table of Dice on the hold-out: one row per structure, one column per student."""
     first = next(iter(arms.values()))
     cases, labels = len(first["holdout_ids"]), len(first["labels_used"])
-    caption = f"{labels} labels, equal numbers of training steps. {CHANCE}"
+    caption = f"{labels} labels, {_length(task)}. {CHANCE}"
     table = Table(title=f"Dice on the hold-out ({cases} cases), in %", caption=caption, caption_justify="left")
     table.add_column("structure")
     for arm in arms:
@@ -113,7 +113,7 @@ def _procedure(annotator: Annotator, arms: Arms) -> list[str]:
         "decoder is adapted to them, the recipe of each structure is selected by out-of-fold Dice, the unlabelled "
         "cases are labelled, and a third student was trained on the labels and "
         f"{scheduled['pseudo_used']['n']} pseudo labels.",
-        "All three students were trained on the same labels for the same number of steps. This report shows that the "
+        f"All three students were trained on the same labels, {_length(annotator.task)}. This report shows that the "
         "complete loop works on this machine. The effect of SAM's pseudo labels on the Dice is measured on real images "
         "with several seeds (docs/results), not by this table.",
     ]
@@ -181,3 +181,7 @@ def _pictures(annotator: Annotator, holdout: list[str], progress: ProgressReport
 
 def _mean_dice(masks: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return mean_of(dice_per_structure(truth, masks))
+
+
+def _length(task: Task) -> str:
+    return "each until it had converged" if task.training.steps == "auto" else "for the same number of steps"

@@ -149,7 +149,9 @@ def cross_fit(
         own: Steps = steps
         if steps == "auto" and not left_out:
             own = round(sum(training.steps for training in made.values()) / len(made))
-        inputs = digest_of(train, task, steps=own, seed=seed + number)
+        # The left-out cases decide when the training ends.
+        watched = digest_of(left_out, task) if own == "auto" else None
+        inputs = digest_of(train, task, steps=own, seed=seed + number, left_out=watched)
         if (known := trained_before(path, inputs)) is not None:
             logger.info("%d of %d: this student exists already", number + 1, len(trainings))
             made[name] = known
@@ -170,7 +172,12 @@ def digest_of(cases: Sequence[TrainingCase], task: Task, **others: object) -> st
     """SHA-256, hex, of everything that a training depends on: content and order of the cases, task, seed and steps."""
     digest = hashlib.sha256()
     content = task.model_dump(mode="json", include={"dimension", "structures", "overlap", "image", "student"})
-    training = task.training.model_dump(mode="json", exclude={"steps", "seed"})
+    training = task.training.model_dump(mode="json", exclude={"steps", "seed", "budget"})
+    if others.get("steps") == "auto":
+        others |= {"budget": task.training.budget}
+    # The file may be replaced.
+    if (checkpoint := task.student.checkpoint) is not None:
+        others |= {"weights": sha256_file(checkpoint)}
     digest.update(json.dumps([content, training, others], sort_keys=True).encode())
     for case in cases:
         digest.update(json.dumps([case.id, case.human]).encode())

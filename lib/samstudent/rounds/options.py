@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -20,8 +20,8 @@ class TrainOptions(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    #: Optimisation steps; takes precedence over ``max_epochs``.
-    steps: int | None = Field(default=None, ge=1, le=1_000_000)
+    #: Optimisation steps, or ``auto``: until the student has converged; takes precedence over ``max_epochs``.
+    steps: Literal["auto"] | Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     #: Epochs of ``EPOCH_STEPS`` steps, for clients that count in epochs; 0: until the student has converged.
     max_epochs: int | None = Field(default=None, ge=0, le=20_000)
     #: ``renew``: make missing pseudo labels and use all. ``use``: use existing ones only. ``raw``: the student's own

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samstudent.pseudolabels.case_labeller import CaseLabeller
+from samstudent.pseudolabels.cross_fitting import CrossFit
 from samstudent.pseudolabels.policy import POLICY_FILE, LabelingPolicy
 from samstudent.pseudolabels.teacher import Teacher
 from samstudent.rounds import fair
@@ -42,6 +43,7 @@ class PseudoLabelResult:
         fold_dice: out-of-fold Dice of the labelled cases.
         start: model file with the initial weights of the student; None: random weights.
         skip_reason: reason why there are no pseudo labels; None: they were not skipped.
+        warning: on a student of the teacher that had not converged; None: all had.
     """
 
     pseudo: PseudoLabelled | None = None
@@ -50,6 +52,7 @@ class PseudoLabelResult:
     fold_dice: CaseDice = field(default_factory=dict)
     start: Path | None = None
     skip_reason: str | None = None
+    warning: str | None = None
 
 
 def make_pseudo_labels(
@@ -105,10 +108,17 @@ def make_pseudo_labels(
     if skip_reason is not None:
         logger.warning("%s", skip_reason)
         store.add_scores(skip_reason=skip_reason)
-        return PseudoLabelResult(policy=policy, fold_dice=fold_dice, skip_reason=skip_reason)
+        return PseudoLabelResult(policy=policy, fold_dice=fold_dice, skip_reason=skip_reason, warning=_warning(cross))
     pseudo = _label(unlabelled, CaseLabeller(context.task, teacher, store.plain_sam(), policy), context)
     start = cross.full_student if pseudo is not None and options.start == "full_student" else None
-    return PseudoLabelResult(pseudo, policy, store.policy_folder / POLICY_FILE, fold_dice, start)
+    path = store.policy_folder / POLICY_FILE
+    return PseudoLabelResult(pseudo, policy, path, fold_dice, start, warning=_warning(cross))
+
+
+def _warning(cross: CrossFit) -> str | None:
+    """First warning on a cross-fitted student."""
+    found = [(name, training.warning) for name, training in cross.trainings.items()]
+    return next((f"Student {name} of the cross-fitting: {warning}" for name, warning in found if warning), None)
 
 
 def _add_champion(

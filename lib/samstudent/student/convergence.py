@@ -60,6 +60,9 @@ class Length(Protocol):
     def expected(self, step: int) -> int:
         """Number of all steps, as far as it is known after a step."""
 
+    def ramp(self, step: int) -> float:
+        """Progress, 0 to 1, of a part of the loss whose weight rises over the steps (from 1)."""
+
     def coarse(self, step: int) -> bool:
         """Whether a step (from 0) takes smaller images (``network.coarse_size``)."""
 
@@ -97,6 +100,10 @@ class FixedSteps:
     def expected(self, step: int) -> int:
         """See ``Length``."""
         return self.steps
+
+    def ramp(self, step: int) -> float:
+        """See ``Length``."""
+        return step / self.steps
 
     def coarse(self, step: int) -> bool:
         """See ``Length``."""
@@ -148,17 +155,17 @@ class UntilConverged:
             if step % INTERVAL == 0 or step >= self.steps:
                 self._add(step, self._measure(step) if step >= self.steps else None)
             return step >= self.steps
-        if step % INTERVAL:
+        if step % INTERVAL and not self._out_of_time():
             return False
         # At growing distances: it takes time, and the windows that are compared grow, too.
         due = self._validate is not None and step >= self._validated + max(2 * INTERVAL, 0.1 * step)
         self._add(step, self._measure(step) if due else None)
         if due:
             self._validated = step
-        if self._out_of_time():
-            self._decay(step, "budget")
-        elif step >= _LEAST and not self.rising():
+        if step >= _LEAST and not self.rising():
             self._decay(step, "converged")
+        elif self._out_of_time():
+            self._decay(step, "budget")
         return False
 
     def expected(self, step: int) -> int:
@@ -169,6 +176,10 @@ class UntilConverged:
         constant = step * self._constant_budget / max(elapsed, 1e-3)
         return max(step + 1, math.ceil((1 + DECAY) * constant))
 
+    def ramp(self, step: int) -> float:
+        """Over the fewest steps of a training, because their number is not known."""
+        return min(1.0, step / _LEAST)
+
     def coarse(self, step: int) -> bool:
         """The steps at a constant rate."""
         return self._constant is None or step < self._constant
@@ -178,7 +189,10 @@ class UntilConverged:
         return rise_of(self.curve) >= RISE
 
     def _measure(self, step: int) -> float | None:
-        return None if self._validate is None else self._validate(self.coarse(step - 1))
+        if self._validate is None:
+            return None
+        dice = self._validate(self.coarse(step - 1))
+        return dice if math.isfinite(dice) else None  # the cases show no structure
 
     def _add(self, step: int, validation: float | None) -> None:
         self.curve.append(Point(step, _mean(self._recent), validation))
@@ -196,7 +210,7 @@ class UntilConverged:
     def _decay(self, step: int, ending: Ending) -> None:
         rise = rise_of(self.curve)
         self.ending, self.rise, self._constant = ending, rise if math.isfinite(rise) else None, step
-        self.steps = step + max(INTERVAL, round(DECAY * step))
+        self.steps = step + max(1, round(DECAY * step))
 
 
 def rise_of(curve: Sequence[Point]) -> float:

@@ -168,9 +168,12 @@ def load_encoder(network: EncoderUNet, section: StudentSection) -> None:
     else:
         path, weights = packaged.path, packaged_weights(packaged)
     own = network.encoder.state_dict()
-    if wrong := [key for key, value in own.items() if getattr(weights.get(key), "shape", None) != value.shape]:
+    # As an encoder, timm flattens some networks: ``stem.0.weight`` is ``stem_0.weight`` there.
+    flat = {key.replace(".", "_"): value for key, value in weights.items()}
+    found = {key: flat.get(key.replace(".", "_")) for key in own}
+    if wrong := [key for key, value in own.items() if getattr(found[key], "shape", None) != value.shape]:
         raise UserError(f"{path}: not the weights of this encoder: {', '.join(wrong[:3])} missing or of another shape")
-    network.encoder.load_state_dict({key: weights[key] for key in own})
+    network.encoder.load_state_dict(found)
 
 
 def packaged_weights(packaged: PackagedEncoder) -> dict[str, Any]:

@@ -123,6 +123,8 @@ def load_weights(network: torch.nn.Module, path: Path, task: Task) -> str:
 
 def _check_fit(path: Path, made_for: dict[str, Any], task: Task) -> None:
     current = task.model_dump(mode="json")
+    for student in (current["student"], made_for.get("student", {})):
+        student.pop("checkpoint", None)  # initial weights, which a trained model does not need
     trained, now = made_for.get("structures"), current["structures"]
     if isinstance(trained, dict) and trained != now and set(trained) != set(now):
         raise Conflict(

@@ -173,7 +173,7 @@ class TrainStep:
         return {"loss": value, "dice": float(dice)}
 
     def _ramp(self, step: int) -> float:
-        return self.consistency * math.exp(-5 * (1 - step / self.length.expected(step)) ** 2)
+        return self.consistency * math.exp(-5 * (1 - self.length.ramp(step)) ** 2)
 
     def _disagreement(self, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         unknown = (batch["weights"] == 0).all(dim=1)
@@ -265,7 +265,6 @@ class TrainingOptions:
 
     Attributes:
         steps: optimisation steps, or ``auto``: until the student has converged; None: the task's.
-        budget: share of the task's budget of time, where the training ends when it has converged.
         seed: of weights, batches and augmentation; None: the task's.
         start: model file with the initial weights; None: random ones.
         device: "cpu", "cuda", "cuda:1"; None: the best available.
@@ -313,11 +312,8 @@ class TrainedStudent:
         """Sentence on a training that ended before the student had converged; None: it had, or was not asked to."""
         if self.ending != "budget":
             return None
-        rose = "had hardly been measured" if self.rise is None else f"rose by {100 * self.rise:.1f} points"
-        return (
-            f"Training was stopped by its budget of time after {self.steps} steps, while Dice still {rose} in the last"
-            " quarter of the steps; raise training.budget"
-        )
+        change = "" if self.rise is None else f" (change of Dice in the last quarter: {100 * self.rise:+.1f} points)"
+        return f"Training was stopped by its budget of time after {self.steps} steps{change}; raise training.budget"
 
     def as_json(self) -> dict[str, Any]:
         """JSON values of the training."""

@@ -46,7 +46,7 @@ class Planner:
         if unlabelled:
             params["unlabelled"] = list(unlabelled)
             label += " and a mean teacher"
-        if times == 1 and start is None:
+        if times == 1 and start is None and self.setting.steps != "auto":
             label += ", half of the steps"
         return self._job("student", label, params, [*labelled, *unlabelled], needs)
 
@@ -142,7 +142,7 @@ ABLATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "weights": ({"ablations": {"weight_by_quality": False}}, "ours with weight 1 for every accepted mask"),
     "masks": ({"ablations": {"targets": "masks"}}, "ours with masks as targets, also if few are accepted"),
     "probabilities": ({"ablations": {"targets": "probabilities"}}, "ours with probabilities as targets"),
-    "scratch": ({"start": "scratch"}, "ours, final student from random weights, half of the steps"),
+    "scratch": ({"start": "scratch"}, "ours, final student from its initial weights (half of a fixed number of steps)"),
     "random-sam": ({"random_sam": 0}, "ours with shuffled weights of SAM; the Dice must not be below labels only"),
 }
 
@@ -168,7 +168,7 @@ METHODS: dict[str, Method] = {
     ),
     "teacher": Method(
         lambda planner, n, seed: planner.teacher(n, seed),
-        "labels only, half of the steps; initial student of the methods with pseudo labels",
+        "labels only (half of a fixed number of steps); initial student of the methods with pseudo labels",
     ),
     "nnunet": Method(
         lambda planner, n, seed: planner.nnunet(n, seed),

@@ -267,8 +267,9 @@ def _mark(method: str) -> str:
 def _length(steps: Steps) -> str:
     if steps == "auto":
         return (
-            "All students were trained until they had converged. Students with pseudo labels continue from a "
-            "labels-only student (the teacher)."
+            "All students were trained until they had converged, or until a budget of time ended (see the warnings; it "
+            "is that of the clock, so that it allows fewer steps where several trainings run at once). Students with "
+            "pseudo labels continue from a labels-only student (the teacher)."
         )
     return (
         f"All students of a table were trained for {steps} steps. Students with pseudo labels continue from a "

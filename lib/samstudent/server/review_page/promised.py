@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from samstudent.pseudolabels.dice_bound import CERTAINTY
 from samstudent.server.datastore.identifiers import PROMISE
 from samstudent.server.review_page.queue import QueueItem, queue_items
 from samstudent.server.review_page.service import ReviewService
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,9 @@ class PromisedLabels:
                 info = {"user": who, PROMISE: about}
                 self.review.accept_promised(case.item.case, case.digest, case.structures, info)
                 accepted.append(len(case.structures))
-            except (UserError, OSError) as error:
-                failed[case.item.case] = str(error)
+            except Exception as error:  # the labels that are written already must be audited, and can be undone
+                logger.exception("acceptance of %s", case.item.case)
+                failed[case.item.case] = str(error) or type(error).__name__
         return {"batch": batch, "cases": len(accepted), "structures": sum(accepted), "failed": failed}
 
     def undo(self, batch: str) -> dict[str, Any]:
