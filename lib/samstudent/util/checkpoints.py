@@ -46,7 +46,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__}, not the weights of a network")
+        raise UserError(f"{path}: contains a {type(state).__name__}, not the weights of a network")
     return state
 
 
