@@ -108,6 +108,11 @@ class StudentSection(_Section):
             raise ValueError(f"every side of size must be a multiple of 16, at least 16, not {list(value)}")
         return value
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the network has a pretrained encoder."""
+        return self.network not in ("unet", "segresnet", "basicunet")
+
     @model_validator(mode="after")
     def _encoder_and_weights(self) -> StudentSection:
         own = self.encoder is not None, self.checkpoint is not None
@@ -115,7 +120,7 @@ class StudentSection(_Section):
             raise ValueError("network timm needs 'encoder', a name of timm, and 'checkpoint', the path of its weights")
         if self.network != "timm" and any(own):
             raise ValueError(f"encoder and checkpoint belong to network timm, not to {self.network}")
-        if self.network.endswith("net"):
+        if not self.has_encoder:
             return self
         if self.channels is not None:
             raise ValueError(f"channels belong to network unet, segresnet or basicunet, not to {self.network}")
@@ -465,7 +470,7 @@ class Task(_Section):
     @model_validator(mode="after")
     def _batch_norm_has_values(self) -> Task:
         pixels = math.prod(self.student.size) // ENCODER_REDUCTION**2
-        if not self.student.network.endswith("net") and self.training.batch_size * pixels < 2:
+        if self.student.has_encoder and self.training.batch_size * pixels < 2:
             raise ValueError(f"student.size {list(self.student.size)} needs a training.batch_size of at least 2")
         return self
 
@@ -473,7 +478,7 @@ class Task(_Section):
     def _fits_dimension(self) -> Task:
         if len(self.student.size) != self.dimension:
             raise ValueError(f"student.size needs {self.dimension} numbers, not {list(self.student.size)}")
-        if self.dimension == 3 and not self.student.network.endswith("net"):
+        if self.dimension == 3 and self.student.has_encoder:
             raise ValueError(f"student.network: {self.student.network} is a network for 2D; use unet or segresnet")
         threshold = self.pseudo_labels.threshold
         if isinstance(threshold, dict) and (unknown := set(threshold) - set(self.structures)):

@@ -67,25 +67,25 @@ def test_a_model_file_needs_no_pretrained_weights(tmp_path: Path, monkeypatch: p
         new_network(task, 0)
 
 
-def test_an_encoder_from_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "resnet.pth"
-    weights = timm.create_model("resnet18").state_dict()
+def network_of(encoder: str, weights: dict[str, torch.Tensor], file: Path) -> EncoderUNet:
     torch.save(weights, file)
-    network = new_network(encoder_task(network="timm", encoder="resnet18", checkpoint=str(file)), 0)
+    network = new_network(encoder_task(network="timm", encoder=encoder, checkpoint=str(file)), 0)
     assert isinstance(network, EncoderUNet)
+    return network
+
+
+def test_an_encoder_from_a_file(tmp_path: Path) -> None:
+    weights = timm.create_model("resnet18").state_dict()
+    network = network_of("resnet18", weights, tmp_path / "resnet.pth")
     assert torch.equal(network.encoder.state_dict()["layer1.0.conv1.weight"], weights["layer1.0.conv1.weight"])
     del weights["layer1.0.conv1.weight"]
-    torch.save(weights, file)
     with pytest.raises(UserError, match=r"resnet\.pth: not the weights of this encoder: layer1\.0\.conv1\.weight"):
-        new_network(encoder_task(network="timm", encoder="resnet18", checkpoint=str(file)), 0)
+        network_of("resnet18", weights, tmp_path / "resnet.pth")
 
 
 def test_an_encoder_whose_names_timm_flattens(tmp_path: Path) -> None:
-    file = tmp_path / "convnext.pth"
     weights = timm.create_model("convnext_atto").state_dict()
-    torch.save(weights, file)
-    network = new_network(encoder_task(network="timm", encoder="convnext_atto", checkpoint=str(file)), 0)
-    assert isinstance(network, EncoderUNet)
+    network = network_of("convnext_atto", weights, tmp_path / "convnext.pth")
     assert torch.equal(network.encoder.state_dict()["stem_0.weight"], weights["stem.0.weight"])
 
 

@@ -70,6 +70,10 @@ class HeadTraining:
     steps: int | None = None
     on_step: OnStep | None = None
 
+    def steps_of(self, task: Task) -> int:
+        """Steps, or ``head_steps`` of the task's."""
+        return self.steps or head_steps(task.training.steps)
+
 
 #: Seed 0, as many steps as ``head_steps``.
 DEFAULT_TRAINING = HeadTraining()
@@ -117,7 +121,7 @@ def train_head(cases: Sequence[HeadCase], task: Task, out_path: Path, training: 
     if not cases:
         raise UserError("there is no human-labelled case to train an embedding head on")
     device = pick_device(training.device)
-    steps = training.steps or head_steps(task.training.steps)
+    steps = training.steps_of(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = HeadNetwork(output_channels(task)).to(device)

@@ -34,7 +34,6 @@ from samstudent.pseudolabels.head_training import (
     HeadCase,
     HeadTraining,
     head_cases,
-    head_steps,
     train_head,
 )
 from samstudent.pseudolabels.out_of_fold import LearningCases, Read, Size, read_each, size_of
@@ -221,7 +220,7 @@ def fit_champion_head(
         return
     # Repeated until their fraction equals that of human labels in a student's batches.
     human *= max(1, math.ceil(HUMAN_FRACTION / (1 - HUMAN_FRACTION) * len(predicted) / len(human)))
-    steps = _CHAMPION_HEAD_STEPS * (training.steps or head_steps(task.training.steps))
+    steps = _CHAMPION_HEAD_STEPS * training.steps_of(task)
     train_head([*human, *predicted], task, path, replace(training, steps=steps))
     teacher.champion_head = EmbeddingHead.load(path, task, sam, training.device)
 
@@ -230,7 +229,7 @@ def _inputs(train: Iterable[str], model: Path, task: Task, sam: CachedSam, train
     """Digest of the inputs of a head; the content of the cases is part of the digest of the student's inputs."""
     student = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))["inputs"]
     parts = [student, list(train), task.recipe.axis, sam.backend.embedding_digest, sam.backend.preprocessing]
-    parts += [training.steps or head_steps(task.training.steps), training.seed]
+    parts += [training.steps_of(task), training.seed]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -76,8 +76,8 @@ def _experiment(content: Content) -> list[str]:
         [
             line["method"],
             "all" if line["labels"] is None else str(line["labels"]),
-            _with_spread(line["dice"]),
-            _with_spread(line.get("paper_dice")),
+            with_spread(line["dice"]),
+            with_spread(line.get("paper_dice")),
             _gap(line),
             DASH if line.get("distance") is None else f"{line['distance']:.2f}",
         ]
@@ -103,7 +103,7 @@ def _simulation(content: Content) -> list[str]:
     rows = []
     for row in content["table"]:
         gains = [row.get(f"over_{baseline}") for baseline in ("random", "foreground")]
-        mean = _with_spread([row["mean"], row["spread"]])
+        mean = with_spread([row["mean"], row["spread"]])
         rows.append([row["strategy"], mean, percent(row["last"]), *map(_gain, gains)])
     return [markdown_table(columns, rows)]
 
@@ -151,10 +151,11 @@ def _gap(line: Content) -> str:
 def _gain(gain: Content | None) -> str:
     if gain is None:
         return ""
-    return f"{_with_spread([gain['mean'], gain['spread']])}, {gain['ahead']} of {gain['seeds']}"
+    return f"{with_spread([gain['mean'], gain['spread']])}, {gain['ahead']} of {gain['seeds']}"
 
 
-def _with_spread(value: Sequence[float | None] | None) -> str:
+def with_spread(value: Sequence[float | None] | None) -> str:
+    """Mean and standard deviation, shares from 0 to 1, in percent; the second may be None."""
     if value is None or value[0] is None:
         return DASH
     return percent(value[0]) if value[1] is None else f"{percent(value[0])} ± {percent(value[1])}"

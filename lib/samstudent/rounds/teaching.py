@@ -86,7 +86,7 @@ def cross_fit_labels(
     logger.info("training %d students on folds of %d labels", section.folds, len(cases))
     cross_options = CrossFitOptions(
         section.folds,
-        options.fold_steps or options.steps,
+        _steps(options, labels),
         options.seed or 0,
         options.device,
         full_student,
@@ -109,7 +109,7 @@ def fit_heads(cross: CrossFit, labels: LabelledSet, options: RoundOptions, repor
     if sam is not None:
         report(Progress("training embedding heads"))  # SAM is loaded first, and labelled cases are embedded
     progress = StepReport(report, "training embedding heads")
-    training = HeadTraining(options.seed or 0, options.device, head_steps(_steps(options, labels)), progress)
+    training = _head_training(options, labels, progress)
     return fit_teacher(cross, labels.read, sam, training)
 
 
@@ -198,10 +198,14 @@ def add_champion(
     logger.info("weight of the champion in the teacher: %g; hold-out Dice by weight: %s", weight, record.get("dice"))
     learning = LearningCases(cases.labels.read, _Images(cases.unlabelled, store))
     progress = StepReport(report, "training the champion's embedding head")
-    training = HeadTraining(options.seed or 0, options.device, head_steps(_steps(options, cases.labels)), progress)
+    training = _head_training(options, cases.labels, progress)
     path = store.policy_folder / "champion_head.pt"
     fit_champion_head(teacher, learning, store.task, store.plain_sam(), path, training)
     return {"weight": weight, **record}
+
+
+def _head_training(options: RoundOptions, labels: LabelledSet, progress: StepReport) -> HeadTraining:
+    return HeadTraining(options.seed or 0, options.device, head_steps(_steps(options, labels)), progress)
 
 
 def _steps(options: RoundOptions, labels: LabelledSet) -> Steps:

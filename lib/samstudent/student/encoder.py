@@ -141,10 +141,11 @@ class EncoderUNet(torch.nn.Module):
         return encoder
 
 
-def encoder_of(section: StudentSection) -> str | None:
-    """Name in timm of the encoder of a task's network; None: the network has none."""
+def encoder_of(section: StudentSection) -> str:
+    """Name in timm of the encoder of a task's network, which must have one."""
     if section.network in PACKAGED:
         return PACKAGED[section.network].name
+    assert section.encoder is not None  # StudentSection
     return section.encoder
 
 

@@ -90,7 +90,7 @@ def channels_of(section: StudentSection) -> tuple[int, ...]:
 
 def reduction_of(section: StudentSection) -> int:
     """Factor by which the deepest level of a network is smaller than the image; sides are multiples of it."""
-    return ENCODER_REDUCTION if encoder_of(section) is not None else 2 ** (len(channels_of(section)) - 1)
+    return ENCODER_REDUCTION if section.has_encoder else 2 ** (len(channels_of(section)) - 1)
 
 
 def coarse_size(task: Task) -> tuple[int, ...] | None:
@@ -131,8 +131,8 @@ def _has_prior(task: Task) -> bool:
 
 def _convolutions(task: Task) -> torch.nn.Module:
     section = task.student
-    if (encoder := encoder_of(section)) is not None:
-        return EncoderUNet(encoder, output_channels(task))
+    if section.has_encoder:
+        return EncoderUNet(encoder_of(section), output_channels(task))
     channels = channels_of(section)
     dimension, inputs, outputs = task.dimension, task.image.channels, output_channels(task)
     if section.network == "unet":
@@ -156,7 +156,7 @@ def _convolutions(task: Task) -> torch.nn.Module:
 
 def _check(task: Task) -> None:
     section = task.student
-    if encoder_of(section) is not None:
+    if section.has_encoder:
         return  # StudentSection
     channels = channels_of(section)
     levels = len(channels)

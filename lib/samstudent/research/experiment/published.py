@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from samstudent.research.html import DASH, percent, points
+from samstudent.research.html import DASH, points
+from samstudent.research.result_tables import with_spread
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ def published_table(content: Mapping[str, Any]) -> tuple[list[str], list[list[st
     rows = []
     for method in dict.fromkeys([line["method"] for line in content["table"]] + list(published["dice"])):
         given, line = published["dice"].get(method), lines.get(method)
-        mean, spread = (None, None) if line is None else line["paper_dice"]
-        measured = percent(mean) if spread is None else f"{percent(mean)} ± {percent(spread)}"
+        mean = None if line is None else line["paper_dice"][0]
+        measured = with_spread(None if line is None else line["paper_dice"])
         labels = DASH if line is None else str(line["labels"] or "all")
         is_comparable = given is not None and mean is not None and labels == str(published["labels"])
         difference = points(mean - given) if is_comparable else DASH

@@ -1,4 +1,4 @@
-"""Lists of films as CSV, and what the name of a film of GRAZPEDWRI-DX tells about it."""
+"""Lists of films as CSV, and what the name of a film of GRAZPEDWRI-DX states about it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class View:
 
 
 def view_in_name(film: str) -> View | None:
-    """View by the name of a film; None: the name does not tell it."""
+    """View by the name of a film; None: the name does not state it."""
     found = _VIEW.search(film)
     return None if found is None else View(found["side"] == "R", found["projection"] == "1")
 

@@ -137,7 +137,7 @@ def _parts(files: WristFiles, annotations: Mapping[str, CvatImage], views: Mappi
 
 
 def _part_in_name(path: Path) -> str | None:
-    """Part that the name of an annotation file tells: annotations_train1.xml, annotations_val.xml; None: no part."""
+    """Part that the name of an annotation file states: annotations_train1.xml, annotations_val.xml; None: no part."""
     words = re.findall(r"(?<![a-z])(train|val|test)(?:idation|ing)?(?![a-z])", path.stem.lower())
     return words[0] if len(set(words)) == 1 else None
 

@@ -162,8 +162,8 @@ class ReviewService:
         Raises:
             Conflict: another label or decision in the meantime. UserError: see ``check_sources`` and ``compose``.
         """
-        sources = check_sources(chosen, self._undecided(case, digest).structures, self.task)
-        return self._accept(case, digest, sources, {"user": who})
+        entry = self._undecided(case, digest)
+        return self._accept(entry, digest, check_sources(chosen, entry.structures, self.task), {"user": who})
 
     def accept_promised(self, case: str, digest: str, structures: Collection[str], info: Mapping[str, Any]) -> None:
         """Save the refined masks of some structures as label; all others are not annotated in it.
@@ -176,11 +176,14 @@ class ReviewService:
 
         Raises: as ``accept``.
         """
-        self._accept(case, digest, {n: "refined" if n in structures else "unknown" for n in self.task.names}, info)
+        sources = {name: "refined" if name in structures else "unknown" for name in self.task.names}
+        self._accept(self._undecided(case, digest), digest, sources, info)
 
-    def _accept(self, case: str, digest: str, sources: dict[str, str], more: Mapping[str, Any]) -> dict[str, Any]:
-        """``accept`` with the source of each structure; ``more``: ``user``, and maybe ``PROMISE``."""
-        entry = self._undecided(case, digest)
+    def _accept(
+        self, entry: QueueItem, digest: str, sources: dict[str, str], more: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """``accept`` an undecided case with the source of each structure; ``more``: ``user``, and maybe ``PROMISE``."""
+        case = entry.case
         refined, student = (self._uri(case, tag) for tag in (PSEUDO, PSEUDO_RAW))
         grid = self.shown(case).grid
         masks = read_masks(refined, self.task, grid) | read_rejected(refined, self.task, grid) if refined else None
