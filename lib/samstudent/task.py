@@ -351,7 +351,7 @@ class ActiveLearningSection(_Section):
 
 
 class ScheduleSection(_Section):
-    """Automatic start of rounds. Both keys may be set; without any, rounds are started manually."""
+    """Automatic start of rounds. `every_labels` and `at` may both be set; without any, rounds are started manually."""
 
     every_labels: int | None = Field(
         default=None, ge=1, description="A round starts after this many new or changed human labels."
@@ -363,6 +363,12 @@ class ScheduleSection(_Section):
         "a new human label.",
     )
 
+    repeat: bool = Field(
+        default=True,
+        description="After a round whose student is served and has a mean Dice more than 0.5 points higher, another "
+        "round on the same labels starts.",
+    )
+
     @field_validator("at", mode="before")
     @classmethod
     def _quoted(cls, value: object) -> object:
@@ -370,6 +376,11 @@ class ScheduleSection(_Section):
             # YAML 1.1 takes an unquoted 12:30 for the number 750.
             raise ValueError('write the time in quotes, "HH:MM"')
         return value
+
+    @property
+    def automatic(self) -> bool:
+        """Whether rounds start automatically."""
+        return self.every_labels is not None or self.at is not None
 
 
 class Task(_Section):

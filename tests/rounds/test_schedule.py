@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.round_record import PseudoUsed
 from samstudent.rounds.schedule import ScheduleClock, ScheduledJobs, Scheduler, due, next_time
 from samstudent.task import ScheduleSection
 
@@ -125,13 +128,46 @@ class World:
         self.scheduler.check()
         return len(self.started)
 
-    def end(self, status: str = "done") -> None:
-        self.ledger.update(self.ledger.rounds()[-1].id, status=status)
+    def end(self, status: str = "done", **fields: Any) -> None:
+        self.ledger.update(self.ledger.rounds()[-1].id, status=status, **fields)
+
+    def end_with_pseudo_labels(self, difference: float | None = None) -> None:
+        """End a round whose student is served, with a difference of Dice to the champion."""
+        comparison = None if difference is None else {"mean": {"difference": difference}}
+        round_id = self.ledger.rounds()[-1].id
+        model = self.ledger.folder / "rounds" / round_id / "model.pt"
+        model.write_bytes(round_id.encode())
+        digest = hashlib.sha256(round_id.encode()).hexdigest()
+        self.end(pseudo_used=PseudoUsed(n=2), comparison=comparison, model_digest=digest)
+        self.ledger.promote(round_id, who="test")
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+def test_rounds_repeat_while_dice_rises(world: World):
+    world.label(3)
+    assert world.check() == 1
+    world.end_with_pseudo_labels()
+    assert world.check(60) == 2
+    world.end_with_pseudo_labels(0.02)
+    assert world.scheduler.status()["pending"] == "mean Dice rose by 2.0 points"
+    assert world.check(60) == 3
+    world.end_with_pseudo_labels(0.001)
+    assert world.check(60) == 3
+    status = world.scheduler.status()
+    assert status["pending"] is None
+    assert status["repetition"] == "mean Dice rose by 0.1 points, not by more than 0.5"
+
+
+def test_rounds_do_not_repeat_where_the_task_forbids_it(tmp_path: Path):
+    world = World(tmp_path, ScheduleSection(every_labels=3, repeat=False))
+    world.label(3)
+    world.check()
+    world.end_with_pseudo_labels()
+    assert world.check(60) == 1
 
 
 def test_labels_trigger_rounds(world: World):

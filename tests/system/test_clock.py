@@ -73,7 +73,7 @@ def scheduled(study: TinyStudy, clock: Clock, tmp_path: Path) -> Iterator[Runnin
     """Server that starts a round after every second label, with a changeable clock."""
     # What rounds learn beside their student has no clock, and takes long where each question for the time does.
     text = study.task_file.read_text().replace("pseudo_labels: {", "pseudo_labels: {policy: fixed, ")
-    study.task_file.write_text(text + "schedule: {every_labels: 2}\n")
+    study.task_file.write_text(text + "schedule: {every_labels: 2, repeat: false}\n")
     for case in CASES[6:]:  # so do pseudo labels: two cases more than those that get human ones
         study.image(case).unlink()
     home = tmp_path / "home"

@@ -14,6 +14,7 @@ from samstudent.cli.app_folder import app_folder, task_argument
 from samstudent.cli.options import Studies, TaskOption
 from samstudent.cli.rounds import open_ledger, print_rounds
 from samstudent.errors import Unavailable
+from samstudent.rounds.repeat import repetition
 from samstudent.util.progress_bar import ProgressBars
 
 if TYPE_CHECKING:
@@ -38,16 +39,27 @@ def train(
     ] = "renew",
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: those of the task.")] = None,
     promote: Annotated[bool, typer.Option(help="Promote the new student if it is not worse.")] = True,
+    repeat: Annotated[
+        bool, typer.Option("--repeat", help="Further rounds while mean Dice rises by more than 0.5 points.")
+    ] = False,
 ) -> None:
     """Run one round: pseudo labels, training of a challenger, comparison with the champion, promotion if not worse."""
     request: dict[str, Any] = {"model": "student", "pseudo_labels": pseudo_labels, "promote": promote}
     if steps is not None:
         request["steps"] = steps
     app = _app(studies, task)
-    with _progress(app):
-        app.train(request)
-    _send(app)
-    print_rounds(open_ledger(studies, task))
+    ledger = open_ledger(studies, task)
+    while True:
+        with _progress(app):
+            app.train(request)
+        _send(app)
+        found = repetition(ledger.rounds())
+        if repeat:
+            typer.echo(f"{'a further round follows' if found.due else 'no further round'}: {found.why}")
+        if not (repeat and found.due):
+            break
+        request["reason"] = found.why
+    print_rounds(ledger)
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def _read_split(path: Path) -> tuple[list[str], list[str]]:
 
 
 def task_with(task: Task, steps: int | None, every_labels: int) -> Task:
-    """Task with the schedule of the demo.
+    """Task with the schedule of the demo, without further rounds on the same labels.
 
     Args:
         task: original task.
@@ -116,7 +116,7 @@ def task_with(task: Task, steps: int | None, every_labels: int) -> Task:
         every_labels: number of new labels after which the schedule starts a round.
     """
     changes: dict[str, object] = {
-        "schedule": task.schedule.model_copy(update={"every_labels": every_labels, "at": None})
+        "schedule": task.schedule.model_copy(update={"every_labels": every_labels, "at": None, "repeat": False})
     }
     if steps is not None:
         changes["training"] = task.training.model_copy(update={"steps": steps})

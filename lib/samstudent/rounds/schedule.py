@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from samstudent.errors import UserError
 from samstudent.rounds.ledger import Ledger
+from samstudent.rounds.repeat import repetition
 from samstudent.rounds.round_record import RoundRecord
 from samstudent.task import ScheduleSection
 from samstudent.util.files import atomic_write
@@ -162,7 +163,7 @@ class Scheduler:
 
     def run(self) -> None:
         """Start the periodic check in a thread. An error in one check is part of ``status`` and does not stop it."""
-        if self.section.every_labels is None and self.section.at is None:
+        if not self.section.automatic:
             return
         self._timer = Timer(self._poll_seconds, self.check, "schedule")
 
@@ -192,16 +193,17 @@ class Scheduler:
         Returns:
             ``pending``: reason of a due round, or None; ``waiting``: reason why it does not start yet, or None;
             ``running``, ``last_round``: id, status, reason, times and decision, or None; ``next_time``: ISO 8601 with
-            offset, of the time of day; ``new_labels``: their number since the last round; ``every_labels``, ``at``: the
-            task's; ``paused``; ``last_error``: of a check or start that failed, until a start succeeds or a round is
-            concluded.
+            offset, of the time of day; ``new_labels``: their number since the last round; ``every_labels``, ``at``,
+            ``repeat``: the task's; ``repetition``: why another round on the same labels follows the last one, or why
+            not, None while a round runs or before the first; ``paused``; ``last_error``: of a check or start that
+            failed, until a start succeeds or a round is concluded.
         """
         now = self._clock()
         records = self.ledger.rounds()
         running = next((r for r in reversed(records) if r.status == "running"), None)
         since = running.started if running else _concluded(records, now)
         label_times = self._jobs.label_times()
-        pending = due(self.section, now, label_times, since, self._file().created, self._zone)
+        pending = self._due(records, now, label_times, since)
         at = next_time(self.section, now, self._zone)
         finished = [r for r in records if r.status != "running"]
         return {
@@ -213,6 +215,8 @@ class Scheduler:
             "new_labels": len(new_labels(label_times, since, now)),
             "every_labels": self.section.every_labels,
             "at": self.section.at,
+            "repeat": self.section.repeat,
+            "repetition": repetition(records).why if finished and running is None else None,
             "paused": self._file().paused,
             "last_error": self.last_error,
         }
@@ -229,13 +233,25 @@ class Scheduler:
         running = next((r for r in reversed(records) if r.status == "running"), None)
         obstacle = self._obstacle(now, running)
         self._record_lost_start(records, busy=obstacle == "a training runs")
-        reason = due(self.section, now, self._jobs.label_times(), concluded, self._file().created, self._zone)
+        reason = self._due(records, now, self._jobs.label_times(), concluded)
         if reason is None or obstacle is not None:
             return
         self._starts, self._started_at = self._starts + 1, now
         logger.info("the schedule starts a round: %s", reason)
         self._jobs.start(reason)
         self.last_error = None
+
+    def _due(self, records: list[RoundRecord], now: float, label_times: list[float], since: float | None) -> str | None:
+        """Reason for a round that is due: new labels (``due``), or the rise of Dice by the last round."""
+        reason = due(self.section, now, label_times, since, self._file().created, self._zone)
+        if (
+            reason is not None
+            or not (self.section.automatic and self.section.repeat)
+            or any(r.status == "running" for r in records)
+        ):
+            return reason
+        found = repetition(records)
+        return found.why if found.due else None
 
     def _record_lost_start(self, records: list[RoundRecord], busy: bool) -> None:
         """Set ``last_error`` after a start whose process ended before it opened a round."""

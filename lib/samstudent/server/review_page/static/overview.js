@@ -116,6 +116,7 @@ export class Overview {
     const facts = [`A round starts ${triggers}.`, `${s.new_labels} new labels since the last round.`];
     if (s.next_time) facts.push(`Next start: ${dateTime(Date.parse(s.next_time) / 1000)}.`);
     if (s.pending) facts.push(`Due: ${s.pending}${s.waiting ? `; waiting: ${s.waiting}` : ''}.`);
+    else if (s.repeat && s.repetition) facts.push(`No further round on the same labels: ${s.repetition}.`);
     const toggle = this.me.may.administer && button(s.paused ? 'Resume' : 'Pause', () => this.pause(!s.paused), { id: 'pause' });
     return [title, h('p', { class: 'lead' }, h('strong', {}, s.paused ? 'Paused' : 'Active')), h('p', {}, facts.join(' ')),
       s.last_error && h('p', { class: 'error-text' }, s.last_error), toggle];
