@@ -266,8 +266,8 @@ class TrainingSection(_Section):
         default=None,
         gt=0,
         description="Longest time of a training with `steps: auto`, in minutes. In a round the students on folds and "
-        "on all labels share it; the student that continues with pseudo labels has a quarter more. None: 30 on a CPU, "
-        "60 on a GPU.",
+        "on all labels share it; the student that continues with pseudo labels has a quarter more. In an experiment "
+        "each training has it whole. None: 30 on a CPU, 60 on a GPU.",
     )
     batch_size: int = Field(default=6, ge=1, description="Cases, or windows of volumes, in a batch.")
     learning_rate: float | None = Field(

@@ -17,7 +17,9 @@ from samstudent.pseudolabels import cross_fitting
 from samstudent.pseudolabels.cross_fitting import CrossFitOptions, cross_fit, folds_of
 from samstudent.pseudolabels.ensemble import Ensemble
 from samstudent.student.predict import Student
+from samstudent.student.training import TrainedStudent, TrainingOptions
 from samstudent.student.training_case import TrainingCase
+from samstudent.task import Task
 from support.drawn import case_image, shapes, small_task, training_cases
 
 TASK = small_task()
@@ -78,6 +80,22 @@ def test_full_student_trains_for_the_mean_steps_of_converged_folds(
     # The left-out cases are measured, those of the student of all cases are not: there are none.
     assert folds[0].curve[-1].validation is not None and full.curve[-1].validation is None
     assert cross_fit(CASES, task, tmp_path, CrossFitOptions(2, full_student=True)).trainings == fit.trainings
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(None, 1 / 3), (1.0, 1.0)])
+def test_students_share_the_budget_unless_each_has_it_whole(
+    budget: float | None, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, budgets = cross_fitting.train_student, []
+
+    def noted(cases: Any, task: Task, path: Path, options: TrainingOptions) -> TrainedStudent:
+        if options.steps == "auto":
+            budgets.append(options.budget)
+        return train(cases, task, path, replace(options, steps=1))
+
+    monkeypatch.setattr(cross_fitting, "train_student", noted)
+    cross_fit(CASES, TASK, tmp_path, CrossFitOptions(2, "auto", budget, full_student=True))
+    assert budgets == [expected, expected]
 
 
 def test_full_student_trains_on_all_cases(tmp_path: Path) -> None:

@@ -91,8 +91,9 @@ class CrossFitOptions:
     Attributes:
         folds: number of folds, 2 or more; at most one for each case.
         steps: optimisation steps of each student, or ``auto``: until Dice on its left-out cases, too, has stopped
-            rising, within an equal share of the task's budget. The student of all cases then trains for the mean number
-            of steps of the others, because no case is left out. None: the task's.
+            rising, within ``budget``. The student of all cases then trains for the mean number of steps of the others,
+            because no case is left out. None: the task's.
+        budget: share of the task's budget of time for each training; None: an equal part of the whole.
         seed: of folds and trainings.
         device: name of the PyTorch device; None: the best available.
         full_student: also train a student on all cases, into ``full.pt``.
@@ -103,6 +104,7 @@ class CrossFitOptions:
 
     folds: int = 3
     steps: Steps | None = None
+    budget: float | None = None
     seed: int = 0
     device: str | None = None
     full_student: bool = False
@@ -140,7 +142,7 @@ def cross_fit(
     trainings = {f"fold{fold}": fold for fold in range(max(folds.values()) + 1)}
     if options.full_student:
         trainings["full"] = len(trainings)  # no case is of this fold
-    steps = options.steps or task.training.steps
+    steps, budget = options.steps or task.training.steps, options.budget or 1 / len(trainings)
     models, made = [], dict[str, TrainedStudent]()
     for name, number in trainings.items():
         path = folder / f"{name}.pt"
@@ -150,7 +152,7 @@ def cross_fit(
         if steps == "auto" and not left_out:
             own = round(sum(training.steps for training in made.values()) / len(made))
         # The left-out cases decide when the training ends.
-        watched = digest_of(left_out, task) if own == "auto" else None
+        watched = [digest_of(left_out, task), budget] if own == "auto" else None
         inputs = digest_of(train, task, steps=own, seed=seed + number, left_out=watched)
         if (known := trained_before(path, inputs)) is not None:
             logger.info("%d of %d: this student exists already", number + 1, len(trainings))
@@ -159,7 +161,7 @@ def cross_fit(
             report = None if options.on_step is None else StepsOfAll(options.on_step, number, len(trainings))
             training = TrainingOptions(own, seed + number, device=options.device, on_step=report)
             if own == "auto":
-                training = replace(training, validation=left_out, budget=1 / len(trainings))
+                training = replace(training, validation=left_out, budget=budget)
             made[name] = train_student(train, task, path, training)
             version, training_json = made[name].version, made[name].as_json()
             write_inputs(path, inputs, version, trained_on=[case.id for case in train], training=training_json)

@@ -76,6 +76,8 @@ class RoundOptions:
             than ``fair.MIN_HELD`` hold-out cases on which no student trained.
         start: initial weights where pseudo labels train: ``full_student``: those of the student of all labels;
             ``scratch``: random ones.
+        whole_budgets: True: each training has the task's budget of time; False: those of a round share it
+            (``CrossFitOptions``, ``run_round.CONTINUED``).
         ablations: parts that are left out.
     """
 
@@ -86,6 +88,7 @@ class RoundOptions:
     fold_steps: Steps | None = None
     champion_weight: float | None = None
     start: Literal["full_student", "scratch"] = "full_student"
+    whole_budgets: bool = False
     ablations: Ablations = FULL
 
     def complete(self, task: Task) -> RoundOptions:

@@ -85,13 +85,14 @@ def cross_fit_labels(
         return None
     logger.info("training %d students on folds of %d labels", section.folds, len(cases))
     cross_options = CrossFitOptions(
-        section.folds,
-        _steps(options, labels),
-        options.seed or 0,
-        options.device,
-        full_student,
-        same,
-        StepReport(report, "training students on folds"),
+        folds=section.folds,
+        steps=_steps(options, labels),
+        budget=1.0 if options.whole_budgets else None,
+        seed=options.seed or 0,
+        device=options.device,
+        full_student=full_student,
+        same=same,
+        on_step=StepReport(report, "training students on folds"),
     )
     return cross_fit(cases, store.task, store.shared / "folds", cross_options)
 

@@ -69,6 +69,9 @@ def run(
         seed=params["seed"],
         champion_weight=None if champion is None else CHAMPION_WEIGHT,
         start=params["changes"].get("start", "full_student"),
+        # Labels only has one training with the whole budget: with a part of it the students on folds, and the one that
+        # continues from them, would be compared before they have converged.
+        whole_budgets=True,
         ablations=Ablations(**params["changes"].get("ablations", {})),
     )
     cases = RoundCases(

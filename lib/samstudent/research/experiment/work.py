@@ -20,7 +20,6 @@ from samstudent.research.experiment import baselines, nnunet, ours
 from samstudent.research.experiment.measure import measure, number, quality_rows
 from samstudent.research.experiment.plan import Job
 from samstudent.research.setting import Setting
-from samstudent.rounds.run_round import CONTINUED
 from samstudent.rounds.scoring import MAX_TRAIN_DICE_CASES, train_dice
 from samstudent.sam.model import SamModel
 from samstudent.sam.registry import load_backend
@@ -135,7 +134,6 @@ def train(run: JobRun) -> None:
         start=None if start is None else start / MODEL,
         on_step=StepReport(run.report, "training"),
         teacher=MeanTeacher(unlabelled) if unlabelled else None,
-        budget=1.0 if start is None else CONTINUED,
     )
     trained = train_student(LazyCases(readers), task, run.folder / MODEL, options)
     student = Student.load(run.folder / MODEL, task)
