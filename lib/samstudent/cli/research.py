@@ -64,6 +64,12 @@ def simulate(
     ] = None,
     size: Annotated[str | None, typer.Option(help="Size of the student's input, Y,X or Z,Y,X.")] = None,
     pool: Annotated[int | None, typer.Option(min=1, help="Maximum number of training cases.")] = None,
+    noise: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Error of the annotator's outlines, as a share of a structure's size; some are missed."
+        ),
+    ] = 0.0,
     test_cases: Annotated[int | None, typer.Option(min=1, help="Maximum number of test cases.")] = None,
     split: Annotated[str, typer.Option(help="Split of the test cases: test or val.")] = "test",
     embeddings: Annotated[Path | None, typer.Option(help="Folder of SAM embeddings; default: in --output.")] = None,
@@ -73,5 +79,5 @@ def simulate(
 
     run(
         folder, output, task=task, strategies=strategies, seeds=seeds, start=start, batch=batch, rounds=rounds,
-        steps=steps, size=size, pool=pool, test_cases=test_cases, split=split, embeddings=embeddings,
+        steps=steps, size=size, pool=pool, noise=noise, test_cases=test_cases, split=split, embeddings=embeddings,
     )  # fmt: skip

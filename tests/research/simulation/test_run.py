@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from samstudent.cli.main import app
 from samstudent.errors import UserError
+from samstudent.metrics import dice_per_structure
 from samstudent.research.experiment import work
 from samstudent.research.setting import FolderOptions
 from samstudent.research.simulation import run as module
@@ -110,3 +111,14 @@ def test_simulate_command_writes_results(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     content = json.loads((folder.parent / "cli" / "results.json").read_text())
     assert {entry["strategy"] for entry in content["rounds"]} == {"random", "entropy"}
+
+
+def test_annotators_errors_change_training_cases_only(folder: Path) -> None:
+    plain, noisy = options(folder).setting(), options(folder, noise=0.1).setting()
+    assert noisy.cases.prepared("case12").key == plain.cases.prepared("case12").key  # measured
+    assert noisy.cases.prepared("case3").key != plain.cases.prepared("case3").key
+    for setting in (plain, noisy):
+        setting.cases.store.add(setting.cases.source("case3"))
+    truth, drawn = (setting.cases.truth("case3") for setting in (plain, noisy))
+    assert truth is not None and drawn is not None
+    assert 0.5 < np.nanmean(dice_per_structure(truth.masks, drawn.masks)) < 1

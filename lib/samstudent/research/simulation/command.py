@@ -16,7 +16,7 @@ from samstudent.util.signals import stop
 
 console = Console()
 #: Arguments that are fields of ``Simulation`` without conversion.
-_NUMBERS = ("start", "batch", "rounds")
+_NUMBERS = ("start", "batch", "rounds", "noise")
 
 
 def run(folder: Path, output: Path, *, strategies: str, seeds: str, pool: int | None, **more: Any) -> dict[str, Any]:

@@ -9,11 +9,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from samstudent.active_learning.strategies import STRATEGIES
 from samstudent.errors import UserError
 from samstudent.research.setting import FolderOptions, Setting, make_setting
+from samstudent.research.simulation.annotator import NoisyCase
 
 BASELINES = ("random", "foreground")
 
@@ -30,6 +31,7 @@ class Simulation:
         batch: number of cases that are labelled in each round.
         rounds: number of rounds after the first student.
         pool: largest number of train cases; None: all.
+        noise: errors of the annotator (``annotator.noisy_masks``); 0: labels as they are.
         command: the command line, for the report.
     """
 
@@ -40,6 +42,7 @@ class Simulation:
     batch: int = 5
     rounds: int = 4
     pool: int | None = None
+    noise: float = 0.0
     command: str = ""
 
     def setting(self) -> Setting:
@@ -58,4 +61,8 @@ class Simulation:
                 f"--start {self.start} --batch {self.batch} --rounds {self.rounds} label {needed} cases, but there are "
                 f"{available} labelled train cases{'' if self.pool is None else f' in --pool {self.pool}'}"
             )
-        return setting
+        if not self.noise:
+            return setting
+        measured = set(setting.test)
+        noisy = {id: case if id in measured else NoisyCase.of(case, self.noise) for id, case in setting.sources.items()}
+        return replace(setting, sources=noisy)
