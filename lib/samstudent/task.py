@@ -285,7 +285,7 @@ class TrainingSection(_Section):
         default=(), description="Augmentation: axes along which images may be mirrored."
     )
     intensity: Share = Field(
-        default=0.2,
+        default=0.4,
         description="Augmentation: strength of changes of contrast, brightness, blur and noise; 0 switches them off.",
     )
 

@@ -74,13 +74,17 @@ def test_a_student_that_has_not_converged_is_reported(has_wrong_masks: bool) -> 
     TRUTHS[image.pixels.tobytes()] = masks
     dice = train_dice(Fake(has_wrong_masks=has_wrong_masks), [(image, LabelledMasks(masks))], TASK)
     assert dice == (pytest.approx(0.0, abs=0.2) if has_wrong_masks else 1.0)
-    message = not_converged(dice)
+    message = not_converged(dice, "fixed")
     assert (message is not None and "training.steps" in message) if has_wrong_masks else message is None
 
 
 def test_unknown_training_dice_is_not_reported() -> None:
-    assert not_converged(CONVERGED) is None
-    assert not_converged(train_dice(Fake(), [], TASK)) is None
+    assert not_converged(CONVERGED, "fixed") is None
+    assert not_converged(train_dice(Fake(), [], TASK), "fixed") is None
+
+
+def test_dice_has_stopped_rising_where_it_is_low() -> None:
+    assert not_converged(0.1, "converged") is None
 
 
 def test_sample_is_spread_over_all_cases() -> None:

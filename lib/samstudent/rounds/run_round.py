@@ -143,7 +143,7 @@ def run_round(
             store.cases,
             seed=context.options.seed or 0,
         )
-    notes = [made.skip_reason, made.warning, not_converged(converged), trained.warning]
+    notes = [made.skip_reason, made.warning, not_converged(converged, trained.ending), trained.warning]
     compared = compared.with_notes([note for note in notes if note], not_read)
     store.add_scores(challenger=compared.dice[0], champion=compared.dice[1])
     chosen = [] if pseudo is None else ids_of(list(pseudo.weights))

@@ -93,9 +93,9 @@ def _warnings(setting: Setting, results: Sequence[summary.Result], rounds: Mappi
             "was published with"
         )
     for r in results:
-        low = (
-            not_converged(r["train_dice"]) if r["method"] in ("labels", "all") and r["train_dice"] is not None else None
-        )
+        low = None
+        if r["method"] in ("labels", "all") and r["train_dice"] is not None:
+            low = not_converged(r["train_dice"], r["training"]["ending"])
         labels = "all" if r["labels"] is None else r["labels"]
         found += [
             f"{r['method']}, {labels} labels, seed {r['seed']}: {why}" for why in (low, r["training"]["warning"]) if why
