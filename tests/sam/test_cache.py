@@ -222,3 +222,13 @@ def test_cached_embedding_gives_the_same_mask(tmp_path: Path, lite: Any) -> None
     assert (masks[0] != masks[1]).mean() < 1e-3 and masks[0].sum() > 1000
     (entry,) = tmp_path.iterdir()
     assert entry.stat().st_size < 2.2e6
+
+
+def test_cache_that_does_not_store_returns_the_same_and_leaves_no_file(tmp_path: Path) -> None:
+    stored = EmbeddingCache(tmp_path / "a").embed(Counter(), image())
+    found = EmbeddingCache(tmp_path / "b", stores=False).embed(Counter(), image())
+    np.testing.assert_array_equal(found.features, stored.features)
+    assert not (tmp_path / "b").exists()
+    backend = Counter()
+    EmbeddingCache(tmp_path / "a", stores=False).embed(backend, image())
+    assert backend.calls == 0

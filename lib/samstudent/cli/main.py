@@ -10,6 +10,7 @@ import typer
 from samstudent import __version__
 from samstudent.cli.data import confirm_labels, doctor, refine
 from samstudent.cli.demo import demo
+from samstudent.cli.predict import predict
 from samstudent.cli.reproduce import reproduce_app
 from samstudent.cli.research import experiment, simulate
 from samstudent.cli.rounds import rounds_app
@@ -34,7 +35,9 @@ def version() -> None:
     typer.echo(__version__)
 
 
-for _command in (serve, demo, doctor, refine, confirm_labels, pseudo_label, train, experiment, simulate, version):
+for _command in (
+    serve, demo, doctor, refine, confirm_labels, pseudo_label, train, predict, experiment, simulate, version,
+):  # fmt: skip
     app.command()(_command)
 app.add_typer(reproduce_app, name="reproduce")
 app.add_typer(rounds_app, name="rounds")

@@ -183,6 +183,11 @@ class Ledger:
         self._verify(champion.round, champion.model_digest)
         return self.model_path(champion.round)
 
+    def complete_model(self, id: str) -> Path:
+        """Model file of a round, served or not, checked against its digest. Raises as ``promote``."""
+        self._complete(id)
+        return self.model_path(id)
+
     def history(self) -> list[Promotion]:
         """All promotions and roll-backs, oldest first."""
         champion = ServedRound.load(self.folder)
@@ -202,10 +207,7 @@ class Ledger:
             UserError: the model does not match the digest in its record.
         """
         with self._lock():
-            champion, record = ServedRound.load(self.folder), self._read(id)
-            if record.model_digest is None and record.status != "done":
-                raise Conflict(f"round {id} is {self._shown(record, None).status}: its model may be incomplete")
-            digest = self._verify(id, record.model_digest)
+            champion, digest = ServedRound.load(self.folder), self._complete(id)
             if champion is None or (champion.round, champion.model_digest) != (id, digest):
                 self._point(champion, Promotion(round=id, kind="promote", time=time.time(), who=who, why=why), digest)
 
@@ -237,6 +239,13 @@ class Ledger:
             self._before_change(change)
         ServedRound(round=change.round, model_digest=digest, history=history).save(self.folder)
 
+    def _complete(self, id: str) -> str:
+        """Digest of the model of a round that is complete. Raises as ``promote``."""
+        record = self._read(id)
+        if record.model_digest is None and record.status != "done":
+            raise Conflict(f"round {id} is {self._shown(record, None).status}: its model may be incomplete")
+        return self._verify(id, record.model_digest)
+
     def _verify(self, id: str, digest: str | None) -> str:
         """Digest of a round's model, compared with the expected one. The file is hashed only when it has changed."""
         path = self.model_path(id)
@@ -257,7 +266,8 @@ class Ledger:
         try:
             return RoundRecord.model_validate_json(path.read_bytes())
         except FileNotFoundError:
-            raise NotFound(f"round {id!r} does not exist in {self.folder}") from None
+            known = ", ".join(folder.name for folder in self._folders()) or "none"
+            raise NotFound(f"round {id!r} does not exist in {self.folder}; there are: {known}") from None
         except ValidationError as error:
             raise UserError(f"{path}: unreadable: {error.errors()[0]['msg']}") from error
 

@@ -50,11 +50,14 @@ class EmbeddingCache:
     Args:
         folder: created when missing; only for this cache.
         max_bytes: upper bound of the folder's size. An entry of SAM or LiteMedSAM takes 2 MB.
+        stores: False: new embeddings are rounded but not stored, for images that are used only once, which must not
+            displace those of a study.
     """
 
-    def __init__(self, folder: Path, max_bytes: int = 4 << 30) -> None:
+    def __init__(self, folder: Path, max_bytes: int = 4 << 30, *, stores: bool = True) -> None:
         self.folder = Path(folder)
         self.max_bytes = max_bytes
+        self.stores = stores
         #: Entry -> lock of the threads that compute it or wait for it; removed with the last of them.
         self._pending: WeakValueDictionary[Path, _EntryLock] = WeakValueDictionary()
         self._pending_lock = threading.Lock()
@@ -117,7 +120,7 @@ class EmbeddingCache:
         return embedding
 
     def _write(self, path: Path, embedding: Embedding) -> Embedding:
-        """Store an entry; returns it as a later read does."""
+        """Store an entry, unless this cache does not; returns it as a later read does."""
         limit = np.finfo(np.float16).max
         features = np.clip(embedding.features, -limit, limit).astype(np.float16, order="C")
         meta = {
@@ -128,12 +131,13 @@ class EmbeddingCache:
             "input_x": str(embedding.input_size[1]),
             "side": str(embedding.side),
         }
-        try:
-            atomic_write(path, save({"features": features}, metadata=meta))
-            self._shrink()
-        except OSError as error:
-            # Without the entry SAM is slower, not wrong.
-            logger.warning("%s: the embedding could not be stored: %s", path, error)
+        if self.stores:
+            try:
+                atomic_write(path, save({"features": features}, metadata=meta))
+                self._shrink()
+            except OSError as error:
+                # Without the entry SAM is slower, not wrong.
+                logger.warning("%s: the embedding could not be stored: %s", path, error)
         return Embedding(features.astype(np.float32), embedding.image_size, embedding.input_size, embedding.side)
 
     def _shrink(self) -> None:

@@ -17,12 +17,10 @@ from monailabel.utils.others.generic import strtobool
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import CaseImage, for_sam, read_image
 from samstudent.imaging.label_writing import write_masks
-from samstudent.pseudolabels.quality_filter import structure_quality
+from samstudent.inference.round_refiner import RoundRefiner, formula_quality
 from samstudent.rounds.study import Study
-from samstudent.sam.refiner import Refiner, RefinerOptions, adapted_decoders
 from samstudent.sam.results import Refinement
 from samstudent.sam.transform import SamRefined
-from samstudent.sam.volume_refinement import SliceOptions
 from samstudent.student.predict import Student, binarize
 from samstudent.util.device import pick_device
 
@@ -170,22 +168,9 @@ class StudentSamInferTask(StudentInferTask):
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
         # Not of the round that is served now: that may be another than the one whose student has just predicted.
-        sam, policy = self.study.refiner_of(data["round"])
-        data["sam"] = {
-            "backend": sam.name,
-            "digest": sam.digest,
-            "adapted": policy.adapted.digest if policy and policy.adapted else None,
-            "recipes": data["round"] if policy else "task",
-        }
-        refiner = Refiner.for_task(self.task, sam, self.study.embeddings)
-        if policy:
-            recipes, options = (
-                policy.choice.recipes,
-                RefinerOptions(policy.uses_sam, SliceOptions.of(policy.task.recipe)),
-            )
-            adapted = adapted_decoders(recipes, policy.adapted)
-            refiner = Refiner.for_task(policy.task, sam, self.study.embeddings, recipes, adapted, options)
-        return [self._image_for_sam, SamRefined("pred", refiner, image_key="image_for_sam")]
+        found = RoundRefiner.of(self.study, data["round"], self.study.embeddings)
+        data["sam"] = dict(found.facts)
+        return [self._image_for_sam, SamRefined("pred", found.refiner, image_key="image_for_sam")]
 
     def _image_for_sam(self, data: dict[str, Any]) -> dict[str, Any]:
         data["image_for_sam"] = for_sam(data["case"], self.task.image)
@@ -196,9 +181,7 @@ class StudentSamInferTask(StudentInferTask):
         refinement: Refinement = data["pred_refinement"]
         structures = {}
         for result, mask in zip(refinement.structures, masks, strict=True):
-            # Without an agreement SAM was not run, and the quality is unknown; 0 would mean low quality.
-            judged = result.present and result.agreement is not None
-            quality = structure_quality(result) if judged else None
+            quality = formula_quality(result)
             structures[result.name] = {**result.as_json(), "present": bool(mask.any()), "quality": quality}
         return {"structures": structures, "sam": data["sam"]}
 
