@@ -17,7 +17,7 @@ from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
 from samstudent.inference.round_model import RoundModel
 from samstudent.rounds import study as study_module
-from support.drawn import FakeSam, dice, shapes, small_task, write_png
+from support.drawn import FakeSam, dice, shapes, small_task
 from support.infer_requests import serve
 from support.student_study import bench, trained
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from samstudent.imaging.labels import read_masks
 from samstudent.inference.round_model import RoundModel
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.server.tasks.student_infer import StudentInferTask, StudentSamInferTask
-from support.drawn import learn_recipes, shapes, write_png
+from support.drawn import learn_recipes, shapes, small_task, write_png
+from support.drawn_folder import write_volume
 from support.infer_requests import serve
+from support.student_study import DrawnStudy
 
 
 def served_masks(task: Any, image: Path) -> Any:
@@ -29,7 +32,7 @@ def served_masks(task: Any, image: Path) -> Any:
 
 @pytest.mark.parametrize("policy", [False, True])
 def test_masks_are_those_of_the_server(bench: Any, trained: Path, tmp_path: Path, policy: bool) -> None:
-    """Of both models, with the task's recipe and with recipes of the round, also of an image beyond the working grid."""
+    """Of both models, with the task's recipe and with recipes of the round, also of a large image."""
     serve(bench, trained)
     study = bench.study
     if policy:
@@ -43,6 +46,19 @@ def test_masks_are_those_of_the_server(bench: Any, trained: Path, tmp_path: Path
             assert expected.any()
             np.testing.assert_array_equal(found.masks, expected)
             assert found.origin.model == ("student+sam" if refine else "student")
+
+
+def test_masks_of_volumes_are_those_of_the_server(tmp_path: Path) -> None:
+    task = small_task(dimension=3, student={"size": [16, 64, 64], "channels": [8, 16, 32]})
+    study = DrawnStudy(str(tmp_path), str(tmp_path), task)
+    serve(SimpleNamespace(study=study))
+    volume = tmp_path / "volume.nii.gz"
+    write_volume(volume, np.stack([shapes(7)[0]] * 5))
+    model = RoundModel.load(study, device="cpu")
+    for server_task, refine in ((StudentInferTask(study), False), (StudentSamInferTask(study), True)):
+        expected = served_masks(server_task, volume)
+        assert expected.any()
+        np.testing.assert_array_equal(model.predict(read_image(volume), refine=refine).masks, expected)
 
 
 def test_refined_masks_differ_from_the_students(bench: Any, trained: Path, tmp_path: Path) -> None:
