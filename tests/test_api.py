@@ -58,9 +58,14 @@ def test_predict_takes_files_cases_arrays_and_images(opened: Any, bench: Any, tm
         found.save(tmp_path / "c0.dcm")
 
 
+def test_nothing_is_written_into_the_study(opened: Any, bench: Any) -> None:
+    before = {path: path.stat().st_mtime_ns for path in bench.folder.rglob("*")}
+    opened.refine("c0", opened.predict("c0", refine=True).masks)
+    assert {path: path.stat().st_mtime_ns for path in bench.folder.rglob("*")} == before
+
+
 def test_refined_prediction_has_figures(opened: Any, bench: Any) -> None:
     found = opened.predict("c0", refine=True)
-    assert not bench.study.embeddings.folder.exists(), "nothing is written into the study"
     np.testing.assert_array_equal(
         found.masks, RoundModel.load(bench.study, device="cpu").predict(opened.read("c0"), refine=True).masks
     )

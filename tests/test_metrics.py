@@ -65,6 +65,16 @@ def test_surface_distance_is_in_mm_of_each_axis() -> None:
     assert metrics.surface_distances(line, parallel, (1.5, 1.0, 1.0)) == pytest.approx([3.0])
 
 
+def test_95th_percentile_of_the_distances_leaves_out_the_farthest_points() -> None:
+    truth = np.zeros((2, 12, 60), bool)
+    truth[:, 2, :50] = True  # a line
+    prediction = truth.copy()
+    prediction[0, 10, 0] = True  # one point of 51, 8 pixels away
+    prediction[1] = np.roll(truth[1], 3, axis=0)
+    assert metrics.surface_distances_95(truth, prediction, (0.5, 1.0)) == pytest.approx([0.0, 1.5])
+    assert np.isnan(metrics.surface_distances_95(truth, np.zeros_like(truth), (1.0, 1.0))).all()
+
+
 @pytest.mark.parametrize("shape", [(40, 30), (6, 20, 30)])
 def test_surface_distance_is_that_of_the_whole_image(shape: tuple[int, ...]) -> None:
     """Also if masks reach the edge of the image."""

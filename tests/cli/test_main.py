@@ -35,6 +35,8 @@ def study(tmp_path: Path) -> Path:
         "--help",
         "version",
         "serve --help",
+        "predict --help",
+        "evaluate --help",
         "reproduce wrist --help",
         "rounds list --studies . --task task.yaml",
         "rounds list --studies . --task task.yaml --json",

@@ -17,6 +17,7 @@ from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 from PIL import Image
 
+import samstudent
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
 from support.live_server import CASES, RunningServer, TinyStudy, detail, wait_until
@@ -267,13 +268,16 @@ def test_training_makes_a_listed_student(client: MONAILabelClient, server: Runni
 
 
 @pytest.mark.parametrize("model", ["student", "student+sam"])
-def test_masks_of_the_student_are_on_the_grid_of_the_image(
+def test_masks_of_the_student_are_on_the_grid_of_the_image_and_those_of_python(
     client: MONAILabelClient, study: TinyStudy, model: str
 ) -> None:
     file, result = client.infer(model, CASES[8], {"result_extension": ".seg.nrrd"})
     masks = read_masks(file, study.task, read_image(study.image(CASES[8])).grid)
     assert masks.shape == (3, 64, 64)
     json.dumps(result)
+    opened = samstudent.open_study(study.folder, study.task_file)
+    found = opened.predict(study.image(CASES[8]), refine=model == "student+sam")
+    np.testing.assert_array_equal(found.masks, masks)
 
 
 def test_training_can_be_stopped(client: MONAILabelClient, server: RunningServer) -> None:

@@ -21,6 +21,11 @@ def print_finding(kind: str, text: str, style: str = "yellow") -> None:
     console.print(f"[{style}]{kind}[/] {escape(text)}", soft_wrap=True)
 
 
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names for a message, with dots for the rest."""
+    return f"{', '.join(names[:most])}{' ...' if len(names) > most else ''}"
+
+
 @dataclass
 class Findings:
     """Findings of a command; with at least one fault the command fails."""

@@ -10,6 +10,7 @@ import typer
 from samstudent import __version__
 from samstudent.cli.data import confirm_labels, doctor, refine
 from samstudent.cli.demo import demo
+from samstudent.cli.evaluate import evaluate
 from samstudent.cli.predict import predict
 from samstudent.cli.reproduce import reproduce_app
 from samstudent.cli.research import experiment, simulate
@@ -36,7 +37,7 @@ def version() -> None:
 
 
 for _command in (
-    serve, demo, doctor, refine, confirm_labels, pseudo_label, train, predict, experiment, simulate, version,
+    serve, demo, doctor, refine, confirm_labels, pseudo_label, train, predict, evaluate, experiment, simulate, version,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(reproduce_app, name="reproduce")

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from samstudent.cli.app_folder import app_folder_path
-from samstudent.cli.findings import console, print_finding
+from samstudent.cli.findings import console, first_names, print_finding
 from samstudent.inference.batch import TABLE, BatchOptions, BatchResult, predict_to_folder, require_new
 from samstudent.inference.image_list import find_images
 from samstudent.inference.result_files import ending_of
@@ -83,7 +83,7 @@ def predict_images(
     _print_table(result, task)
     if result.structures and not options.refine:
         console.print("No quality: it is estimated with --refine only.")
-    failed = f"; {len(result.failed)} failed: {_some([*result.failed])}" if result.failed else ""
+    failed = f"; {len(result.failed)} failed: {first_names([*result.failed])}" if result.failed else ""
     console.print(
         f"{len(result.structures)} images by {model.round_id}{' and SAM' if options.refine else ''}: masks and {TABLE}"
         f" in {escape(str(output))}{escape(failed)}",
@@ -105,7 +105,3 @@ def _print_table(result: BatchResult, task: Task) -> None:
         lowest, where = (f"{known[0][0]:.2f}", known[0][1]) if known else ("-", "")
         table.add_row(escape(name), f"{len(present)} of {len(rows)}", middle, lowest, escape(where))
     console.print(table)
-
-
-def _some(cases: list[str]) -> str:
-    return f"{', '.join(cases[:5])}{' ...' if len(cases) > 5 else ''}"

@@ -10,7 +10,7 @@ import numpy as np
 from rich.markup import escape
 from rich.progress import track
 
-from samstudent.cli.findings import console, print_finding
+from samstudent.cli.findings import console, first_names, print_finding
 from samstudent.errors import NotFound, UserError, explain
 from samstudent.imaging.case import for_sam, read_image
 from samstudent.imaging.file_names import IMAGES, LABELS, case_id, split_name
@@ -67,7 +67,7 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
         writer = csv.writer(file)
         writer.writerow(["case", "structure", "present", "predicted_iou", "agreement", "quality"])
         writer.writerows(rows)
-    skipped = f"; {len(unreadable)} skipped: {_some([*unreadable])}" if unreadable else ""
+    skipped = f"; {len(unreadable)} skipped: {first_names([*unreadable])}" if unreadable else ""
     console.print(f"{written} refined masks and quality.csv in {output}{escape(skipped)}")
     return not unreadable
 
@@ -81,14 +81,10 @@ def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:
         return {next(iter(image_by_id)): (images, masks)}
     faulty = {case_id(split_name(remark.name, LABELS)[0]) for remark in listed_masks.remarks if remark.is_fault}
     if missing := sorted(set(image_by_id) - set(mask_by_id) - faulty):
-        raise UserError(f"{masks}: no mask for {_some(missing)}")
+        raise UserError(f"{masks}: no mask for {first_names(missing)}")
     if not image_by_id:
         raise NotFound(f"{images}: no image in this folder ({', '.join(IMAGES)})")
     return {case: (path, mask_by_id[case]) for case, path in image_by_id.items() if case in mask_by_id}
-
-
-def _some(cases: list[str]) -> str:
-    return f"{', '.join(cases[:5])}{' ...' if len(cases) > 5 else ''}"
 
 
 def _round(value: float | None) -> float | str:

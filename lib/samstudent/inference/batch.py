@@ -95,7 +95,7 @@ def predict_to_folder(
                 prediction = _predict(model, fetch, options.refine)
                 prediction.save(output / f"{case}{options.ending}")
             except Exception as error:  # any error of a PACS, a disk or a decoder
-                result.failed[case] = _reason(error)
+                result.failed[case] = reason_of(error)
                 options.on_failure(case, result.failed[case])
             else:
                 result.structures[case] = prediction.structures
@@ -110,10 +110,11 @@ def _predict(model: RoundModel, fetch: Fetch, refine: bool) -> Prediction:
     return model.predict(read_image(fetch(), model.study.task.dimension), refine=refine)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Reason of a failed image in one line; an unexpected error is logged with its traceback."""
     if isinstance(error, (UserError, OSError)):
         return explain(error)
-    logger.warning("unexpected error of a prediction", exc_info=error)
+    logger.warning("unexpected error of an image", exc_info=error)
     return f"{type(error).__name__}: {error}"
 
 
