@@ -76,7 +76,7 @@ def test_two_rounds_side_by_side(command: Any, capsys: Any, tmp_path: Path) -> N
     low, high = comparison["mean"]["interval"]
     assert 0 < low < comparison["mean"]["difference"] < high <= 1
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "r0001 less r0002" in page and "1. largest difference" in page
+    assert "r0001 less r0002" in page and "second largest difference" in page
 
 
 def test_student_beside_its_refined_masks(command: Any, capsys: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from samstudent.errors import Conflict, NotFound
-from samstudent.inference.image_list import find_images, list_images
+from samstudent.inference.image_list import are_cases, find_images, list_images
 from support.dicom_files import save_series
 from support.drawn import write_png
 from support.drawn_folder import write_volume
@@ -48,7 +48,7 @@ def test_files_folders_and_cases(tmp_path: Path) -> None:
     assert paths(tmp_path) == {"c1": tmp_path / "c1.png", "c2": tmp_path / "c2.png"}
     found = find_images([str(tmp_path / "new")], Cases(tmp_path), 2)
     assert len(found.remarks) == 1 and found.remarks[0].startswith(f"{tmp_path}/new/notes.txt: no image by its name")
-    assert not found.of_study and find_images(["c1"], Cases(tmp_path), 2).of_study
+    assert are_cases(["c1"]) and are_cases([]) and not are_cases(["c1", str(one)])
 
 
 def test_a_file_takes_precedence_over_a_case_of_this_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from samstudent.cli.app_folder import app_folder_path
 from samstudent.cli.findings import console, first_names, print_finding
 from samstudent.inference.batch import TABLE, BatchOptions, BatchResult, predict_to_folder, require_new
-from samstudent.inference.image_list import find_images
+from samstudent.inference.image_list import are_cases, find_images
 from samstudent.inference.result_files import ending_of
 from samstudent.inference.round_model import RoundModel
 from samstudent.rounds.study import Study
@@ -63,13 +63,12 @@ def predict_images(
     ending = ending_of(options.file_format, task)
     require_new(output, options.overwrite)
     study = Study(studies, str(app_folder_path(studies)), task)
+    cache = EmbeddingCache(study.embeddings.folder, stores=are_cases(arguments))
     # Before the images are listed: a PACS takes seconds.
-    model = RoundModel.load(study, options.round_id)
+    model = RoundModel.load(study, options.round_id, cache=cache)
     found = find_images(arguments, CasesOfStudy(study, studies), task.dimension)
     for line in found.remarks:
         print_finding("note", line)
-    if not found.of_study:
-        model = RoundModel(study, model.round_id, model.student, EmbeddingCache(study.embeddings.folder, stores=False))
     require_writable(output, "the masks and their table are written")
     with ProgressBars(console) as bars:
         result = predict_to_folder(

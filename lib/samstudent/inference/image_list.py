@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -34,12 +34,15 @@ class ImageList:
     Attributes:
         images: id -> function that returns the path.
         remarks: on skipped files, one sentence each.
-        of_study: whether all are cases of the study.
     """
 
     images: Mapping[str, Fetch]
     remarks: Sequence[str] = ()
-    of_study: bool = field(default=False, kw_only=True)
+
+
+def are_cases(arguments: Sequence[str]) -> bool:
+    """Whether arguments of ``find_images`` name cases of the study only, and no file or folder."""
+    return not any(map(os.path.lexists, arguments))
 
 
 def find_images(arguments: Sequence[str], study: StudyCases, dimension: int) -> ImageList:
@@ -58,11 +61,10 @@ def find_images(arguments: Sequence[str], study: StudyCases, dimension: int) -> 
         ids = study.ids()
         if not ids:
             raise NotFound("the study has no case; name the images to predict")
-        return ImageList({case: _fetch_case(study, case) for case in ids}, of_study=True)
+        return ImageList({case: _fetch_case(study, case) for case in ids})
     images: dict[str, Fetch] = {}
     origins: dict[str, str] = {}
     remarks: list[str] = []
-    of_study = True
     for argument in arguments:
         if os.path.lexists(argument):
             found = list_images(Path(argument), dimension)
@@ -71,7 +73,6 @@ def find_images(arguments: Sequence[str], study: StudyCases, dimension: int) -> 
                 raise NotFound(f"{argument}: no image in this folder: {reasons}")
             remarks += sentences(found.remarks, f"{argument.rstrip('/')}/")
             fetches = {case: _of_path(path) for case, path in found.files.items()}
-            of_study = False
         elif argument in study.ids():
             fetches = {argument: _fetch_case(study, argument)}
         else:
@@ -83,7 +84,7 @@ def find_images(arguments: Sequence[str], study: StudyCases, dimension: int) -> 
             )
         images |= fetches
         origins |= dict.fromkeys(fetches, argument)
-    return ImageList(images, remarks, of_study=of_study)
+    return ImageList(images, remarks)
 
 
 def list_images(path: Path, dimension: int) -> Listing:

@@ -15,8 +15,8 @@ from samstudent.research.pictures import Panel, best_median_worst, case_panels, 
 from samstudent.rounds.case_store import CaseSource
 from samstudent.task import Task
 
-#: Largest number of pictures of two models.
-MOST_PICTURES = 6
+#: Titles of the pictures of two models.
+_RANKS = ("largest", "second largest", "third largest", "fourth largest", "fifth largest", "sixth largest")
 #: Longest side of a picture, in pixels of the image.
 _LONGEST = 512
 
@@ -31,7 +31,7 @@ def chosen_cases(cases: Sequence[MeasuredCase], models: Sequence[EvaluatedModel]
     first, second = (model.name for model in models)
     apart = {case.id: _difference(case, first, second) for case in counted}
     ranked = sorted((case for case, value in apart.items() if value > 0), key=lambda case: (-apart[case], case))
-    return {case: f"{number}. largest difference" for number, case in enumerate(ranked[:MOST_PICTURES], 1)}
+    return {case: f"{rank} difference" for case, rank in zip(ranked, _RANKS, strict=False)}
 
 
 def case_picture(
