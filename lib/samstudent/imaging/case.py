@@ -135,7 +135,7 @@ def for_student(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
         UserError: ``low`` and ``high`` are not percentiles although the section's intensity needs percentiles.
     """
     grey = luminance(image.pixels)
-    low, high = _bounds(grey, image, section)
+    low, high = intensity_bounds(grey, image, section)
     if section.channels == 1:
         return _scaled(grey, low, high)
     scaled = _scaled(image.pixels, low, high)
@@ -144,7 +144,7 @@ def for_student(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
 
 def for_sam(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
     """Input of SAM: uint8 (*spatial, 3), red, green, blue, with the student's intensity bounds."""
-    low, high = _bounds(luminance(image.pixels), image, section)
+    low, high = intensity_bounds(luminance(image.pixels), image, section)
     scaled = np.rint(_scaled(image.pixels, low, high) * 255).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1))
 
@@ -163,7 +163,7 @@ def _scaled(pixels: NDArray[Any], low: float, high: float) -> NDArray[Any]:
     return np.clip(scaled, 0, 1).astype(np.float32)
 
 
-def _bounds(grey: NDArray[Any], image: CaseImage, section: task.ImageSection) -> tuple[float, float]:
+def intensity_bounds(grey: NDArray[Any], image: CaseImage, section: task.ImageSection) -> tuple[float, float]:
     """Values that become black and white; for a colour image those of its luminance, so that hues are kept."""
     if section.intensity == "window":
         return section.low, section.high

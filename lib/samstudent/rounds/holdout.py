@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from samstudent.errors import UserError
 from samstudent.imaging.case import image_extensions
 from samstudent.imaging.file_names import row_id
-from samstudent.util.files import atomic_write
+from samstudent.util.files import atomic_write, file_stamp
 
 #: Number of labelled cases at the first registration from which at least one is reserved; otherwise a small, fully
 #: labelled study would have no hold-out.
@@ -67,19 +67,27 @@ class HoldOut:
           models that trained on it are not compared on it (``rounds.trained``).
     """
 
-    def __init__(self, path: Path, fraction: float, split_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fraction: float,
+        split_file: Path | None = None,
+        flagged: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         """Open a hold-out.
 
         Args:
             path: the study's ``holdout.json``; created by the first ``extend``.
             fraction: fraction of the cases to reserve, 0 <= fraction < 1; 0 reserves none.
             split_file: the study's ``split.csv``; need not exist.
+            flagged: returns the cases that are flagged as unusable.
         """
         if not 0 <= fraction < 1:
             raise UserError(f"holdout.fraction must be at least 0 and below 1, not {fraction}")
         self.path = path
         self.fraction = fraction
         self.split_file = split_file
+        self._flagged = flagged
         self._cached: tuple[object, _State] = (None, _State())
         self._cached_rows: tuple[object, dict[str, str]] = (None, {})
 
@@ -91,8 +99,9 @@ class HoldOut:
 
     @property
     def excluded(self) -> frozenset[str]:
-        """Test rows of split.csv (no training, pseudo labels or selection), with and without the ending of a file."""
-        return self._listed("test")
+        """Cases without training, pseudo labels and selection: test rows of split.csv, with and without the ending of
+        a file, and flagged cases."""
+        return self._listed("test") | frozenset(self._flagged())
 
     def extend(self, all_ids: Iterable[str], labelled_ids: Iterable[str]) -> None:
         """Register new cases: assign each to the hold-out or the training. Cheap without new cases.
@@ -147,7 +156,7 @@ class HoldOut:
         return listed <= set(state.listed) and every <= self._seen(state)
 
     def _load(self) -> _State:
-        key = _stamp(self.path)
+        key = file_stamp(self.path)
         if key is None:
             return _State()
         if self._cached[0] != key:
@@ -166,7 +175,7 @@ class HoldOut:
 
     def _rows(self) -> dict[str, str]:
         """Case id -> train, val or test; empty without a split.csv."""
-        key = _stamp(self.split_file) if self.split_file else None
+        key = file_stamp(self.split_file) if self.split_file else None
         if self._cached_rows[0] != key:
             self._cached_rows = (key, read_split(self.split_file) if key and self.split_file else {})
         return self._cached_rows[1]
@@ -196,15 +205,6 @@ def _extend(group: _Group, new: set[str], fraction: float, at_least_one: bool) -
 def _composed(ids: Iterable[str]) -> list[str]:
     """Ids in the datastore's Unicode form (NFC): file names of macOS are decomposed."""
     return sorted({unicodedata.normalize("NFC", case) for case in ids})
-
-
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """Modification time, size and inode of a file; None: it does not exist."""
-    try:
-        stat = path.stat() if path else None
-    except FileNotFoundError:
-        return None
-    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat else None
 
 
 def read_split(path: Path) -> dict[str, str]:

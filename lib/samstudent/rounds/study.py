@@ -21,6 +21,7 @@ from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.review import Reviews
 from samstudent.rounds.adapted_models import TRAINING, AdaptedModels
 from samstudent.rounds.audited_ledger import audit_log_of, audited_ledger
+from samstudent.rounds.flags import Flags
 from samstudent.rounds.holdout import HoldOut
 from samstudent.rounds.ledger import Ledger
 from samstudent.rounds.study_paths import StudyPaths
@@ -73,7 +74,11 @@ class Study:
 
     @cached_property
     def holdout(self) -> HoldOut:
-        return HoldOut(self.folder / "holdout.json", self.task.holdout.fraction, self.split_csv)
+        return HoldOut(self.folder / "holdout.json", self.task.holdout.fraction, self.split_csv, self.flags.all)
+
+    @cached_property
+    def flags(self) -> Flags:
+        return Flags(self.folder / "flags.json")
 
     @cached_property
     def selection(self) -> SelectionState:

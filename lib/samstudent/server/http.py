@@ -14,6 +14,8 @@ from monailabel.config import settings
 from starlette.middleware import Middleware
 
 from samstudent import __version__
+from samstudent.server.annotation import routes as annotation
+from samstudent.server.annotation.service import AnnotationService
 from samstudent.server.api import (
     active_learning,
     batch_inference,
@@ -61,6 +63,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     ohif.router,
     rounds.router,
     review_page.router,
+    annotation.router,
 )
 
 
@@ -102,6 +105,7 @@ def build(context: ServerContext, start: Callable[[], object] = lambda: None) ->
         ],
     )
     app.state.context, app.state.review = context, ReviewService(context)
+    app.state.annotation = AnnotationService(context, app.state.review)
     protected = [Depends(bearer_token)] if context.login else []
     for router in ROUTERS:
         app.include_router(router, dependencies=protected)

@@ -54,6 +54,15 @@ def atomic_write(path: Path, content: bytes | str, mode: int = 0o644) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def file_stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """Modification time, size and inode of a file, to detect its changes; None: it does not exist."""
+    try:
+        stat = path.stat() if path else None
+    except FileNotFoundError:
+        return None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat else None
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     digest = hashlib.sha256()

@@ -126,7 +126,10 @@ def test_reason_is_given_if_there_is_no_case(tmp_path: Path):
         study.label(case)
     strategy = study.strategy()
     assert strategy({"client_id": "anna"}, study.datastore) is None
-    assert strategy.reason_for_none(study.datastore) == "all 2 cases are labelled; 1 more are test cases"
+    assert (
+        strategy.reason_for_none(study.datastore)
+        == "all 2 cases are labelled; 1 more are test cases or flagged as unusable"
+    )
     (tmp_path / "empty").mkdir()
     nothing = Study(tmp_path / "empty", 0)
     assert nothing.strategy().reason_for_none(nothing.datastore) == "there is no image in the study"

@@ -26,7 +26,7 @@ from samstudent.server.auth.current_user import caller, stamped, user_name
 from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext
-from samstudent.server.datastore.identifiers import ACCEPTED_FROM, check_name
+from samstudent.server.datastore.identifiers import ACCEPTED_FROM, ANNOTATION, check_name
 from samstudent.server.pacs.datastore import ONLY_FROM_PACS
 from samstudent.util.places import require_readable
 
@@ -39,7 +39,7 @@ router = APIRouter(
 READ = [require("user")]
 SAVE = [require("annotator"), takes_turn("write")]
 #: Keys of author and origin, which are set when a label is saved and cannot be changed later.
-_FIXED = frozenset({"user", "client_id", ACCEPTED_FROM, *ONLY_FROM_PACS})
+_FIXED = frozenset({"user", "client_id", ACCEPTED_FROM, ANNOTATION, *ONLY_FROM_PACS})
 
 
 @router.put("/label", summary="Save a label", dependencies=SAVE)
@@ -54,7 +54,7 @@ def put_label(
         str, Form(description="JSON object with metadata of the label; label_info: names of its values")
     ] = "{}",
 ) -> dict[str, Any]:
-    info = _without(stamped(json_object(params, "params")), {ACCEPTED_FROM})
+    info = _without(stamped(json_object(params, "params")), {ACCEPTED_FROM, ANNOTATION})
     tag = check_upload_tag(tag or FINAL)
     image = context.image_id(image)
     line.describe(user_name(info.get("client_id")), case=image, tag=tag)

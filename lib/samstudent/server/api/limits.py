@@ -27,7 +27,7 @@ MAX_STORED = 512 << 20
 MAX_ADDRESS = 16 << 10
 
 #: Endpoints for files.
-_UPLOADS = re.compile(r"/infer/[^/]+|/datastore/(image|label)?|/session/")
+_UPLOADS = re.compile(r"/infer/[^/]+|/datastore/(image|label)?|/session/|/samstudent/annotate/[^/]+/(draft|label)")
 #: OHIF stores at the WADO-RS address (``pacs/proxy.py``), so not ``stow`` alone.
 _STORES = re.compile(r"/proxy/dicom/(?!qido/).+")
 

@@ -26,7 +26,7 @@ class History:
         name = f"{info['sha256'][:12]}{ext}"
         before = self.versions(tag, case)
         same = [version for version in before if version.name.endswith(name)]
-        if same and _author_and_names(_info_of(same[-1])) == _author_and_names(info):
+        if same and _author_and_names(version_info(same[-1])) == _author_and_names(info):
             return same[-1]
         # Sorted by name in the order of storage, also within a second and after the clock was set back.
         now = max([time.strftime("%Y%m%dT%H%M%S"), *(version.name.split("-")[0] for version in before[-1:])])
@@ -40,7 +40,7 @@ class History:
     def info_of(self, tag: str, case: str, sha256: str) -> dict[str, Any] | None:
         """Metadata of the last version with this content, or None."""
         for version in reversed(self.versions(tag, case)):
-            info = _info_of(version)
+            info = version_info(version)
             if info["sha256"] == sha256:
                 return info
         return None
@@ -52,7 +52,8 @@ class History:
         return sorted(p for p in files if p.suffix != ".json" and not p.name.startswith("."))
 
 
-def _info_of(version: Path) -> dict[str, Any]:
+def version_info(version: Path) -> dict[str, Any]:
+    """Metadata of a label file in the history."""
     info: dict[str, Any] = json.loads(version.with_name(version.name + ".json").read_text(encoding="utf-8"))
     return info
 

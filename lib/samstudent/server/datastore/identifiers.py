@@ -12,6 +12,10 @@ from samstudent.imaging.file_names import is_id
 ACCEPTED_FROM = "accepted_from"
 #: Key in the value of ``ACCEPTED_FROM`` of labels that were accepted for their lower bound of Dice, unseen.
 PROMISE = "promise"
+#: Key of the metadata of a label that was drawn on the page: active time, actions, and the start of each structure.
+ANNOTATION = "annotation"
+#: Key of the metadata of a label in the history that was refused, because another one was saved before it.
+REFUSED = "refused"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+\-]{0,63}")
 

@@ -47,6 +47,7 @@ def counts(review: ReviewService, infos: Infos) -> dict[str, int]:
     """Numbers of cases; ``structures_...``: numbers of structures in pseudo labels by status of the quality filter."""
     holdout = review.study.holdout
     barred = holdout.ids | holdout.excluded
+    flagged = review.study.flags.all().keys() & infos.keys()
     labelled = {case for case, labels in infos.items() if FINAL in labels}
     pseudo = {case for case, labels in infos.items() if PSEUDO in labels and case not in labelled | barred}
     by_status = Counter(
@@ -61,6 +62,7 @@ def counts(review: ReviewService, infos: Infos) -> dict[str, int]:
         "held_out": len(holdout.ids & infos.keys()),
         "held_out_labelled": len(holdout.ids & labelled),
         "excluded": len(holdout.excluded & infos.keys()),
+        "flagged": len(flagged),
         "pseudo_labelled": len(pseudo),
         "unlabelled": len(infos.keys() - labelled - pseudo),
         "waiting": states["waiting"],

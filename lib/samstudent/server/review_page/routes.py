@@ -89,7 +89,7 @@ def get_page() -> Response:
     return _static("index.html")
 
 
-@router.get("/page/{name}", include_in_schema=False)
+@router.get("/page/{name:path}", include_in_schema=False)
 def get_part(name: str) -> Response:
     return _static(name)
 
@@ -134,11 +134,11 @@ def get_image(
     request: Request, review: Review, case: Case, axis: str | None = None, index: int | None = None, size: int = 1024
 ) -> Response:
     key = hashlib.sha256(f"{review.image_key(case)} {axis} {index} {size}".encode()).hexdigest()[:32]
-    if (unchanged := _unchanged(request, key)) is not None:
-        return unchanged
+    if (same := unchanged(request, key)) is not None:
+        return same
     shown = review.shown(case)
     content = picture(shown, Slice.checked(shown.shape, axis, index, size))
-    return Response(content, media_type="image/png", headers=_private(key))
+    return Response(content, media_type="image/png", headers=private_headers(key))
 
 
 @router.get(
@@ -214,18 +214,19 @@ def delete_promised(review: Review, line: Annotated[AuditLine, audited("undo pro
 
 def _static(name: str) -> Response:
     """File of the page. Raises NotFound."""
-    files = {path.name: path for path in STATIC.iterdir() if path.is_file()}
+    files = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
     if name not in files:
         raise NotFound(f"the page has no file {name!r}")
     kind = {".js": "text/javascript"}.get(files[name].suffix) or mimetypes.guess_type(name)[0]
     return Response(files[name].read_bytes(), media_type=kind, headers=HEADERS)
 
 
-def _private(key: str) -> dict[str, str]:
+def private_headers(key: str) -> dict[str, str]:
     """Headers of a response that a browser may cache, but must revalidate, so that the login is checked each time."""
     return {"ETag": f'"{key}"', "Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
 
 
-def _unchanged(request: Request, key: str) -> Response | None:
+def unchanged(request: Request, key: str) -> Response | None:
+    """Response 304 if the browser has the content of this key already, else None."""
     sent = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    return Response(status_code=304, headers=_private(key)) if f'"{key}"' in sent else None
+    return Response(status_code=304, headers=private_headers(key)) if f'"{key}"' in sent else None

@@ -126,7 +126,9 @@ class SelectionStrategy(Strategy):  # type: ignore[misc]
         if unlabelled:
             return "the last case was reserved by another client at the same time; try again"
         excluded = every - len(labelled)
-        return f"all {len(labelled)} cases are labelled" + (f"; {excluded} more are test cases" if excluded else "")
+        return f"all {len(labelled)} cases are labelled" + (
+            f"; {excluded} more are test cases or flagged as unusable" if excluded else ""
+        )
 
     def _sent(self, labelled: set[str]) -> list[str]:
         """Cases that reviewers sent to the annotators and that have no new label yet."""
