@@ -5,10 +5,7 @@ The tests on ``server`` share one study and run in order.
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-import uvicorn
 from selenium.webdriver.common.keys import Keys
 
 from samstudent.imaging.case import read_image
@@ -29,6 +25,7 @@ from samstudent.util.progress import Progress
 from support.browser import Browser
 from support.live_server import CASES, RunningServer, TinyStudy
 from support.needed import require_browser
+from support.page_server import page_of
 from support.review_bench import Bench, shifted, volume_bench, write_pseudo_label
 
 pytestmark = pytest.mark.server
@@ -240,28 +237,6 @@ def test_decided_cases_can_be_listed(browser: Browser) -> None:
     browser.find("#state").send_keys("sent")
     browser.until(lambda: browser.text("#queue").startswith(CASES[4]), "what was sent")
     assert browser.find("#undo").text == "Undo: sent"
-
-
-@contextlib.contextmanager
-def page_of(bench: Bench, profile: Path) -> Iterator[Browser]:
-    """A browser for the page of a bench."""
-    require_browser()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    running = uvicorn.Server(uvicorn.Config(bench.app, host="127.0.0.1", port=port, log_level="warning"))
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not running.started and time.monotonic() < deadline:
-        time.sleep(0.05)
-    browser = Browser(profile, f"http://127.0.0.1:{port}")
-    try:
-        yield browser
-    finally:
-        browser.close()
-        running.should_exit = True
-        thread.join(10)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 // Entry point of the page: current view, user, periodic requests for the overview, and keyboard.
 
+import { Annotate } from './annotate/annotate.js';
 import { get, post } from './api.js';
 import { button, dialogOpen, h, notice } from './dom.js';
 import { Overview } from './overview.js';
@@ -58,12 +59,15 @@ async function logout() {
   }
 }
 
+const VIEWS = { overview: Overview, annotate: Annotate, review: Review };
+
+/** Show the view of the address: `#<view>/<case>`; `#edit/<case>` is Annotate for a case of the review queue. */
 function route() {
   const [viewName, ...rest] = location.hash.slice(1).split('/');
-  const requested = viewName === 'review' ? 'review' : 'overview';
-  for (const name of ['overview', 'review']) {
+  const editing = viewName === 'edit', requested = editing ? 'annotate' : viewName in VIEWS ? viewName : 'overview';
+  for (const name of Object.keys(VIEWS)) {
     const link = document.getElementById(`to-${name}`);
-    if (name === requested) link.setAttribute('aria-current', 'page');
+    if (name === (editing ? 'review' : requested)) link.setAttribute('aria-current', 'page');
     else link.removeAttribute('aria-current');
   }
   const caseName = rest.length ? decodeURIComponent(rest.join('/')) : null;
@@ -71,10 +75,9 @@ function route() {
     state.view?.close?.();
     main.replaceChildren();
     main.className = requested;
-    const View = requested === 'review' ? Review : Overview;
-    state.view = new View(main, state.me, state.overview, refresh);
+    state.view = new VIEWS[requested](main, state.me, state.overview, refresh);
   }
-  state.view.open?.(caseName);
+  state.view.open?.(caseName, editing);
 }
 
 const SHORTCUTS = [
@@ -84,14 +87,14 @@ const SHORTCUTS = [
   ['↑ ↓  PgUp PgDn', 'slices of a volume (PgUp and PgDn: ten)'], ['x y z', 'slices perpendicular to that axis'],
   ['1 … 9', 'show or hide a structure'], ['0', 'show or hide all structures'], ['m', 'SAM’s masks'], ['c', 'the student’s coarse masks'],
   ['f', 'filled masks, or outlines only'], ['Space', 'hide all masks while pressed'], ['+ −', 'zoom; drag to move'], ['Home', 'fit to the window'],
-  ['?', 'this list'],
+  ['e', 'edit: draw on the masks of SAM'], ['?', 'this list'],
 ];
 
 function showHelp() {
   if (dialogOpen()) return;
   const dialog = h('dialog', { class: 'help', 'aria-labelledby': 'help-title', onclose: () => dialog.remove() },
     h('h2', { id: 'help-title' }, 'Keyboard'),
-    h('dl', {}, SHORTCUTS.map(([key, description]) => [h('dt', {}, key.split('  ').map((name) => h('kbd', {}, name))), h('dd', {}, description)])),
+    h('dl', {}, (state.view?.shortcuts ?? SHORTCUTS).map(([key, description]) => [h('dt', {}, key.split('  ').map((name) => h('kbd', {}, name))), h('dd', {}, description)])),
     h('div', { class: 'buttons' }, button('Close', () => dialog.close(), { class: 'primary' })));
   document.body.append(dialog);
   dialog.showModal();
@@ -100,7 +103,8 @@ function showHelp() {
 document.getElementById('logout').addEventListener('click', logout);
 document.getElementById('help-button').addEventListener('click', showHelp);
 document.addEventListener('keydown', (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || dialogOpen()) return;
+  const isCommand = event.ctrlKey || event.metaKey;
+  if (event.altKey || dialogOpen() || (isCommand && state.view?.name !== 'annotate')) return;
   if (event.key === '?') showHelp();
   else state.view?.key?.(event);
 });

@@ -1,13 +1,13 @@
 // Coloured overlay of the masks of one plane, from run-length encoded masks.
 
-/** Red, green, blue (0 to 255) of structure `index`. Hues in steps of the golden ratio: neighbours in the list differ. */
+// Colours of Okabe and Ito, which readers with any colour vision tell apart; further rounds of the list are lighter or darker.
+const PALETTE = [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]];
+const SHADES = [0, 0.45, -0.3, 0.7];
+
+/** Red, green, blue (0 to 255) of structure `index`. */
 export function colour(index) {
-  const hue = ((index * 0.618034 + 0.02) % 1) * 6;
-  const channel = (shift) => {
-    const k = (shift + hue) % 6;
-    return Math.round(255 * (1 - 0.75 * Math.max(0, Math.min(k, 4 - k, 1))));
-  };
-  return [channel(5), channel(3), channel(1)];
+  const shade = SHADES[Math.floor(index / PALETTE.length) % SHADES.length];
+  return PALETTE[index % PALETTE.length].map((value) => Math.round(shade < 0 ? value * (1 + shade) : value + (255 - value) * shade));
 }
 
 export const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;

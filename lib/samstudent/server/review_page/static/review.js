@@ -94,7 +94,7 @@ export class Review {
     const decided = data.state !== 'waiting';
     const actions = !this.me.may.review ? h('p', { class: 'empty' }, 'Decisions require the role reviewer.')
       : decided ? h('div', { class: 'actions' }, button(`Undo: ${data.state}`, () => this.undo(data.case), { id: 'undo' }))
-        : h('div', { class: 'actions' }, this.action('Accept', 'a', 'accept', 'primary'), this.action('Reject', 'r', 'reject'), this.action('Send', 's', 'send'));
+        : h('div', { class: 'actions' }, this.action('Accept', 'a', 'accept', 'primary'), this.action('Reject', 'r', 'reject'), this.action('Send', 's', 'send'), this.me.may.annotate && button(['Edit ', h('kbd', {}, 'e')], () => this.edit(), { id: 'edit', 'aria-keyshortcuts': 'e' }));
     const status = decided ? `${STATES[data.state]}${data.who ? ` by ${data.who}` : ''}, ${dateTime(data.time)}` : [`lowest ${percent(data.worst, 0)}, mean ${percent(data.mean, 0)}`, boundText(data.lower_bound)].filter(Boolean).join(', ');
     this.panel.replaceChildren(h('div', { class: 'case-summary' }, h('h2', { title: data.case }, data.case), h('p', {}, status), h('p', { class: 'small', title: provenance }, `${size} · ${provenance}`)),
       h('div', { class: 'legend' }, h('span', { title: 'estimated Dice; line: threshold of the quality filter; ≥: lower bound of Dice' }, 'quality, Dice ≥'), h('span', {}, 'source')),
@@ -142,6 +142,11 @@ export class Review {
 
   showHidden() {
     for (const row of this.rows) row.querySelector('.swatch').setAttribute('aria-pressed', String(!this.viewer.display.hidden.has(row.dataset.structure)));
+  }
+
+  /** Open the case in the editor, which comes back to the queue. */
+  edit() {
+    if (this.current?.state === 'waiting' && this.me.may.annotate) location.hash = `#edit/${encodeURIComponent(this.current.case)}`;
   }
 
   // ---- decisions ----
@@ -211,7 +216,7 @@ export class Review {
     if (event.key === ' ' && event.target.matches('button, a')) return;
     const { viewer } = this, move = (distance) => this.queue.move(this.current?.case, distance);
     const actions = {
-      a: () => this.decide('accept'), A: () => this.decide('accept', true), r: () => this.decide('reject'), s: () => this.decide('send'), u: () => this.undo(),
+      a: () => this.decide('accept'), A: () => this.decide('accept', true), r: () => this.decide('reject'), s: () => this.decide('send'), e: () => this.edit(), u: () => this.undo(),
       j: () => move(1), ArrowRight: () => move(1), k: () => move(-1), ArrowLeft: () => move(-1),
       ArrowUp: () => viewer.step(1), ArrowDown: () => viewer.step(-1), PageUp: () => viewer.step(10), PageDown: () => viewer.step(-10),
       x: () => viewer.setAxis('x'), y: () => viewer.setAxis('y'), z: () => viewer.setAxis('z'),

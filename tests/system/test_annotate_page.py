@@ -1,0 +1,385 @@
+"""Tab Annotate in a real browser: boxes of SAM, brush, polygon, undo, drafts, conflicts, flags, and the saved pixels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+from starlette.testclient import TestClient
+
+from samstudent.imaging.case import read_image
+from samstudent.imaging.labels import read_masks
+from samstudent.server.annotation.drawn_label import encoded
+from samstudent.server.review_page.pictures import Cropped
+from samstudent.server.tasks.active_learning import strategies
+from support.browser import Browser
+from support.drawn import FakeSam, dice
+from support.page_server import page_of
+from support.review_bench import Bench, volume_bench
+
+pytestmark = pytest.mark.server
+
+Point = tuple[float, float]
+
+
+class Page:
+    """Tab Annotate on a bench; points are pixels (x, y) of the picture, centres at whole numbers."""
+
+    def __init__(self, browser: Browser, bench: Bench, size: tuple[int, int], aspect: float = 1.0) -> None:
+        self.browser, self.bench, self.size, self.aspect = browser, bench, size, aspect
+
+    def open(self, case: str, *, shown: str | None = None, path: str = "annotate") -> None:
+        self.browser.open(f"samstudent#{path}/{case}")
+        self.wait_for(shown or case)
+
+    def wait_for(self, shown: str) -> None:
+        self.browser.shows(shown)
+        ready = "return document.querySelector('.stage').dataset.ready"
+        self.browser.until(lambda: self.browser.run(ready) == shown, "embedding")
+
+    def on_screen(self, point: Point) -> tuple[int, int]:
+        """Offset of a point from the centre of the canvas, CSS pixels."""
+        width, height = self.browser.run(
+            "const b = document.getElementById('drawing').getBoundingClientRect(); return [b.width, b.height]"
+        )
+        scale = min(round(width) / self.size[0], round(height) / (self.size[1] * self.aspect))
+        x = (point[0] + 0.5 - self.size[0] / 2) * scale
+        return round(x), round((point[1] + 0.5 - self.size[1] / 2) * scale * self.aspect)
+
+    def drag(self, *points: Point, keys: str = "") -> None:
+        """Press at the first point, move through the others, and release."""
+        canvas, chain = self.browser.find("#drawing"), ActionChains(self.browser.driver, duration=30)
+        if keys:
+            chain.key_down(keys)
+        for number, point in enumerate(points):
+            chain.move_to_element_with_offset(canvas, *self.on_screen(point))
+            if number == 0:
+                chain.click_and_hold()
+        chain.release()
+        if keys:
+            chain.key_up(keys)
+        chain.perform()
+
+    def click(self, point: Point, keys: str = "") -> None:
+        self.drag(point, keys=keys)
+
+    def sam(self, act: Any) -> None:
+        """Do something that SAM answers, and wait for the answer."""
+        answered = "return document.querySelector('.stage').dataset.answered ?? ''"
+        before = self.browser.run(answered)
+        act()
+        self.browser.until(lambda: self.browser.run(answered) != before, "answer of SAM")
+
+    def states(self) -> list[str]:
+        script = "return [...document.querySelectorAll('.structures li')].map((row) => row.className)"
+        return list(self.browser.run(script))
+
+    def submit(self, case: str) -> np.ndarray:
+        """Submit, and return the saved label."""
+        self.browser.run("document.getElementById('notices').replaceChildren()")
+        ActionChains(self.browser.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+        self.browser.until(lambda: f"{case}: label saved" in self.browser.text("#notices"), "label")
+        return self.label(case)
+
+    def label(self, case: str) -> np.ndarray:
+        store = self.bench.datastore
+        grid = read_image(store.get_image_uri(case)).grid
+        return read_masks(store.get_label_uri(case, "final"), self.bench.study.task, grid)
+
+    def draft(self, case: str) -> dict[str, Any]:
+        """Structures of the only draft of a case, once the page has saved its present state."""
+        self.browser.until(lambda: self.browser.text("#saved") == "draft saved", "draft")
+        (folder,) = self.bench.app.state.annotation.drafts.folder.iterdir()
+        content = TestClient(self.bench.app).get(
+            f"/samstudent/annotate/{case}/draft", params={"client": self.client(folder)}
+        )
+        return dict(content.json()["label"]["structures"])
+
+    def client(self, folder: Path) -> str:
+        return str(self.browser.run("return localStorage.getItem('samstudent-client')"))
+
+
+@pytest.fixture
+def page(review_bench: Bench, tmp_path: Path) -> Iterator[Page]:
+    """Films of 64 x 64 pixels with a disk and a square, which SAM draws as the bright pixels of a box."""
+    sam = FakeSam()
+    review_bench.study.sam = lambda: sam  # type: ignore[method-assign, assignment, return-value]
+    study = review_bench.study
+    review_bench.app.state.context.tasks.strategies.update(strategies(study.task, study.selection, study.holdout))
+    with page_of(review_bench, tmp_path / "profile") as browser:
+        yield Page(browser, review_bench, (64, 64))
+        assert [text for text in browser.console() if " 409 " not in text] == []
+        assert browser.asked() <= {browser.url}
+
+
+def box_of(mask: np.ndarray, margin: int = 2) -> tuple[Point, Point]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (columns[0] - margin, rows[0] - margin), (columns[-1] + margin, rows[-1] + margin)
+
+
+def stroke(a: Point, b: Point, radius: float) -> np.ndarray:
+    """Pixels of a horizontal stroke."""
+    y, x = np.mgrid[:64, :64]
+    return np.hypot(x - np.clip(x, a[0], b[0]), y - a[1]) <= radius
+
+
+def is_stroke(mask: np.ndarray, a: Point, b: Point, radius: float, rest: np.ndarray | bool = False) -> bool:
+    """Whether a mask is a horizontal stroke, beside the pixels of ``rest``; the mouse has whole pixels of the screen."""
+    inner, outer = stroke(a, b, radius - 0.25), stroke(a, b, radius + 0.25)
+    return not (inner & ~mask & ~rest).any() and not (mask & ~outer & ~rest).any()
+
+
+def test_label_is_drawn_with_boxes_and_brush_and_saved_to_the_pixel(page: Page) -> None:
+    browser, truth = page.browser, page.bench.truths["plain"]
+    page.open("plain")
+    assert page.states() == ["open", "open"]
+    page.sam(lambda: page.drag(*box_of(truth[0])))
+    assert page.states() == ["drawn", "open"]
+    found = page.draft("plain")["disk"]
+    assert found["box"] == encoded(Cropped.of(truth[0]))["box"]
+    browser.press("2", "b")
+    browser.find("[aria-label='Smaller brush']").click()  # 12 pixels
+    page.drag((35, 55), (50, 55))
+    browser.press("e", "[")  # 8 pixels
+    page.drag((50, 55), (55, 55))
+    label = page.submit("plain")
+    assert dice(label[0], truth[0]) > 0.97
+    assert is_stroke(label[1], (35, 55), (50, 55), 6, rest=stroke((50, 55), (55, 55), 4.25))
+    assert not (label[1] & stroke((50, 55), (55, 55), 3.75)).any()
+    info = page.bench.datastore.get_label_info("plain", "final")
+    assert info["annotation"]["actions"] == 3 and info["annotation"]["start"] == "empty"
+    assert 0 < info["annotation"]["seconds"] < 60
+
+
+def test_every_action_is_undone_and_redone(page: Page) -> None:
+    browser, truth = page.browser, page.bench.truths["plain"]
+    page.open("plain")
+    contents = [page_content(page)]
+    page.sam(lambda: page.drag(*box_of(truth[0])))
+    contents.append(page_content(page))
+    page.sam(lambda: page.click((5, 60), keys=Keys.SHIFT))
+    contents.append(page_content(page))
+    browser.press("b")
+    page.drag((10, 50), (30, 50))
+    contents.append(page_content(page))
+    browser.press("g")
+    for corner in ((40, 40), (60, 40), (60, 60)):
+        page.click(corner)
+    browser.press(Keys.ENTER)
+    contents.append(page_content(page))
+    browser.press("m")
+    contents.append(page_content(page))
+    browser.press("2", "n")
+    contents.append(page_content(page))
+    browser.press("1", "a")
+    contents.append(page_content(page))
+    assert len({str(content) for content in contents}) >= len(contents) - 1  # the point may change nothing
+    for content in contents[-2::-1]:
+        browser.press("u")
+        assert page_content(page) == content
+    for content in contents[1:]:
+        browser.press("U")
+        assert page_content(page) == content
+    assert browser.run("return document.getElementById('redo-action').disabled")
+
+
+def page_content(page: Page) -> Any:
+    """Masks and states of the drawing, as the page would send them."""
+    page.browser.until(lambda: page.browser.text("#saved") in ("draft saved", ""), "draft")
+    drafts = page.bench.app.state.annotation.drafts
+    if not drafts.folder.is_dir():
+        return {name: (None, "open") for name in page.bench.study.task.names}
+    structures = page.draft("plain")
+    return {
+        name: (found["box"] and (found["box"], found["runs"]), found["state"]) for name, found in structures.items()
+    }
+
+
+def test_polygon_with_hole_is_filled_and_finished_structure_is_protected(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.press("g")
+    for corner in ((10, 10), (30, 10), (30, 30), (10, 30)):
+        page.click(corner)
+    page.click((10, 10))  # closes it
+    browser.press("x")
+    for corner in ((15, 15), (25, 15), (25, 25), (15, 25)):
+        page.click(corner)
+    browser.press(Keys.ENTER, "h")
+    y, x = np.mgrid[:64, :64]
+    square = (abs(x - 20) <= 10) & (abs(y - 20) <= 10)
+    browser.press("2", "b", "x")
+    page.drag((25, 20), (40, 20))
+    assert browser.run("return document.querySelector('[data-structure=disk] .lock').ariaPressed") == "true"
+    label = page.submit("plain")
+    assert (label[0] != square).sum() <= 42  # corners are placed to a tenth of a pixel
+    assert not (label[0] & label[1]).any()
+    assert is_stroke(label[1], (25, 20), (40, 20), 9, rest=label[0])
+
+
+def test_submission_needs_a_state_for_each_structure(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.press("b")
+    page.drag((20, 20), (30, 20))
+    ActionChains(browser.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    browser.until(lambda: "square: draw, or mark as absent" in browser.text("#notices"), "reason")
+    assert page.states() == ["drawn", "open undecided"]
+    browser.press("A")
+    assert page.states() == ["drawn", "absent"]
+    label = page.submit("plain")
+    assert label[0].any() and not label[1].any()
+
+
+def test_closed_browser_loses_nothing(page: Page, tmp_path: Path) -> None:
+    page.open("plain")
+    page.browser.press("b")
+    page.drag((20, 20), (30, 20))
+    page.browser.press("2", "n")
+    before = page.draft("plain")
+    page.browser.open("samstudent#overview")
+    page.browser.find("section.counts")
+    page.open("plain")
+    assert page.browser.text("#saved") == "draft loaded" and page.states() == ["drawn", "unknown"]
+    page.browser.press("1", "b")
+    page.drag((40, 40), (41, 40))
+    after = page.draft("plain")
+    assert after["square"] == before["square"] and sum(after["disk"]["runs"][1::2]) > sum(before["disk"]["runs"][1::2])
+
+
+def test_change_by_somebody_else_is_shown_and_neither_label_is_lost(page: Page) -> None:
+    browser, truth = page.browser, page.bench.truths["plain"]
+    page.open("plain")
+    browser.press("b")
+    page.drag((20, 20), (30, 20))
+    browser.press("A")
+    structures = {"disk": {"state": "drawn", **encoded(Cropped.of(truth[0]))}, "square": {"state": "absent"}}
+    other = page.bench.client.put(
+        "/samstudent/annotate/plain/label",
+        files={"label": ("label.json", json.dumps({"structures": structures}))},
+        params={"client": "anna"},
+        headers={"If-Match": "none"},
+    )
+    assert other.status_code == 200, other.text
+    browser.find("#submit").click()
+    browser.until(lambda: "changed by anna meanwhile" in browser.text("#conflict"), "conflict")
+    assert np.array_equal(page.label("plain")[0], truth[0])
+    browser.find("#compare-theirs").click()
+    browser.until(lambda: "Dashed: the other label" in browser.text("#notices"), "comparison")
+    browser.find("#keep-mine").click()
+    label = page.submit("plain")
+    assert is_stroke(label[0], (20, 20), (30, 20), 9)
+    page.open("plain")
+    browser.press("y")
+    browser.until(lambda: browser.text("dialog").count("anna") == 1, "history")
+    assert "refused" in browser.text("dialog")
+    browser.run("document.querySelector('dialog tbody tr:nth-child(2) [data-restore]').click()")
+    browser.until(lambda: page.browser.text("#saved") == "draft saved", "restored draft")
+    assert np.array_equal(page.submit("plain")[0], truth[0])
+
+
+def test_flagged_case_is_not_offered(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.press("F")
+    browser.find("#reason").send_keys("blurred", Keys.ENTER)
+    browser.until(lambda: page.bench.study.flags.all(), "flag")
+    assert page.bench.study.flags.all()["plain"].reason == "blurred"
+    browser.until(lambda: "flagged" in browser.text("[data-case=plain]"), "list")
+    page.open("plain")
+    assert "Flagged as unusable" in browser.text(".banner")
+    browser.find("#unflag").click()
+    browser.until(lambda: not page.bench.study.flags.all(), "flag taken back")
+
+
+def test_next_case_comes_from_the_strategy_and_follows_a_submission(page: Page) -> None:
+    browser = page.browser
+    browser.open("samstudent#annotate")
+    browser.find("#cases button")
+    browser.press("j")
+    browser.until(lambda: browser.run("return document.querySelector('.stage').dataset.shown"), "a case")
+    first = str(browser.run("return document.querySelector('.stage').dataset.shown"))
+    browser.press("b")
+    page.drag((20, 20), (30, 20))
+    browser.press("A")
+    page.submit(first)
+    shown = "return document.querySelector('.stage').dataset.shown"
+    browser.until(lambda: browser.run(shown) not in (None, first), "the next case")
+    browser.press("k")
+    second = browser.run(shown)
+    browser.until(lambda: browser.run(shown) not in (None, second), "the case after it")
+
+
+def test_pseudo_label_is_mended_from_the_review_queue(page: Page) -> None:
+    browser, truth = page.browser, page.bench.truths["low"]
+    browser.open("samstudent#review/low")
+    browser.shows("low")
+    browser.press("e")
+    page.wait_for("low")
+    assert browser.run("return location.hash") == "#edit/low" and page.states() == ["drawn", "drawn"]
+    browser.press("2", "b")
+    page.drag((5, 60), (12, 60))
+    label = page.submit("low")
+    assert np.array_equal(label[0], truth[0])
+    assert is_stroke(label[1], (5, 60), (12, 60), 9, rest=truth[1]) and not (truth[1] & ~label[1]).any()
+    browser.until(lambda: browser.run("return location.hash").startswith("#review"), "the queue")
+    browser.until(lambda: browser.text("#queue") and "low" not in browser.text("#queue"), "a shorter queue")
+    about = page.bench.datastore.get_label_info("low", "final")["annotation"]
+    assert about["start"] == "sam"
+    assert [about["structures"][name]["edited"] for name in ("disk", "square")] == [False, True]
+
+
+def test_case_can_be_drawn_by_keyboard_alone(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.press("b", Keys.ARROW_RIGHT)  # the cursor starts in the middle
+    browser.press(Keys.ENTER, *[Keys.ARROW_RIGHT] * 5, Keys.ENTER, *[Keys.ARROW_DOWN] * 3)
+    browser.press("A")
+    label = page.submit("plain")
+    assert np.array_equal(label[0], stroke((33, 32), (38, 32), 9))
+
+
+def test_window_changes_by_a_right_drag_and_image_is_inverted(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    before = browser.drawn()
+    browser.press("i")
+    browser.until(lambda: browser.drawn() != before, "inverted image")
+    assert browser.drawn()[0] > before[0]
+    browser.press("i")
+    browser.until(lambda: browser.drawn() == before, "image as before")
+    canvas = browser.find("#drawing")
+    pointer = ActionChains(browser.driver)
+    pointer.move_to_element(canvas).w3c_actions.pointer_action.pointer_down(button=2)
+    pointer.move_by_offset(-100, 0).w3c_actions.pointer_action.pointer_up(button=2)
+    pointer.perform()
+    browser.until(lambda: browser.drawn() != before, "another window")
+    assert page.states() == ["open", "open"]
+
+
+def test_volume_is_drawn_on_slices_of_two_directions(tmp_path: Path) -> None:
+    bench, sam = volume_bench(tmp_path / "study"), FakeSam(level=100)
+    bench.study.sam = lambda: sam  # type: ignore[method-assign, assignment, return-value]
+    with page_of(bench, tmp_path / "profile") as browser:
+        page = Page(browser, bench, (32, 40))
+        page.open("v0", shown="v0 z 6")
+        browser.press(Keys.PAGE_DOWN)
+        page.wait_for("v0 z 5")
+        # The picture is turned by half: voxel (x, y) is at (31 - x, 39 - y).
+        page.sam(lambda: page.drag((31 - 20, 39 - 23), (31 - 0, 39 - 3)))
+        browser.press("2", "b", "[", "[", "[", "c")
+        page.wait_for("v0 y 14")
+        coronal = Page(browser, bench, (32, 12), aspect=3.0)
+        coronal.drag((31 - 25, 11 - 2), (31 - 15, 11 - 2))
+        label = page.submit("v0")
+        assert browser.console() == []
+    slices = np.flatnonzero(label[0].any(axis=(1, 2)))
+    assert slices.tolist() == [5] and dice(label[0][5], bench.truths["v0"][0][5]) > 0.9
+    drawn = np.argwhere(label[1])
+    assert set(drawn[:, 1]) == {14} and {(2, 14, 15), (2, 14, 25)} <= {tuple(voxel) for voxel in drawn}
