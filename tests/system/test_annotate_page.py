@@ -1,4 +1,4 @@
-"""Tab Annotate in a real browser: boxes of SAM, brush, polygon, undo, drafts, conflicts, flags, and the saved pixels."""
+"""Tab Annotate in a real browser: boxes of SAM, brush, polygon, undo, drafts, conflicts, flags, saved pixels."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def stroke(a: Point, b: Point, radius: float) -> np.ndarray:
 
 
 def is_stroke(mask: np.ndarray, a: Point, b: Point, radius: float, rest: np.ndarray | bool = False) -> bool:
-    """Whether a mask is a horizontal stroke, beside the pixels of ``rest``; the mouse has whole pixels of the screen."""
+    """Whether a mask is a horizontal stroke, beside the pixels of ``rest``; the mouse has whole screen pixels."""
     inner, outer = stroke(a, b, radius - 0.25), stroke(a, b, radius + 0.25)
     return not (inner & ~mask & ~rest).any() and not (mask & ~outer & ~rest).any()
 
@@ -194,7 +194,7 @@ def page_content(page: Page) -> Any:
     page.browser.until(lambda: page.browser.text("#saved") in ("draft saved", ""), "draft")
     drafts = page.bench.app.state.annotation.drafts
     if not drafts.folder.is_dir():
-        return {name: (None, "open") for name in page.bench.study.task.names}
+        return dict.fromkeys(page.bench.study.task.names, (None, "open"))
     structures = page.draft("plain")
     return {
         name: (found["box"] and (found["box"], found["runs"]), found["state"]) for name, found in structures.items()
