@@ -106,6 +106,9 @@ def test_draft_belongs_to_one_person(bench: Bench) -> None:
     assert client.get(f"{PATH}/low", params={"client": "ben"}).json()["draft"] is None
     assert client.delete(f"{PATH}/low/draft", params={"client": "anna"}).status_code == 200
     assert client.delete(f"{PATH}/low/draft", params={"client": "anna"}).status_code == 404
+    assert (
+        client.get(f"{PATH}/low%00/draft").status_code == client.delete(f"{PATH}/{'a' * 300}/draft").status_code == 404
+    )
     assert not bench.datastore.get_labeled_images()
 
 

@@ -160,6 +160,7 @@ def post_sam(service: Service, case: Case, body: SamBody, client: Client = "") -
 
 @router.get("/{case}/draft", summary="Draft of this person", dependencies=READ)
 def get_draft(service: Service, case: Case, client: Client = "") -> dict[str, Any]:
+    service.require_known(case)
     draft = service.drafts.get(user_name(client), case)
     if draft is None:
         raise NotFound(f"there is no draft of {case!r}")
@@ -181,6 +182,7 @@ def put_draft(
 
 @router.delete("/{case}/draft", summary="Remove the draft of this person", dependencies=DRAW)
 def delete_draft(service: Service, case: Case, client: Client = "") -> dict[str, Any]:
+    service.require_known(case)
     if not service.drafts.remove(user_name(client), case):
         raise NotFound(f"there is no draft of {case!r}")
     return {"case": case}

@@ -8,6 +8,7 @@ from typing import Any
 from samstudent.imaging.label_tags import FINAL, PSEUDO
 from samstudent.rounds.ledger import Ledger
 from samstudent.rounds.round_record import RoundRecord
+from samstudent.server.review_page.effort import effort
 from samstudent.server.review_page.progress import progress_of_jobs
 from samstudent.server.review_page.queue import Infos, queue_items
 from samstudent.server.review_page.service import ReviewService
@@ -29,6 +30,7 @@ def overview(review: ReviewService) -> dict[str, Any]:
     return {
         "study": study,
         "counts": counts(review, infos),
+        "effort": effort(infos),
         "problems": problems(review),
         "served": _served(ledger),
         "served_fault": context.student_fault(),

@@ -2,6 +2,7 @@
 
 import { post, put, remove } from './api.js';
 import { diceChart, trainingChart } from './chart.js';
+import { effortCard } from './effort.js';
 import { button, confirmAction, dateTime, duration, h, notice, percent } from './dom.js';
 
 const bar = (value, name) => h('progress', { max: '100', value: value === null ? null : String(value), 'aria-label': name });
@@ -14,8 +15,8 @@ export class Overview {
     this.refresh = refresh;
     this.key = 'mean';
     this.drawnData = {};
-    this.parts = Object.fromEntries(['counts', 'problems', 'served', 'jobs', 'schedule', 'curve', 'rounds'].map((name) => [name, h('section', { class: `card ${name}` })]));
-    main.append(this.parts.counts, this.parts.problems, h('div', { class: 'columns' }, this.parts.served, this.parts.jobs, this.parts.schedule), this.parts.curve, this.parts.rounds);
+    this.parts = Object.fromEntries(['counts', 'problems', 'served', 'jobs', 'schedule', 'effort', 'curve', 'rounds'].map((name) => [name, h('section', { class: `card ${name}` })]));
+    main.append(this.parts.counts, this.parts.problems, h('div', { class: 'columns' }, this.parts.served, this.parts.jobs, this.parts.schedule), this.parts.effort, this.parts.curve, this.parts.rounds);
     this.update(overview);
   }
 
@@ -27,6 +28,8 @@ export class Overview {
     this.draw('served', overview.served, () => this.served());
     this.draw('jobs', overview.jobs, () => this.jobs());
     this.draw('schedule', overview.schedule, () => this.schedule());
+    this.parts.effort.hidden = !overview.effort;
+    this.draw('effort', overview.effort, () => effortCard(overview.effort));
     this.draw('curve', [overview.rounds, this.key], () => this.curve());
     this.draw('rounds', [overview.rounds, overview.served?.id], () => this.rounds());
   }
@@ -53,7 +56,7 @@ export class Overview {
     }
     const drawn = n.labelled - n.accepted;
     return [h('h2', { class: 'sr' }, 'Cases'), h('div', { class: 'figures' },
-      figure(n.images, 'images', n.excluded ? `${n.excluded} test cases` : null),
+      figure(n.images, 'images', [n.excluded > n.flagged && `${n.excluded - n.flagged} test cases`, n.flagged && `${n.flagged} flagged`].filter(Boolean).join(', ')),
       figure(n.labelled, 'labelled', `${drawn} drawn, ${n.accepted} accepted`),
       figure(n.held_out, 'held out', `${n.held_out_labelled} of them labelled`),
       figure(n.pseudo_labelled, 'pseudo-labelled', `${n.structures_accepted} structures, ${n.structures_rejected} below threshold`),

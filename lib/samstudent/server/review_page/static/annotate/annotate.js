@@ -34,7 +34,8 @@ export class Annotate {
     this.slices = new Slices((axis, index) => this.showPlane(axis, index));
     this.panel = new Panel(this);
     this.drafts = new DraftKeeper(() => ({ case: this.data.case, label: this.drawing.encoded(this.base, this.clock.seconds) }), this.client, (text) => { this.panel.saved.textContent = text; });
-    this.cases = new Cases(this.client, (name) => { location.hash = `#annotate/${encodeURIComponent(name)}`; }, (strategy) => this.next(strategy));
+    this.strategy = null; // of the last request for a next case; a submission is followed by another one
+    this.cases = new Cases(this.client, (name) => { this.strategy = null; location.hash = `#annotate/${encodeURIComponent(name)}`; }, (strategy) => this.next(strategy));
     main.append(this.cases.element, h('div', { class: 'viewer' }, this.editor.stage.element, this.slices.element, this.editor.toolbar), this.panel.element);
     this.saveNow = () => { if (document.hidden) this.drafts.flush(); };
     document.addEventListener('visibilitychange', this.saveNow);
@@ -52,8 +53,19 @@ export class Annotate {
     if (!this.cases.page) this.cases.load();
   }
 
+  /** Colour of a structure: Slicer's for the same name, if the person wants it and Slicer has one, else the page's own. */
   colour(index) {
-    return colour(index);
+    return (this.likeSlicer && this.data?.slicer_colours[this.data.structures[index]]) || colour(index);
+  }
+
+  get likeSlicer() {
+    return localStorage.getItem('samstudent-colours') === 'slicer';
+  }
+
+  toggleColours() {
+    localStorage.setItem('samstudent-colours', this.likeSlicer ? 'page' : 'slicer');
+    this.panel.refresh();
+    this.editor.changed();
   }
 
   // ---- case ----

@@ -33,11 +33,12 @@ export class Panel {
     const start = sources.length ? h('div', { class: 'starts' }, h('span', { class: 'small' }, 'start from'),
       sources.map((source) => [button(SOURCES[source], () => view.take(source, false), { id: `take-${source}`, title: `mask of ${SOURCES[source]} for the selected structure` }),
         button(`${SOURCES[source]}, all`, () => view.take(source, true), { id: `take-all-${source}`, title: 'for all structures that are not finished' })])) : null;
+    const colours = Object.values(data.slicer_colours).some(Boolean) ? button('Slicer’s colours', () => view.toggleColours(), { id: 'slicer-colours', class: 'quiet small', title: 'colours of 3D Slicer for the same names, in place of those that colour-blind readers tell apart' }) : '';
     const key = (text, name) => [text, ' ', h('kbd', {}, name)];
     this.element.replaceChildren(
       h('div', { class: 'case-summary' }, h('h2', { title: data.case }, data.case), h('p', { class: 'small' }, `${size} · ${status}`), h('p', { class: 'small line' }, this.time, this.saved)),
       flag ? h('div', { class: 'banner' }, `Flagged as unusable by ${flag.who}: ${flag.reason}`, may.annotate && button('Take back', () => view.unflag(), { id: 'unflag' })) : '',
-      this.conflict ?? '', start ?? '', this.list,
+      this.conflict ?? '', start ?? '', this.list, colours,
       may.annotate ? h('div', { class: 'actions drawing' },
         button(key('Undo', 'u'), () => view.step(-1), { id: 'undo-action' }), button(key('Redo', 'U'), () => view.step(1), { id: 'redo-action' }),
         button(key('Rest absent', 'A'), () => view.restAbsent(), { id: 'rest-absent' }), button(key('Flag', 'F'), () => view.askFlag(), { id: 'flag' }),
@@ -70,11 +71,12 @@ export class Panel {
       const swatch = row.querySelector('.swatch'), lock = row.querySelector('.lock');
       swatch.style.setProperty('--colour', css(this.view.colour(index)));
       swatch.setAttribute('aria-pressed', String(!structure.hidden));
-      lock.hidden = drawing.overlap;
+      lock.disabled = drawing.overlap; // nothing to protect
       lock.setAttribute('aria-pressed', String(structure.finished));
       for (const item of row.querySelectorAll('[data-state]')) item.setAttribute('aria-pressed', String(item.dataset.state === structure.state));
     });
     this.showTime();
+    document.getElementById('slicer-colours')?.setAttribute('aria-pressed', String(this.view.likeSlicer));
     const undo = document.getElementById('undo-action'), redo = document.getElementById('redo-action');
     if (undo) undo.disabled = !drawing.undo.canUndo;
     if (redo) redo.disabled = !drawing.undo.canRedo;
