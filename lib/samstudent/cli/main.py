@@ -11,6 +11,7 @@ from samstudent import __version__
 from samstudent.cli.data import confirm_labels, doctor, refine
 from samstudent.cli.demo import demo
 from samstudent.cli.evaluate import evaluate
+from samstudent.cli.exchange import export_app, import_data
 from samstudent.cli.predict import predict
 from samstudent.cli.reproduce import reproduce_app
 from samstudent.cli.research import experiment, simulate
@@ -40,6 +41,8 @@ for _command in (
     serve, demo, doctor, refine, confirm_labels, pseudo_label, train, predict, evaluate, experiment, simulate, version,
 ):  # fmt: skip
     app.command()(_command)
+app.command("import")(import_data)
+app.add_typer(export_app, name="export")
 app.add_typer(reproduce_app, name="reproduce")
 app.add_typer(rounds_app, name="rounds")
 app.add_typer(users_app, name="users")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.imaging.cvat_shapes import SHAPES, Shape, whole_number
-from samstudent.imaging.file_names import IMAGES, case_id, printable, split_name
+from samstudent.imaging.file_names import id_in_path, printable
 from samstudent.imaging.size_checks import check_size
 from samstudent.imaging.structure_names import find_structure
 
@@ -67,7 +67,9 @@ class CvatImage:
         return Counter(name for name, _ in self.shapes)
 
 
-def read_cvat(paths: Iterable[Path], attribute: str | None = None) -> dict[str, CvatImage]:
+def read_cvat(
+    paths: Iterable[Path], attribute: str | None = None, faults: dict[str, str] | None = None
+) -> dict[str, CvatImage]:
     """Read annotation files.
 
     An image may be listed in several files if only one of them has shapes of it.
@@ -75,26 +77,34 @@ def read_cvat(paths: Iterable[Path], attribute: str | None = None) -> dict[str, 
     Args:
         paths: XML files.
         attribute: attribute of a shape with the name of its structure; None: the shape's label is the name.
+        faults: receives the fault of an image by its case id, in place of an error that ends the reading.
 
     Returns:
         Annotations by case id, in the order of the files.
 
     Raises:
-        UserError: a file is not such an export, or a shape is not supported or not possible; the message names file,
-            image and shape. An image has shapes in two files, or twice in one.
+        UserError: a file is not such an export. Without ``faults`` also: a shape is not supported or not possible; the
+            message names file, image and shape. An image has shapes in two files, or twice in one.
         OSError: a file cannot be read.
     """
     found: dict[str, CvatImage] = {}
     for path in paths:
         seen: set[str] = set()
-        for image in _read_file(path, attribute):
-            first = found.get(image.id)
-            if image.id in seen:
-                raise UserError(f"{path}: image {image.name!r} is there twice; expected each image once")
-            if first is not None and first.shapes and image.shapes:
-                raise UserError(
-                    f"{path}: image {image.name!r} is annotated in {first.file}, too; remove it from one of the files"
-                )
+        for number, element in enumerate(_images(path)):
+            try:
+                image = _image(path, element, number, attribute)
+                first = found.get(image.id)
+                if image.id in seen:
+                    raise UserError(f"{path}: image {image.name!r} is there twice; expected each image once")
+                if first is not None and first.shapes and image.shapes:
+                    raise UserError(
+                        f"{path}: image {image.name!r} is annotated in {first.file}, too; remove it from one of them"
+                    )
+            except UserError as error:
+                if faults is None or not (name := element.get("name", "").strip()):
+                    raise
+                faults[id_in_path(name)] = str(error)
+                continue
             seen.add(image.id)
             if first is None or not first.shapes:
                 found[image.id] = image
@@ -112,7 +122,8 @@ class _NoDoctype(ET.TreeBuilder):
         raise UserError("has a document type declaration (<!DOCTYPE>), which may hide attacks; remove it")
 
 
-def _read_file(path: Path, attribute: str | None) -> Iterator[CvatImage]:
+def _images(path: Path) -> list[ET.Element]:
+    """Elements of the images of a file."""
     root = _root(path)
     if root.tag != "annotations":
         raise UserError(f"{path}: its element is <{root.tag[:40]}>, not <annotations>; {_EXPORT}")
@@ -121,8 +132,7 @@ def _read_file(path: Path, attribute: str | None) -> Iterator[CvatImage]:
     images = root.findall("image")
     if not images:
         raise UserError(f"{path}: has no <image>; {_EXPORT}")
-    for number, element in enumerate(images):
-        yield _image(path, element, number, attribute)
+    return images
 
 
 def _root(path: Path) -> ET.Element:
@@ -150,9 +160,7 @@ def _image(path: Path, element: ET.Element, number: int, attribute: str | None) 
         if child.tag not in _NO_SHAPES:
             with _placed(f"{place}: shape {position}"):
                 shapes.append(_shape(child, size, attribute))
-    # CVAT's names may have the folders of the upload in front.
-    stem = split_name(name.replace("\\", "/").rsplit("/", 1)[-1], IMAGES)[0]
-    return CvatImage(case_id(stem), name, path, size, tuple(shapes))
+    return CvatImage(id_in_path(name), name, path, size, tuple(shapes))
 
 
 def _shape(element: ET.Element, size: tuple[int, int], attribute: str | None) -> tuple[str, Shape]:

@@ -52,6 +52,11 @@ def case_id(stem: str) -> str:
     return f"{safe}-{digest}"
 
 
+def id_in_path(name: str) -> str:
+    """Case id of an image that an annotation file names: without the folders in front and the extension."""
+    return case_id(split_name(name.replace("\\", "/").rsplit("/", 1)[-1], IMAGES)[0])
+
+
 def row_id(name: str) -> str:
     """Case id of a row of a table (``split.csv``): the name in composed form (NFC); a name that is no id is taken for a
     file name and becomes the id of that file."""

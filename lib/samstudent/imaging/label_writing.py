@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -60,17 +61,38 @@ def write_masks(
     extension = _extension(path)
     if marked and extension != ".seg.nrrd":
         raise UserError(f"{path}: only .seg.nrrd can hold regions to ignore or rejected masks")
-    with atomic_path(path) as temporary:
-        if extension == ".seg.nrrd":
+    if extension == ".seg.nrrd":
+        with atomic_path(path) as temporary:
             _write_segments(temporary, masks, task, grid, marked, compress)
+    else:
+        write_values(path, label_map(masks), grid, compress=compress)
+
+
+def write_values(path: str | Path, values: NDArray[Any], grid: Grid, *, compress: bool = True) -> None:
+    """Write values of pixels on the file grid of their image: a label map, or intensities of one channel.
+
+    Args:
+        path: .nrrd, .nii.gz, .nii, .png or .tif; written atomically.
+        values: (*spatial), canonical, of a type that the format has: PNG uint8 and uint16, TIFF also uint32.
+        grid: grid of the image; places the values as ``write_masks`` does.
+        compress: as in ``write_masks``.
+
+    Raises:
+        UserError: another extension, or a volume as PNG or TIFF.
+    """
+    path = Path(path)
+    extension = _extension(path)
+    with atomic_path(path) as temporary:
+        if extension in (".nii", ".nii.gz"):
+            _write_nifti(temporary, values, grid)
         elif extension == ".nrrd":
-            seg_nrrd.write_nrrd(temporary, _volume(label_map(masks), grid), grid.itk_affine, {}, compress)
-        elif extension in (".nii", ".nii.gz"):
-            _write_nifti(temporary, label_map(masks), grid)
-        elif grid.dimension == 3:
+            seg_nrrd.write_nrrd(temporary, _volume(values, grid), grid.itk_affine, {}, compress)
+        elif extension == ".seg.nrrd" or grid.dimension == 3:
             raise UserError(f"{path}: a volume needs .seg.nrrd, .nrrd or .nii.gz")
+        elif extension == ".png":
+            Image.fromarray(values).save(temporary, format="PNG")
         else:
-            Image.fromarray(label_map(masks)).save(temporary, format="PNG" if extension == ".png" else "TIFF")
+            tifffile.imwrite(temporary, values, compression="zlib")
 
 
 def label_map(masks: NDArray[Any]) -> NDArray[Any]:

@@ -66,9 +66,7 @@ def read_masks(
             if name := find_structure(segment.name, task.names):
                 masks[task.structures[name] - 1] |= layers[segment.layer] == segment.value
         return masks
-    values = _on_grid(stored, grid, path)
-    if len(values) > 1:
-        raise UserError(f"{path}: has {len(values)} channels without names; expected a label map of one")
+    values = _one_layer(stored, grid, path)
     if names is not None and not any(names) and values.any() and not bits:
         raise UserError(f"{path}: has pixels, but label_info names no segment that they could belong to")
     highest = 2 ** len(task.names) - 1 if bits else len(task.names if names is None else names)
@@ -87,6 +85,26 @@ def read_masks(
         elif not name and (values[0] == value).any():
             raise UserError(f"{path}: value {value} has no name; named are {[*filter(None, meaning)]}")
     return masks
+
+
+def read_values(path: str | Path, grid: Grid) -> NDArray[Any]:
+    """Values of a label map without segment names, on the image's grid: whole numbers (*spatial), canonical.
+
+    Raises:
+        NotFound, UserError: as ``read_masks``; the file has segment names.
+    """
+    path = Path(path)
+    require_readable(path)
+    if has_segments(path):
+        raise UserError(f"{path}: has segments with names; expected a label map of values")
+    return np.asarray(_one_layer(_read(path), grid, path)[0])
+
+
+def has_segments(path: Path) -> bool:
+    """Whether a label file has segments with names, so that its values need no names."""
+    if _is_dicom_seg(path):
+        return True
+    return kind_of(path) == "nrrd" and bool(seg_nrrd.segments_of(_read(path), path))
 
 
 def read_ignore(path: str | Path, task: Task, grid: Grid) -> NDArray[Any]:
@@ -185,6 +203,14 @@ def _on_grid(stored: Stored, grid: Grid, path: Path) -> NDArray[Any]:
     """Layers of the file, (layers, *spatial), canonical."""
     layers = stored.pixels if stored.pixels.ndim > len(stored.shape) else stored.pixels[..., None]
     return resampling.to_grid(np.moveaxis(layers, -1, 0), stored, grid, path)
+
+
+def _one_layer(stored: Stored, grid: Grid, path: Path) -> NDArray[Any]:
+    """Label map without segment names, (1, *spatial), canonical."""
+    values = _on_grid(stored, grid, path)
+    if len(values) > 1:
+        raise UserError(f"{path}: has {len(values)} channels without names; expected a label map of one")
+    return values
 
 
 def _check_values(values: NDArray[Any], highest: int, path: Path) -> None:

@@ -26,21 +26,22 @@ from samstudent.server.pacs.settings import PacsSettings, require_supported
 logger = logging.getLogger(__name__)
 
 
-def open_datastore(study: Study, studies: str) -> StudyFolderDatastore:
+def open_datastore(study: Study, studies: str, *, watch: bool = True) -> StudyFolderDatastore:
     """Datastore of a study; labels are checked against their images when they are saved.
 
     Args:
         study: state of the study.
         studies: path of the study folder, or URL of a DICOMweb server.
+        watch: notice new files of a folder while it is open, if the settings of the host allow it.
 
     Raises:
         UserError: unsupported kind of study.
     """
     require_supported(settings.MONAI_LABEL_DATASTORE, studies)
-    return _pacs(study, studies) if study.is_remote else _folder(study, Path(studies))
+    return _pacs(study, studies) if study.is_remote else _folder(study, Path(studies), watch)
 
 
-def _folder(study: Study, folder: Path) -> StudyFolderDatastore:
+def _folder(study: Study, folder: Path, watch: bool) -> StudyFolderDatastore:
     task = study.task
     place = label_folder(folder, task)
     if place.note and not is_job_process():
@@ -52,7 +53,7 @@ def _folder(study: Study, folder: Path) -> StudyFolderDatastore:
     datastore = StudyFolderDatastore(
         str(folder),
         # Only the server watches the folder; a job reads the list when it changes.
-        auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_job_process(),
+        auto_reload=watch and settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_job_process(),
         read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         images=ImageRules(check=study.image_check),
         labels=LabelRules(
