@@ -122,12 +122,10 @@ def export(data: DrawnData, output: Path, *options: str) -> str:
     return text
 
 
-def import_into(data: DrawnData, source: Path, *options: str | Path, code: int = 0) -> dict[str, Any]:
-    """Import into a study; returns the report, with the printed text in ``text``."""
+def import_into(data: DrawnData, *source: str | Path, code: int = 0) -> dict[str, Any]:
+    """Import files or folders, with options, into a study; returns the report, with the printed text in ``text``."""
     report = data.folder.parent / "report.json"
-    found, text = run_command(
-        "import", source, "--studies", data.folder, "--task", data.task_file, "--report", report, *options
-    )
+    found, text = run_command("import", *source, "--studies", data.folder, "--task", data.task_file, "--report", report)
     assert found == code, text
     content: dict[str, Any] = json.loads(report.read_text())
     return {**content, "text": " ".join(text.split())}

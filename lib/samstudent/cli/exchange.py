@@ -30,7 +30,7 @@ def export_data(
         bool, typer.Option("--pseudo-labels", help="With the accepted pseudo labels of cases without a human label.")
     ] = False,
     polygons: Annotated[
-        bool, typer.Option("--polygons", help="coco: polygons, which are not exact, in place of run lengths.")
+        bool, typer.Option("--polygons", help="coco: polygons in place of run lengths, where they are exact.")
     ] = False,
     channel: Annotated[
         str | None, typer.Option(help="nnunet: name of the channel of grey images, e.g. CT; nnU-Net normalises by it.")

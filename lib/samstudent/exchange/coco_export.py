@@ -42,7 +42,7 @@ class CocoExport:
     Args:
         folder: folder of the export.
         task: the task.
-        polygons: polygons in place of run lengths, but for masks with holes.
+        polygons: polygons in place of run lengths, where they stand for the same pixels.
 
     Raises:
         UserError: the task has volumes.
@@ -89,7 +89,7 @@ class CocoExport:
             atomic_write(self.folder / "annotations" / f"{name}.json", json.dumps(content, ensure_ascii=False))
         if not self._as_rle:
             return []
-        return [f"{self._as_rle} masks with holes or thin parts are run lengths; COCO's polygons cannot hold them"]
+        return [f"{self._as_rle} masks are run lengths: COCO's polygons cannot hold them, e.g. for their holes"]
 
     def _annotation(self, value: int, mask: NDArray[np.bool_], segmentation: Callable[..., Any]) -> dict[str, Any]:
         self._annotations += 1

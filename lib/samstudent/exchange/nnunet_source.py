@@ -17,8 +17,8 @@ from typing import Any
 from samstudent.errors import NotFound, UserError
 from samstudent.exchange.map_labels import MapLabel
 from samstudent.exchange.source import Source, SourceCase, unique_cases
-from samstudent.exchange.value_table import pairs_of
 from samstudent.imaging.file_names import case_id
+from samstudent.imaging.value_names import HIGHEST_VALUE
 
 FORMAT = "nnunet"
 DATASET = "dataset.json"
@@ -130,15 +130,12 @@ def _regions(labels: Mapping[str, Any], place: str) -> tuple[dict[str, tuple[int
     is_v1 = all(isinstance(value, str) for value in labels.values())
     regions: dict[str, tuple[int, ...]] = {}
     for key, value in labels.items():
-        if is_v1:
-            pairs = pairs_of({key: value}, place)
-        elif isinstance(value, list):
-            pairs = [pair for each in value for pair in pairs_of({key: each}, place)]
-        else:
-            pairs = pairs_of({key: value}, place)
-        for number, name in pairs:
-            if number:
-                regions[name] = (*regions.get(name, ()), number)
+        name, found = (value, [key]) if is_v1 else (key, value if isinstance(value, list) else [value])
+        numbers = [int(each) for each in found if str(each).isdecimal() and int(each) <= HIGHEST_VALUE]
+        if len(numbers) < len(found):
+            raise UserError(f'{place}: expected {{"background": 0, "NAME": 1, ...}}, not {key!r}: {value!r}')
+        if any(numbers):
+            regions[name.strip()] = (*regions.get(name.strip(), ()), *numbers)
     ignore = regions.pop(IGNORE_LABEL, None)
     if ignore is not None and len(ignore) > 1:
         raise UserError(f"{place}: {IGNORE_LABEL}: expected one value, not {list(ignore)}")

@@ -57,7 +57,7 @@ def table_beside(folder: Path) -> Path | None:
     return next((folder / name for name in TABLES if (folder / name).is_file()), None)
 
 
-def pairs_of(content: Any, place: str) -> list[tuple[int, str]]:
+def _pairs_of(content: Any, place: str) -> list[tuple[int, str]]:
     """(value, name) of JSON values in one of the forms of ``read_table``. Raises UserError: another form."""
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return [(value, name.strip()) for value, name in enumerate(content, 1)]
@@ -75,7 +75,7 @@ def _pairs_of_json(text: str, path: Path) -> list[tuple[int, str]]:
         raise UserError(f"{path}: not valid JSON: {error}; {_FORMS}") from error
     if isinstance(content, dict) and isinstance(content.get("labels"), (dict, list)):
         content = content["labels"]
-    return pairs_of(content, str(path))
+    return _pairs_of(content, str(path))
 
 
 def _pairs_of_csv(text: str, path: Path) -> list[tuple[int, str]]:
