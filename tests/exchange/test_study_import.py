@@ -62,7 +62,7 @@ def test_labels_have_author_origin_and_a_line_of_the_audit_log(source: Path, tmp
     assert info["imported_from"]["format"] == "coco"
     assert "instances_train.json" in info["imported_from"]["files"]
     lines = [json.loads(line) for line in study.audit.path.read_text().splitlines()]
-    assert [(line["action"], line["user"], line["case"]) for line in lines] == [
+    assert sorted((line["action"], line["user"], line["case"]) for line in lines) == [
         ("label saved", "Dr. Gauß", case) for case in ("c0", "c1", "c2")
     ]
 
