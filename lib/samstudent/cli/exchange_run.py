@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,11 +24,13 @@ from samstudent.exchange.source import Source
 from samstudent.exchange.study_cases import study_cases
 from samstudent.exchange.study_export import ExportOptions, export_cases
 from samstudent.exchange.study_import import ImportOptions, StudyImport
+from samstudent.exchange.value_table import structure_name
 from samstudent.imaging.case import read_image
 from samstudent.rounds.study import Study
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.open_datastore import open_datastore
 from samstudent.task import load_task
+from samstudent.util.address import is_pacs
 from samstudent.util.files import atomic_write
 
 #: Largest number of reasons of one kind that are printed; the report has all.
@@ -39,7 +43,7 @@ def run_import(source: Source, studies: str, task_name: str, options: ImportOpti
 
     Args:
         source: the source.
-        studies: study folder, or URL of a PACS.
+        studies: study folder, which is created if its parent exists, or URL of a PACS.
         task_name: name of the task, or path of its file.
         options: options of the import.
         report: file of the report; None: in the study's state, ``imports/``.
@@ -47,6 +51,9 @@ def run_import(source: Source, studies: str, task_name: str, options: ImportOpti
     Returns:
         Whether all cases were taken.
     """
+    if not is_pacs(studies) and not os.path.lexists(studies):
+        Path(studies).mkdir()
+        print_finding("note ", f"{studies}: new study folder")
     with _opened(studies, task_name) as (study, datastore):
         result = StudyImport(study, datastore, options).run(source, _progress("importing"))
         _send(datastore)
@@ -104,7 +111,7 @@ def print_names(source: Source) -> None:
     content = {
         "name": re.sub(r"[^A-Za-z0-9_-]+", "_", source.files[0].resolve().stem).strip("_-") or "task",
         "dimension": _dimension(source),
-        "structures": [re.sub(r"[^A-Za-z0-9 _.\-]", "_", name).strip(" _.-") or "structure" for name in names],
+        "structures": [structure_name(name) or f"structure {number}" for number, name in enumerate(names, 1)],
         "overlap": source.overlap,
     }
     console.print("\nA task file to start with; remove what is not needed, and import with --task:\n", highlight=False)
@@ -121,6 +128,8 @@ def _dimension(source: Source) -> int:
 @contextmanager
 def _opened(studies: str, task_name: str) -> Iterator[tuple[Study, StudyFolderDatastore]]:
     task = load_task(task_name)
+    # Findings about the whole folder, such as "no image" before the first import, are those of ``samstudent doctor``.
+    logging.getLogger("samstudent.server.datastore").setLevel(logging.ERROR)
     study = Study(studies, str(app_folder(studies, None)), task)
     datastore = open_datastore(study, studies, watch=False)
     try:

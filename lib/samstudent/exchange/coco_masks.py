@@ -40,7 +40,8 @@ def polygons_of(mask: NDArray[np.bool_]) -> list[list[float]] | None:
             return None
         # From padded pixel centres, (y, x), to pixels from the corner of the image, (x, y).
         parts.append([round(float(value), 2) for value in (simple[:, ::-1] - 0.5).ravel()])
-    return parts if parts and (mask_of(parts, mask.shape) == mask).all() else None
+    height, width = mask.shape
+    return parts if parts and (mask_of(parts, (height, width)) == mask).all() else None
 
 
 def mask_of(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:

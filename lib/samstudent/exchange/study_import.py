@@ -107,7 +107,9 @@ class StudyImport:
                 cases.append(CaseReport(case.id, "not taken", "not taken", reason))
             else:
                 cases.append(self._take(case, origin))
-        return ImportReport(tuple(cases), source.remarks)
+        listed = tests - set(in_training)
+        remark = f"{len(listed)} are test cases, listed in {self.study.split_csv}: never used for training"
+        return ImportReport(tuple(cases), (*source.remarks, *([remark] if listed else [])))
 
     def _require_known_names(self, source: Source) -> None:
         names = source.all_names()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def read_table(path: Path) -> dict[int, str]:
 def table_beside(folder: Path) -> Path | None:
     """The first of ``TABLES`` in a folder; None: there is none."""
     return next((folder / name for name in TABLES if (folder / name).is_file()), None)
+
+
+def structure_name(name: str) -> str:
+    """A name of another tool in a form that a task file allows; "": nothing is left of it."""
+    return re.sub(r"[^A-Za-z0-9 _.\-]", "_", name.strip()).lstrip(" _.-")[:64].rstrip()
 
 
 def _pairs_of(content: Any, place: str) -> list[tuple[int, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
+from samstudent.exchange.value_table import read_table, structure_name
 from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import stored_values
 from samstudent.imaging.structure_names import IGNORE, REJECTED
@@ -149,27 +149,11 @@ def _values(folder: Folder) -> tuple[list[int], dict[int, str] | None]:
 
 def _names_in_file(path: Path) -> dict[int, str]:
     """Names by value from labels.json, dataset.json (nnU-Net's or the Decathlon's form) or structures.txt."""
-    for name in ("labels.json", "dataset.json"):
-        if (path / name).is_file():
-            try:
-                content = json.loads((path / name).read_text(encoding="utf-8"))
-                return _names_in(content.get("labels", content) if isinstance(content, dict) else content)
-            except (ValueError, TypeError, AttributeError) as error:
-                raise UserError(
-                    f'{path / name}: expected {{"1": "name", ...}}, {{"name": 1, ...}} or ["name", ...]'
-                ) from error
-    if (path / "structures.txt").is_file():
-        return _names_in((path / "structures.txt").read_text(encoding="utf-8").split("\n"))
-    return {}
-
-
-def _names_in(content: Any) -> dict[int, str]:
-    if isinstance(content, list):
-        pairs = list(enumerate(content, 1))
-    else:
-        pairs = [(int(k), v) if str(k).lstrip("-").isdigit() else (int(v), k) for k, v in content.items()]
-    clean = {value: re.sub(r"[^A-Za-z0-9 _.\-]", "_", str(name).strip()).lstrip(" _.-")[:64] for value, name in pairs}
-    return {value: name for value, name in clean.items() if value > 0 and name}
+    file = next(
+        (path / name for name in ("labels.json", "dataset.json", "structures.txt") if (path / name).is_file()), None
+    )
+    clean = {value: structure_name(name) for value, name in (read_table(file) if file else {}).items()}
+    return {value: name for value, name in clean.items() if name}
 
 
 def _colour(pixels: NDArray[Any]) -> float:

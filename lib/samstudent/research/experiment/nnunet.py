@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samstudent.errors import UserError
+from samstudent.exchange.regions import RegionValues
 from samstudent.imaging.case import for_sam
 from samstudent.research.cases import FolderCases
 from samstudent.util.files import atomic_path
@@ -59,7 +60,7 @@ def export(cases: FolderCases, train: Sequence[str], test: Sequence[str], raw: P
     task, folder = cases.task, raw / _NAME
     for name in ("imagesTr", "labelsTr", "imagesTs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    combinations: dict[bytes, int] = {bytes(len(task.names)): 0}
+    regions = RegionValues(len(task.names))
     ending = ".png" if task.dimension == 2 else ".nii.gz"
     for case in train:
         label = cases.truth(case)
@@ -67,31 +68,22 @@ def export(cases: FolderCases, train: Sequence[str], test: Sequence[str], raw: P
         # nnU-Net's labels cannot mark a single structure as not annotated; it is trained as absent.
         truth = label.masks
         _write_image(cases, case, folder / "imagesTr", ending)
-        values = np.zeros(truth.shape[1:], dtype=np.uint8)
-        columns, inverse = np.unique(truth.reshape(len(truth), -1), axis=1, return_inverse=True)
-        for number, column in enumerate(columns.T):
-            value = combinations.setdefault(column.astype(np.uint8).tobytes(), len(combinations))
-            if value > 255:
-                raise UserError("method nnunet: more than 255 combinations of overlapping structures")
-            values.ravel()[inverse.ravel() == number] = value
-        _write_array(values, folder / "labelsTr" / f"{case}{ending}", cases.image(case).grid.spacing)
+        values = regions.encode(truth)
+        if regions.highest > 255:
+            raise UserError("method nnunet: more than 255 combinations of overlapping structures")
+        _write_array(values.astype(np.uint8), folder / "labelsTr" / f"{case}{ending}", cases.image(case).grid.spacing)
     for case in test:
         _write_image(cases, case, folder / "imagesTs", ending)
-    single = {np.eye(len(task.names), dtype=np.uint8)[i].tobytes(): name for i, name in enumerate(task.names)}
     content: dict[str, Any] = {
         "channel_names": {str(i): name for i, name in enumerate(_channels(cases))},
         "numTraining": len(train),
         "file_ending": ending,
     }
-    if set(combinations) - {bytes(len(task.names))} <= set(single):
-        # Renumbered, so that values are positions in the task's list.
-        order = {value: task.names.index(single[key]) + 1 for key, value in combinations.items() if value}
-        _renumber(folder / "labelsTr", order, ending)
-        content["labels"] = {"background": 0} | {name: i for i, name in enumerate(task.names, 1)}
-    else:
-        regions = {name: [v for key, v in combinations.items() if key[i]] for i, name in enumerate(task.names)}
-        content["labels"] = {"background": 0} | regions
+    if regions.overlaps:
+        content["labels"] = {"background": 0} | dict(zip(task.names, regions.regions(), strict=True))
         content["regions_class_order"] = list(range(1, len(task.names) + 1))
+    else:
+        content["labels"] = {"background": 0} | task.structures
     (folder / "dataset.json").write_text(json.dumps(content, indent=1))
     return folder
 
@@ -166,16 +158,3 @@ def _write_array(array: NDArray[Any], path: Path, spacing: Sequence[float]) -> N
         return
     affine = np.diag([*list(spacing)[::-1], 1.0])
     nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)  # type: ignore[no-untyped-call]
-
-
-def _renumber(folder: Path, new_values: dict[int, int], ending: str) -> None:
-    table = np.zeros(256, dtype=np.uint8)
-    for value, new in new_values.items():
-        table[value] = new
-    for path in sorted(folder.glob(f"*{ending}")):
-        if ending == ".png":
-            Image.fromarray(table[np.asarray(Image.open(path))]).save(path)
-        else:
-            file: Any = nibabel.load(path)
-            data = table[np.asarray(file.dataobj).astype(np.uint8)]
-            nibabel.save(nibabel.Nifti1Image(data, file.affine), path)  # type: ignore[no-untyped-call]
