@@ -16,7 +16,7 @@ from samstudent.imaging.value_names import ValueNames, write_sidecar
 from samstudent.util.files import sha256_file
 from support.drawn import shapes, small_task, write_png
 from support.drawn_folder import labelled_folder
-from support.exchange_study import empty_study, import_into, run_command
+from support.exchange_study import assert_same, drawn_study, empty_study, import_into, run_command
 
 
 @pytest.fixture
@@ -85,6 +85,13 @@ def test_names_in_files_and_beside_them_need_no_table(tmp_path: Path, folder: Pa
     labels = data.labels()
     assert (labels["case0"].masks == shapes(0)[1]).all()
     assert (labels["case1"].masks == shapes(1)[1][::-1]).all()
+
+
+def test_another_study_is_a_source(tmp_path: Path) -> None:
+    first = drawn_study(tmp_path / "first")
+    data = empty_study(tmp_path / "study", first.task)
+    assert import_into(data, first.folder)["counts"] == {"images added": 4, "labels saved": 3}
+    assert_same(data.labels(), first.labels())
 
 
 def test_bits_keep_overlap_and_test_rows_stay_test_cases(tmp_path: Path) -> None:

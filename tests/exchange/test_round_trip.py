@@ -60,6 +60,7 @@ def test_test_cases_stay_test_cases(tmp_path: Path) -> None:
         export(data, tmp_path / format, "--format", format)
         source = next((tmp_path / format).glob("Dataset*"), tmp_path / format)
         other = empty_study(tmp_path / f"other-{format}", data.task)
-        import_into(other, source)
+        report = import_into(other, source)
+        assert "1 are test cases, listed in" in report["text"]
         assert other.opened()[0].holdout.excluded == {"c1"}
         assert_same(other.labels(), data.labels())

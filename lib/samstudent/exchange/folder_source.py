@@ -10,7 +10,8 @@ from samstudent.exchange.map_labels import label_of
 from samstudent.exchange.source import Source, SourceCase
 from samstudent.exchange.value_table import read_table, table_beside
 from samstudent.imaging.file_names import LABELS
-from samstudent.imaging.folder import list_folder, sentences
+from samstudent.imaging.folder import images_folder, list_folder, sentences
+from samstudent.imaging.label_tags import FINAL
 from samstudent.rounds.holdout import read_split
 
 FORMAT = "labels"
@@ -39,8 +40,8 @@ def read_label_folder(folder: Path, images: Path | None = None, table: Path | No
     ``<label file>.values.json``, or in a table. Cases that are ``test`` in a ``split.csv`` are test cases.
 
     Args:
-        folder: with ``labels/`` or ``labels_overlap/`` (bits), or itself of label files.
-        images: folder of the images; None: ``images/`` in or beside ``folder``.
+        folder: with ``labels/`` or ``labels_overlap/`` (bits), a study, or itself of label files.
+        images: folder of the images; None: that of ``folder`` as of a study, or ``images/`` beside label files.
         table: table of the values; None: the first of ``value_table.TABLES`` in or above the folder of the labels.
 
     Raises:
@@ -50,7 +51,8 @@ def read_label_folder(folder: Path, images: Path | None = None, table: Path | No
     if images is not None and not images.is_dir():
         raise NotFound(f"--images {images}: no such folder")
     place = _place(folder, images)
-    table = table or table_beside(place.labels) or table_beside(place.labels.parent)
+    beside = (place.labels, place.labels.parent, folder)
+    table = table or next((found for one in beside if (found := table_beside(one))), None)
     names = None if table is None else read_table(table)
     listed = list_folder(place.labels, LABELS)
     found = {} if place.images is None else list_folder(place.images).files
@@ -72,17 +74,23 @@ def read_label_folder(folder: Path, images: Path | None = None, table: Path | No
 
 
 def _labels_in(folder: Path) -> tuple[Path, bool] | None:
-    """Subfolder of the labels, and whether they are bits; None: there is none."""
-    return next(((folder / n, n == _BITS) for n in (_BITS, _MAPS) if (folder / n).is_dir()), None)
+    """Subfolder of the labels (of a study: ``labels/final``), and whether they are bits; None: there is none."""
+    found = next((folder / name for name in (_BITS, _MAPS) if (folder / name).is_dir()), None)
+    if found is None:
+        return None
+    final = found / FINAL
+    return (final if final.is_dir() else found), found.name == _BITS
 
 
 def _place(folder: Path, images: Path | None) -> _Place:
-    labels, bits = _labels_in(folder) or (folder, folder.name == _BITS)
-    beside = (labels.parent / "images", folder / "images")
-    return _Place(images or next((path for path in beside if path.is_dir()), None), labels, bits)
+    if (inside := _labels_in(folder)) is None:
+        beside = folder.parent / "images"
+        return _Place(images or (beside if beside.is_dir() else None), folder, folder.name == _BITS)
+    return _Place(images or images_folder(folder), *inside)
 
 
 def _tests(place: _Place) -> set[str]:
     """Cases that split.csv beside the labels says are test cases."""
-    split = place.labels.parent / "split.csv"
-    return {case for case, part in read_split(split).items() if part == "test"} if split.is_file() else set()
+    folders = (place.labels, *list(place.labels.parents)[:2])
+    split = next((folder / "split.csv" for folder in folders if (folder / "split.csv").is_file()), None)
+    return set() if split is None else {case for case, part in read_split(split).items() if part == "test"}

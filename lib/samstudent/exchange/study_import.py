@@ -132,12 +132,14 @@ class StudyImport:
                 label = None if case.label is None else self._read(case.label, image)
                 found: ImageOutcome = "present"
                 if file is not None:
-                    self.datastore.add_image(case.id, str(file), {"user": self.options.user, IMPORTED_FROM: origin})
-                    self._listed.add(case.id)
+                    self._add_image(case.id, file, origin)
                     found = "added"
                 if label is None:
                     return CaseReport(case.id, found, "none")
-                return self._reported(case.id, found, label, self._save(case.id, image, label, origin))
+                try:
+                    return self._reported(case.id, found, label, self._save(case.id, image, label, origin))
+                except (UserError, OSError) as error:
+                    return CaseReport(case.id, found, "not taken", explain(error))
         except (UserError, OSError) as error:
             return CaseReport(case.id, "not taken", wanted, explain(error))
 
@@ -171,6 +173,11 @@ class StudyImport:
             if not _same_image(known, image):
                 raise _NotTaken(f"{file}: another image {case.id!r} is in the study, {present.name}; rename one")
             yield known, None
+
+    def _add_image(self, id: str, file: Path, origin: dict[str, Any]) -> None:
+        self.datastore.add_image(id, str(file), {"user": self.options.user, IMPORTED_FROM: origin})
+        self._listed.add(id)
+        self.study.audit.record("image added", self.options.user, case=id, imported_from=origin)
 
     def _read(self, label: SourceLabel, image: CaseImage) -> _Read:
         found = label.read(self.task, image.grid)
