@@ -116,6 +116,8 @@ def test_a_test_case_that_trains_in_the_study_is_not_taken(tmp_path: Path) -> No
     report = import_into(data, source, code=1)
     assert "case1: a test case of the source, but train in" in report["text"]
     assert sorted(data.labels()) == ["case0"]
+    (data.folder / "split.csv").write_text("id,split\ncase1.png,val\n")
+    assert "but val in" in import_into(data, source, code=1)["text"]
     (data.folder / "split.csv").write_text("id,split,train_order\nx,train,1")
     import_into(data, source)
     assert (data.folder / "split.csv").read_text() == "id,split,train_order\nx,train,1\ncase1,test,\n"

@@ -52,7 +52,7 @@ def read_label_folder(folder: Path, images: Path | None = None, table: Path | No
         raise NotFound(f"--images {images}: no such folder")
     place = _place(folder, images)
     beside = (place.labels, place.labels.parent, folder)
-    table = table or next((found for one in beside if (found := table_beside(one))), None)
+    table = table or next((one for one in map(table_beside, beside) if one), None)
     names = None if table is None else read_table(table)
     listed = list_folder(place.labels, LABELS)
     found = {} if place.images is None else list_folder(place.images).files

@@ -7,6 +7,7 @@ import io
 from collections.abc import Collection
 from pathlib import Path
 
+from samstudent.imaging.file_names import IMAGES, split_name
 from samstudent.rounds.holdout import read_split
 from samstudent.util.files import atomic_write
 
@@ -22,7 +23,9 @@ def add_tests(path: Path, cases: Collection[str]) -> dict[str, str]:
     Raises:
         UserError: the file is not valid.
     """
-    rows = read_split(path) if path.is_file() else {}
+    listed = read_split(path) if path.is_file() else {}
+    # A row may have the extension of the image.
+    rows = {split_name(case, IMAGES)[0]: part for case, part in listed.items()} | listed
     others = {case: rows[case] for case in cases if rows.get(case, "test") != "test"}
     new = sorted(case for case in cases if case not in rows)
     if new:
