@@ -93,6 +93,15 @@ def test_a_case_that_cannot_be_read_is_named_and_the_rest_is_written(tmp_path: P
     assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["c0.png", "c2.png", "u.png"]
 
 
+def test_flagged_cases_are_left_out(tmp_path: Path) -> None:
+    data = drawn_study(tmp_path / "study")
+    data.opened()[0].flags.put("c1", "blurred", "annotator")
+    text = export(data, tmp_path / "out", "--format", "nnunet")
+    assert "c1: flagged as unusable" in text
+    files = [path.name for path in (tmp_path / "out" / "Dataset001_drawn").rglob("*.png")]
+    assert sorted(files) == ["c0.png", "c0_0000.png", "c2.png", "c2_0000.png", "u_0000.png"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

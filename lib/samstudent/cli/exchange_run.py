@@ -90,10 +90,12 @@ def run_export(studies: str, task_name: str, output: Path, options: ExportOption
     """
     with _opened(studies, task_name) as (study, datastore):
         cases = study_cases(study, datastore, pseudo=pseudo)
+        flagged = sorted(study.flags.all().keys() & set(datastore.list_images()))
         result = export_cases(cases, study.task, output, options, _progress("exporting"))
     kinds = {"human": "human labels", "pseudo_label": "pseudo labels", "none": "images without a label"}
     counts = ", ".join(f"{result.kinds[kind]} {text}" for kind, text in kinds.items() if result.kinds[kind])
     print_finding("ok   ", f"{counts or 'nothing'} in {result.folder}", "green")
+    _print_reasons("left out", [f"{case}: flagged as unusable" for case in flagged])
     _print_reasons("left out", [f"{case}: {reason}" for case, reason in result.failed.items()], "red")
     for remark in result.remarks:
         print_finding("note ", remark)

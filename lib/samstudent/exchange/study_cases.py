@@ -67,15 +67,16 @@ class StudyCase:
 
 
 def study_cases(study: Study, datastore: StudyFolderDatastore, *, pseudo: bool) -> list[StudyCase]:
-    """Cases of a study, sorted by id.
+    """Cases of a study, sorted by id, without those that are flagged as unusable.
 
     Args:
         study: the study.
         datastore: its datastore.
         pseudo: with the pseudo labels of cases without a human label; those that a reviewer rejected are left out.
     """
-    infos = datastore.label_infos()
-    study.holdout.extend(infos, [case for case, labels in infos.items() if FINAL in labels])
+    # Flagged cases are excluded like test cases, but they are not test cases.
+    infos = {case: labels for case, labels in datastore.label_infos().items() if case not in study.flags.all()}
+    study.holdout.extend(datastore.list_images(), datastore.get_labeled_images())
     held, excluded, withheld = study.holdout.ids, study.holdout.excluded, study.reviews.withheld()
     found = []
     for case, labels in sorted(infos.items()):
