@@ -12,15 +12,7 @@ import typer
 
 from samstudent.cli.options import Studies, TaskOption
 
-export_app = typer.Typer(no_args_is_help=True, help="Export data of a study for other tools.")
 
-
-@export_app.callback()
-def export() -> None:
-    """Export data of a study for other tools."""
-
-
-@export_app.command("data")
 def export_data(
     studies: Studies,
     task: TaskOption,

@@ -11,7 +11,8 @@ from samstudent import __version__
 from samstudent.cli.data import confirm_labels, doctor, refine
 from samstudent.cli.demo import demo
 from samstudent.cli.evaluate import evaluate
-from samstudent.cli.exchange import export_app, import_data
+from samstudent.cli.exchange import import_data
+from samstudent.cli.export import export_app
 from samstudent.cli.predict import predict
 from samstudent.cli.reproduce import reproduce_app
 from samstudent.cli.research import experiment, simulate

@@ -70,7 +70,7 @@ PACKAGED = {
 
 @functools.cache
 def _float32_on_cpu(kind: type[torch.nn.Conv2d]) -> type[torch.nn.Conv2d]:
-    """A class of convolutions whose forward ignores autocast on a CPU."""
+    """A class of convolutions whose forward ignores autocast on a CPU; ``plain_class`` is the one without."""
 
     def forward(self: torch.nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
         if images.device.type != "cpu":
@@ -78,7 +78,7 @@ def _float32_on_cpu(kind: type[torch.nn.Conv2d]) -> type[torch.nn.Conv2d]:
         with torch.autocast("cpu", enabled=False):
             return kind.forward(self, images.float())
 
-    return type(f"Float32{kind.__name__}", (kind,), {"forward": forward})
+    return type(f"Float32{kind.__name__}", (kind,), {"forward": forward, "plain_class": kind})
 
 
 class EncoderUNet(torch.nn.Module):

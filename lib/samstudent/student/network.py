@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ class SteadyConv3d(torch.nn.Conv3d):
     On a CPU with AVX-512, oneDNN (PyTorch 2.14) leaves part of the weights' gradient uninitialised for such maps:
     trainings were not repeatable, or ended in nan.
     """
+
+    plain_class = torch.nn.Conv3d
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if input.device.type != "cpu" or input.shape[2] != 2:
@@ -71,11 +74,15 @@ class SpatialPrior(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(images)
-        with torch.autocast(images.device.type, enabled=False):  # half precision does not distinguish pixels
-            sides = (torch.linspace(-1, 1, side, device=images.device) for side in images.shape[2:])
+        return logits + self.logits_at(images.shape[2:], images.device)
+
+    def logits_at(self, size: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Logits (outputs, *size) of the prior alone, float32."""
+        with torch.autocast(device.type, enabled=False):  # half precision does not distinguish pixels
+            sides = (torch.linspace(-1, 1, side, device=device) for side in size)
             y, x = torch.meshgrid(*sides, indexing="ij")
             terms = torch.stack([torch.ones_like(x), y, x, y * y, x * x, y * x])
-            return logits + torch.einsum("sk,kyx->syx", self.prior * PRIOR_SCALE, terms)
+            return torch.einsum("sk,kyx->syx", self.prior * PRIOR_SCALE, terms)
 
 
 def output_channels(task: Task) -> int:

@@ -1,0 +1,1 @@
+"""Export of a student: ONNX, TorchScript, MONAI bundle."""
