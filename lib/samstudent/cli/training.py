@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +39,10 @@ def train(
         str, typer.Option(help="renew: generate; use: existing ones; raw: the champion's masks without SAM; off: none.")
     ] = "renew",
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps; default: those of the task.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Initial weights: a model.pt, a state dict, or a round of this study, e.g. r0003."),
+    ] = None,
     promote: Annotated[bool, typer.Option(help="Promote the new student if it is not worse.")] = True,
     repeat: Annotated[
         bool, typer.Option("--repeat", help="Further rounds while mean Dice rises by more than 0.5 points.")
@@ -47,6 +52,9 @@ def train(
     request: dict[str, Any] = {"model": "student", "pseudo_labels": pseudo_labels, "promote": promote}
     if steps is not None:
         request["steps"] = steps
+    if start is not None:
+        # A bare name would be a file in the study's folder of weights, as in requests to the server.
+        request["start"] = str(Path(start).resolve()) if Path(start).is_file() else start
     app = _app(studies, task)
     ledger = open_ledger(studies, task)
     while True:

@@ -100,6 +100,9 @@ class CrossFitOptions:
         same: case id -> id of the case with the same image, itself or another; such cases are in one fold, otherwise a
             student would have trained on the image that it predicts. None: all images differ.
         on_step: called with the step and the number of steps of all trainings together.
+        start: file with the initial weights (``student.start.load_start``); None: random ones.
+        start_folds: whether the students on folds start from it, too, not only the student of all cases: False where
+            the weights were trained on the cases.
     """
 
     folds: int = 3
@@ -110,6 +113,8 @@ class CrossFitOptions:
     full_student: bool = False
     same: Mapping[str, str] | None = None
     on_step: OnStep | None = None
+    start: Path | None = None
+    start_folds: bool = False
 
 
 def cross_fit(
@@ -153,13 +158,15 @@ def cross_fit(
             own = round(sum(training.steps for training in made.values()) / len(made))
         # The left-out cases decide when the training ends.
         watched = [digest_of(left_out, task), budget] if own == "auto" else None
-        inputs = digest_of(train, task, steps=own, seed=seed + number, left_out=watched)
+        start = options.start if options.start_folds or not left_out else None
+        others = {} if start is None else {"start": sha256_file(start)}
+        inputs = digest_of(train, task, steps=own, seed=seed + number, left_out=watched, **others)
         if (known := trained_before(path, inputs)) is not None:
             logger.info("%d of %d: this student exists already", number + 1, len(trainings))
             made[name] = known
         else:
             report = None if options.on_step is None else StepsOfAll(options.on_step, number, len(trainings))
-            training = TrainingOptions(own, seed + number, device=options.device, on_step=report)
+            training = TrainingOptions(own, seed + number, start, options.device, report)
             if own == "auto":
                 training = replace(training, validation=left_out, budget=budget)
             made[name] = train_student(train, task, path, training)

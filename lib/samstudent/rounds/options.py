@@ -30,8 +30,17 @@ class TrainOptions(BaseModel):
     #: False: the new student is stored, but not served even if it is better.
     promote: bool = True
     seed: int = Field(default=0, ge=0, lt=2**31)
+    #: Initial weights: a round of the study, the name of a file in its folder ``weights``, or a path, which requests
+    #: over HTTP cannot contain.
+    start: str | None = Field(default=None, max_length=4096)
     #: Reason of the start, for the round's record.
     reason: str = Field(default="manual", max_length=200)
+
+    @field_validator("start")
+    @classmethod
+    def _empty_is_none(cls, value: str | None) -> str | None:
+        """None of an empty text: clients send empty fields."""
+        return value or None
 
     @field_validator("pseudo_labels", mode="before")
     @classmethod

@@ -51,6 +51,8 @@ def record_inputs(
     logger.info("%s: %d human labels, %d pseudo labels%s", store.name, len(labels.cases), used["n"], targets)
     made_with = None if pseudo is None else pseudo.made_with.as_json()
     policy = None if result.policy_path is None else os.path.relpath(result.policy_path, store.folder)
+    start = result.start or options.weights_path
+    trained = options.weights and options.weights.trained
     store.write_record(
         "inputs",
         {
@@ -59,7 +61,8 @@ def record_inputs(
             "cases": content,
             "pseudo_labels_made_with": made_with,
             "policy": policy,
-            "start": None if result.start is None else sha256_file(result.start),
+            "start": None if start is None else sha256_file(start),
+            **({} if trained is None else {"inherited": trained.as_json()}),
             # Not from the metadata of the package, which does not distinguish CUDA and CPU builds.
             "packages": {name: version(name) for name in PACKAGES} | {"torch": torch.__version__},
             "python": platform.python_version(),

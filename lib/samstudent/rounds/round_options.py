@@ -11,6 +11,7 @@ from samstudent.pseudolabels.ablations import FULL, Ablations
 from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.rounds.case_store import CaseSource
 from samstudent.rounds.scoring import CaseDice
+from samstudent.rounds.start_weights import StartWeights
 from samstudent.rounds.trained import Trained
 from samstudent.task import Steps, Task
 
@@ -75,7 +76,9 @@ class RoundOptions:
         champion_weight: weight of the champion in the teacher, 0 to 1. None: the best on the hold-out, and 0 with fewer
             than ``fair.MIN_HELD`` hold-out cases on which no student trained.
         start: initial weights where pseudo labels train: ``full_student``: those of the student of all labels;
-            ``scratch``: random ones.
+            ``scratch``: random ones, or ``weights``.
+        weights: initial weights in place of random ones, also of the student of all labels, and where they know no
+            label also of the students on folds; None: none are given.
         whole_budgets: True: each training has the task's budget of time; False: those of a round share it
             (``CrossFitOptions``, ``run_round.CONTINUED``).
         ablations: parts that are left out.
@@ -88,8 +91,14 @@ class RoundOptions:
     fold_steps: Steps | None = None
     champion_weight: float | None = None
     start: Literal["full_student", "scratch"] = "full_student"
+    weights: StartWeights | None = None
     whole_budgets: bool = False
     ablations: Ablations = FULL
+
+    @property
+    def weights_path(self) -> Path | None:
+        """File of the given initial weights; None: none are given."""
+        return None if self.weights is None else self.weights.path
 
     def complete(self, task: Task) -> RoundOptions:
         """The options with the task's values for missing ones."""
@@ -98,4 +107,4 @@ class RoundOptions:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for the round's record."""
-        return asdict(self)
+        return asdict(replace(self, weights=None)) | {"weights": self.weights and self.weights.as_json()}

@@ -57,6 +57,8 @@ class RoundRecord(BaseModel):
     seed: int | None = None
     #: Requested number of steps, or ``auto``.
     steps: Steps | None = None
+    #: Initial weights that were given: ``path`` and ``sha256``.
+    start: dict[str, str] | None = None
     #: ``TrainedStudent`` as JSON, without the version: steps, ending, curve.
     training: dict[str, Any] | None = None
     #: Training step that was reached.

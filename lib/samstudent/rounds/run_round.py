@@ -116,13 +116,15 @@ def run_round(
         held, not_read = prepare(cases.held, store.cases, report, "reading held-out cases")
     labels = LabelledSet(labelled, store)
     champion = load_champion(cases.champion, context)
-    unseen = _unseen(held, labelled, champion)
+    inherited = (options.weights and options.weights.trained) or Trained()
+    unseen = _unseen(held, _trained_on(labelled, None) | inherited, champion)
     made = make_pseudo_labels(cases, labels, unseen, champion, context)
     pseudo = made.pseudo
     record_inputs(labels, made, left_out, context)
     with context.clock("train"):
+        start = made.start or options.weights_path
         training = TrainingOptions(
-            context.options.steps, context.options.seed, made.start, options.device, StepReport(report, TRAINING_STEP)
+            context.options.steps, context.options.seed, start, options.device, StepReport(report, TRAINING_STEP)
         )
         if (
             made.start is not None and not options.whole_budgets
@@ -137,13 +139,14 @@ def run_round(
         known = map(labels.read, spread_out(ids_of(labelled), MAX_TRAIN_DICE_CASES))
         converged = train_dice(student, known, task)
         compared = compare_on_holdout(
-            Candidate(f"this round ({store.name})", student, _trained_on(labelled, pseudo), made.fold_dice),
+            Candidate(f"this round ({store.name})", student, _trained_on(labelled, pseudo) | inherited, made.fold_dice),
             None if champion is None else champion.as_candidate(),
             held,
             store.cases,
             seed=context.options.seed or 0,
         )
     notes = [made.skip_reason, made.warning, not_converged(converged, trained.ending), trained.warning]
+    notes.append(None if options.weights is None else options.weights.note)
     compared = compared.with_notes([note for note in notes if note], not_read)
     store.add_scores(challenger=compared.dice[0], champion=compared.dice[1])
     chosen = [] if pseudo is None else ids_of(list(pseudo.weights))
@@ -170,11 +173,8 @@ def _trained_on(labelled: Sequence[PreparedCase], pseudo: PseudoLabelled | None)
     return Trained(frozenset(ids_of(cases)), {case.content.image: case.id for case in cases})
 
 
-def _unseen(
-    held: Sequence[PreparedCase], labelled: Sequence[PreparedCase], champion: LoadedChampion | None
-) -> list[PreparedCase]:
-    """Held-out cases on which neither the champion trained nor this round's human labels train."""
-    trained = _trained_on(labelled, None)
+def _unseen(held: Sequence[PreparedCase], trained: Trained, champion: LoadedChampion | None) -> list[PreparedCase]:
+    """Held-out cases on which neither the champion trained nor this round's students, with their initial weights."""
     if champion is not None:
         trained |= champion.champion.trained
     return [case for case in held if trained.case_of(case.id, case.content.image) is None]

@@ -100,6 +100,11 @@ class Study:
     def bound_checks(self) -> BoundChecks:
         return BoundChecks(self.folder / "state.sqlite")
 
+    @property
+    def weights_folder(self) -> Path:
+        """Folder for initial weights that requests name without a path."""
+        return self.root / "weights"
+
     @cached_property
     def embeddings(self) -> EmbeddingCache:
         # Shared by all tasks of a study: an embedding only depends on the image.

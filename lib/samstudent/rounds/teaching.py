@@ -84,6 +84,10 @@ def cross_fit_labels(
     if len(set(same.values())) < 2:
         return None
     logger.info("training %d students on folds of %d labels", section.folds, len(cases))
+    weights = options.weights
+    known = None if weights is None else weights.trained_on(labels.cases)
+    if known is not None:
+        logger.info("the students on folds do not start from the given weights: %s", known)
     cross_options = CrossFitOptions(
         folds=section.folds,
         steps=_steps(options, labels),
@@ -93,6 +97,8 @@ def cross_fit_labels(
         full_student=full_student,
         same=same,
         on_step=StepReport(report, "training students on folds"),
+        start=options.weights_path,
+        start_folds=known is None,
     )
     return cross_fit(cases, store.task, store.shared / "folds", cross_options)
 

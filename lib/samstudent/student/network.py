@@ -100,6 +100,14 @@ def reduction_of(section: StudentSection) -> int:
     return ENCODER_REDUCTION if section.has_encoder else 2 ** (len(channels_of(section)) - 1)
 
 
+def head_prefix(section: StudentSection) -> str:
+    """Beginning of the names of the weights of the last layer, which has one map for each output. A spatial prior is
+    not part of the names."""
+    if section.has_encoder:
+        return "unet.segmentation_head."
+    return {"unet": "2.", "basicunet": "final_conv.", "segresnet": "conv_final.2."}[section.network]
+
+
 def coarse_size(task: Task) -> tuple[int, ...] | None:
     """At most half the student's size, which takes a quarter of the time; None: 3D, or the size is small already
     (fewer than ``_FEWEST_PIXELS`` would be left, or no fewer than 0.6 of them)."""

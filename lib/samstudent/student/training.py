@@ -6,6 +6,7 @@ images, is a running average of the weights (``new_average``) beside the network
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,10 +31,13 @@ from samstudent.student.data import make_loader
 from samstudent.student.encoder import EncoderUNet, load_encoder
 from samstudent.student.loss import StudentLoss
 from samstudent.student.network import SpatialPrior, build_network, coarse_size
-from samstudent.student.predict import Student, binarize, load_weights, save_model
+from samstudent.student.predict import Student, binarize, save_model
+from samstudent.student.start import load_start
 from samstudent.student.training_case import TrainingCase
 from samstudent.task import Steps, Task
 from samstudent.util.device import autocast, half_precision, pick_device
+
+logger = logging.getLogger(__name__)
 
 #: Steps of one epoch of the host, for clients that count in epochs.
 EPOCH_STEPS = 50
@@ -63,12 +67,12 @@ def epochs_of(steps: Steps) -> int:
 
 
 def new_network(task: Task, seed: int, start: Path | None = None) -> torch.nn.Module:
-    """A network with weights drawn from ``seed``, or with those of the model file ``start``."""
+    """A network with weights drawn from ``seed``, and those of ``start`` that fit (``start.load_start``)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(task)
     if start is not None:
-        load_weights(network, start, task)
+        logger.info("%s", load_start(network, start, task))
     elif (body := _encoder_unet(network)) is not None:
         load_encoder(body, task.student)
     return network
@@ -266,7 +270,7 @@ class TrainingOptions:
     Attributes:
         steps: optimisation steps, or ``auto``: until the student has converged; None: the task's.
         seed: of weights, batches and augmentation; None: the task's.
-        start: model file with the initial weights; None: random ones.
+        start: file with the initial weights (``start.load_start``); None: random ones.
         device: "cpu", "cuda", "cuda:1"; None: the best available.
         on_step: called after every step.
         teacher: trains a mean teacher; None: none.

@@ -32,17 +32,26 @@ def checked_digest(path: Path, key: str, expected: str | None = None) -> str:
     return digest
 
 
+def read_checkpoint(path: Path) -> Any:
+    """Content of a file written by ``torch.save``, on the CPU; tensors and plain values only.
+
+    Raises:
+        UserError: no such checkpoint. Names the file.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a PyTorch checkpoint of plain weights: {reason}") from error
+
+
 def read_weights(path: Path) -> dict[str, Any]:
     """Weights by name from a state dict written by ``torch.save``, bare or under the key "model".
 
     Raises:
         UserError: no such checkpoint. Names the file.
     """
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a PyTorch checkpoint of plain weights: {reason}") from error
+    state = read_checkpoint(path)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict):

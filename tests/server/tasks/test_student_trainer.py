@@ -96,6 +96,27 @@ def test_worse_challenger_is_stored_but_not_served(bench: Any) -> None:
     assert bench.study.ledger.model_path("r0002").exists()
 
 
+def test_round_starts_from_given_weights(bench: Any) -> None:
+    free, held = split(bench)
+    bench.label(*free[:2], *held)
+    train(bench, pseudo_labels="off", steps=30)
+    ledger, folder = bench.study.ledger, bench.study.weights_folder
+    first = ledger.get("r0001")
+    train(bench, pseudo_labels="off", steps=1, start="r0001")
+    record = ledger.get("r0002")
+    assert record.start == {"path": str(ledger.model_path("r0001")), "sha256": first.model_digest}
+    assert record.train_dice > 0.8 * first.train_dice > 0.3  # after one step
+    folder.mkdir()
+    (folder / "damaged.pt").write_bytes(b"no weights")
+    for start, message in (("r0009", "r0009"), ("gone.pt", "gone.pt"), ("damaged.pt", "not a PyTorch checkpoint")):
+        with pytest.raises(UserError, match=message):
+            train(bench, start=start)
+    assert len(ledger.rounds()) == 2
+    shutil.copy(ledger.model_path("r0001"), folder / "copy.pt")
+    stats = train(bench, pseudo_labels="off", steps=1, start="copy.pt")
+    assert "not known on which cases the initial weights copy.pt were trained" in stats["decision"]
+
+
 def test_decision_is_reproducible_from_the_record(bench: Any) -> None:
     free, held = split(bench)
     bench.label(*free[:3], *held)

@@ -22,6 +22,7 @@ from samstudent.pseudolabels.case_labeller import OnCase
 from samstudent.rounds.fair import table_of
 from samstudent.rounds.options import CHOICES, TrainOptions
 from samstudent.rounds.run_round import TRAINING_STEP, RoundResult, run_round
+from samstudent.rounds.start_weights import StartWeights, check_start_weights, find_start_weights
 from samstudent.rounds.study import Study
 from samstudent.server.tasks.study_round import StudyRound
 from samstudent.student.training import EPOCH_STEPS, epochs_of
@@ -80,9 +81,10 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
         task, ledger = self.study.task, self.study.ledger
         options, train_ids, held_ids = self.plan(request, datastore)
         device = str(name_to_device(request.get("device") or device_list()[0]))
-        round_options = replace(options.round_options(task, device), ablations=self.study.ablations)
+        weights = self._start_weights(options)
+        round_options = replace(options.round_options(task, device), weights=weights, ablations=self.study.ablations)
         digest = hashlib.sha256(task.model_dump_json().encode()).hexdigest()
-        fields = {"seed": round_options.seed, "steps": round_options.steps}
+        fields = {"seed": round_options.seed, "steps": round_options.steps, "start": weights and weights.as_json()}
         with ledger.run(options.reason, task_digest=digest, holdout_ids=held_ids, **fields) as round_id:
             store = StudyRound(self.study, datastore, round_id, self.on_case)
             store.drop_replaced(datastore.list_images())
@@ -100,6 +102,8 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
         Raises as ``__call__``; also called by the server, to refuse a request that could only fail in the job.
         """
         options = TrainOptions.of(request, self.study.task)
+        if (weights := self._start_weights(options)) is not None:
+            check_start_weights(weights, self.study.task)
         labelled = datastore.get_labeled_images()
         self.study.holdout.extend(datastore.list_images(), labelled)
         train_ids, held_ids = self.study.holdout.split(labelled)
@@ -107,6 +111,11 @@ class StudentTrainTask(TrainTask):  # type: ignore[misc]
             held = f"; the {len(held_ids)} labelled so far are kept to compare models" if held_ids else ""
             raise Conflict(f"nothing to train on: no case is labelled by a human{held}. Label one and train again")
         return options, train_ids, held_ids
+
+    def _start_weights(self, options: TrainOptions) -> StartWeights | None:
+        if options.start is None:
+            return None
+        return find_start_weights(options.start, self.study.ledger, self.study.weights_folder)
 
     def _conclude(self, round_id: str, options: TrainOptions, result: RoundResult) -> dict[str, Any]:
         """Write the outcome into the ledger, and serve the new student if it may be."""
