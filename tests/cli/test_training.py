@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from samstudent.cli import training
 from samstudent.cli.training import _progress
 from samstudent.util.progress import Progress, log_progress
 
@@ -29,3 +31,16 @@ def test_progress_is_a_bar_or_log_lines(
     lines = [record.getMessage() for record in caplog.records]
     assert ("reading cases" in drawn and "1/60" in drawn) == terminal
     assert (lines == ["reading cases: 2 of 3", "training: 1 of 60"]) == (not terminal)
+
+
+@pytest.mark.parametrize("start", ["r0003", "weights.pt"])
+def test_start_is_a_round_or_the_path_of_a_file(start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pt").write_bytes(b"weights")
+    (tmp_path / "task.yaml").write_text("name: drawn\ndimension: 2\nstructures: [disk]\n")
+    requests = []
+    app = SimpleNamespace(train=requests.append, datastore=lambda: None, report=None)
+    monkeypatch.setattr(training, "_app", lambda studies, task: app)
+    training.train(".", "task.yaml", start=start)
+    (request,) = requests
+    assert request["start"] == (start if start == "r0003" else str(tmp_path / "weights.pt"))

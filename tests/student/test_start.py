@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from monai.networks.nets.basic_unet import BasicUNet
 from monai.networks.nets.segresnet import SegResNet
@@ -95,6 +96,17 @@ def test_pretrained_encoder_of_another_task(tmp_path: Path) -> None:
     assert set(weights) - same(weights, after) == {"unet.segmentation_head.0.weight", "unet.segmentation_head.0.bias"}
     assert torch.equal(after["unet.segmentation_head.0.weight"][1:], before["unet.segmentation_head.0.weight"][1:])
     assert torch.equal(after["unet.segmentation_head.0.bias"][0], weights["unet.segmentation_head.0.bias"][0])
+
+
+def test_unet_of_segmentation_models_pytorch(tmp_path: Path) -> None:
+    network = smp.Unet(
+        "tu-tf_efficientnet_lite0", encoder_weights=None, decoder_channels=(128, 64, 48, 32, 16), classes=3
+    )
+    torch.save(network.state_dict(), tmp_path / "own.pt")
+    task = small_task(student={"network": "efficientnet_lite0", "size": [64, 64]})
+    _, after, sentence = loaded(tmp_path / "own.pt", task)
+    assert sentence.endswith(": all")
+    assert all(torch.equal(after[f"unet.{name}"], value) for name, value in network.state_dict().items())
 
 
 CHANNELS = (8, 16, 32)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from samstudent.cli.exchange import export_data
 from samstudent.cli.options import Studies, TaskOption
 from samstudent.cli.rounds import open_ledger
-from samstudent.errors import Conflict, NotFound, UserError
+from samstudent.errors import NotFound, UserError
 from samstudent.task import load_task
-
-if TYPE_CHECKING:
-    from samstudent.rounds.ledger import Ledger
 
 export_app = typer.Typer(no_args_is_help=True, help="Models and data for other programs.")
 export_app.command("data")(export_data)
@@ -33,10 +30,10 @@ def export_model_command(
     """Export the student of a round as ONNX, TorchScript or MONAI bundle, with pre- and post-processing."""
     checked = load_task(task)
     ledger = open_ledger(studies, task)
-    id = round_id or _served(ledger)
-    record = ledger.get(id)
-    if record.model_digest is None and record.status != "done":
-        raise Conflict(f"round {id} is {record.status}: its model may be incomplete")
+    path = ledger.champion_path() if round_id is None else ledger.complete_model(round_id)
+    if path is None:
+        raise NotFound("no round is served yet: name one with --round, or promote one (samstudent rounds promote)")
+    id = path.parent.name
     # Here, not above: torch takes seconds, and errors of the arguments are reported before.
     from samstudent.export.description import ExportedRound
     from samstudent.export.export_model import FORMATS, export_model
@@ -44,17 +41,7 @@ def export_model_command(
 
     if unknown := [name for name in formats if name not in FORMATS]:
         raise UserError(f"--format {unknown[0]}: use one of {', '.join(FORMATS)}")
-    path = ledger.model_path(id)
     student = Student.load(path, checked, "cpu")
-    if record.model_digest not in (None, student.version):
-        raise UserError(f"{path}: damaged: its SHA-256 is {student.version}, not {record.model_digest}; restore it")
-    origin = ExportedRound(studies, id, record.dice.get("challenger"))
+    origin = ExportedRound(studies, id, ledger.get(id).dice.get("challenger"))
     for file in export_model(student, path, origin, output, [name for name in FORMATS if name in formats]):
         typer.echo(file)
-
-
-def _served(ledger: Ledger) -> str:
-    champion = ledger.champion()
-    if champion is None:
-        raise NotFound("no round is served yet: name one with --round, or promote one (samstudent rounds promote)")
-    return champion.id
