@@ -17,12 +17,15 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.labels import read_masks
 from samstudent.inference.round_model import RoundModel
 from samstudent.rounds import study as study_module
+from samstudent.student.predict import Student
 from support.dicom_files import save
 from support.drawn import FakeSam, shapes, write_png
 from support.infer_requests import serve
 from support.student_study import bench, trained
 
 __all__ = ["bench", "trained"]
+#: Models in the order of their loading.
+LOADED: list[str] = []
 
 
 @pytest.fixture
@@ -30,7 +33,10 @@ def command(bench: Any, trained: Path, tmp_path: Path, monkeypatch: pytest.Monke
     """Function that runs the command on a study with a served round; returns exit code and output."""
     serve(bench, trained)
     (tmp_path / "task.yaml").write_text(bench.study.task.model_dump_json())
-    monkeypatch.setattr(study_module, "load_backend", lambda section: FakeSam())
+    monkeypatch.setattr(study_module, "load_backend", lambda section: LOADED.append("SAM") or FakeSam())
+    load = Student.load
+    monkeypatch.setattr(Student, "load", lambda *given: LOADED.append("student") or load(*given))
+    LOADED.clear()
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
@@ -79,6 +85,7 @@ def test_refined_masks_have_a_quality(command: Any, capsys: Any, tmp_path: Path,
         rows = list(csv.DictReader(file))
     assert all(0 < float(row["quality"]) <= 1 and row["estimated_by"] == "formula" for row in rows)
     assert "2 of 2" in text and "r0001 and SAM" in text
+    assert LOADED == ["student", "SAM"], "each once for all images"
     # Images of other folders do not displace the embeddings of the study.
     assert not bench.study.embeddings.folder.exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +67,12 @@ def evaluate_rounds(studies: str, task_name: str, output: Path, options: Evaluat
         raise UserError("labelled images outside of the study need both, --images and --labels")
     study = Study(studies, str(app_folder_path(studies)), task)
     models = load_models(study, options.rounds, of_study=options.images is None)
-    cases = _cases(study, studies, options)
-    for line in cases.remarks:
-        print_finding("note", line)
-    require_writable(output, "the report and the figures are written")
-    with ProgressBars(console) as bars:
+    with contextlib.ExitStack() as opened:
+        cases = _cases(study, studies, options, opened)
+        for line in cases.remarks:
+            print_finding("note", line)
+        require_writable(output, "the report and the figures are written")
+        bars = opened.enter_context(ProgressBars(console))
         run = RunOptions(
             ["samstudent", *sys.argv[1:]],
             bars,
@@ -86,13 +88,16 @@ def evaluate_rounds(studies: str, task_name: str, output: Path, options: Evaluat
     return not result.failed
 
 
-def _cases(study: Study, studies: str, options: EvaluateOptions) -> EvaluationCases:
+def _cases(study: Study, studies: str, options: EvaluateOptions, opened: contextlib.ExitStack) -> EvaluationCases:
+    """Cases of the options; the datastore of the study is closed with ``opened``."""
     if options.images is not None and options.labels is not None:
         return cases_of_folders(options.images, options.labels, study.task)
     # Here, not above: the host takes seconds, and folders do not need it.
     from samstudent.server.open_datastore import open_datastore
 
-    return cases_of_study(study, open_datastore(study, studies), Part(options.cases))
+    datastore = open_datastore(study, studies)
+    opened.callback(datastore.close)
+    return cases_of_study(study, datastore, Part(options.cases))
 
 
 def _print(summary: Summary) -> None:

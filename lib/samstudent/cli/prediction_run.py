@@ -95,12 +95,13 @@ def _print_table(result: BatchResult, task: Task) -> None:
     """Print for each structure in how many images it is, and its estimated Dice."""
     if not result.structures:
         return
-    table = Table("structure", "images with it", "quality: median", "lowest", "in")
+    has_quality = any(s.quality is not None for structures in result.structures.values() for s in structures)
+    table = Table("structure", "images with it", *(["quality: median", "lowest", "in"] if has_quality else []))
     for index, name in enumerate(task.names):
         rows = [(case, structures[index]) for case, structures in result.structures.items()]
-        present = [case for case, structure in rows if structure.present]
-        known = sorted((s.quality, case) for case, s in rows if s.quality is not None)
-        middle = f"{median(value for value, _ in known):.2f}" if known else "-"
-        lowest, where = (f"{known[0][0]:.2f}", known[0][1]) if known else ("-", "")
-        table.add_row(escape(name), f"{len(present)} of {len(rows)}", middle, lowest, escape(where))
+        cells = [escape(name), f"{sum(structure.present for _, structure in rows)} of {len(rows)}"]
+        if known := sorted((s.quality, case) for case, s in rows if s.quality is not None):
+            lowest, where = known[0]
+            cells += [f"{median(value for value, _ in known):.2f}", f"{lowest:.2f}", escape(where)]
+        table.add_row(*cells)
     console.print(table)

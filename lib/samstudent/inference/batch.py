@@ -87,6 +87,7 @@ def predict_to_folder(
     """
     output.mkdir(parents=True, exist_ok=True)
     result, progress = BatchResult(), StepReport(options.report, "predicting")
+    progress(0, len(images))
     with (output / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(_COLUMNS)

@@ -114,6 +114,7 @@ def evaluate(
     task, failed = study.task, dict[str, str]()
     measured: list[MeasuredCase] = []
     progress = StepReport(options.report, "measuring")
+    progress(0, len(cases.sources))
     for number, source in enumerate(cases.sources, 1):
         try:
             measured.append(measure_case(source, models, task, of_study=cases.of_study))
