@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from samstudent.student.convergence import DECAY, FixedSteps, Length, Point, UntilConverged, rise_of
@@ -94,3 +95,12 @@ def test_the_rise_of_a_curve_is_the_larger_of_training_and_validation() -> None:
     assert rise_of(flat) == pytest.approx(0.1 * 3 / 3, abs=0.04)
     assert rise_of([Point(step, 0.5) for step in range(10, 101, 10)]) == 0
     assert rise_of([Point(25, 0.5)]) == math.inf
+
+
+def test_noise_of_validation_does_not_prolong_a_training() -> None:
+    rng = np.random.default_rng(0)
+    lengths = [
+        run(UntilConverged(math.inf, lambda coarse: 0.5 + float(rng.normal(0, 0.05))), flat_from=100) for _ in range(40)
+    ]
+    alone = run(UntilConverged(math.inf), flat_from=100)
+    assert np.mean(lengths) < 1.6 * alone

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import variance
 from typing import Literal, Protocol
 
 #: Fraction of the steps over which the learning rate rises.
@@ -19,7 +20,7 @@ _WARM_UP_STEPS = 30
 #: Steps between two points of the curve.
 INTERVAL = 25
 #: A training has not converged while Dice of the last quarter of its steps is higher than that of the quarter before by
-#: at least this much.
+#: at least this much (``rise_of``).
 RISE = 0.005
 _QUARTER = 0.25
 #: Steps before which no training ends.
@@ -214,8 +215,11 @@ class UntilConverged:
 
 
 def rise_of(curve: Sequence[Point]) -> float:
-    """Rise of Dice from the quarter before the last to the last quarter of the steps: the larger one of training and
-    validation; infinite where it is not known yet."""
+    """Rise of Dice from the quarter before the last to the last quarter of the steps, less its standard error: the
+    larger one of training and validation; infinite where it is not known yet.
+
+    The error matters for validation: Dice on a few left-out cases changes by several points from one check to the next.
+    """
     last = curve[-1].step
     train = [(point.step, point.train) for point in curve]
     checked = [(point.step, point.validation) for point in curve if point.validation is not None]
@@ -223,11 +227,15 @@ def rise_of(curve: Sequence[Point]) -> float:
 
 
 def _rise(points: Sequence[tuple[int, float]], last: int) -> float:
-    """Mean of the last quarter of the steps less that of the quarter before; infinite where one has no point."""
+    """Mean of the last quarter of the steps less that of the quarter before and the standard error of the difference;
+    infinite where one has no point."""
     span = _QUARTER * last
     late = [value for step, value in points if step > last - span]
     before = [value for step, value in points if last - 2 * span < step <= last - span]
-    return _mean(late) - _mean(before) if late and before else math.inf
+    if not (late and before):
+        return math.inf
+    error = math.sqrt(sum(variance(part) / len(part) for part in (late, before) if len(part) > 1))
+    return _mean(late) - _mean(before) - error
 
 
 def _mean(values: Sequence[float]) -> float:
