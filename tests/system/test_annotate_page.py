@@ -383,3 +383,31 @@ def test_volume_is_drawn_on_slices_of_two_directions(tmp_path: Path) -> None:
     assert slices.tolist() == [5] and dice(label[0][5], bench.truths["v0"][0][5]) > 0.9
     drawn = np.argwhere(label[1])
     assert set(drawn[:, 1]) == {14} and {(2, 14, 15), (2, 14, 25)} <= {tuple(voxel) for voxel in drawn}
+
+
+def test_structure_is_propagated_by_sam_and_interpolated_between_slices(tmp_path: Path) -> None:
+    bench, sam = volume_bench(tmp_path / "study"), FakeSam(level=100)
+    bench.study.sam = lambda: sam  # type: ignore[method-assign, assignment, return-value]
+    with page_of(bench, tmp_path / "profile") as browser:
+        page = Page(browser, bench, (32, 40))
+        page.open("v0", shown="v0 z 6")
+        browser.press(Keys.PAGE_DOWN)
+        page.wait_for("v0 z 5")
+        page.sam(lambda: page.drag((31 - 20, 39 - 23), (31 - 0, 39 - 3)))
+        browser.press(">")
+        browser.until(lambda: "drawn on 2 more slices (SAM does not find it further)" in browser.text("#notices"), "up")
+        browser.press("<")
+        browser.until(lambda: browser.text("#notices").count("drawn on 2 more slices") == 2, "down")
+        browser.press("2", "b", Keys.PAGE_UP, Keys.PAGE_UP, Keys.PAGE_UP)
+        page.wait_for("v0 z 8")
+        page.drag((10, 10), (14, 10))
+        browser.press(Keys.PAGE_UP, Keys.PAGE_UP)
+        page.wait_for("v0 z 10")
+        page.drag((10, 10), (14, 10))
+        browser.press("q")
+        browser.until(lambda: "block: 1 slice interpolated" in browser.text("#notices"), "interpolation")
+        label, truth = page.submit("v0"), bench.truths["v0"]
+        assert browser.console() == []
+    assert np.flatnonzero(label[0].any(axis=(1, 2))).tolist() == [3, 4, 5, 6, 7]
+    assert dice(label[0], truth[0]) > 0.95
+    assert np.array_equal(label[1][9], label[1][8]) and np.flatnonzero(label[1].any(axis=(1, 2))).tolist() == [8, 9, 10]

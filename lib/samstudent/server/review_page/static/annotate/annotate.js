@@ -1,20 +1,20 @@
 // Tab Annotate, and the editor of Review: a case, its drawing, SAM, drafts, and what becomes of them on the server.
 
-import { annotatePath, get, post, put, putFile, query, remove } from '../api.js';
+import { annotatePath, get, post, put, putFile, remove } from '../api.js';
 import { h, notice } from '../dom.js';
 import { colour } from '../masks.js';
+import { Assistance } from './assist.js';
 import { Cases } from './cases.js';
 import { Clock } from './clock.js';
-import { askReason, showVersions } from './dialogs.js';
+import { askReason } from './dialogs.js';
 import { DraftKeeper } from './drafts.js';
 import { Drawing } from './drawing.js';
 import { Editor } from './editor.js';
-import { Mask, unrecorded } from './mask.js';
+import { Keys, SHORTCUTS } from './keys.js';
 import { Panel } from './panel.js';
 import { Slices } from './slices.js';
 import { Source } from './source.js';
-
-const DIGIT_DELAY = 700; // milliseconds in which a second digit belongs to the first
+import { Versions } from './versions.js';
 
 export class Annotate {
   name = 'annotate';
@@ -28,10 +28,13 @@ export class Annotate {
     this.drawing = null;
     this.editing = false; // opened from Review
     this.shortcuts = SHORTCUTS;
+    this.keys = new Keys(this);
+    this.assist = new Assistance(this);
+    this.versions = new Versions(this);
     this.editor = new Editor({
-      colours: (index) => this.colour(index), ask: (prompts) => this.ask(prompts), say: (text) => notice(text), wheel: (event) => this.slices.wheel(event), input: () => this.clock.input(),
+      colours: (index) => this.colour(index), ask: (prompts) => this.assist.ask(prompts), say: (text) => notice(text), wheel: (event) => this.slices.wheel(event), input: () => this.clock.input(),
     });
-    this.slices = new Slices((axis, index) => this.showPlane(axis, index));
+    this.slices = new Slices((axis, index) => this.showPlane(axis, index), this.assist);
     this.panel = new Panel(this);
     this.drafts = new DraftKeeper(() => ({ case: this.data.case, label: this.drawing.encoded(this.base, this.clock.seconds) }), this.client, (text) => { this.panel.saved.textContent = text; });
     this.strategy = null; // of the last request for a next case; a submission is followed by another one
@@ -121,7 +124,7 @@ export class Annotate {
     drawing.active = Math.max(0, wanted);
     this.panel.show();
     this.slices.show(data, drawing);
-    if (draft && draft.label.base !== data.label.digest) this.showConflict('The label was changed since your draft.');
+    if (draft && draft.label.base !== data.label.digest) this.versions.showConflict('The label was changed since your draft.');
     await this.showPlane(this.slices.axis, this.slices.index);
   }
 
@@ -141,19 +144,8 @@ export class Annotate {
     stage.element.dataset.case = data.case;
     stage.element.dataset.shown = [data.case, axis, index].filter((part) => part !== null).join(' ');
     stage.top.setAttribute('aria-label', `${data.case} ${this.slices.text}`.trim());
-    if (this.may.annotate) this.prepare(axis, index);
+    if (this.may.annotate) this.assist.prepare(axis, index);
     for (const next of this.slices.neighbours()) source.picture(axis, next).catch(() => {});
-  }
-
-  /** Let the server make the embedding of the plane, so that the first box is answered at once. */
-  async prepare(axis, index) {
-    const { source } = this;
-    try {
-      await post(annotatePath(this.data.case, '/prepare', { axis, index }));
-      if (this.source === source) this.editor.stage.element.dataset.ready = [this.data.case, axis, index].filter((part) => part !== null).join(' ');
-    } catch (error) {
-      if (this.source === source && error.status !== 401) notice(`SAM is not ready: ${error.message}`, { error: true });
-    }
   }
 
   changed() {
@@ -162,38 +154,6 @@ export class Annotate {
     this.editor.changed();
     this.editor.stage.invalidate('marks');
     if (this.may.annotate) this.drafts.change();
-  }
-
-  // ---- SAM ----
-
-  /** Let SAM draw the structure for prompts; only the answer to the latest is used. */
-  async ask(prompts) {
-    const { drawing, data } = this, { plane } = this.editor.stage, number = (this.asked += 1), start = performance.now();
-    const point = ([u, v]) => plane.mirrored(u, v);
-    const box = prompts.box && [...point(prompts.box.slice(0, 2)), ...point(prompts.box.slice(2))];
-    const body = { structure: drawing.structures[prompts.structure].name, box, positive: prompts.positive.map(point), negative: prompts.negative.map(point), axis: plane.axis, index: plane.axis && plane.index };
-    try {
-      const found = await post(annotatePath(data.case, '/sam', { client: this.client }), body);
-      if (this.drawing !== drawing || number !== this.asked) return;
-      this.editor.takeMask(found, prompts);
-      this.latency = performance.now() - start;
-      this.editor.stage.element.dataset.answered = `${number} ${Math.round(this.latency)}`;
-      if (!found.box) notice('SAM found nothing there. Draw the box closer, or use the brush.');
-    } catch (error) {
-      if (this.drawing === drawing) notice(error.message, { error: true });
-    }
-  }
-
-  /** Take the masks of a model, of the selected structure or of all that are not finished. */
-  async take(source, all) {
-    const { drawing, data } = this;
-    const names = all ? drawing.structures.filter((structure) => !structure.finished).map(({ name }) => name) : [drawing.current.name];
-    try {
-      const { structures } = await get(annotatePath(data.case, '/predicted', { source }));
-      if (this.drawing === drawing) drawing.take(structures, names, `masks of ${source}`);
-    } catch (error) {
-      notice(error.message, { error: true });
-    }
   }
 
   // ---- structures ----
@@ -241,16 +201,6 @@ export class Annotate {
     else this.panel.saved.textContent = `${direction < 0 ? 'undone' : 'redone'}: ${name}`;
   }
 
-  /** A digit selects a structure; two digits within DIGIT_DELAY one above nine. */
-  digit(digit) {
-    const now = performance.now(), count = this.drawing.structures.length;
-    const both = now - (this.digitTime ?? -Infinity) < DIGIT_DELAY ? Number(`${this.lastDigit}${digit}`) : 0;
-    this.digitTime = now;
-    this.lastDigit = digit;
-    const number = both >= 10 && both <= count ? both : Number(digit);
-    if (number >= 1 && number <= count) this.select(number - 1);
-  }
-
   // ---- the label ----
 
   async submit() {
@@ -271,7 +221,7 @@ export class Annotate {
       this.leave();
     } catch (error) {
       notice(error.message, { error: true });
-      if (error.status === 409) await this.reportConflict(data.case);
+      if (error.status === 409) await this.versions.reportConflict(data.case);
     } finally {
       this.busy = false;
     }
@@ -290,38 +240,6 @@ export class Annotate {
 
   back() {
     location.hash = '#review';
-  }
-
-  async reportConflict(name) {
-    const data = await get(annotatePath(name, '', { client: this.client })).catch(() => null);
-    if (!data || this.data?.case !== name) return;
-    this.data.label = data.label;
-    this.showConflict(data.label.digest === 'none' ? 'The label was removed meanwhile.' : `The label was changed ${data.label.user ? `by ${data.label.user} ` : ''}meanwhile.`);
-  }
-
-  showConflict(text) {
-    const item = (name, title, run, id) => h('button', { type: 'button', id, title, onclick: run }, name);
-    const exists = this.data.label.digest !== 'none';
-    this.panel.conflict = h('div', { class: 'banner', id: 'conflict' }, text, h('span', { class: 'buttons' },
-      exists && item('Compare', 'show it as dashed lines', () => this.compare({ id: null }), 'compare-theirs'),
-      item('Keep mine', 'your drawing replaces it when you submit; it stays in the history', () => this.keepMine(), 'keep-mine'),
-      item('Take theirs', 'drop your draft', () => this.takeTheirs(), 'take-theirs')));
-    this.panel.show();
-  }
-
-  keepMine() {
-    this.base = this.data.label.digest;
-    this.panel.conflict = null;
-    this.panel.show();
-    this.drafts.change();
-  }
-
-  async takeTheirs() {
-    const name = this.data.case;
-    this.drafts.forget();
-    await remove(annotatePath(name, '/draft', { client: this.client })).catch(() => {});
-    this.data = null;
-    await this.open(name, this.editing);
   }
 
   // ---- next, flag, history ----
@@ -377,33 +295,6 @@ export class Annotate {
     this.refresh();
   }
 
-  async showHistory() {
-    if (!this.data) return;
-    const name = this.data.case;
-    try {
-      const { versions } = await get(annotatePath(name, '/history'));
-      showVersions(name, versions, (version) => this.compare(version), (version) => this.restore(version));
-    } catch (error) {
-      notice(error.message, { error: true });
-    }
-  }
-
-  async compare({ id }) {
-    const { structures } = await get(annotatePath(this.data.case, `/label${query({ version: id })}`));
-    this.editor.reference = this.drawing.structures.flatMap(({ name, index }) => {
-      const mask = new Mask(this.source.size);
-      mask.decode(structures[name], unrecorded());
-      return mask.count ? [{ mask, index }] : [];
-    });
-    this.editor.changed();
-    notice('Dashed: the other label.', { action: { text: 'Hide', run: () => { this.editor.reference = []; this.editor.changed(); } } });
-  }
-
-  async restore({ id }) {
-    const { structures } = await get(annotatePath(this.data.case, `/label${query({ version: id })}`));
-    this.drawing.take(structures, this.data.structures, 'earlier label');
-  }
-
   // ---- keyboard ----
 
   key(event) {
@@ -413,32 +304,10 @@ export class Annotate {
     }
     if ((event.key === ' ' || event.key === 'Enter') && event.target.matches('button, a, summary')) return;
     this.clock.input();
-    const action = event.ctrlKey || event.metaKey ? this.commandOf(event) : this.actionOf(event);
+    const action = event.ctrlKey || event.metaKey ? this.keys.commandOf(event) : this.keys.actionOf(event);
     if (!action || (event.repeat && /^[jkuUaAnyF]$/.test(event.key))) return;
     event.preventDefault();
     action();
-  }
-
-  /** Action of a key with Ctrl, or null. */
-  commandOf(event) {
-    if (!this.drawing) return null;
-    const actions = { Enter: () => this.submit(), z: () => this.step(-1), Z: () => this.step(1), y: () => this.step(1), s: () => this.drafts.flush() };
-    return actions[event.key] ?? null;
-  }
-
-  actionOf(event) {
-    if (event.key === 'j') return () => this.next();
-    if (!this.drawing) return null;
-    if (/^\d$/.test(event.key)) return () => this.digit(event.key);
-    const { active } = this.drawing;
-    const actions = {
-      k: () => this.skip(), u: () => this.step(-1), U: () => this.step(1), '.': () => this.move(1), ',': () => this.move(-1),
-      a: () => this.setState(active, 'absent'), n: () => this.setState(active, 'unknown'), A: () => this.restAbsent(), l: () => this.toggleFinished(),
-      t: () => this.take('student', false), T: () => this.take('student', true), r: () => this.take('sam', false), R: () => this.take('sam', true),
-      F: () => this.askFlag(), y: () => this.showHistory(), o: () => this.toggleHidden(active), Delete: () => this.drawing.clear(),
-    };
-    if (event.key === 'Escape' && this.editing && !this.editor.pointer.gesture && !this.editor.tools.polygon.corners.length) return () => this.back();
-    return actions[event.key] ?? this.slices.action(event) ?? this.editor.action(event);
   }
 
   keyUp(event) {
@@ -453,13 +322,3 @@ function clientName(me) {
   localStorage.setItem('samstudent-client', name);
   return name;
 }
-
-const SHORTCUTS = [
-  ['j', 'next case by the strategy'], ['k', 'skip: next case, a draft stays'], ['1 … 99', 'structure of this number'], [', .', 'previous and next structure'],
-  ['s', 'SAM: drag a box around the structure, or click on it; Shift: outside of it; Alt: add a part'], ['b  e', 'brush, eraser'], ['[ ]', 'size of the brush'],
-  ['g', 'polygon: click corners; Enter or double click closes it'], ['x', 'switch: clicks outside of the structure, polygons that remove'], ['h  m', 'fill holes, smooth'],
-  ['t  r', 'start from the student’s mask, from SAM’s; with Shift for all structures'], ['a  n  A', 'absent, not annotated, the rest is absent'], ['l', 'finished: others do not take its pixels'],
-  ['o', 'show or hide the structure'], ['Del', 'clear the structure'], ['u  U', 'undo, redo (also Ctrl z, Ctrl y)'], ['Ctrl ↵', 'submit'], ['F', 'flag as unusable'], ['y', 'history'],
-  ['← ↑ → ↓', 'cursor (Shift: ten pixels); Enter presses and releases the tool there'], ['v', 'move by dragging; also the middle button or two fingers'], ['+ −  wheel', 'zoom'], ['Home', 'fit to the window'],
-  ['right drag', 'window (sideways) and level (up and down)'], ['i', 'invert'], ['f', 'filled masks, or outlines'], ['Space', 'hide all masks while pressed'], ['PgUp PgDn', 'slices of a volume; z c d: direction'],
-];

@@ -1,7 +1,9 @@
 // Editor of one plane: drawing, stage, tools and the display of masks. It knows nothing of cases and the server.
 
 import { button, h } from '../dom.js';
+import { union } from './plane.js';
 import { Pointer } from './pointer.js';
+import { copyRuns, placed } from './runs.js';
 import { Stage } from './stage.js';
 import { Brush, fillActive, planeKey, Polygon, Sam, SIZES, smoothActive } from './tools.js';
 
@@ -165,7 +167,7 @@ export class Editor {
   takeMask(found, prompts) {
     const { drawing, stage } = this, { plane } = stage, structure = drawing.structures[prompts.structure];
     if (planeKey(plane) !== prompts.plane) return;
-    const extent = structure.mask.extent(), before = extent && plane.rectOf(extent), rect = found.box ? join(placed(found, plane), before) : before;
+    const extent = structure.mask.extent(), before = extent && plane.rectOf(extent), rect = found.box ? union(placed(found, plane), before) : before;
     if (!rect) return;
     const values = new Uint8Array(rect.width * rect.height);
     if (found.box) copyRuns(found, plane, values, rect);
@@ -180,26 +182,4 @@ export class Editor {
     this.changed();
     stage.invalidate('marks');
   }
-}
-
-/** Rectangle, in display orientation, of a mask of the server on a plane. */
-function placed({ box: [x, y, , width, height] }, plane) {
-  return { u: plane.flipped ? plane.width - x - width : x, v: plane.flipped ? plane.height - y - height : y, width, height };
-}
-
-function join(a, b) {
-  if (!b) return a;
-  const u = Math.min(a.u, b.u), v = Math.min(a.v, b.v);
-  return { u, v, width: Math.max(a.u + a.width, b.u + b.width) - u, height: Math.max(a.v + a.height, b.v + b.height) - v };
-}
-
-function copyRuns(found, plane, values, rect) {
-  const part = placed(found, plane), flat = new Uint8Array(part.width * part.height);
-  let position = 0;
-  found.runs.forEach((run, i) => {
-    if (i % 2) flat.fill(1, position, position + run);
-    position += run;
-  });
-  if (plane.flipped) flat.reverse();
-  for (let row = 0; row < part.height; row += 1) values.set(flat.subarray(row * part.width, (row + 1) * part.width), (part.v - rect.v + row) * rect.width + part.u - rect.u);
 }

@@ -31,8 +31,8 @@ export class Panel {
     const { label, flag, sources } = data;
     const status = label.digest === 'none' ? 'no label yet' : `labelled ${label.user ? `by ${label.user}, ` : ''}${dateTime(label.time)}`;
     const start = sources.length ? h('div', { class: 'starts' }, h('span', { class: 'small' }, 'start from'),
-      sources.map((source) => [button(SOURCES[source], () => view.take(source, false), { id: `take-${source}`, title: `mask of ${SOURCES[source]} for the selected structure` }),
-        button(`${SOURCES[source]}, all`, () => view.take(source, true), { id: `take-all-${source}`, title: 'for all structures that are not finished' })])) : null;
+      sources.map((source) => [button(SOURCES[source], () => view.assist.take(source, false), { id: `take-${source}`, title: `mask of ${SOURCES[source]} for the selected structure` }),
+        button(`${SOURCES[source]}, all`, () => view.assist.take(source, true), { id: `take-all-${source}`, title: 'for all structures that are not finished' })])) : null;
     const colours = Object.values(data.slicer_colours).some(Boolean) ? button('Slicer’s colours', () => view.toggleColours(), { id: 'slicer-colours', class: 'quiet small', title: 'colours of 3D Slicer for the same names, in place of those that colour-blind readers tell apart' }) : '';
     const key = (text, name) => [text, ' ', h('kbd', {}, name)];
     this.element.replaceChildren(
@@ -42,7 +42,7 @@ export class Panel {
       may.annotate ? h('div', { class: 'actions drawing' },
         button(key('Undo', 'u'), () => view.step(-1), { id: 'undo-action' }), button(key('Redo', 'U'), () => view.step(1), { id: 'redo-action' }),
         button(key('Rest absent', 'A'), () => view.restAbsent(), { id: 'rest-absent' }), button(key('Flag', 'F'), () => view.askFlag(), { id: 'flag' }),
-        button(key('History', 'y'), () => view.showHistory(), { id: 'history' }),
+        button(key('History', 'y'), () => view.versions.showHistory(), { id: 'history' }),
         view.editing ? button(key('Back', 'Esc'), () => view.back(), { id: 'back' }) : button(key('Skip', 'k'), () => view.skip(), { id: 'skip' }),
         button(key('Submit', 'Ctrl ↵'), () => view.submit(), { id: 'submit', class: 'primary' })) : h('p', { class: 'empty' }, 'Saving requires the role annotator.'));
     this.refresh();
