@@ -76,13 +76,27 @@ NEEDED = {
         GET /samstudent/me
         GET /samstudent/pacs
         GET /samstudent
-        GET /samstudent/page/{name}
+        GET /samstudent/page/{name:path}
         GET /samstudent/overview
         GET /samstudent/promised
         GET /samstudent/review
         GET /samstudent/review/{case}
         GET /samstudent/review/{case}/image
         GET /samstudent/review/{case}/masks
+        GET /samstudent/annotate
+        GET /samstudent/annotate/{case}
+        GET /samstudent/annotate/{case}/pixels
+        GET /samstudent/annotate/{case}/label
+        GET /samstudent/annotate/{case}/predicted
+        GET /samstudent/annotate/{case}/history
+        GET /samstudent/annotate/{case}/draft
+        POST /samstudent/annotate/{case}/prepare
+        POST /samstudent/annotate/{case}/sam
+        PUT /samstudent/annotate/{case}/draft
+        DELETE /samstudent/annotate/{case}/draft
+        PUT /samstudent/annotate/{case}/label
+        PUT /samstudent/annotate/{case}/flag
+        DELETE /samstudent/annotate/{case}/flag
         POST /samstudent/logout
         GET /auth/token/valid
         GET /

@@ -26,7 +26,7 @@ from samstudent.server.concurrency import takes_turn
 from samstudent.server.review_page.routes import private_headers, unchanged
 
 #: Longest drawn label, bytes.
-MAX_LABEL = 64 << 20
+MAX_LABEL = 16 << 20
 
 #: Case id, converted to composed Unicode form.
 Case = Annotated[str, AfterValidator(case_id)]
