@@ -99,6 +99,16 @@ def test_training_cases_are_stated_and_not_counted(bench: Any, command: Any, cap
     assert "2 more cases are not counted, because they were used to train r0001." in text
 
 
+def test_labels_that_no_person_has_seen_are_left_out(bench: Any, command: Any, capsys: Any, tmp_path: Path) -> None:
+    bench.datastore.update_label_info("c1", "final", {"accepted_from": {"promise": {"dice": 0.9}}})
+    bench.datastore.update_label_info("c2", "final", {"accepted_from": {"structures": {}}})  # accepted in the review
+    code, text = command(capsys, "--cases", "labelled")
+    assert code == 0, text
+    cases = {case["id"] for case in results(tmp_path)["cases"]}
+    assert "c1" not in cases and "c2" in cases
+    assert "1 labels that were accepted for their lower bound of Dice" in text and "are left out: c1" in text
+
+
 def test_own_folder_with_labels(command: Any, capsys: Any, tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()

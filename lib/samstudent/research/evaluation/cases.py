@@ -11,11 +11,13 @@ from typing import Any
 from samstudent.errors import NotFound
 from samstudent.imaging.file_names import LABELS
 from samstudent.imaging.folder import list_folder, sentences
+from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.inference.image_list import list_images
 from samstudent.rounds.case_store import CaseSource
 from samstudent.rounds.cases import FileCase
 from samstudent.rounds.study import Study
+from samstudent.server.tasks.human_checks import is_checked
 from samstudent.server.tasks.study_round import sources
 from samstudent.task import Task
 
@@ -54,7 +56,7 @@ class EvaluationCases:
 
 
 def cases_of_study(study: Study, datastore: Any, part: Part) -> EvaluationCases:
-    """Labelled cases of a study.
+    """Labelled cases of a study, without labels that no person has seen: those are predictions.
 
     Args:
         study: the study.
@@ -66,12 +68,18 @@ def cases_of_study(study: Study, datastore: Any, part: Part) -> EvaluationCases:
     """
     holdout, labelled = study.holdout, set(datastore.get_labeled_images())
     chosen = {Part.holdout: holdout.ids, Part.test: holdout.excluded, Part.labelled: labelled}[part] & labelled
-    if not chosen:
+    unseen = sorted(case for case in chosen if not is_checked(datastore.get_label_info(case, FINAL)))
+    if len(unseen) == len(chosen):
         raise NotFound(
             f"no labelled case in the part {part.value!r} of this study ({len(labelled)} cases are labelled): choose"
             " another part by --cases, or name a folder of labelled images by --images and --labels"
         )
-    return EvaluationCases(sources(study, datastore, chosen, labelled=True), _DESCRIPTIONS[part], of_study=True)
+    remarks = []
+    if unseen:
+        text = "labels that were accepted for their lower bound of Dice, and that no person has seen, are left out"
+        remarks.append(f"{len(unseen)} {text}: {_first(unseen)}")
+    found = sources(study, datastore, chosen - set(unseen), labelled=True)
+    return EvaluationCases(found, _DESCRIPTIONS[part], of_study=True, remarks=remarks)
 
 
 def cases_of_folders(images: Path, labels: Path, task: Task) -> EvaluationCases:
@@ -95,10 +103,13 @@ def cases_of_folders(images: Path, labels: Path, task: Task) -> EvaluationCases:
         ("labels without an image", label_files.files, image_files.files),
     ):
         if alone := sorted(set(files) - set(others)):
-            more = " ..." if len(alone) > 5 else ""
-            remarks.append(f"{len(alone)} {what} are left out: {', '.join(alone[:5])}{more}")
+            remarks.append(f"{len(alone)} {what} are left out: {_first(alone)}")
     found = [
         FileCase(case, image_files.files[case], file := label_files.files[case], names_in_folder(file))
         for case in common
     ]
     return EvaluationCases(found, f"images of {images} with labels of {labels}", of_study=False, remarks=remarks)
+
+
+def _first(cases: Sequence[str]) -> str:
+    return f"{', '.join(cases[:5])}{' ...' if len(cases) > 5 else ''}"
