@@ -72,7 +72,7 @@ def test_polygons_come_back_to_the_pixel(tmp_path: Path) -> None:
     masks[0, int(y.mean()), int(x.mean())] = False
     data.label("c0", masks)
     text = export(data, tmp_path / "out", "--format", "coco", "--polygons")
-    assert "1 masks are run lengths" in text
+    assert "masks as run lengths: 1;" in text
     other = empty_study(tmp_path / "other", data.task)
     import_into(other, tmp_path / "out")
     assert_same(other.labels(), data.labels())
@@ -123,7 +123,7 @@ def test_overlap_that_the_task_forbids_is_resolved_and_reported(tmp_path: Path) 
     report = import_into(data, annotated(tmp_path / "c", [polygon(), larger]))
     masks = data.labels()["a"].masks
     assert [int(mask.sum()) for mask in masks] == [400 - 16, 16]
-    assert "a: 16 pixels of several structures belong to the smaller one" in report["text"]
+    assert "a: pixels of several structures: 16;" in report["text"]
 
 
 def test_a_structure_with_a_box_only_is_not_annotated(tmp_path: Path) -> None:
@@ -205,6 +205,10 @@ def test_an_annotation_that_does_not_fit_its_image(tmp_path: Path) -> None:
         ),
         ({"images": [{"id": 1, "file_name": "a.png", "width": 10**6, "height": 10**6}]}, "more than the limit"),
         ({"categories": [{"id": 1}]}, "name: missing"),
+        (
+            {"images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64, "neg_category_ids": 5}]},
+            "neg_category_ids: expected a list of category ids, not 5",
+        ),
     ],
 )
 def test_faults_of_a_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -118,7 +118,7 @@ def test_unknown_pixels_get_the_label_ignore(tmp_path: Path) -> None:
     values = np.asarray(Image.open(folder / "labelsTr" / "c0.png"))
     assert ((values == 1) == masks[0]).all()
     assert ((values == 3) == ~masks[0]).all()
-    assert "1 labels have unknown pixels" in text
+    assert "labels with unknown pixels: 1;" in text
     other = empty_study(tmp_path / "other", data.task)
     import_into(other, folder)
     found = other.labels()["c0"]

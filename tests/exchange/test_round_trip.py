@@ -61,6 +61,6 @@ def test_test_cases_stay_test_cases(tmp_path: Path) -> None:
         source = next((tmp_path / format).glob("Dataset*"), tmp_path / format)
         other = empty_study(tmp_path / f"other-{format}", data.task)
         report = import_into(other, source)
-        assert "1 are test cases, listed in" in report["text"]
+        assert "test cases: 1, listed in" in report["text"]
         assert other.opened()[0].holdout.excluded == {"c1"}
         assert_same(other.labels(), data.labels())

@@ -70,7 +70,10 @@ def import_data(
     from samstudent.cli.exchange_run import print_names, run_import
     from samstudent.errors import UserError
     from samstudent.exchange.open_source import SourceOptions, open_source
+    from samstudent.util.places import require_writable
 
+    if report is not None:
+        require_writable(report.parent, "the report is written")
     found = open_source(source, format, SourceOptions(images, values, attribute, channel, empty_is_absent))
     if task is None:
         print_names(found)

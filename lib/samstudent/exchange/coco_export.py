@@ -89,7 +89,7 @@ class CocoExport:
             atomic_write(self.folder / "annotations" / f"{name}.json", json.dumps(content, ensure_ascii=False))
         if not self._as_rle:
             return []
-        return [f"{self._as_rle} masks are run lengths: COCO's polygons cannot hold them, e.g. for their holes"]
+        return [f"masks as run lengths: {self._as_rle}; COCO's polygons cannot hold them, e.g. for their holes"]
 
     def _annotation(self, value: int, mask: NDArray[np.bool_], segmentation: Callable[..., Any]) -> dict[str, Any]:
         self._annotations += 1

@@ -135,7 +135,7 @@ def read_coco(files: Sequence[Path], images: Path | None, *, empty_is_absent: bo
             cases.append(found)
         if by_image:
             raise UserError(f"{file}: annotations: image_id {next(iter(by_image))} is not in images")
-    remarks = (f"{pseudo} images have pseudo labels of an export; they are not taken as labels",) if pseudo else ()
+    remarks = (f"pseudo labels of an export: {pseudo}; they are not taken as labels",) if pseudo else ()
     return Source(FORMAT, tuple(files), unique_cases(cases), overlap=True, names=tuple(names), remarks=remarks)
 
 
@@ -170,7 +170,7 @@ def _case(
     place = f"{file}: image {name!r}"
     size = _side(image, "height", place), _side(image, "width", place)
     absent, left_open = (
-        tuple(categories[category] for category in image.get(key) or () if category in categories)
+        tuple(categories[category] for category in _ids(image, key, place) if category in categories)
         for key in ("neg_category_ids", "not_exhaustive_category_ids")
     )
     label = None
@@ -180,6 +180,14 @@ def _case(
     found = search.find(name)
     is_test = label is not None and is_test_file(file)
     return SourceCase(id_in_path(name), () if found is None else (found,), label, is_test, name)
+
+
+def _ids(image: Mapping[str, Any], key: str, place: str) -> list[Any]:
+    """Ids of categories in an optional key of an image."""
+    found = image.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(id, (int, str)) for id in found):
+        raise UserError(f"{place}: {key}: expected a list of category ids, not {str(found)[:40]}")
+    return found
 
 
 def _side(image: Mapping[str, Any], key: str, place: str) -> int:

@@ -123,12 +123,14 @@ class NnunetExport:
             pairs = [" and ".join(self.task.names[i] for i in some) for some in self._values.combinations()]
             listed = ", ".join(pairs[:3]) + (" ..." if len(pairs) > 3 else "")
             remarks.append(
-                f"structures share pixels in {self._combined} labels ({listed}): {len(pairs)} combinations have values "
-                "of their own, and the structures are regions. nnU-Net's predictions have one value a pixel; with "
+                f"labels in which structures share pixels: {self._combined} ({listed}). Each combination has a value "
+                "of its own, and the structures are regions. nnU-Net's predictions have one value a pixel; with "
                 "--save_probabilities they keep the overlap"
             )
         if self._open:
-            remarks.append(f"{len(self._open)} labels have unknown pixels, with nnU-Net's label {IGNORE_LABEL!r}")
+            remarks.append(
+                f"labels with unknown pixels: {len(self._open)}; these have nnU-Net's label {IGNORE_LABEL!r}"
+            )
         number = (_NAME.fullmatch(self.folder.name) or [""])[1].lstrip("0")
         return [*remarks, f"next: nnUNet_raw={self.folder.parent} nnUNetv2_plan_and_preprocess -d {number}"]
 

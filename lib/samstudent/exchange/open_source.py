@@ -12,7 +12,7 @@ from samstudent.exchange.exported import pseudo_cases
 from samstudent.exchange.source import Source, without_labels
 
 FORMATS = (nnunet_source.FORMAT, coco_source.FORMAT, cvat_source.FORMAT, folder_source.FORMAT)
-_PSEUDO = "{} labels are pseudo labels of an export; they are not taken as labels"
+_PSEUDO = "pseudo labels of an export: {}; they are not taken as labels"
 
 
 @dataclass(frozen=True)

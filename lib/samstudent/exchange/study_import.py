@@ -108,7 +108,7 @@ class StudyImport:
             else:
                 cases.append(self._take(case, origin))
         listed = tests - set(in_training)
-        remark = f"{len(listed)} are test cases, listed in {self.study.split_csv}: never used for training"
+        remark = f"test cases: {len(listed)}, listed in {self.study.split_csv}, so never used for training"
         return ImportReport(tuple(cases), (*source.remarks, *([remark] if listed else [])))
 
     def _require_known_names(self, source: Source) -> None:
@@ -186,7 +186,7 @@ class StudyImport:
         shared = 0 if self.task.overlap else int((found.masks.sum(axis=0, dtype=np.uint16) > 1).sum())
         if not shared:
             return _Read(label.names(), found)
-        note = f"{shared} pixels of several structures belong to the smaller one: the task forbids overlap"
+        note = f"pixels of several structures: {shared}; the smaller structure has them, as the task forbids overlap"
         return _Read(label.names(), LabelledMasks(_without_overlap(found.masks), found.unknown), (note,))
 
     def _save(self, id: str, image: CaseImage, label: _Read, origin: dict[str, Any]) -> tuple[LabelOutcome, str]:
