@@ -109,6 +109,17 @@ def test_labels_that_no_person_has_seen_are_left_out(bench: Any, command: Any, c
     assert "1 labels that were accepted for their lower bound of Dice" in text and "are left out: c1" in text
 
 
+def test_flagged_cases_are_left_out_and_are_no_test_cases(
+    bench: Any, command: Any, capsys: Any, tmp_path: Path
+) -> None:
+    bench.study.flags.put("c1", "another hand", "ann")
+    assert command(capsys, "--cases", "test")[0] == 2
+    code, text = command(capsys, "--cases", "labelled")
+    assert code == 0, text
+    assert "c1" not in {case["id"] for case in results(tmp_path)["cases"]}
+    assert "1 cases that are flagged as unusable are left out: c1" in text
+
+
 def test_own_folder_with_labels(command: Any, capsys: Any, tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()

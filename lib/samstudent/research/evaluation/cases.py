@@ -56,7 +56,7 @@ class EvaluationCases:
 
 
 def cases_of_study(study: Study, datastore: Any, part: Part) -> EvaluationCases:
-    """Labelled cases of a study, without labels that no person has seen: those are predictions.
+    """Labelled cases of a study, without flagged ones and labels that no person has seen, which are predictions.
 
     Args:
         study: the study.
@@ -67,7 +67,11 @@ def cases_of_study(study: Study, datastore: Any, part: Part) -> EvaluationCases:
         NotFound: there is none.
     """
     holdout, labelled = study.holdout, set(datastore.get_labeled_images())
-    chosen = {Part.holdout: holdout.ids, Part.test: holdout.excluded, Part.labelled: labelled}[part] & labelled
+    flagged = study.flags.all().keys()
+    # The excluded cases of a hold-out contain the flagged ones.
+    chosen = {Part.holdout: holdout.ids, Part.test: holdout.excluded, Part.labelled: labelled}[
+        part
+    ] & labelled - flagged
     unseen = sorted(case for case in chosen if not is_checked(datastore.get_label_info(case, FINAL)))
     if len(unseen) == len(chosen):
         raise NotFound(
@@ -75,6 +79,8 @@ def cases_of_study(study: Study, datastore: Any, part: Part) -> EvaluationCases:
             " another part by --cases, or name a folder of labelled images by --images and --labels"
         )
     remarks = []
+    if part == Part.labelled and (unusable := sorted(labelled & flagged)):
+        remarks.append(f"{len(unusable)} cases that are flagged as unusable are left out: {_first(unusable)}")
     if unseen:
         text = "labels that were accepted for their lower bound of Dice, and that no person has seen, are left out"
         remarks.append(f"{len(unseen)} {text}: {_first(unseen)}")
