@@ -12,7 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from samstudent.imaging.annotations import read_label
-from samstudent.imaging.case import read_image
+from samstudent.imaging.case import for_sam, read_image
 from samstudent.imaging.labels import read_masks
 from samstudent.server import http
 from samstudent.server.annotation.drawn_label import encoded
@@ -219,6 +219,22 @@ def test_box_is_answered_by_sam_from_one_embedding(bench: Bench, monkeypatch: py
     inside = np.repeat(np.arange(len(found["runs"])) % 2 == 1, found["runs"])
     mask[y : y + h, x : x + w] = inside.reshape(h, w)
     assert dice(mask, truth) > 0.97
+
+
+def test_sam_sees_the_pixels_that_it_sees_for_other_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, seen = volume_bench(tmp_path), list[np.ndarray]()
+
+    class Recording(FakeSam):
+        def embed(self, image: Any) -> Any:
+            seen.append(image)
+            return super().embed(image)
+
+    monkeypatch.setattr(bench.study, "sam", Recording)
+    for axis, index in (("z", 3), ("x", 7)):
+        answer = bench.client.post(f"{PATH}/v0/prepare", params={"axis": axis, "index": index})
+        assert answer.status_code == 200, answer.text
+    pixels = for_sam(read_image(bench.datastore.get_image_uri("v0"), 3), bench.study.task.image)
+    assert np.array_equal(seen[0], pixels[3]) and np.array_equal(seen[1], pixels[:, :, 7])
 
 
 def test_box_on_a_large_image_is_answered_on_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.imaging.annotations import LabelledMasks, read_label
-from samstudent.imaging.case import for_sam, read_image
+from samstudent.imaging.case import CaseImage, for_sam, read_image
 from samstudent.imaging.label_tags import FINAL, PSEUDO, PSEUDO_RAW
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks, read_rejected
@@ -217,17 +217,28 @@ class AnnotationService:
         if case not in self.datastore.label_infos(case):
             raise NotFound(f"image {case!r} is not in the study")
 
-    def _image(self, case: str) -> Any:
+    def _image(self, case: str) -> CaseImage:
         return read_image(self.datastore.get_image_uri(case), self.task.dimension)
+
+    def _sam_pixels(self, case: str) -> NDArray[np.uint8]:
+        """Input of SAM, uint8 (*spatial, 1 or 3), cached: a volume must not be read for each of its planes."""
+
+        def read() -> tuple[NDArray[np.uint8], int]:
+            image = self._image(case)
+            pixels = np.ascontiguousarray(for_sam(image, self.task.image)[..., : len(image.pixels)])
+            return pixels, pixels.nbytes
+
+        pixels: NDArray[np.uint8] = self._cache.get(("sam", case, self.review.image_key(case)), read)
+        return pixels
 
     def _embedding(self, case: str, axis: str | None, index: int | None, structure: str | None) -> Any:
         """(Embedding of a plane, its SAM)."""
         where = Slice.checked(self.pixels(case).grid.spatial_shape, axis, index, 1024)
 
         def plane() -> NDArray[np.uint8]:
-            pixels = for_sam(self._image(case), self.task.image)
+            pixels = self._sam_pixels(case)
             cut = pixels if where.axis is None else np.take(pixels, where.index or 0, axis=AXES[where.axis])
-            return np.ascontiguousarray(cut)
+            return np.ascontiguousarray(np.broadcast_to(cut, (*cut.shape[:2], 3)))
 
         backend = self.sam.backend(structure)
         return self.sam.embedding((case, self.review.image_key(case), where.axis, where.index), plane, backend), backend

@@ -19,7 +19,7 @@ export function effortCard(data) {
   if (!data.cases) return [title, note];
   const table = (name, rows, text) => h('table', {}, h('thead', {}, h('tr', {}, [name, 'cases', 'median'].map((column, i) => h('th', { scope: 'col', class: i ? 'number' : null }, column)))),
     h('tbody', {}, rows.map((row) => h('tr', {}, h('th', { scope: 'row' }, text(row.name)), h('td', { class: 'number' }, String(row.cases)), h('td', { class: 'number' }, minutesText(row.minutes))))));
-  return [title, h('div', { class: 'effort' }, chart(data.points), table('start', data.by_start, (name) => STARTS[name]?.[0] ?? name), table('person', data.by_user, (name) => name)), note];
+  return [title, h('div', { class: 'effort-parts' }, chart(data.points), table('start', data.by_start, (name) => STARTS[name]?.[0] ?? name), table('person', data.by_user, (name) => name)), note];
 }
 
 /** Minutes of the cases in the order of saving. */

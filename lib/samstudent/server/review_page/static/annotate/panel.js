@@ -31,8 +31,9 @@ export class Panel {
     const { label, flag, sources } = data;
     const status = label.digest === 'none' ? 'no label yet' : `labelled ${label.user ? `by ${label.user}, ` : ''}${dateTime(label.time)}`;
     const start = sources.length ? h('div', { class: 'starts' }, h('span', { class: 'small' }, 'start from'),
-      sources.map((source) => [button(SOURCES[source], () => view.assist.take(source, false), { id: `take-${source}`, title: `mask of ${SOURCES[source]} for the selected structure` }),
-        button(`${SOURCES[source]}, all`, () => view.assist.take(source, true), { id: `take-all-${source}`, title: 'for all structures that are not finished' })])) : null;
+      sources.map((source) => h('span', { class: 'segments' },
+        button(SOURCES[source], () => view.assist.take(source, false), { id: `take-${source}`, title: `mask of ${SOURCES[source]} for the selected structure` }),
+        button('all', () => view.assist.take(source, true), { id: `take-all-${source}`, title: `masks of ${SOURCES[source]} for all structures that are not finished` })))) : null;
     const colours = Object.values(data.slicer_colours).some(Boolean) ? button('Slicer’s colours', () => view.toggleColours(), { id: 'slicer-colours', class: 'quiet small', title: 'colours of 3D Slicer for the same names, in place of those that colour-blind readers tell apart' }) : '';
     const key = (text, name) => [text, ' ', h('kbd', {}, name)];
     this.element.replaceChildren(
