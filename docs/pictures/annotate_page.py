@@ -1,4 +1,4 @@
-"""Pictures of the tab Annotate, docs/images/annotate*.png: headless Chromium on a real server with a synthetic study.
+"""Picture of the tab Annotate, docs/images/annotate.png: headless Chromium on a real server with a synthetic study.
 
 python docs/pictures/annotate_page.py     # needs apt-get install chromium chromium-driver; a minute on two idle cores
 

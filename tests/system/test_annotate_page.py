@@ -345,6 +345,32 @@ def test_case_can_be_drawn_by_keyboard_alone(page: Page) -> None:
     assert np.array_equal(label[0], stroke((33, 32), (38, 32), 9))
 
 
+def test_one_finger_draws_and_two_move_and_zoom(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.press("b")
+    box = browser.run("const b = document.getElementById('drawing').getBoundingClientRect(); return [b.x, b.y]")
+    box[0] += browser.run("return document.getElementById('drawing').clientWidth / 2")
+    box[1] += browser.run("return document.getElementById('drawing').clientHeight / 2")
+
+    def touch(kind: str, *fingers: Point) -> None:
+        points = [{"x": box[0] + x, "y": box[1] + y, "id": number} for number, (x, y) in enumerate(fingers)]
+        browser.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", page.on_screen((20, 20)))
+    touch("touchMove", page.on_screen((30, 20)))
+    touch("touchEnd")
+    assert page.states() == ["drawn", "open"]
+    before = browser.drawn()
+    touch("touchStart", (-50, 0))
+    touch("touchStart", (-50, 0), (50, 0))
+    touch("touchMove", (-100, 0), (100, 0))
+    touch("touchEnd")
+    browser.until(lambda: browser.drawn() != before, "a larger image")
+    browser.press("2", "a")
+    assert is_stroke(page.submit("plain")[0], (20, 20), (30, 20), 9)
+
+
 def test_window_changes_by_a_right_drag_and_image_is_inverted(page: Page) -> None:
     browser = page.browser
     page.open("plain")

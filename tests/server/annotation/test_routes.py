@@ -16,6 +16,7 @@ from samstudent.imaging.case import for_sam, read_image
 from samstudent.imaging.labels import read_masks
 from samstudent.server import http
 from samstudent.server.annotation.drawn_label import encoded
+from samstudent.server.annotation.routes import slicer_colours
 from samstudent.server.auth.roles import role_name, with_lower
 from samstudent.server.review_page.pictures import Cropped
 from samstudent.server.tasks.active_learning import SelectionStrategy
@@ -71,6 +72,10 @@ def test_details_of_a_case(bench: Bench) -> None:
     assert found["structures"] == ["disk", "square"] and found["sources"] == ["student", "sam"]
     assert bench.client.get(f"{PATH}/plain").json()["sources"] == []  # no student, no pseudo label
     assert bench.client.get(f"{PATH}/nowhere").status_code == 404
+
+
+def test_colours_of_slicer_are_found_by_name() -> None:
+    assert slicer_colours(["Left_Lung", "disk"]) == {"Left_Lung": (197, 165, 145), "disk": None}
 
 
 def test_pixels_are_those_of_the_file(bench: Bench) -> None:

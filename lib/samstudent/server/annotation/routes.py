@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Header, Query, Request, Response, UploadFile
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from samstudent.errors import NotFound, UserError
 from samstudent.imaging.file_names import case_id
+from samstudent.imaging.structure_names import plain_name
 from samstudent.server.annotation.cases import CasePage, case_list
 from samstudent.server.annotation.drafts import as_json
 from samstudent.server.annotation.drawn_label import DrawnLabel
@@ -95,8 +97,8 @@ def get_cases(
 
 @router.get("/{case}", summary="One case: size, label, draft, flag, sources of masks", dependencies=READ)
 def get_case(service: Service, case: Case, client: Client = "") -> dict[str, Any]:
-    colours = {name: GENERIC_ANATOMY_COLORS.get(name.lower()) for name in service.task.names}
-    return service.case(case, user_name(client)) | {"structures": service.task.names, "slicer_colours": colours}
+    names = service.task.names
+    return service.case(case, user_name(client)) | {"structures": names, "slicer_colours": slicer_colours(names)}
 
 
 @router.get(
@@ -237,6 +239,12 @@ def delete_flag(
 @router.get("/{case}/history", summary="Versions of the human label, newest first", dependencies=READ)
 def get_history(service: Service, case: Case) -> dict[str, Any]:
     return {"case": case, "versions": service.history(case)}
+
+
+def slicer_colours(names: Iterable[str]) -> dict[str, tuple[int, int, int] | None]:
+    """Red, green and blue (0 to 255) of 3D Slicer's table of anatomical colours, by name; None: not in it."""
+    table = {plain_name(name): colour for name, colour in GENERIC_ANATOMY_COLORS.items()}
+    return {name: table.get(plain_name(name)) for name in names}
 
 
 def _drawn(upload: UploadFile, service: AnnotationService) -> DrawnLabel:
