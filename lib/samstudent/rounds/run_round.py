@@ -126,9 +126,8 @@ def run_round(
         training = TrainingOptions(
             context.options.steps, context.options.seed, start, options.device, StepReport(report, TRAINING_STEP)
         )
-        if (
-            made.start is not None and not options.whole_budgets
-        ):  # it continues, and the cross-fitting has used the rest of the budget
+        if made.start is not None and not options.whole_budgets:
+            # It continues, and the cross-fitting has used the rest of the budget.
             training = replace(training, budget=CONTINUED)
         trained = train_student(TrainingSet(labelled, pseudo, store), task, store.model_path, training)
     store.add_trainings({"student": trained})
