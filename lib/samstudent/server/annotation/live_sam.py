@@ -21,7 +21,7 @@ from samstudent.server.annotation.drawn_label import encoded
 from samstudent.server.review_page.pictures import Cache, Cropped
 
 #: Size of the embeddings in memory; one has 4 MB.
-CACHE_BYTES = 256 << 20
+CACHE_BYTES = 128 << 20
 #: Longest side of the grid of SAM's masks, in pixels; they are enlarged from there. SAM decodes 256 pixels a side.
 GRID_SIDE = 1024
 MAX_POINTS = 200
