@@ -310,7 +310,7 @@ def test_paths_in_file_names_are_refused(server: RunningServer, endpoints: list[
         "made.png/../x.png",
     ]
     takers = [e for e in endpoints if "file" in e.parameters.values()]
-    assert len(takers) == 4  # infer, image, label, session; what is disabled reads no file
+    assert len(takers) == 6  # infer, image, label, session, drawn label, draft; what is disabled reads no file
     for endpoint in takers:
         for name in names:
             given = {key: (name, b"no image") for key, place in endpoint.parameters.items() if place == "file"}
