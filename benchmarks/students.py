@@ -27,11 +27,12 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from samstudent.metrics import dice_where_known, mean_of
+from samstudent.metrics import mean_of
 from samstudent.research.setting import FolderOptions, Setting, make_setting
+from samstudent.rounds.scoring import compare
 from samstudent.student import training as training_module
 from samstudent.student.encoder import EncoderUNet
-from samstudent.student.predict import Student, binarize
+from samstudent.student.predict import Student
 from samstudent.student.training import TrainingOptions, train_student
 from samstudent.task import Task
 
@@ -99,12 +100,9 @@ def load_of(weights: str | None) -> Any:
 
 def dice_of(student: Student, setting: Setting, ids: Sequence[str]) -> float:
     """Mean Dice over structures and cases, in percent."""
-    found = []
-    for id in ids:
-        setting.cases.store.add(setting.cases.source(id))
-        image, truth = setting.cases.labelled(id)
-        found.append(dice_where_known(truth, binarize(student.predict(image), setting.task)))
-    table = np.array(found)
+    store = setting.cases.store
+    found = compare([student], [store.add(setting.cases.source(id)) for id in ids], store)[0]
+    table = np.array(list(found.values()), dtype=float)  # None becomes nan
     return 100 * mean_of(np.array([mean_of(column) for column in table.T]))
 
 

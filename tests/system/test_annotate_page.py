@@ -389,16 +389,22 @@ def test_window_changes_by_a_right_drag_and_image_is_inverted(page: Page) -> Non
     assert page.states() == ["open", "open"]
 
 
+def page_with_box(browser: Browser, bench: Bench) -> Page:
+    """Page on slice 5 of the volume, with SAM's mask of a box around the first structure."""
+    page = Page(browser, bench, (32, 40))
+    page.open("v0", shown="v0 z 6")
+    browser.press(Keys.PAGE_DOWN)
+    page.wait_for("v0 z 5")
+    # The picture is turned by half: voxel (x, y) is at (31 - x, 39 - y).
+    page.sam(lambda: page.drag((31 - 20, 39 - 23), (31 - 0, 39 - 3)))
+    return page
+
+
 def test_volume_is_drawn_on_slices_of_two_directions(tmp_path: Path) -> None:
     bench, sam = volume_bench(tmp_path / "study"), FakeSam(level=100)
     bench.study.sam = lambda: sam  # type: ignore[method-assign, assignment, return-value]
     with page_of(bench, tmp_path / "profile") as browser:
-        page = Page(browser, bench, (32, 40))
-        page.open("v0", shown="v0 z 6")
-        browser.press(Keys.PAGE_DOWN)
-        page.wait_for("v0 z 5")
-        # The picture is turned by half: voxel (x, y) is at (31 - x, 39 - y).
-        page.sam(lambda: page.drag((31 - 20, 39 - 23), (31 - 0, 39 - 3)))
+        page = page_with_box(browser, bench)
         browser.press("2", "b", "[", "[", "[", "c")
         page.wait_for("v0 y 14")
         coronal = Page(browser, bench, (32, 12), aspect=3.0)
@@ -415,11 +421,7 @@ def test_structure_is_propagated_by_sam_and_interpolated_between_slices(tmp_path
     bench, sam = volume_bench(tmp_path / "study"), FakeSam(level=100)
     bench.study.sam = lambda: sam  # type: ignore[method-assign, assignment, return-value]
     with page_of(bench, tmp_path / "profile") as browser:
-        page = Page(browser, bench, (32, 40))
-        page.open("v0", shown="v0 z 6")
-        browser.press(Keys.PAGE_DOWN)
-        page.wait_for("v0 z 5")
-        page.sam(lambda: page.drag((31 - 20, 39 - 23), (31 - 0, 39 - 3)))
+        page = page_with_box(browser, bench)
         browser.press(">")
         browser.until(lambda: "drawn on 2 more slices (SAM does not find it further)" in browser.text("#notices"), "up")
         browser.press("<")

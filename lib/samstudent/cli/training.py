@@ -61,10 +61,11 @@ def train(
         with _progress(app):
             app.train(request)
         _send(app)
+        if not repeat:
+            break
         found = repetition(ledger.rounds())
-        if repeat:
-            typer.echo(f"{'a further round follows' if found.due else 'no further round'}: {found.why}")
-        if not (repeat and found.due):
+        typer.echo(f"{'a further round follows' if found.due else 'no further round'}: {found.why}")
+        if not found.due:
             break
         request["reason"] = found.why
     print_rounds(ledger)

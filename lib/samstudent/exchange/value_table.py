@@ -69,7 +69,7 @@ def _pairs_of(content: Any, place: str) -> list[tuple[int, str]]:
         return [(value, name.strip()) for value, name in enumerate(content, 1)]
     if not isinstance(content, Mapping):
         raise UserError(f"{place}: {_FORMS}")
-    # Names may be numbers, as those of teeth are; a value of a JSON object tells which of both it is.
+    # Names may be numbers, as those of teeth are; a value of a JSON object decides which of both it is.
     pairs = [(value, key) if isinstance(value, int) else (key, value) for key, value in content.items()]
     return [(_value(value, place), _name(name, place)) for value, name in pairs]
 

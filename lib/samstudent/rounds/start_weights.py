@@ -1,8 +1,9 @@
 """Initial weights that a person gives for a round: another round, another study's model, or weights of another program.
 
-Weights that were trained on a case know its label. Students on folds predict their left-out cases only if nobody told
-them, so they start from given weights only where these are known to be trained on none of the labelled cases; the other
-students of the round always start from them. Held-out cases on which the weights were trained leave the comparison.
+Weights that were trained on a case contain its label, and out-of-fold predictions with them would be biased. Students
+on folds therefore start from given weights only where these are known to be trained on none of the labelled cases; the
+other students of the round always start from them. Held-out cases on which the weights were trained leave the
+comparison.
 """
 
 from __future__ import annotations
