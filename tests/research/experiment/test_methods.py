@@ -34,6 +34,8 @@ def test_methods_share_common_jobs(setting: Setting) -> None:
 
 def steps_of(job: Job) -> int:
     """Steps of a student and of those whose training it continues; a round continues from its full student."""
+    if job.kind == "pseudo":  # its student is the round's full one
+        return int(job.needs["round"].params["steps"])
     if job.kind == "round":
         return 2 * int(job.params["steps"])
     return int(job.params["steps"]) + (steps_of(job.needs["start"]) if "start" in job.needs else 0)

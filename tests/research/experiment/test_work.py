@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from samstudent.pseudolabels.teacher import FULL_STUDENT_WEIGHT
 from samstudent.research.experiment import work
 from samstudent.research.experiment.methods import METHODS, Planner
 from samstudent.research.experiment.plan import Job, in_order
 from samstudent.research.experiment.work import JobWork
 from samstudent.research.setting import Setting
-from samstudent.student.predict import Student
+from samstudent.student.predict import Student, binarize
+from samstudent.student.training_case import CaseLabel, prepare_case
 from samstudent.util.progress import Progress
 from support.drawn_folder import labelled_folder
 from support.experiment_setting import setting_of
@@ -45,6 +47,25 @@ def test_student_on_raw_pseudo_labels_starts_from_its_teacher(setting: Setting) 
     image = setting.cases.image("case0")
     assert np.abs(models[0].predict(image) - models[1].predict(image)).max() > 0
     assert JobWork(setting, job).is_done(job.key)
+
+
+def test_pseudo_labels_without_sam_are_the_masks_of_the_students_of_the_round(setting: Setting) -> None:
+    job = METHODS["ours-without-sam"].build(Planner(setting), 3, 0)
+    do(setting, job)
+    pseudo = job.needs["pseudo"]
+    made, full = pseudo.folder(setting.work), pseudo.needs["round"].folder(setting.work) / "folds" / "full.pt"
+    assert (made / work.MODEL).read_bytes() == full.read_bytes()
+    students = [
+        Student.load(full.with_name(f"{name}.pt"), setting.task) for name in ("fold0", "fold1", "fold2", "full")
+    ]
+    case = json.loads((made / work.ROWS).read_text())["trains"][0]
+    image = setting.cases.image(case)
+    *folds, last = (student.predict(image) for student in students)
+    expected = binarize(np.mean(folds, 0) + FULL_STUDENT_WEIGHT * (last - np.mean(folds, 0)), setting.task)
+    saved = setting.cases.pseudo_labels(made).training_case(
+        setting.cases.prepared(case, hidden=True), "raw", np.ones(2)
+    )
+    assert (saved.masks == prepare_case(case, image, CaseLabel(expected), setting.task).masks).all() and expected.any()
 
 
 def test_a_measurement_has_a_row_of_figures_for_each_case(setting: Setting) -> None:

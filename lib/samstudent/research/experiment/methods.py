@@ -86,6 +86,13 @@ class Planner:
         needs = {} if champion is None else {"champion": champion}
         return self._job("round", label, params, [*labelled, *rest], needs)
 
+    def without_sam(self, n: int, seed: int) -> Job:
+        """Student that continues from the student of all labels of a round, with masks of the round's students."""
+        rest = self.setting.rest(n)
+        label = f"pseudo labels without SAM from {_labels(n, seed)}"
+        pseudo = self._job("pseudo", label, {"how": "raw", "ids": rest}, rest, {"round": self.round(n, seed)})
+        return self.student(n, seed, times=1, start=pseudo, pseudo=pseudo)
+
     def nnunet(self, n: int, seed: int) -> Job:
         """nnU-Net and its masks of the test cases."""
         labelled, test = self.setting.labelled(n), list(self.setting.test)
@@ -197,6 +204,11 @@ METHODS: dict[str, Method] = {
         uses_sam=True,
     ),
     "ours": Method(_ours, "labels, and pseudo labels of one round of samstudent (rounds.run_round)", uses_sam=True),
+    "ours-without-sam": Method(
+        lambda planner, n, seed: planner.without_sam(n, seed),
+        "labels, and masks of the students cross-fitted in the round of ours; neither SAM nor an estimate of quality",
+        uses_sam=True,
+    ),
     "ours-twice": Method(
         _ours_twice,
         "labels, and pseudo labels of a second round, whose teacher includes the student of the first round",

@@ -12,7 +12,7 @@ from samstudent.imaging.case import CaseImage
 from samstudent.pseudolabels.ablations import Ablations
 from samstudent.pseudolabels.case import PseudoLabel
 from samstudent.pseudolabels.out_of_fold import on_working_grid
-from samstudent.pseudolabels.teacher import CHAMPION_WEIGHT
+from samstudent.pseudolabels.teacher import CHAMPION_WEIGHT, Teacher
 from samstudent.research.experiment.measure import quality_rows
 from samstudent.research.setting import Setting
 from samstudent.rounds.pseudo_store import PseudoLabelStore
@@ -20,7 +20,12 @@ from samstudent.rounds.round_store import RoundStore
 from samstudent.rounds.run_round import Champion, RoundCases, RoundOptions, RoundResult, run_round
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.model import SamModel
+from samstudent.student.predict import Student
+from samstudent.task import Task
 from samstudent.util.progress import Report
+
+#: Model file, in the folder of a round, of the student of all labels.
+FULL_STUDENT = "folds/full.pt"
 
 
 class ExperimentStore(RoundStore):
@@ -81,6 +86,12 @@ def run(
     )
     result = run_round(cases, setting.task, options, store=store, report=report)
     return result, _record(result, store)
+
+
+def cross_fitted(folder: Path, task: Task) -> Teacher:
+    """The teacher of a round without its embedding heads, for cases without a label."""
+    students = [Student.load(path, task) for path in sorted(folder.glob("folds/fold*.pt"))]
+    return Teacher({}, students, full_student=Student.load(folder / FULL_STUDENT, task))
 
 
 def _record(result: RoundResult, store: ExperimentStore) -> dict[str, Any]:

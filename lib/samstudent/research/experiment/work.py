@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from samstudent.engine.store import ContentStore, content_key
 from samstudent.imaging.case import for_sam
 from samstudent.pseudolabels.out_of_fold import spread_out
+from samstudent.pseudolabels.teacher import Teacher
 from samstudent.research.cases import LazyCases
 from samstudent.research.experiment import baselines, nnunet, ours
 from samstudent.research.experiment.measure import measure, number, quality_rows
@@ -144,14 +146,12 @@ def train(run: JobRun) -> None:
 def pseudo_label(run: JobRun) -> None:
     """Pseudo labels of cases by another method, and rows on their quality where labels are known."""
     cases, task = run.setting.cases, run.setting.task
-    teacher = run.needed("teacher")
-    assert teacher is not None
-    student = Student.load(teacher / MODEL, task)
+    teacher = _teacher(run)
     refine, labels = MASKS[run.params["how"]](run), cases.pseudo_labels(run.folder)
     trains, rows = [], []
     for done, id in enumerate(run.params["ids"], 1):
         image = cases.image(id)
-        probabilities = student.predict(image)
+        probabilities = teacher.predict(image)
         masks = refine(image, probabilities)
         # A case without any mask would train the background everywhere, although structures may be present.
         if masks.any():
@@ -160,6 +160,19 @@ def pseudo_label(run: JobRun) -> None:
         rows += quality_rows(id, cases.truth(id), binarize(probabilities, task), masks, task)
         run.report(Progress("pseudo labels", done, len(run.params["ids"])))
     atomic_write(run.folder / ROWS, json.dumps({"trains": trains, "targets": "masks", "rows": rows}))
+
+
+def _teacher(run: JobRun) -> Student | Teacher:
+    """The teacher of pseudo labels: a student, or those of a round, of which the full one becomes ``model.pt``."""
+    task = run.setting.task
+    if (teacher := run.needed("teacher")) is not None:
+        return Student.load(teacher / MODEL, task)
+    done = run.needed("round")
+    assert done is not None
+    students = ours.cross_fitted(done, task)
+    assert students.full_student is not None
+    shutil.copyfile(done / ours.FULL_STUDENT, run.folder / MODEL)
+    return students
 
 
 def product_round(run: JobRun) -> None:
