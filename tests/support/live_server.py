@@ -257,9 +257,9 @@ def detail(response: requests.Response) -> str:
     return str(json.loads(response.text)["detail"])
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 180) -> Any:
-    """Wait until a condition is true; returns its value."""
+def wait_until(condition: Callable[[], Any], seconds: float = 180, state: Callable[[], object] = str) -> Any:
+    """Wait until a condition is true; returns its value. ``state`` is shown if it does not happen in time."""
     for _ in until(seconds):
         if found := condition():
             return found
-    pytest.fail("it did not happen in time")
+    pytest.fail(f"it did not happen in {seconds:g} s. {state()}")

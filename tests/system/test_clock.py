@@ -106,14 +106,21 @@ def test_labels_rounds_and_queue_are_correct_after_clock_jumps(
         for case in CASES[first : first + 2]:
             saved[case].append(save(scheduled, study, case, by, tmp_path))
 
+    def schedule() -> requests.Response:
+        return requests.get(f"{scheduled.url}/samstudent/schedule", timeout=60)
+
     def wait_for_rounds(count: int) -> None:
-        wait_until(lambda: [r["status"] for r in rounds(scheduled)].count("done") >= count, 300)
+        wait_until(
+            lambda: [r["status"] for r in rounds(scheduled)].count("done") >= count,
+            300,
+            lambda: f"{rounds(scheduled)} {schedule().text} {scheduled.log.read_text()[-4000:]}",
+        )
 
     save_two(0, 0)
     wait_for_rounds(1)
     for number, days in enumerate((-3, 4), 2):
         clock.set(days)
-        now = requests.get(f"{scheduled.url}/samstudent/schedule", timeout=60)
+        now = schedule()
         assert now.ok, now.text
         sample = scheduled.client().next_sample("random", {})
         assert sample["id"] in CASES
