@@ -19,72 +19,24 @@ from samstudent.server.annotation.drawn_label import encoded
 from samstudent.server.review_page.pictures import Cropped
 from samstudent.server.tasks.active_learning import strategies
 from support.browser import Browser
+from support.drawing_page import DrawingPage, Point, box_of
 from support.drawn import FakeSam, dice
 from support.page_server import page_of
 from support.review_bench import Bench, volume_bench
 
 pytestmark = pytest.mark.server
 
-Point = tuple[float, float]
 
-
-class Page:
-    """Tab Annotate on a bench; points are pixels (x, y) of the picture, centres at whole numbers."""
+class Page(DrawingPage):
+    """Tab Annotate on a bench."""
 
     def __init__(self, browser: Browser, bench: Bench, size: tuple[int, int], aspect: float = 1.0) -> None:
-        self.browser, self.bench, self.size, self.aspect = browser, bench, size, aspect
-
-    def open(self, case: str, *, shown: str | None = None, path: str = "annotate") -> None:
-        self.browser.open(f"samstudent#{path}/{case}")
-        self.wait_for(shown or case)
-
-    def wait_for(self, shown: str) -> None:
-        self.browser.shows(shown)
-        ready = "return document.querySelector('.stage').dataset.ready"
-        self.browser.until(lambda: self.browser.run(ready) == shown, "embedding")
-
-    def on_screen(self, point: Point) -> tuple[int, int]:
-        """Offset of a point from the centre of the canvas, CSS pixels."""
-        width, height = self.browser.run(
-            "const b = document.getElementById('drawing').getBoundingClientRect(); return [b.width, b.height]"
-        )
-        scale = min(round(width) / self.size[0], round(height) / (self.size[1] * self.aspect))
-        x = (point[0] + 0.5 - self.size[0] / 2) * scale
-        return round(x), round((point[1] + 0.5 - self.size[1] / 2) * scale * self.aspect)
-
-    def drag(self, *points: Point, keys: str = "") -> None:
-        """Press at the first point, move through the others, and release."""
-        canvas, chain = self.browser.find("#drawing"), ActionChains(self.browser.driver, duration=30)
-        if keys:
-            chain.key_down(keys)
-        for number, point in enumerate(points):
-            chain.move_to_element_with_offset(canvas, *self.on_screen(point))
-            if number == 0:
-                chain.click_and_hold()
-        chain.release()
-        if keys:
-            chain.key_up(keys)
-        chain.perform()
-
-    def click(self, point: Point, keys: str = "") -> None:
-        self.drag(point, keys=keys)
-
-    def sam(self, act: Any) -> None:
-        """Do something that SAM answers, and wait for the answer."""
-        answered = "return document.querySelector('.stage').dataset.answered ?? ''"
-        before = self.browser.run(answered)
-        act()
-        self.browser.until(lambda: self.browser.run(answered) != before, "answer of SAM")
-
-    def states(self) -> list[str]:
-        script = "return [...document.querySelectorAll('.structures li')].map((row) => row.className)"
-        return list(self.browser.run(script))
+        super().__init__(browser, size, aspect)
+        self.bench = bench
 
     def submit(self, case: str) -> np.ndarray:
         """Submit, and return the saved label."""
-        self.browser.run("document.getElementById('notices').replaceChildren()")
-        ActionChains(self.browser.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
-        self.browser.until(lambda: f"{case}: label saved" in self.browser.text("#notices"), "label")
+        self.press_submit(case)
         return self.label(case)
 
     def label(self, case: str) -> np.ndarray:
@@ -95,14 +47,9 @@ class Page:
     def draft(self, case: str) -> dict[str, Any]:
         """Structures of the only draft of a case, once the page has saved its present state."""
         self.browser.until(lambda: self.browser.text("#saved") == "draft saved", "draft")
-        (folder,) = self.bench.app.state.annotation.drafts.folder.iterdir()
-        content = TestClient(self.bench.app).get(
-            f"/samstudent/annotate/{case}/draft", params={"client": self.client(folder)}
-        )
+        path = f"/samstudent/annotate/{case}/draft"
+        content = TestClient(self.bench.app).get(path, params={"client": self.client()})
         return dict(content.json()["label"]["structures"])
-
-    def client(self, folder: Path) -> str:
-        return str(self.browser.run("return localStorage.getItem('samstudent-client')"))
 
 
 @pytest.fixture
@@ -116,11 +63,6 @@ def page(review_bench: Bench, tmp_path: Path) -> Iterator[Page]:
         yield Page(browser, review_bench, (64, 64))
         assert [text for text in browser.console() if " 409 " not in text] == []
         assert browser.asked() <= {browser.url}
-
-
-def box_of(mask: np.ndarray, margin: int = 2) -> tuple[Point, Point]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return (columns[0] - margin, rows[0] - margin), (columns[-1] + margin, rows[-1] + margin)
 
 
 def stroke(a: Point, b: Point, radius: float) -> np.ndarray:
@@ -228,7 +170,7 @@ def test_submission_needs_a_state_for_each_structure(page: Page) -> None:
     page.open("plain")
     browser.press("b")
     page.drag((20, 20), (30, 20))
-    ActionChains(browser.driver).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(Keys.CONTROL).perform()
+    page.command(Keys.ENTER)
     browser.until(lambda: "square: draw, or mark as absent" in browser.text("#notices"), "reason")
     assert page.states() == ["drawn", "open undecided"]
     browser.press("A")
@@ -371,6 +313,52 @@ def test_one_finger_draws_and_two_move_and_zoom(page: Page) -> None:
     assert is_stroke(page.submit("plain")[0], (20, 20), (30, 20), 9)
 
 
+def test_crosshair_has_several_sizes_and_the_browser_keeps_it(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    marked = (
+        "const c = document.getElementById('drawing'); const o = new OffscreenCanvas(c.width, c.height);"
+        " const x = o.getContext('2d', { willReadFrequently: true }); x.drawImage(c, 0, 0);"
+        " const d = x.getImageData(0, 0, c.width, c.height).data; let n = 0;"
+        " for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n"
+    )
+
+    def next_size(name: str) -> int:
+        browser.press("p")
+        assert browser.find("#crosshair").get_attribute("data-size") == name
+        ActionChains(browser.driver).move_to_element(browser.find("#drawing")).move_by_offset(5, 5).perform()
+        browser.driver.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        return int(browser.run(marked))
+
+    large, small, none = next_size("large"), next_size("small"), next_size("off")
+    assert large > small > none == 0
+    browser.press(Keys.ARROW_RIGHT)  # the cursor of the keyboard has no other mark
+    browser.until(lambda: browser.run(marked) == pytest.approx(small, rel=0.1), "the keyboard's cursor")
+    page.open("plain")
+    assert browser.find("#crosshair").get_attribute("data-size") == "off"
+    assert next_size("full") > large
+
+
+def test_window_and_position_change_by_keyboard(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    before = browser.drawn()
+    browser.press("{")
+    browser.until(lambda: browser.drawn()[0] > before[0], "a brighter image")
+    browser.press("}")
+    browser.until(lambda: browser.drawn() == before, "the level as before")
+    browser.press("(")
+    browser.until(lambda: browser.drawn() != before, "a narrower window")
+    browser.press(")")
+    browser.until(lambda: browser.drawn() == before, "the window as before")
+    browser.press("+", "+", "+", "+")
+    zoomed = browser.drawn()
+    page.command(Keys.ARROW_DOWN)
+    browser.until(lambda: browser.drawn() != zoomed, "another part of the image")
+    browser.find(".opacity input").send_keys(Keys.ARROW_RIGHT)  # its own keys move a slider
+    assert browser.find(".opacity input").get_attribute("value") == "0.4"
+
+
 def test_window_changes_by_a_right_drag_and_image_is_inverted(page: Page) -> None:
     browser = page.browser
     page.open("plain")
@@ -422,7 +410,7 @@ def test_structure_is_propagated_by_sam_and_interpolated_between_slices(tmp_path
     bench.study.sam = lambda: sam  # type: ignore[method-assign, assignment, return-value]
     with page_of(bench, tmp_path / "profile") as browser:
         page = page_with_box(browser, bench)
-        browser.press(">")
+        browser.find("#propagate-up").click()
         browser.until(lambda: "drawn on 2 more slices (SAM does not find it further)" in browser.text("#notices"), "up")
         browser.press("<")
         browser.until(lambda: browser.text("#notices").count("drawn on 2 more slices") == 2, "down")
@@ -432,7 +420,7 @@ def test_structure_is_propagated_by_sam_and_interpolated_between_slices(tmp_path
         browser.press(Keys.PAGE_UP, Keys.PAGE_UP)
         page.wait_for("v0 z 10")
         page.drag((10, 10), (14, 10))
-        browser.press("q")
+        browser.find("#interpolate").click()
         browser.until(lambda: "block: 1 slice interpolated" in browser.text("#notices"), "interpolation")
         label, truth = page.submit("v0"), bench.truths["v0"]
         assert browser.console() == []

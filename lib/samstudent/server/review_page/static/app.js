@@ -2,7 +2,7 @@
 
 import { Annotate } from './annotate/annotate.js';
 import { get, post } from './api.js';
-import { button, dialogOpen, h, notice } from './dom.js';
+import { button, dialogOpen, h, isCommand, notice } from './dom.js';
 import { Overview } from './overview.js';
 import { Review } from './review.js';
 
@@ -103,8 +103,8 @@ function showHelp() {
 document.getElementById('logout').addEventListener('click', logout);
 document.getElementById('help-button').addEventListener('click', showHelp);
 document.addEventListener('keydown', (event) => {
-  const isCommand = event.ctrlKey || event.metaKey;
-  if (event.altKey || dialogOpen() || (isCommand && state.view?.name !== 'annotate')) return;
+  const isAlt = event.altKey && !event.getModifierState('AltGraph') && event.key !== 'Enter';
+  if (isAlt || dialogOpen() || (isCommand(event) && state.view?.name !== 'annotate')) return;
   if (event.key === '?') showHelp();
   else state.view?.key?.(event);
 });

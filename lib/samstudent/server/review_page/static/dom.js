@@ -67,3 +67,6 @@ export function confirmAction(title, text, action) {
 }
 
 export const dialogOpen = () => document.querySelector('dialog[open]') !== null;
+
+/** Whether an event is a command with Ctrl; AltGr, which types [ ] { } on many keyboards, is none. */
+export const isCommand = (event) => (event.ctrlKey || event.metaKey) && !event.getModifierState('AltGraph');

@@ -1,12 +1,12 @@
-// Tab Annotate, and the editor of Review: a case, its drawing, SAM, drafts, and what becomes of them on the server.
+// Tab Annotate, and the editor of Review: a case, its drawing, its structures and the parts around them.
 
-import { annotatePath, get, post, put, putFile, remove } from '../api.js';
-import { h, notice } from '../dom.js';
+import { annotatePath, get } from '../api.js';
+import { h, isCommand, notice } from '../dom.js';
 import { colour } from '../masks.js';
 import { Assistance } from './assist.js';
+import { CaseActions } from './case_actions.js';
 import { Cases } from './cases.js';
 import { Clock } from './clock.js';
-import { askReason } from './dialogs.js';
 import { DraftKeeper } from './drafts.js';
 import { Drawing } from './drawing.js';
 import { Editor } from './editor.js';
@@ -37,8 +37,8 @@ export class Annotate {
     this.slices = new Slices((axis, index) => this.showPlane(axis, index), this.assist);
     this.panel = new Panel(this);
     this.drafts = new DraftKeeper(() => ({ case: this.data.case, label: this.drawing.encoded(this.base, this.clock.seconds) }), this.client, (text) => { this.panel.saved.textContent = text; });
-    this.strategy = null; // of the last request for a next case; a submission is followed by another one
-    this.cases = new Cases(this.client, (name) => { this.strategy = null; location.hash = `#annotate/${encodeURIComponent(name)}`; }, (strategy) => this.next(strategy));
+    this.actions = new CaseActions(this);
+    this.cases = new Cases(this.client, (name) => this.actions.choose(name), (strategy) => this.actions.next(strategy));
     main.append(this.cases.element, h('div', { class: 'viewer' }, this.editor.stage.element, this.slices.element, this.editor.toolbar), this.panel.element);
     this.saveNow = () => { if (document.hidden) this.drafts.flush(); };
     document.addEventListener('visibilitychange', this.saveNow);
@@ -201,110 +201,17 @@ export class Annotate {
     else this.panel.saved.textContent = `${direction < 0 ? 'undone' : 'redone'}: ${name}`;
   }
 
-  // ---- the label ----
-
-  async submit() {
-    const { drawing, data } = this;
-    if (!drawing || this.busy || !this.may.annotate) return;
-    const { open } = drawing;
-    this.panel.markOpen(open);
-    if (open.length) {
-      notice(`${open.map(({ name }) => name).join(', ')}: draw, or mark as absent (a) or not annotated (n). A marks the rest as absent.`, { error: true });
-      return;
-    }
-    this.busy = true;
-    await this.drafts.flush();
-    this.drafts.forget();
-    try {
-      await putFile(annotatePath(data.case, '/label', { client: this.client }), 'label', drawing.encoded(this.base, this.clock.seconds), { 'If-Match': `"${this.base}"` });
-      notice(`${data.case}: label saved.`);
-      this.leave();
-    } catch (error) {
-      notice(error.message, { error: true });
-      if (error.status === 409) await this.versions.reportConflict(data.case);
-    } finally {
-      this.busy = false;
-    }
-    this.refresh();
-  }
-
-  /** Go on after a case is done: to the review queue, or to the next case. */
-  leave() {
-    const { editing, strategy } = this;
-    this.shut('Saved.', false);
-    this.cases.load();
-    if (editing) this.back();
-    else if (strategy) this.next(strategy);
-    else history.replaceState(null, '', '#annotate');
-  }
-
-  back() {
-    location.hash = '#review';
-  }
-
-  // ---- next, flag, history ----
-
-  async next(strategy = this.cases.strategy.value) {
-    await this.drafts.flush();
-    this.strategy = strategy;
-    try {
-      const { id, reason } = await post(`activelearning/${encodeURIComponent(strategy)}`, { client_id: this.client || undefined });
-      if (!id) {
-        this.strategy = null;
-        notice(reason ?? 'There is no case left.');
-        return;
-      }
-      this.cases.load();
-      if (location.hash === `#annotate/${encodeURIComponent(id)}`) await this.open(id);
-      else location.hash = `#annotate/${encodeURIComponent(id)}`;
-    } catch (error) {
-      notice(error.message, { error: true });
-    }
-  }
-
-  /** Next case; a draft stays. */
-  skip() {
-    if (this.data) notice(`${this.data.case} is skipped${this.drawing.actions ? '; your draft is kept' : ''}.`);
-    return this.next();
-  }
-
-  askFlag() {
-    if (!this.data) return;
-    const name = this.data.case;
-    askReason(name, async (reason) => {
-      try {
-        await put(annotatePath(name, '/flag', { client: this.client }), { reason });
-        notice(`${name} is flagged as unusable.`);
-        this.leave();
-      } catch (error) {
-        notice(error.message, { error: true });
-      }
-      this.refresh();
-    });
-  }
-
-  async unflag() {
-    try {
-      await remove(annotatePath(this.data.case, '/flag', { client: this.client }));
-      this.data.flag = null;
-      this.panel.show();
-      this.cases.load();
-    } catch (error) {
-      notice(error.message, { error: true });
-    }
-    this.refresh();
-  }
-
   // ---- keyboard ----
 
   key(event) {
-    if (event.target.matches('input[type=search], select, dialog *')) {
+    const typed = event.target.matches('input[type=search], select, dialog *'), moved = event.target.matches('input[type=range]') && /^(Arrow|Home|End|Page)/.test(event.key);
+    if (typed || moved) {
       if (event.key === 'Escape') event.target.blur();
       return;
     }
-    if ((event.key === ' ' || event.key === 'Enter') && event.target.matches('button, a, summary')) return;
+    if (!isCommand(event) && (event.key === ' ' || event.key === 'Enter') && event.target.matches('button, a, summary')) return;
     this.clock.input();
-    const action = event.ctrlKey || event.metaKey ? this.keys.commandOf(event) : this.keys.actionOf(event);
+    const action = isCommand(event) ? this.keys.commandOf(event) : this.keys.actionOf(event);
     if (!action || (event.repeat && /^[jkuUaAnyF]$/.test(event.key))) return;
     event.preventDefault();
     action();

@@ -1,6 +1,7 @@
 // Editor of one plane: drawing, stage, tools and the display of masks. It knows nothing of cases and the server.
 
-import { button, h } from '../dom.js';
+import { button, h, svg } from '../dom.js';
+import { crosshair, CROSSHAIRS } from './marks.js';
 import { union } from './plane.js';
 import { Pointer } from './pointer.js';
 import { copyRuns, placed } from './runs.js';
@@ -9,6 +10,11 @@ import { Brush, fillActive, planeKey, Polygon, Sam, SIZES, smoothActive } from '
 
 const TOOLS = { sam: ['SAM', 's'], brush: ['Brush', 'b'], eraser: ['Eraser', 'e'], polygon: ['Polygon', 'g'], move: ['Move', 'v'] };
 const LINE = 1.3; // width of lines, CSS pixels
+const STORED = 'samstudent-crosshair'; // the browser keeps its size
+const STEP = 0.05; // share of the range of values for a key that changes the window
+const PAN = 60; // CSS pixels for a key that moves the image
+
+const crossIcon = () => svg('svg', { viewBox: '0 0 16 16', width: '14', height: '14', 'aria-hidden': 'true' }, svg('path', { d: 'M8 1v5M8 10v5M1 8h5M10 8h5', stroke: 'currentColor', 'stroke-width': '1.5' }));
 
 export class Editor {
   /**
@@ -23,6 +29,7 @@ export class Editor {
     this.erasing = false; // polygons remove
     this.outside = false; // clicks of SAM are outside of the structure
     this.display = { filled: true, opacity: 0.35, masks: true };
+    this.crosshair = localStorage.getItem(STORED) in CROSSHAIRS ? localStorage.getItem(STORED) : 'full';
     this.changed = (rect = null) => this.stage.invalidate('masks', rect);
     this.stage = new Stage(() => this.layers(), (context) => this.drawMarks(context));
     this.tools = { sam: new Sam(this, ask), brush: new Brush(this, 1), eraser: new Brush(this, 0), polygon: new Polygon(this), move: null };
@@ -80,6 +87,7 @@ export class Editor {
 
   /** Change the window by shares of the range of values: width by `contrast`, centre by `brightness`. */
   window(contrast, brightness) {
+    if (!this.stage.picture) return;
     const { low, high } = this.stage.window, { depth } = this.stage.picture, width = Math.max(1, (high - low) * Math.exp(4 * contrast));
     const centre = (low + high) / 2 + brightness * Math.min(depth, 2 * (high - low));
     this.stage.setWindow({ low: centre - width / 2, high: centre + width / 2 });
@@ -91,6 +99,15 @@ export class Editor {
   }
 
   // ---- display ----
+
+  /** Next size of the crosshair. */
+  turnCrosshair() {
+    const sizes = Object.keys(CROSSHAIRS);
+    this.crosshair = sizes[(sizes.indexOf(this.crosshair) + 1) % sizes.length];
+    localStorage.setItem(STORED, this.crosshair);
+    this.showToolbar();
+    this.stage.invalidate('marks');
+  }
 
   toggleFilled() {
     this.display.filled = !this.display.filled;
@@ -118,7 +135,12 @@ export class Editor {
   drawMarks(context) {
     if (!this.drawing) return;
     const { cursor } = this.pointer;
-    if (!this.panning) this.tool.draw(context, this.stage, cursor);
+    if (!this.panning) {
+      this.tool.draw(context, this.stage, cursor);
+      // The cursor of the keyboard has no other mark.
+      const size = this.crosshair === 'off' && this.pointer.byKeyboard ? 'small' : this.crosshair;
+      if (cursor && this.tool.crosshair) crosshair(context, this.stage, cursor, size);
+    }
     this.stage.position.textContent = [this.planeText, cursor && `${Math.round(cursor.u)}, ${Math.round(cursor.v)}`].filter(Boolean).join(' · ');
   }
 
@@ -136,6 +158,7 @@ export class Editor {
       item('Holes', 'h: fill the holes of the structure', () => this.fill()), item('Smooth', 'm: smooth the border, by about a tenth of the brush', () => this.smooth()),
       h('span', { class: 'spacer' }),
       item('Filled', 'f', () => this.toggleFilled(), { 'data-option': 'filled' }), h('label', { class: 'opacity' }, h('span', { class: 'sr' }, 'opacity'), opacity),
+      item(crossIcon(), 'p', () => this.turnCrosshair(), { id: 'crosshair' }),
       item('Invert', 'i', () => this.invert(), { 'data-option': 'inverted' }),
       item('Fit', 'Home', () => this.stage.fit()));
   }
@@ -145,6 +168,16 @@ export class Editor {
     for (const item of this.toolbar.querySelectorAll('[data-tool]')) item.setAttribute('aria-pressed', String(item.dataset.tool === this.toolName));
     for (const item of this.toolbar.querySelectorAll('[data-option]')) item.setAttribute('aria-pressed', String(options[item.dataset.option]));
     this.sizeText.textContent = `${this.size} px`;
+    const cross = this.toolbar.querySelector('#crosshair');
+    cross.dataset.size = this.crosshair;
+    cross.title = `p: size of the crosshair, now ${this.crosshair}`;
+    cross.setAttribute('aria-label', `Crosshair: ${this.crosshair}`);
+  }
+
+  /** Action of a key with Ctrl, or null. */
+  command(event) {
+    const move = { ArrowLeft: [PAN, 0], ArrowRight: [-PAN, 0], ArrowUp: [0, PAN], ArrowDown: [0, -PAN] }[event.key];
+    return move ? () => this.stage.panBy(...move) : null;
   }
 
   /** Action of a key, or null. */
@@ -153,7 +186,8 @@ export class Editor {
     const far = event.shiftKey ? 10 : 1;
     const actions = {
       s: () => this.use('sam'), b: () => this.use('brush'), e: () => this.use('eraser'), g: () => this.use('polygon'), v: () => this.use('move'), x: () => this.toggleSign(),
-      '[': () => this.resize(-1), ']': () => this.resize(1), h: () => this.fill(), m: () => this.smooth(), f: () => this.toggleFilled(), i: () => this.invert(),
+      '[': () => this.resize(-1), ']': () => this.resize(1), h: () => this.fill(), m: () => this.smooth(), f: () => this.toggleFilled(), i: () => this.invert(), p: () => this.turnCrosshair(),
+      '(': () => this.window(-STEP, 0), ')': () => this.window(STEP, 0), '{': () => this.window(0, -STEP), '}': () => this.window(0, STEP),
       '+': () => this.stage.zoomBy(1.4), '=': () => this.stage.zoomBy(1.4), '-': () => this.stage.zoomBy(1 / 1.4), Home: () => this.stage.fit(), ' ': () => this.showMasks(false),
       ArrowLeft: () => this.pointer.nudge(-far, 0), ArrowRight: () => this.pointer.nudge(far, 0), ArrowUp: () => this.pointer.nudge(0, -far), ArrowDown: () => this.pointer.nudge(0, far),
       Enter: () => this.pointer.press(event), Escape: () => this.escape(),

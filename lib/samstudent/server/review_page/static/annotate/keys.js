@@ -6,8 +6,8 @@ export const SHORTCUTS = [
   ['g', 'polygon: click corners; Enter or double click closes it'], ['x', 'switch: clicks outside of the structure, polygons that remove'], ['h  m', 'fill holes, smooth'],
   ['t  r', 'start from the student’s mask, from SAM’s; with Shift for all structures'], ['a  n  A', 'absent, not annotated, the rest is absent'], ['l', 'finished: others do not take its pixels'],
   ['o', 'show or hide the structure'], ['Del', 'clear the structure'], ['u  U', 'undo, redo (also Ctrl z, Ctrl y)'], ['Ctrl ↵', 'submit'], ['F', 'flag as unusable'], ['y', 'history'],
-  ['← ↑ → ↓', 'cursor (Shift: ten pixels); Enter presses and releases the tool there'], ['v', 'move by dragging; also the middle button or two fingers'], ['+ −  wheel', 'zoom'], ['Home', 'fit to the window'],
-  ['right drag', 'window (sideways) and level (up and down)'], ['i', 'invert'], ['f', 'filled masks, or outlines'], ['Space', 'hide all masks while pressed'], ['PgUp PgDn', 'slices of a volume; z c d: direction'], ['<  >', 'volumes: SAM draws the structure on up to ten slices before, after'], ['q', 'volumes: interpolate between drawn slices'],
+  ['← ↑ → ↓', 'cursor (Shift: ten pixels); Enter presses and releases the tool there'], ['v', 'move by dragging; also the middle button, two fingers, or Ctrl and arrows'], ['+ −  wheel', 'zoom'], ['Home', 'fit to the window'],
+  ['right drag', 'window (sideways) and level (up and down)'], ['( )  { }', 'window, level'], ['i', 'invert'], ['f', 'filled masks, or outlines'], ['p', 'size of the crosshair: full, large, small, off'], ['Space', 'hide all masks while pressed'], ['PgUp PgDn', 'slices of a volume; z c d: direction'], ['<  >', 'volumes: SAM draws the structure on up to ten slices before, after'], ['q', 'volumes: interpolate between drawn slices'],
 ];
 
 const DIGIT_DELAY = 700; // milliseconds in which a second digit belongs to the first
@@ -33,25 +33,25 @@ export class Keys {
   commandOf(event) {
     const { view } = this;
     if (!view.drawing) return null;
-    const actions = { Enter: () => view.submit(), z: () => view.step(-1), Z: () => view.step(1), y: () => view.step(1), s: () => view.drafts.flush() };
-    return actions[event.key] ?? null;
+    const actions = { Enter: () => view.actions.submit(), z: () => view.step(-1), Z: () => view.step(1), y: () => view.step(1), s: () => view.drafts.flush() };
+    return actions[event.key] ?? view.editor.command(event);
   }
 
   actionOf(event) {
     const { view } = this;
-    if (event.key === 'j') return () => view.next();
+    if (event.key === 'j') return () => view.actions.next();
     if (!view.drawing) return null;
     if (/^\d$/.test(event.key)) return () => this.digit(event.key);
     const { active } = view.drawing;
     const ofVolumes = { '>': () => view.assist.propagate(1), '<': () => view.assist.propagate(-1), q: () => view.assist.interpolate() };
     if (view.slices.axis && ofVolumes[event.key]) return ofVolumes[event.key];
     const actions = {
-      k: () => view.skip(), u: () => view.step(-1), U: () => view.step(1), '.': () => view.move(1), ',': () => view.move(-1),
+      k: () => view.actions.skip(), u: () => view.step(-1), U: () => view.step(1), '.': () => view.move(1), ',': () => view.move(-1),
       a: () => view.setState(active, 'absent'), n: () => view.setState(active, 'unknown'), A: () => view.restAbsent(), l: () => view.toggleFinished(),
       t: () => view.assist.take('student', false), T: () => view.assist.take('student', true), r: () => view.assist.take('sam', false), R: () => view.assist.take('sam', true),
-      F: () => view.askFlag(), y: () => view.versions.showHistory(), o: () => view.toggleHidden(active), Delete: () => view.drawing.clear(),
+      F: () => view.actions.askFlag(), y: () => view.versions.showHistory(), o: () => view.toggleHidden(active), Delete: () => view.drawing.clear(),
     };
-    if (event.key === 'Escape' && view.editing && !view.editor.pointer.gesture && !view.editor.tools.polygon.corners.length) return () => view.back();
+    if (event.key === 'Escape' && view.editing && !view.editor.pointer.gesture && !view.editor.tools.polygon.corners.length) return () => view.actions.back();
     return actions[event.key] ?? view.slices.action(event) ?? view.editor.action(event);
   }
 }

@@ -38,14 +38,14 @@ export class Panel {
     const key = (text, name) => [text, ' ', h('kbd', {}, name)];
     this.element.replaceChildren(
       h('div', { class: 'case-summary' }, h('h2', { title: data.case }, data.case), h('p', { class: 'small' }, `${size} · ${status}`), h('p', { class: 'small line' }, this.time, this.saved)),
-      flag ? h('div', { class: 'banner' }, `Flagged as unusable by ${flag.who}: ${flag.reason}`, may.annotate && button('Take back', () => view.unflag(), { id: 'unflag' })) : '',
+      flag ? h('div', { class: 'banner' }, `Flagged as unusable by ${flag.who}: ${flag.reason}`, may.annotate && button('Take back', () => view.actions.unflag(), { id: 'unflag' })) : '',
       this.conflict ?? '', start ?? '', this.list, colours,
       may.annotate ? h('div', { class: 'actions drawing' },
         button(key('Undo', 'u'), () => view.step(-1), { id: 'undo-action' }), button(key('Redo', 'U'), () => view.step(1), { id: 'redo-action' }),
-        button(key('Rest absent', 'A'), () => view.restAbsent(), { id: 'rest-absent' }), button(key('Flag', 'F'), () => view.askFlag(), { id: 'flag' }),
+        button(key('Rest absent', 'A'), () => view.restAbsent(), { id: 'rest-absent' }), button(key('Flag', 'F'), () => view.actions.askFlag(), { id: 'flag' }),
         button(key('History', 'y'), () => view.versions.showHistory(), { id: 'history' }),
-        view.editing ? button(key('Back', 'Esc'), () => view.back(), { id: 'back' }) : button(key('Skip', 'k'), () => view.skip(), { id: 'skip' }),
-        button(key('Submit', 'Ctrl ↵'), () => view.submit(), { id: 'submit', class: 'primary' })) : h('p', { class: 'empty' }, 'Saving requires the role annotator.'));
+        view.editing ? button(key('Back', 'Esc'), () => view.actions.back(), { id: 'back' }) : button(key('Skip', 'k'), () => view.actions.skip(), { id: 'skip' }),
+        button(key('Submit', 'Ctrl ↵'), () => view.actions.submit(), { id: 'submit', class: 'primary' })) : h('p', { class: 'empty' }, 'Saving requires the role annotator.'));
     this.refresh();
   }
 

@@ -8,6 +8,7 @@ export class Pointer {
   constructor(editor) {
     this.editor = editor;
     this.cursor = null;
+    this.byKeyboard = false; // the cursor
     this.pressed = false; // of the keyboard
     this.touches = new Map();
     this.gesture = null; // { kind: 'tool' | 'pan' | 'window' | 'pinch', ... }
@@ -61,6 +62,7 @@ export class Pointer {
       return;
     }
     this.cursor = stage.point(event);
+    this.byKeyboard = false;
     if (gesture?.kind === 'pan') stage.panBy(event.clientX - gesture.last.clientX, event.clientY - gesture.last.clientY);
     else if (gesture?.kind === 'window') editor.window((event.clientX - gesture.last.clientX) * SPEED, (event.clientY - gesture.last.clientY) * SPEED);
     else if (gesture?.kind === 'tool' && gesture.id === event.pointerId) {
@@ -118,6 +120,7 @@ export class Pointer {
   nudge(u, v) {
     const { plane } = this.editor.stage;
     if (!plane) return;
+    this.byKeyboard = true;
     const from = this.cursor ?? { u: plane.width / 2, v: plane.height / 2 };
     this.cursor = { u: Math.max(0, Math.min(plane.width - 1, Math.round(from.u) + u)), v: Math.max(0, Math.min(plane.height - 1, Math.round(from.v) + v)) };
     if (this.pressed) this.editor.tool.move([this.cursor]);

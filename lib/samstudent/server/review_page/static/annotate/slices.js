@@ -6,16 +6,16 @@ const NAMES = { z: 'axial', y: 'coronal', x: 'sagittal' };
 const KEYS = { z: 'z', c: 'y', d: 'x' };
 
 export class Slices {
-  /** show: function of (axis, index); propagate: function of a direction; interpolate: function. */
-  constructor(show, { propagate, interpolate }) {
+  /** show: function of (axis, index); assist: has `propagate`, of a direction, and `interpolate`. */
+  constructor(show, assist) {
     this.show_ = show;
     this.axis = this.index = null;
     this.slider = h('input', { type: 'range', min: '0', 'aria-label': 'Slice', oninput: () => this.moveTo(Number(this.slider.value)) });
     this.axes = h('div', { class: 'segments', role: 'group', 'aria-label': 'Direction of slices' }, Object.entries(NAMES).map(([axis, name]) => button(name, () => this.turn(axis), { 'data-axis': axis })));
     this.element = h('div', { class: 'slices', hidden: true }, this.axes, this.slider,
-      button('‹ SAM', () => propagate(-1), { title: '<: SAM draws the structure on up to ten slices before this one', id: 'propagate-down' }),
-      button('Interpolate', interpolate, { title: 'q: fill the slices between drawn ones', id: 'interpolate' }),
-      button('SAM ›', () => propagate(1), { title: '>: SAM draws the structure on up to ten slices after this one', id: 'propagate-up' }));
+      button('‹ SAM', () => assist.propagate(-1), { title: '<: SAM draws the structure on up to ten slices before this one', id: 'propagate-down' }),
+      button('Interpolate', () => assist.interpolate(), { title: 'q: fill the slices between drawn ones', id: 'interpolate' }),
+      button('SAM ›', () => assist.propagate(1), { title: '>: SAM draws the structure on up to ten slices after this one', id: 'propagate-up' }));
   }
 
   /** Begin with a case; a volume at the middle of what is drawn. */

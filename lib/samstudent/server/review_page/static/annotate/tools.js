@@ -1,5 +1,6 @@
 // Tools that change the mask of the active structure on the plane that is shown. A tool gets points { u, v } of the plane.
 
+import { dot, outlined, sign } from './marks.js';
 import { clipped } from './plane.js';
 import { fillHoles, fillPolygon, paintStroke, polygonRect, smooth, strokeRect } from './shapes.js';
 
@@ -66,6 +67,8 @@ export class Brush {
 export class Polygon {
   corners = [];
 
+  crosshair = true;
+
   constructor(editor) {
     this.editor = editor;
   }
@@ -126,6 +129,11 @@ export class Sam {
     this.start = null;
   }
 
+  /** Whether a box is being drawn. */
+  get drags() { return this.start !== null && distance(this.editor.stage, this.start, this.end) >= DRAG; }
+
+  get crosshair() { return !this.drags; }
+
   down(point, event) {
     this.start = point;
     this.end = point;
@@ -170,7 +178,7 @@ export class Sam {
     this.editor.stage.invalidate('marks');
   }
 
-  draw(context, stage, cursor) {
+  draw(context, stage) {
     const { prompts, active } = this.editor.drawing;
     const box = (a, b) => {
       const from = stage.toScreen({ u: a.u - 0.5, v: a.v - 0.5 }), to = stage.toScreen({ u: b.u + 0.5, v: b.v + 0.5 });
@@ -183,8 +191,7 @@ export class Sam {
       for (const [u, v] of prompts.positive) sign(context, stage.toScreen({ u, v }), true);
       for (const [u, v] of prompts.negative) sign(context, stage.toScreen({ u, v }), false);
     }
-    if (this.start && distance(stage, this.start, this.end) >= DRAG) box(this.start, this.end);
-    else if (cursor) crossing(context, stage, cursor);
+    if (this.drags) box(this.start, this.end);
   }
 }
 
@@ -206,50 +213,4 @@ export function smoothActive({ drawing, stage, size, changed }) {
 function distance(stage, a, b) {
   const from = stage.toScreen(a), to = stage.toScreen(b);
   return Math.hypot(to.x - from.x, to.y - from.y);
-}
-
-/** Stroke the path in white on black, visible on any image. */
-function outlined(context, dashes) {
-  context.setLineDash(dashes);
-  context.lineWidth = 3;
-  context.strokeStyle = 'rgb(0 0 0 / 60%)';
-  context.stroke();
-  context.lineWidth = 1.3;
-  context.strokeStyle = '#fff';
-  context.stroke();
-  context.setLineDash([]);
-}
-
-function dot(context, { x, y }, radius, colour) {
-  context.beginPath();
-  context.arc(x, y, radius, 0, 2 * Math.PI);
-  context.fillStyle = colour;
-  context.fill();
-}
-
-function sign(context, { x, y }, positive) {
-  dot(context, { x, y }, 7, positive ? '#0b6' : '#c22');
-  context.beginPath();
-  context.moveTo(x - 4, y);
-  context.lineTo(x + 4, y);
-  if (positive) {
-    context.moveTo(x, y - 4);
-    context.lineTo(x, y + 4);
-  }
-  context.lineWidth = 2;
-  context.strokeStyle = '#fff';
-  context.stroke();
-}
-
-/** Cross over the whole image at the cursor, to place boxes. */
-function crossing(context, stage, cursor) {
-  const { x, y } = stage.toScreen(cursor), { width, height } = stage.top;
-  context.beginPath();
-  context.moveTo(x, 0);
-  context.lineTo(x, height);
-  context.moveTo(0, y);
-  context.lineTo(width, y);
-  context.lineWidth = 1;
-  context.strokeStyle = 'rgb(255 255 255 / 45%)';
-  context.stroke();
 }
