@@ -148,6 +148,8 @@ def test_doctor_reports_warnings_of_readers(tmp_path: Path) -> None:
     [
         (("serve", "--studies", "nowhere", "--task", "wrist"), "nowhere"),
         (("serve", "--studies", ".", "--task", "wrsit"), "wrsit"),
+        (("serve", "--studies", ".", "--task", "wrist", "--root-path", "wrist"), "such as /wrist"),
+        (("serve", "--studies", ".", "--task", "wrist", "--root-path", "/a/../b"), "such as /wrist"),
         (("rounds", "list", "--studies", "nowhere", "--task", "wrist"), "nowhere"),
         (("demo", "--studies", "nowhere"), "nowhere"),
     ],

@@ -148,8 +148,7 @@ class RunningServer:
         app = home / "app"
         app.mkdir()
         (app / "main.py").write_text(main or (APP / "main.py").read_text())
-        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
-        command += ["--studies", str(study.folder), "--conf", "task", str(study.task_file)]
+        command = [*self.program(app, study.task_file), "--studies", str(study.folder)]
         command += ["--host", "127.0.0.1", "--port", str(self.port), *options]
         # Its sessions, caches and temporary files go under home, not to the user's.
         self.temporary = home / "tmp"
@@ -164,6 +163,11 @@ class RunningServer:
         }
         self._command, self._home = command, home
         self.start_again()
+
+    def program(self, app: Path, task_file: Path) -> list[str]:
+        """Start of the command: program, app and task."""
+        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app)]
+        return [*command, "--conf", "task", str(task_file)]
 
     def start_again(self) -> None:
         """Start again with the state of the last run."""
@@ -233,6 +237,14 @@ class RunningServer:
             if job.get("status") not in ("SUBMITTED", "RUNNING"):
                 return dict(job)
         pytest.fail(f"{method} did not end within {seconds} s:\n{self.tail()}")
+
+
+class ServeCommand(RunningServer):
+    """``samstudent serve``."""
+
+    def program(self, app: Path, task_file: Path) -> list[str]:
+        command = [sys.executable, "-m", "samstudent.cli.main", "serve", "--app", str(app)]
+        return [*command, "--task", str(task_file)]
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,14 @@ def require_dciodvfy() -> str:
     return found
 
 
+def require_nginx() -> str:
+    """Reverse proxy."""
+    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if not found:
+        _missing("needs a reverse proxy: apt-get install nginx-light")
+    return found
+
+
 def _missing(message: str) -> NoReturn:
     """Skip the test; in CI, fail."""
     if os.environ.get("CI"):

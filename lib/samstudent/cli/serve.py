@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from samstudent.errors import NotFound, UserError
 from samstudent.util.address import is_pacs
 from samstudent.util.places import require_free, require_temporary_folder
 from samstudent.util.signals import end_now
+
+#: One or more parts of a path, none of which is ``.`` or ``..``.
+_ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,18 @@ class Tls:
         return options
 
 
+def checked_root_path(value: str) -> str:
+    """Path of the server behind a proxy, without a slash at its end; "" for the root of a host.
+
+    Raises:
+        UserError: it does not begin with a slash, or has other characters than letters, digits and ``- . _ ~``.
+    """
+    path = value.rstrip("/")
+    if path and not _ROOT_PATH.fullmatch(path):
+        raise UserError(f"--root-path {value!r}: must be a path such as /wrist, of letters, digits and - . _ ~")
+    return path
+
+
 def serve(
     studies: Studies,
     task: TaskOption,
@@ -58,9 +74,12 @@ def serve(
     keyfile: Annotated[
         Path | None, typer.Option("--ssl-keyfile", "--ssl_keyfile", help="TLS: the certificate's key (PEM).")
     ] = None,
+    root_path: Annotated[
+        str, typer.Option("--root-path", "--root_path", help="Path of the server behind a reverse proxy, e.g. /wrist.")
+    ] = "",
 ) -> None:
     """Start a MONAI Label server with the samstudent app."""
-    conf_task = task_argument(task)
+    conf_task, root = task_argument(task), checked_root_path(root_path)
     app_folder_path(studies)
     require_temporary_folder()
     require_free(host, port)
@@ -83,6 +102,8 @@ def serve(
     sys.argv = ["monailabel", "start_server", "--app", str(folder), "--studies", studies]
     sys.argv += ["--conf", "task", conf_task, "--host", host, "--port", str(port), *more]
     sys.argv += ["--uvicorn_app", HTTP_APPLICATION]
+    if root:
+        sys.argv += ["--root_path", root]
     try:
         Main().run()
     except SystemExit as ended:

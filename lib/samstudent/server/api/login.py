@@ -21,7 +21,7 @@ from samstudent.server.auth import audit
 from samstudent.server.auth.audit import AuditLine, audited
 from samstudent.server.auth.current_user import User, caller
 from samstudent.server.auth.logins import Login, OpenIdLogin
-from samstudent.server.auth.middleware import COOKIE, LOGIN_PAGE, cookie
+from samstudent.server.auth.middleware import COOKIE, LOGIN_PAGE, cookie, root_of
 from samstudent.server.auth.openid import PENDING_SECONDS
 from samstudent.server.auth.roles import LoginRequired, require
 from samstudent.server.concurrency import takes_turn
@@ -100,7 +100,7 @@ def post_logout(
         login.sessions.end(session)
     line.describe(user.username)
     response = JSONResponse({})
-    response.delete_cookie(COOKIE, path=request.scope.get("root_path") or "/")
+    response.delete_cookie(COOKIE, path=root_of(request) or "/")
     return response
 
 
@@ -128,14 +128,14 @@ def post_login_page(
         if after := getattr(error, "retry_after", None):
             response.headers["Retry-After"] = str(after)
         return response
-    redirect = RedirectResponse(_local(next), status_code=303, headers={"Cache-Control": "no-store"})
+    redirect = RedirectResponse(_local(request, next), status_code=303, headers={"Cache-Control": "no-store"})
     redirect.headers["set-cookie"] = cookie(request, issued["access_token"], issued["expires_in"])
     return redirect
 
 
 def _page(request: Request, name: str, next: str, message: str = "", status: int = 200) -> Response:
-    action = f"{request.scope.get('root_path', '')}{LOGIN_PAGE}"
-    values = {"title": name, "message": message, "next": _local(next), "action": action}
+    action = f"{root_of(request)}{LOGIN_PAGE}"
+    values = {"title": name, "message": message, "next": _local(request, next), "action": action}
     page = _PAGE.substitute({key: html.escape(value) for key, value in values.items()})
     return HTMLResponse(page, status_code=status, headers=_HEADERS)
 
@@ -153,12 +153,12 @@ OpenId = Annotated[OpenIdLogin, Depends(_openid_login_of)]
 
 @openid_router.get(LOGIN_PAGE, dependencies=[takes_turn("login")])
 def get_provider_login(request: Request, login: OpenId, next: str = "/") -> Response:
-    address, state = login.start(_callback_address(request), _local(next))
+    address, state = login.start(_callback_address(request), _local(request, next))
     response = RedirectResponse(address, status_code=302, headers={"Cache-Control": "no-store"})
     # Lax: the callback is a navigation from another site.
     response.set_cookie(
         _STATE_COOKIE, state, max_age=PENDING_SECONDS, httponly=True, samesite="lax",
-        secure=request.url.scheme == "https", path=f"{request.scope.get('root_path', '')}{LOGIN_PAGE}",
+        secure=request.url.scheme == "https", path=f"{root_of(request)}{LOGIN_PAGE}",
     )  # fmt: skip
     return response
 
@@ -191,7 +191,7 @@ def get_provider_callback(
 
 
 def _callback_address(request: Request) -> str:
-    return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}{LOGIN_PAGE}/callback"
+    return f"{request.url.scheme}://{request.url.netloc}{root_of(request)}{LOGIN_PAGE}/callback"
 
 
 def _message(message: str, status: int) -> Response:
@@ -199,7 +199,9 @@ def _message(message: str, status: int) -> Response:
     return HTMLResponse(page, status_code=status, headers=_HEADERS)
 
 
-def _local(address: str) -> str:
+def _local(request: Request, address: str) -> str:
     """Address after the login if it is on this server, else the first page."""
-    plain = address.startswith("/") and address[1:2] not in ("/", "\\") and address.isprintable()
-    return address if plain else "/"
+    root = root_of(request)
+    path = address.removeprefix(root)
+    plain = address.startswith(f"{root}/") and path[1:2] not in ("/", "\\") and path.isprintable()
+    return address if plain else f"{root}/"

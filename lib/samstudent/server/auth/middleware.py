@@ -124,13 +124,18 @@ def cookie(request: Request, token: str, life: float) -> str:
     response = Response()
     response.set_cookie(
         COOKIE, token, max_age=max(1, round(life)), httponly=True, samesite="strict",
-        secure=request.url.scheme == "https", path=request.scope.get("root_path") or "/",
+        secure=request.url.scheme == "https", path=root_of(request) or "/",
     )  # fmt: skip
     return response.headers["set-cookie"]
 
 
+def root_of(request: Request) -> str:
+    """Path of the server behind a proxy, without a slash at its end; "" without one."""
+    return str(request.scope.get("root_path", ""))
+
+
 def _path(request: Request) -> str:
-    return request.scope["path"].removeprefix(request.scope.get("root_path", "")) or "/"
+    return str(request.scope["path"].removeprefix(root_of(request))) or "/"
 
 
 def _length(request: Request) -> int:
@@ -160,7 +165,7 @@ def _is_foreign(request: Request, origins: Collection[str]) -> bool:
 def _login_required(request: Request, reason: str) -> Response:
     """Redirect to the login page for a browser, else 401."""
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        root = request.scope.get("root_path", "")
+        root = root_of(request)
         address = _path(request) + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"{root}{LOGIN_PAGE}?next={quote(root + address)}", status_code=302)
     return _refuse(401, reason, {"WWW-Authenticate": "Bearer"})

@@ -1,9 +1,12 @@
 // Configuration of OHIF, in place of MONAI Label's. There, the MONAI Label mode can neither save segmentations nor edit
 // them manually; here, OHIF's own segmentation panel is added to it.
 
+/** Root of the server, also behind a proxy with a path prefix: `/` or `/wrist/`. */
+const root = new URL('..', document.currentScript.src).pathname;
+
 // MONAI Label's panel reads the address of its server from this cookie; the default is port 8000. Cookies are shared by
 // all ports of a host, so the cookie of another server on this machine is overwritten.
-document.cookie = `MONAILABEL_SERVER_URL=${encodeURIComponent(`${window.location.origin}/`)}`;
+document.cookie = `MONAILABEL_SERVER_URL=${encodeURIComponent(`${window.location.origin}${root}`)}`;
 
 /** Button of the segmentation panel: a brush or eraser, circle or sphere, with its radius. */
 const brush = (id, icon) => {
@@ -96,7 +99,7 @@ const monaiLabel = {
       },
       isValidMode: (study) => ({
         ...mode.isValidMode(study),
-        description: 'Volumes only (CT, MR). Radiographs are reviewed on the page at /samstudent/',
+        description: `Volumes only (CT, MR). Radiographs are reviewed on the page at ${root}samstudent`,
       }),
       routes: [
         {
@@ -115,7 +118,7 @@ const monaiLabel = {
 };
 
 window.config = {
-  routerBasename: '/ohif/',
+  routerBasename: `${root}ohif/`,
   showStudyList: true,
   extensions: [],
   modes: [monaiLabel],
@@ -131,9 +134,9 @@ window.config = {
       configuration: {
         friendlyName: 'PACS',
         name: 'pacs',
-        wadoUriRoot: '/proxy/dicom/wado',
-        qidoRoot: '/proxy/dicom/qido',
-        wadoRoot: '/proxy/dicom/wado',
+        wadoUriRoot: `${root}proxy/dicom/wado`,
+        qidoRoot: `${root}proxy/dicom/qido`,
+        wadoRoot: `${root}proxy/dicom/wado`,
         qidoSupportsIncludeField: true,
         supportsReject: false,
         imageRendering: 'wadors',

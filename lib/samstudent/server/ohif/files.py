@@ -6,8 +6,10 @@ script that is not found is then HTML.
 
 from __future__ import annotations
 
+import functools
 import mimetypes
 import os.path
+import re
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -21,11 +23,17 @@ SHIPPED = STATIC / "ohif"
 OURS = {"app-config.js": Path(__file__).parent / "app-config.js"}
 
 
-def ohif_file(path: str) -> Response:
+#: Start of an address in a text file of OHIF, whose build is for ``/ohif/`` at the root of a host.
+_ADDRESS = re.compile(rb"""(?<=["'])/ohif/""")
+_TEXTS = frozenset({".html", ".js", ".json"})
+
+
+def ohif_file(path: str, root: str = "") -> Response:
     """File of OHIF; its page for other paths, which are addresses within the page.
 
     Args:
         path: below ``/ohif/``.
+        root: path of the server behind a proxy, e.g. ``/wrist``.
 
     Raises:
         NotFound: there is no such file.
@@ -40,8 +48,13 @@ def ohif_file(path: str) -> Response:
             raise NotFound(f"OHIF has no file {path}")
         file = SHIPPED / "index.html"
     # It asks each time whether a file is still the same: an update of this server must not meet pages of the last.
-    return FileResponse(
-        file,
-        media_type=mimetypes.guess_type(file)[0] or "application/octet-stream",
-        headers={"Cache-Control": "no-cache"},
-    )
+    kind, headers = mimetypes.guess_type(file)[0] or "application/octet-stream", {"Cache-Control": "no-cache"}
+    if root and file.suffix in _TEXTS:
+        return Response(_below(file, root), media_type=kind, headers=headers)
+    return FileResponse(file, media_type=kind, headers=headers)
+
+
+@functools.cache
+def _below(file: Path, root: str) -> bytes:
+    """Content of a text file of OHIF with addresses below ``root``; cached, because one of them has 15 MB."""
+    return _ADDRESS.sub(root.encode() + b"/ohif/", file.read_bytes())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from samstudent.server.auth.middleware import root_of
 from samstudent.server.auth.roles import require
 from samstudent.server.ohif.files import ohif_file
 
@@ -12,5 +13,5 @@ router = APIRouter(prefix="/ohif", include_in_schema=False)
 
 
 @router.get("/{path:path}", dependencies=[require("user")])
-def get_ohif(path: str) -> Response:
-    return ohif_file(path)
+def get_ohif(request: Request, path: str) -> Response:
+    return ohif_file(path, root_of(request))

@@ -50,10 +50,13 @@ function showUser() {
   document.getElementById('logout').hidden = !login;
 }
 
+/** Login page; it returns to this page, also behind a proxy with a path prefix. */
+const loginAddress = () => `samstudent/login?next=${encodeURIComponent(location.pathname)}`;
+
 async function logout() {
   try {
     await post('samstudent/logout');
-    location.assign('samstudent/login?next=/samstudent');
+    location.assign(loginAddress());
   } catch (error) {
     if (error.status !== 401) notice(error.message, { error: true });
   }
@@ -114,7 +117,7 @@ document.addEventListener('login-needed', () => {
   clearTimeout(state.timer);
   main.replaceChildren(h('section', { class: 'card' }, h('h2', {}, 'Login required'),
     h('p', {}, 'This browser is not logged in, or the login has expired.'),
-    h('p', {}, h('a', { href: 'samstudent/login?next=/samstudent' }, 'Log in'))));
+    h('p', {}, h('a', { href: loginAddress() }, 'Log in'))));
 });
 
 async function start() {
