@@ -143,3 +143,18 @@ def test_geometry_is_read_from_headers_only(tmp_path: Path) -> None:
     shape, affine = geometry_of(folder)
     stored = read_dicom(folder)
     assert shape == stored.shape and (affine == stored.affine).all()
+
+
+def test_a_gap_is_named(tmp_path: Path) -> None:
+    folder = save_series(tmp_path / "s", [0, 2, 4, 10, 12])
+    with pytest.raises(UserError, match=r"2\.dcm and 3\.dcm are 6\.00 mm apart, others 2\.00 mm: 2 slices are missing"):
+        read_image(folder)
+    folder = save_series(tmp_path / "t", [0, 2, 4, 6.7, 8.7])
+    with pytest.raises(UserError, match=r"2\.70 mm apart, others 2\.00 mm; export the series again, or resample"):
+        read_image(folder)
+
+
+def test_localizer_of_another_series_is_ignored(tmp_path: Path) -> None:
+    folder = save_series(tmp_path / "s", [0, 2])
+    save(folder / "scout.dcm", SeriesInstanceUID=uid.generate_uid(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    assert names_of(folder) == ["0.dcm", "1.dcm"]

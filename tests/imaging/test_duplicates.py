@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from samstudent.imaging.duplicates import duplicates
-from samstudent.imaging.folder import list_folder, sentences
+from samstudent.imaging.folder import list_folder
+from samstudent.imaging.remarks import sentences
 
 
 def test_equal_content_is_reported(tmp_path: Path) -> None:

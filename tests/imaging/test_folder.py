@@ -14,7 +14,8 @@ from samstudent.errors import NotFound, UserError
 from samstudent.imaging import folder as folders
 from samstudent.imaging.case import image_extensions
 from samstudent.imaging.file_names import IMAGES, LABELS, case_id, is_id, row_id, split_name
-from samstudent.imaging.folder import images_folder, list_folder, sentences
+from samstudent.imaging.folder import images_folder, list_folder
+from samstudent.imaging.remarks import sentences
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -207,7 +208,7 @@ def test_subfolders_and_other_files_are_counted(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "notes.txt", "b.txt", ".hidden.png", "a.svs")
     touch(tmp_path / "more", *(f"{i}.png" for i in range(12)), "x.txt", "._1.png")
     touch(tmp_path / "images", "c.png")
-    assert "subfolder with 12 images is not read: images lie flat, in the study folder or" in said_of(tmp_path, "more")
+    assert "subfolder with 12 images is not read: images other than DICOM lie flat" in said_of(tmp_path, "more")
     assert "subfolder with 1 images is not read" in said_of(tmp_path, "images")
     assert "rename" in said_of(tmp_path, ".hidden.png")
     lines = sentences(list_folder(tmp_path).remarks)

@@ -98,6 +98,15 @@ def test_students_share_the_budget_unless_each_has_it_whole(
     assert budgets == [expected, expected]
 
 
+def test_frames_of_a_clip_are_in_one_fold(tmp_path: Path) -> None:
+    ids = ["a@0001", "a@0002", "b@0001", "b@0002", "c"]
+    named = [replace(case, id=id) for case, id in zip(CASES, ids, strict=True)]
+    folds = cross_fit(named, TASK, tmp_path, CrossFitOptions(2, 1)).folds
+    assert folds["a@0001"] == folds["a@0002"] and folds["b@0001"] == folds["b@0002"] and len(set(folds.values())) == 2
+    alone = cross_fit(named[:2], TASK, tmp_path / "alone", CrossFitOptions(2, 1)).folds
+    assert len(set(alone.values())) == 2
+
+
 def test_full_student_trains_on_all_cases(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     options = CrossFitOptions(2, 1, on_step=lambda step, of, loss: steps.append((step, of)))

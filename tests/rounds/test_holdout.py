@@ -195,3 +195,24 @@ class TestSplitFile:
             "val": 20,
             "test": 40,
         }
+
+
+def test_frames_of_a_clip_are_reserved_together(tmp_path: Path):
+    clips = {clip: [f"{clip}@{frame:04}" for frame in range(1, 6)] for clip in cases(10, "clip")}
+    frames = [frame for clip in clips.values() for frame in clip]
+    holdout = HoldOut(tmp_path / "holdout.json", 0.2)
+    # One frame of each of four clips has a label: all their frames are counted with it.
+    holdout.extend(frames, [clips[clip][0] for clip in list(clips)[:4]])
+    assert {len(holdout.ids & set(clip)) for clip in clips.values()} == {0, 5}
+    assert len(holdout.ids) == 10
+    # A later frame follows its clip.
+    reserved, trained = (next(c for c in clips if (clips[c][0] in holdout.ids) is held) for held in (True, False))
+    holdout.extend([*frames, f"{reserved}@0006", f"{trained}@0006"], [])
+    assert f"{reserved}@0006" in holdout.ids and holdout.trainable([f"{trained}@0006"]) == [f"{trained}@0006"]
+
+
+def test_the_only_clip_is_not_reserved(tmp_path: Path):
+    holdout = HoldOut(tmp_path / "holdout.json", 0.5)
+    frames = [f"clip@{frame:04}" for frame in range(1, 9)]
+    holdout.extend(frames, frames)
+    assert not holdout.ids

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from samstudent.errors import UserError
-from samstudent.imaging.folder import Remark, sentences
+from samstudent.imaging.remarks import Remark, sentences
 
 console = Console()
 

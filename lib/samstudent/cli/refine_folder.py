@@ -14,9 +14,10 @@ from samstudent.cli.findings import console, first_names, print_finding
 from samstudent.errors import NotFound, UserError, explain
 from samstudent.imaging.case import for_sam, read_image
 from samstudent.imaging.file_names import IMAGES, LABELS, case_id, split_name
-from samstudent.imaging.folder import list_folder, sentences
+from samstudent.imaging.folder import list_folder
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
+from samstudent.imaging.remarks import sentences
 from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.pseudolabels.quality_filter import structure_quality
 from samstudent.sam.cache import EmbeddingCache

@@ -51,9 +51,9 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def copy_image(image: CaseImage, target: Path) -> Path:
-    """Copy an image as it is; a folder of a DICOM series becomes NIfTI. ``target``: without extension."""
+    """Copy an image as it is; a DICOM series or frame becomes NIfTI. ``target``: without extension."""
     path = image.path
-    if path is None or path.is_dir():
+    if path is None or not path.is_file():
         written = target.with_name(target.name + ".nii.gz")
         write_values(written, compact(luminance(image.pixels)[0]), image.grid)
         return written

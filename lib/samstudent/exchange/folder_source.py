@@ -10,8 +10,9 @@ from samstudent.exchange.map_labels import label_of
 from samstudent.exchange.source import Source, SourceCase
 from samstudent.exchange.value_table import read_table, table_beside
 from samstudent.imaging.file_names import LABELS
-from samstudent.imaging.folder import images_folder, list_folder, sentences
+from samstudent.imaging.folder import images_folder, list_folder
 from samstudent.imaging.label_tags import FINAL
+from samstudent.imaging.remarks import sentences
 from samstudent.rounds.holdout import read_split
 
 FORMAT = "labels"

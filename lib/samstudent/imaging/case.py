@@ -16,6 +16,7 @@ from samstudent.errors import NotFound, UserError
 from samstudent.imaging.dicom import read_dicom
 from samstudent.imaging.formats import EXTENSIONS, Stored, kind_of, read_nrrd
 from samstudent.imaging.grid import Grid
+from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.nifti import read_nifti
 from samstudent.imaging.raster import read_raster_image
 from samstudent.util.places import require_readable
@@ -99,10 +100,11 @@ def log_notes(path: Path, notes: tuple[str, ...]) -> None:
 def read_stored(path: Path) -> Stored:
     """File or folder as stored, by its format."""
     require_readable(path)
-    if path.is_dir():
-        return read_dicom(path)
-    if not path.exists():
+    image = ImagePath.of(path)
+    if not image.place.exists():
         raise NotFound(f"{path}: no such file")
+    if image.place.is_dir() or image.frame is not None:
+        return read_dicom(path)
     kind = kind_of(path)
     if kind == "dicom":
         return read_dicom(path)

@@ -1,4 +1,4 @@
-"""DICOM: one file, or a folder with the slices of one series."""
+"""DICOM: one file, a frame of it, or the slices of one series in a folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.imaging.dicom_header import numbers, sop_class
-from samstudent.imaging.dicom_pixels import read_pixels
-from samstudent.imaging.dicom_series import Series, Slice, find_series, read_slice
+from samstudent.imaging.dicom_pixels import DicomImages
+from samstudent.imaging.dicom_series import Series, Slice, open_series
 from samstudent.imaging.formats import Stored, decoding
 from samstudent.imaging.grid import LPS_TO_RAS
 
@@ -33,18 +33,17 @@ def read_dicom(path: Path) -> Stored:
     A window outside of the pixels' range is left out. This, and skipped files of a folder, are recorded as notes.
 
     Raises:
-        UserError: no or several series in the folder, several frames in a file, slices of different sizes, missing
-            slices, no image at all, nothing that can be decoded.
+        UserError: no or several series in the folder, a clip, slices of different sizes, missing slices, no image at
+            all, nothing that can be decoded.
     """
     with decoding(path, "DICOM"):
-        series = Series([read_slice(path)], None) if path.is_file() else find_series(path)
-        return _read(series, path)
+        return _read(open_series(path), path)
 
 
 def geometry_of(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     """(k, j, i) and affine as ``read_dicom`` gives them, from the headers only. Raises as ``read_dicom``."""
     with decoding(path, "DICOM"):
-        series = Series([read_slice(path)], None) if path.is_file() else find_series(path)
+        series = open_series(path)
         header = series.slices[0].header
         return (len(series.slices), int(header.Rows), int(header.Columns)), _affine(series)
 
@@ -52,19 +51,23 @@ def geometry_of(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
 def _read(series: Series, path: Path) -> Stored:
     values: NDArray[np.float32] | None = None
     windows, padding = [], {}
+    file: DicomImages | None = None
     for k, one in enumerate(series.slices):
         try:
             with decoding(one.path, "DICOM"):
-                image = read_pixels(one.path)
+                if file is None or file.path != one.path:
+                    file = DicomImages(one.path)
+                image = file.pixels(one.frame)
         except UserError as error:
-            if one.path == path:
+            if path.is_file() or one.path == path.parent:
                 raise
             reason = str(error).removeprefix(f"{one.path}: ")
             raise UserError(f"{one.path}: no image of this folder's series, or corrupt: {reason}") from error
         if values is None:
             values = np.empty((len(series.slices), *image.values.shape), np.float32)
         if image.values.shape != values.shape[1:]:
-            raise UserError(f"{one.path}: pixels of shape {image.values.shape}, other slices have {values.shape[1:]}")
+            shapes = f"{image.values.shape}, other slices have {values.shape[1:]}"
+            raise UserError(f"{one.path.parent / one.name}: pixels of shape {shapes}")
         values[k] = image.values
         if image.window:
             windows.append(image.window)

@@ -29,8 +29,8 @@ _PHOTOMETRIC = (
 _JP2 = b"\0\0\0\x0cjP  "
 
 
-def decoded_values(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
-    """Stored values (y, x) or (y, x, 3) without overlay bits, and their photometric interpretation."""
+def decoded_values(path: Path, dataset: Dataset, frame: int = 0) -> tuple[NDArray[Any], str]:
+    """Stored values (y, x) or (y, x, 3) of a frame without overlay bits, and their photometric interpretation."""
     syntax = transfer_syntax(dataset)
     if syntax is None:
         raise UserError(
@@ -54,19 +54,30 @@ def decoded_values(path: Path, dataset: Dataset) -> tuple[NDArray[Any], str]:
     dataset.BitsAllocated = allocated
     dataset.BitsStored = stored + surplus  # overlays may be stored in the bits below and above the pixel's
     if syntax.is_encapsulated:
-        _check_packed(path, dataset, get_frame(dataset.PixelData, 0, number_of_frames=1))
+        _check_packed(path, dataset, _packed(dataset, frame))
         plugin = PLUGINS[syntax]
         if syntax == uid.JPEGExtended12Bit and stored > 8:
             # GDCM decodes it, but pydicom offers GDCM only for another transfer syntax; Pillow supports 8 bits only.
             syntax, plugin = uid.JPEGLosslessSV1, "gdcm"
             dataset.file_meta.TransferSyntaxUID = syntax
-        array, facts = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=plugin)
+        array, facts = get_decoder(syntax).as_array(dataset, index=frame, decoding_plugin=plugin)
     else:
-        array, facts = get_decoder(syntax).as_array(dataset, index=0)
+        array, facts = get_decoder(syntax).as_array(dataset, index=frame)
     if surplus and array.dtype.kind in "iu":
         array = array >> surplus
     dataset.BitsStored = stored
     return array, str(facts.get("photometric_interpretation") or photometric)
+
+
+def _packed(dataset: Dataset, frame: int) -> bytes:
+    """Compressed bytes of a frame."""
+    table = [dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
+    return get_frame(
+        dataset.PixelData,
+        frame,
+        number_of_frames=max(1, int(number(dataset, "NumberOfFrames", 1))),
+        extended_offsets=None if None in table else (table[0], table[1]),
+    )
 
 
 def _check_packed(path: Path, dataset: Dataset, packed: bytes) -> None:

@@ -36,6 +36,10 @@ _READ = (
 _TO_8_BITS = 257.0
 #: Largest number of values in a lookup table (PS3.3 C.7.6.3.1.5).
 _LONGEST_TABLE = 1 << 16
+#: Last group of elements of a plain image's header; functional groups and pixels come later.
+_LAST_GROUP = 0x2050
+#: Elements of the file that those of a frame replace.
+_OF_FRAME = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 #: Rows of an image that are processed at once.
 _ROWS = 128
 
@@ -55,33 +59,64 @@ class Pixels:
     padding: NDArray[np.bool_] | None = None
 
 
+def frames_of(header: Dataset) -> int:
+    """Number of images in a file."""
+    return max(1, int(number(header, "NumberOfFrames", 1)))
+
+
 def check_image(path: Path, header: Dataset) -> None:
     """Refuse a file that is no image, or announces more pixels than it can hold, before anything is decoded.
 
     Raises:
-        UserError: not an image, several frames, too large, truncated, or compressed in an unsupported way.
+        UserError: not an image, too large, truncated, or compressed in an unsupported way.
     """
     if reason := no_image(header):
         raise UserError(f"{path}: {reason}")
-    rows, columns = int(number(header, "Rows", 0)), int(number(header, "Columns", 0))
-    frames, samples = int(number(header, "NumberOfFrames", 1)), int(number(header, "SamplesPerPixel", 1))
-    if frames > 1:
-        raise UserError(f"{path}: contains {frames} frames; expected one image per DICOM file")
+    rows, columns, frames = int(number(header, "Rows", 0)), int(number(header, "Columns", 0)), frames_of(header)
+    samples = int(number(header, "SamplesPerPixel", 1))
     if rows < 1 or columns < 1 or samples not in (1, 3, 4):
         raise UserError(f"{path}: {columns} x {rows} pixels of {samples} values; expected an image of 1 or 3 values")
     bits = int(number(header, "BitsAllocated", 16))
     if bits not in (1, 8, 16, 32, 64):
         raise UserError(f"{path}: {bits} bits allocated for a value; expected 1, 8, 16, 32 or 64")
-    check_size(path, (columns, rows), samples, bytes_each=max(1, bits // 8))
+    check_size(path, (columns, rows, frames), samples, bytes_each=max(1, bits // 8))
     syntax = transfer_syntax(header)
     if syntax is not None and syntax not in _NATIVE and syntax not in PLUGINS:
         raise UserError(f"{path}: transfer syntax {syntax.name} ({syntax}) cannot be read; expected {_READ}")
     # Of colours in YBR_FULL_422 two of three values are stored.
-    check_pixels(path, syntax, rows * columns * min(samples, 2) * bits // 8)
+    check_pixels(path, syntax, frames * rows * columns * min(samples, 2) * bits // 8)
 
 
-def read_pixels(path: Path) -> Pixels:
-    """Decode one file and bring its values into their units.
+class DicomImages:
+    """The images of one DICOM file: one, or the frames of a multi-frame file.
+
+    Raises:
+        UserError: as ``check_image``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_dicom(path)
+        self.path = path
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._dataset = pydicom.dcmread(path, force=True)
+            check_image(path, self._dataset)
+
+    def pixels(self, frame: int | None = None) -> Pixels:
+        """Decode one image; see ``read_pixels``. ``frame``: index of the frame; None: of the only one."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array, photometric = decoded_values(self.path, self._dataset, frame or 0)
+            header = frame_header(self.path, self._dataset, frame or 0)
+        if array.ndim == 3:
+            return Pixels(array[..., :3].astype(np.float32))
+        if photometric == "PALETTE COLOR":
+            return Pixels(_colours(self.path, self._dataset, array))
+        return _grey(self.path, self._dataset, header, array, photometric)
+
+
+def read_pixels(path: Path, frame: int | None = None) -> Pixels:
+    """Decode one image of a file and bring its values into their units.
 
     Grey values go through the Modality LUT or the rescale, then through the first VOI LUT where there is one; a first
     window is not applied but returned. MONOCHROME1 (and a presentation LUT shape INVERSE, which is equivalent) is
@@ -91,28 +126,34 @@ def read_pixels(path: Path) -> Pixels:
         UserError: as ``check_image``; a compressed image of another size than the header's; a palette or lookup
             table that cannot be used.
     """
-    check_dicom(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = pydicom.dcmread(path, force=True)
-        with_functional_groups(dataset)
-        check_image(path, dataset)
-        array, photometric = decoded_values(path, dataset)
-    if array.ndim == 3:
-        return Pixels(array[..., :3].astype(np.float32))
-    if photometric == "PALETTE COLOR":
-        return Pixels(_colours(path, dataset, array))
-    return _grey(path, dataset, array, photometric)
+    return DicomImages(path).pixels(frame)
 
 
-def with_functional_groups(dataset: Dataset) -> None:
-    """Copy the elements of the functional groups of an enhanced image of one frame to where a plain image has them."""
-    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in item_of(dataset, groups) or ():
-            if group.VR == "SQ" and len(group.value):
-                for element in group.value[0]:
-                    if element.keyword and element.keyword not in dataset:
-                        dataset[element.tag] = element
+def frame_header(path: Path, dataset: Dataset, frame: int) -> Dataset:
+    """Header of one frame: the elements of its functional groups (PS3.3 C.7.6.16) where a plain image has them.
+
+    Raises:
+        UserError: the file has no functional groups of this frame.
+    """
+    groups: list[Dataset] = []
+    if shared := item_of(dataset, "SharedFunctionalGroupsSequence"):
+        groups.append(shared)
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    if len(per_frame) > frame:
+        groups.append(per_frame[frame])
+    elif per_frame:
+        raise UserError(f"{path}: corrupt, describes {len(per_frame)} of its {frames_of(dataset)} frames")
+    if not groups:
+        return dataset
+    header = Dataset()
+    header.update({tag: element for tag, element in dataset.items() if tag.group <= _LAST_GROUP})
+    for group in groups:
+        for sequence in group:
+            if sequence.VR == "SQ" and len(sequence.value):
+                for element in sequence.value[0]:
+                    if element.keyword and (element.keyword not in dataset or element.keyword in _OF_FRAME):
+                        header[element.tag] = element
+    return header
 
 
 def _colours(path: Path, dataset: Dataset, array: NDArray[Any]) -> NDArray[np.float32]:
@@ -126,26 +167,35 @@ def _colours(path: Path, dataset: Dataset, array: NDArray[Any]) -> NDArray[np.fl
     return np.stack(tables, axis=-1).astype(np.float32)
 
 
-def _grey(path: Path, dataset: Dataset, array: NDArray[Any], photometric: str) -> Pixels:
-    padding = _padding(dataset, array)
+def _grey(path: Path, dataset: Dataset, header: Dataset, array: NDArray[Any], photometric: str) -> Pixels:
+    """Grey values of stored values (y, x).
+
+    Args:
+        path: for errors.
+        dataset: the file, for the byte order of its tables.
+        header: elements of the frame.
+        array: stored values.
+        photometric: their photometric interpretation.
+    """
+    padding = _padding(header, array)
     values: NDArray[Any] = array
-    bits, signed = int(number(dataset, "BitsStored", 16)), number(dataset, "PixelRepresentation", 0) == 1
+    bits, signed = int(number(header, "BitsStored", 16)), number(header, "PixelRepresentation", 0) == 1
     lowest, highest = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    if modality := item_of(dataset, "ModalityLUTSequence"):
+    if modality := item_of(header, "ModalityLUTSequence"):
         table, first, depth = _table(path, dataset, modality, "LUT", "LUT")
         values, lowest, highest = _looked_up(values, table, first), 0.0, 2.0**depth - 1
     elif array.dtype.kind in "iu":
-        slope, intercept = number(dataset, "RescaleSlope", 1) or 1.0, number(dataset, "RescaleIntercept", 0)
+        slope, intercept = number(header, "RescaleSlope", 1) or 1.0, number(header, "RescaleIntercept", 0)
         if (slope, intercept) != (1.0, 0.0):
             values = _scaled(values, slope, intercept)
             lowest, highest = sorted((lowest * slope + intercept, highest * slope + intercept))
-    window = _window(dataset)
-    if voi := item_of(dataset, "VOILUTSequence"):
+    window = _window(header)
+    if voi := item_of(header, "VOILUTSequence"):
         table, first, _ = _table(path, dataset, voi, "LUT", "LUT")
         values = _looked_up(values, table, first)
         lowest, highest = float(table.min()), float(table.max())
         window = (lowest, highest) if lowest < highest else None
-    if photometric == "MONOCHROME1" or text(dataset, "PresentationLUTShape").upper() == "INVERSE":
+    if photometric == "MONOCHROME1" or text(header, "PresentationLUTShape").upper() == "INVERSE":
         total = lowest + highest
         values = _scaled(values, -1.0, total)
         window = window and (total - window[1], total - window[0])

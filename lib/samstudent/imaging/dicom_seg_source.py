@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,8 @@ def clean_header(image: Slice, is_volume: bool, depth: float) -> Dataset:
     clean.Modality = _code(text(header, "Modality")) or "OT"
     clean.SeriesNumber = int(min(max(number(header, "SeriesNumber", 0), 0), 2**31 - 1))
     clean.Rows, clean.Columns = int(header.Rows), int(header.Columns)
+    if image.frame is not None:
+        clean.InStackPositionNumber = image.frame + 1
     if text(header, "LossyImageCompression") == "01":
         clean.LossyImageCompression = "01"
         # Both must be present; a missing one becomes "unknown".
@@ -157,3 +160,44 @@ def refer_to(seg: Dataset, placeholder: str, sop_class_uid: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         seg.walk(replace)
+
+
+def as_instances(images: Sequence[Dataset]) -> dict[str, tuple[str, int]]:
+    """Give each frame of a multi-frame source a SOP Instance UID of its own, so that it can be a source like a file.
+
+    Args:
+        images: headers from ``clean_header``; those of frames have their number from 1 in ``InStackPositionNumber``,
+            which is removed.
+
+    Returns:
+        New UID -> UID of the file and number of the frame; empty for files of one image.
+    """
+    frames = {}
+    for image in images:
+        if number := image.get("InStackPositionNumber"):
+            del image.InStackPositionNumber
+            own = generate_uid(entropy_srcs=[str(image.SOPInstanceUID), str(number)])
+            frames[str(own)] = str(image.SOPInstanceUID), int(number)
+            image.SOPInstanceUID = own
+    return frames
+
+
+def refer_to_frames(seg: Dataset, frames: Mapping[str, tuple[str, int]]) -> None:
+    """Replace the UIDs of ``as_instances`` by references to the frames of the source file."""
+    if not frames:
+        return
+
+    def replace(dataset: Dataset, element: Any) -> None:
+        if element.keyword == "ReferencedSOPInstanceUID" and (found := frames.get(str(element.value))):
+            element.value, dataset.ReferencedFrameNumber = found
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seg.walk(replace)
+    for series in seg.get("ReferencedSeriesSequence", ()):
+        # A reference to the instance as a whole, once.
+        instances = {str(item.ReferencedSOPInstanceUID): item for item in series.ReferencedInstanceSequence}
+        for item in instances.values():
+            if "ReferencedFrameNumber" in item:
+                del item.ReferencedFrameNumber
+        series.ReferencedInstanceSequence = list(instances.values())

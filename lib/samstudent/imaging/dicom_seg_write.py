@@ -17,8 +17,8 @@ from pydicom.sr.codedict import codes
 from samstudent import __version__
 from samstudent.errors import UserError
 from samstudent.imaging.dicom_seg import NOT_ANNOTATED
-from samstudent.imaging.dicom_seg_source import clean_header, clean_text, refer_to
-from samstudent.imaging.dicom_series import find_series, read_slice
+from samstudent.imaging.dicom_seg_source import as_instances, clean_header, clean_text, refer_to, refer_to_frames
+from samstudent.imaging.dicom_series import open_series
 from samstudent.imaging.formats import decoding
 from samstudent.imaging.grid import LPS_TO_RAS, Grid
 from samstudent.imaging.seg_nrrd import color
@@ -91,6 +91,7 @@ def write_seg(
     if masks.shape != (len(task.names), *grid.spatial_shape):
         raise UserError(f"{path}: masks of shape {masks.shape}, but the image has {grid.spatial_shape}")
     images = sources_of(source, grid)
+    frames = as_instances(images)
     source_class = str(images[0].SOPClassUID)
     for image in images:
         image.SOPClassUID = _KNOWN_CLASS
@@ -127,6 +128,7 @@ def write_seg(
         if measures and "SliceThickness" not in measures[0]:
             del shared.PixelMeasuresSequence  # without a position in space; readers need all of it or nothing
     refer_to(seg, _KNOWN_CLASS, source_class)
+    refer_to_frames(seg, frames)
     if description.not_annotated:
         seg.ImageComments = f"{NOT_ANNOTATED}{', '.join(description.not_annotated)}"
     if "PatientOrientation" in images[0]:
@@ -139,7 +141,7 @@ def write_seg(
 def sources_of(source: Path, grid: Grid) -> list[Dataset]:
     """Headers of an image's files in the order of the grid's slices, with values that are valid in a SEG."""
     with decoding(source, "DICOM"):
-        slices = [read_slice(source)] if source.is_file() else find_series(source).slices
+        slices = open_series(source).slices
     count = 1 if len(grid.shape) == 2 else grid.shape[0]
     if len(slices) != count:
         raise UserError(f"{source}: {len(slices)} DICOM files for an image of {count} slices")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from pydicom.dataset import Dataset
 
 from samstudent.errors import UserError
 from samstudent.imaging.dicom_header import HEAD_BYTES, is_dicom, no_image, number, numbers, read_header, text, texts
-from samstudent.imaging.dicom_pixels import check_image, read_pixels, with_functional_groups
+from samstudent.imaging.dicom_heads import are_frames_placed, image_files, is_localizer
+from samstudent.imaging.dicom_pixels import check_image, frame_header, frames_of, read_pixels
 from samstudent.imaging.dicom_size_checks import check_dicom
+from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.size_checks import check_size
 
 #: Largest deviation of slices from even spacing, as a share of their distance.
@@ -32,26 +34,34 @@ _ONE_DIRECTION = 1e-3
 _LEAST_STACK = 3
 #: Elements that distinguish images at the same position, in the order of trial: echoes, phases, b-values, ...
 _DISTINGUISHING = (
-    "EchoNumbers", "EchoTime", "AcquisitionNumber", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime",
-    "ImageType", "AcquisitionTime",
+    "EchoNumbers", "EchoTime", "EffectiveEchoTime", "AcquisitionNumber", "FrameAcquisitionNumber",
+    "TemporalPositionIdentifier", "TemporalPositionIndex", "DiffusionBValue", "TriggerTime",
+    "NominalCardiacTriggerDelayTime", "ImageType", "FrameType", "StackID", "AcquisitionTime",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One file of a series.
+    """One image of a series: a file, or a frame of one.
 
     Attributes:
         path: the file.
         header: all but its pixels.
         position: LPS mm of the first pixel's centre; None: no position.
         orientation: (6,) direction cosines of rows and columns; without an orientation the patient's axes.
+        frame: index of the frame in a file of several; None: the file's only image.
     """
 
     path: Path
     header: Dataset
     position: NDArray[np.float64] | None
     orientation: NDArray[np.float64]
+    frame: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+        return self.path.name if self.frame is None else f"{self.path.name}, frame {self.frame + 1}"
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -73,58 +83,96 @@ class Series:
     notes: tuple[str, ...] = ()
 
 
-def read_slice(path: Path) -> Slice:
-    """The header of one image.
+def open_series(path: Path) -> Series:
+    """The slices of an image: one image, the frames of a volume in a file, or the files of a series in a folder.
+
+    Args:
+        path: a file, a folder, or a part of one (``image_paths``).
+
+    Raises:
+        UserError: as ``check_image`` and ``find_series``; a file whose frames have no positions in space.
+    """
+    image = ImagePath.of(path)
+    if not image.place.is_file():
+        return find_series(path)
+    slices = read_slices(image.place)
+    if image.frame is not None:
+        if image.frame >= len(slices):
+            raise UserError(f"{path}: has {len(slices)} frames only")
+        return Series([slices[image.frame]], None)
+    if len(slices) == 1:
+        return Series(slices, None)
+    if any(one.position is None for one in slices):
+        raise UserError(
+            f"{path}: a clip of {len(slices)} frames without positions in space, no volume; in a task with dimension: 2"
+            " each of its frames is a case"
+        )
+    return _volume(path, slices, [])
+
+
+def read_slices(path: Path) -> list[Slice]:
+    """Headers of the images of a file.
 
     Raises:
         UserError: as ``check_image``.
     """
     check_dicom(path)
     header = read_header(path)
-    with_functional_groups(header)
     check_image(path, header)
+    frames = frames_of(header)
+    if frames == 1:
+        return [_slice(path, frame_header(path, header, 0), None)]
+    slices = [_slice(path, frame_header(path, header, frame), frame) for frame in range(frames)]
+    # A position of the file as a whole is not that of each frame.
+    return slices if are_frames_placed(header) else [replace(one, position=None) for one in slices]
+
+
+def _slice(path: Path, header: Dataset, frame: int | None) -> Slice:
     position, cosines = numbers(header, "ImagePositionPatient"), numbers(header, "ImageOrientationPatient")
     orientation = np.array(cosines if len(cosines) == 6 else (1, 0, 0, 0, 1, 0), float)
     lengths = np.linalg.norm(orientation.reshape(2, 3), axis=1)
     if not lengths.all() or abs(np.dot(*(orientation.reshape(2, 3) / lengths[:, None]))) > 0.5:
         orientation, lengths = np.array((1, 0, 0, 0, 1, 0), float), np.ones(2)
     orientation = (orientation.reshape(2, 3) / lengths[:, None]).reshape(6)
-    return Slice(path, header, np.array(position) if len(position) == 3 else None, orientation)
+    return Slice(path, header, np.array(position) if len(position) == 3 else None, orientation, frame)
 
 
 def find_series(folder: Path) -> Series:
-    """The volume (or the single image) in a folder.
+    """The volume (or the single image) in a folder, or in one series of a folder (``image_paths.series_path``).
 
     Raises:
         UserError: no image, several series, a file that cannot be read, images that are no volume together, slices that
             are missing, doubled or unevenly spaced.
     """
     found, notes = _images(folder)
+    found, passed = _without_localizers(found)
     series = Counter(text(one.header, "SeriesInstanceUID") for one in found)
     if len(series) != 1:
         content = f"{len(series)} series" if series else "no DICOM image"
         raise UserError(f"{folder}: {content} in this folder; expected the files of one series")
-    slices, passed = _without_localizers(found)
-    slices, odd = _largest_stack(folder, slices)
-    notes += passed + odd
-    check_size(folder, (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices)))
+    return _volume(folder, found, notes + passed)
+
+
+def _volume(path: Path, found: list[Slice], notes: list[str]) -> Series:
+    """The volume, or the single image, among images of one series. ``path``: for errors."""
+    slices, odd = _largest_stack(path, found)
+    notes = notes + odd
+    check_size(path, (int(slices[0].header.Columns), int(slices[0].header.Rows), len(slices)))
     if len(slices) == 1:
         return Series(slices, None, tuple(notes))
     if any(one.position is None for one in slices):
-        raise UserError(f"{folder}: {len(slices)} images without positions in space; give each one as a file")
+        raise UserError(f"{path}: {len(slices)} images without positions in space; give each one as a file")
     slices = sorted(slices, key=lambda one: (_height(one), number(one.header, "InstanceNumber", 0)))
-    slices, doubled = _one_each(folder, slices)
+    slices, doubled = _one_each(path, slices)
     if len(slices) == 1:
         return Series(slices, None, (*notes, *doubled))
-    return Series(slices, _step(folder, slices), (*notes, *doubled))
+    return Series(slices, _step(path, slices), (*notes, *doubled))
 
 
 def _images(folder: Path) -> tuple[list[Slice], list[str]]:
     """All DICOM images of a folder, and notes on its other DICOM files."""
     found, notes = [], []
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith("._"):
-            continue
+    for path in image_files(folder):
         with path.open("rb") as file:
             if not is_dicom(file.read(HEAD_BYTES)):
                 continue
@@ -133,7 +181,7 @@ def _images(folder: Path) -> tuple[list[Slice], list[str]]:
             if reason := no_image(read_header(path)):
                 notes.append(f"{path.name} is skipped: {reason}")
                 continue
-            found.append(read_slice(path))
+            found += read_slices(path)
         except UserError as error:
             reason = str(error).removeprefix(f"{path}: ")
             raise UserError(f"{path}: no image of this folder's series, or corrupt: {reason}") from error
@@ -141,10 +189,10 @@ def _images(folder: Path) -> tuple[list[Slice], list[str]]:
 
 
 def _without_localizers(found: list[Slice]) -> tuple[list[Slice], list[str]]:
-    localizers = [one for one in found if "LOCALIZER" in map(str.upper, texts(one.header, "ImageType"))]
+    localizers = [one for one in found if is_localizer(one.header)]
     if not localizers or len(localizers) == len(found):
         return found, []
-    names = ", ".join(sorted(one.path.name for one in localizers)[:3])
+    names = ", ".join(sorted(one.name for one in localizers)[:3])
     others = [one for one in found if one not in localizers]
     return others, [f"{len(localizers)} localizer images are skipped ({names})"]
 
@@ -170,7 +218,7 @@ def _largest_stack(folder: Path, found: list[Slice]) -> tuple[list[Slice], list[
     first = others[0]
     return largest, [
         f"{len(others)} images of another size or direction than the other {len(largest)} are skipped"
-        f" ({first.path.name}: {_size(first)[0]} x {_size(first)[1]})"
+        f" ({first.name}: {_size(first)[0]} x {_size(first)[1]})"
     ]
 
 
@@ -199,9 +247,7 @@ def _one_each(folder: Path, slices: list[Slice]) -> tuple[list[Slice], list[str]
         return slices, []
     if all(_equal(place) for place in places):
         doubled = [one for place in places for one in place[1:]]
-        return [place[0] for place in places], [
-            f"{len(doubled)} duplicate slices are skipped (e.g. {doubled[0].path.name})"
-        ]
+        return [place[0] for place in places], [f"{len(doubled)} duplicate slices are skipped (e.g. {doubled[0].name})"]
     for keyword in _DISTINGUISHING:
         groups: dict[tuple[str, ...], list[Slice]] = {}
         for one in slices:
@@ -216,7 +262,7 @@ def _one_each(folder: Path, slices: list[Slice]) -> tuple[list[Slice], list[str]
                 ]
     worst = next(place for place in places if not _equal(place))
     raise UserError(
-        f"{folder}: slices are missing, doubled or unevenly spaced; {worst[0].path.name} and {worst[1].path.name} have"
+        f"{folder}: slices are missing, doubled or unevenly spaced; {worst[0].name} and {worst[1].name} have"
         " the same position and differ, and nothing in their headers distinguishes them"
     )
 
@@ -242,14 +288,14 @@ def _distance(one: Slice, other: Slice) -> float:
 def _equal(place: Sequence[Slice]) -> bool:
     first = None
     for one in place if len(place) > 1 else ():
-        values = read_pixels(one.path).values
+        values = read_pixels(one.path, one.frame).values
         if first is not None and not np.array_equal(first, values):
             return False
         first = values
     return True
 
 
-def _step(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
+def _step(path: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
     """The vector from slice to slice in LPS mm.
 
     Raises:
@@ -260,6 +306,18 @@ def _step(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
     expected = positions[0] + np.arange(len(slices))[:, None] * step
     off = np.linalg.norm(positions - expected, axis=1)
     if not off.max() <= _POSITION_TOLERANCE * np.linalg.norm(step) or not step.any():
-        worst = slices[int(off.argmax())].path.name
-        raise UserError(f"{folder}: slices are missing, doubled or unevenly spaced; the worst is {worst}")
+        raise UserError(f"{path}: slices are missing, doubled or unevenly spaced: {_uneven(positions, slices)}")
     return step
+
+
+def _uneven(positions: NDArray[np.float64], slices: Sequence[Slice]) -> str:
+    """Description of the most unusual distance of two slices."""
+    distances = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    usual = float(np.median(distances))
+    worst = int(np.abs(distances - usual).argmax())
+    between = f"{slices[worst].name} and {slices[worst + 1].name} are {distances[worst]:.2f} mm apart"
+    missing = round(distances[worst] / usual) - 1 if usual > 0 else 0
+    if missing > 0 and abs(distances[worst] - (missing + 1) * usual) <= _POSITION_TOLERANCE * usual:
+        lacking = "1 slice is" if missing == 1 else f"{missing} slices are"
+        return f"{between}, others {usual:.2f} mm: {lacking} missing there; export the series again"
+    return f"{between}, others {usual:.2f} mm; export the series again, or resample it to even distances"

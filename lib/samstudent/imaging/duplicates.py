@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.imaging.file_names import printable
-from samstudent.imaging.folder import Remark, stamp_of
+from samstudent.imaging.folder import stamp_of
+from samstudent.imaging.remarks import Remark
 from samstudent.util.files import sha256_file
 
 #: Bytes at a file's beginning that are compared first.

@@ -13,6 +13,8 @@ SEGMENTATION = ".seg.nrrd"
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".dcm", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
 LABELS = (SEGMENTATION, ".dcm", ".nrrd", ".nii.gz", ".nii", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
+#: Sign in an id between a clip, or a folder of DICOM images, and one image of it: such cases show the same patient.
+PART_OF = "@"
 _LONGEST_ID = 200
 # Ids are mostly existing file names, so letters of any script and most signs are allowed. Not allowed are signs that
 # reach another folder, hide the file, are read differently by another system, or (surrogates) are no text.
@@ -50,6 +52,11 @@ def case_id(stem: str) -> str:
     while len(safe.encode()) + len(digest) >= _LONGEST_ID:
         safe = safe[:-1]
     return f"{safe}-{digest}"
+
+
+def group_of(case: str) -> str:
+    """Id of the clip, or of the folder, of which a case is one image; of other cases their own."""
+    return case.split(PART_OF, 1)[0] or case
 
 
 def id_in_path(name: str) -> str:

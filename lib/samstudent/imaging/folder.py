@@ -10,13 +10,16 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samstudent.errors import NotFound, UserError
+from samstudent.imaging.dicom_cases import clip_cases, loose_slices, loose_volumes, subfolder_cases
+from samstudent.imaging.dicom_heads import dicom_head, image_files
 from samstudent.imaging.file_names import IMAGES, LABELS, SEGMENTATION, case_id, printable, split_name, why_no_id
+from samstudent.imaging.remarks import Remark
 
 #: Suffix of our files beside label maps (``value_names``).
 VALUE_NAMES = ".values.json"
@@ -24,24 +27,8 @@ VALUE_NAMES = ".values.json"
 LIST = "datastore_v2.json"
 #: Files of file managers and office programs; never an image.
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
+_FLAT = "images other than DICOM lie flat, in the study folder or in its images/"
 _OURS = re.compile(r"split\.csv|datastore_v2.*\.json|labels(-.*)?", re.IGNORECASE)
-#: Largest number of names in one remark.
-_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Remark:
-    """Remark on one file or subfolder.
-
-    Attributes:
-        name: the file's name, not its path.
-        text: reason why the file is skipped, or the id under which it is used.
-        is_fault: an error that the user has to correct; False: may be intended.
-    """
-
-    name: str
-    text: str
-    is_fault: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,19 +44,26 @@ class Listing:
     remarks: list[Remark]
 
 
-def list_folder(folder: Path, extensions: Sequence[str] = IMAGES, listed: Mapping[str, str] | None = None) -> Listing:
-    """List the images or the labels of a folder. Subfolders are not read.
+def list_folder(
+    folder: Path,
+    extensions: Sequence[str] = IMAGES,
+    listed: Mapping[str, str] | None = None,
+    dimension: int | None = None,
+) -> Listing:
+    """List the images or the labels of a folder. In subfolders only DICOM images are read (``dicom_cases``).
 
     Files of file managers (``._x``, ``.DS_Store``, ``Thumbs.db``, ``__MACOSX`` ...) and the study's own files are
-    skipped without a remark; all other skipped files have one. A file that cannot be read is skipped, too. The content
-    of files is not read.
+    skipped without a remark; all other skipped files have one. A file that cannot be read is skipped, too. Of the
+    content of files only the headers of DICOM files are read.
 
     Args:
         folder: a folder, or a single file, which is then the only case.
         extensions: ``IMAGES``, ``LABELS`` or others, lower case, in order of preference: of several files with the same
-            id the first is taken.
+            id the first is taken. Series and frames of DICOM files are found with ``IMAGES`` only.
         listed: case id -> file name that the server uses, which has priority; None: from the study's
             ``datastore_v2.json`` where it is needed.
+        dimension: of the task, 2 or 3: of DICOM files each image is a case, or each volume; None: each volume, and each
+            image of the other series.
 
     Raises:
         NotFound: the file or folder does not exist.
@@ -77,18 +71,29 @@ def list_folder(folder: Path, extensions: Sequence[str] = IMAGES, listed: Mappin
     """
     if not folder.is_dir():
         return Listing({case_id(split_name(folder.name, extensions)[0]): _existing(folder)}, [])
+    takes_dicom = tuple(extensions) == IMAGES
+    slices = loose_slices(folder) if takes_dicom and dimension == 3 else []
+    in_volumes = {file.name for file, _ in slices}
     found: dict[str, list[os.DirEntry[str]]] = {}
     remarks: list[Remark] = []
+    in_dicom = [loose_volumes(folder, slices)] if slices else []
     for item in _scan(folder):
         stem, extension = split_name(item.name, extensions)
         if _is_left_behind(item.name) or (extensions is not LABELS and _OURS.fullmatch(item.name)):
             continue
+        if item.name in in_volumes:
+            continue
         remark = _passed_over(item, stem, extension, extensions)
+        if takes_dicom and os.path.isdir(item.path) and not item.name.startswith(".") and item.name != "images":
+            cases = subfolder_cases(folder, Path(item.path), dimension)
+            in_dicom.append(cases)
+            if remark is None and not (cases.files or cases.remarks):
+                remark = Remark(item.name, f"subfolder without DICOM images is not read: {_FLAT}")
         if remark is not None:
             remarks.append(remark)
         elif extension and not item.name.startswith("."):
             found.setdefault(case_id(stem), []).append(item)
-    files = {}
+    files: dict[str, Path] = {}
     for case, items in found.items():
         names = [item.name for item in items]
         if len(names) > 1:
@@ -98,10 +103,25 @@ def list_folder(folder: Path, extensions: Sequence[str] = IMAGES, listed: Mappin
             remarks.append(_same_id(case, names, name))
         else:
             name = names[0]
-        files[case] = folder / name
+        files |= _frames(case, folder / name, dimension) if takes_dicom else {case: folder / name}
         if case != unicodedata.normalize("NFC", split_name(name, extensions)[0]):
             remarks.append(Remark(name, f"taken as {case!r}: {why_no_id(split_name(name, extensions)[0])}"))
+    for cases in in_dicom:
+        remarks += cases.remarks
+        for case, path in cases.files.items():
+            if files.setdefault(case, path) != path:
+                name = str(path.relative_to(folder))
+                remarks.append(Remark(name, f"left out: {files[case].name} has its id {case!r}; rename one", True))
     return Listing(files, sorted(remarks, key=lambda remark: remark.name))
+
+
+def _frames(case: str, file: Path, dimension: int | None) -> dict[str, Path]:
+    """A file, or the frames of a DICOM clip; in 2D of each file with several frames."""
+    if dimension != 3 and split_name(file.name, IMAGES)[1].lower() == ".dcm":
+        head = dicom_head(file)
+        if head and not head.no_image and not head.fault and (dimension == 2 or not head.is_placed):
+            return dict(clip_cases(file, head, case))
+    return {case: file}
 
 
 def images_folder(study: Path, extensions: Sequence[str] = IMAGES) -> Path:
@@ -115,29 +135,21 @@ def images_folder(study: Path, extensions: Sequence[str] = IMAGES) -> Path:
     return study
 
 
-def sentences(remarks: Iterable[Remark], folder: str = "") -> list[str]:
-    """Remarks as lines for users, those with the same text in one.
-
-    Args:
-        folder: put before the names, e.g. ``labels/final/``.
-    """
-    by_text: dict[str, list[str]] = {}
-    for remark in remarks:
-        by_text.setdefault(remark.text, []).append(printable(folder + remark.name))
-    lines = []
-    for text, names in by_text.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        lines.append(f"{', '.join(names[:_NAMED])}{more}: {text}")
-    return lines
-
-
 def stamp_of(path: Path) -> tuple[int, int, int] | None:
-    """(time of the last change in ns, bytes, inode): differs after a change of the file; None: no such file."""
+    """(time of the last change in ns, bytes, inode): differs after a change of the file; None: no such file.
+
+    Of an image of several files the latest time, the sum of bytes and the number of files.
+    """
     try:
-        status = path.stat()
+        files = image_files(path)
+        statuses = [file.stat() for file in files]
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    if files == [path]:
+        return statuses[0].st_mtime_ns, statuses[0].st_size, statuses[0].st_ino
+    if not files:
+        return None
+    return max(s.st_mtime_ns for s in statuses), sum(s.st_size for s in statuses), len(files)
 
 
 # ---- one entry of a folder ----
@@ -201,12 +213,17 @@ def _subfolder(item: os.DirEntry[str], kind: str, extensions: Sequence[str]) -> 
             names = [i.name for i in inside if not _is_left_behind(i.name)]
     except OSError:
         names = []
-    count = sum(bool(split_name(name, extensions)[1]) for name in names)
+    endings = [split_name(name, extensions)[1].lower() for name in names]
+    if tuple(extensions) == IMAGES and item.name != "images":
+        endings = [ending for ending in endings if ending != ".dcm"]  # read as DICOM cases
+    count = sum(map(bool, endings))
     if kind == "label":
         return Remark(item.name, f"subfolder with {count} labels is not read") if count else None
     if item.name == "images" and not count:
         return None
-    where = "images lie flat, in the study folder or in its images/"
+    if not count and tuple(extensions) == IMAGES:
+        return None
+    where = _FLAT
     if item.name == "images":
         where = "images that lie in the study folder itself come first; move all to one of both"
     return Remark(item.name, f"subfolder with {count} images is not read: {where}")
@@ -272,12 +289,21 @@ def _listed_by_server(folder: Path) -> dict[str, str]:
 
 
 def name_of(case: str, extension: str, info: Mapping[str, Any]) -> str:
-    """Name of a listed file. The host builds it from id and extension; the info holds names that differ from the id."""
+    """Name of a listed file. The host builds it from id and extension; the info holds names that differ from the id,
+    and without an extension the path of a DICOM image below the folder."""
     name = info.get("name")
     if name == case + extension:
         return case + extension
+    if not extension and isinstance(name, str) and _is_below(name):
+        return name
     if isinstance(name, str) and name.endswith(extension) and "/" not in name:
         stem = name[: len(name) - len(extension)]
         if case_id(stem) == case_id(case):
             return name
     return case + extension
+
+
+def _is_below(name: str) -> bool:
+    """Whether a relative path leads to nothing outside of its folder, and nothing hidden."""
+    parts = name.split("/")
+    return all(part and not part.startswith(".") and "\\" not in part and "\0" not in part for part in parts)

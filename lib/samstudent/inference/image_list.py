@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from samstudent.errors import Conflict, NotFound
-from samstudent.imaging.dicom_header import HEAD_BYTES, is_dicom
-from samstudent.imaging.file_names import IMAGES, case_id, split_name
-from samstudent.imaging.folder import Listing, Remark, list_folder, sentences
+from samstudent.imaging.dicom_cases import is_series
+from samstudent.imaging.file_names import IMAGES, case_id
+from samstudent.imaging.folder import Listing, list_folder
+from samstudent.imaging.image_paths import ImagePath
+from samstudent.imaging.remarks import sentences
 
 #: Function that returns the file or folder of an image, fetched first where it is remote.
 Fetch = Callable[[], Path]
@@ -88,54 +90,15 @@ def find_images(arguments: Sequence[str], study: StudyCases, dimension: int) -> 
 
 
 def list_images(path: Path, dimension: int) -> Listing:
-    """Images of a folder by id, or a single one.
+    """Images of a folder by id, or a single one, as in a study (``imaging.folder.list_folder``).
 
-    In 3D a folder of DICOM slices is one image, and so is each such subfolder at any depth, whose id is its path below
-    ``path`` with "_" in place of "/". Otherwise files are listed as in a study (``imaging.folder.list_folder``).
+    In 3D the folder itself may be a DICOM series; its id is the folder's name.
     """
-    if dimension == 2 or not path.is_dir():
-        return list_folder(path)
-    series = list(_series_folders(path))
-    if path in series and not _other_images(path):
+    listing = list_folder(path, dimension=dimension)
+    others = [file for file in listing.files.values() if ImagePath.of(file).place != path]
+    if dimension == 3 and path.is_dir() and not others and is_series(path):
         return Listing({case_id(path.resolve().name): path}, [])
-    files, remarks = {}, []
-    listed = list_folder(path)
-    for case, file in listed.files.items():
-        files[case] = file
-    for folder in series:
-        if folder == path:
-            continue
-        parts = folder.relative_to(path).parts
-        case = case_id("_".join(parts))
-        if case in files:
-            raise Conflict(f"{folder}: its id {case!r} is also that of {files[case]}; rename one of them")
-        files[case] = folder
-    read = {folder.relative_to(path).parts[0] for folder in series if folder != path}
-    remarks = [remark for remark in listed.remarks if remark.name not in read]
-    if path in series:
-        remarks.append(Remark(path.name, "DICOM slices beside other images are read one by one; move them to a folder"))
-    return Listing(files, remarks)
-
-
-def _series_folders(path: Path) -> Iterator[Path]:
-    """Folders with DICOM files directly in them, sorted."""
-    for folder, subfolders, files in os.walk(path):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if any(_is_dicom(Path(folder, name)) for name in sorted(files) if not name.startswith(".")):
-            yield Path(folder)
-
-
-def _other_images(folder: Path) -> bool:
-    """Whether a folder has images that are no DICOM files."""
-    return any(split_name(file.name, IMAGES)[1].lower() not in ("", ".dcm") for file in folder.iterdir())
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(HEAD_BYTES))
-    except OSError:
-        return False
+    return listing
 
 
 def _of_path(path: Path) -> Fetch:

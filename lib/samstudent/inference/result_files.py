@@ -12,6 +12,7 @@ from samstudent.errors import UserError
 from samstudent.imaging.dicom_seg_write import SegDescription, write_seg
 from samstudent.imaging.formats import kind_of
 from samstudent.imaging.grid import Grid
+from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.label_writing import write_masks
 from samstudent.task import Task
 from samstudent.util.files import atomic_path
@@ -71,9 +72,10 @@ def write_result(
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether an image is a DICOM file or the folder of a series."""
+    """Whether an image is a DICOM file, a frame of one, or a series in a folder."""
+    place = ImagePath.of(path).place
     try:
-        return path.is_dir() or kind_of(path) == "dicom"
+        return place.is_dir() or kind_of(place) == "dicom"
     except UserError:
         return False  # not an image
 

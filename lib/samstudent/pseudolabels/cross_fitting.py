@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from samstudent.errors import UserError
+from samstudent.imaging.file_names import group_of
 from samstudent.pseudolabels.ensemble import Ensemble
 from samstudent.student.predict import Student
 from samstudent.student.training import OnStep, TrainedStudent, TrainingOptions, train_student
@@ -142,8 +143,12 @@ def cross_fit(
     if len(cases) < 2:
         raise UserError(f"{len(cases)} labelled case(s): cross-fitting leaves cases out, so it needs two or more")
     same, seed = options.same or {}, options.seed
-    folds = folds_of((same.get(case, case) for case in ids), max(2, options.folds), seed)
-    folds = {case: folds[same.get(case, case)] for case in ids}
+    together = {case: same.get(case, case) for case in ids}
+    # Frames of one clip are alike: a student is tested on other clips, where there are several.
+    if len({group_of(case) for case in together.values()}) > 1:
+        together = {case: group_of(other) for case, other in together.items()}
+    folds = folds_of(together.values(), max(2, options.folds), seed)
+    folds = {case: folds[together[case]] for case in ids}
     trainings = {f"fold{fold}": fold for fold in range(max(folds.values()) + 1)}
     if options.full_student:
         trainings["full"] = len(trainings)  # no case is of this fold

@@ -19,7 +19,7 @@ from samstudent.errors import NotFound, UserError
 from samstudent.imaging.annotations import LabelledMasks, read_label
 from samstudent.imaging.case import CaseImage, read_image
 from samstudent.imaging.file_names import LABELS, row_id
-from samstudent.imaging.folder import list_folder
+from samstudent.imaging.folder import list_folder, stamp_of
 from samstudent.imaging.grid import Grid
 from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.rounds.case_store import CaseContent
@@ -64,10 +64,10 @@ class Folder:
     def case(self, id: str) -> FolderCase:
         """Source of a case. Its files are read for their digests, once in a process."""
         image, label = self.images[id], self.labels.get(id)
-        digest = _digest(image, image.stat().st_mtime_ns)
+        digest = _digest(image, stamp_of(image))
         if label is None:
             return FolderCase(id, image, None, self.bits, CaseContent(digest))
-        content = _digest(label, label.stat().st_mtime_ns)
+        content = _digest(label, stamp_of(label))
         names = None if self.bits else names_in_folder(label)
         names = self.value_names if names is None else names
         return FolderCase(
@@ -114,8 +114,8 @@ class FolderCase:
 
 
 @cache
-def _digest(file: Path, changed: int) -> str:
-    """Digest of a file's content; ``changed``: its time of change, in ns, so that a changed file is read again."""
+def _digest(file: Path, stamp: object) -> str:
+    """Digest of an image's or label's content; ``stamp``: of its files, so that a changed one is read again."""
     return content_of(file)
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import image_extensions
-from samstudent.imaging.file_names import row_id
+from samstudent.imaging.file_names import group_of, row_id
 from samstudent.util.files import atomic_write, file_stamp
 
 #: Number of labelled cases at the first registration from which at least one is reserved; otherwise a small, fully
@@ -60,6 +60,8 @@ class HoldOut:
           labelled ones at least one is reserved.
         - Later cases extend the hold-out by the same fraction. A reserved case stays reserved, and a case that may
           train is never reserved later.
+        - Frames of one clip, and images of one DICOM folder, are reserved together or not at all (``group_of``): a
+          student that trained on a frame must not be measured on its neighbour.
         - With a ``split.csv`` (columns ``id``, ``split`` and optionally ``train_order``) its ``val`` rows are the
           hold-out and all other cases train, also those that it does not list; without a ``val`` row the fraction above
           is reserved. Its ``test`` rows are ``excluded`` from training, pseudo labels and selection. The file should
@@ -125,8 +127,11 @@ class HoldOut:
             new = every - self._seen(state) - listed
             # With a hold-out in split.csv all other cases train.
             fraction = 0.0 if "val" in self._rows().values() else self.fraction
-            _extend(state.labelled, new & labelled, fraction, at_least_one=True)
-            _extend(state.unlabelled, new - labelled, fraction, at_least_one=False)
+            new = _follow_groups(state, new)
+            with_label = {group_of(case) for case in labelled}
+            among = {case for case in new if group_of(case) in with_label}
+            _extend(state.labelled, among, fraction, at_least_one=True)
+            _extend(state.unlabelled, new - among, fraction, at_least_one=False)
             atomic_write(self.path, state.model_dump_json(indent=1))
 
     def split(self, labelled_ids: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -198,8 +203,27 @@ def _extend(group: _Group, new: set[str], fraction: float, at_least_one: bool) -
     if at_least_one and fraction > 0 and len(group.seen) >= MIN_LABELLED:
         target = max(target, 1)
     due = min(target, len(group.seen) - 1) - len(group.reserved)
-    ranked = sorted(new, key=lambda case: hashlib.sha256(case.encode()).digest())
-    group.reserved = sorted({*group.reserved, *ranked[: max(due, 0)]})
+    parts: dict[str, list[str]] = {}
+    for case in sorted(new, key=lambda case: hashlib.sha256(group_of(case).encode()).digest()):
+        parts.setdefault(group_of(case), []).append(case)
+    taken: list[str] = []
+    for cases in parts.values():
+        # Of several cases together those that come closest to the share; never all.
+        if 2 * (due - len(taken)) >= len(cases) and len(group.reserved) + len(taken) + len(cases) < len(group.seen):
+            taken += cases
+    group.reserved = sorted({*group.reserved, *taken})
+
+
+def _follow_groups(state: _State, new: set[str]) -> set[str]:
+    """Assign new cases whose clip or folder is registered already as the others of it; returns the rest."""
+    rest = set(new)
+    for group in (state.labelled, state.unlabelled):
+        known = {group_of(case): case in group.reserved for case in group.seen}
+        joined = {case for case in rest if group_of(case) in known and group_of(case) != case}
+        group.seen = sorted({*group.seen, *joined})
+        group.reserved = sorted({*group.reserved, *(case for case in joined if known[group_of(case)])})
+        rest -= joined
+    return rest
 
 
 def _composed(ids: Iterable[str]) -> list[str]:

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samstudent.imaging.dicom_heads import image_files
+from samstudent.imaging.image_paths import ImagePath
 from samstudent.rounds.ledger import Ledger
 from samstudent.util.database import connection, make_tables
 
@@ -112,7 +114,7 @@ class ImageContents:
         """SHA-256, hex, of the content of an image file (``content_of``); None where it cannot be read."""
         path = Path(image)
         try:
-            stamp = "".join(f"{file.name} {(s := file.stat()).st_size} {s.st_mtime_ns}\n" for file in _files(path))
+            stamp = "".join(f"{file.name} {(s := file.stat()).st_size} {s.st_mtime_ns}\n" for file in image_files(path))
             stamp = hashlib.sha256(stamp.encode()).hexdigest()
             known = self._known(path)
             if known is None or known[0] != stamp:
@@ -137,13 +139,16 @@ class ImageContents:
 def content_of(path: Path) -> str:
     """SHA-256, hex, of a file's bytes; of a gzip file of its uncompressed content, since gzip stores name and time.
 
-    Of a folder (a DICOM series) it is that of its files, whatever their names.
+    Of a folder or a DICOM series it is that of its files, whatever their names; of a frame that of its file and number.
 
     Raises:
         OSError: cannot be read.
     """
-    if path.is_dir():
-        return hashlib.sha256("\n".join(sorted(content_of(file) for file in _files(path))).encode()).hexdigest()
+    image = ImagePath.of(path)
+    if image.frame is not None:
+        return hashlib.sha256(f"{content_of(image.place)} frame {image.frame}".encode()).hexdigest()
+    if image.place.is_dir():
+        return hashlib.sha256("\n".join(sorted(map(content_of, image_files(path)))).encode()).hexdigest()
     if path.suffix.lower() == ".gz":
         with suppress(EOFError, zlib.error, gzip.BadGzipFile), gzip.open(path) as file:
             return _digest(iter(lambda: file.read(_BLOCK), b""))
@@ -156,7 +161,3 @@ def _digest(blocks: Iterable[bytes]) -> str:
     for block in blocks:
         digest.update(block)
     return digest.hexdigest()
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

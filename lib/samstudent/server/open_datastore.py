@@ -55,7 +55,7 @@ def _folder(study: Study, folder: Path, watch: bool) -> StudyFolderDatastore:
         # Only the server watches the folder; a job reads the list when it changes.
         auto_reload=watch and settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_job_process(),
         read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
-        images=ImageRules(check=study.image_check),
+        images=ImageRules(check=study.image_check, dimension=task.dimension),
         labels=LabelRules(
             task, place, check, functools.partial(claim, folder, task) if place == LabelFolder() else lambda: None
         ),

@@ -43,7 +43,7 @@ class CasesOfStudy:
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        return list_folder(images_folder(Path(self._studies))).files
+        return list_folder(images_folder(Path(self._studies)), dimension=self._study.task.dimension).files
 
     @cached_property
     def _pacs(self) -> StudyFolderDatastore:

@@ -10,8 +10,9 @@ from typing import Any
 
 from samstudent.errors import NotFound
 from samstudent.imaging.file_names import LABELS
-from samstudent.imaging.folder import list_folder, sentences
+from samstudent.imaging.folder import list_folder
 from samstudent.imaging.label_tags import FINAL
+from samstudent.imaging.remarks import sentences
 from samstudent.imaging.value_lookup import names_in_folder
 from samstudent.inference.image_list import list_images
 from samstudent.rounds.case_store import CaseSource

@@ -21,7 +21,6 @@ from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext, require_known
 from samstudent.server.datastore.identifiers import check_image_id
-from samstudent.server.pacs.datastore import PacsDatastore
 from samstudent.util.places import require_readable
 
 router = APIRouter(
@@ -101,9 +100,8 @@ def head_image(
 def get_image(context: Context, image: str) -> FileResponse:
     image = context.image_id(image)
     file = _file_of(context, image)
-    if isinstance(context.datastore, PacsDatastore):  # the file name in the cache is not the image's
-        return file_response(file, f"{image}{'.nii.gz' if file.name.endswith('.nii.gz') else file.suffix}")
-    return file_response(file)
+    # The name of a file in a cache, or of a DICOM file in a subfolder, is not the image's.
+    return file_response(file, str(context.datastore.get_image_info(image).get("name", file.name)))
 
 
 @router.get("/image/info", summary="Metadata of an image", dependencies=READ)

@@ -138,10 +138,10 @@ def post_inference(
 
 
 def _image_path(context: ServerContext, image: str) -> Path:
-    """File of an image, on the grid that the client has: clients that load images of a PACS from this server have
-    perpendicular axes, browsers (OHIF) have the grid of the PACS."""
+    """File of an image, on the grid that the client has: clients that load a DICOM volume from this server have
+    perpendicular axes, browsers (OHIF, our page) have the grid of the series."""
     store = context.datastore
-    if isinstance(store, PacsDatastore) and not caller().is_browser and (file := store.viewer_grid_file(image)):
+    if not caller().is_browser and (file := store.viewer_grid_file(image)):
         return file
     return Path(store.get_image_uri(image))
 

@@ -13,10 +13,12 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.file_names import case_id, split_name
 from samstudent.imaging.folder import name_of
+from samstudent.imaging.image_paths import ImagePath
 from samstudent.server.datastore.identifiers import check_image_id
 from samstudent.server.datastore.label_rules import ImageRules
 from samstudent.server.datastore.study_list import StudyList
 from samstudent.server.datastore.upright import UprightCopies
+from samstudent.server.datastore.volume_copies import VolumeCopies
 from samstudent.util.files import atomic_path, require_own, sha256_file
 
 
@@ -35,6 +37,7 @@ class ImageFiles:
     def __init__(self, study: Path, listed: StudyList, rules: ImageRules) -> None:
         self.study, self.listed, self.rules = study, listed, rules
         self._upright = UprightCopies(study / ".samstudent" / "upright")
+        self._volumes = VolumeCopies(study / ".samstudent" / "viewer")
 
     def path(self, image_id: str) -> Path | None:
         """Path of an image in the study, which may be a link; None: it is not listed."""
@@ -45,12 +48,30 @@ class ImageFiles:
         return Path(model.image_path(), name_of(image_id, entry.image.ext, entry.image.info)).absolute()
 
     def for_viewer(self, image_id: str) -> Path:
-        """File for clients: the image's own, or an upright copy if it has an orientation tag.
+        """File for clients: the image's own, an upright copy if it has an orientation tag, or a copy in one file of a
+        DICOM volume or frame.
 
         Raises:
-            Unavailable: the copy cannot be written.
+            Unavailable: the copy cannot be written. UserError: the DICOM files cannot be read.
         """
-        return self._upright.of(case_id(image_id), self.path(image_id) or Path())
+        case, path = case_id(image_id), self.path(image_id) or Path()
+        return self._volumes.of(case, path) if self._is_part(path) else self._upright.of(case, path)
+
+    def viewer_info(self, image_id: str) -> dict[str, str]:
+        """Path and name of the file for clients. A copy of a DICOM volume or frame need not exist yet."""
+        case, path = case_id(image_id), self.path(image_id) or Path()
+        file = self._volumes.place(case, path) if self._is_part(path) else self._upright.of(case, path)
+        if file != path or path.parent == Path(self.listed.model.image_path()):
+            return {"path": str(file)} | ({} if file == path else {"name": file.name})
+        return {"path": str(file), "name": f"{case}.dcm"}  # DICOM in a subfolder, often without an ending
+
+    def tilted_copy(self, image_id: str) -> Path | None:
+        """Copy for clients of a DICOM volume with a tilted gantry, whose grid differs from the case's; else None."""
+        return self._volumes.tilted(case_id(image_id), self.path(image_id) or Path())
+
+    def _is_part(self, path: Path) -> bool:
+        """Whether an image is not one file. The study folder itself stands for no image."""
+        return path != Path() and self._volumes.is_needed(path)
 
     # ---- changes ----
 
@@ -86,6 +107,15 @@ class ImageFiles:
             info = {**info, "ts": int(time.time()), "name": destination.name}
             model.objects[case] = ImageLabelModel(image=DataModel(info=info, ext=ext))
         return case
+
+    def require_removable(self, image_id: str) -> None:
+        """Raises Conflict if the image is a part of a DICOM file or folder, or outside of the study."""
+        if (file := self.path(image_id)) is None:
+            return
+        if self._is_part(file):
+            place = ImagePath.of(file).place
+            raise Conflict(f"case {image_id!r} is a DICOM series or frame of {place}; remove its files there")
+        require_own(file, self.study)
 
     def unlink(self, image_id: str) -> None:
         """Remove the file of an image and its upright copy; the list is not changed."""

@@ -23,10 +23,12 @@ class ImageRules:
     Attributes:
         extensions: extensions of image files, in order of preference.
         check: check whether images are readable; None: no check.
+        dimension: of the task, by which DICOM files are grouped to cases (``imaging.folder.list_folder``).
     """
 
     extensions: Sequence[str] = IMAGES
     check: ImageCheck | None = None
+    dimension: int | None = None
 
 
 @dataclass(frozen=True)

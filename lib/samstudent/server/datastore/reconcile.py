@@ -13,10 +13,12 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 
 from samstudent.errors import UserError
 from samstudent.imaging.file_names import LABELS, case_id, split_name
-from samstudent.imaging.folder import Remark, list_folder, name_of, sentences, stamp_of
+from samstudent.imaging.folder import list_folder, name_of, stamp_of
 from samstudent.imaging.label_tags import MACHINE_TAGS
+from samstudent.imaging.remarks import Remark, sentences
 from samstudent.server.datastore.history import History
 from samstudent.server.datastore.identifiers import check_name
+from samstudent.server.datastore.label_rules import ImageRules
 from samstudent.util.files import sha256_file
 
 #: Tag, label file, its info -> its info with the names of its values; None: the label is of another task.
@@ -28,7 +30,7 @@ class Reconciler:
     """One pass over a study folder.
 
     Args:
-        extensions: of image files, see ``imaging.folder.list_folder``.
+        rules: for the images, see ``imaging.folder.list_folder``.
         history: source of the info of a label file that is missing in the list.
         adopted_at: time stamp of a file that is new to the list; None: the time it was written.
         add_value_names: see ``ValueNameRecords``; the default adds none.
@@ -38,7 +40,7 @@ class Reconciler:
         images: case id -> file of the images found, in ``folder``.
     """
 
-    extensions: Sequence[str]
+    rules: ImageRules
     history: History
     adopted_at: float | None
     add_value_names: AddValueNames = lambda tag, file, info: info
@@ -53,7 +55,7 @@ class Reconciler:
         self.folder = Path(model.image_path())
         if self.folder.is_dir():
             names = {case: name_of(case, entry.image.ext, entry.image.info) for case, entry in known.items()}
-            self.images = self._listed(self.folder, self.extensions, names)
+            self.images = self._listed(self.folder, self.rules.extensions, names)
         tags = self._tags(Path(model.label_path(None)), known)
         result: dict[str, ImageLabelModel] = {}
         for case in [*known, *(c for c in sorted(self.images) if c not in known)]:
@@ -71,16 +73,18 @@ class Reconciler:
     def _listed(
         self, folder: Path, extensions: Sequence[str], names: Mapping[str, str], shown_as: str = ""
     ) -> dict[str, Path]:
-        listing = list_folder(folder, extensions, names)
+        listing = list_folder(folder, extensions, names, self.rules.dimension)
         self.problems += sentences(listing.remarks, shown_as)
         return listing.files
 
     def _case(self, case: str, entry: ImageLabelModel | None, file: Path, tags: _Tags) -> ImageLabelModel:
-        ext = split_name(file.name, self.extensions)[1]
+        name = str(file.relative_to(self.folder))
+        # Without an extension the name is a path below the folder.
+        ext = split_name(name, self.rules.extensions)[1] if name == file.name else ""
         if entry is None or entry.image.ext != ext:
-            image = DataModel(info={"ts": int(self._adopted(file)), "name": file.name}, ext=ext)
-        elif name_of(case, ext, entry.image.info) != file.name:  # its Unicode form has changed
-            image = DataModel(info={**entry.image.info, "name": file.name}, ext=ext)
+            image = DataModel(info={"ts": int(self._adopted(file)), "name": name}, ext=ext)
+        elif name_of(case, ext, entry.image.info) != name:  # its Unicode form has changed
+            image = DataModel(info={**entry.image.info, "name": name}, ext=ext)
         else:
             image = entry.image
         old = entry.labels if entry else {}

@@ -12,8 +12,8 @@ from monailabel.datastore.local import ImageLabelModel, LocalDatastoreModel
 from samstudent.errors import Conflict
 from samstudent.imaging.duplicates import duplicates
 from samstudent.imaging.file_names import IMAGES
-from samstudent.imaging.folder import sentences
 from samstudent.imaging.label_tags import MACHINE_TAGS
+from samstudent.imaging.remarks import sentences
 from samstudent.server.datastore.label_files import LabelFiles
 from samstudent.server.datastore.label_rules import ImageRules
 from samstudent.server.datastore.reconcile import Reconciler
@@ -66,7 +66,7 @@ class StudyFiles:
         return self._reconciler(adopted_at=None).objects(model)
 
     def _reconciler(self, adopted_at: float | None) -> Reconciler:
-        reconciler = Reconciler(self.rules.extensions, self.labels.history, adopted_at)
+        reconciler = Reconciler(self.rules, self.labels.history, adopted_at)
         if (names := self.labels.value_names) is not None:
             names.start_pass()
             reconciler.add_value_names = names.add_value_names

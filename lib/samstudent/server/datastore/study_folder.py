@@ -13,9 +13,15 @@ from typing import Any
 from monailabel.datastore.local import LocalDatastore, LocalDatastoreModel
 
 from samstudent.errors import UserError
+from samstudent.imaging.case import read_image
 from samstudent.imaging.file_names import LABELS, case_id, split_name
 from samstudent.imaging.folder import images_folder
+from samstudent.imaging.formats import Stored
 from samstudent.imaging.label_tags import FINAL, PSEUDO_TAGS
+from samstudent.imaging.label_writing import write_masks
+from samstudent.imaging.labels import read_masks
+from samstudent.imaging.resampling import to_grid
+from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.server.datastore.coalesced_call import CoalescedCall
 from samstudent.server.datastore.dataset_archive import write_archive
 from samstudent.server.datastore.history import History
@@ -125,12 +131,14 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
 
         Raises:
             NotFound: no such image.
-            Conflict: the image or a label lies outside of the study; nothing was removed.
+            Conflict: the image is a part of a DICOM folder or file, or it or a label lies outside of the study; nothing
+                was removed.
         """
         case = case_id(image_id)
         with self.transaction() as model:
             tags = list(self._list.entry(case).labels)
-            for file in (self.image_files.path(case), *(self.labels.path(case, tag) for tag in tags)):
+            self.image_files.require_removable(case)
+            for file in (self.labels.path(case, tag) for tag in tags):
                 if file is not None:
                     require_own(file, self.labels.study)
             for tag in tags:
@@ -147,13 +155,29 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         """File of an image for clients; see ``ImageFiles.for_viewer``."""
         return self.image_files.for_viewer(image_id)
 
+    def viewer_grid_file(self, image_id: str) -> Path | None:
+        """``viewer_file`` of a volume with a tilted gantry, whose grid differs from the case's grid; otherwise None."""
+        return self.image_files.tilted_copy(image_id)
+
+    def viewer_label(self, image_id: str, tag: str) -> Path | None:
+        """Copy of a label on the grid of ``viewer_grid_file``; None: the label's own file is on the viewers' grid."""
+        file, task = self.viewer_grid_file(image_id), self.labels.rules.task
+        if file is None or task is None:
+            return None
+        own, shown = read_image(self.get_image_uri(image_id)).grid, read_image(file).grid
+        label = Path(self.get_label_uri(image_id, tag))
+        names = names_for_reading(label, self.get_label_info(image_id, tag))
+        masks = own.to_file(read_masks(label, task, own, names=names))
+        path = file.parent / f"{tag}.seg.nrrd"
+        write_masks(path, to_grid(masks, Stored(masks[0], own.shape, own.affine), shown, label), task, shown)
+        return path
+
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """Metadata of an image, with path and name of the file for clients; {} if there is no such image."""
         info: dict[str, Any] = super().get_image_info(case_id(image_id))
         if not info:
             return {}
-        file = self.image_files.for_viewer(image_id)
-        return {**info, "path": str(file)} | ({} if file == self.image_files.path(image_id) else {"name": file.name})
+        return info | self.image_files.viewer_info(image_id)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Add metadata of an image. Raises NotFound."""
@@ -267,8 +291,15 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         """Drop events of hidden folders and temporary files before the host compares them with forty patterns: under
         load most events are of this kind, and the comparison took a fifth of the server's processor time."""
         path = os.fspath(event.dest_path or event.src_path)
-        if f"{os.sep}." not in path[len(self._datastore_path) :]:
-            dispatch(event)
+        if f"{os.sep}." in path[len(self._datastore_path) :]:
+            return
+        below = os.path.relpath(path, self._datastore.image_path()).split(os.sep)
+        if len(below) > 1 and not below[0].startswith(("..", "labels")):
+            # DICOM in subfolders, with names of any form; reading a file is an event, too.
+            if event.event_type in ("created", "deleted", "modified", "moved"):
+                self._on_any_event(event)
+            return
+        dispatch(event)
 
     def _try_refresh(self) -> None:
         try:

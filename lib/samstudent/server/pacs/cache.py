@@ -9,18 +9,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import nibabel
-import numpy as np
 
 from samstudent.errors import Unavailable
 from samstudent.imaging.dicom import read_dicom
-from samstudent.imaging.formats import Stored
+from samstudent.server.datastore.volume_copies import save_for_viewer
 from samstudent.server.pacs.client import Pacs
 from samstudent.server.pacs.listing import Reference
-from samstudent.server.pacs.upright import upright
-from samstudent.util.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
@@ -120,20 +114,6 @@ class ImageCache:
                 logger.info("image %s is removed from the cache", case.name)
                 shutil.rmtree(case, ignore_errors=True)
                 total -= sizes[case]
-
-
-def save_for_viewer(stored: Stored, path: Path) -> None:
-    """Write a volume (k, j, i) as NIfTI with perpendicular axes, as ITK requires."""
-    stored = upright(stored)
-    pixels = stored.pixels.transpose(2, 1, 0)
-    fits_int16 = np.array_equal(pixels, np.round(pixels)) and np.abs(pixels).max(initial=0) < 2**15
-    values = pixels.astype(np.int16 if fits_int16 else np.float32)
-    image: Any = nibabel.Nifti1Image(values, stored.affine)  # type: ignore[no-untyped-call]
-    # Both, because programs differ in which one they use.
-    image.set_qform(stored.affine, code=1)
-    image.set_sform(stored.affine, code=1)
-    with atomic_path(path) as temporary:
-        nibabel.save(image, temporary)
 
 
 def _size(folder: Path) -> int:

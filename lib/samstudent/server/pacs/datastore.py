@@ -13,14 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.errors import Unavailable, UserError
-from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom import geometry_of
-from samstudent.imaging.formats import Stored
 from samstudent.imaging.label_tags import FINAL, PSEUDO
-from samstudent.imaging.label_writing import write_masks
-from samstudent.imaging.labels import read_masks
-from samstudent.imaging.resampling import to_grid
-from samstudent.imaging.value_lookup import names_for_reading
+from samstudent.imaging.perpendicular import is_tilted
 from samstudent.server.datastore.label_rules import ImageRules, LabelCheck, LabelRules
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.pacs.cache import ImageCache
@@ -31,7 +26,6 @@ from samstudent.server.pacs.listing import EXTENSION, Reference
 from samstudent.server.pacs.outgoing import accepted
 from samstudent.server.pacs.references import ReferenceFiles, query_reference
 from samstudent.server.pacs.sync_state import LabelVersion, SyncState
-from samstudent.server.pacs.upright import is_tilted
 from samstudent.task import Task
 
 logger = logging.getLogger(__name__)
@@ -135,19 +129,6 @@ class PacsDatastore(StudyFolderDatastore):
         if key not in self._tilted:
             self._tilted[key] = is_tilted(*geometry_of(self._image_check.readable(reference)))
         return self.images.for_viewer(reference) if self._tilted[key] else None
-
-    def viewer_label(self, image_id: str, tag: str) -> Path | None:
-        """Copy of a label on the grid of ``viewer_grid_file``; None: the label's own file is on the viewers' grid."""
-        file = self.viewer_grid_file(image_id)
-        if file is None:
-            return None
-        own, shown = read_image(self.get_image_uri(image_id)).grid, read_image(file).grid
-        label = Path(self.get_label_uri(image_id, tag))
-        names = names_for_reading(label, self.get_label_info(image_id, tag))
-        masks = own.to_file(read_masks(label, self.task, own, names=names))
-        path = file.parent / f"{tag}.seg.nrrd"
-        write_masks(path, to_grid(masks, Stored(masks[0], own.shape, own.affine), shown, label), self.task, shown)
-        return path
 
     # ---- unusable images ----
 

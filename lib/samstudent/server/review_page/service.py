@@ -16,6 +16,7 @@ import numpy as np
 
 from samstudent.errors import Conflict, NotFound
 from samstudent.imaging.case import read_image
+from samstudent.imaging.folder import stamp_of
 from samstudent.imaging.label_tags import FINAL, PSEUDO, PSEUDO_RAW
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks, read_rejected
@@ -123,8 +124,7 @@ class ReviewService:
         """Key of the displayed image, which depends on the file and the image settings."""
         self._known(case)
         path = Path(self.datastore.get_image_uri(case))
-        stat = path.stat()
-        content = f"{path} {stat.st_mtime_ns} {stat.st_size} {self.task.image.model_dump_json()}"
+        content = f"{path} {stamp_of(path)} {self.task.image.model_dump_json()}"
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def masks(self, case: str) -> Masks:

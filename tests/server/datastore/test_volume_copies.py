@@ -12,9 +12,9 @@ from samstudent.imaging.dicom import geometry_of, read_dicom
 from samstudent.imaging.grid import Grid
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
+from samstudent.imaging.perpendicular import is_tilted, upright
 from samstudent.imaging.resampling import to_grid
-from samstudent.server.pacs.cache import save_for_viewer
-from samstudent.server.pacs.upright import is_tilted, upright
+from samstudent.server.datastore.volume_copies import save_for_viewer
 from samstudent.task import Task
 from support.dicom_files import save
 
