@@ -381,11 +381,11 @@ def test_client_cannot_change_metadata_of_pseudo_labels(
 
 def test_slicer_review_metadata_is_accepted(client: TestClient, lines: Callable[[], Any], info_of: InfoOf) -> None:
     assert client.put("/datastore/label?image=a", files={"label": ("a.png", PNG)}).is_success
-    verdict = {"segmentationMeta": {"status": "approved", "approvedBy": "rita", "level": "easy"}}
+    review = {"status": "approved", "approvedBy": "rita", "level": "easy"}
     url = "/datastore/updatelabelinfo?label=a&tag=final"
-    assert client.put(url, data={"params": json.dumps(verdict)}).is_success
-    assert info_of("a", "final")["segmentationMeta"] == verdict["segmentationMeta"]
-    assert lines() == [("label saved", "a", "final", None)]
+    assert client.put(url, data={"params": json.dumps({"segmentationMeta": review})}).is_success
+    assert info_of("a", "final")["segmentationMeta"] == review | {"comment": "", "editTime": ""}
+    assert lines() == [("label saved", "a", "final", None), ("approve", "a", "final", None)]
 
 
 def test_changed_label_info_is_audited(client: TestClient, context: ServerContext, lines: Callable[[], Any]) -> None:

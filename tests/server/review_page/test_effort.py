@@ -43,5 +43,27 @@ def test_effort_is_grouped_by_person_and_start() -> None:
     assert (found["untouched"], found["from_model"], found["reviewed"]) == (2, 4, 2)
 
 
+def test_minutes_of_reviews_in_slicer_are_times_between_them() -> None:
+    def reviewed(time: int, who: str = "rita", status: str = "approved", **more: Any) -> dict[str, Any]:
+        review = {"status": status, "level": "", "approvedBy": who, "comment": "", "editTime": time}
+        return {"segmentationMeta": review} | more
+
+    found = effort(
+        {
+            "a": {"final": reviewed(1000)},
+            "b": {"final": reviewed(1060, status=""), "version_1": reviewed(1120)},
+            "c": {"final": reviewed(1150, status="flagged")},
+            "d": {"final": reviewed(9000)},  # after a break
+            "e": {"final": reviewed(9300)},
+            "f": {"final": reviewed(1130, "ruth")},
+            "g": {"final": reviewed(9310, accepted_from={"structures": {}})},
+        }
+    )
+    assert found is not None
+    # b: 60 + 60, c: 30, e: 300 seconds.
+    assert found["by_reviewer"] == [{"name": "rita", "cases": 3, "minutes": 2.0}]
+    assert found["cases"] == 0
+
+
 def test_there_is_no_effort_without_drawn_labels() -> None:
     assert effort({"f": {"final": {"user": "ben", "time": 6.0}}, "g": {}}) is None

@@ -313,7 +313,7 @@ def test_overview_has_counts(bench: Bench) -> None:
     bench.datastore.save_label("held", bench.datastore.get_label_uri("good", "pseudo"), "final", {})
     overview = bench.client.get("/samstudent/overview").json()
     assert overview["counts"] == {
-        "images": 7, "labelled": 1, "held_out": 1, "held_out_labelled": 1, "excluded": 1, "flagged": 0,
+        "images": 7, "labelled": 1, "held_out": 1, "held_out_labelled": 1, "excluded": 1, "flagged": 0, "approved": 0,
         "pseudo_labelled": 4,
         "unlabelled": 2, "waiting": 4, "accepted": 0, "rejected": 0, "sent": 0,
         "structures_accepted": 5, "structures_rejected": 1, "structures_absent": 2,

@@ -25,6 +25,7 @@ from samstudent.server.annotation.pixels import RawPixels
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.history import version_info
 from samstudent.server.datastore.identifiers import ANNOTATION, REFUSED
+from samstudent.server.label_reviews import case_review
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Slice
 from samstudent.server.review_page.service import ReviewService
 from samstudent.util.files import sha256_file
@@ -73,6 +74,7 @@ class AnnotationService:
             "label": {"digest": self.digest(case)} | (_brief(label) if label else {}),
             "draft": {"saved": draft.saved, "base": draft.label.base} if draft else None,
             "flag": flag.model_dump() if flag else None,
+            "review": review.model_dump() if (review := case_review(labels)) else None,
             "sources": self._sources(labels),
             "pseudo": {name: dict(found) for name, found in (labels.get(PSEUDO, {}).get("structures") or {}).items()},
         }

@@ -21,6 +21,7 @@ from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext, require_known
 from samstudent.server.datastore.identifiers import check_image_id
+from samstudent.server.label_reviews import for_extension
 from samstudent.util.places import require_readable
 
 router = APIRouter(
@@ -47,7 +48,9 @@ class Output(str, Enum):
 def get_datastore(context: Context, output: Output | None = None) -> Response:
     store = context.datastore
     if output == Output.all:
-        return json_response(store.json())
+        content = store.json()
+        for_extension(content["objects"], context.study.flags.all())
+        return json_response(content)
     return json_response(store.datalist() if output == Output.train else store.status())
 
 

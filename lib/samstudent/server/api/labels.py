@@ -27,6 +27,8 @@ from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM, ANNOTATION, check_name
+from samstudent.server.label_reviews import APPROVED_VERSION, LabelReview, LabelReviews, sent_review
+from samstudent.server.label_reviews import KEY as REVIEW
 from samstudent.server.pacs.datastore import ONLY_FROM_PACS
 from samstudent.util.places import require_readable
 
@@ -39,7 +41,8 @@ router = APIRouter(
 READ = [require("user")]
 SAVE = [require("annotator"), takes_turn("write")]
 #: Keys of author and origin, which are set when a label is saved and cannot be changed later.
-_FIXED = frozenset({"user", "client_id", ACCEPTED_FROM, ANNOTATION, *ONLY_FROM_PACS})
+_ORIGIN = frozenset({ACCEPTED_FROM, ANNOTATION, APPROVED_VERSION})
+_FIXED = _ORIGIN | {"user", "client_id", *ONLY_FROM_PACS}
 
 
 @router.put("/label", summary="Save a label", dependencies=SAVE)
@@ -54,13 +57,14 @@ def put_label(
         str, Form(description="JSON object with metadata of the label; label_info: names of its values")
     ] = "{}",
 ) -> dict[str, Any]:
-    info = _without(stamped(json_object(params, "params")), {ACCEPTED_FROM, ANNOTATION})
-    tag = check_upload_tag(tag or FINAL)
+    tag, info = check_upload_tag(tag or FINAL), _without(stamped(json_object(params, "params")), _ORIGIN)
+    review = sent_review(tag, info)
     image = context.image_id(image)
     line.describe(user_name(info.get("client_id")), case=image, tag=tag)
     note_work(context, image, info)
     with uploads.received(label) as path:
-        label_id = context.datastore.save_label(image, str(path), tag, info)
+        label_id = context.datastore.save_label(image, str(path), tag, _without(info, {REVIEW}))
+    _decide(context, image, tag, review)
     saved = context.wait_for_pacs(image) | {"image": image, "label": label_id}
     return saved | _recognised(context, image, tag)
 
@@ -114,15 +118,30 @@ def _add_info(context: ServerContext, label: str, tag: str, text: str) -> dict[s
     """Add metadata without author and origin."""
     check_upload_tag(tag)
     info = _without(json_object(text, "info"), _FIXED)
+    review, info = sent_review(tag, info), _without(info, {REVIEW})
     renames = "label_info" in info  # names of the label's values
-    if renames:
+    if renames or review:
         audit.require()
     image = _labelled(context, label, tag)
-    context.datastore.update_label_info(image, tag, info)
+    if info:
+        context.datastore.update_label_info(image, tag, info)
+    _decide(context, image, tag, review)
     if not renames:
         return None
     audit.record("label changed", user_name(), case=image, tag=tag)
     return _recognised(context, image, tag)
+
+
+def _decide(context: ServerContext, image: str, tag: str, review: LabelReview | None) -> None:
+    """Carry out the review of a label by 3D Slicer's Reviewer extension, with a line in the audit log."""
+    if review is None:
+        return
+    who = user_name(review.approved_by)
+    action = LabelReviews(context.study, context.datastore).decide(image, tag, review, who)
+    if action is not None:
+        audit.record(action, who, case=image, tag=tag)
+    if action == "approve":
+        context.wait_for_pacs(image)
 
 
 def _labelled(context: ServerContext, image: str, tag: str) -> str:

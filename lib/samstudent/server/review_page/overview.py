@@ -8,6 +8,7 @@ from typing import Any
 from samstudent.imaging.label_tags import FINAL, PSEUDO
 from samstudent.rounds.ledger import Ledger
 from samstudent.rounds.round_record import RoundRecord
+from samstudent.server.label_reviews import APPROVED, case_review
 from samstudent.server.review_page.effort import effort
 from samstudent.server.review_page.progress import progress_of_jobs
 from samstudent.server.review_page.queue import Infos, queue_items
@@ -50,6 +51,7 @@ def counts(review: ReviewService, infos: Infos) -> dict[str, int]:
     holdout = review.study.holdout
     barred = holdout.ids | holdout.excluded
     flagged = review.study.flags.all().keys() & infos.keys()
+    reviews = {case: found for case, labels in infos.items() if (found := case_review(labels))}
     labelled = {case for case, labels in infos.items() if FINAL in labels}
     pseudo = {case for case, labels in infos.items() if PSEUDO in labels and case not in labelled | barred}
     by_status = Counter(
@@ -65,6 +67,7 @@ def counts(review: ReviewService, infos: Infos) -> dict[str, int]:
         "held_out_labelled": len(holdout.ids & labelled),
         "excluded": len(holdout.excluded & infos.keys()),
         "flagged": len(flagged),
+        "approved": len([case for case, found in reviews.items() if found.status == APPROVED and case not in flagged]),
         "pseudo_labelled": len(pseudo),
         "unlabelled": len(infos.keys() - labelled - pseudo),
         "waiting": states["waiting"],

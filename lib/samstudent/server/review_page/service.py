@@ -24,6 +24,7 @@ from samstudent.imaging.structure_names import IGNORE
 from samstudent.pseudolabels.review import Verdict, check_sources, compose
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM, PROMISE
+from samstudent.server.label_reviews import approval
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Shown, Slice, runs
 from samstudent.server.review_page.queue import QueueItem, QueuePage, State, page_of, queue_items
 from samstudent.util.files import sha256_file
@@ -200,6 +201,7 @@ class ReviewService:
         }
         made_of |= {PROMISE: more[PROMISE]} if PROMISE in more else {}
         info = {"user": more["user"], ACCEPTED_FROM: made_of | {"structures": taken}}
+        info |= {} if PROMISE in more else approval(more["user"])
         unknown = np.zeros_like(label)
         unknown[[sources[name] == "unknown" for name in self.task.names]] = True
         with tempfile.TemporaryDirectory() as folder:

@@ -16,10 +16,11 @@ export function effortCard(data) {
   if (data.from_model) facts.push(`Of ${data.from_model} structures that began as masks of a model, ${data.untouched} were submitted untouched.`);
   if (data.reviewed) facts.push(`${data.reviewed} structures were accepted in Review.`);
   const note = facts.length ? h('p', { class: 'small' }, facts.join(' ')) : null;
-  if (!data.cases) return [title, note];
   const table = (name, rows, text) => h('table', {}, h('thead', {}, h('tr', {}, [name, 'cases', 'median'].map((column, i) => h('th', { scope: 'col', class: i ? 'number' : null }, column)))),
     h('tbody', {}, rows.map((row) => h('tr', {}, h('th', { scope: 'row' }, text(row.name)), h('td', { class: 'number' }, String(row.cases)), h('td', { class: 'number' }, minutesText(row.minutes))))));
-  return [title, h('div', { class: 'effort-parts' }, chart(data.points), table('start', data.by_start, (name) => STARTS[name]?.[0] ?? name), table('person', data.by_user, (name) => name)), note];
+  const reviewers = data.by_reviewer.length ? table('reviewer in 3D Slicer', data.by_reviewer, (name) => name) : null;
+  if (!data.cases) return [title, reviewers, note];
+  return [title, h('div', { class: 'effort-parts' }, chart(data.points), table('start', data.by_start, (name) => STARTS[name]?.[0] ?? name), table('person', data.by_user, (name) => name), reviewers), note];
 }
 
 /** Minutes of the cases in the order of saving. */

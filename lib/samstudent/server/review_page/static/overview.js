@@ -57,7 +57,7 @@ export class Overview {
     const drawn = n.labelled - n.accepted;
     return [h('h2', { class: 'sr' }, 'Cases'), h('div', { class: 'figures' },
       figure(n.images, 'images', [n.excluded > n.flagged && `${n.excluded - n.flagged} test cases`, n.flagged && `${n.flagged} flagged`].filter(Boolean).join(', ')),
-      figure(n.labelled, 'labelled', `${drawn} drawn, ${n.accepted} accepted`),
+      figure(n.labelled, 'labelled', [`${drawn} drawn`, `${n.accepted} accepted`, n.approved && `${n.approved} approved by reviewers`].filter(Boolean).join(', ')),
       figure(n.held_out, 'held out', `${n.held_out_labelled} of them labelled`),
       figure(n.pseudo_labelled, 'pseudo-labelled', `${n.structures_accepted} structures, ${n.structures_rejected} below threshold`),
       figure(n.waiting, 'waiting for review', n.rejected ? `${n.rejected} rejected` : 'lowest quality first', '#review'),

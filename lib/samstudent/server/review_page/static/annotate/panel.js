@@ -28,8 +28,9 @@ export class Panel {
     const { view } = this, { data, may } = view, size = data.axes ? data.size.toReversed().join(' × ') : `${data.size[1]} × ${data.size[0]}`;
     this.rows = view.drawing.structures.map((structure) => this.row(structure));
     this.list = h('ul', { class: 'structures drawn' }, this.rows);
-    const { label, flag, sources } = data;
+    const { label, flag, review, sources } = data;
     const status = label.digest === 'none' ? 'no label yet' : `labelled ${label.user ? `by ${label.user}, ` : ''}${dateTime(label.time)}`;
+    const reviewed = review && [review.status === 'approved' && `approved by ${review.approved_by}`, review.level, review.comment].filter(Boolean).join(' · ');
     const start = sources.length ? h('div', { class: 'starts' }, h('span', { class: 'small' }, 'start from'),
       sources.map((source) => h('span', { class: 'segments' },
         button(SOURCES[source], () => view.assist.take(source, false), { id: `take-${source}`, title: `mask of ${SOURCES[source]} for the selected structure` }),
@@ -37,7 +38,7 @@ export class Panel {
     const colours = Object.values(data.slicer_colours).some(Boolean) ? button('Slicer’s colours', () => view.toggleColours(), { id: 'slicer-colours', class: 'quiet small', title: 'colours of 3D Slicer for the same names, in place of those that colour-blind readers tell apart' }) : '';
     const key = (text, name) => [text, ' ', h('kbd', {}, name)];
     this.element.replaceChildren(
-      h('div', { class: 'case-summary' }, h('h2', { title: data.case }, data.case), h('p', { class: 'small' }, `${size} · ${status}`), h('p', { class: 'small line' }, this.time, this.saved)),
+      h('div', { class: 'case-summary' }, h('h2', { title: data.case }, data.case), h('p', { class: 'small' }, `${size} · ${status}`), reviewed && !flag ? h('p', { class: 'small', id: 'reviewed' }, reviewed) : '', h('p', { class: 'small line' }, this.time, this.saved)),
       flag ? h('div', { class: 'banner' }, `Flagged as unusable by ${flag.who}: ${flag.reason}`, may.annotate && button('Take back', () => view.actions.unflag(), { id: 'unflag' })) : '',
       this.conflict ?? '', start ?? '', this.list, colours,
       may.annotate ? h('div', { class: 'actions drawing' },
