@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from samstudent import task
 from samstudent.errors import NotFound, UserError
@@ -206,3 +207,44 @@ def test_removed_or_contradictory_keys_are_refused(more: dict[str, object]) -> N
     content = {"name": "t", "dimension": 2, "structures": ["a"], "trust": {"enabled": False}}
     with pytest.raises(ValueError, match=r"pseudo_labels: \{policy"):
         task.Task.model_validate(content | more)
+
+
+# ---- named channels ----
+
+
+def with_image(dimension: int = 3, student: dict[str, object] | None = None, **image: object) -> task.Task:
+    size = {"size": [32] * dimension}
+    content = {"name": "t", "dimension": dimension, "structures": ["a"], "image": image}
+    return task.Task.model_validate({**content, "student": size | (student or {})})
+
+
+def test_listed_channels_are_recognised_by_their_names() -> None:
+    image = with_image(channels=["T1", "FLAIR"]).image
+    assert image.sequences == {"T1": "_T1", "FLAIR": "_FLAIR"} and image.count == 2
+    assert with_image(channels=3).image.count == 3 and not with_image(channels=3).image.sequences
+    assert task.Task.model_validate(with_image(channels=["T1"]).model_dump(mode="json")).image.channels == {"T1": "_T1"}
+
+
+def test_named_channels_take_a_network_that_has_as_many() -> None:
+    assert with_image(2, channels=["a", "b"]).student.network == "unet"
+    assert with_image(2, {"network": "efficientnet_lite0"}, channels=["a", "b", "c"]).student.has_encoder
+    with pytest.raises(ValidationError, match="takes 1 or 3 channels, not 2; use unet"):
+        with_image(2, {"network": "efficientnet_lite0"}, channels=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ({"channels": ["T1", "T1"]}, "a channel is listed twice"),
+        ({"channels": {"T1": "_a", "T2": "_A"}}, "each channel needs a text of its own"),
+        ({"channels": {"T1": " "}}, "each channel needs a text of its own"),
+        ({"channels": []}, "names of one or more channels"),
+        ({"channels": ["composite", "T1"]}, "names of one or more channels"),
+        ({"channels": ["T1", "T2"], "sam_channel": "T3"}, "sam_channel must be one of the named channels or composite"),
+        ({"sam_channel": "T1"}, "sam_channel must be one of the named channels or composite"),
+        ({"channels": 2}, "channels"),
+    ],
+)
+def test_faults_of_channels_are_named(image: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        with_image(**image)

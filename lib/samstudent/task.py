@@ -28,6 +28,8 @@ MaskSource = Literal["student", "plain_sam", "sam", "fused"]
 PromptKind = Literal["box", "positive", "negative", "logits", "mask"]
 
 
+#: Value of ``image.sam_channel``: SAM sees the first three channels as colours.
+COMPOSITE = "composite"
 #: Factor by which the deepest features of a network with an encoder are smaller than the image.
 ENCODER_REDUCTION = 32
 
@@ -55,11 +57,48 @@ class ImageSection(_Section):
         description="Value or percentile that becomes black; below `high`, and with `percentile` from 0 to 100.",
     )
     high: float = Field(default=99.5, description="Value or percentile that becomes white.")
-    channels: Literal[1, 3] = Field(
+    channels: Literal[1, 3] | dict[Name, str] = Field(
         default=1,
         description="Input channels of the student. 1: luminance. 3: red, green, blue (grey images are repeated). "
-        "SAM always has three.",
+        "SAM always has three. Names, e.g. `[T1, T2, FLAIR]` or `{T1: _0000, T2: _0001}`: registered sequences, each "
+        "with its own intensity range ([how](../how-to/channels.md)).",
     )
+    sam_channel: str | None = Field(
+        default=None,
+        description="With named `channels`: the one that SAM and the viewers see, or `composite`: the first three as "
+        "red, green and blue for SAM. None: the first.",
+    )
+
+    @property
+    def count(self) -> int:
+        """Number of input channels of the student."""
+        return self.channels if isinstance(self.channels, int) else len(self.channels)
+
+    @property
+    def sequences(self) -> dict[str, str]:
+        """Named channels with the text by which their files or series are recognised; empty: grey or colours."""
+        return {} if isinstance(self.channels, int) else self.channels
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _sequences_may_be_listed(cls, value: object) -> object:
+        """``[T1, T2]`` is short for ``{T1: _T1, T2: _T2}``."""
+        if isinstance(value, list):
+            if len(set(map(str, value))) != len(value):
+                raise ValueError("a channel is listed twice")
+            return {name: f"_{name}" for name in value}
+        return value
+
+    @field_validator("channels")
+    @classmethod
+    def _sequences_are_recognised(cls, value: int | dict[str, str]) -> int | dict[str, str]:
+        if isinstance(value, dict):
+            if not value or COMPOSITE in value:
+                raise ValueError(f"names of one or more channels, none of them {COMPOSITE!r}, or 1 or 3")
+            plain = [text.strip().casefold() for text in value.values()]
+            if "" in plain or len(set(plain)) < len(plain):
+                raise ValueError("each channel needs a text of its own, by which its files or series are recognised")
+        return value
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageSection:
@@ -67,6 +106,8 @@ class ImageSection(_Section):
             raise ValueError(f"low ({self.low}) must be below high ({self.high})")
         if self.intensity == "percentile" and not 0 <= self.low < self.high <= 100:
             raise ValueError("percentiles lie between 0 and 100")
+        if self.sam_channel is not None and self.sam_channel not in (*self.sequences, COMPOSITE):
+            raise ValueError(f"sam_channel must be one of the named channels or {COMPOSITE}, not {self.sam_channel!r}")
         return self
 
 
@@ -450,11 +491,13 @@ class Task(_Section):
     @model_validator(mode="before")
     @classmethod
     def _default_network(cls, content: object) -> object:
-        """``unet`` in 3D, and where its channels are given."""
+        """``unet`` in 3D, and where its channels or those of the image are given."""
         section = content.get("student", {}) if isinstance(content, dict) else None
         if not isinstance(content, dict) or not isinstance(section, dict):
             return content
-        if content.get("dimension") != 3 and section.get("channels") is None:
+        image = content.get("image")
+        has_sequences = isinstance(image, dict) and isinstance(image.get("channels"), (list, dict))
+        if content.get("dimension") != 3 and section.get("channels") is None and not has_sequences:
             return content
         return content | {"student": {"network": "unet"} | section}
 
@@ -491,6 +534,10 @@ class Task(_Section):
             raise ValueError(f"student.size needs {self.dimension} numbers, not {list(self.student.size)}")
         if self.dimension == 3 and self.student.has_encoder:
             raise ValueError(f"student.network: {self.student.network} is a network for 2D; use unet or segresnet")
+        if self.student.has_encoder and self.image.count not in (1, 3):
+            raise ValueError(
+                f"student.network: {self.student.network} takes 1 or 3 channels, not {self.image.count}; use unet"
+            )
         threshold = self.pseudo_labels.threshold
         if isinstance(threshold, dict) and (unknown := set(threshold) - set(self.structures)):
             raise ValueError(f"pseudo_labels.threshold names unknown structures {sorted(unknown)}")

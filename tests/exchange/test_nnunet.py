@@ -15,6 +15,7 @@ from PIL import Image
 from samstudent.errors import UserError
 from samstudent.exchange.nnunet_source import read_nnunet
 from samstudent.imaging.case import read_image
+from samstudent.research.folder import open_folder
 from support.drawn import shapes, small_task, write_png
 from support.drawn_folder import write_volume
 from support.exchange_study import DrawnData, drawn_study, empty_study, export, import_into, run_command
@@ -218,6 +219,31 @@ def test_three_channels_become_one_image(tmp_path: Path, depth: int) -> None:
     assert (case.pixels == (np.stack([expected] * depth, axis=1) if depth else expected)).all()
     assert (data.labels()["a"].masks[0] == shapes(0)[1][0]).all()
     assert import_into(data, folder)["counts"] == {"images present": 1, "labels unchanged": 1}
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_named_channels_are_imported_and_exported(tmp_path: Path, dimension: int) -> None:
+    names = ("T1", "T1c", "T2", "FLAIR")
+    source = channels(tmp_path / "d", names)
+    student = {"size": [32] * dimension, "network": "unet", "channels": [4, 8]}
+    task = small_task(image={"channels": list(names)}, dimension=dimension, student=student)
+    depth = [3] if dimension == 3 else []
+    if depth:
+        for path in sorted(source.glob("*/*.png")):
+            write_volume(path.with_name(path.stem + ".nii.gz"), np.stack([np.asarray(Image.open(path))] * 3))
+        content = json.loads((source / "dataset.json").read_text())
+        (source / "dataset.json").write_text(json.dumps(content | {"file_ending": ".nii.gz"}))
+    data = empty_study(tmp_path / "study", task)
+    assert import_into(data, source)["counts"] == {"images added": 1, "labels saved": 1}
+    assert import_into(data, source)["counts"] == {"images present": 1, "labels unchanged": 1}
+    folder, content, _ = exported(data, tmp_path)
+    assert content["channel_names"] == {str(number): name for number, name in enumerate(names)}
+    for number in range(4):
+        pixels = read_image(folder / "imagesTr" / f"a_{number:04}.nii.gz", dimension).pixels[0]
+        assert (pixels == np.broadcast_to(shapes(number)[0], (*depth, *shapes(number)[0].shape))).all()
+    text = export(data, tmp_path / "e", "--format", "experiment")
+    read = open_folder(tmp_path / "e", task=task).case("a").read(task)[0]
+    assert read.pixels.shape[0] == 4, text
 
 
 def test_channels_that_the_task_does_not_have(tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ def check_study(findings: Findings, folder: Path, task: Task | None) -> None:
         findings.fault("study", fault)
     try:
         where = images_folder(folder)
-        found = list_folder(where, dimension=task.dimension if task else None)
+        channels = task.image.sequences or None if task else None
+        found = list_folder(where, dimension=task.dimension if task else None, channels=channels)
         place = label_folder(folder, task) if task else LabelFolder()
         final = folder / place.labels / "final"
         labels = list_folder(final, LABELS) if final.is_dir() else Listing({}, [])

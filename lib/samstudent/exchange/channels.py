@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
-from samstudent.imaging.case import CaseImage, read_image
+from samstudent.imaging.case import read_image
 from samstudent.imaging.formats import kind_of
 from samstudent.imaging.grid import Grid
 from samstudent.rounds.case_store import compact
@@ -35,10 +35,10 @@ def combine_channels(files: Sequence[Path], task: Task, target: Path) -> Path:
         UserError: the task has another number of channels, a file has several or cannot be read, or the files have
             different grids.
     """
-    if task.image.channels != len(files):
+    if task.image.count != len(files):
         raise UserError(
             f"has {len(files)} channels ({', '.join(file.name for file in files)}), but the task's image.channels is "
-            f"{task.image.channels}; choose one by --channel"
+            f"{task.image.count}; choose one by --channel"
         )
     images = [read_image(file, task.dimension) for file in files]
     for image, file in zip(images, files, strict=True):
@@ -47,12 +47,13 @@ def combine_channels(files: Sequence[Path], task: Task, target: Path) -> Path:
         if not _same_grid(image.grid, images[0].grid):
             raise UserError(f"{file}: has another size or place than {files[0].name}; channels must be registered")
     pixels = compact(np.concatenate([image.pixels for image in images]))
-    if task.dimension == 2 and kind_of(files[0]) == "png" and pixels.dtype in (np.uint8, np.uint16):
+    is_colour = task.dimension == 2 and not task.image.sequences
+    if is_colour and kind_of(files[0]) == "png" and pixels.dtype in (np.uint8, np.uint16):
         path = target.with_name(target.name + ".png")
         atomic_write(path, bytes(imagecodecs.png_encode(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))))
         return path
     path = target.with_name(target.name + ".nii.gz")
-    _write_nifti(path, pixels, images[0])
+    write_channels(path, pixels, images[0].grid)
     return path
 
 
@@ -60,9 +61,8 @@ def _same_grid(one: Grid, other: Grid) -> bool:
     return one.shape == other.shape and np.allclose(one.affine, other.affine, atol=1e-3)
 
 
-def _write_nifti(path: Path, pixels: NDArray[Any], first: CaseImage) -> None:
+def write_channels(path: Path, pixels: NDArray[Any], grid: Grid) -> None:
     """Vector image (i, j, k, 1, channels), as ITK writes colours. ``pixels``: (channels, *spatial), canonical."""
-    grid = first.grid
     stored = grid.to_file(pixels)
     if len(grid.shape) == 2:
         stored = stored[:, None]

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samstudent.errors import UserError
+from samstudent.exchange.channels import write_channels
 from samstudent.exchange.study_cases import StudyCase
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage, luminance
 from samstudent.imaging.file_names import IMAGES, split_name
 from samstudent.imaging.formats import kind_of
+from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.label_writing import write_values
 from samstudent.imaging.size_checks import is_gzip
 from samstudent.rounds.case_store import compact
@@ -51,8 +53,12 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def copy_image(image: CaseImage, target: Path) -> Path:
-    """Copy an image as it is; a DICOM series or frame becomes NIfTI. ``target``: without extension."""
+    """Copy an image as it is; a DICOM series or frame, and channels, become NIfTI. ``target``: without extension."""
     path = image.path
+    if len(image.pixels) not in (1, 3) or image.windows or (path is not None and ImagePath.of(path).count):
+        written = target.with_name(target.name + ".nii.gz")
+        write_channels(written, compact(image.pixels), image.grid)
+        return written
     if path is None or not path.is_file():
         written = target.with_name(target.name + ".nii.gz")
         write_values(written, compact(luminance(image.pixels)[0]), image.grid)
@@ -69,7 +75,7 @@ def with_channels(image: CaseImage, task: Task) -> NDArray[Any]:
     Raises:
         UserError: a colour image or channels where the task's image has another number.
     """
-    count = task.image.channels
+    count = task.image.count
     if count == 1:
         return luminance(image.pixels)
     if len(image.pixels) == 1:

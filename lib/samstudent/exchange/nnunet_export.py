@@ -135,6 +135,8 @@ class NnunetExport:
         return [*remarks, f"next: nnUNet_raw={self.folder.parent} nnUNetv2_plan_and_preprocess -d {number}"]
 
     def _channels(self) -> list[str]:
+        if self.task.image.sequences:
+            return list(self.task.image.sequences)
         if self.task.image.channels == 3:
             return ["R", "G", "B"]
         is_ct = self.task.dimension == 3 and self.task.image.intensity == "window"

@@ -19,6 +19,7 @@ from samstudent.exchange.source import Source, SourceCase, SourceLabel, other_na
 from samstudent.exchange.split_rows import add_tests
 from samstudent.imaging.annotations import LabelledMasks, read_label
 from samstudent.imaging.case import CaseImage, luminance, read_image
+from samstudent.imaging.image_paths import ImagePath, channels_in
 from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.label_writing import label_map, write_masks
 from samstudent.imaging.structure_names import IGNORE
@@ -161,12 +162,13 @@ class StudyImport:
             file = case.images[0]
             if len(case.images) > 1:
                 file = combine_channels(case.images, self.task, Path(folder) / "image")
-            image = read_image(file, self.task.dimension)
+            count = len(self.task.image.sequences)
+            image = read_image(channels_in(file, count) if count else file, self.task.dimension)
             if not listed:
                 yield image, file
                 return
             present = Path(self.datastore.get_image_uri(case.id))
-            if present.is_file() and sha256_file(present) == sha256_file(file):
+            if (place := ImagePath.of(present).place).is_file() and sha256_file(place) == sha256_file(file):
                 yield image, None
                 return
             known = read_image(present, self.task.dimension)
@@ -232,7 +234,12 @@ def _same_image(one: CaseImage, other: CaseImage) -> bool:
     """Whether two files show the same pixels, but for rounding."""
     if one.grid.spatial_shape != other.grid.spatial_shape:
         return False
-    grey, copy = luminance(one.pixels), luminance(other.pixels)
+    if len(one.pixels) == len(other.pixels):
+        grey, copy = one.pixels, other.pixels
+    elif {len(one.pixels), len(other.pixels)} <= {1, 3}:
+        grey, copy = luminance(one.pixels), luminance(other.pixels)
+    else:
+        return False
     return bool(np.abs(grey - copy).max() <= _ROUNDING * float(np.ptp(grey)))
 
 

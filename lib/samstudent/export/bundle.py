@@ -47,7 +47,7 @@ def metadata_of(description: Mapping[str, Any], task: Task) -> dict[str, Any]:
     packages = {"pytorch-ignite": version("pytorch-ignite")}
     packages |= {"pillow": version("pillow")} if task.dimension == 2 else {"nibabel": version("nibabel")}
     dice = (description["dice_on_hold_out"] or {}).get("mean")
-    shape, channels = ["*"] * task.dimension, task.image.channels
+    shape, channels = ["*"] * task.dimension, task.image.count
     names = task.names if task.overlap else ["background", *task.names]
     low, high = (task.image.low, task.image.high) if task.image.intensity == "window" else (None, None)
     return {

@@ -50,7 +50,7 @@ def description_of(student: Student, origin: ExportedRound) -> dict[str, Any]:
         "grid": _grid(task),
         "network": {
             "name": task.student.network,
-            "input": [1, task.image.channels, *task.student.size],
+            "input": [1, task.image.count, *task.student.size],
             "output": [1, len(task.names), *task.student.size],
             "activation": "sigmoid" if task.overlap else "softmax with background, which is left out",
             "precision": "float32; samstudent uses bfloat16 or float16 where the processor has it",
@@ -135,7 +135,7 @@ def _masks(task: Task) -> str:
 def _files(task: Task) -> dict[str, Any]:
     spatial = ["height", "width"] if task.dimension == 2 else ["z", "y", "x"]
     bounds = "values that become black and white in place of intensity; nan, nan: those of intensity"
-    channels, structures = task.image.channels, len(task.names)
+    channels, structures = task.image.count, len(task.names)
     if task.dimension == 2:
         onnx: dict[str, Any] = {
             "contains": "all steps from stored pixels to masks on the image's own pixels",

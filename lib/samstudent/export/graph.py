@@ -181,7 +181,7 @@ def binary(probabilities: Tensor, overlap: bool) -> Tensor:
 def intensity_of(task: Task) -> Intensity:
     """Intensity scaling of a task."""
     section = task.image
-    return Intensity(section.channels, section.low, section.high, section.intensity != "window")
+    return Intensity(section.count, section.low, section.high, section.intensity != "window")
 
 
 def importance_of(task: Task) -> Tensor:

@@ -44,7 +44,7 @@ def write_onnx(path: Path, network: PlainNetwork, task: Task) -> None:
         height, width = torch.export.Dim("height"), torch.export.Dim("width")
         # Another size than the grid's, so that the exporter takes none of its sides for a constant.
         sides = [side + 13 for side in task.student.size]
-        arguments = torch.rand(task.image.channels, *sides), torch.full((2,), torch.nan, dtype=torch.float64)
+        arguments = torch.rand(task.image.count, *sides), torch.full((2,), torch.nan, dtype=torch.float64)
         options = {
             "input_names": ["pixels", "bounds"],
             "output_names": ["masks", "probabilities"],
@@ -52,7 +52,7 @@ def write_onnx(path: Path, network: PlainNetwork, task: Task) -> None:
         }
     else:
         model = network
-        arguments = (torch.rand(1, task.image.channels, *task.student.size),)
+        arguments = (torch.rand(1, task.image.count, *task.student.size),)
         options = {"input_names": ["window"], "output_names": ["probabilities"]}
     log = logging.getLogger("torch.onnx")
     level = log.level

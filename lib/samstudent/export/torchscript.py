@@ -16,7 +16,7 @@ from samstudent.util.files import atomic_write
 
 def write_torchscript(path: Path, network: PlainNetwork, task: Task) -> None:
     """Write ``BatchedImages`` or ``BatchedVolumes`` of a network, atomically."""
-    example = torch.zeros(1, task.image.channels, *task.student.size)
+    example = torch.zeros(1, task.image.count, *task.student.size)
     with warnings.catch_warnings():
         # PyTorch recommends other formats, and warns of conditions on the size of the grid, which is fixed.
         warnings.simplefilter("ignore")

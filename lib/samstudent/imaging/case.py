@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from samstudent.imaging.grid import Grid
 from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.nifti import read_nifti
 from samstudent.imaging.raster import read_raster_image
+from samstudent.imaging.registered import is_same_grid, on_grid
 from samstudent.util.places import require_readable
 
 logger = logging.getLogger(__name__)
@@ -36,12 +38,14 @@ class CaseImage:
     """Image of one case.
 
     Attributes:
-        pixels: float32 (C, *spatial) in canonical orientation, C = 1 or 3 (red, green, blue), in the file's own units.
+        pixels: float32 (C, *spatial) in canonical orientation, C = 1, 3 (red, green, blue) or the number of the task's
+            named channels, in the file's own units.
         grid: grid of the file.
         window: (low, high) of the VOI window of a DICOM file; None: no window.
         path: the file or folder.
         padding: bool (*spatial), canonical: pixels of a DICOM file without a measured value; percentiles ignore them.
         notes: parts of the file that were left out or not read as stored, one sentence each, for users.
+        windows: window of each of several channels in files; (): none.
     """
 
     pixels: NDArray[Any]
@@ -50,6 +54,7 @@ class CaseImage:
     path: Path | None = None
     padding: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
+    windows: tuple[tuple[float, float] | None, ...] = ()
 
 
 def image_extensions() -> list[str]:
@@ -58,7 +63,7 @@ def image_extensions() -> list[str]:
 
 
 def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
-    """Read a file, or a folder with the files of one DICOM series.
+    """Read a file, a folder with the files of one DICOM series, or several channels (``image_paths``).
 
     Alpha is left out. An image with an orientation (EXIF or TIFF tag) is turned upright. In floating-point images NaN
     and -infinity become the smallest finite value, +infinity the largest: tools write NaN outside of the measured
@@ -74,7 +79,9 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
         UserError: empty, corrupt, truncated, too large, no finite value, several frames, or of the other dimension.
     """
     path = Path(path)
-    stored = read_stored(path)
+    if members := ImagePath.of(path).channels:
+        return join_channels(path, [read_image(member, dimension) for member in members])
+    stored, count = read_stored(path), ImagePath.of(path).count
     grid = Grid.of(stored.shape, stored.affine, stored.nifti, path, itk=stored.itk, others=stored.others)
     grid = replace(grid, orientation=stored.orientation)
     log_notes(path, stored.notes)
@@ -82,12 +89,33 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
         found = "a 2D image" if grid.dimension == 2 else f"a volume of {min(grid.spatial_shape)} or more slices"
         raise UserError(f"{path}: {found} (shape {grid.shape}), but the task's dimension is {dimension}")
     pixels = stored.pixels if stored.pixels.ndim > len(stored.shape) else stored.pixels[..., None]
-    if pixels.shape[-1] not in (1, 2, 3, 4):
+    if count is not None and pixels.shape[-1] != count:
+        raise UserError(f"{path.parent}: has {pixels.shape[-1]} channels, but the task's image.channels names {count}")
+    if count is None and pixels.shape[-1] not in (1, 2, 3, 4):
         raise UserError(f"{path}: has {pixels.shape[-1]} channels; expected grey, RGB or RGBA")
-    pixels = pixels[..., : 1 if pixels.shape[-1] < 3 else 3]
+    if count is None:
+        pixels = pixels[..., : 1 if pixels.shape[-1] < 3 else 3]
     canonical = grid.from_file(np.moveaxis(pixels, -1, 0))
     padding = None if stored.padding is None else grid.from_file(stored.padding)
     return CaseImage(_finite_float32(canonical, path), grid, stored.window, path, padding, stored.notes)
+
+
+def join_channels(path: Path, channels: Sequence[CaseImage]) -> CaseImage:
+    """Images of one space as the channels of an image, on the grid of the first.
+
+    Raises:
+        UserError: one of them has several channels itself, or lies elsewhere.
+    """
+    first, pixels, notes = channels[0], [], []
+    for one in channels:
+        if len(one.pixels) != 1:
+            raise UserError(f"{one.path}: has {len(one.pixels)} channels itself; expected one")
+        pixels.append(on_grid(one.pixels, one.grid, first.grid, one.path or path))
+        if one.grid.dimension == 3 and not is_same_grid(one.grid, first.grid):
+            notes.append(f"{one.path} is resampled to the voxels of {first.path}")
+        notes += [f"{one.path}: {note}" for note in one.notes]
+    windows = tuple(one.window for one in channels)
+    return CaseImage(np.concatenate(pixels), first.grid, None, path, None, tuple(notes), windows)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -105,12 +133,12 @@ def read_stored(path: Path) -> Stored:
         raise NotFound(f"{path}: no such file")
     if image.place.is_dir() or image.frame is not None:
         return read_dicom(path)
-    kind = kind_of(path)
+    kind, place = kind_of(image.place), image.place
     if kind == "dicom":
-        return read_dicom(path)
+        return read_dicom(place)
     if kind == "nifti":
-        return read_nifti(path)
-    return read_nrrd(path) if kind == "nrrd" else read_raster_image(path, kind)
+        return read_nifti(place, several=image.count is not None)
+    return read_nrrd(place) if kind == "nrrd" else read_raster_image(place, kind)
 
 
 def _finite_float32(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -131,11 +159,14 @@ def for_student(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
     """Input of the student.
 
     Returns:
-        float32 (section.channels, *spatial) in [0, 1]. A constant image is 0 everywhere.
+        float32 (section.count, *spatial) in [0, 1]. A constant image is 0 everywhere.
 
     Raises:
-        UserError: ``low`` and ``high`` are not percentiles although the section's intensity needs percentiles.
+        UserError: ``low`` and ``high`` are not percentiles although the section's intensity needs percentiles; another
+            number of channels than the section names.
     """
+    if section.sequences:
+        return np.concatenate([_range_of_section(channel, section) for channel in _channels(image, section)])
     grey = luminance(image.pixels)
     low, high = intensity_bounds(grey, image, section)
     if section.channels == 1:
@@ -145,10 +176,55 @@ def for_student(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
 
 
 def for_sam(image: CaseImage, section: task.ImageSection) -> NDArray[Any]:
-    """Input of SAM: uint8 (*spatial, 3), red, green, blue, with the student's intensity bounds."""
-    low, high = intensity_bounds(luminance(image.pixels), image, section)
-    scaled = np.rint(_scaled(image.pixels, low, high) * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.moveaxis(np.broadcast_to(scaled, (3, *scaled.shape[1:])), 0, -1))
+    """Input of SAM: uint8 (*spatial, 3), red, green, blue, with the student's intensity bounds.
+
+    Of named channels it is the one of ``section.sam_channel``, or the first three as colours.
+
+    Raises: as ``for_student``.
+    """
+    if section.sequences:
+        channels = _channels(image, section)
+        seen = channels[:3] if section.sam_channel == task.COMPOSITE else [displayed(image, section)]
+        parts = [_range_of_section(channel, section) for channel in seen]
+        scaled = np.concatenate([*parts, *parts[-1:] * (3 - len(parts))])
+    else:
+        low, high = intensity_bounds(luminance(image.pixels), image, section)
+        scaled = _scaled(image.pixels, low, high)
+    values = np.rint(scaled * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(np.broadcast_to(values, (3, *values.shape[1:])), 0, -1))
+
+
+def displayed(image: CaseImage, section: task.ImageSection) -> CaseImage:
+    """Image that viewers show: of named channels the one that SAM sees, with a composite the first. Raises as
+    ``for_student``."""
+    if not section.sequences:
+        return image
+    return _channels(image, section)[displayed_index(section)]
+
+
+def displayed_index(section: task.ImageSection) -> int:
+    """Index of the channel that viewers show."""
+    names = list(section.sequences)
+    return names.index(section.sam_channel) if section.sam_channel in names else 0
+
+
+def _channels(image: CaseImage, section: task.ImageSection) -> list[CaseImage]:
+    """One image for each named channel."""
+    if len(image.pixels) != section.count:
+        raise UserError(
+            f"{image.path}: has {len(image.pixels)} channels, but the task's image.channels names {section.count}:"
+            f" {', '.join(section.sequences)}"
+        )
+    windows = image.windows or (image.window,) * section.count
+    return [
+        replace(image, pixels=image.pixels[index : index + 1], window=windows[index], windows=())
+        for index in range(section.count)
+    ]
+
+
+def _range_of_section(channel: CaseImage, section: task.ImageSection) -> NDArray[Any]:
+    """(1, *spatial) of an image with one channel, in [0, 1]."""
+    return _scaled(channel.pixels, *intensity_bounds(channel.pixels, channel, section))
 
 
 def luminance(pixels: NDArray[Any]) -> NDArray[Any]:

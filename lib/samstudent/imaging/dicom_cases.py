@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from samstudent.imaging.channel_cases import SeriesCase, series_as_channels
 from samstudent.imaging.dicom_heads import DicomHead, dicom_files
 from samstudent.imaging.file_names import PART_OF, case_id, split_name
 from samstudent.imaging.image_paths import frame_path, series_path
@@ -24,10 +25,12 @@ class DicomCases:
     Attributes:
         files: case id -> path of the image (``image_paths``).
         remarks: on left-out files and series; names are paths below the listed folder.
+        volumes: the volumes among them.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
+    volumes: list[SeriesCase] = field(default_factory=list)
 
     def add(self, case: str, path: Path, name: str) -> None:
         if case in self.files:
@@ -58,6 +61,12 @@ def subfolder_cases(root: Path, subfolder: Path, dimension: int | None) -> Dicom
 def loose_slices(root: Path) -> list[tuple[Path, DicomHead]]:
     """DICOM files of one image each that lie directly in a folder."""
     return [(file, head) for file, head in dicom_files(root) if head.frames == 1 and not head.fault]
+
+
+def as_channels(found: DicomCases, root: Path, channels: Mapping[str, str]) -> DicomCases:
+    """Cases whose channels are the series of one study, for a task with named channels."""
+    files, remarks = series_as_channels(found.volumes, root, channels)
+    return DicomCases(files, found.remarks + remarks)
 
 
 def is_series(folder: Path) -> bool:
@@ -147,14 +156,13 @@ def _add_volumes(
         own = head.number if head.number and numbers[head.number] == 1 else uid
         base = _id_of(root, folder)
         case = base if len(volumes) == 1 and base else f"{base or 'series'}_{own}"
-        if len(series) == 1 and folder != root:
-            found.add(case_id(case), folder, str(folder.relative_to(root)))
-        elif not uid:
-            found.remarks.append(
-                Remark(name, "no Series Instance UID, beside other series; move each series to a folder", is_fault=True)
-            )
-        else:
-            found.add(case_id(case), series_path(folder, uid), name)
+        if not uid and (len(series) > 1 or folder == root):
+            text = "no Series Instance UID, beside other files; move each series to a folder"
+            found.remarks.append(Remark(name, text, is_fault=True))
+            continue
+        path = folder if len(series) == 1 and folder != root else series_path(folder, uid)
+        found.add(case_id(case), path, str(folder.relative_to(root)) if path == folder else name)
+        found.volumes.append(SeriesCase(path, folder, head.study, head.description or folder.name))
 
 
 def _is_volume(members: Sequence[tuple[Path, DicomHead]]) -> bool:

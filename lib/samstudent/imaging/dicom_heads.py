@@ -35,8 +35,8 @@ from samstudent.imaging.image_paths import ImagePath
 #: listing fast (0.3 ms a file), and safe from files that announce or decompress to huge values.
 _START_BYTES = 1 << 16
 _KEYWORDS = (
-    "SpecificCharacterSet", "SOPClassUID", "ImageType", "SeriesDescription", "SeriesInstanceUID", "SeriesNumber",
-    "ImagePositionPatient", "NumberOfFrames", "Rows", "Columns",
+    "SpecificCharacterSet", "SOPClassUID", "ImageType", "SeriesDescription", "StudyInstanceUID", "SeriesInstanceUID",
+    "SeriesNumber", "ImagePositionPatient", "NumberOfFrames", "Rows", "Columns",
 )  # fmt: skip
 _TAGS = [tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
 _LAST = tag_for_keyword("Columns") or 0
@@ -50,6 +50,7 @@ class DicomHead:
         series: Series Instance UID.
         number: Series Number as text; "" if there is none.
         description: Series Description.
+        study: Study Instance UID.
         frames: number of images in the file.
         is_placed: every image has a position in space.
         is_localizer: a localizer (scout).
@@ -60,6 +61,7 @@ class DicomHead:
     series: str = ""
     number: str = ""
     description: str = ""
+    study: str = ""
     frames: int = 1
     is_placed: bool = False
     is_localizer: bool = False
@@ -101,6 +103,7 @@ def _head(path: Path, changed: int, size: int) -> DicomHead | None:
         series=text(header, "SeriesInstanceUID"),
         number=text(header, "SeriesNumber"),
         description=text(header, "SeriesDescription"),
+        study=text(header, "StudyInstanceUID"),
         frames=frames,
         is_placed=placed,
         is_localizer=is_localizer(header),
@@ -145,8 +148,11 @@ def dicom_files(folder: Path) -> Iterator[tuple[Path, DicomHead]]:
 
 
 def image_files(path: Path) -> list[Path]:
-    """Files with the content of an image: itself, the files directly in a folder, or those of a series in it."""
+    """Files with the content of an image: itself, the files directly in a folder, those of a series in it, or those of
+    all channels."""
     image = ImagePath.of(path)
+    if image.channels:
+        return [file for channel in image.channels for file in image_files(channel)]
     if image.series is not None:
         return [file for file, head in dicom_files(image.place) if head.series == image.series and not head.no_image]
     if image.place.is_dir():

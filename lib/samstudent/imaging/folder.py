@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.errors import NotFound, UserError
-from samstudent.imaging.dicom_cases import clip_cases, loose_slices, loose_volumes, subfolder_cases
+from samstudent.imaging.channel_cases import files_as_channels
+from samstudent.imaging.dicom_cases import as_channels, clip_cases, loose_slices, loose_volumes, subfolder_cases
 from samstudent.imaging.dicom_heads import dicom_head, image_files
 from samstudent.imaging.file_names import IMAGES, LABELS, SEGMENTATION, case_id, printable, split_name, why_no_id
+from samstudent.imaging.image_paths import channels_in, members_of
 from samstudent.imaging.remarks import Remark
 
 #: Suffix of our files beside label maps (``value_names``).
@@ -49,6 +51,7 @@ def list_folder(
     extensions: Sequence[str] = IMAGES,
     listed: Mapping[str, str] | None = None,
     dimension: int | None = None,
+    channels: Mapping[str, str] | None = None,
 ) -> Listing:
     """List the images or the labels of a folder. In subfolders only DICOM images are read (``dicom_cases``).
 
@@ -64,13 +67,16 @@ def list_folder(
             ``datastore_v2.json`` where it is needed.
         dimension: of the task, 2 or 3: of DICOM files each image is a case, or each volume; None: each volume, and each
             image of the other series.
+        channels: named channels of the task with their texts (``ImageSection.sequences``): files and DICOM series are
+            grouped to cases (``channel_cases``).
 
     Raises:
         NotFound: the file or folder does not exist.
         UserError: the folder cannot be read.
     """
     if not folder.is_dir():
-        return Listing({case_id(split_name(folder.name, extensions)[0]): _existing(folder)}, [])
+        file = channels_in(_existing(folder), len(channels)) if channels else _existing(folder)
+        return Listing({case_id(split_name(folder.name, extensions)[0]): file}, [])
     takes_dicom = tuple(extensions) == IMAGES
     slices = loose_slices(folder) if takes_dicom and dimension == 3 else []
     in_volumes = {file.name for file, _ in slices}
@@ -106,6 +112,10 @@ def list_folder(
         files |= _frames(case, folder / name, dimension) if takes_dicom else {case: folder / name}
         if case != unicodedata.normalize("NFC", split_name(name, extensions)[0]):
             remarks.append(Remark(name, f"taken as {case!r}: {why_no_id(split_name(name, extensions)[0])}"))
+    if channels:
+        files, lacking = files_as_channels(files, folder, channels)
+        remarks += lacking
+        in_dicom = [as_channels(cases, folder, channels) for cases in in_dicom]
     for cases in in_dicom:
         remarks += cases.remarks
         for case, path in cases.files.items():
@@ -305,5 +315,7 @@ def name_of(case: str, extension: str, info: Mapping[str, Any]) -> str:
 
 def _is_below(name: str) -> bool:
     """Whether a relative path leads to nothing outside of its folder, and nothing hidden."""
+    if members := members_of(name):
+        return all(map(_is_below, members))
     parts = name.split("/")
     return all(part and not part.startswith(".") and "\\" not in part and "\0" not in part for part in parts)

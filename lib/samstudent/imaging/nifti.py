@@ -34,11 +34,15 @@ _TWO_PLACES = (
 )
 
 
-def read_nifti(path: Path) -> Stored:
+def read_nifti(path: Path, several: bool = False) -> Stored:
     """Read NIfTI-1 or NIfTI-2 in one file, with or without gzip, independent of its name.
 
     nibabel reads the pixels: it keeps sheared transforms and refuses truncated files. ``Stored.affine`` is nibabel's,
     in mm; if it has no inverse, the other transform is used.
+
+    Args:
+        path: the file.
+        several: several volumes (a fourth axis), or vectors of any length, are channels.
 
     Raises:
         UserError: cannot be read; Analyze, or pixels in another file; complex; more than three axes; no coded transform
@@ -57,8 +61,10 @@ def read_nifti(path: Path) -> Stored:
     if pixels.dtype.names:  # RGB24 and RGBA32 are structured types.
         pixels = np.stack([pixels[name] for name in pixels.dtype.names], axis=-1)
         spatial, channels = shape, pixels.shape[-1:]
-    elif len(shape) == 5 and shape[3] == 1 and shape[4] in (3, 4):  # How ITK stores colour as a vector.
+    elif len(shape) == 5 and shape[3] == 1 and (shape[4] in (3, 4) or several):  # How ITK stores vectors, and colours.
         spatial, channels = shape[:3], shape[4:]
+    elif several and len(shape) == 4:
+        spatial, channels = shape[:3], shape[3:]
     else:
         spatial, channels = shape, ()
     while len(spatial) > 3 and spatial[-1] == 1:

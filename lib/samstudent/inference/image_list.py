@@ -47,13 +47,16 @@ def are_cases(arguments: Sequence[str]) -> bool:
     return not any(map(os.path.lexists, arguments))
 
 
-def find_images(arguments: Sequence[str], study: StudyCases, dimension: int) -> ImageList:
+def find_images(
+    arguments: Sequence[str], study: StudyCases, dimension: int, channels: Mapping[str, str] | None = None
+) -> ImageList:
     """Images that arguments of a command name.
 
     Args:
         arguments: files, folders, and ids of cases of the study; none: all cases of the study.
         study: its cases.
         dimension: of the task. In 3D a folder of DICOM slices is one image.
+        channels: named channels of the task with their texts (``list_folder``).
 
     Raises:
         NotFound: no such file, folder or case; no image.
@@ -69,7 +72,7 @@ def find_images(arguments: Sequence[str], study: StudyCases, dimension: int) -> 
     remarks: list[str] = []
     for argument in arguments:
         if os.path.lexists(argument):
-            found = list_images(Path(argument), dimension)
+            found = list_images(Path(argument), dimension, channels)
             if not found.files:
                 reasons = "; ".join(sentences(found.remarks)) or f"expected {' '.join(IMAGES)}"
                 raise NotFound(f"{argument}: no image in this folder: {reasons}")
@@ -89,14 +92,14 @@ def find_images(arguments: Sequence[str], study: StudyCases, dimension: int) -> 
     return ImageList(images, remarks)
 
 
-def list_images(path: Path, dimension: int) -> Listing:
+def list_images(path: Path, dimension: int, channels: Mapping[str, str] | None = None) -> Listing:
     """Images of a folder by id, or a single one, as in a study (``imaging.folder.list_folder``).
 
     In 3D the folder itself may be a DICOM series; its id is the folder's name.
     """
-    listing = list_folder(path, dimension=dimension)
+    listing = list_folder(path, dimension=dimension, channels=channels)
     others = [file for file in listing.files.values() if ImagePath.of(file).place != path]
-    if dimension == 3 and path.is_dir() and not others and is_series(path):
+    if dimension == 3 and path.is_dir() and not channels and not others and is_series(path):
         return Listing({case_id(path.resolve().name): path}, [])
     return listing
 

@@ -119,13 +119,14 @@ def _digest(file: Path, stamp: object) -> str:
     return content_of(file)
 
 
-def open_folder(path: Path, overlap: bool | None = None, seed: int = 0) -> Folder:
+def open_folder(path: Path, overlap: bool | None = None, seed: int = 0, task: Task | None = None) -> Folder:
     """Open a labelled folder.
 
     Args:
         path: the folder.
         overlap: True: labels_overlap/ if it exists, else labels/; False: the other way round; None: as True.
         seed: seed for the order of train cases without ``train_order``.
+        task: its dimension and channels decide which files are a case; None: see ``list_folder``.
 
     Raises:
         NotFound: no such folder, or one of its parts is missing.
@@ -141,7 +142,10 @@ def open_folder(path: Path, overlap: bool | None = None, seed: int = 0) -> Folde
     kind = next((k for k in kinds if (path / k).is_dir()), None)
     if kind is None:
         raise NotFound(f"{path}: has neither labels/ nor labels_overlap/")
-    images, labels = list_folder(path / "images").files, list_folder(path / kind, LABELS).files
+    channels = None if task is None else task.image.sequences or None
+    dimension = None if task is None else task.dimension
+    images = list_folder(path / "images", dimension=dimension, channels=channels).files
+    labels = list_folder(path / kind, LABELS).files
     rows = read_split(path / "split.csv")
     split = {case: part for row, part in rows.items() if (case := _case_of(row, images)) is not None}
     if not split:
@@ -187,7 +191,7 @@ def reduce_case(image: CaseImage, label: LabelledMasks | None) -> tuple[CaseImag
     size = (max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor)))
     grid = Grid.of(size, _affine([s * n / m for s, n, m in zip(image.grid.spacing, shape, size, strict=True)]))
     pixels = adaptive_avg_pool2d(torch.from_numpy(image.pixels), size).numpy()
-    small = CaseImage(pixels, grid, image.window, image.path)
+    small = CaseImage(pixels, grid, image.window, image.path, windows=image.windows)
     if label is None:
         return small, None
     masks = _covered(label.masks, size, 0.5)

@@ -125,7 +125,7 @@ def make_setting(options: FolderOptions, labels: Sequence[int]) -> Setting:
         UserError: options that do not fit the folder; a folder or task that cannot be read.
     """
     named = load_task(options.task) if options.task else None
-    folder = open_folder(options.folder, None if named is None else named.overlap)
+    folder = open_folder(options.folder, None if named is None else named.overlap, task=named)
     train = folder.labelled("train")
     # At least one train case is left to the methods that use cases without their label.
     most = min(len(train), len(folder.order) - 1)

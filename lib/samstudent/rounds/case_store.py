@@ -128,7 +128,8 @@ class CaseStore:
             padding = _unpack(file.get_tensor("padding"), shape) if "padding" in file.keys() else None  # noqa: SIM118
         window = None if meta["window"] is None else (float(meta["window"][0]), float(meta["window"][1]))
         path = None if meta["path"] is None else Path(meta["path"])
-        return CaseImage(pixels, grid_from_json(meta["grid"]), window, path, padding)
+        windows = tuple(None if ends is None else (float(ends[0]), float(ends[1])) for ends in meta["windows"])
+        return CaseImage(pixels, grid_from_json(meta["grid"]), window, path, padding, windows=windows)
 
     def truth(self, case: PreparedCase) -> LabelledMasks | None:
         """The human label on the image's canonical grid; None where there is none."""
@@ -209,7 +210,7 @@ def _packed(image: CaseImage, label: LabelledMasks | None, task: Task) -> bytes:
         if label.unknown is not None:
             tensors |= {"unknown": np.packbits(label.unknown), "ignore": np.packbits(prepared.ignore)}
     path = None if image.path is None else str(image.path)
-    meta = {"grid": grid_to_json(image.grid), "window": image.window, "path": path}
+    meta = {"grid": grid_to_json(image.grid), "window": image.window, "windows": image.windows, "path": path}
     return save(tensors, metadata={"case": json.dumps(meta)})
 
 

@@ -139,7 +139,8 @@ class ImageContents:
 def content_of(path: Path) -> str:
     """SHA-256, hex, of a file's bytes; of a gzip file of its uncompressed content, since gzip stores name and time.
 
-    Of a folder or a DICOM series it is that of its files, whatever their names; of a frame that of its file and number.
+    Of a folder or a DICOM series it is that of its files, whatever their names; of a frame that of its file and number;
+    of several channels that of their files in the order of the channels.
 
     Raises:
         OSError: cannot be read.
@@ -147,6 +148,10 @@ def content_of(path: Path) -> str:
     image = ImagePath.of(path)
     if image.frame is not None:
         return hashlib.sha256(f"{content_of(image.place)} frame {image.frame}".encode()).hexdigest()
+    if image.channels:
+        return hashlib.sha256("\n".join(map(content_of, image.channels)).encode()).hexdigest()
+    if image.count is not None:
+        return content_of(image.place)
     if image.place.is_dir():
         return hashlib.sha256("\n".join(sorted(map(content_of, image_files(path)))).encode()).hexdigest()
     if path.suffix.lower() == ".gz":

@@ -9,6 +9,7 @@ from typing import Any
 
 from monailabel.config import settings
 
+from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.labels import read_masks
@@ -55,7 +56,7 @@ def _folder(study: Study, folder: Path, watch: bool) -> StudyFolderDatastore:
         # Only the server watches the folder; a job reads the list when it changes.
         auto_reload=watch and settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD and not is_job_process(),
         read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
-        images=ImageRules(check=study.image_check, dimension=task.dimension),
+        images=ImageRules.of(task, study.image_check),
         labels=LabelRules(
             task, place, check, functools.partial(claim, folder, task) if place == LabelFolder() else lambda: None
         ),
@@ -64,6 +65,10 @@ def _folder(study: Study, folder: Path, watch: bool) -> StudyFolderDatastore:
 
 
 def _pacs(study: Study, url: str) -> PacsDatastore:
+    if study.task.image.sequences:
+        raise UserError(
+            f"task {study.task.name}: named image.channels need a study folder; of a PACS each series is a case"
+        )
     pacs = Pacs(url, PacsSettings.from_environment())
 
     def check(image_id: str, file: Path, tag: str, info: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from samstudent.errors import NotFound
 from samstudent.imaging.folder import images_folder, list_folder
 from samstudent.rounds.study import Study
+from samstudent.task import Task
 
 if TYPE_CHECKING:
     from samstudent.server.datastore.study_folder import StudyFolderDatastore
@@ -43,7 +44,7 @@ class CasesOfStudy:
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        return list_folder(images_folder(Path(self._studies)), dimension=self._study.task.dimension).files
+        return _list_images(Path(self._studies), self._study.task)
 
     @cached_property
     def _pacs(self) -> StudyFolderDatastore:
@@ -51,3 +52,8 @@ class CasesOfStudy:
         from samstudent.server.open_datastore import open_datastore
 
         return open_datastore(self._study, self._studies)
+
+
+def _list_images(studies: Path, task: Task) -> dict[str, Path]:
+    channels = task.image.sequences or None
+    return list_folder(images_folder(studies), dimension=task.dimension, channels=channels).files

@@ -122,7 +122,7 @@ def coarse_size(task: Task) -> tuple[int, ...] | None:
 def build_network(task: Task) -> torch.nn.Module:
     """A network with random weights, drawn from torch's global generator (fork and seed it for repeatable ones).
 
-    Input float32 (B, task.image.channels, *task.student.size); output logits (B, ``output_channels``, *size).
+    Input float32 (B, task.image.count, *task.student.size); output logits (B, ``output_channels``, *size).
     ``student.channels`` are the channels of each level of ``unet`` and ``basicunet``; ``segresnet`` doubles
     ``channels[0]`` at each of as many levels.
 
@@ -149,7 +149,7 @@ def _convolutions(task: Task) -> torch.nn.Module:
     if section.has_encoder:
         return EncoderUNet(encoder_of(section), output_channels(task))
     channels = channels_of(section)
-    dimension, inputs, outputs = task.dimension, task.image.channels, output_channels(task)
+    dimension, inputs, outputs = task.dimension, task.image.count, output_channels(task)
     if section.network == "unet":
         # A separate head: MONAI's UNet normalises the last maps of each image. With one map for each structure, the
         # noise of an absent structure would be amplified.

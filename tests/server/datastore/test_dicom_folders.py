@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.uid import generate_uid
 
 from samstudent.errors import Conflict
 from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
 from samstudent.server.datastore.label_rules import ImageRules, LabelRules
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
-from samstudent.task import Task
+from samstudent.task import ImageSection, Task
 from support.dicom_files import PLANE, save, save_series
 from support.waits import until
 
@@ -93,7 +95,7 @@ def test_tilted_series_has_perpendicular_axes_for_clients(study: Path, tmp_path:
 
 def test_a_series_is_not_removed_by_clients(study: Path) -> None:
     store = opened(study)
-    with pytest.raises(Conflict, match=r"p1_ct.*DICOM series or frame of .*p1/ct; remove its files there"):
+    with pytest.raises(Conflict, match=r"p1_ct.*DICOM series or frame, in .*p1/ct; remove its files there"):
         store.remove_image("p1_ct")
     assert len(list((study / "p1" / "ct").iterdir())) == 3
 
@@ -131,3 +133,40 @@ def test_a_name_in_the_list_leads_to_nothing_outside(study: Path) -> None:
     with store.transaction() as model:
         model.objects["p1_ct"].image.info["name"] = "../../etc"
     assert Path(store.get_image_uri("p1_ct")).parent == study
+
+
+def test_client_gets_the_shown_channel_of_a_4d_nifti(tmp_path: Path) -> None:
+    task = TASK.model_copy(update={"image": ImageSection(channels=["T1", "T2"], sam_channel="T2")})  # type: ignore[arg-type]
+    (tmp_path / "study").mkdir()
+    volumes = np.stack([np.zeros((4, 5, 6)), np.arange(120.0).reshape(4, 5, 6)], axis=-1).astype(np.float32)
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(volumes, affine), tmp_path / "study" / "a.nii.gz")  # type: ignore[no-untyped-call]
+    store = StudyFolderDatastore(tmp_path / "study", images=ImageRules.of(task), labels=LabelRules(task))
+    assert store.list_images() == ["a"]
+    image = read_image(store.get_image_uri("a"), 3)
+    assert image.pixels.shape == (2, 6, 5, 4)
+    file = store.viewer_file("a")
+    assert file.name == "a.nii.gz" and store.get_image_info("a")["path"] == str(file)
+    assert (sitk.GetArrayFromImage(as_itk(file)) == volumes[..., 1].T).all()
+    assert read_image(file, 3).grid.affine == pytest.approx(image.grid.affine)
+    store.remove_image("a")
+    assert not (tmp_path / "study" / "a.nii.gz").exists()
+
+
+def test_channels_in_files_are_kept_by_a_restart(tmp_path: Path) -> None:
+    task = TASK.model_copy(update={"image": ImageSection(channels=["T1", "T2"], sam_channel="T2")})  # type: ignore[arg-type]
+    (tmp_path / "study" / "p1").mkdir(parents=True)
+    for name in ("T1", "T2"):
+        save_series(tmp_path / "study" / "p1" / name, [0, 2], SeriesDescription=name, SeriesInstanceUID=generate_uid())
+    store = StudyFolderDatastore(tmp_path / "study", images=ImageRules.of(task), labels=LabelRules(task))
+    path = store.get_image_uri("p1")
+    assert read_image(path, 3).pixels.shape == (2, 2, 3, 4)
+    assert store.viewer_file("p1").name == "p1.nii.gz"
+    store.close()
+    again = StudyFolderDatastore(tmp_path / "study", images=ImageRules.of(task), labels=LabelRules(task))
+    assert again.list_images() == ["p1"] and again.get_image_uri("p1") == path
+    with pytest.raises(Conflict, match="has several files"):
+        again.remove_image("p1")
+    with again.transaction() as model:
+        model.objects["p1"].image.info["name"] = "p1/{T1,../../../etc}"
+    assert "etc" not in again.get_image_uri("p1")

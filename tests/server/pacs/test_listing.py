@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from samstudent.server.pacs.client import Instance, Series
-from samstudent.server.pacs.listing import Reference, films, is_volume, volume
+from samstudent.server.pacs.listing import Reference, films, is_volume, multi_frame, volume
 
 
 def series(modality: str, images: int) -> Series:
@@ -35,6 +35,12 @@ def test_id_of_a_case_is_permanent() -> None:
 def test_clips_are_no_cases() -> None:
     mixed = [Instance("1.2.3.1", 1, 30), Instance("1.2.3.2", 2, 1)]
     assert [(film.case, film.image) for film in films(series("US", 2), mixed, {})] == [("1.2.3", "1.2.3.2")]
+
+
+def test_multi_frame_file_of_a_series_is_a_volume() -> None:
+    (found,) = multi_frame(series("MR", 1), [Instance("1.2.3.1", 1, 30)])
+    assert (found.case, found.image) == ("1.2.3", "1.2.3.1")
+    assert not multi_frame(series("CT", 1), [Instance("1.2.3.1", 1, 1)])
 
 
 def test_reference_round_trip_is_lossless() -> None:

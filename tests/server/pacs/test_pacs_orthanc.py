@@ -27,6 +27,7 @@ from samstudent.server.pacs.datastore import PacsDatastore
 from samstudent.server.pacs.orthanc import Orthanc
 from samstudent.server.pacs.settings import PacsSettings
 from samstudent.task import Task
+from support.dicom_frames import save_enhanced
 
 pytestmark = pytest.mark.server
 Make = Callable[..., PacsDatastore]
@@ -108,6 +109,26 @@ def test_series_and_label_round_trip(modality: str, orthanc: Orthanc, make: Make
     assert (in_force(other, case) == masks).all()
     assert other.get_label_info(case, "final")["user"] == "ann"
     assert list(other.exchange.waiting()) == []  # nothing goes to and fro
+
+
+def test_multi_frame_volume_and_label_round_trip(orthanc: Orthanc, make: Make, tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 2000, (6, 24, 20), dtype=np.uint16)
+    path = save_enhanced(tmp_path / "mr.dcm", frames, [[0, 0, 2.0 * index] for index in range(6)])
+    image = pydicom.dcmread(path)
+    orthanc.store([image])
+    case = str(image.SeriesInstanceUID)
+    store = make(3)
+    store.exchange.poll()
+    assert case in store.list_images()
+    found = read_image(store.get_image_uri(case), 3)
+    assert (found.grid.to_file(found.pixels)[0] == frames).all()
+    masks = random_masks(store, case)
+    submit(store, case, masks, tmp_path)
+    store.exchange.send()
+    assert store.get_label_info(case, "final")["pacs"]["state"] == "stored"
+    other = make(3, "another server")
+    other.exchange.poll()
+    assert (in_force(other, case) == masks).all()
     assert case not in make(2, "of films").list_images()
 
 

@@ -100,7 +100,10 @@ def cases_of_folders(images: Path, labels: Path, task: Task) -> EvaluationCases:
     Raises:
         NotFound: a folder does not exist; no image has a label.
     """
-    image_files, label_files = list_images(images, task.dimension), list_folder(labels, LABELS)
+    image_files, label_files = (
+        list_images(images, task.dimension, task.image.sequences or None),
+        list_folder(labels, LABELS),
+    )
     remarks = sentences(image_files.remarks, f"{images}/") + sentences(label_files.remarks, f"{labels}/")
     common = sorted(image_files.files.keys() & label_files.files.keys())
     if not common:

@@ -17,6 +17,7 @@ from samstudent.research.experiment.plan import ExperimentOptions
 from samstudent.research.experiment.run import run_experiment
 from samstudent.research.folder import open_folder
 from samstudent.research.setting import FolderOptions
+from samstudent.task import load_task
 from samstudent.util.signals import stop
 
 console = Console()
@@ -48,7 +49,9 @@ def run(
     select(names)
     options = ExperimentOptions(
         folder=folder_options(folder, output, **more),
-        labels=tuple(dict.fromkeys(whole_numbers("--labels", labels))) if labels else default_labels(folder),
+        labels=tuple(dict.fromkeys(whole_numbers("--labels", labels)))
+        if labels
+        else default_labels(folder, more.get("task")),
         methods=names,
         seeds=tuple(dict.fromkeys(whole_numbers("--seeds", seeds))),
         jobs=jobs,
@@ -67,13 +70,17 @@ def run_and_print(options: ExperimentOptions) -> dict[str, Any]:
     return results
 
 
-def default_labels(folder: Path) -> tuple[int, ...]:
+def default_labels(folder: Path, task: str | None = None) -> tuple[int, ...]:
     """Numbers of labels to compare: all labelled train cases where other train cases have no label, else 10 and 30.
+
+    Args:
+        folder: the labelled folder.
+        task: name or file; None: derived later.
 
     Raises:
         UserError: the folder cannot be read.
     """
-    found = open_folder(folder)
+    found = open_folder(folder, task=load_task(task) if task else None)
     labelled = len(found.labelled("train"))
     if labelled < len(found.order):
         return (labelled,)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from samstudent.errors import UserError
 from samstudent.exchange.regions import RegionValues
-from samstudent.imaging.case import for_sam
+from samstudent.imaging.case import for_sam, for_student
 from samstudent.research.cases import FolderCases
 from samstudent.util.files import atomic_path
 
@@ -139,11 +139,18 @@ def prediction(folder: Path, case: str, shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def _channels(cases: FolderCases) -> list[str]:
+    if cases.task.image.sequences:
+        return list(cases.task.image.sequences)
     return ["R", "G", "B"] if cases.task.dimension == 2 and cases.task.image.channels == 3 else ["image"]
 
 
 def _write_image(cases: FolderCases, case: str, folder: Path, ending: str) -> None:
     image = cases.image(case)
+    if cases.task.image.sequences:
+        for index, channel in enumerate(for_student(image, cases.task.image)):
+            values = channel if cases.task.dimension == 3 else (channel * 255).round().astype(np.uint8)
+            _write_array(values, folder / f"{case}_{index:04}{ending}", image.grid.spacing)
+        return
     if cases.task.dimension == 3:
         _write_array(image.pixels[0], folder / f"{case}_0000{ending}", image.grid.spacing)
         return

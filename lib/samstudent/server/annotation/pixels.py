@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samstudent.imaging.case import CaseImage, for_sam, intensity_bounds, luminance
+from samstudent.imaging.case import CaseImage, displayed, for_sam, intensity_bounds, luminance
 from samstudent.imaging.grid import Grid
 from samstudent.server.review_page.pictures import AXES
 from samstudent.task import ImageSection
@@ -35,6 +35,7 @@ class RawPixels:
     @classmethod
     def of(cls, image: CaseImage, section: ImageSection) -> RawPixels:
         """Pixels of an image; whole numbers of a range below 65536 are kept as they are."""
+        image = displayed(image, section)
         if len(image.pixels) == 3:
             return cls(for_sam(image, section), 0.0, 1.0, (0.0, 255.0), image.grid)
         grey = luminance(image.pixels)

@@ -227,7 +227,8 @@ class AnnotationService:
 
         def read() -> tuple[NDArray[np.uint8], int]:
             image = self._image(case)
-            pixels = np.ascontiguousarray(for_sam(image, self.task.image)[..., : len(image.pixels)])
+            is_grey = len(image.pixels) == 1
+            pixels = np.ascontiguousarray(for_sam(image, self.task.image)[..., : 1 if is_grey else 3])
             return pixels, pixels.nbytes
 
         pixels: NDArray[np.uint8] = self._cache.get(("sam", case, self.review.image_key(case)), read)

@@ -13,7 +13,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.file_names import case_id, split_name
 from samstudent.imaging.folder import name_of
-from samstudent.imaging.image_paths import ImagePath
+from samstudent.imaging.image_paths import ImagePath, channels_in, shown_path
 from samstudent.server.datastore.identifiers import check_image_id
 from samstudent.server.datastore.label_rules import ImageRules
 from samstudent.server.datastore.study_list import StudyList
@@ -37,7 +37,7 @@ class ImageFiles:
     def __init__(self, study: Path, listed: StudyList, rules: ImageRules) -> None:
         self.study, self.listed, self.rules = study, listed, rules
         self._upright = UprightCopies(study / ".samstudent" / "upright")
-        self._volumes = VolumeCopies(study / ".samstudent" / "viewer")
+        self._volumes = VolumeCopies(study / ".samstudent" / "viewer", rules.shown)
 
     def path(self, image_id: str) -> Path | None:
         """Path of an image in the study, which may be a link; None: it is not listed."""
@@ -45,7 +45,12 @@ class ImageFiles:
         entry = model.objects.get(case_id(image_id))
         if entry is None:
             return None
-        return Path(model.image_path(), name_of(image_id, entry.image.ext, entry.image.info)).absolute()
+        path = Path(model.image_path(), name_of(image_id, entry.image.ext, entry.image.info)).absolute()
+        return channels_in(path, len(self.rules.channels)) if self.rules.channels and entry.image.ext else path
+
+    def _shown(self, image_id: str) -> Path:
+        """Image that clients load: of several channels one."""
+        return shown_path(self.path(image_id) or Path(), self.rules.shown)
 
     def for_viewer(self, image_id: str) -> Path:
         """File for clients: the image's own, an upright copy if it has an orientation tag, or a copy in one file of a
@@ -54,20 +59,20 @@ class ImageFiles:
         Raises:
             Unavailable: the copy cannot be written. UserError: the DICOM files cannot be read.
         """
-        case, path = case_id(image_id), self.path(image_id) or Path()
+        case, path = case_id(image_id), self._shown(image_id)
         return self._volumes.of(case, path) if self._is_part(path) else self._upright.of(case, path)
 
     def viewer_info(self, image_id: str) -> dict[str, str]:
         """Path and name of the file for clients. A copy of a DICOM volume or frame need not exist yet."""
-        case, path = case_id(image_id), self.path(image_id) or Path()
+        case, path = case_id(image_id), self._shown(image_id)
         file = self._volumes.place(case, path) if self._is_part(path) else self._upright.of(case, path)
-        if file != path or path.parent == Path(self.listed.model.image_path()):
-            return {"path": str(file)} | ({} if file == path else {"name": file.name})
-        return {"path": str(file), "name": f"{case}.dcm"}  # DICOM in a subfolder, often without an ending
+        is_nested = file == path and path.parent != Path(self.listed.model.image_path()).absolute()
+        # DICOM in a subfolder often has no ending.
+        return {"path": str(file), "name": f"{case}.dcm" if is_nested else file.name}
 
     def tilted_copy(self, image_id: str) -> Path | None:
         """Copy for clients of a DICOM volume with a tilted gantry, whose grid differs from the case's; else None."""
-        return self._volumes.tilted(case_id(image_id), self.path(image_id) or Path())
+        return self._volumes.tilted(case_id(image_id), self._shown(image_id))
 
     def _is_part(self, path: Path) -> bool:
         """Whether an image is not one file. The study folder itself stands for no image."""
@@ -97,7 +102,7 @@ class ImageFiles:
             raise UserError(f"image {case!r} from file {file.name!r}: the file must be one of {allowed}")
         with self.listed.transaction() as model:
             if (present := self.path(case)) is not None:
-                if present.is_file() and sha256_file(present) == sha256_file(file):
+                if (place := ImagePath.of(present).place).is_file() and sha256_file(place) == sha256_file(file):
                     return case
                 raise Conflict(f"another image {case!r} is in the study already; remove it first or choose another id")
             destination = Path(model.image_path()) / (case + ext)
@@ -112,15 +117,16 @@ class ImageFiles:
         """Raises Conflict if the image is a part of a DICOM file or folder, or outside of the study."""
         if (file := self.path(image_id)) is None:
             return
-        if self._is_part(file):
-            place = ImagePath.of(file).place
-            raise Conflict(f"case {image_id!r} is a DICOM series or frame of {place}; remove its files there")
-        require_own(file, self.study)
+        image = ImagePath.of(file)
+        if image.channels or image.frame is not None or image.place.is_dir():
+            kind = "has several files" if image.channels else "is a DICOM series or frame"
+            raise Conflict(f"case {image_id!r} {kind}, in {image.place}; remove its files there")
+        require_own(image.place, self.study)
 
     def unlink(self, image_id: str) -> None:
         """Remove the file of an image and its upright copy; the list is not changed."""
         if (file := self.path(image_id)) is not None:
-            file.unlink(missing_ok=True)
+            ImagePath.of(file).place.unlink(missing_ok=True)
         self._upright.forget(case_id(image_id))
 
     # ---- check ----

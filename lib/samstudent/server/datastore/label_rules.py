@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from samstudent.active_learning.readable import ImageCheck
+from samstudent.imaging.case import displayed_index
 from samstudent.imaging.file_names import IMAGES
 from samstudent.server.datastore.label_folder import LabelFolder
 from samstudent.task import Task
@@ -24,11 +25,21 @@ class ImageRules:
         extensions: extensions of image files, in order of preference.
         check: check whether images are readable; None: no check.
         dimension: of the task, by which DICOM files are grouped to cases (``imaging.folder.list_folder``).
+        channels: named channels of the task with their texts; empty: none.
+        shown: index of the channel that clients load.
     """
 
     extensions: Sequence[str] = IMAGES
     check: ImageCheck | None = None
     dimension: int | None = None
+    channels: Mapping[str, str] = field(default_factory=dict)
+    shown: int = 0
+
+    @classmethod
+    def of(cls, task: Task, check: ImageCheck | None = None) -> ImageRules:
+        """Rules of a study folder with a task."""
+        shown = displayed_index(task.image)
+        return cls(check=check, dimension=task.dimension, channels=task.image.sequences, shown=shown)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from samstudent.errors import UserError
 from samstudent.imaging.file_names import LABELS, case_id, split_name
 from samstudent.imaging.folder import list_folder, name_of, stamp_of
+from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.label_tags import MACHINE_TAGS
 from samstudent.imaging.remarks import Remark, sentences
 from samstudent.server.datastore.history import History
@@ -55,7 +56,14 @@ class Reconciler:
         self.folder = Path(model.image_path())
         if self.folder.is_dir():
             names = {case: name_of(case, entry.image.ext, entry.image.info) for case, entry in known.items()}
-            self.images = self._listed(self.folder, self.rules.extensions, names)
+            listing = list_folder(
+                self.folder, self.rules.extensions, names, self.rules.dimension, self.rules.channels or None
+            )
+            self.problems += sentences(listing.remarks)
+            # A file that contains all channels is listed as the file; ``ImageFiles.path`` adds their number.
+            self.images = {
+                case: file.parent if ImagePath.of(file).count else file for case, file in listing.files.items()
+            }
         tags = self._tags(Path(model.label_path(None)), known)
         result: dict[str, ImageLabelModel] = {}
         for case in [*known, *(c for c in sorted(self.images) if c not in known)]:
@@ -73,7 +81,7 @@ class Reconciler:
     def _listed(
         self, folder: Path, extensions: Sequence[str], names: Mapping[str, str], shown_as: str = ""
     ) -> dict[str, Path]:
-        listing = list_folder(folder, extensions, names, self.rules.dimension)
+        listing = list_folder(folder, extensions, names)
         self.problems += sentences(listing.remarks, shown_as)
         return listing.files
 

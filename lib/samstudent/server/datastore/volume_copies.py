@@ -1,4 +1,7 @@
-"""Copies of DICOM volumes and frames in one file, for clients: they download a case as one file, as 3D Slicer does."""
+"""Copies in one file, for clients, of DICOM volumes and frames, and of one channel of several.
+
+Clients download a case as one file, as 3D Slicer does.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from samstudent.errors import Unavailable
+from samstudent.errors import Unavailable, UserError
+from samstudent.imaging.case import read_stored
 from samstudent.imaging.dicom import geometry_of, read_dicom
 from samstudent.imaging.folder import stamp_of
 from samstudent.imaging.formats import Stored
@@ -20,21 +24,27 @@ from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.perpendicular import is_tilted, upright
 from samstudent.util.files import atomic_path
 
+#: Endings of files with several channels that clients would load as a time series or a vector.
+_WITH_CHANNELS = (".nii.gz", ".nii", ".nrrd")
+
 
 class VolumeCopies:
     """Files ``<folder>/<case id>/<state of the source>/<case id>.nii.gz``, of frames ``.nrrd``; created on demand.
 
     Args:
         folder: created with the first copy.
+        channel: index of the copied channel of a file that contains several.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, channel: int = 0) -> None:
+        self.folder, self.channel = folder, channel
         self._tilted: dict[Path, bool] = {}
 
     def is_needed(self, path: Path) -> bool:
         """Whether an image is not one file that clients can read."""
         image = ImagePath.of(path)
+        if image.count is not None:
+            return image.place.name.lower().endswith(_WITH_CHANNELS)
         return image.frame is not None or image.place.is_dir()
 
     def place(self, case: str, path: Path) -> Path:
@@ -44,7 +54,7 @@ class VolumeCopies:
             case: id of the case.
             path: the image.
         """
-        state = hashlib.sha256(f"{path} {stamp_of(path)}".encode()).hexdigest()[:16]
+        state = hashlib.sha256(f"{path} {stamp_of(path)} {self.channel}".encode()).hexdigest()[:16]
         ending = ".nii.gz" if ImagePath.of(path).frame is None else ".nrrd"
         return self.folder / case / state / f"{case}{ending}"
 
@@ -57,7 +67,7 @@ class VolumeCopies:
         copy = self.place(case, path)
         if copy.is_file():
             return copy
-        stored = read_dicom(path)
+        stored = read_dicom(path) if ImagePath.of(path).count is None else self._channel(path)
         try:
             self.forget(case)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +85,22 @@ class VolumeCopies:
         Raises:
             UserError: the image cannot be read.
         """
-        if not self.is_needed(path) or ImagePath.of(path).frame is not None:
+        image = ImagePath.of(path)
+        if not image.place.is_dir() or image.frame is not None:
             return None
         copy = self.place(case, path)
         if copy not in self._tilted:
             self._tilted[copy] = is_tilted(*geometry_of(path))
         return self.of(case, path) if self._tilted[copy] else None
+
+    def _channel(self, path: Path) -> Stored:
+        """The copied channel of a file with several, (k, j, i), where ITK places the file."""
+        count, stored = ImagePath.of(path).count, read_stored(path)
+        if stored.pixels.ndim == len(stored.shape) or stored.pixels.shape[-1] != count:
+            raise UserError(f"{path.parent}: expected {count} channels, as the task's image.channels names")
+        pixels = stored.pixels[..., self.channel].astype(np.float32)
+        shape = (1,) * (3 - pixels.ndim) + pixels.shape
+        return Stored(pixels.reshape(shape), shape, stored.itk_affine)
 
     def forget(self, case: str) -> None:
         """Remove the copies of a case."""

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from samstudent.server.pacs.client import Refused, Series
-from samstudent.server.pacs.listing import Reference, films, is_volume, volume
+from samstudent.server.pacs.listing import Reference, films, is_volume, multi_frame, volume
 from samstudent.server.pacs.pacs_study import PacsStudy
+from samstudent.server.pacs.settings import FILMS
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,9 @@ class CaseList:
             # Slices arrive one by one: a series is complete when no more have arrived since the last poll.
             is_settled = last == series.images or (last is None and not self._counts)
             return [volume(series)] if is_settled else known
-        if dimension != 2:
+        if dimension != 2 and series.modality in FILMS:
             return []
         instances = pacs.instances(series.study, series.uid)
+        if dimension != 2:
+            return multi_frame(series, instances)
         return films(series, instances, {r.image: r.case for r in known if r.image})

@@ -22,7 +22,7 @@ class Reference:
         case: id of the case: the Series Instance UID for a volume and for a single radiograph of a series, as used by
             viewers; otherwise the SOP Instance UID.
         study, series: UIDs.
-        image: SOP Instance UID of a single image; None: the case is the whole series.
+        image: SOP Instance UID of a single image or multi-frame volume; None: the case is the whole series.
         images: number of images of the series.
         facts: attributes of the series by keyword.
     """
@@ -58,6 +58,13 @@ def is_volume(series: Series) -> bool:
 def volume(series: Series) -> Reference:
     """Reference to a series as one case."""
     return Reference(series.uid, series.study, series.uid, None, series.images, series.facts)
+
+
+def multi_frame(series: Series, instances: Sequence[Instance]) -> list[Reference]:
+    """Reference to the volume in the only file of a series (enhanced CT or MR); none if it has one frame."""
+    if len(instances) != 1 or instances[0].frames < 2:
+        return []
+    return [Reference(series.uid, series.study, series.uid, instances[0].uid, series.images, series.facts)]
 
 
 def films(series: Series, instances: Sequence[Instance], known: Mapping[str, str]) -> list[Reference]:

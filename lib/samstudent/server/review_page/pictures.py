@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samstudent.errors import UserError
-from samstudent.imaging.case import CaseImage, for_sam, for_student
+from samstudent.imaging.case import CaseImage, displayed, for_sam, for_student
 from samstudent.imaging.grid import Grid
 from samstudent.task import ImageSection
 
@@ -44,6 +44,7 @@ class Shown:
     @classmethod
     def of(cls, image: CaseImage, section: ImageSection) -> Shown:
         """Image with the intensity range of student and SAM."""
+        image = displayed(image, section)
         if len(image.pixels) == 3:
             return cls(for_sam(image, section), image.grid)
         grey = for_student(image, section.model_copy(update={"channels": 1}))[0]
