@@ -22,6 +22,7 @@ from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext, require_known
 from samstudent.server.datastore.identifiers import check_image_id
 from samstudent.server.label_reviews import for_extension
+from samstudent.server.start_labels import list_starts
 from samstudent.util.places import require_readable
 
 router = APIRouter(
@@ -49,6 +50,7 @@ def get_datastore(context: Context, output: Output | None = None) -> Response:
     store = context.datastore
     if output == Output.all:
         content = store.json()
+        list_starts(context, content["objects"])
         for_extension(content["objects"], context.study.flags.all())
         return json_response(content)
     return json_response(store.datalist() if output == Output.train else store.status())

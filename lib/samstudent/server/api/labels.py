@@ -13,7 +13,7 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import FileResponse
 
 from samstudent.errors import NotFound
-from samstudent.imaging.label_tags import FINAL
+from samstudent.imaging.label_tags import FINAL, ORIGINAL
 from samstudent.imaging.value_lookup import structures_in
 from samstudent.imaging.value_names import KEY
 from samstudent.server.api.bounded_route import BoundedRoute
@@ -30,6 +30,7 @@ from samstudent.server.datastore.identifiers import ACCEPTED_FROM, ANNOTATION, c
 from samstudent.server.label_reviews import APPROVED_VERSION, LabelReview, LabelReviews, sent_review
 from samstudent.server.label_reviews import KEY as REVIEW
 from samstudent.server.pacs.datastore import ONLY_FROM_PACS
+from samstudent.server.start_labels import has_start, start_info, write_start
 from samstudent.util.places import require_readable
 
 router = APIRouter(
@@ -81,12 +82,21 @@ def delete_label(
 
 @router.head("/label", summary="Check whether a label exists", dependencies=READ)
 def head_label(context: Context, image: str, tag: str) -> dict[str, Any]:
+    if _is_start(context, image, tag):
+        return {}
     _file_of(context, _labelled(context, image, tag), tag)
     return {}
 
 
-@router.get("/label", summary="Download a label", dependencies=READ, response_class=FileResponse)
-def get_label(context: Context, label: str, tag: str) -> FileResponse:
+@router.get(
+    "/label",
+    summary="Download a label; original: a stored result of a model, else the pseudo label to start from",
+    dependencies=READ,
+    response_class=FileResponse,
+)
+def get_label(context: Context, uploads: Uploads, label: str, tag: str) -> FileResponse:
+    if _is_start(context, label, tag):
+        return file_response(write_start(context, context.image_id(label), uploads.folder))
     image = _labelled(context, label, tag)
     viewer_label = getattr(context.datastore, "viewer_label", None)
     if viewer_label and not caller().is_browser and (moved := viewer_label(image, tag)):
@@ -96,6 +106,8 @@ def get_label(context: Context, label: str, tag: str) -> FileResponse:
 
 @router.get("/label/info", summary="Metadata of a label", dependencies=READ)
 def get_label_info(context: Context, label: str, tag: str) -> dict[str, Any]:
+    if _is_start(context, label, tag):
+        return start_info(context, context.image_id(label))
     info: dict[str, Any] = context.datastore.get_label_info(_labelled(context, label, tag), tag)
     return info
 
@@ -142,6 +154,11 @@ def _decide(context: ServerContext, image: str, tag: str, review: LabelReview | 
         audit.record(action, who, case=image, tag=tag)
     if action == "approve":
         context.wait_for_pacs(image)
+
+
+def _is_start(context: ServerContext, image: str, tag: str) -> bool:
+    """Whether a request is for the pseudo label to start from. Raises NotFound for an unknown image."""
+    return tag == ORIGINAL and has_start(context, context.image_id(image))
 
 
 def _labelled(context: ServerContext, image: str, tag: str) -> str:
