@@ -118,3 +118,14 @@ def test_content_of_a_series_changes_with_its_files_only(tmp_path: Path) -> None
     save(tmp_path / "p1" / "IM13", PLANE, **fields)
     after = [(content_of(path), stamp_of(path)) for path in paths]
     assert after[0] == before[0] and after[1][0] != before[1][0] and after[1][1] != before[1][1]
+
+
+def test_real_folders(shared_data: Path) -> None:
+    folder = shared_data / "dicom"
+    assert list_folder(folder, dimension=3).files == {
+        "ct": folder / "ct", "mr_hippocampus": folder / "mr_hippocampus"
+    }  # fmt: skip
+    assert remarks_of(folder, 3) == {
+        "dx/thorax.dcm": "skipped: a single image, no volume as in the task (dimension: 3)"
+    }
+    assert "dx@thorax" in list_folder(folder, dimension=2).files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.file_names import printable
 from samstudent.imaging.folder import stamp_of
+from samstudent.imaging.image_paths import ImagePath
 from samstudent.util.database import connection, make_tables
 
 _SCHEMA = """
@@ -48,7 +50,7 @@ class ImageCheck:
         try:
             read_image(file, self.dimension)
         except UserError as error:
-            problem = str(error).replace(str(file), file.name)
+            problem = _without_folders(str(error), file)
         self.record(case, file, problem)
         return problem
 
@@ -71,3 +73,12 @@ class ImageCheck:
 
     def _stamp(self, file: Path) -> str:
         return f"{stamp_of(file)} {self.dimension}D {__version__}"
+
+
+def _without_folders(message: str, file: Path) -> str:
+    """Message about an image with names in place of paths, which clients do not need."""
+    message = message.replace(str(file), file.name)
+    image = ImagePath.of(file)
+    for place in (image.place, *(ImagePath.of(channel).place for channel in image.channels)):
+        message = message.replace(f"{place.parent}{os.sep}", "")
+    return message

@@ -5,7 +5,6 @@ the server, documented in docs/how-to/own-data.md.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import stat
@@ -13,20 +12,18 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from samstudent.errors import NotFound, UserError
 from samstudent.imaging.channel_cases import files_as_channels
 from samstudent.imaging.dicom_cases import as_channels, clip_cases, loose_slices, loose_volumes, subfolder_cases
 from samstudent.imaging.dicom_heads import dicom_head, image_files
 from samstudent.imaging.file_names import IMAGES, LABELS, SEGMENTATION, case_id, printable, split_name, why_no_id
-from samstudent.imaging.image_paths import channels_in, members_of
+from samstudent.imaging.image_paths import channels_in
+from samstudent.imaging.listed_names import listed_by_server, server_list
 from samstudent.imaging.remarks import Remark
 
 #: Suffix of our files beside label maps (``value_names``).
 VALUE_NAMES = ".values.json"
-#: The host's list of images and labels, in the study folder.
-LIST = "datastore_v2.json"
 #: Files of file managers and office programs; never an image.
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx"}
 _FLAT = "images other than DICOM lie flat, in the study folder or in its images/"
@@ -104,7 +101,7 @@ def list_folder(
         names = [item.name for item in items]
         if len(names) > 1:
             if listed is None:
-                listed = _listed_by_server(folder)
+                listed = listed_by_server(folder)
             name = _preferred(names, extensions, listed.get(case))
             remarks.append(_same_id(case, names, name))
         else:
@@ -137,7 +134,7 @@ def _frames(case: str, file: Path, dimension: int | None) -> dict[str, Path]:
 def images_folder(study: Path, extensions: Sequence[str] = IMAGES) -> Path:
     """Folder of a study's images: the one in the server's list, else ``images/`` unless the study folder itself
     contains images."""
-    images_dir = _server_list(study).get("images_dir")
+    images_dir = server_list(study).get("images_dir")
     if isinstance(images_dir, str) and (study / images_dir).is_dir():
         return study if images_dir == "." else study / images_dir
     if (study / "images").is_dir() and not list_folder(study, extensions).files:
@@ -268,54 +265,3 @@ def _preferred(names: Sequence[str], extensions: Sequence[str], listed: str | No
 def _same_id(case: str, names: Sequence[str], used: str) -> Remark:
     others = ", ".join(printable(name) for name in names)
     return Remark(used, f"is used, because several files are called {case!r}: {others}; rename or remove all but one")
-
-
-def _server_list(study: Path) -> dict[str, Any]:
-    """Content of ``datastore_v2.json``; empty if it is missing or unreadable."""
-    try:
-        content = json.loads((study / LIST).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _listed_by_server(folder: Path) -> dict[str, str]:
-    """Case id -> name of the file in this folder that the server uses."""
-    folder = folder.absolute()
-    for study in (folder, folder.parent, folder.parent.parent):
-        content = _server_list(study)
-        try:
-            objects = content["objects"].items()
-            if study / content["images_dir"] == folder:
-                entries = [(case, entry["image"]) for case, entry in objects]
-            elif study / content["labels_dir"] / folder.name == folder:
-                entries = [(case, entry["labels"].get(folder.name)) for case, entry in objects]
-            else:
-                continue
-            return {case_id(case): name_of(case, entry["ext"], entry["info"]) for case, entry in entries if entry}
-        except (KeyError, TypeError, AttributeError):
-            continue
-    return {}
-
-
-def name_of(case: str, extension: str, info: Mapping[str, Any]) -> str:
-    """Name of a listed file. The host builds it from id and extension; the info holds names that differ from the id,
-    and without an extension the path of a DICOM image below the folder."""
-    name = info.get("name")
-    if name == case + extension:
-        return case + extension
-    if not extension and isinstance(name, str) and _is_below(name):
-        return name
-    if isinstance(name, str) and name.endswith(extension) and "/" not in name:
-        stem = name[: len(name) - len(extension)]
-        if case_id(stem) == case_id(case):
-            return name
-    return case + extension
-
-
-def _is_below(name: str) -> bool:
-    """Whether a relative path leads to nothing outside of its folder, and nothing hidden."""
-    if members := members_of(name):
-        return all(map(_is_below, members))
-    parts = name.split("/")
-    return all(part and not part.startswith(".") and "\\" not in part and "\0" not in part for part in parts)

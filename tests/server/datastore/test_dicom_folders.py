@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import generate_uid
 
+from samstudent.active_learning.readable import ImageCheck
 from samstudent.errors import Conflict
 from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
@@ -170,3 +171,17 @@ def test_channels_in_files_are_kept_by_a_restart(tmp_path: Path) -> None:
     with again.transaction() as model:
         model.objects["p1"].image.info["name"] = "p1/{T1,../../../etc}"
     assert "etc" not in again.get_image_uri("p1")
+
+
+def test_problems_of_images_have_no_paths(study: Path, tmp_path: Path) -> None:
+    (study / "p1" / "ct" / "1.dcm").unlink()
+    save_series(study / "p1" / "cut", [0, 2, 4], SeriesInstanceUID=generate_uid())
+    whole = (study / "p1" / "cut" / "1.dcm").read_bytes()
+    (study / "p1" / "cut" / "1.dcm").write_bytes(whole[:-8])
+    check = ImageCheck(tmp_path / "state.sqlite", 3)
+    store = StudyFolderDatastore(study, images=ImageRules.of(TASK, check), labels=LabelRules(TASK))
+    # Two slices are always evenly spaced.
+    assert store.image_problem("p1_ct") is None
+    save(study / "p1" / "ct" / "9.dcm", PLANE, ImagePositionPatient=[0, 0, 6], InstanceNumber=9)
+    assert str(store.image_problem("p1_ct")).startswith("ct: slices are missing, doubled or unevenly spaced: 0.dcm and")
+    assert str(store.image_problem("p1_cut")).startswith("cut/1.dcm: no image of this folder's series, or corrupt")

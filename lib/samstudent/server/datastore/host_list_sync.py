@@ -11,7 +11,7 @@ from pathlib import Path
 
 from monailabel.datastore.local import DataModel
 
-from samstudent.imaging.folder import name_of
+from samstudent.imaging.listed_names import name_of
 from samstudent.server.datastore.coalesced_call import CoalescedCall
 from samstudent.server.datastore.host_list import HostList, Unexported, merge_host_list
 from samstudent.server.datastore.label_index import Export, Stamp

@@ -12,8 +12,8 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from samstudent.errors import Conflict, UserError
 from samstudent.imaging.file_names import case_id, split_name
-from samstudent.imaging.folder import name_of
 from samstudent.imaging.image_paths import ImagePath, channels_in, shown_path
+from samstudent.imaging.listed_names import name_of
 from samstudent.server.datastore.identifiers import check_image_id
 from samstudent.server.datastore.label_rules import ImageRules
 from samstudent.server.datastore.study_list import StudyList

@@ -11,8 +11,8 @@ from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from samstudent.errors import Conflict, NotFound, UserError, named
 from samstudent.imaging.file_names import LABELS, case_id, split_name
-from samstudent.imaging.folder import name_of
 from samstudent.imaging.label_tags import MACHINE_TAGS
+from samstudent.imaging.listed_names import name_of
 from samstudent.imaging.value_names import KEY, SUFFIX, ValueNames, sidecar_of
 from samstudent.server.datastore.history import History
 from samstudent.server.datastore.identifiers import check_name

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.errors import Conflict, UserError
-from samstudent.imaging.folder import LIST
 from samstudent.imaging.label_tags import MACHINE_TAGS
+from samstudent.imaging.listed_names import LIST
 from samstudent.imaging.value_lookup import KnownNames, of_upload, resolve
 from samstudent.imaging.value_names import (
     KEY,

@@ -13,9 +13,10 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 
 from samstudent.errors import UserError
 from samstudent.imaging.file_names import LABELS, case_id, split_name
-from samstudent.imaging.folder import list_folder, name_of, stamp_of
+from samstudent.imaging.folder import list_folder, stamp_of
 from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.label_tags import MACHINE_TAGS
+from samstudent.imaging.listed_names import name_of
 from samstudent.imaging.remarks import Remark, sentences
 from samstudent.server.datastore.history import History
 from samstudent.server.datastore.identifiers import check_name
