@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,20 @@ def test_content_of_a_series_changes_with_its_files_only(tmp_path: Path) -> None
     save(tmp_path / "p1" / "IM13", PLANE, **fields)
     after = [(content_of(path), stamp_of(path)) for path in paths]
     assert after[0] == before[0] and after[1][0] != before[1][0] and after[1][1] != before[1][1]
+
+
+def test_a_name_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
+    folder = save_series(tmp_path / "ct", [0, 2])
+    (tmp_path / "p1").mkdir()
+    folder.rename(tmp_path / "p1" / os.fsdecode(b"ct\xff"))
+    listing = list_folder(tmp_path, dimension=3)
+    assert not listing.files and listing.remarks[0].text == "the name is not valid UTF-8; rename it"
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    folder = save_series(tmp_path / "p1", [0, 2])
+    (folder / "again").symlink_to(tmp_path / "p1", target_is_directory=True)
+    assert list_folder(tmp_path, dimension=3).files == {"p1": folder}
 
 
 def test_real_folders(shared_data: Path) -> None:

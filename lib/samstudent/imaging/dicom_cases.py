@@ -33,7 +33,10 @@ class DicomCases:
     volumes: list[SeriesCase] = field(default_factory=list)
 
     def add(self, case: str, path: Path, name: str) -> None:
-        if case in self.files:
+        if any("\ud800" <= sign <= "\udfff" for sign in str(path)):
+            # The server's list is JSON, which cannot hold such names.
+            self.remarks.append(Remark(name, "the name is not valid UTF-8; rename it", is_fault=True))
+        elif case in self.files:
             self.remarks.append(Remark(name, f"left out: its id {case!r} is also that of another; rename one", True))
         else:
             self.files[case] = path
@@ -49,7 +52,7 @@ def subfolder_cases(root: Path, subfolder: Path, dimension: int | None) -> Dicom
             volume, and each image of the other series.
     """
     found = DicomCases()
-    for folder in _folders(subfolder):
+    for folder in _folders(root, subfolder, found):
         files = list(dicom_files(folder))
         if dimension == 2:
             _add_images(found, root, folder, files)
@@ -98,17 +101,22 @@ def clip_cases(file: Path, head: DicomHead, case: str) -> Iterator[tuple[str, Pa
             yield f"{case}{'-' if PART_OF in case else PART_OF}{frame + 1:04}", frame_path(file, frame)
 
 
-def _folders(subfolder: Path) -> Iterator[Path]:
+def _folders(root: Path, subfolder: Path, found: DicomCases) -> Iterator[Path]:
+    """A folder and those below it; those that cannot be read get a remark."""
+
+    def note(error: OSError) -> None:
+        text = f"cannot be read: {error.strerror}; change its permissions"
+        found.remarks.append(Remark(os.path.relpath(error.filename, root), text, is_fault=True))
+
     seen: set[tuple[int, int]] = set()  # a link may lead to a folder above
-    for folder, subfolders, _ in os.walk(subfolder, followlinks=True):
+    for folder, subfolders, _ in os.walk(subfolder, followlinks=True, onerror=note):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             subfolders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name != "__MACOSX")
-        if os.access(folder, os.R_OK | os.X_OK):
-            yield Path(folder)
+        yield Path(folder)
 
 
 def _usable(found: DicomCases, root: Path, files: Sequence[tuple[Path, DicomHead]]) -> list[tuple[Path, DicomHead]]:

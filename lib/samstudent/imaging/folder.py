@@ -239,6 +239,8 @@ def _subfolder(item: os.DirEntry[str], kind: str, extensions: Sequence[str]) -> 
 def _no_extension(item: os.DirEntry[str], mode: int, kind: str, extensions: Sequence[str]) -> Remark:
     if item.name.lower().endswith(SEGMENTATION):
         return Remark(item.name, "a segmentation, not an image; labels belong in labels/final")
+    if item.name.upper() == "DICOMDIR":
+        return Remark(item.name, "the table of contents of a medium; the folders beside it are read")
     # DICOM files are often named by a UID or a number alone.
     if stat.S_ISREG(mode) and not re.search(r"\.[A-Za-z]\w*$", item.name) and _is_dicom(item.path):
         return Remark(item.name, "a DICOM file without extension is not read; rename it to end in .dcm")

@@ -17,10 +17,12 @@ import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from samstudent.imaging.dicom_heads import image_files
+from samstudent.imaging.folder import stamp_of
 from samstudent.imaging.image_paths import ImagePath
 from samstudent.rounds.ledger import Ledger
 from samstudent.util.database import connection, make_tables
@@ -147,7 +149,8 @@ def content_of(path: Path) -> str:
     """
     image = ImagePath.of(path)
     if image.frame is not None:
-        return hashlib.sha256(f"{content_of(image.place)} frame {image.frame}".encode()).hexdigest()
+        clip = _content_of_clip(image.place, stamp_of(image.place))
+        return hashlib.sha256(f"{clip} frame {image.frame}".encode()).hexdigest()
     if image.channels:
         return hashlib.sha256("\n".join(map(content_of, image.channels)).encode()).hexdigest()
     if image.count is not None:
@@ -159,6 +162,12 @@ def content_of(path: Path) -> str:
             return _digest(iter(lambda: file.read(_BLOCK), b""))
     with path.open("rb") as plain:
         return _digest(iter(lambda: plain.read(_BLOCK), b""))
+
+
+@lru_cache(maxsize=64)
+def _content_of_clip(path: Path, stamp: object) -> str:
+    """Digest of a clip, which is not hashed again for each of its frames; ``stamp``: so that a changed one is."""
+    return content_of(path)
 
 
 def _digest(blocks: Iterable[bytes]) -> str:

@@ -185,3 +185,18 @@ def test_problems_of_images_have_no_paths(study: Path, tmp_path: Path) -> None:
     save(study / "p1" / "ct" / "9.dcm", PLANE, ImagePositionPatient=[0, 0, 6], InstanceNumber=9)
     assert str(store.image_problem("p1_ct")).startswith("ct: slices are missing, doubled or unevenly spaced: 0.dcm and")
     assert str(store.image_problem("p1_cut")).startswith("cut/1.dcm: no image of this folder's series, or corrupt")
+
+
+def test_client_gets_the_shown_channel_with_the_voxels_of_the_first(tmp_path: Path) -> None:
+    """Points of a client are voxels of its image, and those of the case are the first channel's."""
+    task = TASK.model_copy(update={"image": ImageSection(channels=["T1", "T2"], sam_channel="T2")})  # type: ignore[arg-type]
+    for name, step in (("T1", 1.0), ("T2", 2.0)):
+        (tmp_path / "study" / "p1").mkdir(parents=True, exist_ok=True)
+        save_series(
+            tmp_path / "study" / "p1" / name, [step * index for index in range(int(6 / step) + 1)],
+            SeriesDescription=name, SeriesInstanceUID=generate_uid(),
+        )  # fmt: skip
+    store = StudyFolderDatastore(tmp_path / "study", images=ImageRules.of(task), labels=LabelRules(task))
+    case, shown = read_image(store.get_image_uri("p1"), 3), read_image(store.viewer_file("p1"), 3)
+    assert shown.grid.shape == case.grid.shape == (7, 3, 4)
+    assert shown.grid.affine == pytest.approx(case.grid.affine) and shown.pixels[0] == pytest.approx(case.pixels[1])

@@ -49,8 +49,9 @@ class ImageFiles:
         return channels_in(path, len(self.rules.channels)) if self.rules.channels and entry.image.ext else path
 
     def _shown(self, image_id: str) -> Path:
-        """Image that clients load: of several channels one."""
-        return shown_path(self.path(image_id) or Path(), self.rules.shown)
+        """Image that clients load: of several channels one; in volumes on the grid of the first, as points are."""
+        path = self.path(image_id) or Path()
+        return path if self.rules.dimension == 3 and self.rules.shown else shown_path(path, self.rules.shown)
 
     def for_viewer(self, image_id: str) -> Path:
         """File for clients: the image's own, an upright copy if it has an orientation tag, or a copy in one file of a

@@ -14,8 +14,8 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from samstudent.errors import Unavailable, UserError
-from samstudent.imaging.case import read_stored
+from samstudent.errors import Unavailable
+from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom import geometry_of, read_dicom
 from samstudent.imaging.folder import stamp_of
 from samstudent.imaging.formats import Stored
@@ -33,7 +33,7 @@ class VolumeCopies:
 
     Args:
         folder: created with the first copy.
-        channel: index of the copied channel of a file that contains several.
+        channel: index of the copied channel of images with several.
     """
 
     def __init__(self, folder: Path, channel: int = 0) -> None:
@@ -43,6 +43,8 @@ class VolumeCopies:
     def is_needed(self, path: Path) -> bool:
         """Whether an image is not one file that clients can read."""
         image = ImagePath.of(path)
+        if image.channels:
+            return True
         if image.count is not None:
             return image.place.name.lower().endswith(_WITH_CHANNELS)
         return image.frame is not None or image.place.is_dir()
@@ -67,7 +69,8 @@ class VolumeCopies:
         copy = self.place(case, path)
         if copy.is_file():
             return copy
-        stored = read_dicom(path) if ImagePath.of(path).count is None else self._channel(path)
+        image = ImagePath.of(path)
+        stored = self._channel(path) if image.channels or image.count is not None else read_dicom(path)
         try:
             self.forget(case)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +89,7 @@ class VolumeCopies:
             UserError: the image cannot be read.
         """
         image = ImagePath.of(path)
-        if not image.place.is_dir() or image.frame is not None:
+        if not image.place.is_dir() or image.channels:
             return None
         copy = self.place(case, path)
         if copy not in self._tilted:
@@ -94,13 +97,11 @@ class VolumeCopies:
         return self.of(case, path) if self._tilted[copy] else None
 
     def _channel(self, path: Path) -> Stored:
-        """The copied channel of a file with several, (k, j, i), where ITK places the file."""
-        count, stored = ImagePath.of(path).count, read_stored(path)
-        if stored.pixels.ndim == len(stored.shape) or stored.pixels.shape[-1] != count:
-            raise UserError(f"{path.parent}: expected {count} channels, as the task's image.channels names")
-        pixels = stored.pixels[..., self.channel].astype(np.float32)
+        """The copied channel of an image with several, (k, j, i), on the case's grid, where ITK places it."""
+        image = read_image(path)
+        pixels = image.grid.to_file(image.pixels)[self.channel]
         shape = (1,) * (3 - pixels.ndim) + pixels.shape
-        return Stored(pixels.reshape(shape), shape, stored.itk_affine)
+        return Stored(pixels.reshape(shape), shape, image.grid.itk_affine)
 
     def forget(self, case: str) -> None:
         """Remove the copies of a case."""
