@@ -17,7 +17,8 @@ from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
 from samstudent.inference.round_model import RoundModel
 from samstudent.rounds import study as study_module
-from support.drawn import FakeSam, dice, shapes, small_task
+from samstudent.task import ImageSection
+from support.drawn import FakeSam, dice, shapes, small_task, write_png
 from support.infer_requests import serve
 from support.student_study import bench, trained
 
@@ -136,3 +137,19 @@ def test_volume_as_array_has_the_spacing(tmp_path: Path) -> None:
     task = small_task(dimension=3, student={"size": [16, 64, 64], "channels": [8, 16, 32]})
     image = samstudent.open_study(tmp_path, task).read(np.zeros((4, 5, 6)), spacing=(3.0, 0.5, 0.25))
     assert (image.grid.spatial_shape, image.grid.spacing) == ((4, 5, 6), (3.0, 0.5, 0.25))
+
+
+def test_named_channels_of_files_folders_and_arrays(opened: Any, tmp_path: Path) -> None:
+    image = ImageSection(channels=["T1", "T2"])  # type: ignore[arg-type]
+    opened.task = opened.task.model_copy(update={"image": image})
+    pixels = [shapes(seed)[0] for seed in (0, 1)]
+    (tmp_path / "p1").mkdir()
+    for name, channel in zip(("T1", "T2"), pixels, strict=True):
+        write_png(tmp_path / "p1" / f"a_{name}.png", channel)
+    found = opened.read(tmp_path / "p1").pixels
+    assert (found == np.stack(pixels)).all() and (opened.read(np.stack(pixels, -1)).pixels == found).all()
+    with pytest.raises(UserError, match=r"the task needs \(y, x, 2\)"):
+        opened.read(pixels[0])
+    (tmp_path / "p1" / "a_T2.png").unlink()
+    with pytest.raises(UserError, match=r"p1: 0 cases with the task's channels; expected one .*lacks T2"):
+        opened.read(tmp_path / "p1")

@@ -14,7 +14,9 @@ from samstudent.errors import NotFound, UserError
 from samstudent.imaging.case import CaseImage, read_image
 from samstudent.imaging.grid import Grid
 from samstudent.imaging.labels import read_masks
+from samstudent.imaging.remarks import sentences
 from samstudent.imaging.value_lookup import names_in_folder
+from samstudent.inference.image_list import list_images
 from samstudent.inference.prediction import Origin, Prediction, refined_structures
 from samstudent.inference.round_model import RoundModel
 from samstudent.inference.round_refiner import RoundRefiner
@@ -81,7 +83,9 @@ class OpenStudy:
 
         Args:
             image: a path, the id of a case of the study, or an array: (y, x) or (y, x, 3) of a 2D task, (z, y, x) or
-                (z, y, x, 3) of a 3D task, with z, y, x towards the patient's head, front and right.
+                (z, y, x, 3) of a 3D task, with z, y, x towards the patient's head, front and right. With named
+                channels: a file with all of them, a folder with those of one case, or an array whose last axis they
+                are.
             spacing: of an array, mm along its spatial axes; None: 1 mm.
 
         Raises:
@@ -90,13 +94,15 @@ class OpenStudy:
         if isinstance(image, CaseImage):
             return image
         if isinstance(image, np.ndarray):
-            return _of_array(image, self.task.dimension, spacing)
+            return _of_array(image, self.task, spacing)
         path = Path(image)
         if not os.path.lexists(path):
             case = os.fspath(image)
             if case not in self._cases.ids():
                 raise NotFound(f"{case}: no such file or folder, and no case of the study has this id")
             path = self._cases.path(case)
+        elif self.task.image.sequences:
+            path = _with_channels(path, self.task)
         return read_image(path, self.task.dimension)
 
     def predict(
@@ -187,12 +193,23 @@ class OpenStudy:
         return stack
 
 
-def _of_array(pixels: NDArray[Any], dimension: int, spacing: Sequence[float] | None) -> CaseImage:
+def _with_channels(path: Path, task: Task) -> Path:
+    """The only case of a file or folder, for a task with named channels."""
+    found = list_images(path, task.dimension, task.image.sequences)
+    if len(found.files) != 1:
+        reasons = "; ".join(sentences(found.remarks)) or ", ".join(found.files)
+        raise UserError(f"{path}: {len(found.files)} cases with the task's channels; expected one ({reasons})")
+    return next(iter(found.files.values()))
+
+
+def _of_array(pixels: NDArray[Any], task: Task, spacing: Sequence[float] | None) -> CaseImage:
     """Image of an array in canonical orientation."""
+    dimension, count = task.dimension, len(task.image.sequences)
     axes = "y, x" if dimension == 2 else "z, y, x"
-    colour = pixels.ndim == dimension + 1 and pixels.shape[-1] == 3
-    if pixels.ndim != dimension and not colour:
-        raise UserError(f"an array of shape {pixels.shape}: the task needs ({axes}) or ({axes}, 3)")
+    colour = pixels.ndim == dimension + 1 and pixels.shape[-1] == (count or 3)
+    if not colour and (count or pixels.ndim != dimension):
+        forms = f"({axes}, {count})" if count else f"({axes}) or ({axes}, 3)"
+        raise UserError(f"an array of shape {pixels.shape}: the task needs {forms}")
     mm = [1.0] * dimension if spacing is None else [float(size) for size in spacing]
     if len(mm) != dimension or not all(size > 0 for size in mm):
         raise UserError(f"spacing {list(spacing or ())}: expected {dimension} numbers above 0, along {axes}")

@@ -198,3 +198,12 @@ def test_missing_packages_are_named_before_anything_is_written(tmp_path: Path, m
     with pytest.raises(UserError, match=r"--format onnx needs no_such_package: pip install 'samstudent\[export\]'"):
         exported(tmp_path, small_task(), "onnx", steps=1)
     assert not (tmp_path / "export").exists()
+
+
+def test_named_channels_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    student = {"network": "unet", "size": [32, 32], "channels": [4, 8]}
+    task = small_task(image={"channels": ["T1", "T2"]}, student=student)
+    network = Student(build_network(task), task, "0" * 64, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"a student with named channels \(T1, T2\) cannot be exported"):
+        export_model(network, tmp_path / "model.pt", ORIGIN, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -93,7 +93,7 @@ def test_an_id_used_twice_is_a_fault(tmp_path: Path) -> None:
 def test_frames_of_a_clip_are_cases(tmp_path: Path, dimension: int | None) -> None:
     clip = save(tmp_path / "us.dcm", np.stack([PLANE, PLANE + 1, PLANE + 2]))
     files = list_folder(tmp_path, dimension=dimension).files
-    assert list(files) == ["us@0001", "us@0002", "us@0003"]
+    assert list(files) == ["us@0001", "us@0002", "us@0003"] == list(list_folder(clip, dimension=dimension).files)
     for index, path in enumerate(files.values()):
         assert (read_image(path, 2).pixels[0] == PLANE + index).all()
     assert len({content_of(path) for path in files.values()}) == 3

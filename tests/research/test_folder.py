@@ -9,7 +9,10 @@ import pytest
 
 from samstudent.errors import NotFound, UserError
 from samstudent.imaging.annotations import LabelledMasks
+from samstudent.imaging.case import read_image
+from samstudent.imaging.label_writing import write_masks
 from samstudent.research.folder import LARGEST_SIDE, open_folder, reduce_case
+from support.dicom_files import PLANE, save, save_series
 from support.drawn import case_image, small_task
 from support.drawn_folder import labelled_folder
 
@@ -37,6 +40,25 @@ def test_train_case_without_a_label_is_not_labelled(tmp_path: Path) -> None:
     folder = open_folder(tmp_path)
     assert folder.labelled("train") == ["case1", "case0"]
     assert "case2" in folder.order
+
+
+def test_dicom_series_in_subfolders_are_cases(tmp_path: Path) -> None:
+    (tmp_path / "images" / "p1").mkdir(parents=True)
+    series = save_series(tmp_path / "images" / "p1" / "ct", [0, 2, 4])
+    task = small_task(dimension=3, student={"size": [32, 32, 32]})
+    grid = read_image(series, 3).grid
+    masks = np.zeros((2, *grid.spatial_shape), dtype=bool)
+    masks[0, 1] = True
+    (tmp_path / "labels").mkdir()
+    write_masks(tmp_path / "labels" / "p1_ct.seg.nrrd", masks, task, grid)
+    (tmp_path / "split.csv").write_text("id,split\np1_ct,train\n")
+    folder = open_folder(tmp_path, task=task)
+    image, label = folder.case("p1_ct").read(task)
+    assert folder.images == {"p1_ct": series} and image.grid.shape == (3, 3, 4)
+    assert label is not None and (label.masks == masks).all()
+    before = folder.digest(["p1_ct"])
+    save(series / "9.dcm", PLANE, ImagePositionPatient=[0, 0, 6])
+    assert open_folder(tmp_path, task=task).digest(["p1_ct"]) != before
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

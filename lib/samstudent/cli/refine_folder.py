@@ -23,7 +23,7 @@ from samstudent.pseudolabels.quality_filter import structure_quality
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.sam.refiner import Refiner
 from samstudent.sam.registry import load_backend
-from samstudent.task import load_task
+from samstudent.task import Task, load_task
 
 
 def refine_folder(images: Path, masks: Path, task_name: str, output: Path, extension: str) -> bool:
@@ -42,7 +42,7 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
         NotFound: no pair of image and mask. UserError: an image has no mask; no pair can be read.
     """
     task = load_task(task_name)
-    pairs = _pairs(images, masks)
+    pairs = _pairs(images, masks, task)
     refiner = Refiner.for_task(task, load_backend(task.sam), EmbeddingCache(output / "embeddings"))
     written = 0
     rows: list[list[Any]] = []
@@ -73,13 +73,15 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
     return not unreadable
 
 
-def _pairs(images: Path, masks: Path) -> dict[str, tuple[Path, Path]]:
-    listed_images, listed_masks = list_folder(images), list_folder(masks, LABELS)
+def _pairs(images: Path, masks: Path, task: Task) -> dict[str, tuple[Path, Path]]:
+    listed_images = list_folder(images, dimension=task.dimension, channels=task.image.sequences or None)
+    listed_masks = list_folder(masks, LABELS)
     for line in sentences(listed_images.remarks, f"{images}/") + sentences(listed_masks.remarks, f"{masks}/"):
         print_finding("note", line)
     image_by_id, mask_by_id = listed_images.files, listed_masks.files
-    if images.is_file() and masks.is_file():
-        return {next(iter(image_by_id)): (images, masks)}
+    if images.is_file() and masks.is_file() and len(image_by_id) == 1:
+        ((case, image),) = image_by_id.items()
+        return {case: (image, masks)}
     faulty = {case_id(split_name(remark.name, LABELS)[0]) for remark in listed_masks.remarks if remark.is_fault}
     if missing := sorted(set(image_by_id) - set(mask_by_id) - faulty):
         raise UserError(f"{masks}: no mask for {first_names(missing)}")

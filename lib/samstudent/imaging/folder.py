@@ -71,10 +71,12 @@ def list_folder(
         NotFound: the file or folder does not exist.
         UserError: the folder cannot be read.
     """
-    if not folder.is_dir():
-        file = channels_in(_existing(folder), len(channels)) if channels else _existing(folder)
-        return Listing({case_id(split_name(folder.name, extensions)[0]): file}, [])
     takes_dicom = tuple(extensions) == IMAGES
+    if not folder.is_dir():
+        case, file = case_id(split_name(folder.name, extensions)[0]), _existing(folder)
+        if channels:
+            return Listing({case: channels_in(file, len(channels))}, [])
+        return Listing(_frames(case, file, dimension) if takes_dicom else {case: file}, [])
     slices = loose_slices(folder) if takes_dicom and dimension == 3 else []
     in_volumes = {file.name for file, _ in slices}
     found: dict[str, list[os.DirEntry[str]]] = {}
