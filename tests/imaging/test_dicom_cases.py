@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import uid
+from pydicom.data import get_testdata_file
+from pydicom.pixels import pixel_array
 from pydicom.uid import generate_uid
 
 from samstudent.errors import UserError
@@ -144,3 +147,17 @@ def test_real_folders(shared_data: Path) -> None:
         "dx/thorax.dcm": "skipped: a single image, no volume as in the task (dimension: 3)"
     }
     assert "dx@thorax" in list_folder(folder, dimension=2).files
+
+
+@pytest.mark.parametrize(("name", "frames"), [("examples_ybr_color.dcm", 30), ("SC_rgb_rle_2frame.dcm", 2)])
+def test_frames_of_real_clips(tmp_path: Path, name: str, frames: int) -> None:
+    """An ultrasound clip (JPEG) and a secondary capture (RLE) that come with pydicom, as read by pydicom."""
+    clip = tmp_path / "p1" / "clip"
+    clip.parent.mkdir()
+    shutil.copy(str(get_testdata_file(name)), clip)
+    files = list_folder(tmp_path, dimension=2).files
+    assert list(files) == [f"p1@clip-{number:04}" for number in range(1, frames + 1)]
+    for index in (0, frames - 1):
+        expected = pixel_array(clip, index=index)
+        found = read_image(list(files.values())[index], 2).pixels
+        assert (found == np.moveaxis(expected, -1, 0)).all()
