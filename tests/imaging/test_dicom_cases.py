@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom import uid
 from pydicom.data import get_testdata_file
@@ -69,6 +70,16 @@ def test_in_2d_each_image_is_a_case_of_its_folder(tmp_path: Path) -> None:
     files = list_folder(tmp_path, dimension=2).files
     assert set(files) == {"p1@capture", *(f"p1@IM{series}{index}" for series in (0, 1) for index in range(3))}
     assert read_image(files["p1@IM01"], 2).pixels.shape == (1, 3, 4)
+
+
+def test_a_capture_in_a_series_is_left_out_of_its_volume(tmp_path: Path) -> None:
+    folder = save_series(tmp_path / "ct", [0, 2, 4])
+    data = pydicom.dcmread(save(folder / "capture.dcm", np.zeros((5, 6), np.uint16)))
+    del data.ImagePositionPatient, data.ImageOrientationPatient
+    data.save_as(folder / "capture.dcm")
+    image = read_image(list_folder(tmp_path, dimension=3).files["ct"], 3)
+    assert image.grid.shape == (3, 3, 4)
+    assert image.notes == ("1 images of another size or direction than the other 3 are skipped (capture.dcm: 6 x 5)",)
 
 
 def test_a_damaged_file_and_one_that_is_no_dicom_are_faults(tmp_path: Path) -> None:

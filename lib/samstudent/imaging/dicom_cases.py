@@ -174,7 +174,8 @@ def _add_volumes(
 
 
 def _is_volume(members: Sequence[tuple[Path, DicomHead]]) -> bool:
-    return sum(head.frames for _, head in members) > 1 and all(head.is_placed for _, head in members)
+    """Whether a series has a stack of images. Its reader leaves out others, e.g. a capture without a position."""
+    return sum(head.frames for _, head in members if head.is_placed) > 1
 
 
 def _id_of(root: Path, folder: Path) -> str:
