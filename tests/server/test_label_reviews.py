@@ -222,6 +222,25 @@ def test_later_label_replaces_the_approved_version(bench: Bench, reviewer: Revie
     assert reviewer.reviews[CASE]["version_1"]["status"] == "" and annotate(bench)["review"] is None
 
 
+def test_corrected_label_of_a_flagged_case(bench: Bench, reviewer: Reviewer, tmp_path: Path) -> None:
+    """The extension repeats the flag that it read before the label was corrected; it is no new flag."""
+    reviewer.decide(CASE, "final", "flagged", "hard", "mend the disk")
+    save_final(bench, tmp_path, np.roll(bench.truths[CASE], 1, axis=2))
+    assert annotate(bench)["flag"]["reason"] == "mend the disk"
+    reviewer.save_version(CASE, "version_1", version(bench, tmp_path, 3)[0])
+    assert reviewer.decide(CASE, "version_1", "approved", "hard") == [200, 200]
+    assert annotate(bench)["flag"] is None
+    save_final(bench, tmp_path, bench.truths[CASE])
+    review = annotate(bench)["review"]
+    assert (review["status"], review["level"], review["comment"]) == ("", "hard", "")
+
+
+def test_annotators_are_listed(bench: Bench, reviewer: Reviewer) -> None:
+    """Where the extension looks for them: at the strategy ``annotate``."""
+    entry = bench.client.get("/datastore/?output=all").json()["objects"][CASE]
+    assert entry["image"]["info"]["strategy"]["annotate"]["client_id"] == "anna"
+
+
 def test_version_that_cannot_train_is_not_approved(bench: Bench, reviewer: Reviewer, tmp_path: Path) -> None:
     path = tmp_path / "other.nrrd"
     path.write_bytes(b"NRRD0004\ntype: uint8\ndimension: 2\nsizes: 2 2\nencoding: raw\n\n\1\1\1\1")
@@ -280,6 +299,9 @@ def test_study_of_another_server_is_adopted(bench: Bench, reviewer: Reviewer, tm
     approved = {"segmentationMeta": review | {"status": "approved"}}
     bench.datastore.save_label(CASE, str(file), "version_1", approved)
     bench.datastore.save_label("good", str(file), "final", {"segmentationMeta": review | {"status": "flagged"}})
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    bench.datastore.save_label("low", str(tmp_path / "bad.png"), "version_1", approved)
     LabelReviews(bench.study, bench.datastore).adopt()
+    assert "low" not in bench.datastore.get_labeled_images()
     assert (final(bench) == masks).all()
     assert bench.study.flags.all()["good"].who == "rita"

@@ -12,6 +12,7 @@ The extension reads the complete list of the study, saves edited labels under th
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -23,8 +24,11 @@ from samstudent.errors import UserError
 from samstudent.imaging.label_tags import FINAL, ORIGINAL
 from samstudent.rounds.flags import MAX_REASON, Flag
 from samstudent.rounds.study import Study
+from samstudent.server.auth.current_user import ANONYMOUS
 from samstudent.server.auth.roles import RoleRequired, has_role, role_name
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
+
+logger = logging.getLogger(__name__)
 
 #: Key of the metadata of a label (a name of the extension).
 KEY = "segmentationMeta"
@@ -32,6 +36,8 @@ KEY = "segmentationMeta"
 APPROVED_VERSION = "approved_version"
 APPROVED: Literal["approved"] = "approved"
 FLAGGED: Literal["flagged"] = "flagged"
+#: Key of the metadata of a label: whether its review was made on the page.
+ON_PAGE = "reviewed_on_page"
 #: Reason of a flag without a comment.
 NO_COMMENT = "flagged in 3D Slicer, without a comment"
 _TAG = re.compile(rf"{FINAL}|{ORIGINAL}|version_\d{{1,9}}")
@@ -144,7 +150,7 @@ class LabelReviews:
         labels = self._labels(case)
         if FINAL in labels:
             tag = counting_tag(labels)
-            self._write(case, tag, _flagged(labels[tag], flag))
+            self._write(case, tag, _flagged(labels[tag], flag), on_page=True)
         return flag
 
     def unflag(self, case: str) -> bool:
@@ -152,23 +158,42 @@ class LabelReviews:
         removed = self.study.flags.remove(case)
         for tag, info in self._labels(case).items():
             if (review := LabelReview.of(info)) is not None and review.status == FLAGGED:
-                self._write(case, tag, review.without_decision())
+                self._write(case, tag, review.without_decision(), on_page=bool(info.get(ON_PAGE)))
         return removed
+
+    def kept(self, case: str) -> dict[str, Any]:
+        """Metadata for a new human label of a case: the level, and the time, so that repetitions are recognised; of a
+        flagged case the complete review."""
+        info = self._labels(case).get(FINAL, {})
+        review = LabelReview.of(info)
+        if review is None:
+            return {}
+        if case not in self.study.flags.all():
+            review = LabelReview(level=review.level, editTime=review.edit_time)
+        return review.as_info() | {ON_PAGE: bool(info.get(ON_PAGE))}
 
     def adopt(self) -> None:
         """Carry out the decisions of a study that was reviewed with another server."""
         for case, labels in self.datastore.label_infos().items():
-            reviews = {tag: review for tag, info in labels.items() if (review := LabelReview.of(info)) is not None}
+            found = {tag: LabelReview.of(info) for tag, info in labels.items() if _TAG.fullmatch(tag)}
+            reviews = {tag: review for tag, review in found.items() if review is not None}
             approved = {tag: review for tag, review in reviews.items() if review.status == APPROVED and tag != ORIGINAL}
             if approved:
                 tag = max(approved, key=lambda name: (approved[name].edit_time or 0, name))
                 saved = labels.get(FINAL, {}).get("time", labels.get(FINAL, {}).get("ts", 0))
                 if tag != FINAL and (approved[tag].edit_time or 0) > saved:
-                    self._approve(case, tag, approved[tag].approved_by)
+                    self._try_approve(case, tag, approved[tag].approved_by or ANONYMOUS)
                 continue
             flagged = [review for review in reviews.values() if review.status == FLAGGED]
             if flagged and case not in self.study.flags.all():
-                self.study.flags.put(case, _reason(flagged[-1]), flagged[-1].approved_by)
+                self.study.flags.put(case, _reason(flagged[-1]), flagged[-1].approved_by or ANONYMOUS)
+
+    def _try_approve(self, case: str, tag: str, who: str) -> None:
+        """``_approve`` at the start of the server, which an unusable label must not prevent."""
+        try:
+            self._approve(case, tag, who)
+        except (UserError, OSError) as error:
+            logger.warning("the approved label %s of case %s is not used: %s", tag, case, error)
 
     def _approve(self, case: str, tag: str, who: str) -> None:
         if tag == ORIGINAL:
@@ -192,8 +217,8 @@ class LabelReviews:
         info |= final.without_decision().as_info() if final else {}
         self.datastore.save_label(case, self.datastore.get_label_uri(case, tag), FINAL, info)
 
-    def _write(self, case: str, tag: str, review: LabelReview) -> None:
-        self.datastore.update_label_info(case, tag, review.as_info())
+    def _write(self, case: str, tag: str, review: LabelReview, on_page: bool = False) -> None:
+        self.datastore.update_label_info(case, tag, review.as_info() | {ON_PAGE: on_page})
 
     def _labels(self, case: str) -> Mapping[str, Mapping[str, Any]]:
         return self.datastore.label_infos(case).get(case, {})
@@ -201,7 +226,8 @@ class LabelReviews:
 
 def approval(who: str) -> dict[str, Any]:
     """Metadata of a label that a user approves when it is saved."""
-    return LabelReview(status=APPROVED, approvedBy=who, editTime=int(time.time())).as_info()
+    review = LabelReview(status=APPROVED, approvedBy=who, editTime=int(time.time()))
+    return review.as_info() | {ON_PAGE: True}
 
 
 def counting_tag(labels: Mapping[str, Mapping[str, Any]]) -> str:
@@ -224,6 +250,7 @@ def case_review(labels: Mapping[str, Mapping[str, Any]]) -> LabelReview | None:
 def for_extension(objects: Mapping[str, Any], flags: Mapping[str, Flag]) -> None:
     """Change the host's list of objects for the extension.
 
+    The author of a human label is where the extension looks for it, at the selection of the case by a strategy.
     An approval of a version that is not the human label any more, and a flag that was removed, are left out. A flagged
     case has a flagged label. Reviews that the extension could not read are left out.
 
@@ -233,6 +260,9 @@ def for_extension(objects: Mapping[str, Any], flags: Mapping[str, Flag]) -> None
     """
     for case, entry in objects.items():
         infos = {tag: label["info"] for tag, label in entry["labels"].items()}
+        if author := infos.get(FINAL, {}).get("user") or infos.get(FINAL, {}).get("client_id"):
+            selection = {"client_id": author, "ts": infos[FINAL].get("ts")}
+            entry["image"]["info"].setdefault("strategy", {})["annotate"] = selection
         for tag, info in infos.items():
             review = LabelReview.of(info)
             if review is None or not _TAG.fullmatch(tag):

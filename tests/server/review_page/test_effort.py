@@ -56,7 +56,7 @@ def test_minutes_of_reviews_in_slicer_are_times_between_them() -> None:
             "d": {"final": reviewed(9000)},  # after a break
             "e": {"final": reviewed(9300)},
             "f": {"final": reviewed(1130, "ruth")},
-            "g": {"final": reviewed(9310, accepted_from={"structures": {}})},
+            "g": {"final": reviewed(9310, reviewed_on_page=True)},
         }
     )
     assert found is not None

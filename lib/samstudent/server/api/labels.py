@@ -27,7 +27,7 @@ from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM, ANNOTATION, check_name
-from samstudent.server.label_reviews import APPROVED_VERSION, LabelReview, LabelReviews, sent_review
+from samstudent.server.label_reviews import APPROVED_VERSION, ON_PAGE, LabelReview, LabelReviews, sent_review
 from samstudent.server.label_reviews import KEY as REVIEW
 from samstudent.server.pacs.datastore import ONLY_FROM_PACS
 from samstudent.server.start_labels import has_start, start_info, write_start
@@ -42,7 +42,7 @@ router = APIRouter(
 READ = [require("user")]
 SAVE = [require("annotator"), takes_turn("write")]
 #: Keys of author and origin, which are set when a label is saved and cannot be changed later.
-_ORIGIN = frozenset({ACCEPTED_FROM, ANNOTATION, APPROVED_VERSION})
+_ORIGIN = frozenset({ACCEPTED_FROM, ANNOTATION, APPROVED_VERSION, ON_PAGE})
 _FIXED = _ORIGIN | {"user", "client_id", *ONLY_FROM_PACS}
 
 
@@ -63,8 +63,11 @@ def put_label(
     image = context.image_id(image)
     line.describe(user_name(info.get("client_id")), case=image, tag=tag)
     note_work(context, image, info)
+    info = _without(info, {REVIEW})
+    if tag == FINAL and review is None:
+        info |= LabelReviews(context.study, context.datastore).kept(image)
     with uploads.received(label) as path:
-        label_id = context.datastore.save_label(image, str(path), tag, _without(info, {REVIEW}))
+        label_id = context.datastore.save_label(image, str(path), tag, info)
     _decide(context, image, tag, review)
     saved = context.wait_for_pacs(image) | {"image": image, "label": label_id}
     return saved | _recognised(context, image, tag)

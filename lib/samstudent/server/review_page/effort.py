@@ -11,7 +11,7 @@ from typing import Any
 
 from samstudent.imaging.label_tags import FINAL
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM, ANNOTATION
-from samstudent.server.label_reviews import LabelReview
+from samstudent.server.label_reviews import ON_PAGE, LabelReview
 from samstudent.server.review_page.queue import Infos
 
 #: Largest number of cases of the chart.
@@ -91,7 +91,7 @@ def _review_times(infos: Infos) -> Iterator[tuple[str, float]]:
     for case, labels in infos.items():
         for info in labels.values():
             review = LabelReview.of(info)
-            if review and review.approved_by and review.edit_time and ACCEPTED_FROM not in info:
+            if review and review.approved_by and review.edit_time and not info.get(ON_PAGE):
                 events.setdefault(review.approved_by, {})[review.edit_time] = case
     for name, found in events.items():
         seconds = dict[str, float]()
