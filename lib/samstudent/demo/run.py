@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
+import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import yaml
 from rich.console import Console
 
-from samstudent.demo.loop import RESUBMITTED, Parts, run_loop, run_loop_on_pacs
+from samstudent.demo.loop import RESUBMITTED, Arms, Parts, run_loop, run_loop_on_pacs
 from samstudent.demo.pacs import PACS_CASES, describe_series, make_pacs_study
 from samstudent.demo.server import Annotator, Server
 from samstudent.demo.study import DemoStudy, check_empty, make_phantom_study, prepare_study, task_with
@@ -92,7 +95,7 @@ def run_demo(options: DemoOptions) -> None:
         if not keep:
             server.stop()
     if keep:
-        _explain_keep(server)
+        _explain_keep(server, _unlabelled(study, arms))
 
 
 def run_on_pacs(options: DemoOptions) -> None:
@@ -136,7 +139,7 @@ def run_on_pacs(options: DemoOptions) -> None:
                 server.stop()
             orthanc.kill()
     if keep and server is not None and orthanc.process is not None:
-        _explain_keep(server)
+        _explain_keep(server, _unlabelled(study, arms))
         console.print(f"Orthanc is still running at {orthanc.url}; stop it with: kill {orthanc.process.pid}")
 
 
@@ -153,10 +156,29 @@ def _wait_for(server: Server) -> None:
         server.wait_until_up()
 
 
-def _explain_keep(server: Server) -> None:
+def _unlabelled(study: DemoStudy, arms: Arms) -> str:
+    """First training case that the annotator has not labelled; there is one at least."""
+    labelled = {case for record in arms.values() for case in record["labels_used"]}
+    return next(case for case in study.train if case not in labelled)
+
+
+def _explain_keep(server: Server, case: str) -> None:
+    """Print how to go on, and open the tab Annotate with a case without a label, if there is a browser."""
+    page = f"{server.url}/samstudent#annotate/{quote(case)}"
+    opened = _has_screen() and webbrowser.open(page)
     console.print(
-        f"The server is still running at {server.url}; stop it with: kill {server.process.pid}\n"
+        f"The server is still running; stop it with: kill {server.process.pid}\n"
+        f"Next: draw the label of {case} in the browser{', which has opened' if opened else ''}\n"
+        "(docs/how-to/annotate.md):\n"
+        f"  {page}\n"
         f"In 3D Slicer: install the extension MONAILabel, open the module 'MONAI Label', enter {server.url}\n"
         "as the server, press the refresh button, then 'Next Sample', correct the label, 'Submit Label'.\n"
-        "Details: docs/how-to/slicer.md"
+        "Details: docs/how-to/slicer.md",
+        soft_wrap=True,
     )
+
+
+def _has_screen() -> bool:
+    """Whether a person at this terminal sees a browser's window; a text browser would take over the terminal."""
+    shown = sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return shown and sys.stdout.isatty()
