@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 import psutil
 import requests
+from numpy.typing import NDArray
 from PIL import Image
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.common.keys import Keys
 
 from samstudent.demo import phantom
 from samstudent.demo.server import Server
@@ -35,11 +34,14 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
 from samstudent.task import load_task
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from support.browser import Browser
+from support.drawing_page import DrawingPage
+
 SIDE, FACTOR = 3000, 3
 CASES, LABELS, BOXES = 4, 3, 40
 STROKE_SECONDS, EVENTS_A_SECOND = 4.0, 100
 LATE_MS = 25.0
-WAIT_SECONDS = 120
 TASK = """\
 name: films
 dimension: 2
@@ -78,38 +80,17 @@ Promise.all(['stage', 'tools'].map((name) => import(`/samstudent/page/annotate/$
 """
 
 
-class Page:
-    """Page of a server in a browser of 1366 x 768 pixels."""
-
-    def __init__(self, url: str) -> None:
-        options = webdriver.ChromeOptions()
-        options.binary_location = str(shutil.which("chromium"))
-        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-            options.add_argument(argument)
-        self.driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-        size = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.url = url
-
-    def open(self, case: str) -> None:
-        """Open a case; returns when SAM is ready."""
-        self.driver.get(f"{self.url}/samstudent#annotate/{case}")
-        ready = "return document.querySelector('.stage')?.dataset.ready"
-        WebDriverWait(self.driver, WAIT_SECONDS).until(lambda driver: driver.execute_script(ready) == case)
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            for kind in ("keyDown", "keyUp"):
-                text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
-                self.driver.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": kind, "key": key, **text})
+class Page(DrawingPage):
+    """Tab Annotate on a film, with its frames and answers measured."""
 
     def mouse(self, kind: str, x: float, y: float, *, pressed: bool) -> None:
+        """Mouse event without the time that Selenium's actions take."""
         values = {"type": kind, "x": x, "y": y, "button": "left" if pressed else "none", "buttons": int(pressed)}
-        self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {**values, "clickCount": 1})
+        self.browser.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {**values, "clickCount": 1})
 
     def canvas(self) -> tuple[float, float, float, float]:
         """Centre (x, y) and size of the canvas, CSS pixels."""
-        box = self.driver.execute_script(
+        box = self.browser.run(
             "const b = document.getElementById('drawing').getBoundingClientRect();"
             " return [b.x + b.width / 2, b.y + b.height / 2, b.width, b.height]"
         )
@@ -119,7 +100,7 @@ class Page:
         """Frames of some seconds with a stroke, or without anything."""
         x, y, width, height = self.canvas()
         radius = 0.4 * min(width, height)
-        self.driver.execute_async_script(RECORD)
+        self.browser.driver.execute_async_script(RECORD)
         if stroke:
             self.mouse("mousePressed", x, y, pressed=True)
         start = time.perf_counter()
@@ -132,7 +113,7 @@ class Page:
             time.sleep(max(0.0, 1 / EVENTS_A_SECOND - (time.perf_counter() - start - passed)))
         if stroke:
             self.mouse("mouseReleased", x, y, pressed=True)
-        recorded = self.driver.execute_script("return window.stopFrames()")
+        recorded = self.browser.run("return window.stopFrames()")
         gaps = np.diff(recorded["frames"])
         return {
             "frames": round(1000 / float(np.mean(gaps)), 1),
@@ -146,19 +127,17 @@ class Page:
         """Milliseconds from the end of a drag to the drawn mask, for boxes of random place and size."""
         x, y, width, height = self.canvas()
         rng, times = np.random.default_rng(0), []
-        answered = "return document.querySelector('.stage').dataset.answered ?? ''"
         for _ in range(number):
-            before = self.driver.execute_script(answered)
             half = rng.uniform(20, 80, 2)
             cx, cy = x + rng.uniform(-0.25, 0.25) * width, y + rng.uniform(-0.35, 0.35) * height
-            self.mouse("mousePressed", cx - half[0], cy - half[1], pressed=True)
-            self.mouse("mouseMoved", cx, cy, pressed=True)
-            self.mouse("mouseMoved", cx + half[0], cy + half[1], pressed=True)
-            self.mouse("mouseReleased", cx + half[0], cy + half[1], pressed=True)
-            found = WebDriverWait(self.driver, WAIT_SECONDS, 0.02).until(
-                lambda driver, before=before: (now := driver.execute_script(answered)) != before and now
-            )
-            times.append(float(found.split()[1]))
+
+            def drag(cx: float = cx, cy: float = cy, half: NDArray[np.float64] = half) -> None:
+                self.mouse("mousePressed", cx - half[0], cy - half[1], pressed=True)
+                self.mouse("mouseMoved", cx, cy, pressed=True)
+                self.mouse("mouseMoved", cx + half[0], cy + half[1], pressed=True)
+                self.mouse("mouseReleased", cx + half[0], cy + half[1], pressed=True)
+
+            times.append(1000 * self.sam(drag))
         return times
 
 
@@ -180,26 +159,27 @@ def make_study(folder: Path) -> None:
             write_masks(study / "labels" / "final" / f"film{number}.seg.nrrd", masks, task, read_image(path).grid)
 
 
-def measure(server: Server, busy: bool) -> list[dict[str, Any]]:
-    """Rows of the table."""
-    page, rows = Page(server.url), list[dict[str, Any]]()
+def measure(server: Server, busy: bool, profile: Path) -> list[dict[str, Any]]:
+    """Rows of the table; ``profile``: folder of the browser."""
+    browser = Browser(profile, server.url, recorded=False)
+    page, rows = Page(browser, (SIDE, SIDE)), list[dict[str, Any]]()
     process = psutil.Process(server.process.pid)
     load = "a training runs" if busy else "no other work"
     try:
         page.open(f"film{CASES - 1}")
         rows.append({"what": "page without input", "machine": load, **page.frames(stroke=False)})
-        page.press("b", "]", "]", "]", "]")
+        browser.press("b", "]", "]", "]", "]")
         rows.append({"what": "brush of 80 px, whole film", "machine": load, **page.frames(stroke=True)})
-        page.press("+", "+", "+", "+", "+")
+        browser.press("+", "+", "+", "+", "+")
         rows.append({"what": "brush of 80 px, zoom 5.4", "machine": load, **page.frames(stroke=True)})
-        page.press("Home", "s")
+        browser.press(Keys.HOME, "s")
         used = sum(process.cpu_times()[:2])  # of the server without its jobs
         p50, p95 = np.percentile(page.boxes(BOXES), [50, 95])
         work = 1000 * (sum(process.cpu_times()[:2]) - used) / BOXES
         row = {"what": f"box to mask, {BOXES} boxes", "p50": round(p50), "p95": round(p95), "work": round(work)}
         rows.append({"machine": load, **row})
     finally:
-        page.driver.quit()
+        browser.close()
     return rows
 
 
@@ -214,10 +194,10 @@ def main() -> None:
         server = Server(folder / "study", folder / "films.yaml", folder / "server.log")
         try:
             server.wait_until_up()
-            rows = measure(server, busy=False)
+            rows = measure(server, False, folder / "idle")
             requests.post(f"{server.url}/train/student", json={"pseudo_labels": "off"}, timeout=60).raise_for_status()
             time.sleep(20)  # until the training has prepared its cases
-            rows += measure(server, busy=True)
+            rows += measure(server, True, folder / "busy")
         finally:
             server.stop()
     columns = ["what", "machine", "frames", "p50", "p95", "late", "work"]

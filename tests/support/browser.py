@@ -1,4 +1,4 @@
-"""Browser for tests (Debian's chromium), with records of its requests and console messages."""
+"""Browser (Debian's chromium) of tests, pictures and benchmarks, with records of its requests and console messages."""
 
 from __future__ import annotations
 
@@ -81,26 +81,33 @@ class Driver(webdriver.Chrome):
 class Browser:
     """One window of 1366 x 768 pixels with a profile of its own."""
 
-    def __init__(self, profile: Path, url: str, options: str = "") -> None:
+    def __init__(self, profile: Path, url: str, options: str = "", *, recorded: bool = True) -> None:
         """Start it.
 
         Args:
             profile: folder of its own.
             url: of the server.
             options: more of the command's.
+            recorded: whether it records requests and messages; they take time.
         """
-        self.url = url
+        self.url, self.recorded = url, recorded
         chosen = webdriver.ChromeOptions()
         chosen.binary_location = str(shutil.which("chromium"))
         for argument in (*OPTIONS.split(), *options.split(), f"--user-data-dir={profile}"):
             chosen.add_argument(argument)
-        chosen.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        if recorded:
+            chosen.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = Driver(chosen)
         metrics = {"width": 1366, "height": 768, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def open(self, path: str) -> None:
         self.driver.get(f"{self.url}/{path}")
+
+    def save_picture(self, path: Path) -> None:
+        """Write the window as PNG, without messages."""
+        self.run("document.getElementById('notices').replaceChildren()")
+        self.driver.save_screenshot(str(path))
 
     def close(self) -> None:
         """End all processes of the browser, also if it is unresponsive."""
@@ -134,7 +141,9 @@ class Browser:
         for _ in until(seconds):
             if value := condition():
                 return value
-        reported = f"not answered: {self.waiting()}; console: {self.console()}; page: {self.text('body')[:3000]}"
+        reported = f"page: {self.text('body')[:3000]}"
+        if self.recorded:
+            reported = f"not answered: {self.waiting()}; console: {self.console()}; {reported}"
         pytest.fail(f"{what} did not happen within {seconds:g} s; {reported}")
 
     def shows(self, case: str) -> None:

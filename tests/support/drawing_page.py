@@ -110,13 +110,21 @@ class DrawingPage:
     # ---- the drawing on the server ----
 
     def saved_drawing(self, case: str, spatial: tuple[int, ...]) -> dict[str, NDArray[np.bool_]]:
-        """Masks bool (*spatial) by structure, from the draft on the server, which is saved first."""
-        self.command("s")
-        self.browser.until(lambda: self.browser.text("#saved") in ("draft saved", "draft loaded"), "draft")
-        path = f"{self.browser.url}/samstudent/annotate/{case}/draft"
-        answer = requests.get(path, params={"client": self.client()}, timeout=60)
+        """Masks bool (*spatial) of the open case by structure.
+
+        They come from the draft on the server, which is saved first; of a pseudo label that was opened from the review
+        queue and not changed yet, from the pseudo label.
+        """
+        path = f"{self.browser.url}/samstudent/annotate/{case}"
+        if self.browser.text("#saved") == "":
+            answer = requests.get(f"{path}/predicted", params={"source": "sam"}, timeout=60)
+        else:
+            self.command("s")
+            self.browser.until(lambda: self.browser.text("#saved") in ("draft saved", "draft loaded"), "draft")
+            answer = requests.get(f"{path}/draft", params={"client": self.client()}, timeout=60)
         answer.raise_for_status()
-        structures: dict[str, Any] = answer.json()["label"]["structures"]
+        label: dict[str, Any] = answer.json()
+        structures = label.get("label", label)["structures"]
         return {name: DrawnStructure(**found).mask(spatial, name) for name, found in structures.items()}
 
     def client(self) -> str:
