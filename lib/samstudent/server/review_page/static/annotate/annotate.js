@@ -27,6 +27,7 @@ export class Annotate {
     this.clock = new Clock();
     this.drawing = null;
     this.editing = false; // opened from Review
+    this.closed = false; // another tab is shown
     this.shortcuts = SHORTCUTS;
     this.keys = new Keys(this);
     this.assist = new Assistance(this);
@@ -46,6 +47,7 @@ export class Annotate {
   }
 
   async close() {
+    this.closed = true;
     document.removeEventListener('visibilitychange', this.saveNow);
     clearInterval(this.ticker);
     this.editor.stage.close();

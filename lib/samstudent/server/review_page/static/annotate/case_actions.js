@@ -45,6 +45,7 @@ export class CaseActions {
   /** Go on after a case is done: to the review queue, or to the next case. */
   leave() {
     const { view, strategy } = this;
+    if (view.closed) return;
     view.shut('Saved.', false);
     view.cases.load();
     if (view.editing) this.back();
@@ -63,6 +64,7 @@ export class CaseActions {
     this.strategy = strategy;
     try {
       const { id, reason } = await post(`activelearning/${encodeURIComponent(strategy)}`, { client_id: view.client || undefined });
+      if (view.closed) return; // the person has gone to another tab meanwhile
       if (!id) {
         this.strategy = null;
         notice(reason ?? 'There is no case left.');

@@ -58,8 +58,10 @@ export class Cases {
   mark(name) {
     this.selected = name;
     for (const item of this.items.querySelectorAll('button')) {
-      if (item.dataset.case === name) item.setAttribute('aria-current', 'true');
-      else item.removeAttribute('aria-current');
+      if (item.dataset.case === name) {
+        item.setAttribute('aria-current', 'true');
+        item.scrollIntoView({ block: 'nearest' });
+      } else item.removeAttribute('aria-current');
     }
   }
 }

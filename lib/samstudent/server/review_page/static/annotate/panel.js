@@ -27,7 +27,7 @@ export class Panel {
   show() {
     const { view } = this, { data, may } = view, size = data.axes ? data.size.toReversed().join(' × ') : `${data.size[1]} × ${data.size[0]}`;
     this.rows = view.drawing.structures.map((structure) => this.row(structure));
-    this.list = h('ul', { class: 'structures drawn' }, this.rows);
+    this.list = h('ul', { class: data.overlap ? 'structures drawn free' : 'structures drawn' }, this.rows); // free: no structure needs protection
     const { label, flag, review, sources } = data;
     const status = label.digest === 'none' ? 'no label yet' : `labelled ${label.user ? `by ${label.user}, ` : ''}${dateTime(label.time)}`;
     const reviewed = review && [review.status === 'approved' && `approved by ${review.approved_by}`, review.level, review.comment].filter(Boolean).join(' · ');
@@ -73,7 +73,6 @@ export class Panel {
       const swatch = row.querySelector('.swatch'), lock = row.querySelector('.lock');
       swatch.style.setProperty('--colour', css(this.view.colour(index)));
       swatch.setAttribute('aria-pressed', String(!structure.hidden));
-      lock.disabled = drawing.overlap; // nothing to protect
       lock.setAttribute('aria-pressed', String(structure.finished));
       for (const item of row.querySelectorAll('[data-state]')) item.setAttribute('aria-pressed', String(item.dataset.state === structure.state));
     });
