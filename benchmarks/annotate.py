@@ -207,7 +207,14 @@ def main() -> None:
         print(" | ".join(line))
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
-        content = {"kind": "table", "command": "python benchmarks/annotate.py", "columns": titles, "rows": table}
+        content = {
+            "kind": "table",
+            "options": {},
+            "when": time.strftime("%Y-%m-%d"),
+            "command": "python benchmarks/annotate.py",
+            "columns": titles,
+            "rows": table,
+        }
         (options.output / "results.json").write_text(json.dumps(content, indent=1))
 
 
