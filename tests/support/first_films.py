@@ -25,7 +25,8 @@ __all__ = ["SamstudentApp"]
 ROUND_SECONDS = 1200
 #: Whether the present step of a round is some way on.
 _HALF_WAY = (
-    "return [...document.querySelectorAll('.jobs [aria-current] progress')].some(({ position }) => position > 0.3)"
+    "return [...document.querySelectorAll('.jobs [aria-current] progress')]"
+    ".some(({ position: p }) => p > 0.3 && p < 0.95)"
 )
 _ROWS = "return [...document.querySelectorAll('#queue button[data-case]')].map((row) => row.dataset.case)"
 
@@ -96,7 +97,9 @@ class FirstFilms:
         self.browser.until(lambda: self.browser.run(_HALF_WAY) or last(), "the round", ROUND_SECONDS)
         self.show("round")
         record: dict[str, Any] = self.browser.until(last, "the end of the round", ROUND_SECONDS)
-        self.browser.until(lambda: record["id"] in self.browser.text("section.rounds"), "the round in the list")
+        ended = "return document.getElementById('job').hidden"
+        self.browser.until(lambda: self.browser.run(ended), "the end of its job", ROUND_SECONDS)
+        self.browser.run("document.querySelector('section.rounds').scrollIntoView({ block: 'end' })")
         self.show("rounds")
         return record
 
