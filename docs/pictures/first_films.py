@@ -1,4 +1,4 @@
-"""Pictures of docs/how-to/first-model.md: headless Chromium on a real server, from drawn films to a model in use.
+"""Pictures for docs/how-to/first-model.md: headless Chromium on a real server, from drawn films to a model in use.
 
 python docs/pictures/first_films.py     # needs apt-get install chromium chromium-driver; 8 minutes on two idle cores
 
@@ -48,9 +48,9 @@ training: {steps: 70, batch_size: 4, mirror: [x]}
 pseudo_labels: {folds: 2}
 holdout: {fraction: 0}
 """
-#: Pictures by the moment of the way; of several moments of one name the first counts, of rounds the last.
-MOMENTS = {"boxes": "first-boxes", "brush": "first-label", "round": "second-round", "review": "first-review"}
-MOMENTS |= {"mended": "first-mended", "rounds": "both-rounds"}
+#: Pictures by the moment of the way; of several moments of one name the first counts, of the rounds the last.
+MOMENTS = {"boxes": "first-boxes", "brush": "first-label", "round": "first-round", "review": "first-review"}
+MOMENTS |= {"mended": "first-mended", "rounds": "first-rounds"}
 
 
 def on_the_page(server: RunningServer, study: TinyStudy, folder: Path, output: Path) -> None:
@@ -58,7 +58,7 @@ def on_the_page(server: RunningServer, study: TinyStudy, folder: Path, output: P
     browser, seen = Browser(folder / "profile", server.url), set[str]()
 
     def show(moment: str) -> None:
-        if moment not in seen or moment.startswith("round"):
+        if moment not in seen or moment == "rounds":
             browser.save_picture(output / f"{MOMENTS[moment]}.png")
             seen.add(moment)
 

@@ -99,7 +99,6 @@ class FirstFilms:
         record: dict[str, Any] = self.browser.until(last, "the end of the round", ROUND_SECONDS)
         ended = "return document.getElementById('job').hidden"
         self.browser.until(lambda: self.browser.run(ended), "the end of its job", ROUND_SECONDS)
-        self.browser.run("document.querySelector('section.rounds').scrollIntoView({ block: 'end' })")
         self.show("rounds")
         return record
 
