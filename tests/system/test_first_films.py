@@ -72,7 +72,7 @@ def test_first_films_become_a_model_in_use(
     films: FirstFilms, study: TinyStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     films.begin()
-    labelled = [films.label_next(["radius", "ulna"], 0.9, 3) for _ in range(LABELS)]
+    labelled = [films.label_next(["radius", "ulna"], 0.9, 8) for _ in range(LABELS)]
     store = StudyFolderDatastore(str(study.folder), auto_reload=False, read_only=True)
     for case in labelled:
         grid = read_image(study.image(case)).grid
