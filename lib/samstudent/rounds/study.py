@@ -21,6 +21,7 @@ from samstudent.pseudolabels.policy import LabelingPolicy
 from samstudent.pseudolabels.review import Reviews
 from samstudent.rounds.adapted_models import TRAINING, AdaptedModels
 from samstudent.rounds.audited_ledger import audit_log_of, audited_ledger
+from samstudent.rounds.click_decoders import ClickDecoders
 from samstudent.rounds.flags import Flags
 from samstudent.rounds.holdout import HoldOut
 from samstudent.rounds.ledger import Ledger
@@ -114,6 +115,10 @@ class Study:
     def adapted_models(self) -> AdaptedModels:
         return AdaptedModels(self.folder)
 
+    @cached_property
+    def click_decoders(self) -> ClickDecoders:
+        return ClickDecoders(self.folder)
+
     def plain_sam(self) -> SamModel:
         """The published SAM, loaded at the first call: job processes that need it load their own."""
         with self._sam_lock:
@@ -158,6 +163,10 @@ class Study:
         except UserError as error:
             logger.warning("the served model is not used: %s", error)
             return None
+
+    def click_decoder(self) -> SamModel | None:
+        """The decoder of clicks, if the task's SAM has one of its own; see ``ClickDecoders.decoder``."""
+        return self.click_decoders.decoder(self.plain_sam())
 
     def sam(self) -> SamModel:
         """The active SAM, adapted or plain."""

@@ -28,6 +28,8 @@ from samstudent.util.files import atomic_write
 #: Name of a weight in the model's state dict -> its tensor on the CPU.
 Weights = dict[str, torch.Tensor]
 
+#: First parts of the names of the weights that decode; the others make the embedding.
+DECODING = ("mask_decoder.", "prompt_encoder.")
 #: Version of the file's layout.
 _VERSION = "1"
 
@@ -142,16 +144,25 @@ def save_adapted(path: Path, adaptation: Adaptation, base: SamModel) -> str:
     """
     if not adaptation.weights:
         raise UserError(f"{path}: nothing to save, the plain SAM is used: {adaptation.reason}")
-    digest = digest_of(base, adaptation.weights)
+    return save_weights(path, adaptation.weights, base, adaptation.record())
+
+
+def save_weights(path: Path, weights: Weights, base: SamModel, record: Mapping[str, Any]) -> str:
+    """Write weights of prompt encoder and mask decoder, for ``load_adapted``, with a record of JSON values.
+
+    Returns:
+        The digest of the backend that ``load_adapted`` returns.
+    """
+    digest = digest_of(base, weights)
     meta = {
         "format": _VERSION,
         "backend": base.name,
         "base": base.digest,
         "digest": digest,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "record": json.dumps(adaptation.record(), allow_nan=False),
+        "record": json.dumps(record, allow_nan=False),
     }
-    atomic_write(path, save({name: w.contiguous() for name, w in adaptation.weights.items()}, metadata=meta))
+    atomic_write(path, save({name: weight.contiguous() for name, weight in weights.items()}, metadata=meta))
     return digest
 
 
@@ -195,9 +206,9 @@ def _read(path: Path) -> tuple[dict[str, str], Weights]:
 
 
 def _check(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise UserError for weights outside the mask decoder: embeddings must be the same as those of the plain SAM."""
+    """Raise UserError for weights of the image encoder: embeddings must be the same as those of the plain SAM."""
     parameters = dict(model.named_parameters())
     for name, tensor in weights.items():
-        fits = name.startswith("mask_decoder.") and name in parameters and parameters[name].shape == tensor.shape
+        fits = name.startswith(DECODING) and name in parameters and parameters[name].shape == tensor.shape
         if not fits:
-            raise UserError(f"the adapted weight {name} {tuple(tensor.shape)} does not fit this SAM's mask decoder")
+            raise UserError(f"the adapted weight {name} {tuple(tensor.shape)} does not fit this SAM's decoder")

@@ -9,7 +9,8 @@ drawn shapes:
 - of square boxes of seven sizes around the click the mask of the highest predicted IoU: 0.64, 0.85; the same with the
   click as a point: 0.54, 0.71
 
-So for these models clicks select a box and cut the mask, and are not used as point prompts. Sizes and rank were
+So for these models without a click decoder (LiteMedSAM has one, ``sam/click_decoder.py``) clicks select a box and cut
+the mask, and are not used as point prompts; nor is a single click with one. Sizes and rank were
 chosen on 28 of those structures, 9 shapes and 24 phantom bones, so their own numbers are optimistic: 0.66, 0.79, 0.64.
 Predicted IoU alone: 0.66, 0.78, 0.64; stability alone: 0.64, 0.76, 0.57; with one larger box (0.55 of the image):
 0.57, 0.79, 0.59; with oblong boxes: 0.62, 0.79, 0.65.
@@ -48,11 +49,13 @@ class ClickedMask:
         mask: bool (y, x) at the image's size; may be empty.
         prompt: prompt of the decoder; has the user's points only where the model was trained with points.
         predicted_iou: SAM's own estimate of the IoU with the truth.
+        sam: digest of the SAM, or of the click decoder, that decoded it.
     """
 
     mask: Mask
     prompt: Prompt
     predicted_iou: float
+    sam: str
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -62,28 +65,36 @@ class ClickedMask:
         }
 
 
-def mask_of_clicks(backend: SamBackend, embedding: Embedding, prompt: Prompt) -> ClickedMask:
+def mask_of_clicks(
+    backend: SamBackend, embedding: Embedding, prompt: Prompt, clicks: SamBackend | None = None
+) -> ClickedMask:
     """Mask of one structure.
 
-    A model that was trained with points is run with the prompt itself; another one with the box, or with boxes of
-    several sizes around the positive points (``boxes_around``). The mask with most positive and fewest negative points
-    is selected, among equal ones the one that ranks highest by SAM's own figures (``_rank``). Pixels nearer to a
-    negative than to every positive point are removed (``cut_by_points``).
+    A model that was trained with points is run with the prompt itself, a click decoder (``sam/click_decoder.py``) from
+    the second click, or the first one in a box; another model, and a single click, with the box, or with boxes of
+    several sizes around the positive points (``boxes_around``). Of their masks the one with most positive and fewest
+    negative points is selected, among equal ones the one that ranks highest by SAM's own figures (``_rank``). Pixels
+    nearer to a negative than to every positive point are removed (``cut_by_points``).
 
     Args:
         backend: the SAM.
         embedding: of the image.
         prompt: a box or at least one positive point; any negative points.
+        clicks: click decoder of a SAM whose point prompts were never trained; None: there is none.
     """
-    if backend.name not in BOX_ONLY:
-        decoded = backend.decode(embedding, prompt)
-        return ClickedMask(decoded.logits > 0, prompt, decoded.predicted_iou)
+    many = len(prompt.positive) + len(prompt.negative) + (prompt.box is not None) > 1
+    knows_points = clicks if many else None
+    if knows_points is None and backend.name not in BOX_ONLY:
+        knows_points = backend
+    if knows_points is not None:
+        decoded = knows_points.decode(embedding, prompt)
+        return ClickedMask(decoded.logits > 0, prompt, decoded.predicted_iou, knows_points.digest)
     boxes = [prompt.box] if prompt.box else boxes_around(prompt.positive, embedding.image_size)
     prompts = [Prompt(box=box) for box in boxes]
     candidates = list(zip(prompts, backend.decode_many(embedding, prompts), strict=True))
     used, decoded = max(candidates, key=lambda candidate: _rank(candidate[1], prompt))
     mask = cut_by_points(decoded.logits > 0, prompt.positive, prompt.negative)
-    return ClickedMask(mask, used, decoded.predicted_iou)
+    return ClickedMask(mask, used, decoded.predicted_iou, backend.digest)
 
 
 def boxes_around(points: Sequence[Point], image_size: tuple[int, int]) -> list[Box]:

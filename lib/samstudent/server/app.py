@@ -93,7 +93,9 @@ class SamstudentApp(MONAILabelApp):  # type: ignore[misc]
         return {
             "student": StudentInferTask(self.study),
             "student+sam": StudentSamInferTask(self.study),
-            "sam": SamInteractiveTask(self.task, self.study.sam, self.study.embeddings, self.study.plain_sam),
+            "sam": SamInteractiveTask(
+                self.task, self.study.sam, self.study.embeddings, self.study.plain_sam, self.study.click_decoder
+            ),
         }
 
     def init_trainers(self) -> dict[str, TrainTask]:

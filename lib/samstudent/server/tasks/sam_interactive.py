@@ -58,6 +58,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
             before, because the host's child processes build every task.
         plain: function that returns the plain SAM, for structures that are not in the task: the adapted one never saw
             any of them.
+        clicks: function that returns the click decoder; None: SAM has none of its own.
         embeddings: the study's embedding cache: a click on a slice that was clicked on before takes no encoder.
     """
 
@@ -67,6 +68,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         sam: Callable[[], SamBackend],
         embeddings: EmbeddingCache,
         plain: Callable[[], SamBackend] | None = None,
+        clicks: Callable[[], SamBackend | None] = lambda: None,
     ) -> None:
         super().__init__(
             path=None,
@@ -80,6 +82,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         self.task = task
         self._sam = sam
         self._plain = plain or sam
+        self._clicks = clicks
         self._embeddings = embeddings
         self._stacks = RecentStacks(lambda path: SliceStack.of(read_image(path, task.dimension), task.image))
 
@@ -129,11 +132,9 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
                 backend = self._sam() if request.name in self.task.structures else self._plain()
                 embedding = self._embeddings.embed(backend, np.ascontiguousarray(stack.pixels[request.slice]))
             with _timed("decode", seconds):
-                clicked = mask_of_clicks(backend, embedding, request.prompt)
+                clicked = mask_of_clicks(backend, embedding, request.prompt, self._clicks())
             masks[task.structures[request.name] - 1, request.slice] = clicked.mask
-            structures.append(
-                {"name": request.name, "slice": request.slice, "sam": backend.digest, **clicked.as_json()}
-            )
+            structures.append({"name": request.name, "slice": request.slice, "sam": clicked.sam, **clicked.as_json()})
         data[self.output_label_key] = _LabelMap(stack.to_canonical(masks), stack.grid, task)
         data[self.output_json_key] = {"structures": structures, "values": dict(task.structures)}
         data["latencies"] = {name: round(value, 3) for name, value in seconds.items()}

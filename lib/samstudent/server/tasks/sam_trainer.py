@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 class SamTrainTask(TrainTask):  # type: ignore[misc]
     """One call trains students on folds of the labels, so that there are out-of-fold predictions to prompt with, then
-    SAM's mask decoder, and activates the adapted SAM if it beats the plain one on cases left out.
+    SAM's mask decoder, and activates the adapted SAM if it beats the plain one on cases left out; then the decoder of
+    clicks, in the same way.
 
     The students are kept: a round on the same labels uses them again.
 
@@ -93,5 +94,10 @@ class SamTrainTask(TrainTask):  # type: ignore[misc]
             policy = fit_labeling(teacher, labels, [], round_options, self.report)
             found, learnt_from = policy.record["adaptation"], labels.digests(cross.folds)
             id = self.study.store_adaptation(found, store.policy_folder / ADAPTED_FILE, learnt_from)
+            clicks = self.study.click_decoders.adapt(labels, store.plain_sam(), round_options.seed or 0, self.report)
         logger.info("SAM %s: %s", id, found["reason"])
-        return self.stats() | {"id": id, "active": self.study.active_model, "reason": found["reason"]}
+        result = self.stats() | {"id": id, "active": self.study.active_model, "reason": found["reason"]}
+        if clicks is not None:
+            logger.info("clicks: %s", clicks.reason)
+            result |= {"clicks": clicks.reason}
+        return result
