@@ -13,7 +13,7 @@ export function effortCard(data) {
   const title = h('h2', {}, 'Minutes a case');
   if (!data) return [];
   const facts = [];
-  if (data.from_model) facts.push(`Of ${data.from_model} structures that began as masks of a model, ${data.untouched} were submitted untouched.`);
+  if (data.from_model) facts.push(`Structures that began as masks of a model: ${data.from_model}; of these submitted untouched: ${data.untouched}.`);
   if (data.reviewed) facts.push(`${data.reviewed} structures were accepted in Review.`);
   const note = facts.length ? h('p', { class: 'small' }, facts.join(' ')) : null;
   const table = (name, rows, text) => h('table', {}, h('thead', {}, h('tr', {}, [name, 'cases', 'median'].map((column, i) => h('th', { scope: 'col', class: i ? 'number' : null }, column)))),
