@@ -34,7 +34,7 @@ from samstudent.demo.phantom import make_radiograph
 from samstudent.sam import lite_medsam
 from samstudent.sam.adapted import save_weights
 from samstudent.sam.click_adapt import dice_by_clicks, some_masks
-from samstudent.sam.click_decoder import click_decoder
+from samstudent.sam.click_decoder import ClickDecoder, click_decoder
 from samstudent.sam.click_training import ClickExample, ClickRun, ClickTrainingOptions
 from samstudent.sam.clicks import mask_of_clicks
 from samstudent.sam.embedding import Embedding
@@ -143,7 +143,9 @@ def measure(data: Path, count: int) -> None:
     }
     if clicks is not None:
         ways["click decoder"] = lambda embedding, prompt: clicks.decode(embedding, prompt).logits > 0
-        ways["from the second click"] = lambda embedding, prompt: mask_of_clicks(sam, embedding, prompt, clicks).mask
+        ways["from the second click"] = lambda embedding, prompt: (
+            mask_of_clicks(sam, embedding, prompt, ClickDecoder(clicks)).mask
+        )
     table = Table("set", "structures", "way", *(f"{k} clicks" for k in (1, 2, 3, 5)), f"clicks to {GOOD}", "reached")
     for name, pictures in sets.items():
         chosen = examples(pictures, sam, count)

@@ -17,6 +17,7 @@ from samstudent.rounds.click_decoders import ClickDecoders, click_examples
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.click_adapt import ClickAdaptation
 from samstudent.sam.click_training import is_trained
+from samstudent.sam.model import SamModel
 from samstudent.task import Task
 from support.sam_models import lite, small
 
@@ -37,8 +38,8 @@ def test_sam_with_trained_points_has_no_decoder_of_its_own(small: Any, tmp_path:
 
 def test_lite_medsam_has_the_general_decoder(lite: Any, tmp_path: Path) -> None:
     decoder = ClickDecoders(tmp_path).decoder(lite)
-    assert decoder is not None and decoder.digest != lite.digest
-    assert decoder.embedding_digest == lite.embedding_digest
+    assert decoder is not None and decoder.least == 2 and decoder.sam.digest != lite.digest
+    assert decoder.sam.embedding_digest == lite.embedding_digest
 
 
 def test_better_adaptation_is_used_by_all_processes_and_a_worse_one_changes_nothing(small: Any, tmp_path: Path) -> None:
@@ -48,9 +49,10 @@ def test_better_adaptation_is_used_by_all_processes_and_a_worse_one_changes_noth
     assert other.decoder(small) is None
     first.store(adaptation(small, used=True), small)
     found = other.decoder(small)
-    assert found is not None and found is other.decoder(small)
+    assert found is not None and found.least == 1 and found is other.decoder(small)
+    assert isinstance(found.sam, SamModel)
     name = "mask_decoder.iou_token.weight"
-    assert torch.equal(found.load().state_dict()[name], 1.01 * small.load().state_dict()[name])
+    assert torch.equal(found.sam.load().state_dict()[name], 1.01 * small.load().state_dict()[name])
     first.store(adaptation(small, used=False), small)
     assert other.decoder(small) is found
     assert json.loads((folder / "clicks.json").read_text())["used"] is False

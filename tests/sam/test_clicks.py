@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samstudent.sam.click_decoder import click_decoder
+from samstudent.sam.click_decoder import ClickDecoder, click_decoder
 from samstudent.sam.clicks import BOX_ONLY, SCALES, boxes_around, cut_by_points, mask_of_clicks
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.prompts import Prompt
@@ -104,21 +104,26 @@ def test_click_decoder_gets_prompts_with_more_than_a_click_or_a_box() -> None:
     backend, clicks = Answering(lambda p: (in_box(p), 0.5)), Answering(lambda _: (disc(50, 60, 20), 0.7))
     backend.digest, clicks.digest = "plain", "clicks"
     embedding = backend.embed(film(disc(0, 0, 1)))
-    for alone in (Prompt(box=(30, 40, 70, 80)), Prompt(positive=((50.0, 60.0),))):
-        assert mask_of_clicks(backend, embedding, alone, clicks).sam == "plain" and not clicks.asked
+    box = Prompt(box=(30, 40, 70, 80))
+    for alone in (box, Prompt(positive=((50.0, 60.0),))):
+        assert mask_of_clicks(backend, embedding, alone, ClickDecoder(clicks)).sam == "plain" and not clicks.asked
     asked = len(backend.asked)
     both = Prompt(box=(30, 40, 70, 80), negative=((9.0, 9.0),))
     for prompt in (both, Prompt(positive=((50.0, 60.0), (52.0, 70.0)))):
-        found = mask_of_clicks(backend, embedding, prompt, clicks)
+        found = mask_of_clicks(backend, embedding, prompt, ClickDecoder(clicks))
         assert found.sam == "clicks" and found.prompt == prompt and (found.mask == disc(50, 60, 20)).all()
     assert len(backend.asked) == asked
+    adapted = ClickDecoder(clicks, least=1)
+    assert mask_of_clicks(backend, embedding, Prompt(positive=((50.0, 60.0),)), adapted).sam == "clicks"
+    assert mask_of_clicks(backend, embedding, box, adapted).sam == "plain"
 
 
 def test_click_decoder_in_the_package_segments_from_two_clicks(lite: Any) -> None:
     truth = disc(120, 110, 30)
-    found = mask_of_clicks(
-        lite, lite.embed(film(truth)), Prompt(positive=((126.0, 104.0), (108.0, 118.0))), click_decoder(lite)
-    )
+    decoder = click_decoder(lite)
+    assert decoder is not None
+    prompt = Prompt(positive=((126.0, 104.0), (108.0, 118.0)))
+    found = mask_of_clicks(lite, lite.embed(film(truth)), prompt, ClickDecoder(decoder))
     assert found.prompt.positive and dice(found.mask, truth) > 0.85
 
 

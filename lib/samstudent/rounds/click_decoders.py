@@ -22,7 +22,7 @@ from samstudent.rounds.teaching import LabelledSet
 from samstudent.sam.adapted import load_adapted, save_weights
 from samstudent.sam.cached_sam import CachedSam
 from samstudent.sam.click_adapt import ClickAdaptation, adapt_clicks
-from samstudent.sam.click_decoder import click_decoder
+from samstudent.sam.click_decoder import ClickDecoder, click_decoder
 from samstudent.sam.click_training import ClickExample, ClickTrainingOptions
 from samstudent.sam.clicks import BOX_ONLY
 from samstudent.sam.model import SamModel
@@ -32,7 +32,7 @@ from samstudent.util.progress import Progress, Report
 
 logger = logging.getLogger(__name__)
 
-#: Training steps. A step takes about 2.5 s of a core with LiteMedSAM.
+#: Training steps. A step takes about 1 s of a core with LiteMedSAM.
 STEPS = 60
 #: Largest number of slices of a volume that train: those with the largest structures.
 _SLICES = 4
@@ -47,11 +47,11 @@ class ClickDecoders:
 
     def __init__(self, folder: Path) -> None:
         self.weights, self.record_file = folder / "clicks.safetensors", folder / "clicks.json"
-        self._loaded: tuple[int, SamModel] | None = None
+        self._loaded: tuple[int, ClickDecoder] | None = None
         self._logged = ""
         self._lock = threading.Lock()
 
-    def decoder(self, plain: SamModel) -> SamModel | None:
+    def decoder(self, plain: SamModel) -> ClickDecoder | None:
         """The adapted decoder, else the general one; None: the SAM has none of its own.
 
         An adapted one that cannot be used (damaged, or made of another SAM) is logged and replaced by the general one.
@@ -60,7 +60,7 @@ class ClickDecoders:
             try:
                 stamp = self.weights.stat().st_mtime_ns
                 if self._loaded is None or self._loaded[0] != stamp:
-                    self._loaded = stamp, load_adapted(self.weights, plain)
+                    self._loaded = stamp, ClickDecoder(load_adapted(self.weights, plain), least=1)
                 return self._loaded[1]
             except (FileNotFoundError, NotFound):
                 pass
@@ -68,7 +68,8 @@ class ClickDecoders:
                 if str(error) != self._logged:
                     logger.error("the general click decoder is used: %s", error)
                     self._logged = str(error)
-        return click_decoder(plain)
+        general = click_decoder(plain)
+        return None if general is None else ClickDecoder(general)
 
     def store(self, adaptation: ClickAdaptation, plain: SamModel) -> None:
         """Store an adaptation, which is used from now on if it is better; else the decoder of before stays."""
@@ -77,7 +78,7 @@ class ClickDecoders:
         atomic_write(self.record_file, json.dumps(adaptation.record(), indent=1))
 
     def adapt(self, labels: LabelledSet, sam: CachedSam, seed: int, report: Report) -> ClickAdaptation | None:
-        """Adapt the decoder in use to human labels, and store the result.
+        """Adapt the general decoder to human labels, and store the result.
 
         Args:
             labels: the labelled cases.
@@ -88,7 +89,8 @@ class ClickDecoders:
         Returns:
             None for a SAM whose point prompts were never trained, and for which there is no general click decoder.
         """
-        start = self.decoder(sam.backend)
+        # Not from an adapted one, which has seen the cases that are left out for the comparison.
+        start = click_decoder(sam.backend)
         if start is None and sam.backend.name in BOX_ONLY:
             return None
         report(Progress("training SAM with clicks"))

@@ -29,6 +29,7 @@ from samstudent.rounds.study_paths import StudyPaths
 from samstudent.rounds.trained import ImageContents
 from samstudent.sam.adapted import load_adapted
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.click_decoder import ClickDecoder
 from samstudent.sam.model import SamModel
 from samstudent.sam.registry import load_backend
 from samstudent.student.predict import Student
@@ -164,7 +165,7 @@ class Study:
             logger.warning("the served model is not used: %s", error)
             return None
 
-    def click_decoder(self) -> SamModel | None:
+    def click_decoder(self) -> ClickDecoder | None:
         """The decoder of clicks, if the task's SAM has one of its own; see ``ClickDecoders.decoder``."""
         return self.click_decoders.decoder(self.plain_sam())
 

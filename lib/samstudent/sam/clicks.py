@@ -10,7 +10,7 @@ drawn shapes:
   click as a point: 0.54, 0.71
 
 So for these models without a click decoder (LiteMedSAM has one, ``sam/click_decoder.py``) clicks select a box and cut
-the mask, and are not used as point prompts; nor is a single click with one. Sizes and rank were
+the mask, and are not used as point prompts; nor is a single click with the general one. Sizes and rank were
 chosen on 28 of those structures, 9 shapes and 24 phantom bones, so their own numbers are optimistic: 0.66, 0.79, 0.64.
 Predicted IoU alone: 0.66, 0.78, 0.64; stability alone: 0.64, 0.76, 0.57; with one larger box (0.55 of the image):
 0.57, 0.79, 0.59; with oblong boxes: 0.62, 0.79, 0.65.
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from samstudent.sam.click_decoder import ClickDecoder
 from samstudent.sam.embedding import DecodedMask, Embedding
 from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Box, Mask, Point, Prompt
@@ -66,13 +67,13 @@ class ClickedMask:
 
 
 def mask_of_clicks(
-    backend: SamBackend, embedding: Embedding, prompt: Prompt, clicks: SamBackend | None = None
+    backend: SamBackend, embedding: Embedding, prompt: Prompt, clicks: ClickDecoder | None = None
 ) -> ClickedMask:
     """Mask of one structure.
 
-    A model that was trained with points is run with the prompt itself, a click decoder (``sam/click_decoder.py``) from
-    the second click, or the first one in a box; another model, and a single click, with the box, or with boxes of
-    several sizes around the positive points (``boxes_around``). Of their masks the one with most positive and fewest
+    A model that was trained with points is run with the prompt itself, a click decoder with the
+    prompts that it takes; another model with the box, or with boxes of several sizes around the positive points
+    (``boxes_around``). Of their masks the one with most positive and fewest
     negative points is selected, among equal ones the one that ranks highest by SAM's own figures (``_rank``). Pixels
     nearer to a negative than to every positive point are removed (``cut_by_points``).
 
@@ -82,8 +83,7 @@ def mask_of_clicks(
         prompt: a box or at least one positive point; any negative points.
         clicks: click decoder of a SAM whose point prompts were never trained; None: there is none.
     """
-    many = len(prompt.positive) + len(prompt.negative) + (prompt.box is not None) > 1
-    knows_points = clicks if many else None
+    knows_points = clicks.sam if clicks is not None and clicks.takes(prompt) else None
     if knows_points is None and backend.name not in BOX_ONLY:
         knows_points = backend
     if knows_points is not None:

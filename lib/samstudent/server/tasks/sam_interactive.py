@@ -35,6 +35,7 @@ from samstudent.errors import UserError
 from samstudent.imaging.case import Grid, read_image
 from samstudent.imaging.label_writing import write_masks
 from samstudent.sam.cache import EmbeddingCache
+from samstudent.sam.click_decoder import ClickDecoder
 from samstudent.sam.clicks import mask_of_clicks
 from samstudent.sam.model import SamBackend
 from samstudent.sam.prompts import Mask
@@ -68,7 +69,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         sam: Callable[[], SamBackend],
         embeddings: EmbeddingCache,
         plain: Callable[[], SamBackend] | None = None,
-        clicks: Callable[[], SamBackend | None] = lambda: None,
+        clicks: Callable[[], ClickDecoder | None] = lambda: None,
     ) -> None:
         super().__init__(
             path=None,
