@@ -43,7 +43,7 @@ def learned(small: Any, examples: list[Example], monkeypatch: pytest.MonkeyPatch
     """Its SAM was trained for a few steps."""
     samples = [q for i, e in enumerate(examples) for q in prompt_samples(i, e, BOX, "vit_b")]
     run = Run(small, examples, samples, BOX.stages_for("vit_b"), OPTIONS, [0])
-    run.train(40, lambda: None)
+    run.train(40)
     monkeypatch.setattr(module, "Run", Learned)
     monkeypatch.setattr(Learned, "sam", run.backend, raising=False)
     return Learned

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from samstudent.sam.adapt_run import AdaptationOptions, Run, rate_factor, sample_loss
+from samstudent.sam.adapt_run import AdaptationOptions, Run, sample_loss
 from samstudent.sam.adapt_samples import Example, prompt_samples
+from samstudent.sam.decoder_run import rate_factor
 from samstudent.sam.embedding import Embedding, low_res_fraction
 from support.adapt_examples import BOX, OPTIONS, examples, rectangle
 
@@ -19,7 +20,7 @@ def test_equal_seeds_give_equal_weights(small: Any, examples: list[Example]) -> 
     weights = []
     for seed in (5, 5, 6):
         run = Run(small, examples, samples, BOX.stages_for("vit_b"), OPTIONS, [0, seed])
-        run.train(3, lambda: None)
+        run.train(3)
         weights.append(run.weights())
     same, different = (all(torch.equal(weights[0][name], w[name]) for name in weights[0]) for w in weights[1:])
     assert same and not different

@@ -105,7 +105,7 @@ def adapt(
                 scores[i, s] = 0.0 if found is None else dice(found.logits > 0, example.truth[s])
         return scores
 
-    def on_step() -> None:
+    def on_step(*_: float) -> None:
         nonlocal done
         done += 1
         if progress:

@@ -8,20 +8,18 @@ better with them than without (65.8 and 66.5 after one click, 60.1 and 62.7 afte
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import ndimage
 
-from samstudent.errors import UserError
-from samstudent.sam.adapt_run import rate_factor, sample_loss
-from samstudent.sam.adapted import Weights, over_model, private_copy
+from samstudent.sam.adapt_run import sample_loss
+from samstudent.sam.decoder_run import DecoderRun, jittered
 from samstudent.sam.embedding import Embedding, low_res_fraction
-from samstudent.sam.model import SamModel
-from samstudent.sam.prompts import Box, Mask, Point, Prompt, box_of
+from samstudent.sam.model import SamModel, layout_of
+from samstudent.sam.prompts import Box, Mask, Point, Prompt, box_of, depth_of
 from samstudent.util.device import autocast
 
 #: Largest number of clicks on a structure in training.
@@ -30,11 +28,11 @@ MOST_CLICKS = 5
 _BOXES = 0.3
 #: Standard deviation of a box's sides, relative to its width or height.
 _JITTER = 0.05
+#: Largest shift of a box's side, in standard deviations.
+_LARGEST_SHIFT = 2.0
 #: Parts of prompt encoder and mask decoder that stay as they are: the layers with half of the weights, and those of
 #: masks that are not used.
 _FROZEN = (".mlp.", *(f"output_hypernetworks_mlps.{i}." for i in (1, 2, 3)), "pe_layer", "mask_tokens")
-_WEIGHT_DECAY = 1e-4
-_CLIP = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +55,7 @@ class ClickTrainingOptions:
     Attributes:
         steps: number of steps.
         structures: largest number of structures of an image in a step.
-        learning_rate: the highest, see ``adapt_run.rate_factor``.
+        learning_rate: the highest, see ``decoder_run.rate_factor``.
     """
 
     steps: int
@@ -82,9 +80,9 @@ def next_click(truth: Mask, mask: Mask, rng: np.random.Generator | None = None) 
         The point (x, y), and whether it is positive: on the structure. On the structure, too, where nothing is wrong.
     """
     missed, extra = truth & ~mask, mask & ~truth
-    depths = [np.asarray(ndimage.distance_transform_edt(np.pad(part, 1)))[1:-1, 1:-1] for part in (missed, extra)]
     if not (missed.any() or extra.any()):
-        depths[0] = np.asarray(ndimage.distance_transform_edt(np.pad(truth, 1)))[1:-1, 1:-1]
+        missed = truth
+    depths = depth_of(missed), depth_of(extra)
     is_positive = bool(depths[0].max() >= depths[1].max())
     depth = depths[0] if is_positive else depths[1]
     best = np.unravel_index(int(depth.argmax()), depth.shape)
@@ -96,61 +94,34 @@ def next_click(truth: Mask, mask: Mask, rng: np.random.Generator | None = None) 
     return (float(best[1]), float(best[0])), is_positive
 
 
-class ClickRun:
-    """One training of a private copy of a backend's prompt encoder and mask decoder.
+class ClickRun(DecoderRun):
+    """One training of a private copy of a backend's prompt encoder and mask decoder with clicks.
 
     Args:
         plain: the backend; loaded, not changed.
         examples: at least one.
         options: of the training.
         seed: numbers that seed order and clicks.
-
-    Attributes:
-        backend: backend with the copy; may decode at any time.
     """
+
+    purpose = "training SAM with clicks"
 
     def __init__(
         self, plain: SamModel, examples: Sequence[ClickExample], options: ClickTrainingOptions, seed: Sequence[int]
     ) -> None:
+        super().__init__(plain, is_trained, options)
         self._options, self._rng = options, np.random.default_rng(seed)
         self._examples = _shuffled(examples, self._rng)
-        model = plain.load()
-        copy = private_copy(model, [name for name, _ in model.named_parameters() if is_trained(name)])
-        self.backend = over_model(plain, copy)
-        self._parameters = {name: parameter for name, parameter in copy.named_parameters() if parameter.requires_grad}
-        self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=options.learning_rate, weight_decay=_WEIGHT_DECAY
-        )
-        self._step = 0
 
-    def train(self, until: int, on_step: Callable[[int, float], None] = lambda step, loss: None) -> None:
-        """Train until ``until`` steps are done; ``on_step`` is called with their number and the loss.
-
-        Raises:
-            UserError: the loss is not finite.
-        """
-        while self._step < until:
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._options.learning_rate * rate_factor(self._step, self._options.steps)
-            self._optimizer.zero_grad(set_to_none=True)
-            loss = self._example(next(self._examples))
-            if not math.isfinite(loss):
-                raise UserError(f"training SAM with clicks: the loss is {loss} at step {self._step + 1}")
-            torch.nn.utils.clip_grad_norm_(self._parameters.values(), _CLIP)
-            self._optimizer.step()
-            self._step += 1
-            on_step(self._step, loss)
-
-    def weights(self) -> Weights:
-        """Copy of the current weights."""
-        return {name: parameter.detach().clone().cpu() for name, parameter in self._parameters.items()}
+    def _gradients(self) -> float:
+        return self._example(next(self._examples))
 
     def _example(self, example: ClickExample) -> float:
         """Gradients of one image, some of its structures and one to ``MOST_CLICKS`` clicks; returns the mean loss."""
         embedding, rng, device = example.embedding, self._rng, self.backend.device
         chosen = rng.permutation(len(example.masks))[: self._options.structures]
         fractions = np.stack([low_res_fraction(example.masks[i], embedding) for i in chosen])
-        scale, (height, width) = _low_res_scale(embedding), _low_res_size(embedding)
+        scale, (height, width) = _low_res_scale(embedding), embedding.low_res_size
         truths = fractions[:, :height, :width] >= 0.5
         shown = truths.any(axis=(1, 2))
         if not shown.any():
@@ -160,16 +131,17 @@ class ClickRun:
         features = torch.from_numpy(embedding.features).to(device)
         masks, clicks = np.zeros_like(truths), [list[tuple[Point, bool]]() for _ in truths]
         count, total = int(rng.integers(1, MOST_CLICKS + 1)), 0.0
-        boxes = [self._box(truth) if rng.random() < _BOXES else None for truth in truths]
+        boxes = [
+            jittered(box_of(truth), truth.shape, rng, _JITTER, _LARGEST_SHIFT) if rng.random() < _BOXES else None
+            for truth in truths
+        ]
         for number in range(count):
             for truth, mask, own, box in zip(truths, masks, clicks, boxes, strict=True):
                 if box is None or number:
                     own.append(next_click(truth, mask, rng))
             prompts = [_prompt(box, own, scale) for box, own in zip(boxes, clicks, strict=True)]
             low_res, iou = self._decode(embedding, features, prompts)
-            loss = sample_loss(low_res, iou, target, ones, embedding) / (count * len(truths))
-            loss.backward()
-            total += float(loss.detach())
+            total += self._backward(sample_loss(low_res, iou, target, ones, embedding) / (count * len(truths)))
             masks = (low_res.detach()[:, :height, :width] > 0).cpu().numpy()
         return total
 
@@ -177,9 +149,9 @@ class ClickRun:
         self, embedding: Embedding, features: torch.Tensor, prompts: Sequence[Prompt]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, L, L) and predicted IoU (N,), in groups of prompts with equal numbers of points."""
-        layouts: dict[tuple[bool, int, int], list[int]] = {}
+        layouts: dict[object, list[int]] = {}
         for i, prompt in enumerate(prompts):
-            layouts.setdefault((prompt.box is None, len(prompt.positive), len(prompt.negative)), []).append(i)
+            layouts.setdefault(layout_of(prompt), []).append(i)
         parts, order = list[tuple[torch.Tensor, torch.Tensor]](), list[int]()
         for members in layouts.values():
             own = [prompts[i] for i in members]
@@ -189,14 +161,6 @@ class ClickRun:
             order += members
         inverse = torch.tensor(np.argsort(order), device=features.device)
         return torch.cat([part[0] for part in parts])[inverse], torch.cat([part[1] for part in parts])[inverse]
-
-    def _box(self, truth: Mask) -> Box:
-        """Box around a structure, drawn as a user does."""
-        x0, y0, x1, y1 = box_of(truth)
-        height, width = truth.shape
-        shift = np.clip(self._rng.normal(size=4), -2, 2) * _JITTER * np.array([x1 - x0 + 1, y1 - y0 + 1] * 2)
-        moved = np.clip(np.array([x0, y0, x1, y1]) + shift, 0, [width - 1, height - 1] * 2)
-        return float(moved[0]), float(moved[1]), float(moved[2]), float(moved[3])
 
 
 def _prompt(box: Box | None, clicks: Sequence[tuple[Point, bool]], scale: tuple[float, float]) -> Prompt:
@@ -210,18 +174,10 @@ def _prompt(box: Box | None, clicks: Sequence[tuple[Point, bool]], scale: tuple[
     return Prompt(corners, tuple(p for p, sign in points if sign), tuple(p for p, sign in points if not sign))
 
 
-def _low_res_size(embedding: Embedding) -> tuple[int, int]:
-    """(y, x) of the part of the low-resolution masks that shows the image."""
-    per_pixel = 4 * embedding.features.shape[-1] / embedding.side
-    height, width = (max(1, int(size * per_pixel)) for size in embedding.input_size)
-    return height, width
-
-
 def _low_res_scale(embedding: Embedding) -> tuple[float, float]:
     """(x, y) of a pixel of the low-resolution masks, in pixels of the image."""
-    per_pixel = 4 * embedding.features.shape[-1] / embedding.side
     (height, width), (y, x) = embedding.image_size, embedding.input_size
-    return width / (x * per_pixel), height / (y * per_pixel)
+    return width / (x * embedding.low_res_scale), height / (y * embedding.low_res_scale)
 
 
 def _shuffled(examples: Sequence[ClickExample], rng: np.random.Generator) -> Iterator[ClickExample]:

@@ -5,6 +5,7 @@ All in numpy, without state of a model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,6 +54,17 @@ class Embedding:
     def frame(self) -> Frame:
         """Geometry without the features."""
         return Frame(self.image_size, self.input_size, self.side)
+
+    @property
+    def low_res_scale(self) -> float:
+        """Pixels of SAM's low-resolution masks for a pixel of the resized image."""
+        return 4 * self.features.shape[-1] / self.side
+
+    @property
+    def low_res_size(self) -> Size:
+        """(y, x) of the part of the low-resolution masks that shows the image; the rest is padding."""
+        height, width = (math.ceil(size * self.low_res_scale) for size in self.input_size)
+        return height, width
 
     def on_grid(self, size: Size) -> Embedding:
         """The embedding for prompts and masks on a grid of (y, x) = ``size``; features are shared."""

@@ -132,7 +132,7 @@ class SamModel(ABC):
         for index, prompt in enumerate(prompts):
             if prompt.box is None and not prompt.positive and not prompt.negative:
                 raise UserError("a prompt needs a box or a point")
-            groups[index if self.one_by_one else _layout(prompt)].append(index)
+            groups[index if self.one_by_one else layout_of(prompt)].append(index)
         batches = [group[start : start + _BATCH] for group in groups.values() for start in range(0, len(group), _BATCH)]
         with torch.inference_mode():
             self.load()
@@ -201,7 +201,7 @@ class SamModel(ABC):
 
     def has_three_masks(self, prompt: Prompt) -> bool:
         """Whether the mask of a prompt is the best of three."""
-        return self.trained_multimask and _layout(prompt) == (1, 0, False, False)
+        return self.trained_multimask and layout_of(prompt) == (1, 0, False, False)
 
     def encode_prompts(self, embedding: Embedding, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens (N, T, C) and masks (N, C, h, w) of N prompts of one layout, for the mask decoder."""
@@ -237,6 +237,6 @@ class SamModel(ABC):
         """Input of the encoder, float32 (1, 3, side, side), and (y, x) of the image in its upper left corner."""
 
 
-def _layout(prompt: Prompt) -> tuple[int, int, bool, bool]:
+def layout_of(prompt: Prompt) -> tuple[int, int, bool, bool]:
     """Layout of a prompt: numbers of points, whether it has a box and a mask. A batch has prompts of one layout."""
     return len(prompt.positive), len(prompt.negative), prompt.box is not None, prompt.mask_input is not None

@@ -177,6 +177,11 @@ def box_of(mask: Mask, margin: float = 0.0) -> Box:
     )
 
 
+def depth_of(mask: Mask) -> NDArray[np.float64]:
+    """Distance of each pixel of a mask to the nearest pixel outside; the image's edge is an edge of the mask, too."""
+    return np.asarray(ndimage.distance_transform_edt(np.pad(mask, 1)))[1:-1, 1:-1]
+
+
 def inner_point(mask: Mask) -> Point:
     """Deepest pixel of a mask: the maximum of its distance transform, as x, y.
 
@@ -189,8 +194,7 @@ def inner_point(mask: Mask) -> Point:
     if window is None:
         raise UserError("an empty mask has no inner point")
     rows, columns = window
-    # One pixel of background around it: the image's edge is an edge of the mask, too.
-    depth = ndimage.distance_transform_edt(np.pad(mask[window], 1))[1:-1, 1:-1]
+    depth = depth_of(mask[window])
     deepest = np.argwhere(depth >= depth.max() - 1e-9)
     off_centre = ((deepest - np.argwhere(mask[window]).mean(axis=0)) ** 2).sum(axis=1)
     y, x = deepest[np.argmin(off_centre)]
