@@ -13,7 +13,6 @@ other work on the machine changes it little. SAM is the embedded LiteMedSAM.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -35,6 +34,8 @@ from samstudent.imaging.label_writing import write_masks
 from samstudent.task import load_task
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from table_result import show_table
+
 from support.browser import Browser
 from support.drawing_page import DrawingPage
 
@@ -203,19 +204,7 @@ def main() -> None:
     columns = ["what", "machine", "frames", "p50", "p95", "late", "work"]
     titles = ["", "machine", "frames/s", "p50, ms", "p95, ms", "late frames", "work, ms"]
     table = [[str(row.get(column, "–")) for column in columns] for row in rows]
-    for line in [titles, *table]:
-        print(" | ".join(line))
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        content = {
-            "kind": "table",
-            "options": {},
-            "when": time.strftime("%Y-%m-%d"),
-            "command": "python benchmarks/annotate.py",
-            "columns": titles,
-            "rows": table,
-        }
-        (options.output / "results.json").write_text(json.dumps(content, indent=1))
+    show_table(titles, table, "python benchmarks/annotate.py", options.output)
 
 
 if __name__ == "__main__":

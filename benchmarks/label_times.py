@@ -21,10 +21,8 @@ added up, not waited for. Places have an error of 1.5 CSS pixels (standard devia
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +37,8 @@ from samstudent.imaging.labels import read_masks
 from samstudent.task import load_task
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from table_result import show_table
+
 from support.browser import Browser
 from support.drawing_page import DrawingPage
 from support.scripted_annotator import PAUSES, Effort, ScriptedAnnotator
@@ -143,19 +143,7 @@ def main() -> None:
             server.stop()
     columns = ["label by", "seconds a film", "pointer", "SAM", "strokes", "good at once", "Dice", "Dice 0.9 reached"]
     table = [row(way, found) for way, found in labels.items()]
-    for line in [columns, *table]:
-        print(" | ".join(line))
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        content = {
-            "kind": "table",
-            "options": {},
-            "when": time.strftime("%Y-%m-%d"),
-            "command": "python benchmarks/label_times.py",
-            "columns": columns,
-            "rows": table,
-        }
-        (options.output / "results.json").write_text(json.dumps(content, indent=1))
+    show_table(columns, table, "python benchmarks/label_times.py", options.output)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from PIL import Image
 
 from samstudent.task import load_task
 from samstudent.util.files import sha256_file
-from support.live_server import TASK, RunningServer, TinyStudy, draw_film, wait_until
+from support.live_server import TASK, RunningServer, TinyStudy, draw_film, server_on, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -49,12 +49,8 @@ def many(film_embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Tin
 
 @pytest.fixture(scope="module")
 def server(many: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    running = RunningServer(many, tmp_path_factory.mktemp("home"))
-    try:
-        running.wait_until_up()
+    with server_on(many, tmp_path_factory.mktemp("home")) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def in_background(call: Callable[[], object]) -> None:

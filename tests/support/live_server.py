@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,15 +248,23 @@ class ServeCommand(RunningServer):
         return [*command, "--task", str(task_file)]
 
 
-@pytest.fixture(scope="module")
-def server(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server on the tiny study; it and its children are stopped at the end, also after a failure."""
-    running = RunningServer(study, tmp_path_factory.mktemp("home"))
+@contextmanager
+def server_on(study: TinyStudy, home: Path, **options: Any) -> Iterator[RunningServer]:
+    """A server that answers; it and its children are stopped at the end, also after a failure. Arguments as of
+    ``RunningServer``."""
+    running = RunningServer(study, home, **options)
     try:
         running.wait_until_up()
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def server(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server on the tiny study."""
+    with server_on(study, tmp_path_factory.mktemp("home")) as running:
+        yield running
 
 
 @pytest.fixture

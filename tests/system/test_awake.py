@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from samstudent.server.concurrency import MOST_WAITING
-from support.live_server import CASES, RunningServer, TinyStudy, detail, wait_until
+from support.live_server import CASES, RunningServer, TinyStudy, detail, server_on, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -56,12 +56,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(study: TinyStudy, home: Path) -> Iterator[RunningServer]:
-    running = RunningServer(study, home, main=MAIN, environment={"MONAI_LABEL_INFER_CONCURRENCY": str(AT_ONCE)})
-    try:
-        running.wait_until_up()
+    with server_on(study, home, main=MAIN, environment={"MONAI_LABEL_INFER_CONCURRENCY": str(AT_ONCE)}) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def held(server: RunningServer, number: int) -> requests.Response:

@@ -14,7 +14,7 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
 from samstudent.task import load_task
-from support.live_server import NO_SCORES, RunningServer, TinyStudy, draw_film
+from support.live_server import NO_SCORES, RunningServer, TinyStudy, draw_film, server_on
 
 pytestmark = pytest.mark.server
 TASK = """\
@@ -48,12 +48,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> TinyStudy:
 
 @pytest.fixture(scope="module")
 def server(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    running = RunningServer(study, tmp_path_factory.mktemp("home"), environment=NO_SCORES)
-    try:
-        running.wait_until_up()
+    with server_on(study, tmp_path_factory.mktemp("home"), environment=NO_SCORES) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def test_files_of_a_case_are_one_case_of_which_clients_load_one(

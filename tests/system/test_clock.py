@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from samstudent.util.files import sha256_file
-from support.live_server import CASES, RunningServer, TinyStudy, wait_until
+from support.live_server import CASES, RunningServer, TinyStudy, server_on, wait_until
 from support.needed import require_faketime
 
 pytestmark = pytest.mark.server
@@ -78,12 +78,8 @@ def scheduled(study: TinyStudy, clock: Clock, tmp_path: Path) -> Iterator[Runnin
         study.image(case).unlink()
     home = tmp_path / "home"
     home.mkdir()
-    running = RunningServer(study, home, main=MAIN, environment=clock.environment())
-    try:
-        running.wait_until_up()
+    with server_on(study, home, main=MAIN, environment=clock.environment()) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def save(server: RunningServer, study: TinyStudy, case: str, by: int, folder: Path) -> str:

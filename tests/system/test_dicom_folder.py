@@ -19,7 +19,7 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
 from samstudent.task import load_task
 from support.ct_study import SHAPE, draw_series
-from support.live_server import NO_SCORES, RunningServer, TinyStudy
+from support.live_server import NO_SCORES, RunningServer, TinyStudy, server_on
 
 pytestmark = pytest.mark.server
 TASK = """\
@@ -62,12 +62,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> DicomStudy:
 
 @pytest.fixture(scope="module")
 def server(study: DicomStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    running = RunningServer(study, tmp_path_factory.mktemp("home"), environment=NO_SCORES)
-    try:
-        running.wait_until_up()
+    with server_on(study, tmp_path_factory.mktemp("home"), environment=NO_SCORES) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def downloaded(server: RunningServer, case: str, folder: Path) -> Path:

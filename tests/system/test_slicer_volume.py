@@ -24,7 +24,7 @@ from samstudent.student.predict import save_model
 from samstudent.student.training import new_network
 from samstudent.task import Task, load_task
 from support.human_labels import read_human_label
-from support.live_server import NO_SCORES, RunningServer
+from support.live_server import NO_SCORES, RunningServer, server_on
 from support.slicer_module import Panel, connected_module
 from support.slicer_qt import SETTINGS
 
@@ -76,12 +76,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Solids:
 
 @pytest.fixture(scope="module")
 def server(study: Solids, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    running = RunningServer(study, tmp_path_factory.mktemp("home"), environment=NO_SCORES)  # type: ignore[arg-type]
-    try:
-        running.wait_until_up()
+    with server_on(study, tmp_path_factory.mktemp("home"), environment=NO_SCORES) as running:  # type: ignore[arg-type]
         yield running
-    finally:
-        running.stop()
 
 
 def scan(seed: int) -> NDArray[np.int16]:

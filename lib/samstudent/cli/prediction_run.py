@@ -66,7 +66,7 @@ def predict_images(
     cache = EmbeddingCache(study.embeddings.folder, stores=are_cases(arguments))
     # Before the images are listed: a PACS takes seconds.
     model = RoundModel.load(study, options.round_id, cache=cache)
-    found = find_images(arguments, CasesOfStudy(study, studies), task.dimension, task.image.sequences or None)
+    found = find_images(arguments, CasesOfStudy(study, studies), task.dimension, task.image.sequences)
     for line in found.remarks:
         print_finding("note", line)
     require_writable(output, "the masks and their table are written")

@@ -74,7 +74,7 @@ def refine_folder(images: Path, masks: Path, task_name: str, output: Path, exten
 
 
 def _pairs(images: Path, masks: Path, task: Task) -> dict[str, tuple[Path, Path]]:
-    listed_images = list_folder(images, dimension=task.dimension, channels=task.image.sequences or None)
+    listed_images = list_folder(images, dimension=task.dimension, channels=task.image.sequences)
     listed_masks = list_folder(masks, LABELS)
     for line in sentences(listed_images.remarks, f"{images}/") + sentences(listed_masks.remarks, f"{masks}/"):
         print_finding("note", line)

@@ -113,7 +113,7 @@ def check_study(findings: Findings, folder: Path, task: Task | None) -> None:
         findings.fault("study", fault)
     try:
         where = images_folder(folder)
-        channels = task.image.sequences or None if task else None
+        channels = task.image.sequences if task else None
         found = list_folder(where, dimension=task.dimension if task else None, channels=channels)
         place = label_folder(folder, task) if task else LabelFolder()
         final = folder / place.labels / "final"

@@ -13,7 +13,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
 
 from samstudent.errors import UserError
-from samstudent.imaging.dicom_header import number, text, transfer_syntax
+from samstudent.imaging.dicom_header import frames_of, number, text, transfer_syntax
 
 #: Decoder plugin of pydicom by transfer syntax: one each, so that pixels do not depend on other installed packages.
 _JPEG = {uid.JPEGBaseline8Bit: "pillow", uid.JPEGExtended12Bit: "pillow"}
@@ -75,7 +75,7 @@ def _packed(dataset: Dataset, frame: int) -> bytes:
     return get_frame(
         dataset.PixelData,
         frame,
-        number_of_frames=max(1, int(number(dataset, "NumberOfFrames", 1))),
+        number_of_frames=frames_of(dataset),
         extended_offsets=None if None in table else (table[0], table[1]),
     )
 

@@ -155,6 +155,11 @@ def number(dataset: Dataset, keyword: str, default: float) -> float:
     return (numbers(dataset, keyword) or [default])[0]
 
 
+def frames_of(dataset: Dataset) -> int:
+    """Number of images in a file."""
+    return max(1, int(number(dataset, "NumberOfFrames", 1)))
+
+
 def item_of(dataset: Dataset, keyword: str) -> Dataset | None:
     """The first item of a sequence; None where there is none."""
     value = _value(dataset, keyword)

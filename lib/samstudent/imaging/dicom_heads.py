@@ -18,10 +18,10 @@ from pydicom.filereader import read_partial
 from samstudent.errors import UserError
 from samstudent.imaging.dicom_header import (
     HEAD_BYTES,
+    frames_of,
     is_dicom,
     item_of,
     no_image,
-    number,
     numbers,
     read_header,
     text,
@@ -91,7 +91,7 @@ def _head(path: Path, changed: int, size: int) -> DicomHead | None:
             with decoding(path, "DICOM"):
                 check_dicom(path)
                 header = read_header(path)
-        frames = max(1, int(number(header, "NumberOfFrames", 1)))
+        frames = frames_of(header)
         placed = len(numbers(header, "ImagePositionPatient")) == 3
         if frames > 1:
             with decoding(path, "DICOM"):

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 
 from samstudent.errors import UserError
 from samstudent.imaging.dicom_decoding import PLUGINS, decoded_values
-from samstudent.imaging.dicom_header import item_of, no_image, number, numbers, text, transfer_syntax
+from samstudent.imaging.dicom_header import frames_of, item_of, no_image, number, numbers, text, transfer_syntax
 from samstudent.imaging.dicom_size_checks import check_dicom, check_pixels
 from samstudent.imaging.size_checks import check_size
 
@@ -57,11 +57,6 @@ class Pixels:
     values: NDArray[np.float32]
     window: tuple[float, float] | None = None
     padding: NDArray[np.bool_] | None = None
-
-
-def frames_of(header: Dataset) -> int:
-    """Number of images in a file."""
-    return max(1, int(number(header, "NumberOfFrames", 1)))
 
 
 def check_image(path: Path, header: Dataset) -> None:

@@ -17,9 +17,19 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from samstudent.errors import UserError
-from samstudent.imaging.dicom_header import HEAD_BYTES, is_dicom, no_image, number, numbers, read_header, text, texts
+from samstudent.imaging.dicom_header import (
+    HEAD_BYTES,
+    frames_of,
+    is_dicom,
+    no_image,
+    number,
+    numbers,
+    read_header,
+    text,
+    texts,
+)
 from samstudent.imaging.dicom_heads import are_frames_placed, image_files, is_localizer
-from samstudent.imaging.dicom_pixels import check_image, frame_header, frames_of, read_pixels
+from samstudent.imaging.dicom_pixels import check_image, frame_header, read_pixels
 from samstudent.imaging.dicom_size_checks import check_dicom
 from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.size_checks import check_size

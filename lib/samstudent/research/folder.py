@@ -142,7 +142,7 @@ def open_folder(path: Path, overlap: bool | None = None, seed: int = 0, task: Ta
     kind = next((k for k in kinds if (path / k).is_dir()), None)
     if kind is None:
         raise NotFound(f"{path}: has neither labels/ nor labels_overlap/")
-    channels = None if task is None else task.image.sequences or None
+    channels = None if task is None else task.image.sequences
     dimension = None if task is None else task.dimension
     images = list_folder(path / "images", dimension=dimension, channels=channels).files
     labels = list_folder(path / kind, LABELS).files

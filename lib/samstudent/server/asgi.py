@@ -21,7 +21,6 @@ from samstudent.server.app import SamstudentApp, ends_host
 from samstudent.server.auth import audit, download_grants, logins
 from samstudent.server.concurrency import InferencePool, all_turns, inferences_at_once
 from samstudent.server.context import ServerContext, Tasks
-from samstudent.server.label_reviews import LabelReviews
 from samstudent.server.open_datastore import label_times
 from samstudent.server.pacs.datastore import PacsDatastore
 from samstudent.server.score_updates import ScoreUpdates
@@ -41,7 +40,7 @@ def serve(app: SamstudentApp) -> FastAPI:
         context = _context(app)
     audit.write_to(context.study.audit)
     with ends_host():
-        LabelReviews(context.study, context.datastore).adopt()
+        context.label_reviews.adopt()
     return http.build(context, functools.partial(_start, app, context))
 
 

@@ -23,6 +23,7 @@ from samstudent.server.concurrency import InferencePool, Turns
 from samstudent.server.datastore.identifiers import check_image_id
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.jobs.runner import JobRunner
+from samstudent.server.label_reviews import LabelReviews
 from samstudent.server.pacs.datastore import SEND_SECONDS, PacsDatastore
 from samstudent.server.tasks.student_infer import StudentInferTask
 from samstudent.server.upload_sessions import SafeSessions
@@ -87,6 +88,11 @@ class ServerContext:
     def task(self) -> Task:
         """Content of the task file."""
         return self.study.task
+
+    @property
+    def label_reviews(self) -> LabelReviews:
+        """Reviews of the study's human labels."""
+        return LabelReviews(self.study, self.datastore)
 
     def student_fault(self) -> str | None:
         """Reason that the served student is unusable (damaged, or trained for another task).

@@ -55,5 +55,5 @@ class CasesOfStudy:
 
 
 def _list_images(studies: Path, task: Task) -> dict[str, Path]:
-    channels = task.image.sequences or None
+    channels = task.image.sequences
     return list_folder(images_folder(studies), dimension=task.dimension, channels=channels).files

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from samstudent.server.auth import openid
 from samstudent.server.auth.middleware import COOKIE
 from samstudent.server.auth.openid import Claims, Provider
-from support.live_server import RunningServer, TinyStudy
+from support.live_server import RunningServer, TinyStudy, server_on
 
 ISSUER = "https://login.hospital.example/realms/imaging"
 KEYCLOAK = Claims("preferred_username", "email", "name", "realm_access#roles")
@@ -267,12 +267,8 @@ def server(
         "MONAI_LABEL_AUTH_REALM_URI": real_provider.url,
         "SAMSTUDENT_OPENID_CLIENT_SECRET": "any",
     }
-    running = RunningServer(study, tmp_path_factory.mktemp("home"), main=MAIN, environment=login)
-    try:
-        running.wait_until_up()
+    with server_on(study, tmp_path_factory.mktemp("home"), main=MAIN, environment=login) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def get(server: RunningServer, path: str, token: str, method: str = "GET") -> requests.Response:

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from samstudent.server.jobs.fork_server import FORK_SERVER_NAME
-from support.live_server import CASES, RunningServer, TinyStudy, wait_until
+from support.live_server import CASES, RunningServer, TinyStudy, server_on, wait_until
 
 pytestmark = pytest.mark.server
 
@@ -25,12 +25,8 @@ from samstudent.server.app import SamstudentApp
 
 @pytest.fixture(scope="module")
 def server(study: TinyStudy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    running = RunningServer(study, tmp_path_factory.mktemp("home"), main=MAIN)
-    try:
-        running.wait_until_up()
+    with server_on(study, tmp_path_factory.mktemp("home"), main=MAIN) as running:
         yield running
-    finally:
-        running.stop()
 
 
 def test_training_job_trains_a_student(server: RunningServer, study: TinyStudy, tmp_path: Path) -> None:

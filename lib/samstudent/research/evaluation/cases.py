@@ -101,7 +101,7 @@ def cases_of_folders(images: Path, labels: Path, task: Task) -> EvaluationCases:
         NotFound: a folder does not exist; no image has a label.
     """
     image_files, label_files = (
-        list_images(images, task.dimension, task.image.sequences or None),
+        list_images(images, task.dimension, task.image.sequences),
         list_folder(labels, LABELS),
     )
     remarks = sentences(image_files.remarks, f"{images}/") + sentences(label_files.remarks, f"{labels}/")

@@ -25,7 +25,6 @@ from samstudent.server.auth.audit import AuditLine, audited
 from samstudent.server.auth.current_user import user_name
 from samstudent.server.auth.roles import from_page, require
 from samstudent.server.concurrency import takes_turn
-from samstudent.server.label_reviews import LabelReviews
 from samstudent.server.review_page.routes import private_headers, unchanged
 
 #: Longest drawn label, bytes.
@@ -222,7 +221,7 @@ def put_flag(
     service: Service, line: Annotated[AuditLine, audited("flag")], case: Case, body: FlagBody, client: Client = ""
 ) -> dict[str, Any]:
     service.require_known(case)
-    flag = LabelReviews(service.study, service.datastore).flag(case, body.reason, user_name(client))
+    flag = service.context.label_reviews.flag(case, body.reason, user_name(client))
     line.describe(user_name(client), case=case, reason=flag.reason)
     return {"case": case, "flag": flag.model_dump()}
 
@@ -231,7 +230,7 @@ def put_flag(
 def delete_flag(
     service: Service, line: Annotated[AuditLine, audited("flag removed")], case: Case, client: Client = ""
 ) -> dict[str, Any]:
-    if not LabelReviews(service.study, service.datastore).unflag(case):
+    if not service.context.label_reviews.unflag(case):
         raise NotFound(f"{case!r} is not flagged")
     line.describe(user_name(client), case=case)
     return {"case": case, "flag": None}

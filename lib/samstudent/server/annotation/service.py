@@ -25,7 +25,7 @@ from samstudent.server.annotation.pixels import RawPixels
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.history import version_info
 from samstudent.server.datastore.identifiers import ANNOTATION, REFUSED
-from samstudent.server.label_reviews import LabelReviews, case_review
+from samstudent.server.label_reviews import case_review
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Slice
 from samstudent.server.review_page.service import ReviewService
 from samstudent.util.files import sha256_file
@@ -199,7 +199,7 @@ class AnnotationService:
                         f"the label of {case!r} was {'removed' if current == NO_LABEL else f'changed by {by}'} in the "
                         "meantime. Yours is kept in the history and as draft: compare them, then submit again"
                     )
-                info |= LabelReviews(self.study, self.datastore).kept(case)
+                info |= self.context.label_reviews.kept(case)
                 self.datastore.save_label(case, str(path), FINAL, info)
         self.drafts.remove(who, case)
         self.study.reviews.forget([case])

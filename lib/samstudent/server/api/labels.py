@@ -27,7 +27,7 @@ from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM, ANNOTATION, check_name
-from samstudent.server.label_reviews import APPROVED_VERSION, ON_PAGE, LabelReview, LabelReviews, sent_review
+from samstudent.server.label_reviews import APPROVED_VERSION, ON_PAGE, LabelReview, sent_review
 from samstudent.server.label_reviews import KEY as REVIEW
 from samstudent.server.pacs.datastore import ONLY_FROM_PACS
 from samstudent.server.start_labels import has_start, start_info, write_start
@@ -65,7 +65,7 @@ def put_label(
     note_work(context, image, info)
     info = _without(info, {REVIEW})
     if tag == FINAL and review is None:
-        info |= LabelReviews(context.study, context.datastore).kept(image)
+        info |= context.label_reviews.kept(image)
     with uploads.received(label) as path:
         label_id = context.datastore.save_label(image, str(path), tag, info)
     _decide(context, image, tag, review)
@@ -152,7 +152,7 @@ def _decide(context: ServerContext, image: str, tag: str, review: LabelReview | 
     if review is None:
         return
     who = user_name(review.approved_by)
-    action = LabelReviews(context.study, context.datastore).decide(image, tag, review, who)
+    action = context.label_reviews.decide(image, tag, review, who)
     if action is not None:
         audit.record(action, who, case=image, tag=tag)
     if action == "approve":

@@ -57,9 +57,7 @@ class Reconciler:
         self.folder = Path(model.image_path())
         if self.folder.is_dir():
             names = {case: name_of(case, entry.image.ext, entry.image.info) for case, entry in known.items()}
-            listing = list_folder(
-                self.folder, self.rules.extensions, names, self.rules.dimension, self.rules.channels or None
-            )
+            listing = list_folder(self.folder, self.rules.extensions, names, self.rules.dimension, self.rules.channels)
             self.problems += sentences(listing.remarks)
             # A file that contains all channels is listed as the file; ``ImageFiles.path`` adds their number.
             self.images = {
