@@ -99,6 +99,26 @@ def test_label_is_drawn_with_boxes_and_brush_and_saved_to_the_pixel(page: Page) 
     assert 0 < info["annotation"]["seconds"] < 60
 
 
+def test_stroke_begins_below_a_notice(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.run("import('./samstudent/page/dom.js').then((dom) => dom.notice('label saved'))")
+    browser.until(lambda: browser.run("return document.querySelector('.notice') !== null"), "the notice")
+    # The middle of its text, from the middle of the canvas.
+    x, y = browser.run(
+        "const n = document.querySelector('.notice span').getBoundingClientRect(), "
+        "c = document.getElementById('drawing').getBoundingClientRect();"
+        "return [n.x + n.width / 2 - c.x - c.width / 2, n.y + n.height / 2 - c.y - c.height / 2]"
+    )
+    at = (x / page.scale + 31.5, y / page.scale + 31.5)
+    assert 4 < at[0] < 50 and 4 < at[1] < 60
+    browser.press("2", "b")
+    page.drag(at, (at[0] - 4, at[1]))
+    assert page.states()[1] == "drawn"
+    browser.run("document.querySelector('.notice button').click()")
+    assert not browser.run("return document.querySelector('.notice') !== null")
+
+
 def test_every_action_is_undone_and_redone(page: Page) -> None:
     browser, truth = page.browser, page.bench.truths["plain"]
     page.open("plain")
