@@ -55,6 +55,7 @@ def test_better_adaptation_is_used_by_all_processes_and_a_worse_one_changes_noth
     assert torch.equal(found.sam.load().state_dict()[name], 1.01 * small.load().state_dict()[name])
     first.store(adaptation(small, used=False), small)
     assert other.decoder(small) is found
+    assert other.decoder(small, adapted=False) is None
     assert json.loads((folder / "clicks.json").read_text())["used"] is False
 
 

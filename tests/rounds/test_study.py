@@ -53,6 +53,24 @@ def test_a_running_server_notices_which_model_is_active(study: Study):
     assert study.sam().digest == "first"
 
 
+def test_adapted_click_decoder_is_for_structures_of_the_task_until_a_person_goes_back(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(study.click_decoders, "decoder", lambda plain, *, adapted: asked.append(adapted))
+    known = study.task.names[0]
+
+    def is_adapted(structure: str) -> bool:
+        study.click_decoder(structure)
+        return asked[-1]
+
+    assert is_adapted(known) and not is_adapted("fracture")
+    study.adapted_models.activate_plain(who="training")
+    assert is_adapted(known)
+    study.adapted_models.activate_plain(who="admin")
+    assert not is_adapted(known)
+
+
 @pytest.mark.parametrize("damage", ["of another SAM", None])
 def test_plain_sam_replaces_an_unusable_adapted_sam(study: Study, damage: str | None, caplog: pytest.LogCaptureFixture):
     activate(study, damage or "adapted")

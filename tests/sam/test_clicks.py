@@ -102,20 +102,24 @@ def test_models_trained_with_points_get_points() -> None:
 
 def test_click_decoder_gets_prompts_with_more_than_a_click_or_a_box() -> None:
     backend, clicks = Answering(lambda p: (in_box(p), 0.5)), Answering(lambda _: (disc(50, 60, 20), 0.7))
-    backend.digest, clicks.digest = "plain", "clicks"
+    backend.digest, clicks.digest = "plain", "of clicks"
     embedding = backend.embed(film(disc(0, 0, 1)))
     box = Prompt(box=(30, 40, 70, 80))
     for alone in (box, Prompt(positive=((50.0, 60.0),))):
-        assert mask_of_clicks(backend, embedding, alone, ClickDecoder(clicks)).sam == "plain" and not clicks.asked
+        assert mask_of_clicks(backend, embedding, alone, ClickDecoder(clicks)).clicks is None and not clicks.asked
     asked = len(backend.asked)
     both = Prompt(box=(30, 40, 70, 80), negative=((9.0, 9.0),))
     for prompt in (both, Prompt(positive=((50.0, 60.0), (52.0, 70.0)))):
         found = mask_of_clicks(backend, embedding, prompt, ClickDecoder(clicks))
-        assert found.sam == "clicks" and found.prompt == prompt and (found.mask == disc(50, 60, 20)).all()
+        assert (
+            found.as_json()["clicks"] == "of clicks"
+            and found.prompt == prompt
+            and (found.mask == disc(50, 60, 20)).all()
+        )
     assert len(backend.asked) == asked
     adapted = ClickDecoder(clicks, least=1)
-    assert mask_of_clicks(backend, embedding, Prompt(positive=((50.0, 60.0),)), adapted).sam == "clicks"
-    assert mask_of_clicks(backend, embedding, box, adapted).sam == "plain"
+    assert mask_of_clicks(backend, embedding, Prompt(positive=((50.0, 60.0),)), adapted).clicks == "of clicks"
+    assert mask_of_clicks(backend, embedding, box, adapted).clicks is None
 
 
 def test_click_decoder_in_the_package_segments_from_two_clicks(lite: Any) -> None:

@@ -51,11 +51,21 @@ class ClickDecoders:
         self._logged = ""
         self._lock = threading.Lock()
 
-    def decoder(self, plain: SamModel) -> ClickDecoder | None:
+    def decoder(self, plain: SamModel, *, adapted: bool = True) -> ClickDecoder | None:
         """The adapted decoder, else the general one; None: the SAM has none of its own.
 
         An adapted one that cannot be used (damaged, or made of another SAM) is logged and replaced by the general one.
+
+        Args:
+            plain: the plain SAM.
+            adapted: False: the general one, also where there is an adapted one.
         """
+        found = self._adapted(plain) if adapted else None
+        if found is None and (general := click_decoder(plain)) is not None:
+            return ClickDecoder(general)
+        return found
+
+    def _adapted(self, plain: SamModel) -> ClickDecoder | None:
         with self._lock:
             try:
                 stamp = self.weights.stat().st_mtime_ns
@@ -68,8 +78,7 @@ class ClickDecoders:
                 if str(error) != self._logged:
                     logger.error("the general click decoder is used: %s", error)
                     self._logged = str(error)
-        general = click_decoder(plain)
-        return None if general is None else ClickDecoder(general)
+        return None
 
     def store(self, adaptation: ClickAdaptation, plain: SamModel) -> None:
         """Store an adaptation, which is used from now on if it is better; else the decoder of before stays."""

@@ -165,9 +165,15 @@ class Study:
             logger.warning("the served model is not used: %s", error)
             return None
 
-    def click_decoder(self) -> ClickDecoder | None:
-        """The decoder of clicks, if the task's SAM has one of its own; see ``ClickDecoders.decoder``."""
-        return self.click_decoders.decoder(self.plain_sam())
+    def click_decoder(self, structure: str) -> ClickDecoder | None:
+        """The decoder of clicks on a structure; None: the task's SAM has none of its own.
+
+        The adapted one has seen the structures of the task only. It is not used where a person went back to the plain
+        SAM, or the task disables adaptation.
+        """
+        adapts = self.task.pseudo_labels.policy == "learned" and not self.adapted_models.plain_by_person
+        known = structure in self.task.structures
+        return self.click_decoders.decoder(self.plain_sam(), adapted=adapts and known)
 
     def sam(self) -> SamModel:
         """The active SAM, adapted or plain."""

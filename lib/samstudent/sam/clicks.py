@@ -50,20 +50,20 @@ class ClickedMask:
         mask: bool (y, x) at the image's size; may be empty.
         prompt: prompt of the decoder; has the user's points only where the model was trained with points.
         predicted_iou: SAM's own estimate of the IoU with the truth.
-        sam: digest of the SAM, or of the click decoder, that decoded it.
+        clicks: digest of the click decoder that decoded it; None: the SAM itself did.
     """
 
     mask: Mask
     prompt: Prompt
     predicted_iou: float
-    sam: str
+    clicks: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
             "present": bool(self.mask.any()),
             "prompts": [self.prompt.as_json()],
             "predicted_iou": round(self.predicted_iou, 4),
-        }
+        } | ({} if self.clicks is None else {"clicks": self.clicks})
 
 
 def mask_of_clicks(
@@ -83,18 +83,18 @@ def mask_of_clicks(
         prompt: a box or at least one positive point; any negative points.
         clicks: click decoder of a SAM whose point prompts were never trained; None: there is none.
     """
-    knows_points = clicks.sam if clicks is not None and clicks.takes(prompt) else None
-    if knows_points is None and backend.name not in BOX_ONLY:
-        knows_points = backend
-    if knows_points is not None:
-        decoded = knows_points.decode(embedding, prompt)
-        return ClickedMask(decoded.logits > 0, prompt, decoded.predicted_iou, knows_points.digest)
+    if clicks is not None and clicks.takes(prompt):
+        decoded = clicks.sam.decode(embedding, prompt)
+        return ClickedMask(decoded.logits > 0, prompt, decoded.predicted_iou, clicks.sam.digest)
+    if backend.name not in BOX_ONLY:
+        decoded = backend.decode(embedding, prompt)
+        return ClickedMask(decoded.logits > 0, prompt, decoded.predicted_iou)
     boxes = [prompt.box] if prompt.box else boxes_around(prompt.positive, embedding.image_size)
     prompts = [Prompt(box=box) for box in boxes]
     candidates = list(zip(prompts, backend.decode_many(embedding, prompts), strict=True))
     used, decoded = max(candidates, key=lambda candidate: _rank(candidate[1], prompt))
     mask = cut_by_points(decoded.logits > 0, prompt.positive, prompt.negative)
-    return ClickedMask(mask, used, decoded.predicted_iou, backend.digest)
+    return ClickedMask(mask, used, decoded.predicted_iou)
 
 
 def boxes_around(points: Sequence[Point], image_size: tuple[int, int]) -> list[Box]:

@@ -115,12 +115,13 @@ class LiveSam:
         shrink = min(1.0, GRID_SIDE / max(size))
         grid = max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
         prompt = request.prompt(size, (grid[0] / size[0], grid[1] / size[1]))
-        clicked = mask_of_clicks(backend, embedding.on_grid(grid), prompt, self._study.click_decoder())
+        clicked = mask_of_clicks(backend, embedding.on_grid(grid), prompt, self._study.click_decoder(request.structure))
         mask = _enlarged(clicked.mask, size)
         return {
             **encoded(mask),
             "predicted_iou": round(clicked.predicted_iou, 4),
-            "sam": clicked.sam,
+            "sam": backend.digest,
+            "clicks": clicked.clicks,
             "milliseconds": round(1000 * (time.perf_counter() - start), 1),
         }
 

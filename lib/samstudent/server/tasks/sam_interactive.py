@@ -59,7 +59,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
             before, because the host's child processes build every task.
         plain: function that returns the plain SAM, for structures that are not in the task: the adapted one never saw
             any of them.
-        clicks: function that returns the click decoder; None: SAM has none of its own.
+        clicks: function that returns the click decoder for a structure; None: SAM has none of its own.
         embeddings: the study's embedding cache: a click on a slice that was clicked on before takes no encoder.
     """
 
@@ -69,7 +69,7 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
         sam: Callable[[], SamBackend],
         embeddings: EmbeddingCache,
         plain: Callable[[], SamBackend] | None = None,
-        clicks: Callable[[], ClickDecoder | None] = lambda: None,
+        clicks: Callable[[str], ClickDecoder | None] = lambda structure: None,
     ) -> None:
         super().__init__(
             path=None,
@@ -133,9 +133,11 @@ class SamInteractiveTask(BasicInferTask):  # type: ignore[misc]
                 backend = self._sam() if request.name in self.task.structures else self._plain()
                 embedding = self._embeddings.embed(backend, np.ascontiguousarray(stack.pixels[request.slice]))
             with _timed("decode", seconds):
-                clicked = mask_of_clicks(backend, embedding, request.prompt, self._clicks())
+                clicked = mask_of_clicks(backend, embedding, request.prompt, self._clicks(request.name))
             masks[task.structures[request.name] - 1, request.slice] = clicked.mask
-            structures.append({"name": request.name, "slice": request.slice, "sam": clicked.sam, **clicked.as_json()})
+            structures.append(
+                {"name": request.name, "slice": request.slice, "sam": backend.digest, **clicked.as_json()}
+            )
         data[self.output_label_key] = _LabelMap(stack.to_canonical(masks), stack.grid, task)
         data[self.output_json_key] = {"structures": structures, "values": dict(task.structures)}
         data["latencies"] = {name: round(value, 3) for name, value in seconds.items()}
