@@ -76,7 +76,8 @@ def adapt(
     def result(reason: str, **found: Any) -> Adaptation:
         empty: dict[str, Any] = {"weights": {}, "folds": {}, "steps": 0, "used": False, "curve": []}
         empty |= dict.fromkeys(("plain", "adapted", "gain", "error"), math.nan)
-        seconds = round(time.monotonic() - begun, 1)
+        # To the millisecond: it tells a repeated adaptation from the same record that a later round reuses.
+        seconds = round(time.monotonic() - begun, 3)
         if progress:
             progress(total, total)
         return Adaptation(**(empty | found), reason=reason, labels=labels, settings=settings, seconds=seconds)
