@@ -13,8 +13,10 @@ from pydicom.uid import generate_uid
 
 from samstudent.errors import UserError
 from samstudent.imaging.case import displayed, for_sam, for_student, read_image
+from samstudent.imaging.dicom import read_dicom
 from samstudent.imaging.folder import list_folder, stamp_of
 from samstudent.imaging.image_paths import ImagePath
+from samstudent.imaging.perpendicular import upright
 from samstudent.rounds.case_store import CaseStore
 from samstudent.rounds.cases import FileCase
 from samstudent.rounds.trained import content_of
@@ -91,6 +93,40 @@ def test_a_channel_with_other_voxels_is_resampled_in_space(tmp_path: Path) -> No
     image = read_image(listed(tmp_path, channels={"T1": "_T1", "T2": "_T2"})["a"], 3)
     assert image.pixels[1] == pytest.approx(image.pixels[0], abs=1e-3)
     assert len(image.notes) == 1 and "a_T2.nii.gz is resampled to the voxels of" in image.notes[0]
+
+
+def test_no_slice_of_a_resampled_channel_is_lost(tmp_path: Path) -> None:
+    """The first and the last slice of a turned series coincide with those of the first channel, up to rounding."""
+    turned, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    affine = np.eye(4)
+    affine[:3, :3] = turned * [0.7, 0.8, 3.1]
+    pixels = np.full((6, 5, 4), 100, np.float32)
+    pixels[3, 2, 2] = 0
+    for name, start in (("T1", 0.0), ("T2", 0.5)):
+        moved = affine.copy()
+        moved[:3, 3] = affine[:3, 0] * start
+        nibabel.save(nibabel.Nifti1Image(pixels, moved), tmp_path / f"a_{name}.nii.gz")  # type: ignore[no-untyped-call]
+    image = read_image(listed(tmp_path, channels={"T1": "_T1", "T2": "_T2"})["a"], 3)
+    assert image.grid.to_file(image.pixels)[1, :, :, 5].min() > 99
+
+
+def test_tilted_channels_have_perpendicular_axes(tmp_path: Path) -> None:
+    """Clients load one channel, and ITK has no sheared volumes: case and copy must be on one grid."""
+    for index in range(3):
+        description = {
+            "SeriesDescription": NAMES[index],
+            "SeriesInstanceUID": generate_uid(),
+            "StudyInstanceUID": "1.2",
+        }
+        (tmp_path / "p").mkdir(exist_ok=True)
+        save_series(tmp_path / "p" / str(index), [0, 2, 4], lateral=0.5, **description)
+    image = read_image(listed(tmp_path)["p"], 3)
+    copy = read_dicom(tmp_path / "p" / "0")
+    expected = upright(copy)
+    assert image.grid.shape == expected.shape and image.grid.affine == pytest.approx(expected.affine)
+    assert image.grid.to_file(image.pixels)[0] == pytest.approx(expected.pixels, abs=0.1)
+    assert "tilted gantry, 27 degrees" in copy.notes[0]
+    assert "a tilted gantry" in image.notes[0]
 
 
 def test_a_channel_elsewhere_is_refused(tmp_path: Path) -> None:

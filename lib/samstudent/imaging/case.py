@@ -19,8 +19,9 @@ from samstudent.imaging.formats import EXTENSIONS, Stored, kind_of, read_nrrd
 from samstudent.imaging.grid import Grid
 from samstudent.imaging.image_paths import ImagePath
 from samstudent.imaging.nifti import read_nifti
+from samstudent.imaging.perpendicular import is_tilted, upright_geometry
 from samstudent.imaging.raster import read_raster_image
-from samstudent.imaging.registered import is_same_grid, on_grid
+from samstudent.imaging.registered import is_same_grid, on_grid, require_registered
 from samstudent.util.places import require_readable
 
 logger = logging.getLogger(__name__)
@@ -103,19 +104,31 @@ def read_image(path: str | Path, dimension: int | None = None) -> CaseImage:
 def join_channels(path: Path, channels: Sequence[CaseImage]) -> CaseImage:
     """Images of one space as the channels of an image, on the grid of the first.
 
+    If the first is tilted (gantry), the grid has perpendicular axes instead: clients load one channel on this grid.
+
     Raises:
         UserError: one of them has several channels itself, or lies elsewhere.
     """
     first, pixels, notes = channels[0], [], []
+    grid = _upright_grid(first.grid, path)
+    goal = f"the voxels of {first.path}" if grid is first.grid else "perpendicular axes, because of a tilted gantry"
     for one in channels:
         if len(one.pixels) != 1:
             raise UserError(f"{one.path}: has {len(one.pixels)} channels itself; expected one")
-        pixels.append(on_grid(one.pixels, one.grid, first.grid, one.path or path))
-        if one.grid.dimension == 3 and not is_same_grid(one.grid, first.grid):
-            notes.append(f"{one.path} is resampled to the voxels of {first.path}")
+        require_registered(one.grid, first.grid, one.path or path)
+        pixels.append(on_grid(one.pixels, one.grid, grid))
+        if one.grid.dimension == 3 and not is_same_grid(one.grid, grid):
+            notes.append(f"{one.path} is resampled to {goal}")
         notes += [f"{one.path}: {note}" for note in one.notes]
     windows = tuple(one.window for one in channels)
-    return CaseImage(np.concatenate(pixels), first.grid, None, path, None, tuple(notes), windows)
+    return CaseImage(np.concatenate(pixels), grid, None, path, None, tuple(notes), windows)
+
+
+def _upright_grid(grid: Grid, path: Path) -> Grid:
+    """The grid itself; of a tilted volume that of its upright copy."""
+    if grid.dimension == 2 or not is_tilted(grid.shape, grid.itk_affine):
+        return grid
+    return Grid.of(*upright_geometry(grid.shape, grid.itk_affine), path=path)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -13,6 +13,7 @@ from samstudent.imaging.dicom_pixels import DicomImages
 from samstudent.imaging.dicom_series import Series, Slice, open_series
 from samstudent.imaging.formats import Stored, decoding
 from samstudent.imaging.grid import LPS_TO_RAS
+from samstudent.imaging.perpendicular import is_tilted, tilt_angle
 
 #: SOP classes for which ITK, and with it 3D Slicer, takes the pixel spacing at the detector; for other classes it takes
 #: PixelSpacing. Masks for clients must have the geometry by which clients place the image.
@@ -30,7 +31,8 @@ _WITHOUT_DEPTH = ("1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.77.1")
 def read_dicom(path: Path) -> Stored:
     """Pixels in the units of the rescale (Hounsfield for CT), MONOCHROME1 inverted, so that larger values are brighter.
 
-    A window outside of the pixels' range is left out. This, and skipped files of a folder, are recorded as notes.
+    A window outside of the pixels' range is left out. This, a tilted gantry, and skipped files of a folder are recorded
+    as notes.
 
     Raises:
         UserError: no or several series in the folder, a clip, slices of different sizes, missing slices, no image at
@@ -80,9 +82,11 @@ def _read(series: Series, path: Path) -> Stored:
         padded = np.zeros(values.shape[:3], bool)
         for k, where in padding.items():
             padded[k] = where
-    return Stored(
-        values, values.shape[:3], _affine(series), window=window, padding=padded, notes=(*series.notes, *notes)
-    )
+    affine = _affine(series)
+    if is_tilted(values.shape[:3], affine):
+        angle = f"{tilt_angle(affine):.0f} degrees"
+        notes.append(f"tilted gantry, {angle}: used as it is; 3D Slicer gets a copy with perpendicular axes")
+    return Stored(values, values.shape[:3], affine, window=window, padding=padded, notes=(*series.notes, *notes))
 
 
 def _window(

@@ -25,6 +25,12 @@ def is_tilted(shape: Sequence[int], affine: NDArray[np.float64]) -> bool:
     return bool(np.abs(_drift(affine) * (shape[0] - 1)).max() > _STRAIGHT)
 
 
+def tilt_angle(affine: NDArray[np.float64]) -> float:
+    """Angle in degrees between the normal of the slices and the direction from slice to slice."""
+    step, normal = affine[:3, 2], _right_angles(affine)[:3, 2]
+    return float(np.degrees(np.arccos(min(1.0, float(np.linalg.norm(normal) / np.linalg.norm(step))))))
+
+
 def upright(stored: Stored) -> Stored:
     """Volume with perpendicular axes: each slice shifted to its position, on larger planes.
 
@@ -34,13 +40,10 @@ def upright(stored: Stored) -> Stored:
     Returns:
         Volume of the same type; voxels outside of the slices have the smallest value.
     """
-    straight = _right_angles(stored.affine)
     if not is_tilted(stored.shape, stored.affine):
-        return replace(stored, affine=straight)
-    pixels, drift, last = stored.pixels, _drift(stored.affine), stored.shape[0] - 1
-    first = np.floor(np.minimum(0, drift * last)).astype(int)
-    end = np.ceil(np.maximum(0, drift * last)).astype(int)
-    columns, rows = stored.shape[2] + end[0] - first[0], stored.shape[1] + end[1] - first[1]
+        return replace(stored, affine=_right_angles(stored.affine))
+    pixels, drift = stored.pixels, _drift(stored.affine)
+    first, (_, rows, columns) = _extent(stored.shape, drift)
     darkest = pixels.min() if pixels.size else 0
     moved = np.empty((stored.shape[0], rows, columns), pixels.dtype)
     for k, plane in enumerate(pixels):
@@ -48,8 +51,25 @@ def upright(stored: Stored) -> Stored:
         moved[k] = ndimage.affine_transform(
             plane, np.ones(2), np.round(offset, 6), output_shape=(rows, columns), order=1, cval=darkest
         )
-    straight[:3, 3] = (stored.affine @ [first[0], first[1], 0, 1])[:3]
-    return Stored(moved, moved.shape, straight, notes=stored.notes)
+    return Stored(moved, moved.shape, upright_geometry(stored.shape, stored.affine)[1], notes=stored.notes)
+
+
+def upright_geometry(
+    shape: Sequence[int], affine: NDArray[np.float64]
+) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """Shape (k, j, i) and affine of the volume that ``upright`` makes of a tilted one."""
+    first, planes = _extent(shape, _drift(affine))
+    straight = _right_angles(affine)
+    straight[:3, 3] = (affine @ [first[0], first[1], 0, 1])[:3]
+    return planes, straight
+
+
+def _extent(shape: Sequence[int], drift: NDArray[np.float64]) -> tuple[NDArray[np.int64], tuple[int, int, int]]:
+    """Index (i, j) of the first pixel of planes on which all slices have place, and the shape (k, j, i)."""
+    last = shape[0] - 1
+    first = np.floor(np.minimum(0, drift * last)).astype(np.int64)
+    end = np.ceil(np.maximum(0, drift * last)).astype(np.int64)
+    return first, (shape[0], int(shape[1] + end[1] - first[1]), int(shape[2] + end[0] - first[0]))
 
 
 def _drift(affine: NDArray[np.float64]) -> NDArray[np.float64]:

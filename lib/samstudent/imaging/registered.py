@@ -19,36 +19,45 @@ _SAME = 0.25
 _LEAST_COVERED = 0.5
 
 
-def on_grid(pixels: NDArray[Any], own: Grid, grid: Grid, path: Path) -> NDArray[Any]:
-    """Pixels of an image on the grid of another one in the same space; unchanged if the grids are equal.
+def require_registered(own: Grid, first: Grid, path: Path) -> None:
+    """Check that an image can be a channel beside the first one.
+
+    Args:
+        own: grid of the image.
+        first: grid of the first channel.
+        path: the image, for errors.
+
+    Raises:
+        UserError: 2D images of different sizes; a volume elsewhere.
+    """
+    if own.dimension != first.dimension or (own.dimension == 2 and own.spatial_shape != first.spatial_shape):
+        raise UserError(
+            f"{path}: has the size {own.spatial_shape}, the first channel {first.spatial_shape}; channels of an image"
+            " must be registered"
+        )
+    covered = 1.0 if own.dimension == 2 else _covered(np.linalg.inv(own.affine) @ first.affine, first.shape, own.shape)
+    if covered < _LEAST_COVERED:
+        raise UserError(
+            f"{path}: covers {covered:.0%} of the first channel's volume; channels must be registered and in one space"
+        )
+
+
+def on_grid(pixels: NDArray[Any], own: Grid, grid: Grid) -> NDArray[Any]:
+    """Pixels of a volume on another grid in the same space; unchanged if the grids are equal, and in 2D.
 
     Linear interpolation by position in space; outside of the image its smallest value.
 
     Args:
         pixels: float32 (1, *own.spatial_shape), canonical.
         own: grid of the image.
-        grid: grid of the other image.
-        path: the image, for errors.
+        grid: the other grid.
 
     Returns:
         float32 (1, *grid.spatial_shape), canonical.
-
-    Raises:
-        UserError: 2D images of different sizes; a volume elsewhere.
     """
-    if own.dimension != grid.dimension or (own.dimension == 2 and own.spatial_shape != grid.spatial_shape):
-        raise UserError(
-            f"{path}: has the size {own.spatial_shape}, the first channel {grid.spatial_shape}; channels of an image"
-            " must be registered"
-        )
     if own.dimension == 2 or is_same_grid(own, grid):
         return pixels
     to_own = np.linalg.inv(own.affine) @ grid.affine
-    covered = _covered(to_own, grid.shape, own.shape)
-    if covered < _LEAST_COVERED:
-        raise UserError(
-            f"{path}: covers {covered:.0%} of the first channel's volume; channels must be registered and in one space"
-        )
     # Arrays are (k, j, i).
     moved = ndimage.affine_transform(
         own.to_file(pixels)[0],
@@ -56,7 +65,8 @@ def on_grid(pixels: NDArray[Any], own: Grid, grid: Grid, path: Path) -> NDArray[
         to_own[:3, 3][::-1],
         output_shape=grid.shape,
         order=1,
-        mode="constant",
+        # Not "constant", for which a coordinate of -1e-15 lies outside of the image.
+        mode="grid-constant",
         cval=float(pixels.min()),
     )
     return grid.from_file(moved[None].astype(np.float32))
