@@ -142,6 +142,11 @@ def mean_of(values: Iterable[float]) -> float:
     return float(np.mean(measured)) if measured else float("nan")
 
 
+def mean_and_error(differences: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean of the paired differences of two models, (cases,), and its standard error."""
+    return float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5)
+
+
 def _score(name: str, dice_of_cases: NDArray[np.float64], found: NDArray[Any]) -> StructureScore:
     """Score of one structure; ``found``: bool (cases, 2), whether truth and prediction have it."""
     true, predicted = found[:, 0], found[:, 1]

@@ -76,6 +76,11 @@ def test_examples_of_a_film_have_its_present_structures(small: Any) -> None:
     (example,) = click_examples(image, LabelledMasks(masks), task, CachedSam(small))
     assert example.masks.shape == (1, 20, 25) and example.embedding.image_size == (20, 25)
     assert click_examples(image, LabelledMasks(masks & False), task, CachedSam(small)) == []
+    masks[0, 9:12, 0:4] = True
+    unknown = np.zeros_like(masks)
+    unknown[1, 0] = True
+    (known,) = click_examples(image, LabelledMasks(masks, unknown), task, CachedSam(small))
+    assert (known.masks == masks[:1]).all()
 
 
 def test_examples_of_a_volume_are_the_slices_with_the_largest_structures(small: Any) -> None:
@@ -88,3 +93,7 @@ def test_examples_of_a_volume_are_the_slices_with_the_largest_structures(small: 
         masks[0, z, 2 : 3 + z, 2 : 3 + z] = True
     found = click_examples(image, LabelledMasks(masks), task, CachedSam(small))
     assert [int(e.masks.sum()) for e in found] == [(z + 1) ** 2 for z in (4, 5, 6, 7)]
+    unknown = np.zeros_like(masks)
+    unknown[0, 6, 0, 0] = True
+    known = click_examples(image, LabelledMasks(masks, unknown), task, CachedSam(small))
+    assert [int(e.masks.sum()) for e in known] == [(z + 1) ** 2 for z in (3, 4, 5, 7)]

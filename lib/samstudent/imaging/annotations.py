@@ -58,6 +58,12 @@ class LabelledMasks:
         regions = self.unknown & self.annotated.reshape(-1, *(1,) * (self.masks.ndim - 1))
         return regions if regions.any() else None
 
+    def slices(self, axis: int) -> list[LabelledMasks]:
+        """Labels of a volume's slices along a spatial axis, 0 for z."""
+        masks = np.moveaxis(self.masks, 1 + axis, 0)
+        unknown = [None] * len(masks) if self.unknown is None else np.moveaxis(self.unknown, 1 + axis, 0)
+        return [LabelledMasks(*both) for both in zip(masks, unknown, strict=True)]
+
     def known_part(self, prediction: NDArray[Any]) -> NDArray[Any]:
         """A prediction, bool (S, *spatial), without its pixels in unknown regions."""
         return prediction if self.unknown is None else np.asarray(prediction & ~self.unknown)

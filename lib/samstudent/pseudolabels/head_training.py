@@ -97,10 +97,8 @@ def head_cases(image: CaseImage, truth: LabelledMasks, task: Task, sam: CachedSa
     if task.dimension == 2:
         return [_head_case(sam.embed(pixels), truth)]
     axis = slice_axis_of(task)
-    parts, masks = np.moveaxis(pixels, axis, 0), np.moveaxis(truth.masks, 1 + axis, 0)
-    unknown = [None] * len(parts) if truth.unknown is None else np.moveaxis(truth.unknown, 1 + axis, 0)
-    labels = (LabelledMasks(*both) for both in zip(masks, unknown, strict=True))
-    return [_head_case(sam.embed(part), label) for part, label in zip(parts, labels, strict=True)]
+    parts = zip(np.moveaxis(pixels, axis, 0), truth.slices(axis), strict=True)
+    return [_head_case(sam.embed(part), label) for part, label in parts]
 
 
 def train_head(cases: Sequence[HeadCase], task: Task, out_path: Path, training: HeadTraining = DEFAULT_TRAINING) -> str:

@@ -161,28 +161,17 @@ def examples_of(case: OutOfFoldCase, head_weight: float, task: Task, sam: Cached
     """
     probabilities = one_vs_rival(mix(case.members, head_weight), task.overlap)
     pixels = for_sam(case.image, task.image)
-    masks, unknown = case.truth.masks, case.truth.unknown
     if task.dimension == 2:
-        height, width = masks.shape[1:]
+        height, width = case.truth.masks.shape[1:]
         embedding = replace(sam.embed(pixels), image_size=(height, width))
-        return [_example(case, embedding, probabilities, LabelledMasks(masks, unknown), task)]
+        return [_example(case, embedding, probabilities, case.truth, task)]
     axis = "zyx".index(task.recipe.axis)
-    images, truths = np.moveaxis(pixels, axis, 0), np.moveaxis(masks, 1 + axis, 0)
-    unknowns = None if unknown is None else np.moveaxis(unknown, 1 + axis, 0)
+    images, truths = np.moveaxis(pixels, axis, 0), case.truth.slices(axis)
     predictions = np.moveaxis(probabilities, 1 + axis, 0)
-    full = [z for z, p in enumerate(predictions) if truths[z].any() or (p >= task.recipe.threshold).any()]
+    full = [z for z, p in enumerate(predictions) if truths[z].masks.any() or (p >= task.recipe.threshold).any()]
     most = max(_SLICES_EACH, _SLICES // cases)
     chosen = sorted({full[round(i)] for i in np.linspace(0, len(full) - 1, min(most, len(full)))})
-    return [
-        _example(
-            case,
-            sam.embed(images[z]),
-            predictions[z],
-            LabelledMasks(truths[z], None if unknowns is None else unknowns[z]),
-            task,
-        )
-        for z in chosen
-    ]
+    return [_example(case, sam.embed(images[z]), predictions[z], truths[z], task) for z in chosen]
 
 
 def _example(
@@ -190,5 +179,5 @@ def _example(
 ) -> Example:
     coarse = coarse_masks(probabilities, task.recipe)
     # A structure with an unknown part has no complete border.
-    known = None if truth.unknown is None else ~truth.unknown.any(axis=(1, 2))
+    known = None if truth.unknown is None else truth.complete
     return Example(case.id, case.fold, embedding, truth.masks, coarse, known)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samstudent.errors import NotFound, UserError
 from samstudent.imaging.annotations import LabelledMasks
@@ -119,6 +120,8 @@ class ClickDecoders:
 def click_examples(image: CaseImage, truth: LabelledMasks, task: Task, sam: CachedSam) -> list[ClickExample]:
     """The image of a 2D case, or the slices of a volume with the largest structures, with their masks.
 
+    A structure that is partly unknown in the image or the slice is left out: its border is not complete.
+
     Args:
         image: of the case.
         truth: on the image's canonical grid; of a 2D image on any grid that covers it.
@@ -127,14 +130,19 @@ def click_examples(image: CaseImage, truth: LabelledMasks, task: Task, sam: Cach
     """
     pixels = for_sam(image, task.image)
     if task.dimension == 2:
-        return _examples(pixels, truth.masks, sam)
+        return _examples(pixels, _shown(truth), sam)
     axis = slice_axis_of(task)
-    slices, masks = np.moveaxis(pixels, axis, 0), np.moveaxis(truth.masks, 1 + axis, 0)
-    largest = np.argsort(-masks.reshape(len(masks), -1).sum(1), kind="stable")[:_SLICES]
+    slices, masks = np.moveaxis(pixels, axis, 0), [_shown(label) for label in truth.slices(axis)]
+    largest = np.argsort([-found.sum() for found in masks], kind="stable")[:_SLICES]
     return [e for z in sorted(largest) for e in _examples(np.ascontiguousarray(slices[z]), masks[z], sam)]
 
 
-def _examples(pixels: Any, masks: Any, sam: CachedSam) -> list[ClickExample]:
+def _shown(label: LabelledMasks) -> NDArray[np.bool_]:
+    """Masks of the structures that are completely known and not empty, bool (N, y, x)."""
+    return np.asarray(label.masks[label.complete & label.masks.any(axis=(1, 2))])
+
+
+def _examples(pixels: NDArray[Any], shown: NDArray[np.bool_], sam: CachedSam) -> list[ClickExample]:
     """At most one example: none without a mask."""
-    shown = masks[masks.any(axis=(1, 2))]
-    return [ClickExample(sam.embed(pixels).on_grid(shown.shape[1:]), shown)] if len(shown) else []
+    height, width = shown.shape[1:]
+    return [ClickExample(sam.embed(pixels).on_grid((height, width)), shown)] if len(shown) else []

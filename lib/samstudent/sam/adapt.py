@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from samstudent.errors import UserError
+from samstudent.metrics import mean_and_error
 from samstudent.sam.adapt_run import AdaptationOptions, Run
 from samstudent.sam.adapt_samples import Example, prompt_samples
 from samstudent.sam.adapted import Adaptation, Weights
@@ -181,7 +182,7 @@ def _paired(before: Scores, after: Scores, examples: Sequence[Example]) -> tuple
     """Mean paired difference over cases, and its standard error."""
     plain, adapted = _by_case(before, examples), _by_case(after, examples)
     differences = np.array([adapted[case] - plain[case] for case in plain])
-    return float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5)
+    return mean_and_error(differences)
 
 
 def _point(step: int, scores: Scores, examples: Sequence[Example]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from samstudent.metrics import mean_and_error
 from samstudent.sam.adapted import Weights
 from samstudent.sam.click_training import ClickExample, ClickRun, ClickTrainingOptions, next_click
 from samstudent.sam.decode import dice
@@ -92,8 +93,7 @@ def adapt_clicks(
     before, after = (
         np.array([mean_dice(sam, examples[case]) for case in left_out]) for sam in (decoder, first.backend)
     )
-    differences = after - before
-    gain, error = float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5)
+    gain, error = mean_and_error(after - before)
     reason = f"a gain of {gain:.4f} with a standard error of {error:.4f} on {len(left_out)} left-out cases"
     used = gain > error
     weights = run(order, 1).weights() if used else {}
