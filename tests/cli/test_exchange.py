@@ -58,3 +58,26 @@ def test_a_folder_of_no_known_format(tmp_path: Path) -> None:
     code, text = run_command("import", tmp_path)
     assert code == 2
     assert "format not recognised; expected a data set of nnU-Net" in " ".join(text.split())
+
+
+def test_mistakes_leave_no_folder_behind(tmp_path: Path) -> None:
+    data = drawn_study(tmp_path / "study", overlap=True)
+    export(data, tmp_path / "out", "--format", "coco")
+    for options, message in (
+        (
+            ("import", tmp_path / "out", "--studies", tmp_path / "new", "--task", "wrists"),
+            "'wrists': no such file",
+        ),
+        (
+            ("import", tmp_path / "out", "--studies", tmp_path / "a" / "b", "--task", "wrist"),
+            "a/b: no such folder, and none in which it could be made",
+        ),
+        (
+            ("export", "data", "-s", tmp_path / "gone", "-t", "wrist", "--format", "coco", "--output", tmp_path / "x"),
+            "gone: no such folder",
+        ),
+    ):
+        code, text = run_command(*options)
+        assert code == 2
+        assert message in " ".join(text.split())
+    assert not {"new", "a", "x"} & {path.name for path in tmp_path.iterdir()}

@@ -39,17 +39,19 @@ def test_served_or_named_round_is_exported(tmp_path: Path, task_file: str, capsy
     ledger, first = add_round(tmp_path, task_file, 0)
     _, second = add_round(tmp_path, task_file, 1)
     output = tmp_path / "out"
-    with pytest.raises(NotFound, match=r"no round is served yet: name one with --round"):
+    with pytest.raises(Conflict, match=r"no round of task 'drawn' is served in this study: name one of r0001, r0002"):
         export_model_command(str(tmp_path), task_file, output, ["torchscript"])
     ledger.promote(first)
     for round_id, expected in ((None, first), (second, second)):
-        export_model_command(str(tmp_path), task_file, output, ["torchscript", "bundle"], round_id)
+        export_model_command(str(tmp_path), task_file, output, ["torchscript", "bundle"], round_id, overwrite=True)
         description = json.loads((output / "model.json").read_text())
         assert (description["round"], description["model_sha256"]) == (expected, ledger.get(expected).model_digest)
         assert description["dice_on_hold_out"] == {"disk": 0.8, "mean": 0.8}
     printed = capsys.readouterr().out.split()
     assert printed[-3:] == [str(output / name) for name in ("model.json", "model.ts", "drawn")]
     assert all(Path(name).exists() for name in printed)
+    with pytest.raises(Conflict, match="not empty; choose another folder, or replace files by --overwrite"):
+        export_model_command(str(tmp_path), task_file, output, ["torchscript"], second)
 
 
 def test_errors_name_what_is_wrong(tmp_path: Path, task_file: str) -> None:
@@ -65,4 +67,8 @@ def test_errors_name_what_is_wrong(tmp_path: Path, task_file: str) -> None:
     running = ledger.new_round("manual")
     with pytest.raises(Conflict, match="running: its model may be incomplete"):
         export_model_command(*arguments, ["onnx"], running)
+    with pytest.raises(Conflict, match=r"no round of task 'wrist' .*; there are rounds of task drawn"):
+        export_model_command(str(tmp_path), "wrist", tmp_path / "out", ["onnx"])
     assert not (tmp_path / "out").exists()
+    with pytest.raises(Conflict, match=r"task\.yaml: is a file; expected a folder"):
+        export_model_command(str(tmp_path), task_file, Path(task_file), ["onnx"], id)

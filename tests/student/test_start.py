@@ -156,6 +156,9 @@ def test_errors_name_the_first_differences(tmp_path: Path) -> None:
     path.write_bytes(b"no weights")
     with pytest.raises(UserError, match="not a PyTorch checkpoint of plain weights"):
         load_start(build_network(task), path, task)
+    torch.save(build_network(task), path)
+    with pytest.raises(UserError, match=r"plain weights; expected torch\.save\(network\.state_dict\(\)"):
+        load_start(build_network(task), path, task)
     torch.save({"epoch": 3, "task": "segmentation"}, path)
     with pytest.raises(UserError, match="contains no weights"):
         load_start(build_network(task), path, task)

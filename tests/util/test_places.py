@@ -17,7 +17,13 @@ from samstudent.errors import Conflict, Unusable, UserError, explain, status_of
 from samstudent.imaging.case import read_image
 from samstudent.util.database import connection, make_tables
 from samstudent.util.files import atomic_write
-from samstudent.util.places import require_free, require_readable, require_temporary_folder, require_writable
+from samstudent.util.places import (
+    require_free,
+    require_new,
+    require_readable,
+    require_temporary_folder,
+    require_writable,
+)
 from support.small_disk import small_disk
 
 NOBODY = 65534
@@ -247,3 +253,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_folder_of_results_is_new_or_empty(tmp_path: Path) -> None:
+    require_new(tmp_path / "new", False)
+    require_new(tmp_path, False)
+    (tmp_path / "masks.png").touch()
+    with pytest.raises(Conflict, match="not empty; choose another folder, or replace files by --overwrite"):
+        require_new(tmp_path, False)
+    require_new(tmp_path, True)
+    for check in (lambda path: require_new(path, True), lambda path: require_writable(path, "masks are written")):
+        with pytest.raises(Conflict, match=r"masks\.png: is a file; expected a folder"):
+            check(tmp_path / "masks.png")

@@ -13,7 +13,6 @@ from rich.table import Table
 from samstudent.cli.app_folder import app_folder_path
 from samstudent.cli.findings import console, print_finding
 from samstudent.errors import UserError
-from samstudent.inference.batch import require_new
 from samstudent.research.evaluation.cases import EvaluationCases, Part, cases_of_folders, cases_of_study
 from samstudent.research.evaluation.command import REPORT, RunOptions, evaluate, load_models
 from samstudent.research.evaluation.report import finding
@@ -21,7 +20,7 @@ from samstudent.research.evaluation.summary import Summary
 from samstudent.research.html import percent, points
 from samstudent.rounds.study import Study
 from samstudent.task import load_task
-from samstudent.util.places import require_writable
+from samstudent.util.places import require_new, require_writable
 from samstudent.util.progress_bar import ProgressBars
 
 

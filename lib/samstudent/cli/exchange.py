@@ -31,9 +31,7 @@ def export_data(
     """Export images and labels of a study. Exit code 1 if a case was left out."""
     from samstudent.cli.exchange_run import run_export
     from samstudent.exchange.study_export import ExportOptions
-    from samstudent.util.places import require_writable
 
-    require_writable(output, "the exported data are written")
     options = ExportOptions(format, channel, polygons)
     raise typer.Exit(0 if run_export(studies, task, output, options, pseudo=pseudo_labels) else 1)
 

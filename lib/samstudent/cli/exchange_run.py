@@ -16,9 +16,9 @@ from typing import TypeVar
 import typer
 from rich.progress import track
 
-from samstudent.cli.app_folder import app_folder
+from samstudent.cli.app_folder import app_folder, app_folder_path
 from samstudent.cli.findings import console, print_finding
-from samstudent.errors import Unavailable
+from samstudent.errors import NotFound, Unavailable
 from samstudent.exchange.import_report import ImportReport
 from samstudent.exchange.source import Source
 from samstudent.exchange.study_cases import study_cases
@@ -32,6 +32,7 @@ from samstudent.server.open_datastore import open_datastore
 from samstudent.task import load_task
 from samstudent.util.address import is_pacs
 from samstudent.util.files import atomic_write
+from samstudent.util.places import require_writable
 
 #: Largest number of reasons of one kind that are printed; the report has all.
 _PRINTED = 10
@@ -51,7 +52,10 @@ def run_import(source: Source, studies: str, task_name: str, options: ImportOpti
     Returns:
         Whether all cases were taken.
     """
+    load_task(task_name)
     if not is_pacs(studies) and not os.path.lexists(studies):
+        if not Path(studies).parent.is_dir():
+            raise NotFound(f"--studies {studies}: no such folder, and none in which it could be made: make it first")
         Path(studies).mkdir()
         print_finding("note ", f"{studies}: new study folder")
     with _opened(studies, task_name) as (study, datastore):
@@ -88,6 +92,9 @@ def run_export(studies: str, task_name: str, output: Path, options: ExportOption
     Returns:
         Whether all cases were written.
     """
+    load_task(task_name)
+    app_folder_path(studies)  # the study is there
+    require_writable(output, "the exported data are written")
     with _opened(studies, task_name) as (study, datastore):
         cases = study_cases(study, datastore, pseudo=pseudo)
         flagged = sorted(study.flags.all().keys() & set(datastore.list_images()))

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from samstudent.cli.app_folder import app_folder_path
 from samstudent.cli.findings import console, first_names, print_finding
-from samstudent.inference.batch import TABLE, BatchOptions, BatchResult, predict_to_folder, require_new
+from samstudent.inference.batch import TABLE, BatchOptions, BatchResult, predict_to_folder
 from samstudent.inference.image_list import are_cases, find_images
 from samstudent.inference.result_files import ending_of
 from samstudent.inference.round_model import RoundModel
@@ -20,7 +20,7 @@ from samstudent.rounds.study import Study
 from samstudent.sam.cache import EmbeddingCache
 from samstudent.server.study_cases import CasesOfStudy
 from samstudent.task import Task, load_task
-from samstudent.util.places import require_writable
+from samstudent.util.places import require_new, require_writable
 from samstudent.util.progress_bar import ProgressBars
 
 

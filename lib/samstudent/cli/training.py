@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samstudent.cli.app_folder import app_folder, task_argument
+from samstudent.cli.app_folder import app_folder, app_folder_path, task_argument
 from samstudent.cli.options import Studies, TaskOption
 from samstudent.cli.rounds import open_ledger, print_rounds
 from samstudent.errors import Unavailable
 from samstudent.rounds.repeat import repetition
+from samstudent.rounds.study_paths import StudyPaths
 from samstudent.util.progress_bar import ProgressBars
 
 if TYPE_CHECKING:
@@ -53,8 +55,7 @@ def train(
     if steps is not None:
         request["steps"] = steps
     if start is not None:
-        # A bare name would be a file in the study's folder of weights, as in requests to the server.
-        request["start"] = str(Path(start).resolve()) if Path(start).is_file() else start
+        request["start"] = _start_argument(start, studies)
     app = _app(studies, task)
     ledger = open_ledger(studies, task)
     while True:
@@ -81,6 +82,15 @@ def _progress(app: SamstudentApp) -> Iterator[None]:
     with ProgressBars() as bars:
         app.report = bars
         yield
+
+
+def _start_argument(start: str, studies: str) -> str:
+    """Round, name of a file in the study's folder of weights, or absolute path of another file."""
+    if not Path(start).exists():
+        weights = StudyPaths.of(studies, str(app_folder_path(studies))).weights
+        if re.fullmatch(r"r\d{4,}", start) or (weights / start).is_file():
+            return start
+    return str(Path(start).resolve())
 
 
 def _app(studies: str, task: str) -> SamstudentApp:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from samstudent import __version__
-from samstudent.errors import Conflict, UserError, explain
+from samstudent.errors import UserError, explain
 from samstudent.imaging.case import read_image
 from samstudent.inference.image_list import Fetch
 from samstudent.inference.prediction import PredictedStructure, Prediction
@@ -56,18 +56,6 @@ class BatchResult:
 
     structures: dict[str, Sequence[PredictedStructure]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-
-
-def require_new(output: Path, overwrite: bool) -> None:
-    """Check the folder of results, which need not exist.
-
-    Raises:
-        Conflict: it is a file, or it is not empty and ``overwrite`` is False.
-    """
-    if output.exists() and not output.is_dir():
-        raise Conflict(f"{output}: is a file; expected a folder for the results")
-    if not overwrite and output.is_dir() and any(output.iterdir()):
-        raise Conflict(f"{output}: exists and is not empty; choose another folder, or replace files by --overwrite")
 
 
 def predict_to_folder(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from samstudent.errors import Conflict
 from samstudent.imaging.case import CaseImage
 from samstudent.inference.prediction import Origin, Prediction, refined_structures, structures_of
+from samstudent.inference.round_choice import model_of
 from samstudent.inference.round_refiner import RoundRefiner
 from samstudent.rounds.study import Study
 from samstudent.sam.cache import EmbeddingCache
@@ -49,12 +49,7 @@ class RoundModel:
             NotFound: no such round, or its model file is gone.
             UserError: the model file is damaged, or does not fit the task as it is now.
         """
-        ledger = study.ledger
-        path = ledger.champion_path() if round_id is None else ledger.complete_model(round_id)
-        if path is None:
-            ids = [record.id for record in ledger.rounds() if record.model_digest is not None]
-            others = f"name one of {', '.join(ids)}, or promote it" if ids else "run one (samstudent train)"
-            raise Conflict(f"no round of task {study.task.name!r} is served in this study: {others}")
+        path = model_of(study.ledger, study.task.name, round_id)
         return cls(study, path.parent.name, Student.load(path, study.task, device), cache)
 
     @cached_property

@@ -53,7 +53,7 @@ class Study:
         self.task = task
         self.is_remote = is_pacs(studies)
         paths = StudyPaths.of(studies, app_dir)
-        self.root, self.split_csv = paths.root, paths.split_csv
+        self.root, self.split_csv, self.weights_folder = paths.root, paths.split_csv, paths.weights
         self.folder = paths.folder_of(task.name)
         self._plain: SamModel | None = None
         #: Id and backend of the active adapted model at the last call.
@@ -101,11 +101,6 @@ class Study:
     @cached_property
     def bound_checks(self) -> BoundChecks:
         return BoundChecks(self.folder / "state.sqlite")
-
-    @property
-    def weights_folder(self) -> Path:
-        """Folder for initial weights that requests name without a path."""
-        return self.root / "weights"
 
     @cached_property
     def embeddings(self) -> EmbeddingCache:

@@ -39,6 +39,11 @@ class StudyPaths:
         require_own(root / "state", Path(studies))
         return cls(root, Path(studies) / "split.csv")
 
+    @property
+    def weights(self) -> Path:
+        """Folder for initial weights that requests name without a path."""
+        return self.root / "weights"
+
     def folder_of(self, task_name: str) -> Path:
         """Folder of the state of one task: rounds, hold-out, scores."""
         return self.root / task_name

@@ -40,9 +40,14 @@ def read_checkpoint(path: Path) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a PyTorch checkpoint of plain weights: {reason}") from error
+    except (pickle.UnpicklingError, ValueError, KeyError) as error:
+        # PyTorch's own text is of several lines, and recommends to run the code in the file.
+        raise UserError(
+            f"{path}: not a PyTorch checkpoint of plain weights; expected torch.save(network.state_dict(), ...)"
+        ) from error
 
 
 def read_weights(path: Path) -> dict[str, Any]:

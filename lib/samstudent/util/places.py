@@ -24,8 +24,10 @@ def require_writable(folder: Path, purpose: str) -> None:
         purpose: use of the folder for the error, after "In this folder".
 
     Raises:
+        Conflict: it is a file.
         Unusable: it cannot be written; with reason and remedy.
     """
+    _require_no_file(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -34,6 +36,17 @@ def require_writable(folder: Path, purpose: str) -> None:
     except OSError as error:
         error.filename = error.filename2 = None  # of the temporary file
         raise Unusable(error, folder, f"In this folder {purpose}") from error
+
+
+def require_new(output: Path, overwrite: bool) -> None:
+    """Check the folder of results, which need not exist.
+
+    Raises:
+        Conflict: it is a file, or it is not empty and ``overwrite`` is False.
+    """
+    _require_no_file(output)
+    if not overwrite and output.is_dir() and any(output.iterdir()):
+        raise Conflict(f"{output}: exists and is not empty; choose another folder, or replace files by --overwrite")
 
 
 def require_readable(path: Path) -> None:
@@ -102,6 +115,11 @@ def require_free(host: str, port: int) -> None:
                 ) from error
             if error.errno != errno.EAFNOSUPPORT:  # a machine without IPv6; asyncio skips it, too
                 raise
+
+
+def _require_no_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise Conflict(f"{folder}: is a file; expected a folder")
 
 
 def _subfolders(folder: Path) -> list[Path]:
