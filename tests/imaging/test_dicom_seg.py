@@ -19,6 +19,7 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.dicom_dx_write import dx_image, save_film
 from samstudent.imaging.dicom_seg import is_automatic, references_of, segments_of, structures_of
 from samstudent.imaging.dicom_seg_write import SegDescription, write_seg
+from samstudent.imaging.image_paths import channels_path
 from samstudent.imaging.labels import other_names, read_ignore, read_masks
 from samstudent.task import Task
 from support.dicom_files import save, save_series
@@ -79,6 +80,22 @@ def test_tilted_series_round_trip(tmp_path: Path) -> None:
     task = make_task(3)
     masks = random_masks(folder, task)
     assert (round_trip(folder, task, masks, tmp_path)[1] == masks).all()
+
+
+@pytest.mark.parametrize("lateral", [0.0, 0.3])
+def test_segmentation_of_channels_refers_to_the_first(tmp_path: Path, lateral: float) -> None:
+    """Masks are on the grid of the case, which is not that of a tilted series."""
+    for name in ("a", "b"):
+        fields = {"FrameOfReferenceUID": "1.2.4", "SliceThickness": 2, "SeriesInstanceUID": generate_uid()}
+        save_series(tmp_path / name, [0, 2, 4], lateral=lateral, **fields)
+    path, task = channels_path([tmp_path / "a", tmp_path / "b"], tmp_path), make_task(3)
+    grid = read_image(path, 3).grid
+    masks = np.zeros((len(task.names), *grid.spatial_shape), bool)
+    masks[0, 1] = True
+    seg = write_seg(tmp_path / "seg.dcm", masks, task, grid, path, DESCRIPTION)
+    assert references_of(seg)[0] == str(pydicom.dcmread(tmp_path / "a" / "0.dcm").SeriesInstanceUID)
+    back = read_masks(tmp_path / "seg.dcm", task, read_image(tmp_path / "a").grid)
+    assert back[0].any(axis=(1, 2)).tolist() == [False, True, False] and back[0, 1].all() and not back[1:].any()
 
 
 def test_single_slice_as_a_2d_case_round_trip(tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
 from samstudent.server import http
 from samstudent.server.context import Tasks
+from samstudent.server.datastore.viewer_grid import moved
 from samstudent.server.tasks.active_learning import strategies
 from samstudent.server.tasks.sam_interactive import SamInteractiveTask
 from samstudent.server.tasks.student_infer import StudentInferTask, StudentSamInferTask
 from samstudent.server.tasks.study_round import StudyRound
 from samstudent.task import Task
+from support.dicom_files import save_series
 from support.drawn import FakeSam, learn_recipes, shapes, small_task, write_png
 from support.http_server import make_context
 from support.infer_requests import serve
@@ -34,6 +36,7 @@ from support.student_study import DrawnStudy
 
 NAMES = ("disk", "square")
 CASES = ["good", "low", "plain"]
+SMALL = {"size": [16, 16, 16], "channels": [4, 8]}
 
 
 def slicer_bench(folder: Path, task: Task, overlap: bool = False) -> Bench:
@@ -142,6 +145,25 @@ def test_overlapping_start_is_complete(tmp_path: Path) -> None:
     assert file.endswith(".seg.nrrd")
     masks = read_masks(file, bench.study.task, read_image(bench.datastore.get_image_uri("good")).grid)
     assert (masks == bench.truths["good"]).all()
+
+
+def test_start_of_a_tilted_volume_is_complete(tmp_path: Path) -> None:
+    """On the grid of the copy that 3D Slicer loads, with the structures below the threshold."""
+
+    def draw(path: Path, number: int) -> NDArray[Any]:
+        save_series(path, [0, 2, 4, 6], lateral=0.5, SeriesInstanceUID=f"1.2.{number + 1}")
+        truth = np.zeros((2, *read_image(path, 3).grid.spatial_shape), bool)
+        truth[0, 1, :2], truth[1, 2, :2] = True, True
+        return truth
+
+    bench = make_bench(tmp_path / "study", small_task(dimension=3, student=SMALL, holdout={"fraction": 0}), draw, ["low"])
+    bench.pseudo_label("low")
+    (tmp_path / "start.nrrd").write_bytes(bench.client.get("/datastore/label?label=low&tag=original").content)
+    shown = read_image(bench.datastore.viewer_file("low")).grid
+    own = read_image(bench.datastore.get_image_uri("low"), 3).grid
+    assert shown.shape != own.shape
+    start = read_masks(tmp_path / "start.nrrd", bench.study.task, shown)
+    assert (start == moved(bench.truths["low"], own, shown, tmp_path)).all() and start.any(axis=(1, 2, 3)).all()
 
 
 def test_no_model_is_run_automatically_without_a_student(bench: Bench, panel: Panel) -> None:

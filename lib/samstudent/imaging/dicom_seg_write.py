@@ -16,11 +16,14 @@ from pydicom.sr.codedict import codes
 
 from samstudent import __version__
 from samstudent.errors import UserError
+from samstudent.imaging.dicom import geometry_of
 from samstudent.imaging.dicom_seg import NOT_ANNOTATED
 from samstudent.imaging.dicom_seg_source import as_instances, clean_header, clean_text, refer_to, refer_to_frames
 from samstudent.imaging.dicom_series import open_series
-from samstudent.imaging.formats import decoding
+from samstudent.imaging.formats import Stored, decoding
 from samstudent.imaging.grid import LPS_TO_RAS, Grid
+from samstudent.imaging.image_paths import shown_path
+from samstudent.imaging.resampling import to_grid
 from samstudent.imaging.seg_nrrd import color
 from samstudent.task import Task
 from samstudent.util.dicom_codes import Code
@@ -76,7 +79,8 @@ def write_seg(
         masks: bool (S, *spatial), canonical.
         task: names, codes and colours of the structures.
         grid: grid of the image.
-        source: the image: a DICOM file, or a folder with the files of one series.
+        source: the image: a DICOM file, a folder with the files of one series, or several channels, of which the
+            segmentation refers to the first.
         description: content and origin of the masks.
 
     Returns:
@@ -90,6 +94,7 @@ def write_seg(
         raise UserError(f"{path}: no structure to write")
     if masks.shape != (len(task.names), *grid.spatial_shape):
         raise UserError(f"{path}: masks of shape {masks.shape}, but the image has {grid.spatial_shape}")
+    masks, grid, source = _of_first_channel(masks, grid, source)
     images = sources_of(source, grid)
     frames = as_instances(images)
     source_class = str(images[0].SOPClassUID)
@@ -136,6 +141,17 @@ def write_seg(
     seg.SeriesDate, seg.SeriesTime = seg.ContentDate, seg.ContentTime
     seg.save_as(path)
     return seg
+
+
+def _of_first_channel(masks: NDArray[Any], grid: Grid, source: Path) -> tuple[NDArray[Any], Grid, Path]:
+    """Masks, grid and path of the first channel, which has another grid than its case if it is tilted; of other images
+    unchanged."""
+    first = shown_path(source)
+    if first == source:
+        return masks, grid, source
+    own = Grid.of(*geometry_of(first), path=first)
+    drawn = grid.to_file(masks).astype(np.uint8)
+    return to_grid(drawn, Stored(drawn[0], grid.shape, grid.affine), own, source).astype(bool), own, first
 
 
 def sources_of(source: Path, grid: Grid) -> list[Dataset]:

@@ -17,6 +17,7 @@ from samstudent.imaging.labels import read_masks, read_rejected
 from samstudent.pseudolabels.review import ReviewDecision
 from samstudent.server.auth.current_user import caller
 from samstudent.server.context import ServerContext
+from samstudent.server.datastore.viewer_grid import moved
 
 
 def list_starts(context: ServerContext, objects: Mapping[str, Any]) -> None:
@@ -62,12 +63,11 @@ def write_start(context: ServerContext, case: str, folder: Path) -> Path:
     """
     store, task = context.datastore, context.task
     image, label = Path(store.get_image_uri(case)), Path(store.get_label_uri(case, PSEUDO))
-    if not caller().is_browser and (shown := store.viewer_grid_file(case)):
-        grid = read_image(shown).grid
-        masks = read_masks(store.viewer_label(case, PSEUDO) or label, task, grid)
-    else:
-        grid = read_image(image, task.dimension).grid
-        masks = read_masks(label, task, grid) | read_rejected(label, task, grid)
+    grid = read_image(image, task.dimension).grid
+    masks = read_masks(label, task, grid) | read_rejected(label, task, grid)
+    if not caller().is_browser and (file := store.viewer_grid_file(case)):
+        shown = read_image(file).grid
+        masks, grid = moved(masks, grid, shown, label), shown
     overlap = task.overlap and bool((masks.sum(axis=0) > 1).any())
     path = folder / f"original{'.seg' if overlap else ''}.nrrd"
     write_masks(path, masks, task, grid)

@@ -16,11 +16,9 @@ from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.file_names import LABELS, case_id, split_name
 from samstudent.imaging.folder import images_folder
-from samstudent.imaging.formats import Stored
 from samstudent.imaging.label_tags import FINAL, PSEUDO_TAGS
 from samstudent.imaging.label_writing import write_masks
 from samstudent.imaging.labels import read_masks
-from samstudent.imaging.resampling import to_grid
 from samstudent.imaging.value_lookup import names_for_reading
 from samstudent.server.datastore.coalesced_call import CoalescedCall
 from samstudent.server.datastore.dataset_archive import write_archive
@@ -30,6 +28,7 @@ from samstudent.server.datastore.label_files import LabelFiles, without_reserved
 from samstudent.server.datastore.label_rules import ImageRules, LabelRules
 from samstudent.server.datastore.study_files import StudyFiles
 from samstudent.server.datastore.study_list import StudyList
+from samstudent.server.datastore.viewer_grid import moved
 from samstudent.util.files import require_own
 
 logger = logging.getLogger(__name__)
@@ -167,9 +166,8 @@ class StudyFolderDatastore(LocalDatastore):  # type: ignore[misc]
         own, shown = read_image(self.get_image_uri(image_id)).grid, read_image(file).grid
         label = Path(self.get_label_uri(image_id, tag))
         names = names_for_reading(label, self.get_label_info(image_id, tag))
-        masks = own.to_file(read_masks(label, task, own, names=names))
         path = file.parent / f"{tag}.seg.nrrd"
-        write_masks(path, to_grid(masks, Stored(masks[0], own.shape, own.affine), shown, label), task, shown)
+        write_masks(path, moved(read_masks(label, task, own, names=names), own, shown, label), task, shown)
         return path
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:

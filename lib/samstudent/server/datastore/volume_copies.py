@@ -16,12 +16,13 @@ import SimpleITK as sitk
 
 from samstudent.errors import Unavailable
 from samstudent.imaging.case import read_image
-from samstudent.imaging.dicom import geometry_of, read_dicom
+from samstudent.imaging.dicom import read_dicom
 from samstudent.imaging.folder import stamp_of
 from samstudent.imaging.formats import Stored
 from samstudent.imaging.grid import LPS_TO_RAS
 from samstudent.imaging.image_paths import ImagePath
-from samstudent.imaging.perpendicular import is_tilted, upright
+from samstudent.imaging.perpendicular import upright
+from samstudent.server.datastore.viewer_grid import TiltedVolumes
 from samstudent.util.files import atomic_path
 
 #: Endings of files with several channels that clients would load as a time series or a vector.
@@ -38,7 +39,7 @@ class VolumeCopies:
 
     def __init__(self, folder: Path, channel: int = 0) -> None:
         self.folder, self.channel = folder, channel
-        self._tilted: dict[Path, bool] = {}
+        self._tilted = TiltedVolumes()
 
     def is_needed(self, path: Path) -> bool:
         """Whether an image is not one file that clients can read."""
@@ -84,6 +85,7 @@ class VolumeCopies:
 
     def tilted(self, case: str, path: Path) -> Path | None:
         """The copy of a volume with a tilted gantry, whose grid differs from the image's; None: any other image.
+        Several channels have the grid of their copy (``case.join_channels``).
 
         Raises:
             UserError: the image cannot be read.
@@ -91,10 +93,7 @@ class VolumeCopies:
         image = ImagePath.of(path)
         if not image.place.is_dir() or image.channels:
             return None
-        copy = self.place(case, path)
-        if copy not in self._tilted:
-            self._tilted[copy] = is_tilted(*geometry_of(path))
-        return self.of(case, path) if self._tilted[copy] else None
+        return self.of(case, path) if self._tilted.has(self.place(case, path), lambda: path) else None
 
     def _channel(self, path: Path) -> Stored:
         """The copied channel of an image with several, (k, j, i), on the case's grid, where ITK places it."""

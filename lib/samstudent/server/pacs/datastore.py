@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from samstudent.errors import Unavailable, UserError
-from samstudent.imaging.dicom import geometry_of
 from samstudent.imaging.label_tags import FINAL, PSEUDO
-from samstudent.imaging.perpendicular import is_tilted
 from samstudent.server.datastore.label_rules import ImageRules, LabelCheck, LabelRules
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
+from samstudent.server.datastore.viewer_grid import TiltedVolumes
 from samstudent.server.pacs.cache import ImageCache
 from samstudent.server.pacs.client import Pacs
 from samstudent.server.pacs.exchange import Exchange
@@ -56,7 +55,7 @@ class PacsDatastore(StudyFolderDatastore):
         self.pacs, self.task = pacs, task
         self.sync_state = SyncState(folder / "pacs.sqlite")
         self._references = ReferenceFiles(lambda: str(self._datastore.image_path()))
-        self._tilted: dict[tuple[str, int], bool] = {}
+        self._tilted = TiltedVolumes()
         check = check_label and _unless_unavailable(check_label)
         super().__init__(folder, images=ImageRules((EXTENSION,)), labels=LabelRules(task, check=check))
         self.images = ImageCache(images, pacs, pacs.settings.cache_gb * 1e9, self.is_labelled)
@@ -125,10 +124,9 @@ class PacsDatastore(StudyFolderDatastore):
         reference = self._reference_or_query(image_id)
         if reference.image:
             return None
-        key = (image_id, reference.images)
-        if key not in self._tilted:
-            self._tilted[key] = is_tilted(*geometry_of(self._image_check.readable(reference)))
-        return self.images.for_viewer(reference) if self._tilted[key] else None
+        state = (image_id, reference.images)
+        is_tilted = self._tilted.has(state, lambda: self._image_check.readable(reference))
+        return self.images.for_viewer(reference) if is_tilted else None
 
     # ---- unusable images ----
 
