@@ -25,7 +25,7 @@ from samstudent.server.annotation.pixels import RawPixels
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.history import version_info
 from samstudent.server.datastore.identifiers import ANNOTATION, REFUSED
-from samstudent.server.label_reviews import case_review
+from samstudent.server.review_metadata import case_review
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Slice
 from samstudent.server.review_page.service import ReviewService
 from samstudent.util.files import sha256_file

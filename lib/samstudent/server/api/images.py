@@ -21,7 +21,7 @@ from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext, require_known
 from samstudent.server.datastore.identifiers import check_image_id
-from samstudent.server.label_reviews import for_extension
+from samstudent.server.review_metadata import for_extension
 from samstudent.server.start_labels import list_starts
 from samstudent.util.places import require_readable
 

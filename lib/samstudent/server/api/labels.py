@@ -27,9 +27,9 @@ from samstudent.server.auth.roles import require
 from samstudent.server.concurrency import takes_turn
 from samstudent.server.context import Context, ServerContext
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM, ANNOTATION, check_name
-from samstudent.server.label_reviews import APPROVED_VERSION, ON_PAGE, LabelReview, sent_review
-from samstudent.server.label_reviews import KEY as REVIEW
 from samstudent.server.pacs.datastore import ONLY_FROM_PACS
+from samstudent.server.review_metadata import APPROVED_VERSION, ON_PAGE, LabelReview, sent_review
+from samstudent.server.review_metadata import KEY as REVIEW
 from samstudent.server.start_labels import has_start, start_info, write_start
 from samstudent.util.places import require_readable
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from samstudent.imaging.label_tags import FINAL
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM, ANNOTATION
-from samstudent.server.label_reviews import ON_PAGE, LabelReview
+from samstudent.server.review_metadata import ON_PAGE, LabelReview
 from samstudent.server.review_page.queue import Infos
 
 #: Largest number of cases of the chart.

@@ -8,7 +8,7 @@ from typing import Any
 from samstudent.imaging.label_tags import FINAL, PSEUDO
 from samstudent.rounds.ledger import Ledger
 from samstudent.rounds.round_record import RoundRecord
-from samstudent.server.label_reviews import APPROVED, case_review
+from samstudent.server.review_metadata import APPROVED, case_review
 from samstudent.server.review_page.effort import effort
 from samstudent.server.review_page.progress import progress_of_jobs
 from samstudent.server.review_page.queue import Infos, queue_items

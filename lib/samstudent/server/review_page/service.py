@@ -24,7 +24,7 @@ from samstudent.imaging.structure_names import IGNORE
 from samstudent.pseudolabels.review import Verdict, check_sources, compose
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.identifiers import ACCEPTED_FROM, PROMISE
-from samstudent.server.label_reviews import approval
+from samstudent.server.review_metadata import approval
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Shown, Slice, runs
 from samstudent.server.review_page.queue import QueueItem, QueuePage, State, page_of, queue_items
 from samstudent.util.files import sha256_file
