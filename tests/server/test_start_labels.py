@@ -156,7 +156,8 @@ def test_start_of_a_tilted_volume_is_complete(tmp_path: Path) -> None:
         truth[0, 1, :2], truth[1, 2, :2] = True, True
         return truth
 
-    bench = make_bench(tmp_path / "study", small_task(dimension=3, student=SMALL, holdout={"fraction": 0}), draw, ["low"])
+    task = small_task(dimension=3, student=SMALL, holdout={"fraction": 0})
+    bench = make_bench(tmp_path / "study", task, draw, ["low"])
     bench.pseudo_label("low")
     (tmp_path / "start.nrrd").write_bytes(bench.client.get("/datastore/label?label=low&tag=original").content)
     shown = read_image(bench.datastore.viewer_file("low")).grid
