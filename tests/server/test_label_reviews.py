@@ -21,6 +21,7 @@ from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
 from samstudent.rounds.study import Study
 from samstudent.server import http
+from samstudent.server.annotation.drawn_label import DrawnStructure
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.label_reviews import LabelReviews
@@ -209,6 +210,27 @@ def test_approved_version_is_used(bench: Bench, reviewer: Reviewer, tmp_path: Pa
     # Two earlier labels are in the history, with their authors.
     versions = bench.client.get(f"/samstudent/annotate/{CASE}/history").json()["versions"]
     assert [label["user"] for label in versions] == ["rita", "rita", "anna"]
+
+
+def test_version_without_approval_is_in_the_history_of_the_page(
+    bench: Bench, reviewer: Reviewer, tmp_path: Path
+) -> None:
+    def history() -> list[str | None]:
+        answer = bench.client.get(f"/samstudent/annotate/{CASE}/history")
+        return [label["id"] for label in answer.json()["versions"]]
+
+    file, masks = version(bench, tmp_path, 3)
+    reviewer.save_version(CASE, "version_1", file)
+    reviewer.save_version(CASE, "version_2", version(bench, tmp_path, 6)[0])
+    assert history()[:3] == [None, "version_2", "version_1"]
+    label = bench.client.get(f"/samstudent/annotate/{CASE}/label", params={"version": "version_1"}).json()
+    disk = DrawnStructure(**label["structures"]["disk"])
+    assert np.array_equal(disk.mask(masks.shape[1:], "disk"), masks[0])
+    # The label before it is kept once, under one name.
+    reviewer.decide(CASE, "version_1", "approved")
+    assert history()[:2] == [None, "version_2"] and "version_1" not in history()
+    reviewer.decide(CASE, "version_2", "approved")
+    assert not {"version_1", "version_2"} & set(history())
 
 
 def test_later_label_replaces_the_approved_version(bench: Bench, reviewer: Reviewer, tmp_path: Path) -> None:

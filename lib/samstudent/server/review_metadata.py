@@ -101,6 +101,17 @@ def counting_tag(labels: Mapping[str, Mapping[str, Any]]) -> str:
     return FINAL
 
 
+def other_versions(labels: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Tags of the versions of the extension that are not the human label, newest first.
+
+    Args:
+        labels: metadata by tag.
+    """
+    versions = [tag for tag in labels if tag not in (FINAL, ORIGINAL) and TAG.fullmatch(tag)]
+    found = [tag for tag in versions if not is_final(tag, labels)]
+    return sorted(found, key=lambda tag: int(tag.removeprefix("version_")), reverse=True)
+
+
 def case_review(labels: Mapping[str, Mapping[str, Any]]) -> LabelReview | None:
     """Review of the human label of a case; None: there is no label or review."""
     return LabelReview.of(labels[counting_tag(labels)]) if FINAL in labels else None

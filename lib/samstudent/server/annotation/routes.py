@@ -120,7 +120,7 @@ def get_pixels(request: Request, service: Service, case: Case, axis: Axis = None
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 
-@router.get("/{case}/label", summary="Masks of the human label, or of an earlier version", dependencies=READ)
+@router.get("/{case}/label", summary="Masks of the human label, or of another version", dependencies=READ)
 def get_label_masks(
     service: Service, case: Case, version: Annotated[str | None, Query(description="id, from the history")] = None
 ) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def delete_flag(
     return {"case": case, "flag": None}
 
 
-@router.get("/{case}/history", summary="Versions of the human label, newest first", dependencies=READ)
+@router.get("/{case}/history", summary="Versions of the human label, those of 3D Slicer included", dependencies=READ)
 def get_history(service: Service, case: Case) -> dict[str, Any]:
     return {"case": case, "versions": service.history(case)}
 

@@ -25,7 +25,7 @@ from samstudent.server.annotation.pixels import RawPixels
 from samstudent.server.context import ServerContext
 from samstudent.server.datastore.history import version_info
 from samstudent.server.datastore.identifiers import ANNOTATION, REFUSED
-from samstudent.server.review_metadata import case_review
+from samstudent.server.review_metadata import case_review, other_versions
 from samstudent.server.review_page.pictures import AXES, SIDES, Cache, Cropped, Slice
 from samstudent.server.review_page.service import ReviewService
 from samstudent.util.files import sha256_file
@@ -106,18 +106,18 @@ class AnnotationService:
     # ---- masks ----
 
     def label_masks(self, case: str, version: str | None = None) -> dict[str, Any]:
-        """Structures of the human label of a case, or of an earlier version of it, as JSON.
+        """Structures of the human label of a case, or of another version of it (``id`` of the history), as JSON.
 
         Raises:
             NotFound: no such label or version.
         """
         if version is None:
-            path, info = Path(self.datastore.get_label_uri(case, FINAL)), self.datastore.get_label_info(case, FINAL)
+            path = Path(self.datastore.get_label_uri(case, FINAL))
+            info: Mapping[str, Any] = self.datastore.get_label_info(case, FINAL)
             if not info:
                 raise NotFound(f"{case!r} has no label")
         else:
-            path = self._version(case, version)
-            info = version_info(path)
+            path, info = self._version(case, version)
         grid = self.pixels(case).grid
         found = read_label(path, self.task, grid, names=names_for_reading(path, info))
         return self._structures(found, "label")
@@ -206,12 +206,16 @@ class AnnotationService:
         return self.context.wait_for_pacs(case) | {"case": case, "digest": self.digest(case)}
 
     def history(self, case: str) -> list[dict[str, Any]]:
-        """Versions of the human label, newest first, as JSON; the current one first, with ``id`` None."""
+        """Versions of the human label, as JSON: the current one, with ``id`` None; versions saved in 3D Slicer
+        that never became the human label; the earlier ones. Each kind is sorted newest first."""
         self.require_known(case)
-        current = self.datastore.get_label_info(case, FINAL)
-        versions = self.datastore.labels.history.versions(FINAL, case)
-        found = [{"id": path.name} | _brief(version_info(path)) for path in reversed(versions)]
-        return ([{"id": None} | _brief(current)] if current else []) + found
+        labels = self.datastore.label_infos(case)[case]
+        found = {None: labels[FINAL]} if FINAL in labels else {}
+        paths = reversed(self.datastore.labels.history.versions(FINAL, case))
+        earlier = {path.name: version_info(path) for path in paths}
+        known = {info["sha256"] for info in earlier.values()}
+        proposed = {tag: labels[tag] for tag in other_versions(labels) if labels[tag].get("sha256") not in known}
+        return [{"id": name} | _brief(info) for name, info in (found | proposed | earlier).items()]
 
     # ---- parts ----
 
@@ -271,11 +275,15 @@ class AnnotationService:
             unknown[IGNORE][label.unknown] = True
         write_masks(path, label.masks, self.task, self.pixels(case).grid, marked=unknown)
 
-    def _version(self, case: str, name: str) -> Path:
+    def _version(self, case: str, name: str) -> tuple[Path, Mapping[str, Any]]:
+        """File and metadata of a version of the history, or of one that was saved in 3D Slicer."""
+        labels = self.datastore.label_infos(case)[case]
+        if name in other_versions(labels):
+            return Path(self.datastore.get_label_uri(case, name)), labels[name]
         versions = {path.name: path for path in self.datastore.labels.history.versions(FINAL, case)}
         if name not in versions:
             raise NotFound(f"{case!r} has no earlier label {name!r}")
-        return versions[name]
+        return versions[name], version_info(versions[name])
 
 
 def _brief(info: Mapping[str, Any]) -> dict[str, Any]:

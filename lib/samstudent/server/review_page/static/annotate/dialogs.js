@@ -26,13 +26,20 @@ export function askReason(name, run) {
   input.focus();
 }
 
+/** Word for a version of the label. */
+function kindOf({ id, refused }) {
+  if (id === null) return 'now';
+  if (id.startsWith('version_')) return `Slicer’s ${id}`;
+  return refused ? 'refused' : 'earlier';
+}
+
 /** Versions of the label, newest first; compare(version) and restore(version) are called with one of them. */
 export function showVersions(name, versions, compare, restore) {
   const act = (run, version) => () => {
     dialog.close();
     run(version);
   };
-  const row = (version) => h('tr', {}, h('td', {}, version.id === null ? 'now' : version.refused ? 'refused' : 'earlier'), h('td', {}, version.user ?? '–'), h('td', { class: 'nowrap' }, dateTime(version.time)),
+  const row = (version) => h('tr', {}, h('td', {}, kindOf(version)), h('td', {}, version.user ?? '–'), h('td', { class: 'nowrap' }, dateTime(version.time)),
     h('td', {}, [version.start, version.seconds && duration(version.seconds)].filter(Boolean).join(', ')),
     h('td', { class: 'nowrap' }, button('Compare', act(compare, version), { 'data-compare': version.id ?? 'now' }), ' ', button('Take', act(restore, version), { 'data-restore': version.id ?? 'now' })));
   const table = versions.length ? h('table', {}, h('thead', {}, h('tr', {}, ['', 'by', 'time', 'start, minutes', ''].map((text) => h('th', {}, text)))), h('tbody', {}, versions.map(row)))
