@@ -125,7 +125,7 @@ def test_every_action_is_undone_and_redone(page: Page) -> None:
     contents = [page_content(page)]
     page.sam(lambda: page.drag(*box_of(truth[0])))
     contents.append(page_content(page))
-    page.sam(lambda: page.click((5, 60), keys=Keys.SHIFT))
+    page.sam(lambda: page.drag(*box_of(truth[1]), keys=Keys.ALT))  # a second part
     contents.append(page_content(page))
     browser.press("b")
     page.drag((10, 50), (30, 50))
@@ -141,7 +141,7 @@ def test_every_action_is_undone_and_redone(page: Page) -> None:
     contents.append(page_content(page))
     browser.press("1", "a")
     contents.append(page_content(page))
-    assert len({str(content) for content in contents}) >= len(contents) - 1  # the point may change nothing
+    assert len({str(content) for content in contents}) == len(contents)
     for content in contents[-2::-1]:
         browser.press("u")
         assert page_content(page) == content
@@ -215,6 +215,59 @@ def test_closed_browser_loses_nothing(page: Page, tmp_path: Path) -> None:
     assert after["square"] == before["square"] and sum(after["disk"]["runs"][1::2]) > sum(before["disk"]["runs"][1::2])
 
 
+def test_structures_are_drawn_faster_than_sam_answers(page: Page) -> None:
+    browser, truth = page.browser, page.bench.truths["plain"]
+    page.open("plain")
+    # The answer to the first box comes after the second box.
+    browser.run(
+        "const now = window.fetch; let held = null; window.fetch = (url, ...rest) => {"
+        " if (!String(url).includes('/sam')) return now(url, ...rest);"
+        " if (!held) return new Promise((done) => { held = () => done(now(url, ...rest)); });"
+        " return now(url, ...rest).then((answer) => { setTimeout(held, 100); return answer; }); }"
+    )
+    page.drag(*box_of(truth[0]))
+    browser.press("2")
+    page.drag(*box_of(truth[1]))
+    browser.until(lambda: page.states() == ["drawn", "drawn"], "both structures")
+    structures = page.draft("plain")
+    assert [structures[name]["box"] for name in ("disk", "square")] == [
+        encoded(Cropped.of(mask))["box"] for mask in truth
+    ]
+    assert [structures[name]["finished"] for name in ("disk", "square")] == [True, False]
+
+
+def test_mask_stays_where_sam_finds_nothing(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.press("b")
+    page.drag((20, 20), (30, 20))
+    before = page.draft("plain")
+    browser.press("s")
+    page.sam(lambda: page.drag((1, 1), (4, 4)))
+    assert "SAM found nothing there" in browser.text("#notices")
+    assert page.draft("plain") == before and page.states() == ["drawn", "open"]
+
+
+def test_case_stays_open_until_its_draft_is_saved(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    # The server does not answer.
+    browser.run(
+        "window.kept = window.fetch; window.fetch = (url, options) => options.method === 'PUT'"
+        " ? Promise.reject(new TypeError()) : window.kept(url, options)"
+    )
+    browser.press("b")
+    page.drag((20, 20), (30, 20))
+    browser.find("[data-case=good]").click()
+    browser.until(lambda: "the draft of plain is not saved yet" in browser.text("#notices"), "reason")
+    assert page.shown() == "plain" and browser.run("return location.hash") == "#annotate/plain"
+    browser.run("window.fetch = window.kept")
+    page.command("s")
+    browser.until(lambda: browser.text("#saved") == "draft saved", "draft")
+    browser.find("[data-case=good]").click()
+    browser.shows("good")
+
+
 def test_change_by_somebody_else_is_shown_and_neither_label_is_lost(page: Page) -> None:
     browser, truth = page.browser, page.bench.truths["plain"]
     page.open("plain")
@@ -233,7 +286,9 @@ def test_change_by_somebody_else_is_shown_and_neither_label_is_lost(page: Page) 
     browser.until(lambda: "changed by anna meanwhile" in browser.text("#conflict"), "conflict")
     assert np.array_equal(page.label("plain")[0], truth[0])
     browser.find("#compare-theirs").click()
-    browser.until(lambda: "Dashed: the other label" in browser.text("#notices"), "comparison")
+    browser.until(lambda: "Dashed: the label of anna" in browser.text("#comparison"), "comparison")
+    browser.find("#hide-comparison").click()
+    assert not browser.run("return document.querySelector('#comparison') !== null")
     browser.find("#keep-mine").click()
     label = page.submit("plain")
     assert is_stroke(label[0], (20, 20), (30, 20), 9)
@@ -322,6 +377,19 @@ def test_case_can_be_drawn_by_keyboard_alone(page: Page) -> None:
     assert np.array_equal(label[0], stroke((33, 32), (38, 32), 9))
 
 
+def test_polygon_can_be_drawn_by_keyboard_alone(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.press("g", Keys.ARROW_RIGHT)  # at 33, 32
+    browser.press(Keys.ENTER, *[Keys.ARROW_RIGHT] * 12, Keys.ENTER, *[Keys.ARROW_DOWN] * 12)
+    browser.press(Keys.ENTER, *[Keys.ARROW_LEFT] * 12, Keys.ENTER, Keys.ENTER)
+    browser.press("A")
+    y, x = np.mgrid[:64, :64]
+    label = page.submit("plain")
+    inner, outer = (abs(x - 39) < 6) & (abs(y - 38) < 6), (abs(x - 39) <= 6) & (abs(y - 38) <= 6)
+    assert not (inner & ~label[0]).any() and not (label[0] & ~outer).any()
+
+
 def test_one_finger_draws_and_two_move_and_zoom(page: Page) -> None:
     browser = page.browser
     page.open("plain")
@@ -342,6 +410,8 @@ def test_one_finger_draws_and_two_move_and_zoom(page: Page) -> None:
     touch("touchStart", (-50, 0))
     touch("touchStart", (-50, 0), (50, 0))
     touch("touchMove", (-100, 0), (100, 0))
+    touch("touchEnd", (-100, 0))  # fingers leave one after the other
+    touch("touchMove", (-90, 0))
     touch("touchEnd")
     browser.until(lambda: browser.drawn() != before, "a larger image")
     browser.press("2", "a")

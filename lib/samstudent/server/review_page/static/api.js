@@ -37,7 +37,6 @@ export const post = (path, body) => request('POST', path, body).then((response) 
 export const put = (path, body) => request('PUT', path, body).then((response) => response.json());
 export const remove = (path) => request('DELETE', path).then((response) => response.json());
 
-
 /** PUT of a JSON value as a file, which may be longer than other bodies. */
 export const putFile = (path, name, value, headers) => {
   const form = new FormData();

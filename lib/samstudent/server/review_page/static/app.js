@@ -83,21 +83,11 @@ function route() {
   state.view.open?.(caseName, editing);
 }
 
-const SHORTCUTS = [
-  ['a', 'accept: the pseudo label becomes a human label'], ['Shift a', 'accept, with SAM’s mask for each structure without a source'],
-  ['r', 'reject: not used for training until it is generated again'], ['s', 'send: annotators get the case first'],
-  ['u', 'undo the last decision'], ['j  →', 'next case'], ['k  ←', 'previous case'],
-  ['↑ ↓  PgUp PgDn', 'slices of a volume (PgUp and PgDn: ten)'], ['x y z', 'slices perpendicular to that axis'],
-  ['1 … 9', 'show or hide a structure'], ['0', 'show or hide all structures'], ['m', 'SAM’s masks'], ['c', 'the student’s coarse masks'],
-  ['f', 'filled masks, or outlines only'], ['Space', 'hide all masks while pressed'], ['+ −', 'zoom; drag to move'], ['Home', 'fit to the window'],
-  ['e', 'edit: draw on the masks of SAM'], ['?', 'this list'],
-];
-
 function showHelp() {
   if (dialogOpen()) return;
   const dialog = h('dialog', { class: 'help', 'aria-labelledby': 'help-title', onclose: () => dialog.remove() },
     h('h2', { id: 'help-title' }, 'Keyboard'),
-    h('dl', {}, (state.view?.shortcuts ?? SHORTCUTS).map(([key, description]) => [h('dt', {}, key.split('  ').map((name) => h('kbd', {}, name))), h('dd', {}, description)])),
+    h('dl', {}, [...state.view?.shortcuts ?? [], ['?', 'this list']].map(([key, description]) => [h('dt', {}, key.split('  ').map((name) => h('kbd', {}, name))), h('dd', {}, description)])),
     h('div', { class: 'buttons' }, button('Close', () => dialog.close(), { class: 'primary' })));
   document.body.append(dialog);
   dialog.showModal();

@@ -12,6 +12,15 @@ export function colour(index) {
 
 export const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
 
+/** Draw a colour with an opacity over the RGBA pixel that begins at p: structures that overlap show both colours. */
+export function blend(pixels, p, [r, g, b], alpha) {
+  const below = pixels[p + 3] / 255, sum = alpha + below * (1 - alpha);
+  pixels[p] = (r * alpha + pixels[p] * below * (1 - alpha)) / sum;
+  pixels[p + 1] = (g * alpha + pixels[p + 1] * below * (1 - alpha)) / sum;
+  pixels[p + 2] = (b * alpha + pixels[p + 2] * below * (1 - alpha)) / sum;
+  pixels[p + 3] = 255 * sum;
+}
+
 /**
  * Decode run lengths (background first) into a mask.
  * Returns `mask`: one byte a pixel, enlarged by `factor`; `rows`: first row with pixels of the mask, and last one plus 1.
@@ -41,7 +50,6 @@ function decodeRuns(runs, width, height, factor) {
  * style: { colour, fill (opacity, 0 to 1), line (opacity, 0 to 1), width (of the line, pixels), dashed, hatched }
  */
 function paint(pixels, { mask, rows }, width, height, style) {
-  const [r, g, b] = style.colour;
   const w = style.width;
   for (let y = rows[0]; y < rows[1]; y += 1) {
     for (let x = 0, i = y * width; x < width; x += 1, i += 1) {
@@ -52,12 +60,7 @@ function paint(pixels, { mask, rows }, width, height, style) {
       if (edge && !(style.dashed && ((x + y) / (4 * w)) & 1)) alpha = Math.max(alpha, style.line);
       else if (style.hatched && (x + y) % (7 * w) >= 2 * w) alpha *= 0.35;
       if (alpha <= 0) continue;
-      // Alpha blending over structures drawn before: overlaps show both colours.
-      const p = 4 * i, below = pixels[p + 3] / 255, sum = alpha + below * (1 - alpha);
-      pixels[p] = (r * alpha + pixels[p] * below * (1 - alpha)) / sum;
-      pixels[p + 1] = (g * alpha + pixels[p + 1] * below * (1 - alpha)) / sum;
-      pixels[p + 2] = (b * alpha + pixels[p + 2] * below * (1 - alpha)) / sum;
-      pixels[p + 3] = 255 * sum;
+      blend(pixels, 4 * i, style.colour, alpha);
     }
   }
 }

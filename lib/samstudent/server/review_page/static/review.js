@@ -15,6 +15,16 @@ const SOURCES = {
   student: { text: 'student', title: 'use the mask of the student' },
   absent: { text: 'none', title: 'the structure is not in this image' },
 };
+const SHORTCUTS = [
+  ['a', 'accept: the pseudo label becomes a human label'], ['Shift a', 'accept, with SAM’s mask for each structure without a source'],
+  ['r', 'reject: not used for training until it is generated again'], ['s', 'send: annotators get the case first'],
+  ['u', 'undo the last decision'], ['j  →', 'next case'], ['k  ←', 'previous case'],
+  ['↑ ↓  PgUp PgDn', 'slices of a volume (PgUp and PgDn: ten)'], ['x y z', 'slices perpendicular to that axis'],
+  ['1 … 9', 'show or hide a structure'], ['0', 'show or hide all structures'], ['m', 'SAM’s masks'], ['c', 'the student’s coarse masks'],
+  ['f', 'filled masks, or outlines only'], ['Space', 'hide all masks while pressed'], ['+ −', 'zoom; drag to move'], ['Home', 'fit to the window'],
+  ['e', 'edit: draw on the masks of SAM'],
+];
+
 /** Largest number of cases whose details are kept. */
 const MAX_DETAILS = 20;
 
@@ -24,6 +34,7 @@ export class Review {
   constructor(main, me, overview, refresh) {
     this.me = me;
     this.refresh = refresh;
+    this.shortcuts = SHORTCUTS;
     this.details = new RequestCache(MAX_DETAILS); // responses of `samstudent/review/<case>` by case
     this.lastDecided = null; // case of the last decision, for undo
     this.requested = undefined; // name of the selected case; null: none; undefined: not loaded yet

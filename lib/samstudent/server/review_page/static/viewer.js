@@ -11,8 +11,6 @@ const MAX_PLANES = 48;
 const RELOAD_DELAY = 250; // milliseconds from the last change of the size to the request for another resolution
 const AXIS_NAMES = { z: 'axial', y: 'coronal', x: 'sagittal' };
 
-
-
 export class Viewer {
   /** onError: receiver of errors of requests. */
   constructor(onError) {
@@ -38,6 +36,7 @@ export class Viewer {
 
   close() {
     this.observer.disconnect();
+    clearTimeout(this.reloadTimer);
   }
 
   toolbar() {

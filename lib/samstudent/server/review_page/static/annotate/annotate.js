@@ -78,9 +78,15 @@ export class Annotate {
   /** Open a case; editing: of the review queue, from the pseudo label, with the way back. */
   async open(name, editing = false) {
     this.cases.load();
-    if (name === null || (name === this.data?.case && editing === this.editing)) return;
-    await this.drafts.flush();
+    if (name === null) return;
     this.requested = name;
+    if (name === this.data?.case && editing === this.editing) return;
+    await this.drafts.flush();
+    if (this.requested !== name) return;
+    if (this.drafts.unsaved) {
+      this.stay(name);
+      return;
+    }
     this.editing = editing;
     this.cases.mark(name);
     try {
@@ -90,6 +96,14 @@ export class Annotate {
     } catch (error) {
       if (this.requested === name) this.shut(error.message);
     }
+  }
+
+  /** Stay with the case whose draft the server did not take. */
+  stay(other) {
+    const { case: name } = this.data;
+    this.requested = name;
+    history.replaceState(null, '', `#${this.editing ? 'edit' : 'annotate'}/${encodeURIComponent(name)}`);
+    notice(`${other} is not opened: the draft of ${name} is not saved yet, and would be lost.`, { error: true });
   }
 
   shut(text, isError = true) {
@@ -113,8 +127,8 @@ export class Annotate {
     if (!draft) drawing.actions = 0;
     Object.assign(this, { data, source, drawing, base: draft ? draft.label.base : data.label.digest });
     this.clock.start(draft ? draft.label.seconds : 0);
-    this.asked = 0;
-    this.panel.conflict = null;
+    this.assist.begin();
+    this.panel.conflict = this.panel.comparison = null;
     this.panel.saved.textContent = draft ? 'draft loaded' : '';
     drawing.onchange = () => this.changed();
     Object.assign(this.editor, { drawing, reference: [] });
@@ -161,7 +175,7 @@ export class Annotate {
   // ---- structures ----
 
   select(index) {
-    if (!this.drawing) return;
+    if (!this.drawing || this.editor.pointer.draws) return;
     this.drawing.select(index);
     this.panel.refresh();
     this.panel.scrollTo(index);

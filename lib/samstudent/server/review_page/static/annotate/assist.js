@@ -8,6 +8,12 @@ export class Assistance {
   /** view: the tab, with its case, drawing and editor. */
   constructor(view) {
     this.view = view;
+    this.asked = 0; // number of questions to SAM
+  }
+
+  /** Begin with a case. */
+  begin() {
+    this.latest = new Map(); // number of the last question by structure and plane
   }
 
   /** Let the server make the embedding of the plane, so that the first box is answered at once. */
@@ -21,16 +27,17 @@ export class Assistance {
     }
   }
 
-  /** Let SAM draw the structure for prompts; only the answer to the latest is used. */
+  /** Let SAM draw the structure for prompts; of a structure on a plane only the answer to the latest is used. */
   async ask(prompts) {
-    const { drawing } = this.view, { plane } = this.view.editor.stage, number = (this.view.asked += 1), start = performance.now();
+    const { drawing } = this.view, { plane } = this.view.editor.stage, { latest } = this, start = performance.now();
+    const key = `${prompts.structure} ${prompts.plane}`, number = (this.asked += 1);
+    latest.set(key, number);
     try {
       const found = await this.answer(drawing.structures[prompts.structure].name, plane, prompts);
-      if (this.view.drawing !== drawing || number !== this.view.asked) return;
-      this.view.editor.takeMask(found, prompts);
-      this.view.latency = performance.now() - start;
-      this.view.editor.stage.element.dataset.answered = `${number} ${Math.round(this.view.latency)}`;
-      if (!found.box) notice('SAM found nothing there. Draw the box closer, or use the brush.');
+      if (this.view.drawing !== drawing || latest.get(key) !== number) return;
+      if (found.box) this.view.editor.takeMask(found, plane, prompts);
+      else notice('SAM found nothing there. Draw the box closer, or use the brush.');
+      this.view.editor.stage.element.dataset.answered = `${number} ${Math.round(performance.now() - start)}`;
     } catch (error) {
       if (this.view.drawing === drawing) notice(error.message, { error: true });
     }
@@ -49,8 +56,13 @@ export class Assistance {
     const { drawing, source, slices: { axis, index } } = this.view, { name } = drawing.current;
     if (this.view.busy) return;
     this.view.busy = true;
+    const ask = (plane, box) => {
+      this.view.panel.saved.textContent = `SAM on slice ${plane.index + 1}`; // one slice takes a second without a GPU
+      return this.answer(name, plane, { box });
+    };
     try {
-      const { slices, reason } = await propagate(drawing, (at) => source.plane(axis, at), this.view.data.axes[axis], index, direction, (plane, box) => this.answer(name, plane, { box }));
+      const { slices, reason } = await propagate(drawing, (at) => source.plane(axis, at), this.view.data.axes[axis], index, direction, ask);
+      if (!slices) this.view.panel.saved.textContent = '';
       notice(`${name}: drawn on ${slices} more slice${slices === 1 ? '' : 's'}${reason ? ` (${reason})` : ''}.`);
     } catch (error) {
       notice(error.message, { error: true });

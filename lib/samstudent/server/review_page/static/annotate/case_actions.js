@@ -32,9 +32,10 @@ export class CaseActions {
     try {
       await putFile(annotatePath(data.case, '/label', { client: view.client }), 'label', drawing.encoded(view.base, view.clock.seconds), { 'If-Match': `"${view.base}"` });
       notice(`${data.case}: label saved.`);
-      this.leave();
+      this.leave(data.case);
     } catch (error) {
       notice(error.message, { error: true });
+      if (view.drawing === drawing && error.status !== 409) view.drafts.change(); // the draft that is not needed after a submission
       if (error.status === 409) await view.versions.reportConflict(data.case);
     } finally {
       view.busy = false;
@@ -43,9 +44,9 @@ export class CaseActions {
   }
 
   /** Go on after a case is done: to the review queue, or to the next case. */
-  leave() {
+  leave(name) {
     const { view, strategy } = this;
-    if (view.closed) return;
+    if (view.closed || view.requested !== name) return; // the person has gone on meanwhile
     view.shut('Saved.', false);
     view.cases.load();
     if (view.editing) this.back();
@@ -93,7 +94,7 @@ export class CaseActions {
       try {
         await put(annotatePath(name, '/flag', { client: view.client }), { reason });
         notice(`${name} is flagged as unusable.`);
-        this.leave();
+        this.leave(name);
       } catch (error) {
         notice(error.message, { error: true });
       }

@@ -18,7 +18,7 @@ export class Drawing {
     /** Prompts of SAM since the last box: { structure, box, positive, negative }, or null. */
     this.prompts = null;
     this.undo = new Undo(() => this.snapshot(), (state) => this.restore(state));
-    /** Called after each change, with the name of the action. */
+    /** Called after each change. */
     this.onchange = () => {};
   }
 
@@ -31,7 +31,7 @@ export class Drawing {
   /** Run a function as one action, with its journal. */
   act(name, change) {
     change(this.undo.begin(name));
-    this.finish(name);
+    this.finish();
   }
 
   /** Begin an action of several steps, e.g. a stroke; ends with `finish` or `undo.cancel`. */
@@ -39,17 +39,17 @@ export class Drawing {
     this.journal = this.undo.begin(name);
   }
 
-  finish(name) {
+  finish() {
     if (!this.undo.commit()) return;
     this.actions += 1;
-    this.onchange(name);
+    this.onchange();
   }
 
   step(direction) {
     const name = direction < 0 ? this.undo.undo() : this.undo.redo();
     if (name === null) return null;
     this.actions += 1;
-    this.onchange(name);
+    this.onchange();
     return name;
   }
 
@@ -106,6 +106,7 @@ export class Drawing {
   }
 
   clear(structure = this.current) {
+    if (!structure.mask.count) return;
     this.act(`clear ${structure.name}`, (journal) => {
       structure.mask.clear(journal);
       structure.edited = true;
@@ -130,12 +131,18 @@ export class Drawing {
     return open.length;
   }
 
-  /** Select a structure. The one before is finished if it was drawn by hand. */
+  /** Select a structure. */
   select(index) {
     if (index === this.active || !this.structures[index]) return;
-    if (this.current.edited && this.current.mask.count && !this.overlap) this.current.finished = true;
+    const before = this.current;
     this.active = index;
     this.prompts = null;
+    this.protect(before);
+  }
+
+  /** A structure that was drawn by hand is finished once another one is selected, where the task forbids overlap. */
+  protect(structure) {
+    if (structure !== this.current && structure.edited && structure.mask.count && !this.overlap) structure.finished = true;
   }
 
   /** Take masks of the server for some structures: { name: { state, start, box, runs } }. */

@@ -6,7 +6,7 @@ import { union } from './plane.js';
 import { Pointer } from './pointer.js';
 import { copyRuns, placed } from './runs.js';
 import { Stage } from './stage.js';
-import { Brush, fillActive, planeKey, Polygon, Sam, SIZES, smoothActive } from './tools.js';
+import { Brush, fillActive, Polygon, Sam, SIZES, smoothActive } from './tools.js';
 
 const TOOLS = { sam: ['SAM', 's'], brush: ['Brush', 'b'], eraser: ['Eraser', 'e'], polygon: ['Polygon', 'g'], move: ['Move', 'v'] };
 const LINE = 1.3; // width of lines, CSS pixels
@@ -74,6 +74,7 @@ export class Editor {
   smooth() { if (this.drawing) smoothActive(this); }
 
   wheel(event) {
+    this.input();
     if (event.ctrlKey || !this.onwheel(event)) this.stage.zoomBy(event.deltaY < 0 ? 1.15 : 1 / 1.15, event);
   }
 
@@ -182,7 +183,8 @@ export class Editor {
 
   /** Action of a key, or null. */
   action(event) {
-    if (this.toolName === 'polygon' && this.tools.polygon.corners.length && this.tools.polygon.key(event.key)) return () => {};
+    const polygon = this.toolName === 'polygon' && this.tools.polygon.corners.length ? this.tools.polygon.action(event.key, this.pointer.byKeyboard) : null;
+    if (polygon) return polygon;
     const far = event.shiftKey ? 10 : 1;
     const actions = {
       s: () => this.use('sam'), b: () => this.use('brush'), e: () => this.use('eraser'), g: () => this.use('polygon'), v: () => this.use('move'), x: () => this.toggleSign(),
@@ -197,21 +199,20 @@ export class Editor {
 
   // ---- masks of SAM ----
 
-  /** Replace the active structure on the plane by a mask of the server on this plane, together with the base of the prompts. */
-  takeMask(found, prompts) {
-    const { drawing, stage } = this, { plane } = stage, structure = drawing.structures[prompts.structure];
-    if (planeKey(plane) !== prompts.plane) return;
-    const extent = structure.mask.extent(), before = extent && plane.rectOf(extent), rect = found.box ? union(placed(found, plane), before) : before;
-    if (!rect) return;
+  /** Replace the structure of the prompts on a plane by a mask of the server, together with the base of the prompts. */
+  takeMask(found, plane, prompts) {
+    const { drawing, stage } = this, structure = drawing.structures[prompts.structure];
+    const extent = structure.mask.extent(), before = extent && plane.rectOf(extent), rect = union(placed(found, plane), before);
     const values = new Uint8Array(rect.width * rect.height);
-    if (found.box) copyRuns(found, plane, values, rect);
+    copyRuns(found, plane, values, rect);
     if (prompts.base) {
-      const kept = Object.assign(Object.create(structure.mask), { tiles: prompts.base }).read(plane, rect);
+      const kept = structure.mask.with(prompts.base).read(plane, rect);
       for (let i = 0; i < values.length; i += 1) values[i] |= kept[i];
     }
     drawing.act(`SAM ${structure.name}`, (journal) => {
-      drawing.prompts = prompts;
+      if (structure === drawing.current) drawing.prompts = prompts;
       drawing.write(plane, rect, values, journal, structure);
+      drawing.protect(structure);
     });
     this.changed();
     stage.invalidate('marks');

@@ -14,6 +14,11 @@ export class Mask {
     this.version = 0; // changes with every change of a pixel
   }
 
+  /** Mask of the same size with other tiles, for reading. */
+  with(tiles) {
+    return Object.assign(new Mask(this.size), { tiles });
+  }
+
   /** Values at the crossings of columns `us` and rows `vs` (pixels of the plane, inside of it): one byte each. */
   sample(plane, us, vs) {
     const values = new Uint8Array(us.length * vs.length);

@@ -1,5 +1,7 @@
 // Coloured overlay of the masks on the pixels of the screen: lines stay thin at every zoom, and a stroke redraws only its part.
 
+import { blend } from '../masks.js';
+
 /**
  * Pixels of a part of the screen.
  * view: { left, top, scaleU, scaleV } in screen pixels; part: { x, y, width, height } of the screen;
@@ -22,7 +24,6 @@ function paintLayer(image, plane, view, part, layer) {
   const width = right - left + 2 * w, height = bottom - top + 2 * w;
   const us = indices(left - w, width, view.left, view.scaleU, plane.width), vs = indices(top - w, height, view.top, view.scaleV, plane.height);
   const inside = layer.mask.sample(plane, us.values, vs.values);
-  const { data } = image, [r, g, b] = layer.colour;
   for (let y = w; y < height - w; y += 1) {
     if (!vs.valid[y]) continue;
     for (let x = w, i = y * width + w; x < width - w; x += 1, i += 1) {
@@ -32,11 +33,7 @@ function paintLayer(image, plane, view, part, layer) {
       const line = edge && !(layer.dashed && ((x + left + y + top) >> 2) & 1);
       const alpha = line ? layer.line : layer.fill;
       if (alpha <= 0) continue;
-      const p = 4 * ((y - w + top - part.y) * image.width + x - w + left - part.x), below = data[p + 3] / 255, sum = alpha + below * (1 - alpha);
-      data[p] = (r * alpha + data[p] * below * (1 - alpha)) / sum;
-      data[p + 1] = (g * alpha + data[p + 1] * below * (1 - alpha)) / sum;
-      data[p + 2] = (b * alpha + data[p + 2] * below * (1 - alpha)) / sum;
-      data[p + 3] = 255 * sum;
+      blend(image.data, 4 * ((y - w + top - part.y) * image.width + x - w + left - part.x), layer.colour, alpha);
     }
   }
 }

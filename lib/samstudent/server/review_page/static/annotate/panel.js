@@ -40,7 +40,7 @@ export class Panel {
     this.element.replaceChildren(
       h('div', { class: 'case-summary' }, h('h2', { title: data.case }, data.case), h('p', { class: 'small' }, `${size} · ${status}`), reviewed && !flag ? h('p', { class: 'small', id: 'reviewed' }, reviewed) : '', h('p', { class: 'small line' }, this.time, this.saved)),
       flag ? h('div', { class: 'banner' }, `Flagged as unusable by ${flag.who}: ${flag.reason}`, may.annotate && button('Take back', () => view.actions.unflag(), { id: 'unflag' })) : '',
-      this.conflict ?? '', start ?? '', this.list, colours,
+      this.conflict ?? '', this.comparison ?? '', start ?? '', this.list, colours,
       may.annotate ? h('div', { class: 'actions drawing' },
         button(key('Undo', 'u'), () => view.step(-1), { id: 'undo-action' }), button(key('Redo', 'U'), () => view.step(1), { id: 'redo-action' }),
         button(key('Rest absent', 'A'), () => view.restAbsent(), { id: 'rest-absent' }), button(key('Flag', 'F'), () => view.actions.askFlag(), { id: 'flag' }),

@@ -10,6 +10,7 @@ export class Pointer {
     this.cursor = null;
     this.byKeyboard = false; // the cursor
     this.pressed = false; // of the keyboard
+    this.pressedAt = null; // point of the keyboard's last press
     this.touches = new Map();
     this.gesture = null; // { kind: 'tool' | 'pan' | 'window' | 'pinch', ... }
     const { top } = editor.stage;
@@ -21,6 +22,9 @@ export class Pointer {
     top.addEventListener('contextmenu', (event) => event.preventDefault());
     top.addEventListener('wheel', (event) => this.wheel(event), { passive: false });
   }
+
+  /** Whether a tool is at work. */
+  get draws() { return this.pressed || this.gesture?.kind === 'tool'; }
 
   down(event) {
     const { editor } = this;
@@ -55,6 +59,7 @@ export class Pointer {
     if (!stage.plane) return;
     if (event.pointerType === 'touch') this.touches.set(event.pointerId, event);
     if (gesture?.kind === 'pinch') {
+      if (this.touches.size < 2) return; // one of the fingers has left
       const now = this.pinch();
       stage.panBy(now.x - gesture.x, now.y - gesture.y);
       stage.zoomBy(now.spread / gesture.spread, { clientX: now.x, clientY: now.y });
@@ -132,7 +137,12 @@ export class Pointer {
     if (!this.editor.stage.plane || this.gesture) return;
     if (!this.cursor) this.nudge(0, 0);
     if (this.pressed) this.editor.tool.up();
-    else this.editor.tool.down(this.cursor, { detail: 1, shiftKey: event.shiftKey, altKey: event.altKey });
+    else {
+      // Two presses at one point are a double click.
+      const same = this.pressedAt?.u === this.cursor.u && this.pressedAt.v === this.cursor.v;
+      this.editor.tool.down(this.cursor, { detail: same ? 2 : 1, shiftKey: event.shiftKey, altKey: event.altKey });
+      this.pressedAt = this.cursor;
+    }
     this.pressed = !this.pressed && !this.editor.tool.corners;
     this.editor.stage.invalidate('marks');
   }

@@ -6,9 +6,9 @@ const NAMES = { z: 'axial', y: 'coronal', x: 'sagittal' };
 const KEYS = { z: 'z', c: 'y', d: 'x' };
 
 export class Slices {
-  /** show: function of (axis, index); assist: has `propagate`, of a direction, and `interpolate`. */
-  constructor(show, assist) {
-    this.show_ = show;
+  /** showPlane: function of (axis, index); assist: has `propagate`, of a direction, and `interpolate`. */
+  constructor(showPlane, assist) {
+    this.showPlane = showPlane;
     this.axis = this.index = null;
     this.slider = h('input', { type: 'range', min: '0', 'aria-label': 'Slice', oninput: () => this.moveTo(Number(this.slider.value)) });
     this.axes = h('div', { class: 'segments', role: 'group', 'aria-label': 'Direction of slices' }, Object.entries(NAMES).map(([axis, name]) => button(name, () => this.turn(axis), { 'data-axis': axis })));
@@ -42,7 +42,7 @@ export class Slices {
     this.axis = axis;
     this.index = this.middle(axis);
     this.refresh();
-    this.show_(this.axis, this.index);
+    this.showPlane(this.axis, this.index);
   }
 
   moveTo(index) {
@@ -51,7 +51,7 @@ export class Slices {
     if (target === this.index) return;
     this.index = target;
     this.refresh();
-    this.show_(this.axis, this.index);
+    this.showPlane(this.axis, this.index);
   }
 
   /** Go to a structure that is not on this slice. */

@@ -18,8 +18,7 @@ export class Brush {
 
   down(point) {
     const { drawing } = this.editor;
-    this.erases = this.value === 0;
-    drawing.begin(`${this.erases ? 'erase' : 'draw'} ${drawing.current.name}`);
+    drawing.begin(`${this.value ? 'draw' : 'erase'} ${drawing.current.name}`);
     this.last = point;
     this.stroke(point, point);
   }
@@ -32,8 +31,7 @@ export class Brush {
   }
 
   up() {
-    const { drawing } = this.editor;
-    drawing.finish(`${this.erases ? 'erase' : 'draw'} ${drawing.current.name}`);
+    this.editor.drawing.finish();
     this.last = null;
   }
 
@@ -59,7 +57,7 @@ export class Brush {
     const { x, y } = stage.toScreen(cursor), { scaleU, scaleV } = stage.view, radius = this.editor.size / 2;
     context.beginPath();
     context.ellipse(x, y, radius * scaleU, (radius / stage.plane.aspect) * scaleV, 0, 0, 2 * Math.PI);
-    outlined(context, this.value === 0 ? [4, 4] : []);
+    outlined(context, this.value ? [] : [4, 4]);
   }
 }
 
@@ -100,12 +98,11 @@ export class Polygon {
     this.editor.stage.invalidate('marks');
   }
 
-  key(name) {
-    if (name === 'Enter') this.close();
-    else if (name === 'Backspace') this.corners.pop();
-    else return false;
-    this.editor.stage.invalidate('marks');
-    return true;
+  /** Action of a key while there are corners, or null. byKeyboard: Enter sets corners at the keyboard's cursor. */
+  action(key, byKeyboard) {
+    const actions = { Backspace: () => this.corners.pop() };
+    if (!byKeyboard) actions.Enter = () => this.close();
+    return actions[key] && (() => { actions[key](); this.editor.stage.invalidate('marks'); });
   }
 
   draw(context, stage, cursor) {

@@ -1,7 +1,7 @@
 // Labels of the case by others and earlier ones: a label that was changed meanwhile, history, comparison.
 
 import { annotatePath, get, query, remove } from '../api.js';
-import { h, notice } from '../dom.js';
+import { button, dateTime, h, notice } from '../dom.js';
 import { showVersions } from './dialogs.js';
 import { Mask, unrecorded } from './mask.js';
 
@@ -19,12 +19,11 @@ export class Versions {
   }
 
   showConflict(text) {
-    const item = (name, title, run, id) => h('button', { type: 'button', id, title, onclick: run }, name);
     const exists = this.view.data.label.digest !== 'none';
     this.view.panel.conflict = h('div', { class: 'banner', id: 'conflict' }, text, h('span', { class: 'buttons' },
-      exists && item('Compare', 'show it as dashed lines', () => this.compare({ id: null }), 'compare-theirs'),
-      item('Keep mine', 'your drawing replaces it when you submit; it stays in the history', () => this.keepMine(), 'keep-mine'),
-      item('Take theirs', 'drop your draft', () => this.takeTheirs(), 'take-theirs')));
+      exists && button('Compare', () => this.compare({ id: null, ...this.view.data.label }), { id: 'compare-theirs', title: 'show it as dashed lines' }),
+      button('Keep mine', () => this.keepMine(), { id: 'keep-mine', title: 'your drawing replaces it when you submit; it stays in the history' }),
+      button('Take theirs', () => this.takeTheirs(), { id: 'take-theirs', title: 'drop your draft' })));
     this.view.panel.show();
   }
 
@@ -54,19 +53,42 @@ export class Versions {
     }
   }
 
-  async compare({ id }) {
-    const { structures } = await get(annotatePath(this.view.data.case, `/label${query({ version: id })}`));
+  /** Call run(structures) with the masks of a version, if the case is still open then. */
+  async read({ id }, run) {
+    const { drawing, data } = this.view;
+    try {
+      const { structures } = await get(annotatePath(data.case, `/label${query({ version: id })}`));
+      if (this.view.drawing === drawing) run(structures);
+    } catch (error) {
+      notice(error.message, { error: true });
+    }
+  }
+
+  compare(version) {
+    const by = [version.user && `of ${version.user}`, version.time && dateTime(version.time)].filter(Boolean).join(', ');
+    return this.read(version, (structures) => this.showReference(structures, by));
+  }
+
+  restore(version) {
+    return this.read(version, (structures) => this.view.drawing.take(structures, this.view.data.structures, 'earlier label'));
+  }
+
+  /** Show masks as dashed lines; by: words for the label that has them. */
+  showReference(structures, by) {
     this.view.editor.reference = this.view.drawing.structures.flatMap(({ name, index }) => {
       const mask = new Mask(this.view.source.size);
       mask.decode(structures[name], unrecorded());
       return mask.count ? [{ mask, index }] : [];
     });
     this.view.editor.changed();
-    notice('Dashed: the other label.', { action: { text: 'Hide', run: () => { this.view.editor.reference = []; this.view.editor.changed(); } } });
+    this.view.panel.comparison = h('div', { class: 'banner', id: 'comparison' }, `Dashed: the label ${by}.`, button('Hide', () => this.hideReference(), { id: 'hide-comparison' }));
+    this.view.panel.show();
   }
 
-  async restore({ id }) {
-    const { structures } = await get(annotatePath(this.view.data.case, `/label${query({ version: id })}`));
-    this.view.drawing.take(structures, this.view.data.structures, 'earlier label');
+  hideReference() {
+    this.view.editor.reference = [];
+    this.view.editor.changed();
+    this.view.panel.comparison = null;
+    this.view.panel.show();
   }
 }
