@@ -32,6 +32,7 @@ class Findings:
 
     faults: int = 0
     noted: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
 
     def ok(self, subject: str, text: str) -> None:
         print_finding("ok   ", f"{subject:12} {text}", "green")
@@ -47,8 +48,12 @@ class Findings:
         print_finding("check", f"{subject:12} {text}", "yellow")
 
     def fault(self, subject: str, text: str) -> None:
-        self.faults += 1
-        print_finding("wrong", f"{subject:12} {text}", "red")
+        """Report an error; once, because all frames of a clip have the error of their file."""
+        line = f"{subject:12} {text}"
+        if line not in self.reported:
+            self.reported.add(line)
+            self.faults += 1
+            print_finding("wrong", line, "red")
 
     def remarks(self, subject: str, remarks: Sequence[Remark], folder: str = "") -> None:
         for line in sentences([remark for remark in remarks if remark.is_fault], folder):

@@ -54,18 +54,20 @@ def _describe_sam(task: Task | None) -> str:
     return f"{backend.name}, weights {backend.digest[:12]}..."
 
 
-def _describe_pacs(url: str) -> str:
+def _describe_pacs(url: str, task: Task | None) -> str:
     # Here, not above: the DICOMweb client is needed only for a PACS.
     from samstudent.server.pacs.client import Pacs
-    from samstudent.server.pacs.settings import PacsSettings
+    from samstudent.server.pacs.settings import PacsSettings, require_supported_task
 
+    if task:
+        require_supported_task(task)
     kinds = Counter(series.modality for series in Pacs(url, PacsSettings.from_environment()).series())
     return f"{url} responds; series: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common()) or 'none'}"
 
 
 def check_pacs(findings: Findings, url: str, task: Task | None) -> None:
     """Check that a PACS responds, and report its images that cannot be used."""
-    findings.check("PACS", lambda: _describe_pacs(url))
+    findings.check("PACS", lambda: _describe_pacs(url, task))
     for line in _pacs_problems(url, task) if task else ():
         findings.fault("image", line)
 

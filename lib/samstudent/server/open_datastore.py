@@ -9,7 +9,6 @@ from typing import Any
 
 from monailabel.config import settings
 
-from samstudent.errors import UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.label_tags import FINAL
 from samstudent.imaging.labels import read_masks
@@ -22,7 +21,7 @@ from samstudent.server.datastore.study_folder import StudyFolderDatastore
 from samstudent.server.jobs.job_process import is_job_process
 from samstudent.server.pacs.client import Pacs
 from samstudent.server.pacs.datastore import PacsDatastore
-from samstudent.server.pacs.settings import PacsSettings, require_supported
+from samstudent.server.pacs.settings import PacsSettings, require_supported, require_supported_task
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +64,7 @@ def _folder(study: Study, folder: Path, watch: bool) -> StudyFolderDatastore:
 
 
 def _pacs(study: Study, url: str) -> PacsDatastore:
-    if study.task.image.sequences:
-        raise UserError(
-            f"task {study.task.name}: named image.channels need a study folder; of a PACS each series is a case"
-        )
+    require_supported_task(study.task)
     pacs = Pacs(url, PacsSettings.from_environment())
 
     def check(image_id: str, file: Path, tag: str, info: dict[str, Any]) -> None:

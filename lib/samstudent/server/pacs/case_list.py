@@ -20,10 +20,14 @@ class CaseList:
 
     Args:
         study: study with the cases.
+
+    Attributes:
+        clips: SOP Instance UID -> number of frames, of the clips that are left out.
     """
 
     def __init__(self, study: PacsStudy) -> None:
         self.study = study
+        self.clips: dict[str, int] = {}
         #: Numbers of images at the last poll by Series Instance UID, also of series that are no case or still grow.
         self._counts: dict[str, int] = {}
 
@@ -42,7 +46,7 @@ class CaseList:
             by_series.setdefault(reference.series, []).append(reference)
         cases: dict[str, Reference] = {}
         counts: dict[str, int] = {}
-        is_complete = True
+        is_complete, known_clips = True, len(self.clips)
         for series in listed:
             known = by_series.get(series.uid, [])
             if not known and series.uid not in self._counts and time.monotonic() > end:
@@ -56,6 +60,11 @@ class CaseList:
             cases |= {reference.case: reference for reference in found}
             counts[series.uid] = series.images
         self._counts = counts
+        if len(self.clips) > known_clips:
+            logger.warning(
+                "PACS %s: clips are left out: %d, of %d frames; only of a study folder frames are cases",
+                self.study.pacs.url, len(self.clips), sum(self.clips.values()),
+            )  # fmt: skip
         self.study.put_references(cases)
         return is_complete
 
@@ -79,4 +88,5 @@ class CaseList:
         instances = pacs.instances(series.study, series.uid)
         if dimension != 2:
             return multi_frame(series, instances)
+        self.clips |= {instance.uid: instance.frames for instance in instances if instance.frames > 1}
         return films(series, instances, {r.image: r.case for r in known if r.image})

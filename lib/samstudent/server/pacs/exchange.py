@@ -202,6 +202,7 @@ class Exchange:
                 for x in self.waiting()
             ],
             "left_out": self.study.sync_state.left_out(LISTED_LEFT_OUT),
+            "clips": [{"SOPInstanceUID": clip, "frames": frames} for clip, frames in self._cases.clips.items()],
             "unreadable": [{"case": case, "reason": reason} for case, reason in self.study.unreadable().items()],
         }
 

@@ -8,6 +8,7 @@ from typing import Any
 from monailabel.config import settings as host
 
 from samstudent.errors import UserError
+from samstudent.task import Task
 from samstudent.util.environment import number, yes_or_no
 
 #: Modalities with one volume in a series.
@@ -52,6 +53,16 @@ class PacsSettings:
             pseudo=yes_or_no("SAMSTUDENT_PACS_PSEUDO_LABELS", cls.pseudo),
             login=(username, password) if username and password else None,
         )
+
+
+def require_supported_task(task: Task) -> None:
+    """Check that cases of a task can come from a PACS.
+
+    Raises:
+        UserError: the task has named channels.
+    """
+    if task.image.sequences:
+        raise UserError(f"task {task.name}: named image.channels need a study folder; of a PACS each series is a case")
 
 
 def require_supported(kind: str, studies: str) -> None:
