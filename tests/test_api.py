@@ -104,6 +104,8 @@ def test_masks_that_do_not_fit(opened: Any, masks: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
+        (np.zeros((0, 64)), {}, r"an array of shape \(0, 64\) and type float64: expected numbers, at least one"),
+        (np.zeros((64, 64), complex), {}, "type complex128: expected numbers"),
         (np.zeros((3, 64, 64)), {}, r"an array of shape \(3, 64, 64\): the task needs \(y, x\) or \(y, x, 3\)"),
         (np.zeros((64, 64)), {"spacing": [1]}, r"spacing \[1\]: expected 2 numbers above 0, along y, x"),
         (np.full((64, 64), np.nan), {}, "NaN"),
@@ -113,6 +115,15 @@ def test_masks_that_do_not_fit(opened: Any, masks: Any, message: str) -> None:
 def test_images_that_do_not_fit(opened: Any, image: Any, options: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         opened.predict(image, **options)
+
+
+def test_folder_of_one_image(opened: Any, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    path = write_png(tmp_path / "new" / "a.png", shapes(1)[0])
+    assert opened.read(tmp_path / "new").path == path
+    write_png(tmp_path / "new" / "b.png", shapes(2)[0])
+    with pytest.raises(UserError, match=r"new: 2 images; expected one \(a, b\)"):
+        opened.read(tmp_path / "new")
 
 
 def test_rounds(opened: Any, bench: Any) -> None:

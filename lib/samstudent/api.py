@@ -82,10 +82,10 @@ class OpenStudy:
         """Read an image once, for several calls.
 
         Args:
-            image: a path, the id of a case of the study, or an array: (y, x) or (y, x, 3) of a 2D task, (z, y, x) or
-                (z, y, x, 3) of a 3D task, with z, y, x towards the patient's head, front and right. With named
-                channels: a file with all of them, a folder with those of one case, or an array whose last axis they
-                are.
+            image: a path (also of a folder with one image), the id of a case of the study, or an array: (y, x) or
+                (y, x, 3) of a 2D task, (z, y, x) or (z, y, x, 3) of a 3D task, with z, y, x towards the patient's head,
+                front and right. With named channels: a file with all of them, a folder with those of one case, or an
+                array whose last axis they are.
             spacing: of an array, mm along its spatial axes; None: 1 mm.
 
         Raises:
@@ -101,8 +101,8 @@ class OpenStudy:
             if case not in self._cases.ids():
                 raise NotFound(f"{case}: no such file or folder, and no case of the study has this id")
             path = self._cases.path(case)
-        elif self.task.image.sequences:
-            path = _with_channels(path, self.task)
+        elif self.task.image.sequences or path.is_dir():
+            path = _only_case(path, self.task)
         return read_image(path, self.task.dimension)
 
     def predict(
@@ -181,7 +181,7 @@ class OpenStudy:
                 stack[self.structures.index(name)] = mask
         elif isinstance(masks, np.ndarray):
             if masks.shape != expected:
-                raise UserError(f"masks of shape {masks.shape}; {len(expected)} axes {expected} are needed")
+                raise UserError(f"masks of shape {masks.shape}; the image needs {expected}")
             stack = masks.astype(np.float32)
         else:
             path = Path(masks)
@@ -193,12 +193,13 @@ class OpenStudy:
         return stack
 
 
-def _with_channels(path: Path, task: Task) -> Path:
-    """The only case of a file or folder, for a task with named channels."""
+def _only_case(path: Path, task: Task) -> Path:
+    """The only case of a file or folder, with the named channels of the task."""
     found = list_images(path, task.dimension, task.image.sequences)
     if len(found.files) != 1:
-        reasons = "; ".join(sentences(found.remarks)) or ", ".join(found.files)
-        raise UserError(f"{path}: {len(found.files)} cases with the task's channels; expected one ({reasons})")
+        reasons = ", ".join([*found.files][:5]) if found.files else "; ".join(sentences(found.remarks))
+        what = "cases with the task's channels" if task.image.sequences else "images"
+        raise UserError(f"{path}: {len(found.files)} {what}; expected one{f' ({reasons})' if reasons else ''}")
     return next(iter(found.files.values()))
 
 
@@ -210,6 +211,8 @@ def _of_array(pixels: NDArray[Any], task: Task, spacing: Sequence[float] | None)
     if not colour and (count or pixels.ndim != dimension):
         forms = f"({axes}, {count})" if count else f"({axes}) or ({axes}, 3)"
         raise UserError(f"an array of shape {pixels.shape}: the task needs {forms}")
+    if not pixels.size or pixels.dtype.kind not in "biuf":
+        raise UserError(f"an array of shape {pixels.shape} and type {pixels.dtype}: expected numbers, at least one")
     mm = [1.0] * dimension if spacing is None else [float(size) for size in spacing]
     if len(mm) != dimension or not all(size > 0 for size in mm):
         raise UserError(f"spacing {list(spacing or ())}: expected {dimension} numbers above 0, along {axes}")
