@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from PIL import Image
 from samstudent.errors import UserError
 from samstudent.export.description import ExportedRound
 from samstudent.export.export_model import export_model
-from samstudent.imaging.case import read_image
+from samstudent.imaging.case import CaseImage, read_image
+from samstudent.imaging.image_paths import channels_path
 from samstudent.student.network import build_network
 from samstudent.student.predict import Student, binarize, save_model
 from samstudent.student.training import TrainingOptions, train_student
@@ -30,6 +32,7 @@ from support.drawn import shapes, small_task, training_cases, write_png
 
 ORIGIN = ExportedRound("study", "r0003", {"disk": 0.9, "square": None, "mean": 0.9})
 PERCENTILES = {"intensity": "percentile"}
+CPU = torch.device("cpu")
 #: Pixels of one image whose mask may differ: two runtimes add floats in another order, so that a probability within
 #: 1e-5 of the threshold may be on the other side. Measured: none of the images here, 3 of 21 million pixels of 40
 #: ultrasound images.
@@ -44,20 +47,29 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def exported(folder: Path, task: Task, *formats: Any, steps: int = 30) -> tuple[Student, Path]:
     """Student trained for a few steps, and the folder of its export."""
+    if task.dimension == 3:
+        return exported_untrained(folder, task, *formats)
     model = folder / "source.pt"
-    if task.dimension == 2:
-        train_student(training_cases(4, task), task, model, TrainingOptions(steps, seed=1, device="cpu"))
-    else:
-        torch.manual_seed(0)
-        save_model(model, build_network(task), task)
+    train_student(training_cases(4, task), task, model, TrainingOptions(steps, seed=1, device="cpu"))
+    return export_of(model, folder, task, formats)
+
+
+def exported_untrained(folder: Path, task: Task, *formats: Any) -> tuple[Student, Path]:
+    """Student with random weights, and the folder of its export."""
+    torch.manual_seed(0)
+    save_model(folder / "source.pt", build_network(task), task)
+    return export_of(folder / "source.pt", folder, task, formats)
+
+
+def export_of(model: Path, folder: Path, task: Task, formats: Any) -> tuple[Student, Path]:
     student = Student.load(model, task, "cpu")
     export_model(student, model, ORIGIN, folder / "export", formats)
     return student, folder / "export"
 
 
-def label_map(student: Student, path: Path) -> NDArray[Any]:
+def label_map(student: Student, image: Path | CaseImage) -> NDArray[Any]:
     """Values (*spatial), canonical, of the student's masks."""
-    masks = binarize(student.predict(read_image(path)), student.task)
+    masks = binarize(student.predict(read_image(image) if isinstance(image, Path) else image), student.task)
     return (masks * np.arange(1, len(masks) + 1).reshape(-1, *(1,) * (masks.ndim - 1))).max(axis=0)
 
 
@@ -171,7 +183,7 @@ def test_bundle_gives_the_same_masks_of_images(tmp_path: Path, overlap: bool) ->
     metadata = json.loads((folder / task.name / "configs" / "metadata.json").read_text())
     outputs = metadata["network_data_format"]["outputs"]["pred"]
     assert outputs["num_channels"] == len(outputs["channel_def"]) == (2 if overlap else 3)
-    assert metadata["version"] == "r0003" and metadata["eval_metrics"] == {"mean_dice": 0.9}
+    assert metadata["version"] == "0.3.0" and metadata["eval_metrics"] == {"mean_dice": 0.9}
     # The bundle's weights can be used here again.
     assert Student.load(folder / task.name / "models" / "model.pt", task).version == student.version
 
@@ -200,10 +212,52 @@ def test_missing_packages_are_named_before_anything_is_written(tmp_path: Path, m
     assert not (tmp_path / "export").exists()
 
 
-def test_named_channels_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    student = {"network": "unet", "size": [32, 32], "channels": [4, 8]}
-    task = small_task(image={"channels": ["T1", "T2"]}, student=student)
-    network = Student(build_network(task), task, "0" * 64, torch.device("cpu"))
-    with pytest.raises(UserError, match=r"a student with named channels \(T1, T2\) cannot be exported"):
-        export_model(network, tmp_path / "model.pt", ORIGIN, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_named_channels_have_their_own_ranges_in_images(tmp_path: Path) -> None:
+    student_section = {"network": "unet", "size": [64, 64], "channels": [8, 16]}
+    task = small_task(image=PERCENTILES | {"channels": {"T1": "-one", "T2": "-two"}}, student=student_section)
+    student, folder = exported_untrained(tmp_path, task, "onnx", "torchscript", "bundle")
+    files = [tmp_path / "images" / f"a{text}.png" for text in ("-one", "-two")]
+    files[0].parent.mkdir()
+    write_png(files[0], shapes(1, (80, 100))[0])
+    write_png(files[1], 9 * shapes(2, (80, 100))[0].astype(np.uint16) + 500)
+    image = read_image(channels_path(files, tmp_path / "images"))
+    expected = label_map(student, image)
+    script = script_of(folder)
+    script.main(str(folder / "model.onnx"), *map(str, files), str(tmp_path / "masks.png"))
+    assert different(tmp_path / "masks.png", expected) <= DIFFERENT
+    with pytest.raises(SystemExit, match="1 images; expected 2: T1, T2"):
+        script.main(str(folder / "model.onnx"), str(files[0]), str(tmp_path / "masks.png"))
+    network, pixels = torch.jit.load(folder / "model.ts"), torch.from_numpy(image.pixels)[None]
+    np.testing.assert_allclose(network(pixels).numpy()[0, 1:], student.predict(image), atol=2e-5)
+    bounds = torch.tensor([[[torch.nan] * 2, [0.0, 255.0]]], dtype=torch.float64)
+    windowed = replace(image, windows=(None, (0.0, 255.0)))
+    as_auto = Student(student.network, small_task(image={"channels": ["T1", "T2"]}, student=student_section), "", CPU)
+    np.testing.assert_allclose(network(pixels, bounds).numpy()[0, 1:], as_auto.predict(windowed), atol=2e-5)
+    run_bundle(folder / task.name, tmp_path)
+    assert different(tmp_path / "masks" / "a-one.png", expected) <= DIFFERENT
+
+
+def test_named_channels_have_their_own_ranges_in_volumes(tmp_path: Path) -> None:
+    section = {"network": "unet", "size": [16, 32, 32], "channels": [8, 16], "spacing": [2.0, 1.0, 1.0]}
+    task = small_task(dimension=3, student=section, image=PERCENTILES | {"channels": ["T1", "T2"]})
+    student, folder = exported_untrained(tmp_path, task, "onnx", "bundle")
+    stored = nibabel.load(scan(tmp_path))
+    first, second = stored.get_fdata(), 3 - stored.get_fdata()[::-1]
+    files = [tmp_path / "images" / f"v_{name}.nii.gz" for name in ("T1", "T2")]
+    for file, voxels in zip(files, (first, second), strict=True):
+        nibabel.save(nibabel.Nifti1Image(voxels.astype(np.float32), stored.affine), file)
+    together = tmp_path / "both.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.stack([first, second], -1).astype(np.float32), stored.affine), together)
+    image = read_image(channels_path(files, tmp_path / "images"))
+    expected, script = label_map(student, image), script_of(folder)
+    for images in (files, [together]):
+        script.main(str(folder / "model.onnx"), *map(str, images), str(tmp_path / "masks.nii.gz"))
+        found = nibabel.as_closest_canonical(nibabel.load(tmp_path / "masks.nii.gz"))
+        values = np.asarray(found.dataobj).transpose(2, 1, 0)
+        assert values.any() and int((values != expected).sum()) <= DIFFERENT
+    with pytest.raises(SystemExit, match="1 channels; expected 2: T1, T2"):
+        script.main(str(folder / "model.onnx"), str(files[0]), str(tmp_path / "masks.nii.gz"))
+    run_bundle(folder / task.name, tmp_path)
+    label = nibabel.load(tmp_path / "masks" / "v_T1.nii.gz")
+    values = image.grid.from_file(np.asarray(label.dataobj).transpose(2, 1, 0))
+    assert int((values != expected).sum()) <= DIFFERENT

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,13 @@ def metadata_of(description: Mapping[str, Any], task: Task) -> dict[str, Any]:
     dice = (description["dice_on_hold_out"] or {}).get("mean")
     shape, channels = ["*"] * task.dimension, task.image.count
     names = task.names if task.overlap else ["background", *task.names]
+    # MONAI's programs compare versions as numbers.
+    number = f"0.{int(description['round'][1:])}.0"
     low, high = (task.image.low, task.image.high) if task.image.intensity == "window" else (None, None)
     return {
         "schema": _SCHEMA,
-        "version": description["round"],
-        "changelog": {description["round"]: f"student of round {description['round']}"},
+        "version": number,
+        "changelog": {number: f"student of round {description['round']}"},
         "monai_version": version("monai"),
         "pytorch_version": version("torch"),
         "numpy_version": version("numpy"),
@@ -104,8 +106,7 @@ def inference_of(task: Task) -> dict[str, Any]:
         "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/masks'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "datalist": f"$[{{'image': path}} for pattern in {patterns!r} for path in "
-        "sorted(glob.glob(@dataset_dir + '/' + pattern))]",
+        "datalist": _datalist(task, patterns),
         "network_def": {
             "_target_": "torch.jit.load",
             "f": "$@bundle_root + '/models/model.ts'",
@@ -129,6 +130,18 @@ def inference_of(task: Task) -> dict[str, Any]:
         },
         "run": ["$@evaluator.run()"],
     }
+
+
+def _datalist(task: Task, patterns: Sequence[str]) -> str:
+    """Expression for the images; of named channels for the files of a case, which MONAI stacks."""
+    paths = f"for pattern in {tuple(patterns)!r} for path in sorted(glob.glob(@dataset_dir + '/' + pattern))"
+    texts = list(task.image.sequences.values())
+    if not texts:
+        return f"$[{{'image': path}} {paths}]"
+    # The part of the name after the channel's text is the pattern's, without its star.
+    first = f"path[: -len({texts[0]!r} + pattern[1:])]"
+    files = f"[{first} + text + pattern[1:] for text in {texts!r}]"
+    return f"$[{{'image': {files}}} {paths} if path.endswith({texts[0]!r} + pattern[1:])]"
 
 
 #: The network of volumes takes the distances between voxels, (z, y, x), as a second argument.
@@ -184,6 +197,8 @@ def _readme(description: Mapping[str, Any], task: Task) -> str:
     found = "one NIfTI file with a channel for each structure" if task.overlap else f"one label map ({masks})"
     package = "pillow" if task.dimension == 2 else "nibabel"
     about = task.description or f"Student of task {task.name}"
+    if texts := list(task.image.sequences.values()):
+        images += f"; a file for each channel, with names that end in {', '.join(texts)}"
     structures = "\n".join(f"- {value}: {name}" for name, value in task.structures.items())
     return f"""# {task.name}
 

@@ -61,7 +61,8 @@ def description_of(student: Student, origin: ExportedRound) -> dict[str, Any]:
 
 
 def _image(task: Task) -> dict[str, Any]:
-    channels = ["red", "green", "blue"] if task.image.channels == 3 else ["luminance"]
+    named = list(task.image.sequences)
+    channels = named or (["red", "green", "blue"] if task.image.channels == 3 else ["luminance"])
     orientation = (
         "upright, as displayed: the orientation tag of the file is applied"
         if task.dimension == 2
@@ -71,7 +72,10 @@ def _image(task: Task) -> dict[str, Any]:
         "axes": ["channel", *"zyx"[-task.dimension :]],
         "channels": channels,
         "luminance": list(LUMINANCE),
-        "grey_images": "one channel; repeated where three are expected",
+        "files": len(named) or 1,
+        "grey_images": "one file for each channel, all with the same pixels (voxels) of the body; or one with all"
+        if named
+        else "one channel; repeated where three are expected",
         "opacity": "left out",
         "values": "as stored in the file, not scaled; CT in Hounsfield units (with the rescale slope and intercept)",
         "orientation": orientation,
@@ -83,8 +87,9 @@ def _intensity(task: Task) -> dict[str, Any]:
     if section.intensity == "window":
         steps["bounds"] = "low and high are values of the image"
     else:
+        of = "channel" if section.sequences else "luminance"
         steps["bounds"] = (
-            "low and high are percentiles of the luminance (numpy.percentile, linear) of every k-th pixel, where "
+            f"low and high are percentiles of the {of} (numpy.percentile, linear) of every k-th pixel, where "
             f"k = max(1, number of pixels // {PERCENTILE_SAMPLE}); of a constant part its minimum and maximum"
         )
     if section.intensity == "auto":
@@ -97,7 +102,8 @@ def _intensity(task: Task) -> dict[str, Any]:
         "low": section.low,
         "high": section.high,
         **steps,
-        "scaling": "clip((value - low) / (high - low), 0, 1), the same bounds for all channels; 0 where low = high",
+        "scaling": "clip((value - low) / (high - low), 0, 1); 0 where low = high; "
+        + ("each channel has its own bounds" if section.sequences else "the same bounds for all channels"),
     }
 
 
@@ -136,12 +142,13 @@ def _files(task: Task) -> dict[str, Any]:
     spatial = ["height", "width"] if task.dimension == 2 else ["z", "y", "x"]
     bounds = "values that become black and white in place of intensity; nan, nan: those of intensity"
     channels, structures = task.image.count, len(task.names)
+    pair = [channels, 2] if task.image.sequences else [2]
     if task.dimension == 2:
         onnx: dict[str, Any] = {
             "contains": "all steps from stored pixels to masks on the image's own pixels",
             "inputs": {
                 "pixels": {"dtype": "float32", "shape": [channels, *spatial]},
-                "bounds": {"dtype": "float64", "shape": [2], "meaning": bounds},
+                "bounds": {"dtype": "float64", "shape": pair, "meaning": bounds},
             },
             "outputs": {
                 "masks": {"dtype": "uint8", "shape": [structures, *spatial], "meaning": "0 or 1 for each structure"},
@@ -155,10 +162,11 @@ def _files(task: Task) -> dict[str, Any]:
             "inputs": {"window": {"dtype": "float32", "shape": [1, channels, *size]}},
             "outputs": {"probabilities": {"dtype": "float32", "shape": [1, structures, *size]}},
         }
-    inputs: dict[str, Any] = {"images": {"dtype": "float32", "shape": ["batch", "1 to 4 channels", *spatial]}}
+    any_channels = channels if task.image.sequences else "1 to 4 channels"
+    inputs: dict[str, Any] = {"images": {"dtype": "float32", "shape": ["batch", any_channels, *spatial]}}
     if task.dimension == 3:
         inputs["spacing"] = {"dtype": "float64", "shape": ["batch", 3], "meaning": "z, y, x in mm", "optional": True}
-    inputs["bounds"] = {"dtype": "float64", "shape": ["batch", 2], "meaning": bounds, "optional": True}
+    inputs["bounds"] = {"dtype": "float64", "shape": ["batch", *pair], "meaning": bounds, "optional": True}
     outputs = [*([] if task.overlap else ["background"]), *task.names]
     torchscript = {
         "contains": "all steps from stored values to probabilities on the image's own grid",

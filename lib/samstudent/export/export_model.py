@@ -8,7 +8,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, get_args
 
-from samstudent.errors import UserError
 from samstudent.export.bundle import write_bundle
 from samstudent.export.description import ExportedRound, description_of
 from samstudent.export.onnx_file import check_onnx_packages, write_onnx
@@ -40,13 +39,8 @@ def export_model(
         The written files, and the folder of the bundle.
 
     Raises:
-        UserError: a package for a format is missing, or the student has named channels; nothing is written.
+        UserError: a package for a format is missing; nothing is written.
     """
-    if student.task.image.sequences:
-        raise UserError(
-            f"task {student.task.name}: a student with named channels ({', '.join(student.task.image.sequences)}) "
-            "cannot be exported: the exported steps have one intensity range for all channels; use samstudent predict"
-        )
     if "onnx" in formats:
         check_onnx_packages()
     task, network = student.task, plain_network(student)

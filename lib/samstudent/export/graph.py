@@ -11,7 +11,7 @@ from samstudent.task import Task
 
 
 class ImageStudent(torch.nn.Module):
-    """Student of 2D images: stored pixels float32 (1 or 3, H, W) to probabilities float32 (S, H, W).
+    """Student of 2D images: stored pixels float32 (1, 3 or named channels, H, W) to probabilities float32 (S, H, W).
 
     Args:
         network: probabilities (B, S, *size) of images (B, C, *size), see ``plain_network``.
@@ -44,7 +44,8 @@ class ImageStudent(torch.nn.Module):
 
 
 class VolumeStudent(torch.nn.Module):
-    """Student of volumes: stored voxels float32 (1, Z, Y, X), canonical, to probabilities float32 (S, Z, Y, X).
+    """Student of volumes: stored voxels float32 (1 or named channels, Z, Y, X), canonical, to probabilities float32 (S,
+    Z, Y, X).
 
     Args:
         network: as of ``ImageStudent``.
@@ -110,12 +111,19 @@ class BatchedStudent(torch.nn.Module):
 
     Args:
         student: ``ImageStudent`` or ``VolumeStudent``.
-        overlap: whether structures may share pixels.
+        task: of the student.
     """
 
-    def __init__(self, student: torch.nn.Module, overlap: bool) -> None:
+    def __init__(self, student: torch.nn.Module, task: Task) -> None:
         super().__init__()
-        self.student, self.overlap = student, overlap
+        self.student, self.overlap = student, task.overlap
+        self.named = bool(task.image.sequences)
+
+    def channels_of(self, pixels: Tensor) -> Tensor:
+        """Named channels as they are; of one to four others one or three: without opacity."""
+        if self.named:
+            return pixels
+        return pixels[:3] if pixels.shape[0] >= 3 else pixels[:1]
 
     def with_background(self, probabilities: Tensor) -> Tensor:
         """(S, *spatial) to the channels of the result."""
@@ -125,21 +133,22 @@ class BatchedStudent(torch.nn.Module):
 
 
 class BatchedImages(BatchedStudent):
-    """``forward``: stored pixels float32 (B, 1 to 4, H, W) to probabilities (B, outputs, H, W).
+    """``forward``: stored pixels float32 (B, 1 to 4 or named channels, H, W) to probabilities (B, outputs, H, W).
 
-    The outputs are the structures, or background and structures. ``bounds``: float64 (B, 2), as of ``Intensity``.
+    The outputs are the structures, or background and structures. ``bounds``: float64 (B, 2), of named channels (B, C,
+    2), as of ``Intensity``.
     """
 
     def forward(self, images: Tensor, bounds: Tensor | None = None) -> Tensor:
         found: list[Tensor] = []
         for number in range(images.shape[0]):
             own = bounds[number] if bounds is not None else None
-            found.append(self.with_background(self.student(colours_of(images[number]), own)))
+            found.append(self.with_background(self.student(self.channels_of(images[number]), own)))
         return torch.stack(found)
 
 
 class BatchedVolumes(BatchedStudent):
-    """``forward``: as ``BatchedImages`` on (B, 1, Z, Y, X). ``spacing``: float64 (B, 3), z, y, x, in mm."""
+    """``forward``: as ``BatchedImages`` on (B, C, Z, Y, X). ``spacing``: float64 (B, 3), z, y, x, in mm."""
 
     def forward(
         self,
@@ -151,13 +160,13 @@ class BatchedVolumes(BatchedStudent):
         for number in range(images.shape[0]):
             steps = spacing[number] if spacing is not None else None
             own = bounds[number] if bounds is not None else None
-            found.append(self.with_background(self.student(colours_of(images[number]), steps, own)))
+            found.append(self.with_background(self.student(self.channels_of(images[number]), steps, own)))
         return torch.stack(found)
 
 
 class ImageMasks(torch.nn.Module):
-    """``ImageStudent`` with masks, for ONNX: pixels (C, H, W), bounds float64 (2,) to masks uint8 (S, H, W), and
-    probabilities float32 (S, H, W)."""
+    """``ImageStudent`` with masks, for ONNX: pixels (C, H, W), bounds float64 (2,), of named channels (C, 2), to masks
+    uint8 (S, H, W), and probabilities float32 (S, H, W)."""
 
     def __init__(self, student: ImageStudent, overlap: bool) -> None:
         super().__init__()
@@ -181,7 +190,8 @@ def binary(probabilities: Tensor, overlap: bool) -> Tensor:
 def intensity_of(task: Task) -> Intensity:
     """Intensity scaling of a task."""
     section = task.image
-    return Intensity(section.count, section.low, section.high, section.intensity != "window")
+    percentiles, named = section.intensity != "window", bool(section.sequences)
+    return Intensity(section.count, section.low, section.high, percentiles, named)
 
 
 def importance_of(task: Task) -> Tensor:
@@ -213,8 +223,3 @@ def window_starts(side: int, window: int) -> list[int]:
         start += step
     starts.append(side - window)
     return starts
-
-
-def colours_of(pixels: Tensor) -> Tensor:
-    """One or three channels of one to four: without opacity."""
-    return pixels[:3] if pixels.shape[0] >= 3 else pixels[:1]

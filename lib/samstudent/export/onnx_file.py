@@ -44,7 +44,9 @@ def write_onnx(path: Path, network: PlainNetwork, task: Task) -> None:
         height, width = torch.export.Dim("height"), torch.export.Dim("width")
         # Another size than the grid's, so that the exporter takes none of its sides for a constant.
         sides = [side + 13 for side in task.student.size]
-        arguments = torch.rand(task.image.count, *sides), torch.full((2,), torch.nan, dtype=torch.float64)
+        count = task.image.count
+        bounds = torch.full((count, 2) if task.image.sequences else (2,), torch.nan, dtype=torch.float64)
+        arguments = torch.rand(count, *sides), bounds
         options = {
             "input_names": ["pixels", "bounds"],
             "output_names": ["masks", "probabilities"],

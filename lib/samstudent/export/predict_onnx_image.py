@@ -1,6 +1,7 @@
 """Masks of an image by an exported student; needs onnxruntime, numpy and Pillow, not samstudent.
 
 python predict_onnx.py model.onnx image.png masks.png
+python predict_onnx.py model.onnx case_T1.png case_T2.png masks.png    # channels with names, in the order of model.json
 """
 
 import json
@@ -23,11 +24,16 @@ def read_pixels(path: str, channels: int, luminance: list[float]) -> NDArray[np.
     return np.repeat(pixels, channels // len(pixels), axis=0)  # (channels, y, x), as stored
 
 
-def main(model: str, image: str, output: str) -> None:
+def main(model: str, *files: str) -> None:
+    *images, output = files
     description = json.loads(Path(model).with_suffix(".json").read_text(encoding="utf-8"))
-    pixels = read_pixels(image, len(description["image"]["channels"]), description["image"]["luminance"])
+    channels, each = description["image"]["channels"], description["image"]["files"]
+    if len(images) != each:
+        sys.exit(f"{len(images)} images; expected {each}: {', '.join(channels)}")
+    parts = [read_pixels(image, len(channels) // each, description["image"]["luminance"]) for image in images]
     session = onnxruntime.InferenceSession(model)
-    masks = session.run(["masks"], {"pixels": pixels, "bounds": np.full(2, np.nan)})[0]  # uint8 (structures, y, x)
+    bounds = np.full(session.get_inputs()[1].shape, np.nan)
+    masks = session.run(["masks"], {"pixels": np.concatenate(parts), "bounds": bounds})[0]  # uint8 (structures, y, x)
     if description["overlap"]:
         for name, mask in zip(description["structures"], masks, strict=True):
             Image.fromarray(255 * mask).save(Path(output).with_stem(f"{Path(output).stem}_{name}"))

@@ -21,31 +21,43 @@ class Intensity(torch.nn.Module):
         channels: of the student's input.
         low, high: values that become black and white, or percentiles of the luminance.
         percentiles: whether they are percentiles.
+        named: whether the channels are registered sequences: as many in, each with a range of its own.
     """
 
     luminance: Tensor
     limits: Tensor
 
-    def __init__(self, channels: int, low: float, high: float, percentiles: bool) -> None:
+    def __init__(self, channels: int, low: float, high: float, percentiles: bool, named: bool = False) -> None:
         super().__init__()
-        self.channels, self.percentiles = channels, percentiles
+        self.channels, self.percentiles, self.named = channels, percentiles, named
         self.low, self.high = float(low), float(high)
         self.sample = PERCENTILE_SAMPLE
         self.register_buffer("luminance", torch.tensor(LUMINANCE))
         self.register_buffer("limits", torch.tensor([low, high], dtype=torch.float64))
 
     def forward(self, pixels: Tensor, bounds: Tensor | None = None) -> Tensor:
-        """``bounds``: float64 (2,), values that become black and white in place of those of the task; nan: none."""
+        """``bounds``: float64 (2,), values that become black and white in place of those of the task; nan: none. Of
+        named channels (channels, 2)."""
+        if self.named:
+            parts: list[Tensor] = []
+            for number in range(self.channels):
+                given = bounds[number] if bounds is not None else None
+                parts.append(self.with_range(pixels[number : number + 1], pixels[number : number + 1], given))
+            return torch.cat(parts)
         grey = pixels
         if pixels.shape[0] == 3:
             grey = torch.tensordot(self.luminance, pixels, dims=([0], [0]))[None]
-        own = self.own_bounds(grey)
-        if bounds is not None:
-            own = torch.where(torch.isnan(bounds).any(), own, bounds.to(torch.float64))
-        scaled = scale_between(grey if self.channels == 1 else pixels, own[0], own[1])
+        scaled = self.with_range(grey if self.channels == 1 else pixels, grey, bounds)
         if self.channels == 3 and pixels.shape[0] == 1:
             scaled = torch.cat([scaled, scaled, scaled])
         return scaled
+
+    def with_range(self, pixels: Tensor, grey: Tensor, bounds: Tensor | None) -> Tensor:
+        """Channels scaled by the range of ``grey`` (1, *spatial), or by given bounds, float64 (2,)."""
+        own = self.own_bounds(grey)
+        if bounds is not None:
+            own = torch.where(torch.isnan(bounds).any(), own, bounds.to(torch.float64))
+        return scale_between(pixels, own[0], own[1])
 
     def own_bounds(self, grey: Tensor) -> Tensor:
         """float64 (2,), by the task."""

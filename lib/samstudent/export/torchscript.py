@@ -22,9 +22,9 @@ def write_torchscript(path: Path, network: PlainNetwork, task: Task) -> None:
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example, check_trace=False)
         if task.dimension == 2:
-            scripted = torch.jit.script(BatchedImages(ImageStudent(traced, task), task.overlap).eval())
+            scripted = torch.jit.script(BatchedImages(ImageStudent(traced, task), task).eval())
         else:
-            scripted = torch.jit.script(BatchedVolumes(VolumeStudent(traced, task), task.overlap).eval())
+            scripted = torch.jit.script(BatchedVolumes(VolumeStudent(traced, task), task).eval())
         buffer = io.BytesIO()
         torch.jit.save(scripted, buffer)
     atomic_write(path, buffer.getvalue())
