@@ -242,6 +242,24 @@ def test_sam_sees_the_pixels_that_it_sees_for_other_clients(tmp_path: Path, monk
     assert np.array_equal(seen[0], pixels[3]) and np.array_equal(seen[1], pixels[:, :, 7])
 
 
+def test_preparation_builds_the_decoder_of_each_sam_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, decoded = volume_bench(tmp_path), list[str]()
+
+    class Recording(FakeSam):
+        def decode_many(self, embedding: Any, prompts: Any) -> Any:
+            decoded.append(self.digest)
+            return super().decode_many(embedding, prompts)
+
+    sam = Recording()
+    monkeypatch.setattr(bench.study, "sam", lambda: sam)
+    for index in (3, 4):
+        assert bench.client.post(f"{PATH}/v0/prepare", params={"axis": "z", "index": index}).status_code == 200
+    assert decoded == [sam.digest]
+    monkeypatch.setattr(sam, "digest", "a" * 64, raising=False)  # another adapted SAM with the same embeddings
+    assert bench.client.post(f"{PATH}/v0/prepare", params={"axis": "z", "index": 3}).status_code == 200
+    assert decoded == ["f" * 64, "a" * 64]
+
+
 def test_box_on_a_large_image_is_answered_on_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from support.drawn import write_png
     from support.review_bench import make_bench

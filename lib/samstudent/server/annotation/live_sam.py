@@ -83,6 +83,7 @@ class LiveSam:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._cache = Cache(CACHE_BYTES)
+        self._built: set[str] = set()
 
     def backend(self, structure: str | None = None) -> SamBackend:
         """The active SAM, as for the infer task ``sam``; the plain one for structures that are not in the task."""
@@ -104,6 +105,14 @@ class LiveSam:
 
         embedding: Embedding = self._cache.get((key, backend.embedding_digest, backend.preprocessing), embed)
         return embedding
+
+    def build(self, embedding: Embedding, backend: SamBackend) -> None:
+        """Decode one box with a SAM that decoded none yet: its model is built then, which takes seconds."""
+        if backend.digest in self._built:
+            return
+        height, width = embedding.image_size
+        backend.decode(embedding, Prompt(box=(0.0, 0.0, width - 1.0, height - 1.0)))
+        self._built.add(backend.digest)
 
     def mask(self, embedding: Embedding, request: SamRequest, backend: SamBackend) -> dict[str, Any]:
         """Mask of a request, as JSON: ``box`` and ``runs`` on the plane, ``predicted_iou``, ``milliseconds``.

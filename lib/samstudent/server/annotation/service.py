@@ -154,8 +154,8 @@ class AnnotationService:
             Path(file).unlink(missing_ok=True)
 
     def prepare(self, case: str, axis: str | None, index: int | None) -> None:
-        """Make the embedding of a plane, so that the first box is answered at once."""
-        self.context.inference.run(lambda: self._embedding(case, axis, index, None))
+        """Make the embedding of a plane, and build SAM's decoder, so that the first box is answered at once."""
+        self.context.inference.run(lambda: self.sam.build(*self._embedding(case, axis, index, None)))
 
     def sam_mask(self, case: str, axis: str | None, index: int | None, request: SamRequest) -> dict[str, Any]:
         """Mask of SAM for the prompts of a person; see ``LiveSam.mask``."""
