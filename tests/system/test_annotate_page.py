@@ -261,9 +261,12 @@ def test_case_stays_open_until_its_draft_is_saved(page: Page) -> None:
     browser.find("[data-case=good]").click()
     browser.until(lambda: "the draft of plain is not saved yet" in browser.text("#notices"), "reason")
     assert page.shown() == "plain" and browser.run("return location.hash") == "#annotate/plain"
+    browser.press("A")
+    page.command(Keys.ENTER)
+    browser.until(lambda: "No response from the server" in browser.text("#notices"), "a refused submission")
     browser.run("window.fetch = window.kept")
     page.command("s")
-    browser.until(lambda: browser.text("#saved") == "draft saved", "draft")
+    assert page.draft("plain")["square"]["state"] == "absent"
     browser.find("[data-case=good]").click()
     browser.shows("good")
 
@@ -299,6 +302,35 @@ def test_change_by_somebody_else_is_shown_and_neither_label_is_lost(page: Page) 
     browser.run("document.querySelector('dialog tbody tr:nth-child(2) [data-restore]').click()")
     browser.until(lambda: page.browser.text("#saved") == "draft saved", "restored draft")
     assert np.array_equal(page.submit("plain")[0], truth[0])
+
+
+def test_submission_does_not_close_the_case_that_was_opened_meanwhile(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.press("b")
+    page.drag((20, 20), (30, 20))
+    browser.press("A")
+    browser.run(
+        "const now = window.fetch; window.fetch = (url, options) => String(url).includes('/label?')"
+        " && options.method === 'PUT' ? new Promise((done) => setTimeout(done, 1500)).then(() => now(url, options))"
+        " : now(url, options)"
+    )
+    page.command(Keys.ENTER)
+    browser.find("[data-case=good]").click()
+    browser.shows("good")
+    assert "label saved" not in browser.text("#notices")
+    browser.until(lambda: "plain: label saved" in browser.text("#notices"), "label")
+    browser.driver.execute_async_script("setTimeout(arguments[0], 200)")
+    assert page.shown() == "good" and browser.run("return location.hash") == "#annotate/good"
+
+
+def test_number_key_does_not_divert_a_stroke(page: Page) -> None:
+    browser = page.browser
+    page.open("plain")
+    browser.press("b", Keys.ARROW_RIGHT, Keys.ENTER, "2", *[Keys.ARROW_RIGHT] * 5, Keys.ENTER)
+    assert page.states() == ["drawn", "open"]
+    browser.press("2", "a")
+    assert np.array_equal(page.submit("plain")[0], stroke((33, 32), (38, 32), 9))
 
 
 def test_flagged_case_is_not_offered(page: Page) -> None:

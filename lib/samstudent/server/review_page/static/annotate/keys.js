@@ -6,7 +6,7 @@ export const SHORTCUTS = [
   ['g', 'polygon: click corners; Enter or double click closes it'], ['x', 'switch: clicks outside of the structure, polygons that remove'], ['h  m', 'fill holes, smooth'],
   ['t  r', 'start from the student’s mask, from SAM’s; with Shift for all structures'], ['a  n  A', 'absent, not annotated, the rest is absent'], ['l', 'finished: others do not take its pixels'],
   ['o', 'show or hide the structure'], ['Del', 'clear the structure'], ['u  U', 'undo, redo (also Ctrl z, Ctrl y)'], ['Ctrl ↵', 'submit'], ['F', 'flag as unusable'], ['y', 'history'],
-  ['← ↑ → ↓', 'cursor (Shift: ten pixels); Enter presses and releases the tool there'], ['v', 'move by dragging; also the middle button, two fingers, or Ctrl and arrows'], ['+ −  wheel', 'zoom'], ['Home', 'fit to the window'],
+  ['← ↑ → ↓', 'cursor (Shift: ten pixels); Enter presses and releases the tool there, twice closes a polygon'], ['v', 'move by dragging; also the middle button, two fingers, or Ctrl and arrows'], ['+ −  wheel', 'zoom'], ['Home', 'fit to the window'],
   ['right drag', 'window (sideways) and level (up and down)'], ['( )  { }', 'window, level'], ['i', 'invert'], ['f', 'filled masks, or outlines'], ['p', 'size of the crosshair: full, large, small, off'], ['Space', 'hide all masks while pressed'], ['PgUp PgDn', 'slices of a volume; z c d: direction'], ['<  >', 'volumes: SAM draws the structure on up to ten slices before, after'], ['q', 'volumes: interpolate between drawn slices'],
 ];
 
