@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from pydicom.uid import generate_uid
 
 from samstudent.active_learning.readable import ImageCheck
-from samstudent.errors import Conflict
+from samstudent.errors import Conflict, UserError
 from samstudent.imaging.case import read_image
 from samstudent.imaging.label_writing import write_masks
 from samstudent.server.datastore.label_rules import ImageRules, LabelRules
@@ -92,6 +92,17 @@ def test_tilted_series_has_perpendicular_axes_for_clients(study: Path, tmp_path:
     store.save_label("tilted", str(tmp_path / "l.seg.nrrd"), "final", {})
     label = store.viewer_label("tilted", "final")
     assert label is not None and as_itk(label).GetSize()[:3] == as_itk(file).GetSize()
+
+
+def test_an_uploaded_dicom_file_must_be_one_case(study: Path, tmp_path: Path) -> None:
+    """Otherwise the id of the response would be that of no case."""
+    one, clip = save(tmp_path / "one.dcm"), save(tmp_path / "clip.dcm", np.stack([PLANE, PLANE]))
+    with pytest.raises(UserError, match=r"image 'one': one DICOM slice, but the task's dimension is 3"):
+        opened(study).add_image("one", str(one), {})
+    with pytest.raises(UserError, match=r"image 'clip': a clip of 2 frames; copy it to the study folder"):
+        opened(study, dimension=2).add_image("clip", str(clip), {})
+    assert opened(study, dimension=2).add_image("one", str(one), {}) == "one"
+    assert not (study / "clip.dcm").exists()
 
 
 def test_a_series_is_not_removed_by_clients(study: Path) -> None:

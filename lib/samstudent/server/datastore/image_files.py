@@ -11,6 +11,7 @@ from typing import Any
 from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from samstudent.errors import Conflict, UserError
+from samstudent.imaging.dicom_heads import dicom_head
 from samstudent.imaging.file_names import case_id, split_name
 from samstudent.imaging.image_paths import ImagePath, channels_in, shown_path
 from samstudent.imaging.listed_names import name_of
@@ -93,7 +94,7 @@ class ImageFiles:
             The id as listed.
 
         Raises:
-            UserError: invalid id or file extension.
+            UserError: invalid id or file extension; a DICOM file that is not one case of the task.
             Conflict: the id belongs to another image, whose labels do not fit this one.
         """
         case, ext = self._split(file.name)
@@ -101,6 +102,7 @@ class ImageFiles:
         if not ext or self._split(case + ext) != (case, ext):
             allowed = " ".join(self.rules.extensions)
             raise UserError(f"image {case!r} from file {file.name!r}: the file must be one of {allowed}")
+        self._require_one_case(case, file)
         with self.listed.transaction() as model:
             if (present := self.path(case)) is not None:
                 if (place := ImagePath.of(present).place).is_file() and sha256_file(place) == sha256_file(file):
@@ -113,6 +115,21 @@ class ImageFiles:
             info = {**info, "ts": int(time.time()), "name": destination.name}
             model.objects[case] = ImageLabelModel(image=DataModel(info=info, ext=ext))
         return case
+
+    def _require_one_case(self, case: str, file: Path) -> None:
+        """Refuse a DICOM file that would not be listed under its id: in 3D a slice, in 2D a clip."""
+        head = dicom_head(file)
+        if head is None or head.fault:
+            return
+        if self.rules.dimension == 3 and head.frames == 1:
+            raise UserError(
+                f"image {case!r}: one DICOM slice, but the task's dimension is 3; copy the series to a subfolder of the"
+                " study, or send the volume as NIfTI"
+            )
+        if self.rules.dimension == 2 and head.frames > 1:
+            raise UserError(
+                f"image {case!r}: a clip of {head.frames} frames; copy it to the study folder; its frames are cases"
+            )
 
     def require_removable(self, image_id: str) -> None:
         """Raises Conflict if the image is a part of a DICOM file or folder, or outside of the study."""
