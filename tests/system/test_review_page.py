@@ -274,6 +274,25 @@ def test_running_round_has_a_bar_for_each_step(review_bench: Bench, tmp_path: Pa
         over.set()
 
 
+def test_bounds_and_keys_are_shown_where_there_are_some(review_bench: Bench, tmp_path: Path) -> None:
+    review_bench.pseudo_label("good", bounds={"disk": 0.938, "square": 0.91})
+    with page_of(review_bench, tmp_path / "profile") as browser:
+        columns = "return [...document.querySelectorAll('.bound')].map((e) => e.offsetWidth > 0)"
+        browser.open("samstudent#review/good")
+        browser.shows("good")
+        assert browser.run(columns) == [True, True]
+        browser.press("?")
+        assert "accept: the pseudo label becomes a human label" in browser.text("dialog")
+        browser.find("dialog button").click()
+        browser.open("samstudent#review/middle")
+        browser.shows("middle")
+        assert browser.run(columns) == [False, False] and "quality, Dice" not in browser.text(".legend")
+        browser.find("#to-overview").click()
+        browser.find("section.counts")
+        assert not browser.find("#help-button").is_displayed()
+        assert browser.console() == []
+
+
 def test_promised_structures_are_accepted_at_once(review_bench: Bench, tmp_path: Path) -> None:
     review_bench.pseudo_label("good", bounds={"disk": 0.938, "square": 0.91})
     review_bench.pseudo_label("middle", bounds={"disk": 0.5, "square": 0.92})

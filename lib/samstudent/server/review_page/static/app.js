@@ -80,14 +80,15 @@ function route() {
     main.className = requested;
     state.view = new VIEWS[requested](main, state.me, state.overview, refresh);
   }
+  document.getElementById('help-button').hidden = !state.view.shortcuts;
   state.view.open?.(caseName, editing);
 }
 
 function showHelp() {
-  if (dialogOpen()) return;
+  if (dialogOpen() || !state.view?.shortcuts) return;
   const dialog = h('dialog', { class: 'help', 'aria-labelledby': 'help-title', onclose: () => dialog.remove() },
     h('h2', { id: 'help-title' }, 'Keyboard'),
-    h('dl', {}, [...state.view?.shortcuts ?? [], ['?', 'this list']].map(([key, description]) => [h('dt', {}, key.split('  ').map((name) => h('kbd', {}, name))), h('dd', {}, description)])),
+    h('dl', {}, [...state.view.shortcuts, ['?', 'this list']].map(([key, description]) => [h('dt', {}, key.split('  ').map((name) => h('kbd', {}, name))), h('dd', {}, description)])),
     h('div', { class: 'buttons' }, button('Close', () => dialog.close(), { class: 'primary' })));
   document.body.append(dialog);
   dialog.showModal();

@@ -103,13 +103,15 @@ export class Review {
     const size = data.axes ? data.size.toReversed().join(' × ') : `${data.size[1]} × ${data.size[0]}`;
     this.rows = data.structures.map((structure, index) => this.row(structure, index));
     const decided = data.state !== 'waiting';
+    // Without any bound its column is left to the names.
+    const bounds = data.structures.some((structure) => boundText(structure.lower_bound)) ? '' : 'unbounded';
     const actions = !this.me.may.review ? h('p', { class: 'empty' }, 'Decisions require the role reviewer.')
       : decided ? h('div', { class: 'actions' }, button(`Undo: ${data.state}`, () => this.undo(data.case), { id: 'undo' }))
         : h('div', { class: 'actions' }, this.action('Accept', 'a', 'accept', 'primary'), this.action('Reject', 'r', 'reject'), this.action('Send', 's', 'send'), this.me.may.annotate && button(['Edit ', h('kbd', {}, 'e')], () => this.edit(), { id: 'edit', 'aria-keyshortcuts': 'e' }));
     const status = decided ? `${STATES[data.state]}${data.who ? ` by ${data.who}` : ''}, ${dateTime(data.time)}` : [`lowest ${percent(data.worst, 0)}, mean ${percent(data.mean, 0)}`, boundText(data.lower_bound)].filter(Boolean).join(', ');
     this.panel.replaceChildren(h('div', { class: 'case-summary' }, h('h2', { title: data.case }, data.case), h('p', {}, status), h('p', { class: 'small', title: provenance }, `${size} · ${provenance}`)),
-      h('div', { class: 'legend' }, h('span', { title: 'estimated Dice; line: threshold of the quality filter; ≥: lower bound of Dice' }, 'quality, Dice ≥'), h('span', {}, 'source')),
-      h('ul', { class: 'structures' }, this.rows), actions);
+      h('div', { class: `legend ${bounds}` }, h('span', { title: 'estimated Dice; line: threshold of the quality filter; ≥: lower bound of Dice' }, bounds ? 'quality' : 'quality, Dice ≥'), h('span', {}, 'source')),
+      h('ul', { class: `structures ${bounds}` }, this.rows), actions);
   }
 
   action(text, key, decision, style = '') {
