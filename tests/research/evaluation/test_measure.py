@@ -6,10 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
 from samstudent.imaging.case import read_image
+from samstudent.imaging.image_paths import channels_path
 from samstudent.imaging.label_writing import write_masks
 from samstudent.research.evaluation.measure import EvaluatedModel, measure_case, unit_of
 from samstudent.rounds.cases import FileCase
@@ -71,6 +73,11 @@ def test_unit_of_each_format(tmp_path: Path) -> None:
     units = [unit_of(read_image(path)) for path in (tmp_path / "a.png", with_spacing, without)]
     assert units == ["pixels", "mm", "pixels"]
     assert unit_of(read_image(save_series(tmp_path / "ct", [0.0, 1.0]))) == "mm"
+    # A case of registered channels is several files.
+    names = [tmp_path / f"p_{name}.nii.gz" for name in ("T1", "T2")]
+    for path in names:
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), path)
+    assert unit_of(read_image(channels_path(names, tmp_path))) == "mm"
     assert unit_of(case_image(np.zeros((4, 4)))) == "pixels"
 
 

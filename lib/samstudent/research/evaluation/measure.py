@@ -13,6 +13,7 @@ from samstudent.errors import UserError
 from samstudent.imaging.annotations import LabelledMasks
 from samstudent.imaging.case import CaseImage
 from samstudent.imaging.formats import kind_of
+from samstudent.imaging.image_paths import ImagePath
 from samstudent.inference.round_model import RoundModel
 from samstudent.metrics import dice_where_known, surface_distances, surface_distances_95
 from samstudent.rounds.case_store import CaseSource
@@ -113,7 +114,8 @@ def unit_of(image: CaseImage) -> Unit:
     """Unit of distances in an image: pixels, if its file has no spacing."""
     if image.path is None:
         return "pixels"
-    kind = "dicom" if image.path.is_dir() else kind_of(image.path)
+    place = ImagePath.of(image.path).place
+    kind = "dicom" if place.is_dir() else kind_of(place)
     # Of DICOM without a spacing the reader returns 1 mm, as ITK does; a radiograph of exactly 1 mm is less probable.
     unknown = kind in ("png", "jpeg", "tiff") or (kind == "dicom" and set(image.grid.spacing) == {1.0})
     return "pixels" if unknown else "mm"
