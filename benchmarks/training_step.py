@@ -18,6 +18,7 @@ from rich.table import Table
 
 from samstudent.student.data import make_loader
 from samstudent.student.loss import StudentLoss
+from samstudent.student.network import has_interior
 from samstudent.student.training import new_network, new_optimizer
 from samstudent.student.training_case import TrainingCase
 from samstudent.task import Task
@@ -52,7 +53,7 @@ def measure(size: tuple[int, int], structures: int, overlap: bool, steps: int) -
     content = {"name": "drawn", "dimension": 2, "overlap": overlap, "student": {"size": size}}
     task = Task.model_validate(content | {"structures": [f"s{i}" for i in range(structures)]})
     batches = iter(make_loader([drawn(size, structures, seed) for seed in range(12)], task, steps + 1, seed=0))
-    network, loss = new_network(task, seed=0), StudentLoss(overlap)
+    network, loss = new_network(task, seed=0), StudentLoss(overlap, has_interior(task))
     optimizer = new_optimizer(network, task)
     times = []
     for _ in range(steps + 1):

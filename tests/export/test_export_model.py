@@ -17,6 +17,7 @@ import torch
 from monai.bundle.workflows import ConfigWorkflow
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from samstudent.errors import UserError
 from samstudent.export.description import ExportedRound
@@ -26,9 +27,10 @@ from samstudent.imaging.image_paths import channels_path
 from samstudent.student.network import build_network
 from samstudent.student.predict import Student, binarize, save_model
 from samstudent.student.training import TrainingOptions, train_student
+from samstudent.student.training_case import CaseLabel, prepare_case
 from samstudent.task import Task
 from samstudent.util import device
-from support.drawn import shapes, small_task, training_cases, write_png
+from support.drawn import case_image, shapes, small_task, training_cases, write_png
 
 ORIGIN = ExportedRound("study", "r0003", {"disk": 0.9, "square": None, "mean": 0.9})
 PERCENTILES = {"intensity": "percentile"}
@@ -103,6 +105,30 @@ def test_script_gives_the_same_masks_of_images(tmp_path: Path) -> None:
     for image in (colours, tmp_path / "turned.jpg"):
         script.main(str(folder / "model.onnx"), str(image), str(tmp_path / "masks.png"))
         assert different(tmp_path / "masks.png", label_map(student, image)) <= DIFFERENT
+
+
+def test_pixels_of_an_object_have_one_structure_in_exported_files_too(tmp_path: Path) -> None:
+    names = [f"tooth_{number}" for number in range(8)]
+    task = small_task(structures=names, image=PERCENTILES, student={"network": "unet", "size": [32, 64]})
+    noise = np.random.default_rng(0).normal(0, 5, (50, 110))
+    masks = np.zeros((8, 50, 110), dtype=bool)
+    for number in range(8):
+        masks[number, 8:40, 10 + 11 * number : 21 + 11 * number] = True
+    pixels = (60 + noise + 90 * np.stack([ndimage.binary_erosion(mask) for mask in masks]).any(axis=0)).astype(np.uint8)
+    case = prepare_case("a", case_image(pixels), CaseLabel(masks), task)
+    model = tmp_path / "source.pt"
+    train_student([case], task, model, TrainingOptions(40, seed=1, device="cpu"))
+    student = Student.load(model, task, "cpu")
+    export_model(student, model, ORIGIN, tmp_path / "export", ("onnx", "bundle"))
+    (tmp_path / "images").mkdir()
+    image = write_png(tmp_path / "images" / "a.png", pixels)
+    expected = label_map(student, image)
+    assert len(np.unique(expected)) >= 8
+    files = (tmp_path / "export" / "model.onnx", image, tmp_path / "masks.png")
+    script_of(tmp_path / "export").main(*map(str, files))
+    assert different(tmp_path / "masks.png", expected) <= DIFFERENT
+    run_bundle(tmp_path / "export" / task.name, tmp_path)
+    assert different(tmp_path / "masks" / "a.png", expected) <= DIFFERENT
 
 
 def test_script_needs_neither_samstudent_nor_torch(tmp_path: Path) -> None:

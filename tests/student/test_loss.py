@@ -41,6 +41,28 @@ def test_perfect_prediction_has_no_loss(overlap: bool) -> None:
     assert StudentLoss(overlap)(logits, targets(masks)).total.item() == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.parametrize("form", ["label", "masks"])
+def test_interior_is_added_and_ignores_the_same_pixels(form: str) -> None:
+    label = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    label[0, 1:7, 1:4], label[0, 1:7, 4:7] = 1, 2
+    inside = torch.zeros(1, 8, 8)
+    inside[0, 2:6, [2, 5]] = 1
+    masks = torch.stack([label == 1, label == 2], dim=1).float()
+    given = targets(masks, ignore=torch.zeros(1, 1, 8, 8))
+    if form == "label":
+        given = {key: value for key, value in given.items() if key != "masks"} | {"label": label}
+    perfect = torch.cat([20 - 40 * masks.amax(1, keepdim=True), 40 * masks - 20], dim=1)
+    loss = StudentLoss(overlap=False, interior=True)
+    known = torch.cat([perfect, 40 * inside[:, None] - 20], dim=1)
+    assert loss(known, given).total.item() == pytest.approx(0, abs=1e-4)
+    # The interior of one structure is missing: 4 of 8 pixels; Dice 2/3.
+    wrong = known.clone()
+    wrong[0, 3, :, 5] = -20
+    assert loss(wrong, given).total.item() == pytest.approx(4 * 20 / 64 + 1 / 3, abs=1e-3)
+    given["ignore"][0, 0, :, 5] = 1
+    assert loss(wrong, given).total.item() == pytest.approx(0, abs=1e-4)
+
+
 def gradient(overlap: bool, masks, ignore=None, weights=None) -> torch.Tensor:
     torch.manual_seed(0)
     channels = masks.shape[1] + (0 if overlap else 1)

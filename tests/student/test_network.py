@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from samstudent.errors import UserError
-from samstudent.student.network import SpatialPrior, build_network, coarse_size, output_channels
+from samstudent.student.network import (
+    SpatialPrior,
+    build_network,
+    coarse_size,
+    has_interior,
+    output_channels,
+    probabilities_of,
+)
 from samstudent.task import load_task, shipped_tasks
 from support.drawn import small_task
 
@@ -61,6 +69,30 @@ def test_many_structures_of_whole_images_have_a_spatial_prior(dimension: int, st
     names = [f"bone_{number}" for number in range(structures)]
     task = small_task(dimension=dimension, student=student, structures=names)
     assert isinstance(build_network(task), SpatialPrior) is placed
+
+
+def test_prior_begins_at_the_places_of_the_labels() -> None:
+    network = SpatialPrior(torch.nn.Conv2d(1, 4, 1), 4)
+    masks = np.zeros((2, 3, 41, 81), dtype=bool)
+    masks[0, 0, 10:15, 20:25] = masks[1, 0, 14:19, 24:29] = True  # middle: 14, 24
+    masks[0, 1, 30, 60:70] = True
+    network.set_to_places(masks, first=1)
+    logits = network.logits_at((41, 81), torch.device("cpu")).detach()
+    assert not logits[0].any() and not logits[3].any()  # background, and a structure that no label has
+    assert divmod(int(logits[1].argmax()), 81) == (14, 24)
+    assert logits[1].max() == pytest.approx(0, abs=1e-3) and logits[1, 30, 64] < -3
+    assert divmod(int(logits[2].argmax()), 81)[0] == 30
+
+
+@pytest.mark.parametrize(("overlap", "more"), [(False, 1), (True, 0)])
+def test_many_structures_that_do_not_overlap_have_an_interior(overlap: bool, more: int) -> None:
+    names = [f"tooth_{number}" for number in range(8)]
+    for network in ("unet", "efficientnet_lite0"):
+        task = small_task(structures=names, overlap=overlap, student={"network": network, "size": [32, 64]})
+        assert has_interior(task) is bool(more)
+        logits = build_network(task).eval()(torch.rand(1, 1, 32, 64))
+        assert logits.shape == (1, output_channels(task) + more, 32, 64)
+        assert probabilities_of(logits, task).shape == (1, 8, 32, 64)
 
 
 def test_one_channel_each_where_structures_overlap() -> None:

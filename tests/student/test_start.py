@@ -82,7 +82,7 @@ def test_spatial_prior_is_loaded_by_structure(tmp_path: Path) -> None:
     assert set(after) == {name.removeprefix("network.") for name in weights} - {"prior"}
     assert torch.equal(after["2.weight"], weights["network.2.weight"][:3]) and sentence.endswith(": all")
     _, after, _ = loaded(path, small_task(structures=many[::-1]))
-    assert torch.equal(after["prior"][1:], weights["prior"][1:].flip(0))
+    assert torch.equal(after["prior"][1:10], weights["prior"][1:10].flip(0))
     path, weights = saved(tmp_path, without)
     before, after, _ = loaded(path, with_prior)
     assert torch.equal(after["network.2.bias"][:3], weights["2.bias"])
@@ -176,3 +176,23 @@ def test_errors_name_the_first_differences(tmp_path: Path) -> None:
     save_model(path, build_network(colours), colours)
     with pytest.raises(UserError, match=r"\.weight is \(8, 3, 3, 3\), should be \(8, 1, 3, 3\)"):
         load_start(build_network(task), path, task)
+
+
+def test_interior_is_loaded_where_the_file_has_it(tmp_path: Path) -> None:
+    names = [f"tooth_{number}" for number in range(9)]
+    path, weights = saved(tmp_path, small_task(structures=names))
+    _, after, _ = loaded(path, small_task(structures=names[1:]))
+    head, prior = "2.weight", "prior"
+    ours, theirs = (state[next(name for name in state if name.endswith(head))] for state in (after, weights))
+    assert torch.equal(ours, theirs[[0, *range(2, 11)]])
+    assert torch.equal(after[prior], weights[prior][[0, *range(2, 11)]])
+
+
+def test_file_without_an_interior_leaves_it_new(tmp_path: Path) -> None:
+    few, many = (small_task(structures=[f"tooth_{number}" for number in range(count)]) for count in (7, 8))
+    path, weights = saved(tmp_path, few)
+    before, after, sentence = loaded(path, many)
+    name = next(name for name in after if name.endswith("2.weight"))
+    own = name.removeprefix("network.")
+    assert torch.equal(after[name][:8], weights[own]) and torch.equal(after[name][8:], before[name][8:])
+    assert sentence.endswith("new are the outputs of tooth_7")

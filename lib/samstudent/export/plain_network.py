@@ -8,8 +8,9 @@ import copy
 import torch
 from torch import Tensor
 
-from samstudent.student.network import SpatialPrior
+from samstudent.student.network import SpatialPrior, probabilities_of
 from samstudent.student.predict import Student
+from samstudent.task import Task
 
 
 class PlainNetwork(torch.nn.Module):
@@ -18,19 +19,18 @@ class PlainNetwork(torch.nn.Module):
     Args:
         network: logits (B, outputs, *size) of images.
         offset: (outputs, *size), added to the logits.
-        overlap: sigmoid of each output, instead of a softmax whose first output is the background.
+        task: of the student.
     """
 
     offset: Tensor
 
-    def __init__(self, network: torch.nn.Module, offset: Tensor, overlap: bool) -> None:
+    def __init__(self, network: torch.nn.Module, offset: Tensor, task: Task) -> None:
         super().__init__()
-        self.network, self.overlap = network, overlap
+        self.network, self.task = network, task
         self.register_buffer("offset", offset)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.network(images) + self.offset
-        return torch.sigmoid(logits) if self.overlap else torch.softmax(logits, dim=1)[:, 1:]
+        return probabilities_of(self.network(images) + self.offset, self.task)
 
 
 def plain_network(student: Student) -> PlainNetwork:
@@ -49,4 +49,4 @@ def plain_network(student: Student) -> PlainNetwork:
         with torch.inference_mode():
             offset = network.logits_at(task.student.size, torch.device("cpu")).clone()
         network = network.network
-    return PlainNetwork(network, offset, task.overlap).eval().requires_grad_(False)
+    return PlainNetwork(network, offset, task).eval().requires_grad_(False)

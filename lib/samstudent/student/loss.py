@@ -9,6 +9,8 @@ weight of 0 means that the structure is unknown in this case, because the qualit
   This is the marginal loss for partially labelled data (Shi et al., Medical Image Analysis 70, 2021,
   doi:10.1016/j.media.2021.101979). Pixels labelled as another structure are used.
 
+Where the network has the output ``interior`` (``student.objects``), cross entropy and Dice of the interior are added.
+
 Targets may be soft, i.e. probabilities, in both parts; where structures may not overlap, background is 1 minus their
 sum. The Dice of probabilities is not largest at a soft target itself, so its product is replaced by the smaller of
 both, which is the same for hard targets (the Dice semimetric loss of Wang et al., MICCAI 2023, arXiv:2303.16296).
@@ -21,6 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from samstudent.student.objects import interior_of
 
 Targets = dict[str, torch.Tensor]
 
@@ -45,13 +49,23 @@ class StudentLoss(nn.Module):
         targets: ``masks`` in [0, 1] (B, S, *size), or, where structures do not overlap, ``label``: whole numbers
             (B, *size), 0 background, else 1 + the structure's index; ``ignore`` 0/1 (B, S or 1, *size); ``weights`` in
             [0, 1] (B, S). A label gives the same loss as its masks, several times faster where structures are many.
+
+    Args:
+        overlap: whether structures may overlap.
+        interior: whether one more channel of the logits, the last one, is that of the interior.
     """
 
-    def __init__(self, overlap: bool) -> None:
+    def __init__(self, overlap: bool, interior: bool = False) -> None:
         super().__init__()
-        self.overlap = overlap
+        self.overlap, self.interior = overlap, interior
 
     def forward(self, logits: torch.Tensor, targets: Targets) -> LossParts:
+        if not self.interior:
+            return self._of_structures(logits, targets)
+        found = self._of_structures(logits[:, :-1], targets)
+        return LossParts(found.total + _interior_loss(logits[:, -1], targets), found.dice)
+
+    def _of_structures(self, logits: torch.Tensor, targets: Targets) -> LossParts:
         keys = [key for key in ("masks", "label", "ignore", "weights") if key in targets]
         split = [targets[key].to(logits.device).split(1) for key in keys]
         # One case at a time: on a CPU the allocation of arrays of a whole batch takes most of the time (32 structures
@@ -128,6 +142,25 @@ def _log_background(log_p: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 def _background_weight(weights: torch.Tensor) -> torch.Tensor:
     """Weight of background (1, 1): the mean over the known structures."""
     return weights.sum(dim=1, keepdim=True) / (weights > 0).sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _interior_loss(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
+    """Cross entropy and 1 - Dice of the interior; logits (B, H, W). Pixels that are ignored do not count."""
+    logits = logits.float()
+    target = interior_of(_hard_label(targets)).to(logits)
+    valid = 1 - targets["ignore"].to(logits).amax(dim=1)
+    entropy = binary_cross_entropy_with_logits(logits, target, reduction="none")
+    probabilities = logits.sigmoid()
+    common, both = (probabilities * target * valid).sum(), ((probabilities + target) * valid).sum()
+    return (entropy * valid).sum() / valid.sum().clamp(min=1) + 1 - 2 * common / both.clamp(min=1e-6)
+
+
+def _hard_label(targets: Targets) -> torch.Tensor:
+    """Whole numbers (B, H, W): 0 background, else 1 + the structure's index."""
+    if "label" in targets:
+        return targets["label"]
+    highest = targets["masks"].max(dim=1)
+    return torch.where(highest.values >= 0.5, highest.indices + 1, 0)
 
 
 def _sums(probabilities: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> Sums:

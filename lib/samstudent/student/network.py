@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.networks.layers.factories import Act, Conv
 from monai.networks.nets.basic_unet import BasicUNet
 from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.unet import UNet
+from numpy.typing import NDArray
 
 from samstudent.errors import UserError
 from samstudent.student.encoder import EncoderUNet, encoder_of
+from samstudent.student.objects import with_one_structure_each
 from samstudent.task import ENCODER_REDUCTION, StudentSection, Task
 
 
@@ -48,7 +51,7 @@ PRIOR_SCALE = 32.0
 #: Fewest pixels of images in the first steps of a training.
 _FEWEST_PIXELS = 64 * 64
 
-#: Smallest number of structures for a spatial prior.
+#: Smallest number of structures for a spatial prior, and for the output ``interior``.
 MIN_STRUCTURES = 8
 
 #: Activation of ``unet``: name and arguments for MONAI. The gradient of the slopes of PReLU, MONAI's default, takes a
@@ -61,7 +64,8 @@ class SpatialPrior(torch.nn.Module):
     """A network with a spatial prior of each structure.
 
     Convolutions are translation-equivariant, so that they learn late which of 32 similar teeth one is. A quadratic of
-    the coordinates, the log of a Gaussian, is added to each logit; it is trained with the network and 0 at first.
+    the coordinates, the log of a Gaussian, is added to each logit; it is trained with the network, and 0 or that of the
+    labels (``set_to_places``) at first.
     Coordinates as input channels were harmful where structures may lie anywhere
     (docs/decisions/0017-spatial-prior.md).
     """
@@ -76,6 +80,32 @@ class SpatialPrior(torch.nn.Module):
         logits: torch.Tensor = self.network(images)
         return logits + self.logits_at(images.shape[2:], images.device)
 
+    def set_to_places(self, masks: Iterable[NDArray[Any]], first: int) -> None:
+        """Begin with the places of the structures in labels.
+
+        Args:
+            masks: of each case, bool (S, H, W).
+            first: output of the first structure. The others, and structures that no case has, keep their prior.
+        """
+        # Number, sum and sum of products of the pixels' coordinates, for each structure.
+        count: Any = 0
+        total: Any = 0
+        products: Any = 0
+        for case in masks:
+            places = [2 * np.argwhere(mask) / (np.array(mask.shape) - 1) - 1 for mask in case]
+            count = count + np.array([len(found) for found in places])
+            total = total + np.stack([found.sum(axis=0) for found in places])
+            products = products + np.stack([found.T @ found for found in places])
+        for index in np.flatnonzero(count):
+            mean = total[index] / count[index]
+            covariance = products[index] / count[index] - np.outer(mean, mean)
+            # Wider: the labels are few, and training turns and shifts them.
+            (yy, xy), (_, xx) = inverse = np.linalg.inv(2 * covariance + 0.01 * np.eye(2))
+            y, x = inverse @ mean
+            terms = torch.tensor([-0.5 * mean @ inverse @ mean, y, x, -0.5 * yy, -0.5 * xx, -xy])
+            with torch.no_grad():
+                self.prior[first + index] = terms / PRIOR_SCALE
+
     def logits_at(self, size: Sequence[int], device: torch.device) -> torch.Tensor:
         """Logits (outputs, *size) of the prior alone, float32."""
         with torch.autocast(device.type, enabled=False):  # half precision does not distinguish pixels
@@ -88,6 +118,22 @@ class SpatialPrior(torch.nn.Module):
 def output_channels(task: Task) -> int:
     """One channel for each structure where they may overlap (sigmoid), else background in front (softmax)."""
     return len(task.names) + (0 if task.overlap else 1)
+
+
+def probabilities_of(logits: torch.Tensor, task: Task) -> torch.Tensor:
+    """Probabilities float32 (B, S, *size) of a network's logits (B, outputs, *size)."""
+    logits = logits.float()
+    if task.overlap:
+        return logits.sigmoid()
+    if not has_interior(task):
+        return logits.softmax(dim=1)[:, 1:]
+    structures, interior = logits[:, :-1].softmax(dim=1)[:, 1:], logits[:, -1].sigmoid()
+    return torch.stack([with_one_structure_each(*case) for case in zip(structures, interior, strict=True)])
+
+
+def has_interior(task: Task) -> bool:
+    """Whether the network has one more output, the last one: the interior of any structure (``student.objects``)."""
+    return _has_prior(task) and not task.overlap
 
 
 def channels_of(section: StudentSection) -> tuple[int, ...]:
@@ -122,7 +168,8 @@ def coarse_size(task: Task) -> tuple[int, ...] | None:
 def build_network(task: Task) -> torch.nn.Module:
     """A network with random weights, drawn from torch's global generator (fork and seed it for repeatable ones).
 
-    Input float32 (B, task.image.count, *task.student.size); output logits (B, ``output_channels``, *size).
+    Input float32 (B, task.image.count, *task.student.size); output logits (B, ``output_channels``, *size), and one more
+    map where the task ``has_interior``.
     ``student.channels`` are the channels of each level of ``unet`` and ``basicunet``; ``segresnet`` doubles
     ``channels[0]`` at each of as many levels.
 
@@ -135,7 +182,11 @@ def build_network(task: Task) -> torch.nn.Module:
         for name, child in parent.named_children():
             if type(child) is torch.nn.Conv3d:
                 setattr(parent, name, SteadyConv3d.like(child))
-    return SpatialPrior(network, output_channels(task)) if _has_prior(task) else network
+    return SpatialPrior(network, _outputs(task)) if _has_prior(task) else network
+
+
+def _outputs(task: Task) -> int:
+    return output_channels(task) + has_interior(task)
 
 
 def _has_prior(task: Task) -> bool:
@@ -147,9 +198,9 @@ def _has_prior(task: Task) -> bool:
 def _convolutions(task: Task) -> torch.nn.Module:
     section = task.student
     if section.has_encoder:
-        return EncoderUNet(encoder_of(section), output_channels(task))
+        return EncoderUNet(encoder_of(section), _outputs(task))
     channels = channels_of(section)
-    dimension, inputs, outputs = task.dimension, task.image.count, output_channels(task)
+    dimension, inputs, outputs = task.dimension, task.image.count, _outputs(task)
     if section.network == "unet":
         # A separate head: MONAI's UNet normalises the last maps of each image. With one map for each structure, the
         # noise of an absent structure would be amplified.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from samstudent.errors import Conflict, NotFound, UserError
 from samstudent.imaging.case import CaseImage, for_student
 from samstudent.student.grid import from_student_grid, place, to_student_grid
-from samstudent.student.network import build_network
+from samstudent.student.network import build_network, probabilities_of
 from samstudent.task import Task
 from samstudent.util.device import autocast, pick_device
 from samstudent.util.files import atomic_write
@@ -79,8 +79,7 @@ class Student:
     def _probabilities(self, batch: torch.Tensor) -> torch.Tensor:
         with autocast(self.device):
             logits = self.network(batch)
-        logits = logits.float()
-        return torch.sigmoid(logits) if self.task.overlap else torch.softmax(logits, dim=1)[:, 1:]
+        return probabilities_of(logits, self.task)
 
 
 def binarize(probabilities: NDArray[Any], task: Task) -> NDArray[Any]:

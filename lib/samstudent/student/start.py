@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from samstudent.errors import NotFound, UserError
-from samstudent.student.network import SpatialPrior, head_prefix
+from samstudent.student.network import SpatialPrior, has_interior, head_prefix
 from samstudent.task import Task
 from samstudent.util.checkpoints import read_checkpoint
 
@@ -25,6 +25,8 @@ _STATE_KEYS = ("model", "state_dict", "network")
 _SLOPES = ".A.weight"
 #: Last level of MONAI's ``UNet``, which has one map for each output where no head follows.
 _UNET_TOP = "0.model.2."
+#: Name of the last output of a network that ``has_interior``; no name of a structure.
+_INTERIOR = "<interior>"
 #: Number of differences that an error names.
 _NAMED = 3
 
@@ -81,8 +83,8 @@ class _Outputs:
     """
 
     def __init__(self, made_for: Mapping[str, Any] | None, task: Task) -> None:
-        self.names = _output_names(task.names, task.overlap)
-        self.theirs: list[str] | None = None
+        self.theirs = _output_names(task.names, task.overlap)
+        self.names = [*self.theirs, _INTERIOR] if has_interior(task) else self.theirs
         self.structures = task.names
         self.kept: set[str] = set()
         if made_for is not None:
@@ -94,8 +96,8 @@ class _Outputs:
         """Parameter (outputs, ...) with the rows of the file for the structures that both have."""
         if not isinstance(found, torch.Tensor) or found.shape[1:] != own.shape[1:]:
             return own
-        theirs = self.names if self.theirs is None else self.theirs
-        if len(found) != len(theirs):
+        theirs = self.theirs if len(found) == len(self.theirs) else [*self.theirs, _INTERIOR]
+        if not self.theirs or len(found) != len(theirs):
             return own
         result = own.clone()
         for row, name in enumerate(self.names):

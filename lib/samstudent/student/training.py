@@ -30,7 +30,7 @@ from samstudent.student.convergence import Ending, FixedSteps, Length, Point, Un
 from samstudent.student.data import make_loader
 from samstudent.student.encoder import EncoderUNet, load_encoder
 from samstudent.student.loss import StudentLoss
-from samstudent.student.network import SpatialPrior, build_network, coarse_size
+from samstudent.student.network import SpatialPrior, build_network, coarse_size, has_interior, output_channels
 from samstudent.student.predict import Student, binarize, save_model
 from samstudent.student.start import load_start
 from samstudent.student.training_case import TrainingCase
@@ -189,7 +189,8 @@ class TrainStep:
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Probabilities of all channels, background included."""
-        return logits.float().sigmoid() if self.task.overlap else logits.float().softmax(dim=1)
+        logits = logits[:, : output_channels(self.task)].float()
+        return logits.sigmoid() if self.task.overlap else logits.softmax(dim=1)
 
 
 def resized(batch: Mapping[str, torch.Tensor], size: tuple[int, ...]) -> dict[str, torch.Tensor]:
@@ -233,7 +234,7 @@ def make_trainer(
         epoch_length=epoch_steps,
         network=state.network,
         optimizer=state.optimizer,
-        loss_function=StudentLoss(task.overlap),
+        loss_function=StudentLoss(task.overlap, has_interior(task)),
         iteration_update=TrainStep(state, task, length),
     )
 
@@ -356,7 +357,10 @@ def train_student(
     seed = task.training.seed if options.seed is None else options.seed
     every = [*cases, *unlabelled] if unlabelled else cases
     loader = make_loader(every, task, EPOCH_STEPS, seed, plain=bool(unlabelled))
-    network = new_network(task, seed, options.start).to(device)
+    network = new_network(task, seed, options.start)
+    if isinstance(network, SpatialPrior) and options.start is None:
+        network.set_to_places((case.masks for case in cases if case.human), first=0 if task.overlap else 1)
+    network = network.to(device)
     average = new_average(network) if unlabelled else None
     consistency = teacher.consistency if teacher is not None and unlabelled else 0.0
     coarse = coarse_size(task)
