@@ -44,15 +44,24 @@ def test_object_with_two_numbers_gets_that_of_its_larger_part() -> None:
 
 
 def test_two_objects_do_not_get_the_same_number() -> None:
-    """Brick 3 is seen as a second brick 4, with a little of 3; brick 4 has no other candidate."""
+    """Brick 3 is seen as a second brick 4, and less as 3; brick 4 has no other candidate."""
     truth = wall()
     seen = truth.clone()
     seen[truth == 3] = 4
     probabilities = predicted(seen, 0.7)
-    probabilities[2][truth[0] == 3] = 0.1
+    probabilities[2][truth[0] == 3] = 0.2
     assert (numbers(probabilities) == 4).sum() == 400
     found = with_one_structure_each(probabilities, interior_of(truth)[0].float())
     assert torch.equal(numbers(found), truth[0].long())
+
+
+def test_structure_of_two_parts_keeps_both() -> None:
+    """Bricks 3 and 4 are both structure 4, and look like nothing else."""
+    seen = wall()
+    interior = interior_of(seen)[0].float()
+    seen[seen == 3] = 4
+    found = with_one_structure_each(predicted(seen, 0.9), interior)
+    assert torch.equal(numbers(found), seen[0].long())
 
 
 def test_fragment_does_not_take_the_number_of_an_object() -> None:

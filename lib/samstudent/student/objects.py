@@ -4,7 +4,7 @@ Where many structures look alike, e.g. 32 teeth, a student often takes one half 
 much sooner where one tooth ends. So the network has one more output, the *interior*: pixels that are surrounded by
 their own structure, whichever that is. Connected parts of the interior, grown to the border of the prediction, are the
 objects (as in DCAN: Chen et al., CVPR 2016, arXiv:1604.02677). The structure of an object is that with the highest mean
-log probability over its pixels, and objects compete for structures, because each exists once.
+log probability over its pixels, and objects compete for structures, because most of them exist once.
 
 Fixed shapes, pooling, gather and scatter only: the same code becomes a part of exported graphs.
 """
@@ -24,10 +24,9 @@ _INTERIOR = 0.95
 #: Fewest pixels of an object, and most of them relative to the median: larger ones are probably several structures
 #: between which no border was found. The pixels of others keep their probabilities.
 _FEWEST, _MOST = 10, 1.8
-#: Exponent of the mean probabilities of an object.
-_SHARPNESS = 3.0
-#: Iterations of the competition for structures.
-_COMPETING = 50
+#: Iterations of the competition for structures. Each one at most halves the share of a structure in an object, so that
+#: a structure with several parts keeps them where the others have less than about 1/32 of its probability.
+_COMPETING = 5
 
 
 def interior_of(label: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ def with_one_structure_each(probabilities: Tensor, interior: Tensor) -> Tensor:
     known = whole & (size <= _MOST * median)
     # An object that is smaller than usual, e.g. a fragment, counts less.
     weight = torch.where(known, (size / median.clamp(min=1)).clamp(max=1), 0.0)
-    shares = _in_competition((_SHARPNESS * mean).softmax(dim=0), weight)
+    shares = _in_competition(mean.softmax(dim=0), weight)
     shares = torch.cat([torch.zeros_like(shares[:, :1]), shares], dim=1)
     known = torch.cat([torch.zeros_like(known[:1]), known])
     shared = any_structure.flatten() * shares[:, place]
