@@ -163,12 +163,16 @@ class Study:
     def click_decoder(self, structure: str) -> ClickDecoder | None:
         """The decoder of clicks on a structure; None: the task's SAM has none of its own.
 
-        The adapted one has seen the structures of the task only. It is not used where a person went back to the plain
-        SAM, or the task disables adaptation.
+        The adapted one has seen the structures of the task only, and is not used where ``plain_only``.
         """
-        adapts = self.task.pseudo_labels.policy == "learned" and not self.adapted_models.plain_by_person
         known = structure in self.task.structures
-        return self.click_decoders.decoder(self.plain_sam(), adapted=adapts and known)
+        return self.click_decoders.decoder(self.plain_sam(), adapted=known and not self.plain_only)
+
+    @property
+    def plain_only(self) -> bool:
+        """Whether no adapted decoder is used: the task disables adaptation, or a person activated the plain SAM and no
+        adapted model was activated since."""
+        return self.task.pseudo_labels.policy == "fixed" or self.adapted_models.plain_by_person
 
     def sam(self) -> SamModel:
         """The active SAM, adapted or plain."""
@@ -206,13 +210,8 @@ class Study:
         return self.as_active(policy)
 
     def as_active(self, policy: LabelingPolicy) -> LabelingPolicy:
-        """A policy without its adapted decoder where the task disables adaptation, or a person activated the plain SAM
-        and no adapted model was activated since."""
-        if policy.adapted is not None and (
-            self.task.pseudo_labels.policy == "fixed" or self.adapted_models.plain_by_person
-        ):
-            return replace(policy, adapted=None)
-        return policy
+        """A policy without its adapted decoder where ``plain_only``."""
+        return replace(policy, adapted=None) if policy.adapted is not None and self.plain_only else policy
 
     def refiner_of(self, round_id: str) -> tuple[SamModel, LabelingPolicy | None]:
         """SAM and policy that refine the masks of a round's student, as in ``case_labeller.CaseLabeller``.

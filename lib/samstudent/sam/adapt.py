@@ -77,7 +77,7 @@ def adapt(
     def result(reason: str, **found: Any) -> Adaptation:
         empty: dict[str, Any] = {"weights": {}, "folds": {}, "steps": 0, "used": False, "curve": []}
         empty |= dict.fromkeys(("plain", "adapted", "gain", "error"), math.nan)
-        # To the millisecond: it tells a repeated adaptation from the same record that a later round reuses.
+        # To the millisecond: it distinguishes a repeated adaptation from one that a later round reuses.
         seconds = round(time.monotonic() - begun, 3)
         if progress:
             progress(total, total)
